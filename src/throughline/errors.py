@@ -1,0 +1,33 @@
+"""The one exception family for faults a user can mend. The command line prints each as a single line."""
+
+from __future__ import annotations
+
+
+class ThroughlineError(Exception):
+    """The input is at fault: says what is wrong, where, and what to do. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: object | None = None, do: str | None = None) -> None:
+        self.what, self.where, self.do = what, where, do
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        line = self.what
+        if self.where is not None:
+            line += f" [{self.where}]"
+        if self.do is not None:
+            line += f": {self.do}"
+        return " ".join(line.split())
+
+
+class UsageError(ThroughlineError):
+    """The command line itself is wrong. Exit code 2."""
+
+    exit_code = 2
+
+
+class Interrupted(ThroughlineError):
+    """Stopped half-way with everything paid for on disk; the same command continues. Exit code 3."""
+
+    exit_code = 3

@@ -1,0 +1,81 @@
+"""Files that are whole or absent: atomic writes, content hashes, JSON lines. Used by every room."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from throughline.errors import ThroughlineError
+
+
+@contextlib.contextmanager
+def told_in_one_line(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about `path` (full disk, no permission) into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ThroughlineError(f"cannot write: {reason}", path, "free the place or name another one") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes beside `path`, flushes to disk, renames: a kill leaves the old file or the new one, never half."""
+    data = content.encode() if isinstance(content, str) else content
+    with told_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value: sorted keys, no spaces, so that equal content has equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, indented, sorted JSON."""
+    write_atomically(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Atomic JSONL, one canonical line per row."""
+    write_atomically(path, "".join(canonical_json(row) + "\n" for row in rows))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSONL file that this project wrote whole; a line that is no JSON object is an error."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ThroughlineError(f"line {number} is no JSON ({error.msg})", path) from error
+        if not isinstance(row, dict):
+            raise ThroughlineError(f"line {number} is no JSON object", path)
+        rows.append(row)
+    return rows
