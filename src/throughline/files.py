@@ -13,6 +13,9 @@ from typing import Any
 
 from throughline.errors import ThroughlineError
 
+_UMASK = os.umask(0o077)  # it can only be read by setting it; put back at once, before any thread starts
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def told_in_one_line(path: Path) -> Iterator[None]:
@@ -24,17 +27,22 @@ def told_in_one_line(path: Path) -> Iterator[None]:
         raise ThroughlineError(f"cannot write: {reason}", path, "free the place or name another one") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes beside `path`, flushes to disk, renames: a kill leaves the old file or the new one, never half."""
+def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Writes beside `path`, flushes to disk, renames: a kill leaves the old file or the new one, never half.
+
+    `durable=False` leaves the flush to the system: for files that can be made again, when there are many of them.
+    """
     data = content.encode() if isinstance(content, str) else content
     with told_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # mkstemp makes private files; ours are ordinary ones
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

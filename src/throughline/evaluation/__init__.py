@@ -1,1 +1,1 @@
-""""""
+"""Protocols, answering, model selection."""

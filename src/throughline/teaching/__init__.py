@@ -1,1 +1,1 @@
-""""""
+"""Teachers, and building a reasoning dataset with them."""

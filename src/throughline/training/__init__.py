@@ -1,1 +1,1 @@
-""""""
+"""Objectives, the trainer and the self-labelling rounds."""

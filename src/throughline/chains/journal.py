@@ -1,0 +1,273 @@
+"""The chain journal: append-only JSONL, one file for each writer, so that nothing that was once generated or paid
+for is lost or asked for again. Teachers and self-labelling append; everything downstream reads the merged records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from throughline.chains.records import (
+    KINDS,
+    SCHEMA,
+    Candidate,
+    Header,
+    Record,
+    Usage,
+    Verdict,
+    candidate_key,
+    classes_sha256,
+    make_header,
+)
+from throughline.errors import ThroughlineError
+from throughline.files import told_in_one_line
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = [
+    "Candidate",
+    "Header",
+    "Journal",
+    "JournalWriter",
+    "Problem",
+    "Usage",
+    "Verdict",
+    "candidate_key",
+    "classes_sha256",
+    "journal_files",
+    "make_header",
+    "read_journal",
+]
+
+
+class JournalWriter:
+    """Appends records to one journal file. Each line is handed to the system whole at once, so that a killed
+    process loses none; every `flush_every` lines the disk is made to hold them, which a power cut asks for.
+
+    Opening repairs a last line that a kill tore: its bytes move to `<name>.torn`. ThroughlineError when the place
+    cannot be written, or another writer holds the file.
+    """
+
+    def __init__(self, path: Path, flush_every: int = 16) -> None:
+        if flush_every < 1:
+            raise ValueError("flush_every counts lines, from 1")
+        self.path = path
+        self.torn = 0
+        """How many torn bytes the opening moved aside."""
+        self._flush_every, self._unflushed = flush_every, 0
+        with told_in_one_line(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            self._lock()
+            with told_in_one_line(path):
+                self._repair()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def write(self, record: Record) -> None:
+        """Appends one record; after a failure (full disk) the file ends with the last whole line."""
+        data = record.line().encode() + b"\n"
+        with told_in_one_line(self.path):
+            size = os.fstat(self._handle).st_size
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(self._handle, data[written:])
+            except OSError:
+                os.ftruncate(self._handle, size)
+                raise
+        self._unflushed += 1
+        if self._unflushed >= self._flush_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Makes the disk hold everything written so far."""
+        with told_in_one_line(self.path):
+            os.fsync(self._handle)
+        self._unflushed = 0
+
+    def close(self) -> None:
+        """Flushes and lets the file go; closing twice does nothing."""
+        if self._handle < 0:
+            return
+        try:
+            self.flush()
+        finally:
+            os.close(self._handle)  # lets go of the lock as well
+            self._handle = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        # Windows has no such lock: one writer per file is then up to the user
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ThroughlineError(
+                    "another writer holds this journal", self.path, "give each writer a journal-<shard>.jsonl"
+                ) from error
+
+    def _repair(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        last = content[whole:]
+        if not last:
+            return
+        if isinstance(_parsed(last.removeprefix(_BOM) if whole == 0 else last), dict):
+            os.write(self._handle, b"\n")  # only the line break was lost
+            return
+        with self.path.with_name(self.path.name + ".torn").open("ab") as aside:
+            aside.write(last + b"\n")
+            aside.flush()
+            os.fsync(aside.fileno())
+        os.ftruncate(self._handle, whole)
+        self.torn = len(last)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line that could not be used; nothing is dropped without one."""
+
+    path: Path
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The records of one or more journal files, in reading order, without duplicates."""
+
+    headers: tuple[Header, ...]
+    candidates: tuple[Candidate, ...]
+    """One for each (key, sample_id): the first read."""
+    verdicts: tuple[Verdict, ...]
+    """One for each (key, sample_id, rule): the last read, since rules can be applied again."""
+    problems: tuple[Problem, ...] = ()
+    duplicates: int = 0
+    """How many candidate lines were left out because their (key, sample_id) had been read."""
+
+    def by_key(self) -> dict[tuple[str, str], Candidate]:
+        """Candidates by (key, sample_id): what need not be asked for again."""
+        return {(candidate.key, candidate.sample_id): candidate for candidate in self.candidates}
+
+    def accepted(self, rule: str) -> tuple[Candidate, ...]:
+        """The candidates that the rule called `rule` keeps."""
+        kept = {
+            (verdict.key, verdict.sample_id) for verdict in self.verdicts if verdict.rule == rule and verdict.accepted
+        }
+        return tuple(candidate for candidate in self.candidates if (candidate.key, candidate.sample_id) in kept)
+
+
+def journal_files(folder: Path) -> list[Path]:
+    """The journals of a folder (`journal-<shard>.jsonl`), in name order."""
+    return sorted(folder.glob("journal-*.jsonl"))
+
+
+def read_journal(paths: Path | Iterable[Path]) -> Journal:
+    """Reads and merges journal files; a folder stands for its `journal-<shard>.jsonl`.
+
+    Lines that cannot be used (no JSON, unknown kind, wrong fields, torn) are listed in `problems` with file and
+    line number. Two candidates of one (key, sample_id) with different texts are a problem too; the first stands.
+    ThroughlineError for a file that cannot be read, and for a line of a newer schema than this version knows.
+    """
+    headers: dict[str, Header] = {}
+    candidates: dict[tuple[str, str], Candidate] = {}
+    verdicts: dict[tuple[str, str, str], Verdict] = {}
+    problems: list[Problem] = []
+    duplicates = 0
+    for path in _expanded(paths):
+        for number, data in _lines(path):
+            record = _record(path, number, data)
+            if isinstance(record, Problem):
+                problems.append(record)
+            elif isinstance(record, Header):
+                headers.setdefault(record.line(), record)
+            elif isinstance(record, Verdict):
+                identity = (record.key, record.sample_id, record.rule)
+                verdicts.pop(identity, None)  # the last one read also takes the last place
+                verdicts[identity] = record
+            else:
+                first = candidates.setdefault((record.key, record.sample_id), record)
+                duplicates += first is not record
+                if first.text != record.text:
+                    what = f"another text for a key already read ({record.key}, {record.sample_id})"
+                    problems.append(Problem(path, number, what))
+    return Journal(
+        tuple(headers.values()),
+        tuple(candidates.values()),
+        tuple(verdicts.values()),
+        tuple(problems),
+        duplicates,
+    )
+
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def _expanded(paths: Path | Iterable[Path]) -> list[Path]:
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    return [file for path in given for file in (journal_files(path) if path.is_dir() else [path])]
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Numbered lines (from 1) that hold anything. Split at line feeds only: U+2028 inside a text is no line end."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ThroughlineError(f"cannot read the journal: {error.strerror}", path, "name an existing file") from error
+    lines = content.removeprefix(_BOM).split(b"\n")
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON value of a line, or the reason (a str) why it has none."""
+    try:
+        return json.loads(data.decode())
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except (json.JSONDecodeError, RecursionError):
+        return "not JSON; a torn line, if it is the last"
+
+
+def _record(path: Path, number: int, data: bytes) -> Record | Problem:
+    value = _parsed(data)
+    if not isinstance(value, dict):
+        return Problem(path, number, value if isinstance(value, str) else "not a JSON object")
+    schema = value.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        return Problem(path, number, "no schema version")
+    if schema > SCHEMA:
+        raise ThroughlineError(
+            f"journal schema {schema} is newer than this version's {SCHEMA}",
+            f"{path}:{number}",
+            "update throughline",
+        )
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return Problem(path, number, f"unknown kind {kind!r}")
+    try:
+        return KINDS[kind].model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        return Problem(path, number, f"{kind}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}")

@@ -1,0 +1,254 @@
+"""Prose as words, and the names of a class list in it. A name is found where consecutive words, run together, spell
+it: "hot dog", "hot-dog", "HotDog" and "hotdog" are one name, and a name never starts or ends inside a word. Called
+by `mentions`, which knows what the words around a name make of it.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from throughline.errors import ThroughlineError
+
+Aliases = Mapping[str, Sequence[str]]
+"""Class → other names of it."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in the parser's normal form: compatibility characters resolved, case folded, apostrophes
+    dropped."""
+    return _WORD.findall(_fold(text))
+
+
+NO_GAP, SOFT, COMMA, STOP = range(4)
+"""What stands before a word: nothing that matters; a colon; a comma; the end of a clause."""
+
+_DROPPED = re.compile("['’ʼ`\u00ad\u200b\u200c\u200d\u2060\ufeff]")
+"""Apostrophes ("isn't" is one word) and characters without width."""
+
+_WORD = re.compile(r"[^\W_]+")
+_PIECE = re.compile(
+    r"(?P<word>[^\W_]+)|(?P<stop>\.(?!\w)|[;!?。]|—|\n\s*\n|(?<=\s)[-–](?=\s))|(?P<comma>[,、])|(?P<soft>:)"
+)
+
+
+_ABBREVIATED = frozenset({"st", "mt", "dr", "mr", "mrs", "vs", *string.ascii_lowercase})
+"""A dot after these ends no clause: "St. Bernard", "T. rex"."""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A text as its words in normal form."""
+
+    words: list[str]
+    gaps: list[int]
+    """What stands before each word."""
+    asked: list[bool]
+    """Whether the clause of each word ends in a question mark."""
+
+
+_MARKS_IN_A_ROW = 30
+"""More combining marks on one letter are no language (Stream-Safe Text Format, UAX #15)."""
+
+
+def _fold(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _with_few_marks(text))
+    return _DROPPED.sub("", text.casefold())
+
+
+def _with_few_marks(text: str) -> str:
+    """Cuts runs of combining marks: the normalisation sorts each run in quadratic time."""
+    kept: list[str] = []
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= _MARKS_IN_A_ROW:
+            kept.append(character)
+    return "".join(kept)
+
+
+def read_prose(text: str) -> Prose:
+    """Words, the gaps before them, and questions; linear in the text."""
+    words: list[str] = []
+    gaps: list[int] = []
+    asked: list[bool] = []
+    gap, clause_start = NO_GAP, 0
+    for piece in _PIECE.finditer(_fold(text)):
+        kind = piece.lastgroup
+        if kind == "word":
+            words.append(piece.group())
+            gaps.append(gap)
+            asked.append(False)
+            gap = NO_GAP
+        elif kind == "stop":
+            mark = piece.group()
+            if mark == "." and words and words[-1] in _ABBREVIATED:
+                continue
+            if mark == "?":
+                asked[clause_start:] = [True] * (len(words) - clause_start)
+            gap, clause_start = STOP, len(words)
+        else:
+            gap = max(gap, COMMA if kind == "comma" else SOFT)
+    return Prose(words, gaps, asked)
+
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+_PLURALS = {
+    "person": "people",
+    "mouse": "mice",
+    "tooth": "teeth",
+    "foot": "feet",
+    "goose": "geese",
+    "child": "children",
+}
+_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
+
+_NOT_A_PLURAL = frozenset({"shorts", "glasses"})
+"""Their singular is another word: "a short dog", "a glass bottle"."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words `start` to `end` (exclusive) name `classes`: one, or several that share a spelling."""
+
+    start: int
+    end: int
+    classes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """All names of a class list, run together, and every beginning of one."""
+
+    names: dict[str, frozenset[str]]
+    beginnings: frozenset[str]
+    crosses_commas: bool
+    """Some class name has a comma inside, so that a name may run over one."""
+
+    def whole(self, prose: Prose) -> frozenset[str] | None:
+        """The classes that the whole text, less a leading article, is a name of: nothing to interpret then."""
+        # A name of n letters has at most n words: longer texts are prose, and are not run together here.
+        if len(prose.words) > 64:
+            return None
+        exact = self.names.get(_run_together(prose.words))
+        if exact is None and prose.words and prose.words[0] in ARTICLES:
+            exact = self.names.get(_run_together(prose.words[1:]))
+        return exact
+
+    def spans(self, prose: Prose) -> list[Span]:
+        """Longest names from left to right; overlapping ones both count, contained ones do not."""
+        words, found, reach = prose.words, list[Span](), 0
+        limit = COMMA if not self.crosses_commas else STOP
+        for start, word in enumerate(words):
+            name, end = word, start + 1
+            best: Span | None = None
+            while name in self.beginnings:
+                if name in self.names:
+                    best = Span(start, end, self.names[name])
+                if end == len(words) or prose.gaps[end] >= limit:
+                    break
+                name = _joined(name, words[end])
+                end += 1
+            if best is not None and best.end > reach:
+                found.append(best)
+                reach = best.end
+        return found
+
+
+def _joined(left: str, right: str) -> str:
+    # two numbers side by side stay two numbers
+    return f"{left} {right}" if left[-1:].isdigit() and right[:1].isdigit() else left + right
+
+
+def _run_together(words: Iterable[str]) -> str:
+    name = ""
+    for word in words:
+        name = _joined(name, word)
+    return name
+
+
+def matcher_of(classes: Sequence[str], aliases: Aliases | None = None) -> Matcher:
+    """The matcher of a class list, compiled once for each list.
+
+    ThroughlineError when a class has no letter or digit in its name, when two classes differ in nothing but case
+    and punctuation, or when an alias belongs to no class or to another one.
+    """
+    other_names = tuple(sorted((name, tuple(others)) for name, others in aliases.items())) if aliases else ()
+    return _compiled(tuple(classes), other_names)
+
+
+@lru_cache(maxsize=64)
+def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...]], ...]) -> Matcher:
+    own: dict[str, str] = {}
+    for label in classes:
+        name = _run_together(words_of(label))
+        if not name:
+            raise ThroughlineError("a class name has no letter or digit", repr(label), "rename the class")
+        if own.setdefault(name, label) != label:
+            raise ThroughlineError(
+                "two classes differ only in case, blanks or punctuation",
+                f"{own[name]!r}, {label!r}",
+                "rename one",
+            )
+    given: dict[str, set[str]] = {}
+    derived: dict[str, set[str]] = {}
+    for label in classes:
+        for name in _variants(words_of(label)):
+            derived.setdefault(name, set()).add(label)
+    for label, others in aliases:
+        if label not in classes:
+            raise ThroughlineError("an alias is given for an unknown class", repr(label), "name a class of the list")
+        for other in others:
+            name = _run_together(words_of(other))
+            if not name:
+                raise ThroughlineError("an alias has no letter or digit", f"{label!r}: {other!r}", "take it out")
+            if own.get(name, label) != label:
+                raise ThroughlineError("an alias is the name of another class", f"{label!r}: {other!r}", "take it out")
+            given.setdefault(name, set()).add(label)
+            for variant in _variants(words_of(other)):
+                derived.setdefault(variant, set()).add(label)
+    names = {name: frozenset(labels) for name, labels in derived.items()}
+    names |= {name: frozenset(labels) for name, labels in given.items()}
+    names |= {name: frozenset({label}) for name, label in own.items()}
+    beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
+    return Matcher(names, beginnings, any("," in name for name in classes))
+
+
+def _variants(words: list[str]) -> list[str]:
+    """Other spellings of a name: without its article, in the plural, in the singular."""
+    forms = [words]
+    if len(words) > 1 and words[0] in ARTICLES:
+        forms.append(words[1:])
+    return [_run_together([*form[:-1], last]) for form in forms for last in _numbers(form[-1])]
+
+
+def _numbers(word: str) -> set[str]:
+    """A noun as it is, in the plural and in the singular, by the regular rules of English and a few others."""
+    forms = {word, word + "s"}
+    if word in _PLURALS:
+        forms.add(_PLURALS[word])
+    if word in _SINGULARS:
+        forms.add(_SINGULARS[word])
+    if word.endswith(("s", "x", "z", "ch", "sh", "o")):
+        forms.add(word + "es")
+    if word.endswith("y"):
+        forms.add(word[:-1] + "ies")
+    if word.endswith("f"):
+        forms.add(word[:-1] + "ves")
+    if word.endswith("fe"):
+        forms.add(word[:-2] + "ves")
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss") and word not in _NOT_A_PLURAL:
+        forms.add(word[:-1])
+        if word.endswith("ies"):
+            forms.add(word[:-3] + "y")
+        if word.endswith("ves"):
+            forms |= {word[:-3] + "f", word[:-3] + "fe"}
+        if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+            forms.add(word[:-2])
+    return forms

@@ -1,0 +1,150 @@
+"""Reads a reasoning chain from a model's text, strictly: a chain of its format, or one named fault. Self-labelling,
+evaluation and dataset building all accept chains through here; parsing what `render_chain` wrote gives it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from throughline.chains.answers import is_refusal, parse_answer
+from throughline.chains.formats import Chain, ChainFormat, tag_pattern
+from throughline.chains.names import Aliases
+from throughline.chains.outcomes import Outcome
+
+
+@dataclass(frozen=True)
+class ParsedChain:
+    """What a text is.
+
+    `chain` is None exactly when the *form* is at fault. With a chain, `outcome` is that of its answer stage, and
+    `label` the class concluded, None unless `outcome` is ok. `detail` says in words what is at fault and where.
+    """
+
+    chain: Chain | None
+    outcome: Outcome
+    detail: str
+    label: str | None
+
+
+def parse_chain(
+    text: str,
+    format: ChainFormat,
+    classes: Sequence[str],
+    finish_reason: str | None = None,
+    aliases: Aliases | None = None,
+) -> ParsedChain:
+    """The chain of `format` in `text`, or the one fault that keeps it from being one.
+
+    Tags count in any case and with blanks inside the brackets. `finish_reason` is the generator's or the
+    provider's: "length" is truncated, "content_filter" refusal, "error" error, whatever the text looks like.
+    Of several faults of form the first of this order is named: empty, refusal, truncated, repeated_stage,
+    missing_stage, wrong_order, empty_stage, trailing_text. Never raises on any text; linear time.
+    """
+    fault = _fault_of_generation(text, format, finish_reason)
+    if fault is None:
+        texts, fault = _read_stages(text, format)
+    if fault is not None:
+        return ParsedChain(None, fault[0], fault[1], None)
+    chain = Chain(format, tuple(texts[name] for name in format.stages))
+    answer = parse_answer(chain.answer, classes, aliases)
+    detail = "" if answer.label is not None else f"{format.answer_stage}: {_shortened(chain.answer)}"
+    return ParsedChain(chain, answer.outcome, detail, answer.label)
+
+
+_Fault = tuple[Outcome, str]
+
+_BY_FINISH_REASON: dict[str, _Fault] = {
+    "length": (Outcome.TRUNCATED, "the generation stopped at its length limit"),
+    "content_filter": (Outcome.REFUSAL, "the provider filtered the answer"),
+    "error": (Outcome.ERROR, "the generation failed"),
+}
+
+
+def _fault_of_generation(text: str, format: ChainFormat, finish_reason: str | None) -> _Fault | None:
+    if finish_reason in _BY_FINISH_REASON:
+        return _BY_FINISH_REASON[finish_reason]
+    if not text.strip():
+        return Outcome.EMPTY, "no text"
+    if tag_pattern(format).search(text) is None and is_refusal(text):
+        return Outcome.REFUSAL, _shortened(text)
+    return None
+
+
+@dataclass
+class _Tags:
+    """What the tags of a text say, gathered from left to right."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    """The text between the tags of each stage."""
+    order: list[str] = field(default_factory=list)
+    opened: str | None = None
+    """The stage that is open at the end of the text."""
+    tail: str = ""
+    """What follows the last tag."""
+    repeated: str = ""
+    unpaired: str = ""
+    outside: str = ""
+    """The first fault of each of these kinds, in words."""
+
+
+def _scan(text: str, format: ChainFormat) -> _Tags:
+    spelled = {name.casefold(): name for name in format.tagged_stages}
+    tags = _Tags()
+    end = 0
+    for tag in tag_pattern(format).finditer(text):
+        name, between = spelled[tag["stage"].casefold()], text[end : tag.start()].strip()
+        end = tag.end()
+        if not tag["closing"]:
+            if tags.opened is not None:
+                tags.unpaired = tags.unpaired or f"{tags.opened} is not closed before {name}"
+            elif between:
+                tags.outside = tags.outside or f"before {name}: {_shortened(between)}"
+            if name in tags.texts or name == tags.opened:
+                tags.repeated = tags.repeated or name
+            tags.opened = name
+            tags.order.append(name)
+        elif tags.opened == name:
+            tags.texts[name], tags.opened = between, None
+        else:
+            if name in tags.texts:
+                tags.repeated = tags.repeated or name
+            tags.unpaired = tags.unpaired or f"{name} is closed but not open"
+    tags.tail = text[end:].strip()
+    return tags
+
+
+def _read_stages(text: str, format: ChainFormat) -> tuple[dict[str, str], _Fault | None]:
+    """The text of every stage, and the fault of form if there is one."""
+    tags = _scan(text, format)
+    texts = dict(tags.texts)
+    if format.answer_is_tail and tags.tail:
+        texts[format.answer_stage] = tags.tail
+        tags.tail = ""
+    missing = [name for name in format.stages if name not in texts]
+    empty = [name for name, stage in texts.items() if not stage]
+    cut = f"the text ends inside {tags.opened}" if tags.opened is not None else ""
+    if _starts_a_tag(tags.tail, format):
+        cut = f"the text ends inside a tag: {tags.tail}"
+    if tags.tail:
+        tags.outside = tags.outside or f"after the last stage: {_shortened(tags.tail)}"
+    faults: list[_Fault] = [
+        (Outcome.TRUNCATED, cut),
+        (Outcome.REPEATED_STAGE, tags.repeated),
+        (Outcome.MISSING_STAGE, tags.unpaired or ", ".join(missing)),
+        (Outcome.WRONG_ORDER, "" if tuple(tags.order) == format.tagged_stages else ", ".join(tags.order)),
+        (Outcome.EMPTY_STAGE, ", ".join(empty)),
+        (Outcome.TRAILING_TEXT, tags.outside),
+    ]
+    return texts, next((fault for fault in faults if fault[1]), None)
+
+
+def _starts_a_tag(tail: str, format: ChainFormat) -> bool:
+    """Whether `tail` is the beginning of one of the format's opening tags, cut off."""
+    return tail.startswith("<") and any(f"<{name}>".casefold().startswith(tail.casefold()) for name in format.stages)
+
+
+def _shortened(text: str, width: int = 80) -> str:
+    """One line of at most `width` characters, for details and reports."""
+    line = " ".join(text[: 4 * width].split())
+    return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,0 +1,390 @@
+"""`throughline doctor`: what this machine has, what it can run, and what is missing for the rest.
+
+Facts are gathered first (`inspect_machine`, the only part that looks around), then judged by pure functions.
+Memory needs of the large models are estimates of ours, spelled out term by term and not measured.
+Called by the command line; exit code 0 if the demo can run on this machine, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from throughline.errors import ThroughlineError
+
+SUMMARY = "what this machine can run, and what is missing"
+
+GB = 10**9
+
+# The demo's needs, allowances of ours: two worker processes of about 1 GB each (torch, the pocket checkpoint,
+# one batch of small images) and as much again for the system; drawn images, adapters and a report on disk.
+DEMO_MEMORY = 4 * GB
+DEMO_DISK = 1 * GB
+
+# LoRA parameters are kept in float32 with their gradient and AdamW's two moments: four times four bytes.
+BYTES_PER_ADAPTER_PARAMETER = 16
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One requirement of pyproject.toml and what is installed; `installed` is None where nothing is."""
+
+    name: str
+    asked: str
+    installed: str | None
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Library:
+    """What came of importing a library: its version, or the fault in one line."""
+
+    version: str | None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device; memory in bytes."""
+
+    name: str
+    memory: int
+    free: int
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in the Hugging Face cache: `state` is "here", "in part" or "absent"."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that was found; sizes in bytes, None where the system does not say."""
+
+    python: str
+    python_asked: str
+    python_fits: bool
+    packages: tuple[Package, ...]
+    torch: Library
+    torch_cuda: str | None
+    torchvision: Library
+    gpus: tuple[Gpu, ...]
+    cores: int
+    memory: int | None
+    folder: str
+    folder_writable: bool
+    folder_free: int
+    cache: str
+    cache_free: int
+    browser: str | None
+    checkpoints: tuple[Checkpoint, ...]
+
+
+@dataclass(frozen=True)
+class LargeModel:
+    """A model for one's own GPU and the terms of its memory estimate (LoRA r=8, bf16, one tree at a time).
+
+    `weights` is the size of its bf16 weights in bytes, on disk and on the GPU. `adapter_parameters` counts
+    r x (in + out) over the linear layers of decoder and vision tower. `activations` is an allowance in bytes.
+    """
+
+    name: str
+    checkpoint: str
+    weights: int
+    adapter_parameters: int
+    activations: int
+
+    @property
+    def adapter(self) -> int:
+        """Bytes of the LoRA parameters with gradient and optimiser state."""
+        return self.adapter_parameters * BYTES_PER_ADAPTER_PARAMETER
+
+    @property
+    def memory(self) -> int:
+        """Bytes of GPU memory that training needs, estimated."""
+        return self.weights + self.adapter + self.activations
+
+
+# Activations, for a row of 2,048 tokens with gradient checkpointing: layer inputs kept (28 layers x 2,048 x
+# width x 2 bytes), one layer computed anew (2,048 x (4 x feed-forward + 12 x width) x 2 bytes), logits of 512
+# marked tokens (x 151,674 x 10 bytes: bf16, float32 and its gradient). That is 1.7 GB for 8B (width 3,584,
+# feed-forward 18,944) and 1.2 GB for 2B (1,536 and 8,960); twice that for what was not counted (vision tower,
+# attention, fragments), and 1 to 2 GB for CUDA itself. The 8B weights are 7.94 billion parameters, the 2B ones
+# 2.1 billion, two bytes each.
+LARGE_MODELS = (
+    LargeModel("InternVL3-2B LoRA", "OpenGVLab/InternVL3-2B-hf", 4_200_000_000, 13_000_000, 3_500_000_000),
+    LargeModel("InternVL3-8B LoRA", "OpenGVLab/InternVL3-8B-hf", 15_900_000_000, 24_000_000, 5_000_000_000),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A verdict: `runs` is "yes", "after download" or "no"; `missing` says why not and what to do."""
+
+    name: str
+    runs: str
+    needs: str
+    missing: tuple[str, ...]
+
+
+def judge_demo(machine: Machine) -> Job:
+    """Whether `throughline demo` can run: Python, packages, torch, memory, and a place to write."""
+    missing = []
+    if not machine.python_fits:
+        missing.append(f"Python {machine.python} is not {machine.python_asked}")
+    missing += [describe_misfit(package) for package in machine.packages if not package.fits]
+    for name, library in (("torch", machine.torch), ("torchvision", machine.torchvision)):
+        if library.fault is not None:
+            missing.append(f"{name} does not load: {library.fault}")
+    if machine.memory is not None and machine.memory < DEMO_MEMORY:
+        missing.append(f"{in_gb(machine.memory)} of memory")
+    if not machine.folder_writable:
+        missing.append(f"{machine.folder} is not writable: go to another folder or use --out")
+    if machine.folder_free < DEMO_DISK:
+        missing.append(f"{in_gb(machine.folder_free)} free in {machine.folder}")
+    needs = f"about {in_gb(DEMO_MEMORY)} of memory and {in_gb(DEMO_DISK)} of disk (allowances)"
+    return Job("demo", "no" if missing else "yes", needs, tuple(missing))
+
+
+def judge_large(machine: Machine, model: LargeModel) -> Job:
+    """Whether a LoRA of a large model can be trained here: software, a GPU, the weights."""
+    missing = []
+    if not software_fits(machine):
+        missing.append("Python or packages do not fit (see demo)")
+    elif (fault := judge_gpus(machine, model)) is not None:
+        missing.append(fault)
+    hardware_fits = not missing
+    state = {checkpoint.name: checkpoint.state for checkpoint in machine.checkpoints}[model.checkpoint]
+    if state != "here":
+        missing.append(f"{model.checkpoint} is {state} in {machine.cache}: hf download {model.checkpoint}")
+        if machine.cache_free < model.weights:
+            hardware_fits = False
+            missing.append(f"{in_gb(machine.cache_free)} free there, the download takes {in_gb(model.weights)}")
+    needs = (
+        f"about {in_gb(model.memory)} of GPU memory (estimate: {in_gb(model.weights)} weights in bf16, "
+        f"{in_gb(model.adapter)} adapter with AdamW, {in_gb(model.activations)} allowance for activations)"
+    )
+    runs = ("yes" if state == "here" else "after download") if hardware_fits else "no"
+    return Job(model.name, runs, needs, tuple(missing))
+
+
+def judge_gpus(machine: Machine, model: LargeModel) -> str | None:
+    """What is missing in GPUs for a model; None if one of them has bf16 and enough free memory."""
+    if machine.torch_cuda is None:
+        return f"torch {machine.torch.version} is not a CUDA build"
+    best = max((gpu for gpu in machine.gpus if gpu.bf16), key=lambda gpu: gpu.free, default=None)
+    if not machine.gpus:
+        return f"no CUDA device (no GPU, or a driver too old for CUDA {machine.torch_cuda})"
+    if best is None:
+        return "no GPU with bf16 (compute capability 8.0 and up)"
+    if best.memory < model.memory:
+        return f"{best.name} has {in_gb(best.memory)} of memory"
+    if best.free < model.memory:
+        return f"{best.name} has {in_gb(best.free)} of {in_gb(best.memory)} free: end what else runs on it"
+    return None
+
+
+def software_fits(machine: Machine) -> bool:
+    """Python, every package, and torch and torchvision can be imported."""
+    return (
+        machine.python_fits
+        and all(package.fits for package in machine.packages)
+        and machine.torch.fault is None
+        and machine.torchvision.fault is None
+    )
+
+
+def describe_misfit(package: Package) -> str:
+    """One line on a package that is absent or has another version."""
+    found = "is not installed" if package.installed is None else f"{package.installed} does not fit"
+    return f"{package.name} {found} (asked: {package.asked or 'any'}): run make setup"
+
+
+def in_gb(size: int) -> str:
+    """Bytes in GB (10^9) with one decimal."""
+    return f"{size / GB:.1f} GB"
+
+
+def inspect_machine() -> Machine:
+    """Looks around: installed packages, torch and its devices, cores, memory, disk, cached checkpoints."""
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        python_asked = importlib.metadata.metadata("throughline")["Requires-Python"]
+        requirements = importlib.metadata.requires("throughline") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ThroughlineError("throughline is not installed", do="run make setup") from error
+    python = platform.python_version()
+    torch, torch_cuda, gpus = inspect_torch()
+    folder, cache = Path.cwd(), cache_folder()
+    return Machine(
+        python=python,
+        python_asked=python_asked,
+        python_fits=SpecifierSet(python_asked).contains(python, prereleases=True),
+        packages=compare_packages(requirements),
+        torch=torch,
+        torch_cuda=torch_cuda,
+        torchvision=import_library("torchvision")[1],
+        gpus=gpus,
+        cores=usable_cores(),
+        memory=usable_memory(),
+        folder=str(folder),
+        folder_writable=os.access(folder, os.W_OK),
+        folder_free=free_disk(folder),
+        cache=str(cache),
+        cache_free=free_disk(cache),
+        browser=next(filter(None, map(shutil.which, BROWSERS)), None),
+        checkpoints=tuple(find_checkpoint(model.checkpoint, cache) for model in LARGE_MODELS),
+    )
+
+
+def compare_packages(requirements: list[str]) -> tuple[Package, ...]:
+    """Each plain requirement (extras and other platforms left out) beside the version installed."""
+    from packaging.requirements import Requirement
+
+    packages = []
+    for line in requirements:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            installed = None
+        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+        packages.append(Package(requirement.name, str(requirement.specifier), installed, fits))
+    return tuple(packages)
+
+
+def import_library(name: str) -> tuple[Any, Library]:
+    """The module (None if it does not load) and what is to be said of it."""
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a torchvision that was built for another torch raises RuntimeError, for one
+        return None, Library(None, " ".join(str(error).split()) or type(error).__name__)
+    return module, Library(str(module.__version__))
+
+
+def inspect_torch() -> tuple[Library, str | None, tuple[Gpu, ...]]:
+    """torch as imported, the CUDA version it was built for (None: a CPU build), and its devices."""
+    torch, library = import_library("torch")
+    if torch is None:
+        return library, None, ()
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        with torch.cuda.device(index):
+            free, memory = torch.cuda.mem_get_info()
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        gpus.append(Gpu(torch.cuda.get_device_name(index), memory, free, bf16))
+    return library, torch.version.cuda, tuple(gpus)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    """Bytes of memory of the machine, or of the container if that has less."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        limit = control_group.read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where a folder is or would be made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def cache_folder() -> Path:
+    """Where the Hugging Face hub keeps checkpoints (HF_HUB_CACHE, HF_HOME)."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def find_checkpoint(name: str, cache: Path) -> Checkpoint:
+    """Whether the cache holds a checkpoint's config and every one of its weight files; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def find(file: str) -> str | None:
+        found = try_to_load_from_cache(name, file, cache_dir=cache)
+        return found if isinstance(found, str) else None
+
+    index = find("model.safetensors.index.json")
+    shards = set(json.loads(Path(index).read_text())["weight_map"].values()) if index else {"model.safetensors"}
+    found = [find(file) is not None for file in ("config.json", *sorted(shards))]
+    return Checkpoint(name, "here" if all(found) else "in part" if any(found) or index else "absent")
+
+
+def describe(machine: Machine, jobs: tuple[Job, ...]) -> str:
+    """The page for a reader."""
+    fitting = sum(package.fits for package in machine.packages)
+    build = f"CUDA {machine.torch_cuda} build" if machine.torch_cuda else "no CUDA build"
+    rows = [
+        ("python", f"{machine.python} (asked: {machine.python_asked})"),
+        ("packages", f"{fitting} of {len(machine.packages)} as asked"),
+        *(("", describe_misfit(package)) for package in machine.packages if not package.fits),
+        ("torch", describe_library(machine.torch) + (f", {build}" if machine.torch.version else "")),
+        ("torchvision", describe_library(machine.torchvision)),
+        *(("GPU", describe_gpu(gpu)) for gpu in machine.gpus),
+        *([] if machine.gpus else [("GPU", "no CUDA device")]),
+        ("cores", str(machine.cores)),
+        ("memory", in_gb(machine.memory) if machine.memory is not None else "unknown"),
+        ("disk", f"{in_gb(machine.folder_free)} free here, {in_gb(machine.cache_free)} in {machine.cache}"),
+        *((checkpoint.name, checkpoint.state) for checkpoint in machine.checkpoints),
+        ("browser", machine.browser or f"none (optional; looked for {', '.join(BROWSERS)})"),
+    ]
+    lines = ["This machine", *(f"  {name:26} {fact}" for name, fact in rows), "", "What it can run"]
+    for job in jobs:
+        lines.append(f"  {job.name:26} {job.runs}; needs {job.needs}")
+        lines += [f"  {'':26} - {reason}" for reason in job.missing]
+    return "\n".join(lines)
+
+
+def describe_library(library: Library) -> str:
+    """A library's version or its fault."""
+    return library.version or f"does not load: {library.fault}"
+
+
+def describe_gpu(gpu: Gpu) -> str:
+    """One line for a device."""
+    return f"{gpu.name}, {in_gb(gpu.memory)} ({in_gb(gpu.free)} free), {'bf16' if gpu.bf16 else 'no bf16'}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead (sizes in bytes)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints facts and verdicts; 0 if the demo can run here, else 1."""
+    machine = inspect_machine()
+    jobs = (judge_demo(machine), *(judge_large(machine, model) for model in LARGE_MODELS))
+    if arguments.json:
+        print(json.dumps({**dataclasses.asdict(machine), "jobs": [dataclasses.asdict(job) for job in jobs]}, indent=2))
+    else:
+        print(describe(machine, jobs))
+    return 0 if jobs[0].runs == "yes" else 1

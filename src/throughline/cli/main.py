@@ -1,0 +1,129 @@
+"""The entry `throughline <verb> …`: finds the verb's file, runs it, and turns every way it can end into
+an exit code.
+
+0 done; 1 the input is at fault (one line on stderr); 2 wrong usage; 3 interrupted and resumable. A verb's
+module has `SUMMARY`, `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when it is
+chosen, so that `throughline --help` stays light.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from throughline import __version__
+from throughline.errors import ThroughlineError, UsageError
+
+# Verb: one line for `throughline --help`. The module is throughline.cli.<verb>.
+VERBS = {
+    "demo": "the whole experiment on drawn images, in minutes, without GPU or network",
+    "doctor": "what this machine can run, and what is missing",
+    "data": "draw, check, split and fetch images by domain and class",
+    "run": "an experiment from a config: targets x methods x seeds, resumable",
+    "fit": "train the final model on all domains of a folder",
+    "evaluate": "measure a model on a folder of images",
+    "predict": "label, confidence and chain for images",
+    "report": "tables and the self-contained page of a finished run",
+    "bench": "measure this system against its rivals on this machine",
+}
+
+INTERRUPTED = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's own) and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names and chains go beyond a terminal's letters
+    try:
+        code = run_verb(arguments)
+        sys.stdout.flush()  # so that a full disk or a closed pipe shows here, not after the last line
+        return code
+    except ThroughlineError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted: the same command continues", INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        _silence(sys.stdout)
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _silence(sys.stdout)
+        where = error.filename or "standard output"
+        return _fail(f"cannot write: {error.strerror} [{where}]: free some space", ThroughlineError.exit_code)
+
+
+def run_verb(arguments: list[str]) -> int:
+    """Dispatches to a verb. Raises a UsageError, naming the nearest verb, when there is none of that name."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(describe())
+        return 0 if arguments else UsageError.exit_code
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(f"throughline {__version__}")
+        return 0
+    # Only now: argparse and the modules it needs are half of the time that `throughline --help` takes.
+    from throughline.cli.parsing import Parser, nearest
+
+    if name not in VERBS:
+        kind = "option" if name.startswith("-") else "verb"
+        near = nearest(name, ["--help", "--version"] if kind == "option" else VERBS)
+        hint = f"did you mean {near}? " if near else ""
+        raise UsageError(f"no {kind} named {name}", do=f"{hint}see throughline --help")
+    module = importlib.import_module(f"throughline.cli.{name}")
+    parser = Parser(prog=f"throughline {name}", description=module.SUMMARY)
+    module.add_arguments(parser)
+    try:
+        parsed = parser.parse_args(rest)
+    except SystemExit as leaving:  # after --help: argparse has printed and wants to leave
+        return int(leaving.code or 0)
+    code: int = module.run(parsed)
+    return code
+
+
+def describe() -> str:
+    """The text of `throughline --help`."""
+    from throughline import __doc__ as summary
+
+    lines = [
+        "usage: throughline <verb> [options]",
+        "",
+        (summary or "").split(". ")[0] + ".",
+        "",
+        "verbs:",
+        *(f"  {verb:<10} {line}" for verb, line in VERBS.items()),
+        "",
+        "options:",
+        "  -h, --help    this page; `throughline <verb> --help` shows a verb's options",
+        "  --version     the version",
+        "",
+        "exit codes: 0 done; 1 the input is at fault; 2 wrong usage; 3 interrupted, the same command continues",
+    ]
+    return "\n".join(lines)
+
+
+def _fail(line: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        print(f"throughline: error: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _silence(stream: TextIO) -> None:
+    """Points a broken stream at nothing, so that the interpreter's last flush does not complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

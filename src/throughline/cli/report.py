@@ -1,0 +1,119 @@
+"""`throughline report RUN`: prints a run's tables and writes its page. Reads the run folder only, loads no model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.errors import ThroughlineError
+
+if TYPE_CHECKING:
+    from throughline.reporting.runs import Run
+    from throughline.reporting.tables import Table
+
+SUMMARY = "tables and the self-contained page of a finished run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as `throughline run` wrote it")
+    parser.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "latex"),
+        default="terminal",
+        help="how tables are printed (default: terminal)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("in", "out", "all"),
+        help="part of the target: in (the 80 %% that DomainBed reports), out (the rest) or all "
+        "(default: in, or all where there is no in)",
+    )
+    parser.add_argument(
+        "--answer",
+        choices=("label", "reasoning", "likelihood"),
+        help="one answer path only (default: every path that was measured)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD",
+        help="method that the others are compared with, pairwise (default: cls, or zero_shot where there is no cls)",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="image folder for the page's gallery (default: the one in the run's config, if it is there)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints every table that the options ask for, then writes report/index.html."""
+    from throughline.reporting.page import write_page
+    from throughline.reporting.runs import read_run
+    from throughline.reporting.tables import to_latex, to_markdown, to_terminal
+
+    images: Path | None = arguments.images
+    if images is not None and not images.is_dir():
+        raise ThroughlineError("no such image folder", images, "name the folder that holds the domains")
+    found = read_run(arguments.run)
+    renderings: dict[str, Callable[[Table], str]] = {
+        "terminal": to_terminal,
+        "markdown": to_markdown,
+        "latex": to_latex,
+    }
+    render = renderings[arguments.format]
+    tables = _tables(found, arguments.split, arguments.answer, arguments.baseline)
+    print("\n".join(render(table) for table in tables), end="")
+    page = write_page(arguments.run, images)
+    # on stderr, so that a table can be piped into a file
+    for fault in found.faults:
+        print(f"note: {fault}", file=sys.stderr)
+    print(f"report: {page}", file=sys.stderr)
+    return 0
+
+
+def _tables(found: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:
+    from throughline.reporting.page import baseline_of
+    from throughline.reporting.summaries import (
+        ANSWER_ORDER,
+        METHOD_ORDER,
+        SPLIT_ORDER,
+        CorrectAnswers,
+        groups,
+        in_order,
+    )
+    from throughline.reporting.tables import comparison_table, results_table
+
+    final = [line for line in found.results if line.round is None]
+    if not final:
+        raise ThroughlineError(
+            "no unit of this run has its final results yet", found.folder, "finish it with `throughline run`"
+        )
+    splits = in_order((line.split for line in final), SPLIT_ORDER)
+    chosen = split or ("in" if "in" in splits else next(iter(splits), "all"))
+    answers = (answer,) if answer else in_order((line.answer for line in final), ANSWER_ORDER)
+    known = in_order((line.method for line in final), METHOD_ORDER)
+    if baseline is not None and baseline not in known:
+        raise ThroughlineError(f"no results of the method {baseline}", found.folder, f"choose from {', '.join(known)}")
+    correct, tables = CorrectAnswers(found), []
+    for group in groups(final):
+        for path in answers:
+            ours = [line for line in final if group.holds(line) and line.answer == path]
+            methods = in_order((line.method for line in ours), METHOD_ORDER)
+            if any(line.split == chosen for line in ours):
+                tables.append(results_table(found, group, chosen, path, correct))
+                reference = baseline or baseline_of(methods)
+                compared = comparison_table(correct, group, path, methods, reference) if reference else None
+                tables += [compared] if compared is not None else []
+    if not tables:
+        raise ThroughlineError(
+            f"no results for split {chosen}" + (f" on the {answer} path" if answer else ""),
+            found.folder,
+            f"it has splits {', '.join(splits)} and answers "
+            f"{', '.join(in_order((line.answer for line in final), ANSWER_ORDER))}",
+        )
+    return tables

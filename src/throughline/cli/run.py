@@ -1,0 +1,136 @@
+"""`throughline run CONFIG`: an experiment from a YAML file or a preset; the same command continues a stopped one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.cli.parsing import positive_int
+from throughline.errors import UsageError
+
+if TYPE_CHECKING:
+    from throughline.experiment.config import RunConfig
+    from throughline.experiment.run import FinishedRun, Preview
+
+SUMMARY = "an experiment from a config: targets x methods x seeds, resumable"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, or a preset (see --list)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the config, e.g. training.rounds=2; may be repeated",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name of the config>)")
+    parser.add_argument("--workers", type=positive_int, metavar="N", help="worker processes (default: the config's)")
+    parser.add_argument("--auto-batch", action="store_true", help="halve the micro-batch when GPU memory runs out")
+    parser.add_argument(
+        "--redo", choices=("stale",), help="do stale units again; the old ones move to units/.stale (default: none)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print config, units and their estimated cost, and stop")
+    parser.add_argument("--list", action="store_true", help="print the presets and stop")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs, or shows what would be run."""
+    if arguments.list:
+        return _list_presets(arguments.json)
+    if arguments.config is None:
+        raise UsageError("no config is named", do="name a YAML file or a preset (see throughline run --list)")
+    from throughline.experiment.config import load_config
+    from throughline.experiment.run import preview_run
+
+    config = load_config(arguments.config, _overrides(arguments))
+    if arguments.dry_run:
+        preview = preview_run(config)
+        print(json.dumps(as_json(preview), indent=2) if arguments.json else as_text(preview))
+        return 0
+    folder = arguments.out or Path("runs") / config.name
+    run_and_report(config, folder, redo_stale=arguments.redo == "stale", as_json=arguments.json)
+    return 0
+
+
+def run_and_report(config: RunConfig, folder: Path, *, redo_stale: bool = False, as_json: bool = False) -> FinishedRun:
+    """Runs with progress on stderr, then prints the tables (or JSON) and writes the page."""
+    from throughline.cli.watching import watching
+    from throughline.experiment.run import run_experiment
+    from throughline.files import read_json_lines
+
+    with watching() as watcher:
+        finished = run_experiment(
+            config, folder, redo_stale=redo_stale, told=watcher.told, on_progress=watcher.progressed
+        )
+    images = finished.images.root
+    if as_json:
+        from throughline.reporting.page import write_page
+
+        page = write_page(folder, images)
+        results = read_json_lines(folder / "results.jsonl")
+        print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))
+        return finished
+    from throughline.cli import report
+
+    report.run(argparse.Namespace(run=folder, format="terminal", split=None, answer=None, baseline=None, images=images))
+    return finished
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    overrides = list(arguments.set)
+    if arguments.workers is not None:
+        overrides.append(f"workers={arguments.workers}")
+    if arguments.auto_batch:
+        overrides.append("training.stage.auto_batch=true")
+    return overrides
+
+
+def _list_presets(as_json: bool) -> int:
+    from throughline.experiment.presets import preset_names, preset_summary
+
+    summaries = {name: preset_summary(name) for name in preset_names()}
+    if as_json:
+        print(json.dumps(summaries, indent=2))
+    else:
+        width = max(map(len, summaries))
+        print("\n".join(f"{name:<{width}}  {summary}" for name, summary in summaries.items()))
+    return 0
+
+
+def as_json(preview: Preview) -> dict[str, object]:
+    """The dry run for a program."""
+    from dataclasses import asdict
+
+    slugs = {unit.name: unit.slug for unit in preview.units}
+    return {
+        "config": preview.config.model_dump(mode="json"),
+        "units": [
+            {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs]} | asdict(preview.costs[unit.name])
+            for unit in preview.units
+        ],
+        "total": asdict(preview.total),
+    }
+
+
+def as_text(preview: Preview) -> str:
+    """The dry run for a person: the resolved config, then the units."""
+    from throughline.experiment.folder import resolved_yaml
+    from throughline.reporting.tables import Table, to_terminal
+
+    slugs = {unit.name: unit.slug for unit in preview.units}
+    rows = [
+        (unit.slug, *preview.costs[unit.name].cells(), ", ".join(slugs[name] for name in unit.needs))
+        for unit in preview.units
+    ]
+    table = Table(
+        title=f"{len(rows)} units on {len(preview.images.samples):,} images of {len(preview.images.domains)} domains",
+        columns=("unit", "training samples", "optimiser steps", "chains sampled", "answers", "after"),
+        rows=(*rows, ("total", *preview.total.cells(), "")),
+        notes=("At most: images without an accepted chain are trained on less. Nothing was loaded or written.",),
+    )
+    return f"{resolved_yaml(preview.config)}\n{to_terminal(table)}"

@@ -1,0 +1,143 @@
+"""The field's benchmarks: where each is to be had, how its folder must look, and a writer for rows of the
+hub.
+
+`throughline data fetch` prints the one and calls the other; nothing here opens a network connection.
+Sources and layouts are those of facebookresearch/DomainBed (`domainbed/scripts/download.py`,
+`domainbed/datasets.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from throughline.domains.listing import is_image_name
+from throughline.domains.staging import staged_folder
+from throughline.errors import ThroughlineError
+from throughline.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One data set: its domains as folder names, its size, its source, and its name on the hub, if it is
+    there.
+    """
+
+    name: str
+    domains: tuple[str, ...]
+    classes: int
+    images: str
+    source: str
+    hub: str | None = None
+
+    def describe(self, folder: Path) -> str:
+        """What to download and how it must lie below `folder`, as lines of text."""
+        tree = "\n".join(f"  {folder}/{domain}/<class>/<image>" for domain in self.domains)
+        hub = f"or from the hub: throughline data fetch {self.name} {folder} --hub   ({self.hub})\n"
+        return (
+            f"{self.name}: {self.images} images, {len(self.domains)} domains, {self.classes} classes\n"
+            f"source: {self.source}\n{hub if self.hub else ''}"
+            f"expected layout:\n{tree}\nthen: throughline data check {folder}"
+        )
+
+
+BENCHMARKS = {
+    "pacs": Benchmark(
+        "pacs",
+        ("art_painting", "cartoon", "photo", "sketch"),
+        7,
+        "9,991",
+        "Google Drive file 1JFr8f805nMUelQWWmfnJR3y4_SYoN5Pd (a zip; rename its folder kfold)",
+        "flwrlabs/pacs",
+    ),
+    "vlcs": Benchmark(
+        "vlcs",
+        ("Caltech101", "LabelMe", "SUN09", "VOC2007"),
+        5,
+        "10,729",
+        "Google Drive file 1skwblH1_okBwxWxmRsp9_qi15hyPpxg8 (a tar.gz)",
+    ),
+    "office_home": Benchmark(
+        "office_home",
+        ("Art", "Clipart", "Product", "Real World"),
+        65,
+        "15,588",
+        "Google Drive file 1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC (a zip)",
+        "flwrlabs/office-home",
+    ),
+    "terra_incognita": Benchmark(
+        "terra_incognita",
+        ("location_100", "location_38", "location_43", "location_46"),
+        10,
+        "24,330 (24,788 in tables before 2021's script)",
+        "LILA Caltech Camera Traps, eccv_18_all_images_sm and eccv_18_annotations (CCT20), sorted into "
+        "folders by DomainBed's domainbed/scripts/download.py",
+    ),
+}
+
+# What a picture's first bytes say about its format, for rows that come without a file name.
+SIGNATURES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    out: Path,
+    label_names: list[str] | None = None,
+    on_image: Callable[[int], None] | None = None,
+) -> int:
+    """Writes rows `{image: {bytes, path}, domain, label}` as `<out>/<domain>/<label>/<file>`; returns
+    their count.
+
+    Bytes are kept as they are. A row's own file name is kept too, since DomainBed's split depends on it;
+    where there is none, or it is taken, the row's number stands in front. A run that was stopped
+    continues: images already written are not written again, and `out` appears when all are there.
+    `label_names` translates integer labels. Raises a ThroughlineError for a row that lacks a part or a
+    place that cannot be written.
+    """
+    taken: set[PurePosixPath] = set()
+    with staged_folder(out, keep=True) as folder:
+        for number, row in enumerate(rows):
+            data = _bytes_of(row, number)
+            parent = PurePosixPath(_part(row, "domain", number), _part(row, "label", number, label_names))
+            path = parent / _file_name(row["image"].get("path"), data, number)
+            if path in taken:
+                path = parent / f"{number:06d}_{path.name}"
+            taken.add(path)
+            target = folder / path
+            if not (target.is_file() and target.stat().st_size == len(data)):
+                write_atomically(target, data)
+            if on_image is not None:
+                on_image(number + 1)
+        if not taken:
+            raise ThroughlineError("the data set has no rows", out)
+    return len(taken)
+
+
+def _bytes_of(row: Mapping[str, Any], number: int) -> bytes:
+    image = row.get("image")
+    data = image.get("bytes") if isinstance(image, Mapping) else None
+    if not isinstance(data, bytes) or not data:
+        raise ThroughlineError(f"row {number} of the data set has no image bytes")
+    return data
+
+
+def _part(row: Mapping[str, Any], column: str, number: int, names: list[str] | None = None) -> str:
+    value = row.get(column)
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        value = names[value]
+    text = "" if value is None else str(value)
+    if not text or text.startswith(".") or "/" in text or "\0" in text:
+        raise ThroughlineError(f"row {number} of the data set has no usable {column} ({value!r})")
+    return text
+
+
+def _file_name(path: str | None, data: bytes, number: int) -> str:
+    name = PurePosixPath((path or "").replace("\\", "/")).name
+    if is_image_name(name):
+        return name
+    ending = next((ending for start, ending in SIGNATURES if data.startswith(start)), None)
+    if ending is None:
+        raise ThroughlineError(f"row {number} of the data set is neither PNG, JPEG, BMP nor WebP")
+    return f"{number:06d}{ending}"

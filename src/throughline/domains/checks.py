@@ -1,0 +1,210 @@
+"""Looks at every file of an image set and reports what would make training or its measurement wrong.
+
+An error is a defect with which training would fail or its result would mislead; a warning is worth knowing.
+`throughline data check` prints the report. Nothing is changed on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from throughline.domains.folders import hash_files, is_table, list_table
+from throughline.domains.images import MAX_PIXELS, ImageError, load_image
+from throughline.domains.listing import Entry, Listing, list_folder
+
+Severity = Literal["error", "warning"]
+# Files that show a picture but that ImageFolder, and so every DomainBed split, passes over.
+UNLISTED_FORMATS = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".svg", ".dcm", ".npy")
+# What describes an image set may lie at its root: image lists, chains, the truth of drawn scenes.
+DESCRIPTIONS = (".csv", ".json", ".jsonl", ".parquet")
+# Below five images int(n * 0.2) is 0: no image is left to select a model on.
+SMALLEST_DOMAIN = 5
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One finding: its kind, how bad it is, a sentence, and the files (ids) or names it is about."""
+
+    kind: str
+    severity: Severity
+    what: str
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Counts of images, `counts[domain][class]`, over all domains and classes, and the defects, errors
+    first.
+    """
+
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    defects: tuple[Defect, ...]
+
+    @property
+    def errors(self) -> tuple[Defect, ...]:
+        """The defects with which training would be wrong."""
+        return tuple(defect for defect in self.defects if defect.severity == "error")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "root": str(self.root),
+            "ok": not self.errors,
+            "domains": list(self.domains),
+            "classes": list(self.classes),
+            "counts": self.counts,
+            "images": sum(sum(row.values()) for row in self.counts.values()),
+            "defects": [asdict(defect) | {"where": list(defect.where)} for defect in self.defects],
+        }
+
+
+def check_images(
+    root: Path, max_pixels: int = MAX_PIXELS, on_progress: Callable[[int, int], None] | None = None
+) -> CheckReport:
+    """Lists, hashes and decodes every image of a folder, CSV or Parquet file.
+
+    `on_progress(done, total)` is called after each image. Raises a ThroughlineError only where there is
+    nothing to report on: no such folder, or a table that cannot be read.
+    """
+    root = Path(root)
+    listing = Listing(root, entries=list_table(root)) if is_table(root) else list_folder(root)
+    entries = listing.entries
+    domains = tuple(sorted({*listing.folders, *(entry.domain for entry in entries)}))
+    classes = tuple(sorted({entry.label for entry in entries}))
+    tally = Counter((entry.domain, entry.label) for entry in entries)
+    counts = {domain: {label: tally[domain, label] for label in classes} for domain in domains}
+    defects = [
+        *_layout_defects(listing),
+        *_domain_and_class_defects(listing, counts, classes),
+        *_group_defects(entries),
+        *_broken_images(entries, max_pixels, on_progress),
+        *_copies(entries),
+    ]
+    defects.sort(key=lambda defect: defect.severity != "error")
+    return CheckReport(root, domains, classes, counts, tuple(defects))
+
+
+def _layout_defects(listing: Listing) -> Iterable[Defect]:
+    for folder in listing.unlistable:
+        yield Defect("unreadable_folder", "error", f"the folder {folder} cannot be read", (folder,))
+    for link in listing.loops:
+        what = f"{link} is a symlink loop: it leads back into a folder above it and is not entered"
+        yield Defect("symlink_loop", "warning", what, (link,))
+    for folder in listing.hidden:
+        what = f"the hidden folder {folder} is left out (DomainBed would count it as a domain or class)"
+        yield Defect("hidden_folder", "warning", what, (folder,))
+    if listing.misplaced:
+        what = "images outside a <domain>/<class> folder are left out"
+        yield Defect("misplaced", "warning", what, tuple(listing.misplaced))
+    pictures = [name for name in listing.others if name.lower().endswith(UNLISTED_FORMATS)]
+    if pictures:
+        what = "pictures in a format that is not listed are left out; convert them to PNG or JPEG"
+        yield Defect("unlisted_format", "warning", what, tuple(pictures))
+    others = [
+        name
+        for name in listing.others
+        if name not in set(pictures) and ("/" in name or not name.lower().endswith(DESCRIPTIONS))
+    ]
+    if others:
+        yield Defect("not_an_image", "warning", "files that are no images are left out", tuple(others))
+    for entry in listing.entries:
+        try:
+            entry.id.encode()
+        except UnicodeEncodeError:
+            yield Defect("bad_name", "error", f"the file name {entry.id!r} is no UTF-8", (ascii(entry.id),))
+
+
+def _domain_and_class_defects(
+    listing: Listing, counts: dict[str, dict[str, int]], classes: tuple[str, ...]
+) -> Iterable[Defect]:
+    if len(counts) < 2:
+        names = ", ".join(counts) or "none"
+        what = f"fewer than two domains ({names}): nothing to train on when one is held out"
+        yield Defect("too_few_domains", "error", what, tuple(counts))
+    if counts and len(classes) < 2:
+        names = ", ".join(classes) or "none"
+        yield Defect("too_few_classes", "error", f"fewer than two classes ({names})", classes)
+    for level, found in (("domain", tuple(counts)), ("class", classes)):
+        for alike in _same_but_for_spelling(found):
+            what = f"{level} name twice, differing only in case or separators: {' and '.join(alike)}"
+            yield Defect(f"{level}_twice", "error", what, alike)
+    for domain, row in counts.items():
+        total = sum(row.values())
+        if not total:
+            yield Defect("empty_domain", "error", f"the domain {domain} holds no <class>/<image>", (domain,))
+            continue
+        if total < SMALLEST_DOMAIN:
+            what = f"the domain {domain} has {total} images: none is left for model selection"
+            yield Defect("small_domain", "warning", what, (domain,))
+        for label in (label for label, count in row.items() if not count):
+            state = "an empty folder" if label in listing.folders.get(domain, ()) else "missing"
+            what = f"class {label} is {state} in domain {domain} (labels do not shift: classes are the union)"
+            yield Defect("class_missing", "warning", what, (f"{domain}/{label}",))
+
+
+def _same_but_for_spelling(names: Iterable[str]) -> list[tuple[str, ...]]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[" ".join(name.casefold().replace("_", " ").replace("-", " ").split())].append(name)
+    return [tuple(group) for group in alike.values() if len(group) > 1]
+
+
+def _group_defects(entries: list[Entry]) -> Iterable[Defect]:
+    domains_of: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.group is not None:
+            domains_of[entry.group].add(entry.domain)
+    for group, domains in domains_of.items():
+        if len(domains) > 1:
+            what = f"group {group} lies in several domains ({', '.join(sorted(domains))})"
+            yield Defect("group_across_domains", "warning", f"{what}: the target is not wholly unseen", (group,))
+
+
+def _broken_images(
+    entries: list[Entry], max_pixels: int, on_progress: Callable[[int, int], None] | None
+) -> Iterable[Defect]:
+    def fault_of(entry: Entry) -> ImageError | None:
+        try:
+            load_image(entry.path, max_pixels)
+        except ImageError as fault:
+            return fault
+        return None
+
+    # Threads, since Pillow decodes without holding Python's lock.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for number, (entry, fault) in enumerate(zip(entries, pool.map(fault_of, entries), strict=True), start=1):
+            if fault is not None:
+                yield Defect(fault.kind, "error", f"{entry.id}: {fault.what}", (entry.id,))
+            if on_progress is not None:
+                on_progress(number, len(entries))
+
+
+def _copies(entries: list[Entry]) -> Iterable[Defect]:
+    """Files with the same bytes: fatal across domains (the target is not unseen) or labels (one is wrong)."""
+    by_hash: dict[str, list[Entry]] = defaultdict(list)
+    for entry, value in zip(entries, hash_files(entry.path for entry in entries), strict=True):
+        if isinstance(value, str) and entry.path.stat().st_size:  # empty files are reported as such
+            by_hash[value].append(entry)
+    for copies in by_hash.values():
+        if len(copies) < 2:
+            continue
+        ids = tuple(entry.id for entry in copies)
+        labels = sorted({entry.label for entry in copies})
+        domains = sorted({entry.domain for entry in copies})
+        if len(labels) > 1:
+            what = f"same bytes under two labels ({', '.join(labels)})"
+            yield Defect("conflicting_labels", "error", what, ids)
+        if len(domains) > 1:
+            what = f"same bytes in two domains ({', '.join(domains)}): a held-out image would be trained on"
+            yield Defect("copy_across_domains", "error", what, ids)
+        if len(labels) == len(domains) == 1:
+            yield Defect("copy", "warning", f"same bytes twice in {domains[0]}/{labels[0]}", ids)

@@ -1,0 +1,99 @@
+"""Real images nobody here drew: scikit-learn's handwriting scans as RotatedMNIST- and ColoredMNIST-like
+domains.
+
+`throughline data digits` calls this. The images are dealt out to the domains as in DomainBed's
+`MultipleEnvironmentMNIST`: shuffled once, then every n-th one (`i::n`); rotation and colour follow its
+`RotatedMNIST` and `ColoredMNIST` (facebookresearch/DomainBed, `domainbed/datasets.py`).
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from throughline.domains.staging import staged_folder
+from throughline.errors import ThroughlineError
+from throughline.files import told_in_one_line
+from throughline.seeding import generator
+
+Shift = Literal["rotation", "colour"]
+
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ANGLES = (0, 15, 30, 45, 60, 75)  # degrees, counter-clockwise
+# Domain name and the share of images whose colour disagrees with the (noisy) label.
+COLOUR_DOMAINS = (("colour_plus90", 0.1), ("colour_plus80", 0.2), ("colour_minus90", 0.9))
+LABEL_NOISE = 0.25
+IMAGE_SIZE = 64  # pixels; what the pocket checkpoints see
+# The scan's side on the black ground: its diagonal (62 pixels) fits, so no rotation cuts anything off.
+SCAN_SIZE = 44
+
+
+def write_digits(out: Path, shift: Shift, seed: int = 0) -> int:
+    """Writes `<domain>/<class>/<number>.png` for all 1,797 scans and returns their count.
+
+    "rotation": domains `rotation_00` to `rotation_75` (degrees), classes "zero" to "nine". "colour": domains
+    `colour_plus90`, `colour_plus80`, `colour_minus90`, classes "low" (digit below 5) and "high", a quarter of
+    the labels flipped, "low" mostly green and "high" mostly red but in the last domain, where it is the
+    other way round. `number` is the scan's position in `sklearn.datasets.load_digits`. `out` must be absent
+    or empty; it appears whole or not at all. Raises a ThroughlineError for another `shift` or a place that
+    cannot be written.
+    """
+    if shift not in get_args(Shift):
+        raise ThroughlineError(f"no shift named {shift}", do=f"the shifts are {', '.join(get_args(Shift))}")
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    values: NDArray[np.float64] = scans.images  # (1797, 8, 8), 0 to 16
+    digits: NDArray[np.int64] = scans.target
+    order = generator(seed, "digits", "order").permutation(len(digits))
+    with staged_folder(out) as folder:
+        if shift == "rotation":
+            _write_rotated(folder, values, digits, order)
+        else:
+            _write_coloured(folder, values, digits, order, seed)
+    return len(digits)
+
+
+def _write_rotated(
+    folder: Path, values: NDArray[np.float64], digits: NDArray[np.int64], order: NDArray[np.int64]
+) -> None:
+    for index, angle in enumerate(ANGLES):
+        for number in order[index :: len(ANGLES)]:
+            image = _scan(values[number]).rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=0)
+            _write_png(folder / f"rotation_{angle:02d}" / DIGIT_NAMES[digits[number]] / f"{number:04d}.png", image)
+
+
+def _write_coloured(
+    folder: Path, values: NDArray[np.float64], digits: NDArray[np.int64], order: NDArray[np.int64], seed: int
+) -> None:
+    flipped = generator(seed, "digits", "label noise").random(len(digits)) < LABEL_NOISE
+    low = (digits < 5) ^ flipped
+    chance = generator(seed, "digits", "colour").random(len(digits))
+    for index, (domain, disagreement) in enumerate(COLOUR_DOMAINS):
+        for number in order[index :: len(COLOUR_DOMAINS)]:
+            green = low[number] ^ (chance[number] < disagreement)
+            ink, black = _scan(values[number]), Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
+            image = Image.merge("RGB", (black, ink, black) if green else (ink, black, black))
+            _write_png(folder / domain / ("low" if low[number] else "high") / f"{number:04d}.png", image)
+
+
+def _scan(values: NDArray[np.float64]) -> Image.Image:
+    """One 8 x 8 scan (0 to 16) as white on black, enlarged and centred."""
+    small = Image.fromarray(np.rint(values * (255 / 16)).astype(np.uint8))
+    image = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
+    margin = (IMAGE_SIZE - SCAN_SIZE) // 2
+    image.paste(small.resize((SCAN_SIZE, SCAN_SIZE), Image.Resampling.BICUBIC), (margin, margin))
+    return image
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    with told_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())

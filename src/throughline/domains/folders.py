@@ -1,0 +1,188 @@
+"""Reads images by domain and class from a folder tree, a CSV or a Parquet file into one `ImageSet`.
+
+The three give the same samples in the same order. Everything that works on images starts here.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from throughline.domains.listing import Entry, list_folder
+from throughline.domains.samples import ImageSet, Sample
+from throughline.errors import ThroughlineError
+from throughline.files import file_sha256
+
+COLUMNS = ("image", "domain", "label")
+
+
+def read_images(source: Path, name: str | None = None) -> ImageSet:
+    """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label[, group]`.
+
+    A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is
+    decoded (a truncated file is found by `check_images` or when it is loaded); every file is read once for
+    its SHA-256. `name` defaults to the folder's or file's own name. Raises a ThroughlineError that names the
+    file or row at fault.
+    """
+    source = Path(source)
+    if is_table(source):
+        entries = list_table(source)
+        root, default_name = source.parent, source.stem
+    else:
+        entries = _entries_of_folder(source)
+        root, default_name = source, source.resolve().name
+    hashes = hash_files(entry.path for entry in entries)
+    for entry, value in zip(entries, hashes, strict=True):
+        if isinstance(value, OSError):
+            raise ThroughlineError(
+                f"cannot read the image: {value.strerror or value}", entry.path, "remove it or mend it"
+            )
+    samples = tuple(
+        Sample(entry.id, entry.path, entry.domain, (entry.label,), str(value), group=entry.group)
+        for entry, value in zip(entries, hashes, strict=True)
+    )
+    return ImageSet(
+        name=name or default_name,
+        root=root,
+        domains=tuple(sorted({sample.domain for sample in samples})),
+        classes=tuple(sorted({sample.label for sample in samples})),
+        samples=samples,
+    )
+
+
+def is_table(source: Path) -> bool:
+    """Whether `source` is read as a table of images rather than as a folder."""
+    return source.suffix.lower() in (".csv", ".parquet") and not source.is_dir()
+
+
+def hash_files(paths: Iterable[Path]) -> list[str | OSError]:
+    """SHA-256 (hex) of each file, or the error that reading it gave; in the order of `paths`."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # reading waits on the disk
+        return list(pool.map(_hash_or_error, paths))
+
+
+def _hash_or_error(path: Path) -> str | OSError:
+    try:
+        if path.exists() and not path.is_file():  # a named pipe would block for ever
+            return OSError("not a regular file")
+        return file_sha256(path)
+    except OSError as error:
+        return error
+
+
+def _entries_of_folder(root: Path) -> list[Entry]:
+    listing = list_folder(root)
+    if listing.unlistable:
+        raise ThroughlineError("cannot read the folder", root / listing.unlistable[0], "grant reading rights")
+    if not listing.entries:
+        raise ThroughlineError("no images found", root, "the layout is <folder>/<domain>/<class>/<image>")
+    empty = sorted(set(listing.folders) - {entry.domain for entry in listing.entries})
+    if empty:
+        # DomainBed's ImageFolder stops here too; skipping the folder would shift the seeds of later domains.
+        raise ThroughlineError(
+            f"the domain folder {empty[0]} holds no <class>/<image>", root / empty[0], "fill it or remove it"
+        )
+    for entry in listing.entries:
+        _require_unicode(entry.id, root)
+    return listing.entries
+
+
+def _require_unicode(name: str, where: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ThroughlineError(f"the file name {name!r} is no UTF-8", where, "rename it") from error
+
+
+def list_table(table: Path) -> list[Entry]:
+    """The rows of a CSV or Parquet file as entries, in the order in which the same files would lie in a
+    folder.
+
+    Spaces around a value are dropped. Raises a ThroughlineError for a missing column, an empty cell, a
+    path listed twice, or an absolute path outside the table's folder (an id must not name a machine's own
+    folders).
+    """
+    if not table.is_file():
+        raise ThroughlineError("no such file", table, "give a folder, .csv or .parquet")
+    rows = _read_csv(table) if table.suffix.lower() == ".csv" else _read_parquet(table)
+    entries = [_entry_of_row(table, number, row) for number, row in enumerate(rows, start=1)]
+    if not entries:
+        raise ThroughlineError("the table lists no images", table, f"it needs rows of {', '.join(COLUMNS)}")
+    twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
+    if twice:
+        raise ThroughlineError(f"the image {twice[0]} is listed more than once", table, "keep one of its rows")
+    return sorted(
+        entries,
+        key=lambda entry: (
+            entry.domain,
+            entry.label,
+            posixpath.dirname(entry.id),
+            posixpath.basename(entry.id),
+        ),
+    )
+
+
+def _read_csv(table: Path) -> list[dict[str, Any]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            _require_columns(table, reader.fieldnames or [])
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ThroughlineError(f"not a CSV file in UTF-8: {error}", table) from error
+
+
+def _read_parquet(table: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        schema = parquet.read_schema(table)
+        _require_columns(table, schema.names)
+        wanted = [name for name in (*COLUMNS, "group") if name in schema.names]
+        rows: list[dict[str, Any]] = parquet.read_table(table, columns=wanted).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ThroughlineError(f"not a Parquet file: {error}", table) from error
+    return rows
+
+
+def _require_columns(table: Path, names: Iterable[str]) -> None:
+    found = list(names)
+    missing = [name for name in COLUMNS if name not in found]
+    if missing:
+        raise ThroughlineError(
+            f"no column named {missing[0]} (found: {', '.join(found) or 'none'})",
+            table,
+            "the columns are image, domain, label and optionally group",
+        )
+
+
+def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
+    image, domain, label = (_cell(row, column) for column in COLUMNS)
+    if not (image and domain and label):
+        empty = next(column for column in COLUMNS if not _cell(row, column))
+        raise ThroughlineError(f"row {number} has no {empty}", table)
+    relative = Path(image)
+    if relative.is_absolute():
+        folder = table.parent.resolve()
+        if not relative.is_relative_to(folder):
+            raise ThroughlineError(
+                f"row {number} names {image}, outside the table's folder",
+                table,
+                "use paths relative to the table",
+            )
+        relative = relative.relative_to(folder)
+    id = posixpath.normpath(relative.as_posix())
+    _require_unicode(id, table)
+    return Entry(id, table.parent / id, domain, label, _cell(row, "group") or None)
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,78 @@
+"""Opens one image file as 8-bit RGB, in the one way that training, evaluation and the checks share.
+
+In this order: the first frame is taken; EXIF orientation is applied; 16-bit grey is divided by 257 and
+rounded (65535 becomes 255; Pillow itself reads 16-bit colour as the high byte); transparency (alpha, or a
+transparent palette entry) is composited on white; palette, grey, CMYK and YCbCr become RGB as Pillow
+converts them, colour profiles are ignored. 32-bit integers beyond 16 bits and floats have no agreed scale
+and are refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from throughline.errors import ThroughlineError
+
+# Pillow's own threshold (a quarter of a gigabyte of 24-bit pixels): beyond it a small file can fill the memory.
+MAX_PIXELS = 178_956_970
+# Pillow warns at the limit that `load_image` turns into an error.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class ImageError(ThroughlineError):
+    """A file that cannot be used as an image; `kind` is empty, truncated, unreadable or too_many_pixels."""
+
+    def __init__(self, kind: str, what: str, where: Path, do: str = "mend it or remove it") -> None:
+        self.kind = kind
+        super().__init__(what, where, do)
+
+
+def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image as 8-bit RGB, upright. Raises an ImageError naming the file when it cannot be had whole."""
+    try:
+        if path.exists() and not path.is_file():  # opening a named pipe would block for ever
+            raise ImageError("unreadable", "not a regular file", path)
+        if path.stat().st_size == 0:
+            raise ImageError("empty", "the file has zero bytes", path)
+        with Image.open(path) as image:
+            _require_size(image, path, max_pixels)
+            return _to_rgb(ImageOps.exif_transpose(image), path)
+    except (ThroughlineError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(path, max_pixels) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("unreadable", "not an image that can be read", path) from error
+    except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and more on broken bytes
+        if isinstance(error, EOFError) or "truncated" in str(error).lower():
+            raise ImageError("truncated", "the image is truncated", path) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageError("unreadable", f"cannot read the image ({reason or type(error).__name__})", path) from error
+
+
+def _require_size(image: Image.Image, path: Path, max_pixels: int) -> None:
+    """Looks at the header only, before any pixel is decoded."""
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(path, max_pixels, f"{image.width} x {image.height}")
+
+
+def _too_many_pixels(path: Path, max_pixels: int, size: str = "the image") -> ImageError:
+    return ImageError("too_many_pixels", f"{size} has more than {max_pixels:,} pixels", path, "make it smaller")
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("unreadable", "32-bit values have no agreed scale", path, "save it with 8 or 16 bits")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ImageError("unreadable", "float values have no agreed scale", path, "save it with 8 or 16 bits")
+    elif image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert("RGB")

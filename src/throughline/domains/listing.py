@@ -1,0 +1,139 @@
+"""Which files of a folder tree `root/<domain>/<class>/<image>` are images, in which order, and what else
+lies there.
+
+The order is torchvision's `ImageFolder` (per class folder: `sorted(os.walk(folder, followlinks=True))`,
+files sorted inside) under DomainBed's sorted domain folders, because DomainBed's splits are positions in
+that order. `folders.read_images` turns a listing into samples; `checks.check_images` reports what was
+left aside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from throughline.errors import ThroughlineError
+
+# torchvision.datasets.folder.IMG_EXTENSIONS, compared in lower case as there.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+# (device, inode): what a folder is, whatever path or link leads to it.
+Identity = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image file as the source names it, not yet opened; `id` is its path relative to the root."""
+
+    id: str
+    path: Path
+    domain: str
+    label: str
+    group: str | None = None
+
+
+@dataclass
+class Listing:
+    """Entries by domain in ImageFolder's order, and everything that was left aside (paths relative to the
+    root).
+
+    `folders` gives per domain the class folders found there, empty ones included; `loops` are links back
+    into their own parents (not entered); `hidden` are folders whose name begins with a dot where a domain
+    or class is expected (not entered); `misplaced` are images outside any class folder; `others` are
+    files that are no images.
+    """
+
+    root: Path
+    entries: list[Entry] = field(default_factory=list)
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    loops: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    misplaced: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    unlistable: list[str] = field(default_factory=list)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether ImageFolder would take a file of this name."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def list_folder(root: Path) -> Listing:
+    """Walks the tree once, opening no file. Raises a ThroughlineError when `root` is no folder that can
+    be read.
+    """
+    if not root.exists():
+        raise ThroughlineError("no such folder", root, "give the folder that holds <domain>/<class>/<image>")
+    if not root.is_dir():
+        raise ThroughlineError("a file where a folder of images is expected", root, "give a folder, .csv or .parquet")
+    listing = Listing(root)
+    for domain, inside_domain in _subfolders(listing, root, "", (_identity(root),)):
+        listing.folders[domain] = []
+        for label, inside_class in _subfolders(listing, root / domain, domain, inside_domain):
+            listing.folders[domain].append(label)
+            _list_class(listing, domain, label, inside_class)
+    return listing
+
+
+def _identity(folder: Path) -> Identity:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _scan(listing: Listing, folder: Path, relative: str) -> list[os.DirEntry[str]]:
+    """A folder's entries sorted by name; a folder that may not be read is noted, not fatal."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        if not relative:
+            raise ThroughlineError(f"cannot read the folder: {error.strerror}", folder) from error
+        listing.unlistable.append(relative)
+        return []
+
+
+def _subfolders(
+    listing: Listing, folder: Path, relative: str, ancestors: tuple[Identity, ...]
+) -> Iterator[tuple[str, tuple[Identity, ...]]]:
+    """Domain folders of the root or class folders of a domain, each with the identities down to itself."""
+    for entry in _scan(listing, folder, relative):
+        path = f"{relative}/{entry.name}" if relative else entry.name
+        if not entry.is_dir():
+            if not entry.name.startswith("."):
+                (listing.misplaced if is_image_name(entry.name) else listing.others).append(path)
+        elif entry.name.startswith("."):
+            listing.hidden.append(path)
+        elif (identity := _identity(folder / entry.name)) in ancestors:
+            listing.loops.append(path)
+        else:
+            yield entry.name, (*ancestors, identity)
+
+
+def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Identity, ...]) -> None:
+    """Appends the images of one class folder, nested folders included, sorted as `sorted(os.walk(...))`
+    sorts.
+    """
+    found: list[tuple[str, list[str]]] = []
+    open_folders = [(f"{domain}/{label}", ancestors)]
+    while open_folders:
+        relative, above = open_folders.pop()
+        names = []
+        for entry in _scan(listing, listing.root / relative, relative):
+            path = f"{relative}/{entry.name}"
+            if not entry.is_dir():
+                names.append(entry.name)
+            elif (identity := _identity(listing.root / path)) in above:
+                # os.walk would follow it some forty times, until the system refuses.
+                listing.loops.append(path)
+            else:
+                open_folders.append((path, (*above, identity)))
+        found.append((relative, names))
+    for relative, names in sorted(found):
+        for name in names:
+            path = f"{relative}/{name}"
+            if is_image_name(name):
+                listing.entries.append(Entry(path, listing.root / path, domain, label))
+            else:
+                listing.others.append(path)

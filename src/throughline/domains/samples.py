@@ -1,0 +1,93 @@
+"""What one image is and what a set of images is: the frozen records that every other room gets.
+
+`folders.read_images` makes them; splits, training, evaluation and the checks read them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from throughline.errors import ThroughlineError
+from throughline.files import content_hash
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its domain and labels.
+
+    `id` is the path relative to the image set's root with `/` between the parts; `path` is where the file
+    lies on this machine and enters no hash. `labels` has one entry when `task` is "single", any number
+    when it is "multi". `group` keeps samples together in a group-aware split. `parent_id` is the sample
+    that a derived image (corrupted, counterfactual) was made from.
+    """
+
+    id: str
+    path: Path
+    domain: str
+    labels: tuple[str, ...]
+    image_sha256: str
+    task: str = "single"
+    group: str | None = None
+    parent_id: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The one label of a single-label sample."""
+        if self.task != "single" or len(self.labels) != 1:
+            raise ValueError(f"sample {self.id} has task {self.task!r} and labels {self.labels}, not one label")
+        return self.labels[0]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """All samples of one source: domains and classes in sorted order, samples by domain, in ImageFolder's
+    order.
+
+    The class list is the union over the domains, so a class missing in one domain never shifts another's
+    label.
+    """
+
+    name: str
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+    @cached_property
+    def by_id(self) -> dict[str, Sample]:
+        """Every sample by its id."""
+        return {sample.id: sample for sample in self.samples}
+
+    def in_domain(self, domain: str) -> tuple[Sample, ...]:
+        """The samples of one domain, in the order torchvision's ImageFolder lists them."""
+        self.require_domain(domain)
+        return tuple(sample for sample in self.samples if sample.domain == domain)
+
+    def require_domain(self, domain: str) -> None:
+        """Raises a ThroughlineError that names the nearest known domain when `domain` is none of them."""
+        if domain not in self.domains:
+            near = difflib.get_close_matches(domain, self.domains, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ThroughlineError(
+                f"no domain named {domain}", self.root, f"{hint}the domains are {', '.join(self.domains)}"
+            )
+
+    def require_target(self, target: str) -> None:
+        """Raises a ThroughlineError unless `target` is a domain and at least one source domain is left
+        beside it.
+        """
+        if len(self.domains) < 2:
+            raise ThroughlineError(
+                f"only one domain ({', '.join(self.domains)}): nothing to train on when it is held out",
+                self.root,
+                "give at least two folders <domain>/<class>/<image>",
+            )
+        self.require_domain(target)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the content: ids, domains, labels, groups and image bytes; no path and no name."""
+        rows = [[s.id, s.domain, list(s.labels), s.task, s.group, s.parent_id, s.image_sha256] for s in self.samples]
+        return content_hash({"domains": self.domains, "classes": self.classes, "samples": rows})

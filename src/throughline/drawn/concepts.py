@@ -1,0 +1,89 @@
+"""The concept graph of the drawn world: which parts a class must have, must not have, or may have.
+
+Twelve classes stand in six contrastive families; the two classes of a family differ in one deciding part and
+share everything else. Scenes are drawn from this graph, the describer reasons over it, counterfactuals follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """Two classes that one part tells apart. `required` and `free` parts are the same for both."""
+
+    name: str
+    with_part: str
+    without_part: str
+    deciding: str
+    required: tuple[str, ...]
+    free: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """The class that has the deciding part, then the one that has not."""
+        return self.with_part, self.without_part
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("vessel", "cup", "bowl", "handle", ("basin",), ("saucer", "steam", "stripe")),
+    Family("craft", "boat", "raft", "sail", ("hull",), ("flag", "oar", "stripe")),
+    Family("round", "clock", "coin", "hands", ("disc",), ("dots", "feet", "rim")),
+    Family("furniture", "chair", "stool", "backrest", ("legs", "seat"), ("cushion", "rung")),
+    Family("plant", "flower", "lollipop", "petals", ("head", "stem"), ("leaf", "ribbon")),
+    Family("vehicle", "car", "wagon", "cabin", ("bed", "wheels"), ("flag", "lamp", "stripe")),
+)
+
+CLASSES: tuple[str, ...] = tuple(sorted(name for family in FAMILIES for name in family.classes))
+PARTS: tuple[str, ...] = tuple(
+    sorted({part for family in FAMILIES for part in (family.deciding, *family.required, *family.free)})
+)
+
+
+def _row(family: Family, cls: str) -> dict[str, int]:
+    own = dict.fromkeys(PARTS, -1)
+    own.update(dict.fromkeys(family.free, 0))
+    own.update(dict.fromkeys(family.required, 1))
+    own[family.deciding] = 1 if cls == family.with_part else -1
+    return own
+
+
+# class -> part -> +1 required, -1 excluded, 0 free
+CONCEPTS: dict[str, dict[str, int]] = {cls: _row(family, cls) for family in FAMILIES for cls in sorted(family.classes)}
+
+
+def family_of(cls: str) -> Family:
+    """The family a class belongs to; an unknown class is a `KeyError`."""
+    for family in FAMILIES:
+        if cls in family.classes:
+            return family
+    raise KeyError(cls)
+
+
+def contrast_of(cls: str) -> str:
+    """The other class of the same family."""
+    first, second = family_of(cls).classes
+    return second if cls == first else first
+
+
+def violations(cls: str, parts: Iterable[str]) -> int:
+    """How many entries of the class's row the set of parts breaks: required ones absent, excluded ones there."""
+    seen = set(parts)
+    return sum(
+        (sign == 1 and part not in seen) or (sign == -1 and part in seen) for part, sign in CONCEPTS[cls].items()
+    )
+
+
+def classes_consistent_with(parts: Iterable[str]) -> tuple[str, ...]:
+    """The classes, sorted, whose row is broken by none of the parts; at most one, since families share no body."""
+    seen = frozenset(parts)
+    return tuple(cls for cls in CLASSES if violations(cls, seen) == 0)
+
+
+def nearest_classes(parts: Iterable[str]) -> tuple[str, ...]:
+    """The classes, sorted, with the fewest broken entries: what a mistaken reader of parts would still conclude."""
+    seen = frozenset(parts)
+    fewest = min(violations(cls, seen) for cls in CLASSES)
+    return tuple(cls for cls in CLASSES if violations(cls, seen) == fewest)

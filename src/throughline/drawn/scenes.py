@@ -1,0 +1,231 @@
+"""A scene is everything there is to know about a drawn image but its style: class, parts, pose, colours,
+background, viewpoint. The renderer turns scenes into pixels, the describer into words, the world writes both.
+
+Everything but the parts is drawn independently of the class, so that only parts tell classes apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of
+from throughline.errors import ThroughlineError
+from throughline.seeding import generator, seed_of
+
+# Colours of objects, shared by all classes: (red, green, blue), 0..255.
+OBJECT_COLOURS: dict[str, tuple[int, int, int]] = {
+    "blue": (50, 95, 190),
+    "brown": (125, 78, 45),
+    "green": (55, 140, 65),
+    "orange": (232, 125, 35),
+    "pink": (232, 115, 160),
+    "purple": (120, 62, 155),
+    "red": (200, 45, 45),
+    "white": (244, 242, 236),
+    "yellow": (244, 206, 60),
+}
+MAIN_COLOURS: tuple[str, ...] = tuple(name for name in OBJECT_COLOURS if name != "white")
+
+# Colours of settings are paler than those of objects, so that an object stands out wherever it is put.
+FAR_COLOURS: dict[str, tuple[int, int, int]] = {
+    "blue": (178, 208, 232),
+    "cream": (238, 228, 204),
+    "grey": (196, 200, 204),
+    "mint": (192, 222, 204),
+    "rose": (234, 206, 204),
+}
+NEAR_COLOURS: dict[str, tuple[int, int, int]] = {
+    "brown": (168, 140, 112),
+    "green": (146, 178, 126),
+    "grey": (158, 160, 164),
+    "sand": (214, 192, 148),
+    "teal": (136, 176, 176),
+}
+SETTINGS: tuple[str, ...] = ("beach", "city", "hills", "meadow", "room", "table")
+VIEWPOINTS: tuple[str, ...] = ("above", "front", "left", "right")
+
+FREE_PART_RATE = 0.35  # share of scenes in which a free part is there
+# Between an object's main and second colour, in lightness (of 255) and in RGB distance: hands must show on a disc in
+# grey pencil and in coloured tiles alike.
+LIGHTNESS_GAP, COLOUR_GAP = 48.0, 130.0
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Centre (x, y) as shares of the image, `scale` as the object frame's side over the image's, angle in degrees."""
+
+    x: float
+    y: float
+    scale: float
+    angle: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Names in `OBJECT_COLOURS`: body, details, free parts."""
+
+    main: str
+    second: str
+    accent: str
+
+
+@dataclass(frozen=True)
+class Background:
+    """A setting and the names of its far colour (sky, wall) and near colour (ground, floor)."""
+
+    kind: str
+    far: str
+    near: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawn scene. `occlusion` is the covered share of the object's frame, `noise` a pixel deviation in 0..1."""
+
+    cls: str
+    parts: tuple[str, ...]
+    pose: Pose
+    colours: Colours
+    background: Background
+    viewpoint: str
+    seed: int
+    occlusion: float = 0.0
+    noise: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` gives the scene back."""
+        return asdict(self) | {"parts": list(self.parts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Scene:
+        """The scene whose `to_json` this was."""
+        return cls(
+            cls=value["cls"],
+            parts=tuple(value["parts"]),
+            pose=Pose(**value["pose"]),
+            colours=Colours(**value["colours"]),
+            background=Background(**value["background"]),
+            viewpoint=value["viewpoint"],
+            seed=value["seed"],
+            occlusion=value["occlusion"],
+            noise=value["noise"],
+        )
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Departures from the plain world, each of them a known cause of failure.
+
+    class_weights: images of a class over `per_class` (label shift); a class not named has weight 1.
+    spurious: probability that a scene stands before the background tied to its class, 0..1.
+    occlusion: covered share of the object's frame, 0..0.9.  noise: pixel deviation, 0..1.
+    """
+
+    class_weights: tuple[tuple[str, float], ...] = ()
+    spurious: float = 0.0
+    occlusion: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for cls, weight in self.class_weights:
+            if cls not in CONCEPTS:
+                raise ThroughlineError(f"unknown class {cls!r}", "class_weights", f"one of {', '.join(CLASSES)}")
+            if not weight >= 0:
+                raise ThroughlineError(f"weight {weight} of {cls!r} is negative", "class_weights", "use 0 or more")
+        for name, value, highest in (
+            ("spurious", self.spurious, 1.0),
+            ("occlusion", self.occlusion, 0.9),
+            ("noise", self.noise, 1.0),
+        ):
+            if not 0 <= value <= highest:
+                raise ThroughlineError(f"{name} is {value}", "drawn world", f"use a number from 0 to {highest:g}")
+
+    def images_of(self, cls: str, per_class: int) -> int:
+        """How many images this class gets in every domain."""
+        return round(per_class * dict(self.class_weights).get(cls, 1.0))
+
+
+def tied_background(cls: str) -> Background:
+    """The background that belongs to a class under spurious correlation: no two classes share one."""
+    place = CLASSES.index(cls)
+    far, near = tuple(FAR_COLOURS), tuple(NEAR_COLOURS)
+    return Background(
+        kind=SETTINGS[place % len(SETTINGS)],
+        far=far[(place + place // len(SETTINGS)) % len(far)],
+        near=near[(2 * place + place // len(SETTINGS)) % len(near)],
+    )
+
+
+def lightness(colour: tuple[int, int, int]) -> float:
+    """Rec. 601 luma of a colour, 0..255."""
+    red, green, blue = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def _pick(draw: np.random.Generator, names: tuple[str, ...]) -> str:
+    return names[int(draw.integers(len(names)))]
+
+
+def _told_apart(first: str, second: str) -> bool:
+    one, other = OBJECT_COLOURS[first], OBJECT_COLOURS[second]
+    return abs(lightness(one) - lightness(other)) >= LIGHTNESS_GAP and math.dist(one, other) >= COLOUR_GAP
+
+
+def _sample_colours(draw: np.random.Generator) -> Colours:
+    main = _pick(draw, MAIN_COLOURS)
+    second = _pick(draw, tuple(name for name in OBJECT_COLOURS if _told_apart(name, main)))
+    accent = _pick(draw, tuple(name for name in OBJECT_COLOURS if name not in (main, second)))
+    return Colours(main, second, accent)
+
+
+def _sample_pose(draw: np.random.Generator) -> Pose:
+    scale = float(draw.uniform(0.66, 0.86))
+    room = (1 - scale) / 2 * 0.8  # the frame's upright corners stay inside the image
+    return Pose(
+        x=round(0.5 + float(draw.uniform(-room, room)), 4),
+        y=round(0.5 + float(draw.uniform(-room, room)), 4),
+        scale=round(scale, 4),
+        angle=round(float(draw.uniform(-12, 12)), 2),
+        mirrored=bool(draw.random() < 0.5),
+    )
+
+
+def sample_scene(
+    seed: int,
+    domain: str,
+    cls: str,
+    index: int,
+    *,
+    background_of: str | None = None,
+    occlusion: float = 0.0,
+    noise: float = 0.0,
+) -> Scene:
+    """The `index`-th scene of a class in a domain; the same arguments give the same scene.
+
+    background_of: a class whose tied background is used instead of a drawn one (spurious correlation). It
+    changes nothing else of the scene.
+    """
+    name = f"{domain}/{cls}/{index}"
+    draw = generator(seed, "scene", name)
+    family = family_of(cls)
+    free = tuple(part for part in family.free if draw.random() < FREE_PART_RATE)
+    deciding = (family.deciding,) if CONCEPTS[cls][family.deciding] == 1 else ()
+    pose, colours = _sample_pose(draw), _sample_colours(draw)
+    background = Background(_pick(draw, SETTINGS), _pick(draw, tuple(FAR_COLOURS)), _pick(draw, tuple(NEAR_COLOURS)))
+    return Scene(
+        cls=cls,
+        parts=tuple(sorted((*family.required, *deciding, *free))),
+        pose=pose,
+        colours=colours,
+        background=background if background_of is None else tied_background(background_of),
+        viewpoint=_pick(draw, VIEWPOINTS),
+        seed=seed_of(seed, "scene pixels", name),
+        occlusion=occlusion,
+        noise=noise,
+    )

@@ -1,0 +1,134 @@
+"""Paints a scene in a style. Four styles are domains; the auxiliary ones serve pre-training and are never domains.
+
+Every style is local: a part changes only pixels within a known reach of its outline, and all noise is seeded by
+the scene alone. `part_box` states that reach, and the counterfactual tests hold every style to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from throughline.drawn import auxiliary_styles as auxiliary
+from throughline.drawn import domain_styles as domain
+from throughline.drawn.canvas import WOBBLE, Pixels, to_image
+from throughline.drawn.placing import place_object
+from throughline.drawn.scenes import Scene
+from throughline.drawn.textures import stroke_reach
+from throughline.errors import ThroughlineError
+from throughline.seeding import generator
+
+DOMAIN_STYLES: tuple[str, ...] = ("cartoon", "painting", "photo", "sketch")
+AUXILIARY_STYLES: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic", "neon")
+SMALLEST, LARGEST = 64, 1024  # px; below 64 the deciding parts are no longer visible
+
+Box = tuple[int, int, int, int]
+_PAINTERS: dict[str, Callable[[Scene, int], Pixels]] = {
+    "blueprint": auxiliary.blueprint,
+    "cartoon": domain.cartoon,
+    "cutpaper": auxiliary.cutpaper,
+    "mosaic": auxiliary.mosaic,
+    "neon": auxiliary.neon,
+    "painting": domain.painting,
+    "photo": domain.photo,
+    "sketch": domain.sketch,
+}
+
+
+def check_style(style: str, size: int) -> None:
+    """Raises `ThroughlineError` on an unknown style or a size outside 64..1024 px."""
+    if style not in _PAINTERS:
+        raise ThroughlineError(f"unknown style {style!r}", "drawn world", f"one of {', '.join(_PAINTERS)}")
+    if not SMALLEST <= size <= LARGEST:
+        raise ThroughlineError(f"size is {size} px", "drawn world", f"use {SMALLEST} to {LARGEST} px")
+
+
+def render(scene: Scene, style: str, size: int = 64) -> Image.Image:
+    """The scene as an RGB image of `size` x `size` px; the same arguments give the same bytes.
+
+    Raises `ThroughlineError` on an unknown style or a size outside 64..1024 px.
+    """
+    check_style(style, size)
+    pixels = _PAINTERS[style](scene, size)
+    if scene.noise > 0:
+        speckle = generator(scene.seed, "noise").standard_normal(pixels.shape, dtype=np.float32)
+        pixels = pixels + np.float32(255 * scene.noise) * speckle
+    return to_image(pixels)
+
+
+def _reach(style: str, size: int) -> tuple[float, float, float, float]:
+    """How far beyond a part's outline a style paints, in pixels: left, top, right, bottom."""
+    unit = size / 64
+    width, shadow = 0.0, (0.0, 0.0)
+    match style:
+        case "cartoon":
+            width = 1.5 * unit
+        case "painting":
+            width = WOBBLE * unit + stroke_reach(size)
+        case "photo":
+            # Its own blur, then that of the shadow it throws.
+            width = np.ceil(0.4 * unit) + np.ceil(domain.SHADOW_BLUR * unit)
+            shadow = (domain.SHADOW_OFFSET[0] * unit, domain.SHADOW_OFFSET[1] * unit)
+        case "sketch":
+            width = (WOBBLE + 1.0) * unit
+        case "blueprint":
+            width = 0.9 * unit
+        case "cutpaper":
+            shadow = (1.2 * unit, 1.4 * unit)
+        case "mosaic":
+            pass
+        case "neon":
+            width = 1.1 * unit + np.ceil(auxiliary.NEON_GLOW * unit)
+    # One pixel more: polygons colour every fine pixel that they touch.
+    return width + 1, width + 1, width + 1 + shadow[0], width + 1 + shadow[1]
+
+
+def part_box(scene: Scene, part: str, style: str, size: int = 64) -> Box:
+    """(left, top, right, bottom) in px, right and bottom exclusive: outside it, adding or removing the part changes
+    no pixel in this style. The part need not be in the scene; a part of another family is a `ValueError`."""
+    check_style(style, size)
+    placed = place_object(scene, size, (part,))
+    if not placed:
+        raise ValueError(f"{scene.cls} can have no {part}")
+    points = np.concatenate([item.points for item in placed])
+    reach = _reach(style, size)
+    low, high = np.floor(points.min(axis=0) - reach[:2]), np.ceil(points.max(axis=0) + reach[2:]) + 1
+    if style == "mosaic":
+        tile = auxiliary.tile_of(size)
+        low, high = np.floor(low / tile) * tile, np.ceil(high / tile) * tile
+    left, top, right, bottom = np.clip([*low, *high], 0, size).astype(int).tolist()
+    return left, top, right, bottom
+
+
+def object_mask(scene: Scene, size: int = 64, style: str | None = None) -> NDArray[np.bool_]:
+    """Which pixels (size, size) the object covers; with a style, also those that its outlines, blur and shadow touch.
+
+    The occluder is no part of the object.
+    """
+    mask = Image.new("1", (size, size))
+    pen = ImageDraw.Draw(mask)
+    for item in place_object(scene, size):
+        pen.polygon(item.points.ravel().tolist(), fill=1, outline=1)
+    covered = np.asarray(mask, dtype=bool)
+    if style is None:
+        return covered
+    check_style(style, size)
+    left, top, right, bottom = (int(np.ceil(value)) for value in _reach(style, size))
+    if style == "mosaic":
+        left = top = right = bottom = auxiliary.tile_of(size)
+    return _grown(covered, left, top, right, bottom)
+
+
+def _grown(mask: NDArray[np.bool_], left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]:
+    """Every pixel within the given distances of one that is set (a rectangle's reach)."""
+    size = mask.shape[0]
+    grown = mask.copy()
+    for step in range(-left, right + 1):
+        grown[:, max(0, step) : size + min(0, step)] |= mask[:, max(0, -step) : size - max(0, step)]
+    wide = grown.copy()
+    for step in range(-top, bottom + 1):
+        wide[max(0, step) : size + min(0, step)] |= grown[max(0, -step) : size - max(0, step)]
+    return wide

@@ -1,0 +1,193 @@
+"""The drawn world on disk: images as root/<style>/<class>/<index>.png, and a line of truth for each.
+
+`throughline data draw` and the demo write it, the describer reads its scenes back. A killed write is completed by
+the same call; another world is never mixed into a folder that holds one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from throughline.drawn.concepts import CLASSES, FAMILIES
+from throughline.drawn.counterfactuals import counterfactual
+from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
+from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, check_style, render
+from throughline.errors import ThroughlineError
+from throughline.files import (
+    canonical_json,
+    content_hash,
+    file_sha256,
+    read_json_lines,
+    told_in_one_line,
+    write_atomically,
+    write_json_lines,
+)
+from throughline.seeding import generator
+
+VERSION = 1  # raised when the same seed draws other pixels
+SCENES, WORLD = "scenes.jsonl", "world.json"
+
+
+def planned_scenes(
+    *, per_class: int, seed: int, styles: Sequence[str] = DOMAIN_STYLES, settings: WorldSettings | None = None
+) -> Iterator[tuple[str, str, Scene]]:
+    """(sample id, style, scene) of every image of a world, in the order of styles, classes, indices.
+
+    With `spurious` above 0, a scene stands before its class's tied background with that probability.
+    """
+    used = settings or WorldSettings()
+    for style in sorted(set(styles)):
+        for cls in CLASSES:
+            for index in range(used.images_of(cls, per_class)):
+                tied = generator(seed, "spurious", style, cls, index).random() < used.spurious
+                scene = sample_scene(
+                    seed,
+                    style,
+                    cls,
+                    index,
+                    background_of=cls if tied else None,
+                    occlusion=used.occlusion,
+                    noise=used.noise,
+                )
+                yield f"{style}/{cls}/{index:04d}.png", style, scene
+
+
+def write_world(
+    out: Path,
+    *,
+    per_class: int,
+    seed: int,
+    styles: Sequence[str] = DOMAIN_STYLES,
+    settings: WorldSettings | None = None,
+    size: int = 64,
+) -> int:
+    """Writes the world under `out` and returns its number of images; `per_class` counts a class in one style.
+
+    An unfinished folder of the same world is completed. Raises `ThroughlineError` when `out` holds anything else,
+    and on an unknown style or a size the renderer refuses, before anything is written.
+    """
+    if per_class < 1:
+        raise ThroughlineError(f"{per_class} images per class", out, "ask for at least 1")
+    if not styles:
+        raise ThroughlineError("no style is named", out, f"choose from {', '.join(DOMAIN_STYLES)}")
+    for style in styles:
+        check_style(style, size)
+    used = settings or WorldSettings()
+    description = {
+        "kind": "drawn world",
+        "version": VERSION,
+        "per_class": per_class,
+        "seed": seed,
+        "styles": sorted(set(styles)),
+        "settings": asdict(used) | {"class_weights": sorted(map(list, used.class_weights))},
+        "size": size,
+    }
+    _claim(out, description)
+    plan = planned_scenes(per_class=per_class, seed=seed, styles=styles, settings=used)
+    rows = [_written(out, name, scene, style, size) for name, style, scene in plan]
+    write_json_lines(out / SCENES, rows)
+    return len(rows)
+
+
+def write_counterfactuals(world: Path, out: Path) -> int:
+    """Writes the counterfactual of every image of a world into a world folder of its own; returns their number.
+
+    Each keeps style and index, stands under its new class, and names the original in `parent_id`.
+    """
+    source = _read_description(world)
+    _claim(
+        out,
+        {"kind": "counterfactuals", "version": VERSION, "of": content_hash(source), "size": source["size"]},
+    )
+    rows = []
+    for row in _rows(world):
+        changed = counterfactual(Scene.from_json(row["scene"]))
+        style, _, file = row["sample_id"].split("/")
+        name = f"{style}/{changed.scene.cls}/{file}"
+        written = _written(out, name, changed.scene, style, source["size"])
+        rows.append(written | {"parent_id": row["sample_id"], "part": changed.part, "change": changed.kind})
+    write_json_lines(out / SCENES, rows)
+    return len(rows)
+
+
+def read_scenes(root: Path) -> dict[str, Scene]:
+    """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
+    return {row["sample_id"]: Scene.from_json(row["scene"]) for row in _rows(root)}
+
+
+def _rows(root: Path) -> list[dict[str, Any]]:
+    path = root / SCENES
+    if not path.is_file():
+        raise ThroughlineError(
+            "no drawn world is here, or it is unfinished", path, "draw it with `throughline data draw`"
+        )
+    return read_json_lines(path)
+
+
+def _read_description(root: Path) -> dict[str, Any]:
+    path = root / WORLD
+    rows = read_json_lines(path) if path.is_file() else []
+    if len(rows) != 1:
+        raise ThroughlineError("no drawn world is here", path, "draw it with `throughline data draw`")
+    return rows[0]
+
+
+def _claim(out: Path, description: dict[str, Any]) -> None:
+    """Makes the folder this world's, or finds that it is; anything else in it is an error."""
+    with told_in_one_line(out):
+        held = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if WORLD in held:
+        found = _read_description(out)
+        different = sorted(key for key in description.keys() | found.keys() if description.get(key) != found.get(key))
+        if different:
+            raise ThroughlineError(
+                f"another drawn world is here; it differs in {', '.join(different)}",
+                out,
+                "name an empty folder",
+            )
+    # A killed first write may have left its temporary file.
+    elif any(not name.startswith(f".{WORLD}.") for name in held):
+        raise ThroughlineError("the folder is not empty", out, "name an empty folder")
+    else:
+        write_atomically(out / WORLD, canonical_json(description) + "\n")
+
+
+def _written(out: Path, name: str, scene: Scene, style: str, size: int) -> dict[str, Any]:
+    """Draws an image unless it is there; its line of `scenes.jsonl`. Files appear whole, so what is there is right."""
+    path = out / name
+    if not path.is_file():
+        buffer = io.BytesIO()
+        render(scene, style, size).save(buffer, "PNG")
+        write_atomically(path, buffer.getvalue())
+    return {
+        "sample_id": name,
+        "image_sha256": file_sha256(path),
+        "style": style,
+        "scene": scene.to_json(),
+    }
+
+
+def contact_sheet(path: Path, seed: int, styles: Sequence[str] = (*DOMAIN_STYLES, *AUXILIARY_STYLES)) -> None:
+    """A picture of every class (rows, pairs together) in every style (columns), labelled, as PNG at `path`."""
+    cell, gap, margin, header = 96, 4, 64, 18
+    classes = [cls for family in FAMILIES for cls in family.classes]
+    wide, high = margin + len(styles) * (cell + gap), header + len(classes) * (cell + gap)
+    sheet = Image.new("RGB", (wide, high), (255, 255, 255))
+    pen = ImageDraw.Draw(sheet)
+    for column, style in enumerate(styles):
+        pen.text((margin + column * (cell + gap) + 4, 3), style, fill=(0, 0, 0))
+    for row, cls in enumerate(classes):
+        top = header + row * (cell + gap)
+        pen.text((6, top + cell // 2 - 6), cls, fill=(0, 0, 0))
+        for column, style in enumerate(styles):
+            image = render(sample_scene(seed, style, cls, 0), style, 64).resize((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(image, (margin + column * (cell + gap), top))
+    buffer = io.BytesIO()
+    sheet.quantize(256).save(buffer, "PNG", optimize=True)  # a third of the bytes, no difference to the eye
+    write_atomically(path, buffer.getvalue())

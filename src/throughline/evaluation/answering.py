@@ -1,0 +1,153 @@
+"""Asking a model about images in three ways, side by side: the label path, the reasoning path, and the likelihood of
+every class. Every planned sample ends in one prediction; what cannot be read or parsed counts as wrong and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from throughline.chains.answers import parse_answer
+from throughline.chains.formats import ChainFormat
+from throughline.chains.outcomes import Outcome
+from throughline.chains.parsing import parse_chain
+from throughline.chains.prompts import Prompts, class_name
+from throughline.domains.samples import Sample
+from throughline.errors import ThroughlineError
+from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.images import ImageReader
+from throughline.mllm.likelihood import label_log_likelihood
+from throughline.mllm.load import Mllm
+from throughline.mllm.sampling import Continuation, sample
+from throughline.settings import AnswerSettings, SamplingSettings
+
+VERSION = 1
+"""Raised when the same model and images would give other predictions."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of predictions.jsonl. `predicted` is None when no class could be read from the answer."""
+
+    sample_id: str
+    domain: str
+    labels: tuple[str, ...]
+    answer: str
+    predicted: str | None
+    outcome: str
+    text: str
+    probabilities: tuple[float, ...] | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the class read is one of the sample's."""
+        return self.predicted in self.labels
+
+    def to_json(self) -> dict[str, Any]:
+        """The line without what this answer does not have."""
+        return {key: value for key, value in asdict(self).items() if key != "probabilities" or value is not None}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a model is asked: both prompts, the classes they offer, and the format of chains."""
+
+    prompts: Prompts
+    classes: tuple[str, ...]
+    format: ChainFormat
+
+
+def answer_samples(
+    mllm: Mllm,
+    samples: Sequence[Sample],
+    questions: Questions,
+    settings: AnswerSettings,
+    *,
+    reader: ImageReader | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Prediction]:
+    """Predictions in the order of `samples`, for each sample one per way of answering, in the order of the settings."""
+    reader = reader or ImageReader(mllm.chat)
+    predictions: list[Prediction] = []
+    mllm.model.eval()
+    for start in range(0, len(samples), settings.batch):
+        batch = samples[start : start + settings.batch]
+        predictions += _answer_batch(mllm, reader, batch, questions, settings)
+        told(min(start + settings.batch, len(samples)), len(samples))
+    return predictions
+
+
+def _answer_batch(
+    mllm: Mllm, reader: ImageReader, batch: Sequence[Sample], questions: Questions, settings: AnswerSettings
+) -> Iterator[Prediction]:
+    readable: list[Sample] = []
+    images: list[EncodedImage] = []
+    faults: dict[str, str] = {}
+    for one in batch:
+        try:
+            images.append(reader.encode(one))
+            readable.append(one)
+        except ThroughlineError as error:
+            faults[one.id] = str(error)
+    found: dict[tuple[str, str], Prediction] = {}
+    for answer in settings.answers if readable else ():
+        for prediction in _ASK[answer](mllm, readable, images, questions, settings):
+            found[prediction.sample_id, answer] = prediction
+    for one in batch:
+        for answer in settings.answers:
+            failed = Prediction(one.id, one.domain, one.labels, answer, None, Outcome.ERROR, faults.get(one.id, ""))
+            yield found.get((one.id, answer), failed)
+
+
+def _ask_label(
+    mllm: Mllm,
+    samples: Sequence[Sample],
+    images: Sequence[EncodedImage],
+    questions: Questions,
+    settings: AnswerSettings,
+) -> Iterator[Prediction]:
+    for one, said in zip(samples, _greedy(mllm, images, questions.prompts.label, settings.label_tokens), strict=True):
+        read = parse_answer(said.text, questions.classes)
+        yield Prediction(one.id, one.domain, one.labels, "label", read.label, read.outcome, said.text)
+
+
+def _ask_reasoning(
+    mllm: Mllm,
+    samples: Sequence[Sample],
+    images: Sequence[EncodedImage],
+    questions: Questions,
+    settings: AnswerSettings,
+) -> Iterator[Prediction]:
+    """A chain that is not well formed gives no class: a name somewhere in it is not its conclusion."""
+    said_by = _greedy(mllm, images, questions.prompts.reasoning, settings.chain_tokens)
+    for one, said in zip(samples, said_by, strict=True):
+        read = parse_chain(said.text, questions.format, questions.classes, said.finish_reason)
+        label = read.label if read.outcome == Outcome.OK else None
+        yield Prediction(one.id, one.domain, one.labels, "reasoning", label, read.outcome, said.text)
+
+
+def _ask_likelihood(
+    mllm: Mllm,
+    samples: Sequence[Sample],
+    images: Sequence[EncodedImage],
+    questions: Questions,
+    settings: AnswerSettings,
+) -> Iterator[Prediction]:
+    """The most likely class; its probabilities are over the classes offered, in their order."""
+    names = [class_name(label) for label in questions.classes]
+    scores = label_log_likelihood(mllm, user_turn(questions.prompts.label), images, names)
+    for one, row in zip(samples, torch.softmax(scores.double(), dim=1), strict=True):
+        best = questions.classes[int(row.argmax())]
+        probabilities = tuple(round(float(p), 6) for p in row)
+        yield Prediction(one.id, one.domain, one.labels, "likelihood", best, Outcome.OK, "", probabilities)
+
+
+_ASK = {"label": _ask_label, "reasoning": _ask_reasoning, "likelihood": _ask_likelihood}
+
+
+def _greedy(mllm: Mllm, images: Sequence[EncodedImage], question: str, tokens: int) -> list[Continuation]:
+    prompts = [mllm.chat.prompt(user_turn(question), [image]) for image in images]
+    return [row[0] for row in sample(mllm, prompts, SamplingSettings(temperature=0.0, max_new_tokens=tokens))]

@@ -1,0 +1,44 @@
+"""Leave-one-domain-out: which images a fold trains on, selects on and is measured on.
+
+DomainBed's conventions: train on the `in` part of the source domains, select on their `out` part ("training-domain
+validation"), report the target's `in` part; `all` is the whole target domain, which most MLLM papers report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.splits import split_domains
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The samples of one held-out target, each part in DomainBed's order; `target_in` holds ids."""
+
+    targets: tuple[str, ...]
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    target_in: frozenset[str]
+
+
+def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
+    """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left."""
+    for target in targets:
+        images.require_target(target)
+    splits = split_domains(images, trial_seed)
+    sources = [domain for domain in images.domains if domain not in targets]
+    by_id = images.by_id
+
+    def samples(part: str) -> tuple[Sample, ...]:
+        return tuple(by_id[i] for domain in sources for i in getattr(splits[domain], part))
+
+    return Fold(
+        targets=tuple(targets),
+        train=samples("inside"),
+        validation=samples("out"),
+        test=tuple(sample for target in targets for sample in images.in_domain(target)),
+        target_in=frozenset(i for target in targets for i in splits[target].inside),
+    )

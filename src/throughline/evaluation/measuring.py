@@ -1,0 +1,71 @@
+"""Predictions to results lines: one line per answer and split, with calibration where there are probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from throughline.chains.outcomes import Outcome
+from throughline.evaluation.answering import Prediction
+from throughline.metrics.calibration import expected_calibration_error, negative_log_likelihood
+
+SCHEMA = 1
+
+
+def result_lines(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    splits: Mapping[str, Collection[str] | None],
+    common: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Lines of results.jsonl. `splits` gives the sample ids of each split, None for all; `common` what a unit's lines
+    share. `n` is every planned sample: an unparsed or failed answer is a wrong one."""
+    lines = []
+    for answer in dict.fromkeys(p.answer for p in predictions):
+        for split, ids in splits.items():
+            chosen = [p for p in predictions if p.answer == answer and (ids is None or p.sample_id in ids)]
+            correct = sum(p.correct for p in chosen)
+            lines.append(
+                {
+                    "schema": SCHEMA,
+                    **common,
+                    "answer": answer,
+                    "split": split,
+                    "factors": {},
+                    "n": len(chosen),
+                    "correct": correct,
+                    "accuracy": correct / len(chosen) if chosen else 0.0,
+                    "metrics": {**_calibration(chosen, classes), **_agreement(chosen, predictions)},
+                    "unparsed": sum(p.predicted is None and p.outcome != Outcome.ERROR for p in chosen),
+                    "errors": sum(p.outcome == Outcome.ERROR for p in chosen),
+                    "seconds": round(seconds.get(answer, 0.0), 3),
+                }
+            )
+    return lines
+
+
+def _calibration(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[str, float]:
+    rows = [p for p in chosen if p.probabilities is not None and len(p.labels) == 1]
+    if not rows:
+        return {}
+    probabilities = np.array([p.probabilities for p in rows])
+    true = np.array([classes.index(p.labels[0]) for p in rows])
+    return {
+        "ece": round(expected_calibration_error(probabilities.max(axis=1), [p.correct for p in rows]), 6),
+        "nll": round(negative_log_likelihood(probabilities, true), 6),
+    }
+
+
+def _agreement(chosen: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Share of the reasoning path's answers that the label path gives too."""
+    if not chosen or chosen[0].answer != "reasoning":
+        return {}
+    label = {p.sample_id: p.predicted for p in predictions if p.answer == "label"}
+    both = [p for p in chosen if p.sample_id in label]
+    if not both:
+        return {}
+    same = sum(p.predicted is not None and p.predicted == label[p.sample_id] for p in both)
+    return {"agrees_with_label": same / len(both)}

@@ -1,0 +1,62 @@
+"""Training-domain validation: of several checkpoints, the one best on the source domains' `out` splits. The target is
+never looked at. DomainBed calls it IIDAccuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from throughline.domains.samples import Sample
+from throughline.evaluation.answering import Questions, answer_samples
+from throughline.mllm.load import Mllm
+from throughline.settings import AnswerSettings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint to choose from: what it is called, and its adapter's folder."""
+
+    name: str
+    folder: Path
+
+
+def select_best(
+    model: Any,
+    mllm: Mllm,
+    candidates: Sequence[Candidate],
+    validation: Sequence[Sample],
+    questions: Questions,
+    settings: AnswerSettings,
+) -> list[dict[str, Any]]:
+    """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate.
+
+    Accuracy is that of the first way of answering in the settings, so that selection and table speak of the same.
+    """
+    first = settings.model_copy(update={"answers": settings.answers[:1]})
+    lines: list[dict[str, Any]] = []
+    for candidate in candidates:
+        _put(model, candidate)
+        predictions = answer_samples(mllm, validation, questions, first)
+        correct = sum(p.correct for p in predictions)
+        lines.append(
+            {
+                "candidate": candidate.name,
+                "answer": first.answers[0],
+                "n": len(predictions),
+                "correct": correct,
+                "accuracy": correct / len(predictions) if predictions else 0.0,
+            }
+        )
+    best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))
+    _put(model, candidates[best])
+    return [{**line, "selected": i == best} for i, line in enumerate(lines)]
+
+
+def _put(model: Any, candidate: Candidate) -> None:
+    set_peft_model_state_dict(model, load_file(str(candidate.folder / "adapter_model.safetensors")))

@@ -1,0 +1,87 @@
+"""Where a run was made: versions, hardware, commit. Found out without torch; nothing of it enters a hash."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "throughline",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "safetensors",
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """The content of `environment.json`. No host name, no user, no path."""
+    return {
+        "schema": 1,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor(),
+        "memory_bytes": _memory(),
+        "gpus": _gpus(),
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str | None:
+    return _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.processor() or None
+
+
+def _memory() -> int | None:
+    found = _first_match(Path("/proc/meminfo"), r"^MemTotal:\s*(\d+) kB$")
+    return int(found) * 1024 if found else None
+
+
+def _gpus() -> list[str]:
+    """NVIDIA's driver lists its devices as files, so that no torch is needed to name them."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [name for file in files if (name := _first_match(file, r"^Model:\s*(.+)$")) is not None]
+
+
+def _first_match(path: Path, pattern: str) -> str | None:
+    try:
+        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1].strip() if found else None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package is imported from; None when it is installed from a wheel."""
+    checkout = Path(__file__).resolve().parents[3]
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    try:
+        commit = _output([git, "-C", str(checkout), "rev-parse", "HEAD"])
+        changes = _output([git, "-C", str(checkout), "status", "--porcelain", "--", "src"])
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

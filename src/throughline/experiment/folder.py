@@ -1,0 +1,237 @@
+"""The run folder: one process at a time in it, units that are done or can go on, results derived from the units.
+
+A unit's `done` is written last and holds every input of the unit, so that another day's run can say what changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from throughline.errors import ThroughlineError
+from throughline.experiment.config import RunConfig
+from throughline.experiment.units import Unit
+from throughline.files import canonical_json, told_in_one_line, write_atomically, write_json, write_json_lines
+
+UNITS, STALE, DONE = "units", ".stale", "done"
+LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
+SECONDS_FOR_WORKERS_TO_END = 30.0
+RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
+
+
+@dataclass(frozen=True)
+class StaleUnit:
+    """A finished unit folder that was made from other inputs than the plan's unit of the same name part."""
+
+    folder: Path
+    unit: Unit
+    changes: tuple[str, ...]
+
+
+def unit_folder(run_folder: Path, unit: Unit | str) -> Path:
+    """Where a unit lives, by itself or by its name."""
+    return run_folder / UNITS / (unit if isinstance(unit, str) else unit.name)
+
+
+@contextlib.contextmanager
+def locked(run_folder: Path) -> Iterator[None]:
+    """Makes the folder if need be and holds it for this process; refuses a folder that holds something else.
+
+    Raises a ThroughlineError when another process is at work in it. Workers of a run that was killed may take a
+    moment to end: they are waited for.
+    """
+    _require_run_folder(run_folder)
+    with told_in_one_line(run_folder):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        lock = (run_folder / LOCK).open("a")
+        workers = (run_folder / WORKERS_LOCK).open("a")
+    with lock, workers:
+        if not _take(lock.fileno(), shared=False):
+            raise ThroughlineError("another process is at work on this run", run_folder, "wait for it, or name --out")
+        deadline = time.monotonic() + SECONDS_FOR_WORKERS_TO_END
+        while not _take(workers.fileno(), shared=False):
+            if time.monotonic() > deadline:
+                raise ThroughlineError("workers of an earlier run are still there", run_folder, "end them first")
+            time.sleep(0.05)
+        _release(workers.fileno())
+        yield
+
+
+def hold_as_worker(run_folder: Path) -> None:
+    """Marks this process, until it ends, as a worker in the folder."""
+    handle = os.open(run_folder / WORKERS_LOCK, os.O_RDWR | os.O_CREAT)  # closed by the process's end, not before
+    _take(handle, shared=True)
+
+
+def _take(handle: int, *, shared: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+            return False
+        if error.errno in {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}:  # a file system without locks
+            return True
+        raise
+    return True
+
+
+def _release(handle: int) -> None:
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _require_run_folder(run_folder: Path) -> None:
+    with told_in_one_line(run_folder):
+        if run_folder.exists() and not run_folder.is_dir():
+            raise ThroughlineError("a file is in the way of the run folder", run_folder, "name another with --out")
+        held = {path.name for path in run_folder.iterdir()} if run_folder.is_dir() else set()
+    if held and not held & {LOCK, "config.yaml"}:
+        raise ThroughlineError("the folder holds something else than a run", run_folder, "name another with --out")
+
+
+def write_config(run_folder: Path, config: RunConfig) -> None:
+    """The resolved config, every key written out."""
+    write_atomically(run_folder / "config.yaml", resolved_yaml(config))
+
+
+def resolved_yaml(config: RunConfig) -> str:
+    """A config as YAML with every key, in the order of its definition; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def begin_unit(run_folder: Path, unit: Unit) -> Path:
+    """The unit's folder with `unit.json` in it; what an earlier attempt left there stays."""
+    folder = unit_folder(run_folder, unit)
+    write_json(folder / "unit.json", unit.describe())
+    return folder
+
+
+def finish_unit(run_folder: Path, unit: Unit) -> None:
+    """Writes `done`, the last file of a unit. Results that are missing or malformed are a bug of the executor."""
+    _result_rows(run_folder, unit)
+    write_json(
+        unit_folder(run_folder, unit) / DONE,
+        {"schema": 1, "unit": unit.name, "hash": unit.hash, "inputs": dict(unit.inputs)},
+    )
+
+
+def is_done(run_folder: Path, unit: Unit) -> bool:
+    """Whether the unit's folder is finished with just these inputs."""
+    folder = unit_folder(run_folder, unit)
+    inputs = _done_inputs(folder)
+    return inputs is not None and not _changes(inputs, unit.inputs) and (folder / "metrics.json").is_file()
+
+
+def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]:
+    """Finished folders of the plan's (target, method, seed) that were made from other inputs."""
+    planned = {_identity(unit.inputs): unit for unit in units}
+    stale = []
+    folders = sorted((run_folder / UNITS).glob("[!.]*")) if (run_folder / UNITS).is_dir() else []
+    for folder in folders:
+        inputs = _done_inputs(folder)
+        unit = planned.get(_identity(inputs)) if inputs is not None else None
+        if inputs is None or unit is None:
+            continue
+        changes = _changes(inputs, unit.inputs)
+        if changes or folder.name != unit.name:
+            stale.append(StaleUnit(folder, unit, changes))
+    return tuple(stale)
+
+
+def refuse_stale(stale: Sequence[StaleUnit]) -> None:
+    """Raises the ThroughlineError that says what changed."""
+    if not stale:
+        return
+    changes = list(dict.fromkeys(change for item in stale for change in item.changes))
+    # A changed parent changes its children too; the cause is what is worth saying.
+    causes = [change for change in changes if not change.startswith("parents.")] or changes
+    shown = "; ".join(causes[:4]) + (f"; and {len(causes) - 4} more" if len(causes) > 4 else "")
+    others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+    raise ThroughlineError(
+        f"a finished unit is stale, made from other inputs than this run's ({shown or 'its folder was renamed'})",
+        f"{stale[0].folder}{others}",
+        "undo the change, name another --out, or use --redo stale (keeps the old ones in units/.stale)",
+    )
+
+
+def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:
+    """Moves stale units to `units/.stale`; nothing is deleted."""
+    for item in stale:
+        kept = run_folder / UNITS / STALE
+        with told_in_one_line(kept):
+            kept.mkdir(parents=True, exist_ok=True)
+            target, number = kept / item.folder.name, 1
+            while target.exists():
+                number += 1
+                target = kept / f"{item.folder.name}.{number}"
+            item.folder.rename(target)
+
+
+def write_results(run_folder: Path, units: Iterable[Unit]) -> None:
+    """Derives `results.jsonl` from the units that are done, sorted by what each line is about."""
+    rows = [row for unit in units if is_done(run_folder, unit) for row in _result_rows(run_folder, unit)]
+    rows.sort(key=lambda row: [canonical_json(row.get(key)) for key in RESULT_ORDER])
+    write_json_lines(run_folder / "results.jsonl", rows)
+
+
+def _result_rows(run_folder: Path, unit: Unit) -> list[dict[str, Any]]:
+    metrics = json.loads((unit_folder(run_folder, unit) / "metrics.json").read_text())
+    # Names are today's: what the images and the checkpoint are called is no part of what a unit is.
+    named = {"unit": unit.name, "dataset": unit.dataset, "model": unit.model}
+    return [row | named for row in metrics["results"]]
+
+
+def _done_inputs(folder: Path) -> Mapping[str, Any] | None:
+    """The inputs in a folder's `done`; None where there is none. A `done` that cannot be read has no input."""
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    try:
+        inputs = json.loads(path.read_text())["inputs"]
+    except (ValueError, KeyError, TypeError):
+        inputs = None
+    if not isinstance(inputs, dict):
+        raise ThroughlineError("`done` cannot be read", path, "remove it to have the unit's last steps done again")
+    return inputs
+
+
+def _identity(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return inputs.get("method"), tuple(inputs.get("targets") or ()), inputs.get("seed")
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs, as `key: old → new`; hashes of content only say that it changed."""
+    before, after = _flat(old), _flat(new)
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        first, second = before.get(key), after.get(key)
+        if first != second:
+            content = any(isinstance(value, str) and len(value) == 64 for value in (first, second))
+            changed.append(f"{key} changed" if content else f"{key}: {first} → {second}")
+    return tuple(changed)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys. Values are those JSON gives back, so that a tuple in memory equals its list on disk."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            found |= _flat(inner, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = json.loads(canonical_json(inner))
+    return found

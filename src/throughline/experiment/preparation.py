@@ -1,0 +1,154 @@
+"""Images and chains of a run, made or read before any unit starts. The workers read the chains back from the folder.
+
+`preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from throughline.domains.folders import is_table, read_images
+from throughline.domains.samples import ImageSet, Sample
+from throughline.errors import ThroughlineError
+from throughline.experiment.config import DrawnConfig, RunConfig
+from throughline.experiment.units import with_parents
+from throughline.files import content_hash, read_json_lines, write_json_lines
+
+IMAGES = "images"
+CHAINS = "chains"
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Accepted chain texts by sample id, and for each domain a hash of its own: what a fold learns from is content."""
+
+    texts: Mapping[str, str]
+    by_domain: Mapping[str, str]
+
+
+def preview_images(config: RunConfig) -> ImageSet:
+    """The images without writing any; those of a world not drawn yet have no content, so their hashes mean nothing."""
+    drawn = config.data.drawn
+    if drawn is not None:
+        return _undrawn(drawn, config.dataset)
+    source = Path(config.data.images or "")
+    if is_table(source) and not source.is_file():
+        raise ThroughlineError("no such table of images", source, "give a folder, .csv or .parquet")
+    return read_images(source, name=config.dataset)
+
+
+def draw_images(config: RunConfig, drawn: DrawnConfig, run_folder: Path) -> ImageSet:
+    """Writes the drawn world to `run_folder/images`, or completes it there, and reads it back."""
+    from throughline.drawn.world import write_world  # brings PIL
+
+    root = run_folder / IMAGES
+    write_world(root, per_class=drawn.per_class, seed=drawn.seed, size=drawn.size)
+    return read_images(root, name=config.dataset)
+
+
+def source_domains(config: RunConfig, images: ImageSet) -> tuple[str, ...]:
+    """The domains that at least one fold trains on."""
+    targets = images.domains if config.data.targets == "all" else config.data.targets
+    return images.domains if len(set(targets)) > 1 else tuple(d for d in images.domains if d not in targets)
+
+
+def has_chains(config: RunConfig) -> bool:
+    """Whether the config names a source of chains and any method learns from them."""
+    named = config.chains.teacher is not None or config.chains.journal is not None
+    return named and any(method.needs_chains for method in with_parents(config.methods))
+
+
+def require_chain_source(config: RunConfig) -> None:
+    """Raises a ThroughlineError when the journal is not there, or the describer has no scenes to describe."""
+    if not has_chains(config):
+        return
+    if config.chains.journal is not None:
+        journal_paths(config.chains.journal)
+    elif config.chains.teacher == "describer" and config.data.images is not None:
+        root = Path(config.data.images)
+        if not (root / "scenes.jsonl").is_file():
+            raise ThroughlineError(
+                "the describer knows drawn worlds only",
+                root,
+                "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl",
+            )
+
+
+def journal_paths(journal: str) -> tuple[Path, ...]:
+    """The journal files behind the config's `chains.journal`: a file, or all `journal-*.jsonl` of a folder."""
+    path = Path(journal)
+    found = tuple(sorted(path.glob("journal-*.jsonl"))) if path.is_dir() else (path,) if path.is_file() else ()
+    if not found:
+        raise ThroughlineError("no chain journal here", path, "name a .jsonl file or a folder of journal-*.jsonl")
+    return found
+
+
+def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains | None:
+    """Builds or reads the accepted chains of the source domains and writes them to `run_folder/chains`.
+
+    None where the run has no use for any. A domain that is never a source is not shown to the teacher.
+    """
+    if not has_chains(config):
+        return None
+    from throughline.chains.formats import FORMATS
+    from throughline.teaching.building import accepted_chains, build_chains
+
+    sources = source_domains(config, images)
+    shown = replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
+    settings = config.chains
+    chain_format = FORMATS[settings.format]
+    if settings.journal is not None:
+        texts = accepted_chains(journal_paths(settings.journal), shown, chain_format, settings.rule)
+    else:
+        seed = config.data.drawn.seed if config.data.drawn is not None else 0
+        texts = build_chains(
+            shown,
+            images.root,
+            run_folder / CHAINS / "journal-0.jsonl",
+            format=chain_format,
+            rule=settings.rule,
+            candidates=settings.candidates,
+            seed=seed,
+        )
+    texts = {name: texts[name] for name in sorted(texts) if name in shown.by_id}
+    if not texts:
+        raise ThroughlineError(
+            "no chain of a source image is accepted",
+            settings.journal or run_folder / CHAINS,
+            f"look at the verdicts of rule {settings.rule} with `throughline chains stats`",
+        )
+    write_json_lines(_accepted(run_folder), ({"sample_id": name, "text": text} for name, text in texts.items()))
+    return Chains(texts, hash_by_domain(texts, images))
+
+
+def read_chains(run_folder: Path) -> dict[str, str]:
+    """Accepted chain texts by sample id, as `prepare_chains` wrote them; empty where the run has none."""
+    path = _accepted(run_folder)
+    return {row["sample_id"]: row["text"] for row in read_json_lines(path)} if path.is_file() else {}
+
+
+def hash_by_domain(texts: Mapping[str, str], images: ImageSet) -> dict[str, str]:
+    """Content hash of the chains of each domain that has any."""
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for name in sorted(texts):
+        rows.setdefault(images.by_id[name].domain, []).append((name, texts[name]))
+    return {domain: content_hash(found) for domain, found in rows.items()}
+
+
+def _accepted(run_folder: Path) -> Path:
+    return run_folder / CHAINS / "accepted.jsonl"
+
+
+def _undrawn(drawn: DrawnConfig, name: str) -> ImageSet:
+    from throughline.drawn.concepts import CLASSES
+    from throughline.drawn.world import planned_scenes
+
+    samples = tuple(
+        Sample(id, Path(id), style, (scene.cls,), "")
+        for id, style, scene in planned_scenes(per_class=drawn.per_class, seed=drawn.seed)
+    )
+    return ImageSet(
+        name, Path("the drawn world"), tuple(sorted({s.domain for s in samples})), tuple(sorted(CLASSES)), samples
+    )

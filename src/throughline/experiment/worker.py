@@ -1,0 +1,113 @@
+"""One worker process: gets units one by one, has each executed in its folder, says how it went.
+
+Started by `scheduling`. It dies with its parent, so that no orphan goes on writing into a run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from throughline.domains.samples import ImageSet
+from throughline.errors import ThroughlineError
+from throughline.experiment.config import RunConfig
+from throughline.experiment.folder import begin_unit, finish_unit, hold_as_worker
+from throughline.experiment.units import Unit
+from throughline.files import write_atomically
+
+EXECUTOR = "throughline.experiment.execution:execute"
+"""`module:function` that trains and evaluates a unit in its folder; imported in the worker, since it needs torch."""
+
+FAILURE = "failure.txt"
+"""In a unit's folder: the traceback of a fault that is not the user's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all units of a run."""
+
+    config: RunConfig
+    images: ImageSet
+    run_folder: Path
+    executor: str = EXECUTOR
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker says about the unit it has: a line of progress, done, or failed with one line."""
+
+    kind: Literal["told", "done", "failed"]
+    text: str = ""
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that must be set before a process imports numpy or torch, for results that can be repeated."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it matrix products on a GPU are not deterministic
+    }
+
+
+def work(connection: Connection, lifeline: Connection, job: Job) -> None:
+    """The worker's whole life: units in, messages out, until None or the parent's end."""
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    hold_as_worker(job.run_folder)
+    execute: Callable[..., None] | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while (unit := connection.recv()) is not None:
+            try:
+                execute = execute or _load(job.executor, job.config.threads)
+                _run_unit(execute, unit, job, lambda line: connection.send(Message("told", line)))
+                answer = Message("done")
+            except ThroughlineError as error:
+                answer = Message("failed", str(error))
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                answer = Message("failed", _note_failure(error, unit, job.run_folder))
+            connection.send(answer)
+
+
+def _run_unit(execute: Callable[..., Any], unit: Unit, job: Job, told: Callable[[str], None]) -> None:
+    folder = begin_unit(job.run_folder, unit)
+    execute(unit, job.config, job.images, job.run_folder, told)
+    (folder / FAILURE).unlink(missing_ok=True)
+    finish_unit(job.run_folder, unit)
+
+
+def _load(executor: str, threads: int) -> Callable[..., None]:
+    module, _, name = executor.partition(":")
+    execute: Callable[..., None] = getattr(importlib.import_module(module), name)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return execute
+
+
+def _note_failure(error: Exception, unit: Unit, run_folder: Path) -> str:
+    path = begin_unit(run_folder, unit) / FAILURE
+    write_atomically(path, "".join(traceback.format_exception(error)))
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first} [{path}]: the traceback is there; the same command tries again"
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    """Waits for the end of a pipe whose other end only the parent holds, and that nothing is ever written to."""
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)

@@ -1,0 +1,88 @@
+"""Counting right answers: overall, per class, balanced, as a confusion table, and how far two answer paths
+agree. An answer that could not be parsed is the class index -1: it is wrong, it agrees with nothing, and it
+has a column of its own. Called by evaluation and reporting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two answer paths over the same samples relate; every field is a share of the samples."""
+
+    same: float
+    """Both paths name the same class (two missing answers are no agreement)."""
+    both_correct: float
+    only_first: float
+    only_second: float
+    neither: float
+
+
+def accuracy(correct: ArrayLike) -> float:
+    """Share of right answers; `correct` is `(samples,)` of booleans. No samples is a ValueError."""
+    flags = np.asarray(correct, dtype=bool)
+    if flags.size == 0:
+        raise ValueError("accuracy of no samples")
+    return int(flags.sum()) / flags.size
+
+
+def confusion_counts(true: ArrayLike, predicted: ArrayLike, class_count: int) -> NDArray[np.int64]:
+    """Counts `(class_count, class_count + 1)`: a row per true class, the last column no answer.
+
+    `true` and `predicted` are `(samples,)` of class indices; `predicted` may hold -1 for no answer.
+    """
+    true, predicted = _paired_indices(true, predicted)
+    if true.size and (true.min() < 0 or true.max() >= class_count):
+        raise ValueError(f"a true class lies outside 0..{class_count - 1}")
+    if predicted.size and (predicted.min() < NO_ANSWER or predicted.max() >= class_count):
+        raise ValueError(f"a predicted class lies outside -1..{class_count - 1}")
+    columns = np.where(predicted == NO_ANSWER, class_count, predicted)
+    flat = np.bincount(true * (class_count + 1) + columns, minlength=class_count * (class_count + 1))
+    return flat.reshape(class_count, class_count + 1).astype(np.int64)
+
+
+def per_class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Recall of each class `(class_count,)` from `confusion_counts`; a class without samples is NaN."""
+    totals = confusion.sum(axis=1)
+    right = np.diagonal(confusion[:, : confusion.shape[0]])
+    recalls = np.full(len(totals), np.nan)
+    np.divide(right, totals, out=recalls, where=totals > 0)
+    return recalls
+
+
+def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Mean recall over the classes that have samples, so that a large class does not hide a small one."""
+    recalls = per_class_accuracy(confusion)
+    if np.isnan(recalls).all():
+        raise ValueError("balanced accuracy of no samples")
+    return float(np.nanmean(recalls))
+
+
+def agreement(true: ArrayLike, first: ArrayLike, second: ArrayLike) -> Agreement:
+    """Two paths' answers `(samples,)` (class indices, -1: none) against the true classes."""
+    true, first_answers = _paired_indices(true, first)
+    _, second_answers = _paired_indices(true, second)
+    if true.size == 0:
+        raise ValueError("agreement on no samples")
+    first_right, second_right = first_answers == true, second_answers == true
+    same = (first_answers == second_answers) & (first_answers != NO_ANSWER)
+    return Agreement(
+        same=float(same.mean()),
+        both_correct=float((first_right & second_right).mean()),
+        only_first=float((first_right & ~second_right).mean()),
+        only_second=float((~first_right & second_right).mean()),
+        neither=float((~first_right & ~second_right).mean()),
+    )
+
+
+def _paired_indices(true: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    first, second = np.asarray(true, dtype=np.int64), np.asarray(other, dtype=np.int64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"expected two vectors of one length, got {first.shape} and {second.shape}")
+    return first, second

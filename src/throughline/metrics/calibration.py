@@ -1,0 +1,105 @@
+"""Do confidences mean what they say: calibration error, proper scores, and what refusing doubtful answers
+buys. Called by evaluation with the label likelihoods of each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Binning = Literal["equal_width", "equal_mass"]
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Error among the answers kept, when only the most confident are kept."""
+
+    coverage: NDArray[np.float64]
+    """`(samples,)`: k / samples for k = 1 … samples."""
+    risk: NDArray[np.float64]
+    """`(samples,)`: expected share of wrong answers among the k most confident."""
+
+    @property
+    def area(self) -> float:
+        """AURC: the mean risk over all coverages; lower is better."""
+        return float(self.risk.mean())
+
+
+def expected_calibration_error(
+    confidence: ArrayLike, correct: ArrayLike, bins: int = 15, binning: Binning = "equal_width"
+) -> float:
+    """ECE: mean gap between confidence and accuracy over bins, weighted by the samples in each.
+
+    `confidence` `(samples,)` in 0..1, `correct` `(samples,)`. Equal-width bins are (a, b] with 0 in the first
+    (Guo et al. 2017, 15 bins). Equal-mass bins split the sorted samples into parts of one size, differing by
+    at most one; samples of equal confidence may fall into two bins, then in input order.
+    """
+    confidences, flags = _confidences(confidence, correct)
+    if bins < 1:
+        raise ValueError("at least one bin")
+    if binning == "equal_width":
+        inner_edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+        number = np.digitize(confidences, inner_edges, right=True)
+    else:
+        number = np.empty(len(confidences), dtype=np.int64)
+        number[np.argsort(confidences, kind="stable")] = np.arange(len(confidences)) * bins // len(confidences)
+    gaps = np.bincount(number, weights=confidences - flags, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def brier_score(probabilities: ArrayLike, true: ArrayLike) -> float:
+    """Mean squared distance to the one-hot truth, summed over classes (0..2, Brier 1950).
+
+    `probabilities` `(samples, classes)`, `true` `(samples,)` class indices.
+    """
+    table, indices = _probabilities(probabilities, true)
+    distances = table.copy()
+    distances[np.arange(len(indices)), indices] -= 1.0
+    return float((distances**2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(probabilities: ArrayLike, true: ArrayLike) -> float:
+    """Mean -log p(true class) in nats; a probability of zero counts as the smallest positive float.
+
+    `probabilities` `(samples, classes)`, `true` `(samples,)` class indices.
+    """
+    table, indices = _probabilities(probabilities, true)
+    chosen = table[np.arange(len(indices)), indices]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
+
+
+def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+    """The curve for `confidence` `(samples,)` and `correct` `(samples,)`.
+
+    Samples of equal confidence cannot be told apart, so each of them carries their mean error: the curve does
+    not depend on the order of the input.
+    """
+    confidences, flags = _confidences(confidence, correct)
+    _, group, sizes = np.unique(-confidences, return_inverse=True, return_counts=True)
+    group_error = np.bincount(group, weights=1.0 - flags) / sizes
+    kept = np.arange(1, len(flags) + 1)
+    return RiskCoverage(coverage=kept / len(flags), risk=np.cumsum(np.repeat(group_error, sizes)) / kept)
+
+
+def _confidences(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    confidences = np.asarray(confidence, dtype=np.float64)
+    flags = np.asarray(correct, dtype=bool).astype(np.float64)
+    if confidences.ndim != 1 or confidences.shape != flags.shape or confidences.size == 0:
+        raise ValueError(f"expected two filled vectors of one length, got {confidences.shape} and {flags.shape}")
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ValueError("a confidence lies outside 0..1")
+    return confidences, flags
+
+
+def _probabilities(probabilities: ArrayLike, true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    table, indices = np.asarray(probabilities, dtype=np.float64), np.asarray(true, dtype=np.int64)
+    if table.ndim != 2 or indices.shape != (len(table),) or len(table) == 0:
+        raise ValueError(f"expected (samples, classes) and (samples,), got {table.shape} and {indices.shape}")
+    # float32 softmaxes sum to one within about 1e-6 per class
+    if (table < 0).any() or not np.allclose(table.sum(axis=1), 1.0, atol=1e-3):
+        raise ValueError("every row of probabilities has to be a distribution")
+    if indices.min() < 0 or indices.max() >= table.shape[1]:
+        raise ValueError(f"a true class lies outside 0..{table.shape[1] - 1}")
+    return table, indices

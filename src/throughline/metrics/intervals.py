@@ -1,0 +1,162 @@
+"""How sure a number is: Wilson's interval for one share, mean and standard error over runs, and a
+hierarchical bootstrap that knows that the same images were answered by every seed. Called by evaluation,
+reporting and `paired`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+SeedResampling = Literal["within_target", "joint", "fixed"]
+Runs = Mapping[tuple[str, int], ArrayLike]
+"""One vector `(samples,)` per (target, seed); a target's vectors are aligned by sample over its seeds."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the ends of its interval, all in the unit of the values."""
+
+    low: float
+    high: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class MeanError:
+    """A mean over runs with its standard error, and the number of runs."""
+
+    mean: float
+    error: float
+    count: int
+
+
+def wilson_interval(correct: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927); behaves at 0 and at n, unlike the normal interval."""
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"{correct} of {n} is no share")
+    result = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
+    return Interval(low=float(result.low), high=float(result.high), mean=correct / n)
+
+
+def mean_and_error(values: Sequence[float]) -> MeanError:
+    """Mean and standard error as DomainBed prints them: numpy's std (ddof 0) over sqrt(runs).
+
+    Source: facebookresearch/DomainBed, domainbed/scripts/collect_results.py, `format_mean`. With few runs
+    this is smaller than the unbiased error, by sqrt(1 - 1/runs), and 0 for one run; it is kept so that tables
+    compare.
+    """
+    if not values:
+        raise ValueError("mean of no runs")
+    return MeanError(
+        mean=float(np.mean(values)), error=float(np.std(values) / math.sqrt(len(values))), count=len(values)
+    )
+
+
+def hierarchical_bootstrap(
+    correct: Runs,
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seeds: SeedResampling = "within_target",
+    resample_targets: bool = False,
+) -> Interval:
+    """Percentile interval of the mean over targets of the mean over seeds.
+
+    `correct` holds one vector `(samples,)` per (target, seed), aligned by sample within a target. Each draw
+    takes a target's seeds with replacement and its images with replacement; one draw of images serves all
+    seeds of the target, since the same images stand behind every seed. See `bootstrap_means` for the options.
+    With the few seeds that runs have (three, say) the seeds' share of the interval comes out too small, by
+    about 1 - 1/seeds in variance, and with one seed it is absent: the interval is then about images only.
+    """
+    means = bootstrap_means(correct, rng, draws=draws, seeds=seeds, resample_targets=resample_targets)
+    return percentile_interval(means, mean_over_targets(correct), level)
+
+
+def percentile_interval(means: NDArray[np.float64], mean: float, level: float) -> Interval:
+    """The central `level` of bootstrap means `(draws,)` around the observed mean."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(low=float(low), high=float(high), mean=mean)
+
+
+def mean_over_targets(values: Runs) -> float:
+    """Mean over targets of the mean over that target's seeds: the Avg column."""
+    return float(np.mean([table.mean() for table in tables_by_target(values).values()]))
+
+
+def bootstrap_means(
+    values: Runs,
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+    seeds: SeedResampling = "within_target",
+    resample_targets: bool = False,
+) -> NDArray[np.float64]:
+    """`(draws,)` resampled means over targets of `values`, whose entries may be any few distinct numbers.
+
+    `seeds`: "within_target" draws each target's seeds on their own; "joint" draws one set of seeds for all
+    targets (every target needs the same seeds), for runs whose seed decides something common to all folds;
+    "fixed" keeps them. `resample_targets` also draws the targets, which is a statement about targets never
+    tried; with the usual four it is wide, so they are fixed by default.
+    """
+    by_target = tables_by_target(values)
+    tables = list(by_target.values())
+    if seeds == "joint":
+        seed_sets = {target: {seed for name, seed in values if name == target} for target in by_target}
+        if len({frozenset(found) for found in seed_sets.values()}) > 1:
+            raise ValueError("a joint draw of seeds needs the same seeds for every target")
+    common = rng.integers(len(tables[0]), size=(draws, len(tables[0]))) if seeds == "joint" else None
+
+    def one_slot(table: NDArray[np.float64]) -> NDArray[np.float64]:
+        chosen = common
+        if seeds == "within_target":
+            chosen = rng.integers(len(table), size=(draws, len(table)))
+        return _resampled_means(table, chosen, draws, rng)
+
+    if not resample_targets:
+        means: NDArray[np.float64] = np.mean([one_slot(table) for table in tables], axis=0)
+        return means
+    total = np.zeros(draws)
+    for _slot in tables:
+        # a target drawn twice gets fresh seeds and images each time, hence new means for every slot
+        per_target = np.stack([one_slot(table) for table in tables])
+        total += per_target[rng.integers(len(tables), size=draws), np.arange(draws)]
+    return total / len(tables)
+
+
+def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
+    """`(seeds, samples)` per target, targets and seeds sorted; vectors of unlike length are a ValueError."""
+    if not values:
+        raise ValueError("no runs")
+    tables = {}
+    for target in sorted({name for name, _ in values}):
+        rows = [np.asarray(values[key], dtype=np.float64) for key in sorted(values) if key[0] == target]
+        if any(row.ndim != 1 or row.size == 0 or row.shape != rows[0].shape for row in rows):
+            raise ValueError(f"the seeds of target {target} are not aligned by sample: {[r.shape for r in rows]}")
+        tables[target] = np.stack(rows)
+    return tables
+
+
+def _resampled_means(
+    table: NDArray[np.float64], chosen: NDArray[np.int64] | None, draws: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Bootstrap means `(draws,)` of one target's `(seeds, samples)`; `chosen` `(draws, seeds)`: drawn seeds.
+
+    Samples with equal columns are interchangeable, so drawing samples with replacement is drawing how many
+    fall on each distinct column: one multinomial over at most 2^seeds (or 3^seeds) columns in place of an
+    index per sample.
+    """
+    columns, counts = np.unique(table, axis=1, return_counts=True)
+    samples = table.shape[1]
+    drawn = rng.multinomial(samples, counts / samples, size=draws)  # (draws, columns)
+    per_seed = drawn @ columns.T / samples  # (draws, seeds)
+    if chosen is not None:
+        per_seed = np.take_along_axis(per_seed, chosen, axis=1)
+    means: NDArray[np.float64] = per_seed.mean(axis=1)
+    return means

@@ -1,0 +1,201 @@
+"""Conversations as a model's own processor renders them, cut where the answer begins.
+
+Everything that reaches a model passes here: `training` and `evaluation` hand in messages, images and an answer and
+get a `Path` back, which `tree.merge_paths` puts together with its siblings. The chat template, the tokenizer, the
+image processor and the positions are the checkpoint's; nothing here knows a family by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from throughline.errors import ThroughlineError
+from throughline.files import canonical_json
+
+Message = dict[str, Any]
+"""One turn in the transformers chat format: `{"role": ..., "content": [{"type": "image"}, {"type": "text", ...}]}`."""
+
+PositionsOf = Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
+"""`(1, tokens)` ids and the image inputs → `(axes, tokens)` positions; axes is 1, or 3 with multimodal RoPE."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image as the vision tower takes it; `placeholder` is the text that stands for it in a prompt."""
+
+    key: str
+    inputs: dict[str, torch.Tensor] = field(repr=False)
+    placeholder: str = field(repr=False)
+    placeholder_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """One whole root-to-leaf sequence.
+
+    tokens `(n,)`; positions `(axes, n)`; `images` in the order of their placeholders; `answer_start` is the index of
+    the answer's first token (`n` when the path ends with the prompt).
+    """
+
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    images: tuple[EncodedImage, ...]
+    answer_start: int
+
+
+def user_turn(text: str, images: int = 1) -> list[Message]:
+    """A single question about `images` images, images first, as both papers ask it."""
+    return [
+        {
+            "role": "user",
+            "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}],
+        }
+    ]
+
+
+class Chat:
+    """Renders messages, images and answers of one loaded checkpoint into `Path`s."""
+
+    def __init__(
+        self, processor: Any, image_token_id: int, positions_of: PositionsOf | None = None, tiles: int = 1
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = image_token_id
+        self.tiles = tiles
+        self._image_options = _tile_options(processor, tiles)
+        self._positions_of = positions_of
+        self._prompt_text = lru_cache(maxsize=4096)(self._render_prompt)
+        self._prompt_tokens = lru_cache(maxsize=256)(self._tokens_of)
+        self._lead, self.end_of_turn = self._find_ends_of_turn()
+        self.end_of_turn_id: int = self.tokenizer(self.end_of_turn, add_special_tokens=False)["input_ids"][0]
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = pad if pad is not None else self.end_of_turn_id
+
+    # images -----------------------------------------------------------------------------------------------------
+
+    def encode_image(self, image: Image.Image, key: str) -> EncodedImage:
+        """Preprocesses one RGB image; `key` names its content (its SHA-256), two images of one key are the same."""
+        processed = self.processor.image_processor([image], return_tensors="pt", **self._image_options)
+        placeholder = self.processor.replace_image_token(processed, 0, **self._image_options)
+        unused = {"num_patches", *getattr(self.processor, "unused_input_names", ())}
+        inputs = {name: torch.as_tensor(value) for name, value in processed.items() if name not in unused}
+        return EncodedImage(key, inputs, placeholder, placeholder.count(self.processor.image_token))
+
+    # text -------------------------------------------------------------------------------------------------------
+
+    def prompt(self, messages: Sequence[Message], images: Sequence[EncodedImage]) -> Path:
+        """The conversation up to where the model speaks."""
+        return self.answered(messages, images, None)
+
+    def answered(self, messages: Sequence[Message], images: Sequence[EncodedImage], answer: str | None) -> Path:
+        """The conversation with `answer` and the end of the turn behind it; the answer starts at `answer_start`.
+
+        Prompt and answer are tokenised together, as an ordinary rendering would be, so that merges across the
+        boundary fall where they fall in training of any other tool.
+        """
+        bare = self._prompt_text(canonical_json(list(messages)))
+        text = self._with_images(bare, images)
+        prompt = self._prompt_tokens(text)
+        if answer is None:
+            tokens, start = prompt, len(prompt)
+        else:
+            # Image placeholders are special tokens: what follows the prompt does not depend on how many there are.
+            spoken = self._lead + answer + self.end_of_turn
+            alone, whole = self._prompt_tokens(bare), self._tokens_of(bare + spoken)
+            if whole[: len(alone)] == alone:
+                tokens, start = prompt + whole[len(alone) :], len(prompt)
+            else:  # a merge runs across the boundary: render the whole and take the common prefix
+                tokens = self._tokens_of(text + spoken)
+                start = _common_prefix(prompt, tokens)
+        ids = np.asarray(tokens, dtype=np.int64)
+        return Path(ids, self._positions(ids, images), tuple(images), start)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens: special tokens and outer white space left out, all else as it came."""
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
+
+    # inside -----------------------------------------------------------------------------------------------------
+
+    def _render_prompt(self, messages_json: str) -> str:
+        return self._render(json.loads(messages_json), add_generation_prompt=True)
+
+    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        rendered = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return str(rendered)
+
+    def _with_images(self, text: str, images: Sequence[EncodedImage]) -> str:
+        token = self.processor.image_token
+        pieces = text.split(token)
+        if len(pieces) - 1 != len(images):
+            raise ThroughlineError(
+                f"the prompt names {len(pieces) - 1} images, {len(images)} are given",
+                do="pass one image for every image part of the messages",
+            )
+        out = pieces[0]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            out += image.placeholder + piece
+        return out
+
+    def _tokens_of(self, text: str) -> list[int]:
+        """As the processor tokenises a rendering: with the opening token, unless the template wrote it already."""
+        opening = self.tokenizer.bos_token
+        opened = opening is not None and text.startswith(opening)
+        return list(self.tokenizer(text, add_special_tokens=not opened)["input_ids"])
+
+    def _positions(self, ids: NDArray[np.int64], images: Sequence[EncodedImage]) -> NDArray[np.int64]:
+        if self._positions_of is None:
+            return np.arange(len(ids), dtype=np.int64)[None]
+        with torch.no_grad():
+            positions = self._positions_of(torch.from_numpy(ids)[None], join_inputs(images))
+        return np.asarray(positions.cpu().numpy(), dtype=np.int64)
+
+    def _find_ends_of_turn(self) -> tuple[str, str]:
+        """What the template writes around an assistant's words: white space between the generation prompt and them
+        (LLaVA: a space), and what closes them, e.g. `<|im_end|>`, or the end-of-sequence token if nothing does."""
+        word = "throughline"
+        question = user_turn("?", images=0)
+        answer = {"role": "assistant", "content": [{"type": "text", "text": word}]}
+        before, _, after = self._render([*question, answer], add_generation_prompt=False).rpartition(word)
+        prompt = self._render(question, add_generation_prompt=True)
+        lead = before[len(prompt) :] if before.startswith(prompt) else ""
+        return lead if lead.isspace() else "", after.strip() or str(self.tokenizer.eos_token)
+
+
+def join_inputs(images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+    """Image inputs of several images behind one another on the first axis, e.g. pixel_values `(tiles, 3, H, W)`."""
+    if len(images) < 2:  # no copy of what may be large
+        return dict(images[0].inputs) if images else {}
+    return {name: torch.cat([image.inputs[name] for image in images]) for name in images[0].inputs}
+
+
+def _tile_options(processor: Any, tiles: int) -> dict[str, Any]:
+    if hasattr(processor.image_processor, "crop_to_patches"):
+        return {"crop_to_patches": tiles > 1, "max_patches": tiles}
+    if tiles > 1:
+        raise ThroughlineError(
+            f"{type(processor).__name__} does not cut images into tiles",
+            do="leave tiles at 1 for this checkpoint",
+        )
+    return {}
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return length

@@ -1,0 +1,67 @@
+"""Where a checkpoint lies and what it contains, without opening it: free of torch, for the plan of units and `load`."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from pathlib import Path
+
+from throughline.errors import ThroughlineError
+from throughline.files import content_hash, file_sha256
+
+POCKET = "pocket"
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """The folder behind a checkpoint name, or None when only the hub can know it."""
+    if name == POCKET:
+        return Path(str(importlib.resources.files("throughline.mllm.pocket"))) / "checkpoint"
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def fingerprint_checkpoint(name: str) -> str:
+    """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name."""
+    folder = checkpoint_folder(name)
+    if folder is None:
+        return content_hash({"hub": name})
+    files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"})
+    return content_hash({p.name: file_sha256(p) for p in files})
+
+
+def checkpoint_name(name: str) -> str:
+    """What results call the checkpoint: a folder's own name, else the name as given."""
+    return Path(name).resolve().name if name != POCKET and Path(name).is_dir() else name
+
+
+def checkpoint_source(name: str, hub: bool = False) -> str:
+    """What to open: the folder of `name`, or the name itself where the hub is allowed.
+
+    Raises a ThroughlineError when it is no checkpoint, holds pickled weights only, or has no vision tower.
+    """
+    folder = checkpoint_folder(name)
+    if folder is None:
+        if hub:
+            return name
+        raise ThroughlineError(
+            "no such checkpoint folder",
+            name,
+            "name a folder, `pocket`, or allow the hub (config `model.hub: true`)",
+        )
+    weights = list(folder.glob("*.safetensors"))
+    if not weights and any(folder.glob("*.bin")):
+        raise ThroughlineError("pickled weights are not loaded", folder, "convert the checkpoint to safetensors")
+    if not (folder / "config.json").is_file() or not weights:
+        raise ThroughlineError("no checkpoint here", folder, "it needs config.json and *.safetensors")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ThroughlineError(f"config.json is no JSON ({error})", folder) from None
+    if not isinstance(config, dict) or "vision_config" not in config:
+        family = config.get("model_type") if isinstance(config, dict) else None
+        raise ThroughlineError(
+            f"a {family!r} checkpoint is no image-text-to-text model",
+            folder,
+            "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
+        )
+    return str(folder)

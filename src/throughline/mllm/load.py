@@ -1,0 +1,102 @@
+"""Opening a checkpoint: any Hugging Face image-text-to-text model, from a folder, from the package, or from the hub
+when asked. No remote code, safetensors only. `pocket` is the checkpoint that ships with the package; nothing here
+knows which of them it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from throughline.errors import ThroughlineError
+from throughline.mllm.chat import Chat, PositionsOf
+from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.plan import Collate, choose_collate
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Mllm:
+    """A loaded model with the chat that renders for it. `name` is what results show, `fingerprint` its content."""
+
+    model: Any
+    chat: Chat
+    collate: Collate
+    name: str
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.model.device)
+
+
+def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str = "cpu", hub: bool = False) -> Mllm:
+    """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name) for inference or training.
+
+    Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, or
+    its weights are damaged or incomplete.
+    """
+    source = checkpoint_source(name, hub)
+    config = _told(name, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ThroughlineError(
+            f"a {config.model_type!r} checkpoint is no image-text-to-text model",
+            name,
+            "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
+        )
+    processor = _told(name, lambda: AutoProcessor.from_pretrained(source, trust_remote_code=False))
+    model, loading = _told(
+        name,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        ),
+    )
+    if loading["missing_keys"]:  # transformers would draw them at random and go on
+        missing = sorted(loading["missing_keys"])
+        raise ThroughlineError(f"the checkpoint lacks {len(missing)} weights, e.g. {missing[0]}", name)
+    model.requires_grad_(False)
+    model.to(device).eval()
+    return wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name), tiles)
+
+
+def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: int = 1) -> Mllm:
+    """An `Mllm` around a model and processor that are already in memory."""
+    positions = positions_of(model, processor)
+    chat = Chat(processor, model.config.image_token_id, positions, tiles)
+    collate = choose_collate(model, chat.pad_id, 1 if positions is None else 3)
+    return Mllm(model, chat, collate, name, fingerprint)
+
+
+def positions_of(model: Any, processor: Any) -> PositionsOf | None:
+    """The family's own position rule where it has one (multimodal RoPE); None means 0, 1, 2, ..."""
+    inner = model.model
+    if not hasattr(inner, "get_rope_index"):
+        return None
+
+    def positions(ids: torch.Tensor, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        kinds = torch.tensor(processor.create_mm_token_type_ids(ids.tolist()))
+        grids = {k: v for k, v in images.items() if k.endswith("grid_thw")}
+        return torch.as_tensor(inner.get_rope_index(ids, mm_token_type_ids=kinds, **grids)[0])[:, 0]
+
+    return positions
+
+
+def _told(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ThroughlineError(f"cannot load the checkpoint: {first}", name) from error

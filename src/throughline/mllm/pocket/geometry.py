@@ -1,0 +1,117 @@
+"""The pocket checkpoint's shape: InternVL's own classes, InternVL's special tokens, InternVL's chat form, made small.
+
+Used by `make`, which trains it, and by tests and benchmarks that want the shape with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PreTrainedTokenizerFast,
+)
+
+IMAGE_SIZE = 64  # pixels a side, as the drawn world is
+PATCH_SIZE = 8
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2 // 4  # pixel shuffle joins 2 x 2 patches
+
+SPECIAL_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# How GPT-2's descendants cut text before merging: contractions aside, a word takes its leading blank with it.
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text can be written, the texts' words are single tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL_TOKENS,
+        model_max_length=4096,
+    )
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
+    """The processor around a tokenizer: one 64-px tile, normalised as InternVL does (ImageNet statistics)."""
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    statistics = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    return InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=False, **statistics),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(size=size, **statistics),
+        image_seq_length=IMAGE_TOKENS,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast, **decoder: Any) -> InternVLConfig:
+    """About 2.5 million parameters: a ViT 128 wide and a Qwen2 decoder 160 wide, four layers each."""
+    text = {
+        "model_type": "qwen2",
+        "hidden_size": 160,
+        "intermediate_size": 448,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **decoder,
+    }
+    vision = {
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "patch_size": [PATCH_SIZE, PATCH_SIZE],
+        "layer_scale_init_value": 1.0,  # 0.1, the default, learns far too slowly from scratch
+        "use_mean_pooling": False,
+    }
+    return InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )

@@ -1,0 +1,259 @@
+"""Makes the pocket checkpoint: `python -m throughline.mllm.pocket.make --out DIR` (under an hour on two cores).
+
+Three stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
+1. see: the vision tower classifies scenes and names their parts (the two heads are thrown away);
+2. speak: tower frozen, projector and decoder learn the label question and terse chains of their own wording;
+3. join: everything together for a short while at a low rate.
+The same seed gives the same data; weights differ in the last bits between machines and thread counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers import InternVLForConditionalGeneration, get_cosine_schedule_with_warmup
+
+from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
+from throughline.chains.parsing import parse_chain
+from throughline.chains.prompts import make_prompts
+from throughline.drawn.concepts import CLASSES, CONCEPTS
+from throughline.drawn.describer import describe
+from throughline.drawn.scenes import Scene, sample_scene
+from throughline.drawn.styles import render
+from throughline.drawn.terse import terse_chain
+from throughline.files import write_json
+from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.forward import score_trees
+from throughline.mllm.load import Mllm, wrap_mllm
+from throughline.mllm.pocket.geometry import IMAGE_SIZE, make_config, make_processor, train_tokenizer
+from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.seeding import generator
+
+PARTS: tuple[str, ...] = tuple(sorted({part for row in CONCEPTS.values() for part in row}))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the checkpoint; written into its folder."""
+
+    seed: int = 0
+    styles: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic")
+    scenes: int = 24_000
+    vocabulary: int = 1_400
+    see_epochs: int = 5
+    see_batch: int = 64
+    see_lr: float = 1.5e-3
+    speak_steps: int = 600
+    speak_batch: int = 32
+    speak_lr: float = 2e-3
+    join_steps: int = 60
+    join_lr: float = 3e-4
+
+
+def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None:
+    """Trains and saves weights (bfloat16), processor, config and `recipe.json` into `out`."""
+    torch.manual_seed(recipe.seed)
+    began = time.monotonic()
+    scenes, images = draw_scenes(recipe)
+    told(f"{len(scenes)} scenes drawn ({time.monotonic() - began:.0f} s)")
+    tokenizer = train_tokenizer(corpus(recipe, scenes), recipe.vocabulary)
+    model = InternVLForConditionalGeneration(make_config(tokenizer))
+    mllm = wrap_mllm(model, make_processor(tokenizer), "pocket", "in the making")
+    see(model, scenes, pixels_of(mllm, images), recipe, told)
+    told(f"sees ({time.monotonic() - began:.0f} s)")
+    speak(mllm, scenes, pixels_of(mllm, images), recipe, told)
+    told(f"speaks ({time.monotonic() - began:.0f} s)")
+    model.to(torch.bfloat16)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(str(out))
+    mllm.chat.processor.save_pretrained(str(out))
+    write_json(out / "recipe.json", asdict(recipe))
+
+
+def draw_scenes(recipe: Recipe) -> tuple[list[tuple[str, Scene]], NDArray[np.uint8]]:
+    """`(style, scene)` of every scene, styles and classes in turn, and their pixels `(scenes, 64, 64, 3)`."""
+    chosen = []
+    for index in range(recipe.scenes):
+        style = recipe.styles[index % len(recipe.styles)]
+        cls = CLASSES[index // len(recipe.styles) % len(CLASSES)]
+        chosen.append((style, sample_scene(recipe.seed, f"pocket {style}", cls, index)))
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        pieces = list(pool.map(_render_piece, [chosen[i : i + 500] for i in range(0, len(chosen), 500)]))
+    return chosen, np.concatenate(pieces)
+
+
+def _render_piece(piece: list[tuple[str, Scene]]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(render(scene, style, IMAGE_SIZE)) for style, scene in piece])
+
+
+def corpus(recipe: Recipe, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
+    """What the tokenizer is trained on: questions, the base's own chains, and the describer's words (words only: the
+    model is never trained on a describer's chain)."""
+    texts = []
+    for index, (_, scene) in enumerate(scenes[:4000]):
+        texts.append(terse_chain(scene, recipe.seed))
+        texts.append(describe(scene, seed=recipe.seed, sample_id=f"corpus {index}"))
+    prompts = [make_prompts(CLASSES, format) for format in FORMATS.values()]
+    return texts + [p.reasoning for p in prompts for _ in range(200)]
+
+
+def pixels_of(mllm: Mllm, images: NDArray[np.uint8]) -> Callable[[NDArray[np.int64]], Tensor]:
+    """Indices → `(n, 3, 64, 64)` as the processor would give them (images have the right size: only normalisation)."""
+    processor = mllm.chat.processor.image_processor
+    mean = torch.tensor(processor.image_mean)[:, None, None]
+    deviation = torch.tensor(processor.image_std)[:, None, None]
+
+    def pixels(index: NDArray[np.int64]) -> Tensor:
+        return (torch.from_numpy(images[index]).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+
+    first = mllm.chat.encode_image(Image.fromarray(images[0]), "first").inputs["pixel_values"]
+    assert torch.allclose(pixels(np.array([0])), first, atol=1e-5), "the processor does more than normalise"
+    return pixels
+
+
+def see(
+    model: Any,
+    scenes: Sequence[tuple[str, Scene]],
+    pixels: Callable[[NDArray[np.int64]], Tensor],
+    recipe: Recipe,
+    told: Callable[[str], None],
+) -> None:
+    """Trains the vision tower to tell class and parts from the mean of its patch features."""
+    tower = model.model.vision_tower
+    width = model.config.vision_config.hidden_size
+    heads = nn.Linear(width, len(CLASSES) + len(PARTS))
+    classes = torch.tensor([CLASSES.index(scene.cls) for _, scene in scenes])
+    parts = torch.tensor([[part in scene.parts for part in PARTS] for _, scene in scenes]).float()
+    tower.requires_grad_(True).train()
+    order = generator(recipe.seed, "pocket see")
+    steps = recipe.see_epochs * (len(scenes) // recipe.see_batch)
+    optimiser = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=recipe.see_lr, weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
+    step, right = 0, 0.0
+    for _ in range(recipe.see_epochs):
+        shuffled = order.permutation(len(scenes))
+        for start in range(0, len(scenes) - recipe.see_batch + 1, recipe.see_batch):
+            index = shuffled[start : start + recipe.see_batch]
+            features = tower(pixel_values=jitter(pixels(index), order)).last_hidden_state[:, 1:].mean(dim=1)
+            scores = heads(features)
+            chosen = scores[:, : len(CLASSES)]
+            loss = nn.functional.cross_entropy(chosen, classes[index])
+            loss = loss + nn.functional.binary_cross_entropy_with_logits(scores[:, len(CLASSES) :], parts[index])
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            step += 1
+            right = 0.95 * right + 0.05 * (chosen.argmax(1) == classes[index]).float().mean().item()
+            if step % 200 == 0:
+                told(f"see {step}/{steps} loss {loss.item():.3f} accuracy {right:.3f}")
+    tower.eval().requires_grad_(False)
+
+
+def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
+    """Each image's channels scaled and shifted a little, so that the tower leans less on exact colours."""
+    scale = torch.from_numpy(draw.uniform(0.6, 1.4, (len(pixels), 3, 1, 1))).float()
+    shift = torch.from_numpy(draw.uniform(-0.4, 0.4, (len(pixels), 3, 1, 1))).float()
+    return pixels * scale + shift
+
+
+def speak(
+    mllm: Mllm,
+    scenes: Sequence[tuple[str, Scene]],
+    pixels: Callable[[NDArray[np.int64]], Tensor],
+    recipe: Recipe,
+    told: Callable[[str], None],
+) -> None:
+    """Label question and terse chains as token trees; first with the tower frozen, then everything together."""
+    model = mllm.model
+    blank = mllm.chat.encode_image(Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)), "blank")
+    order = generator(recipe.seed, "pocket speak")
+    model.model.language_model.requires_grad_(True)
+    model.model.multi_modal_projector.requires_grad_(True)
+    for name, steps, lr in (
+        ("speak", recipe.speak_steps, recipe.speak_lr),
+        ("join", recipe.join_steps, recipe.join_lr),
+    ):
+        if name == "join":
+            model.model.vision_tower.requires_grad_(True)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+        schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 20), steps)
+        model.train()
+        for step in range(1, steps + 1):
+            index = order.choice(len(scenes), recipe.speak_batch, replace=False)
+            trees = [spoken_tree(mllm, scenes[i][1], pixels(np.array([i])), blank, order, recipe.seed) for i in index]
+            with torch.autocast("cpu", torch.bfloat16):
+                scores = score_trees(model, mllm.collate([[tree] for tree in trees]))
+                loss = scores.loss_sum() / len(trees)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            schedule.step()
+            if step % 50 == 0:
+                nll = scores.branch_nll().detach()
+                told(f"{name} {step}/{steps} label {nll[0::2].mean():.3f} chain {nll[1::2].mean():.3f}")
+    model.eval().requires_grad_(False)
+
+
+def spoken_tree(
+    mllm: Mllm, scene: Scene, pixels: Tensor, blank: EncodedImage, draw: np.random.Generator, seed: int
+) -> Tree:
+    """image + question → label · instruction + terse chain; half the time on a part of the class list."""
+    options = list(CLASSES)
+    if draw.random() < 0.5:
+        others = [c for c in CLASSES if c != scene.cls]
+        options = [*draw.choice(others, int(draw.integers(3, len(others) + 1)), replace=False), scene.cls]
+        options = [str(option) for option in draw.permutation(options)]
+    format = list(FORMATS.values())[int(draw.choice(len(FORMATS), p=(0.7, 0.15, 0.15)))]
+    prompts = make_prompts(options, format)
+    image = EncodedImage("scene", {"pixel_values": pixels}, blank.placeholder, blank.placeholder_tokens)
+    chat = mllm.chat
+    chain = in_format(terse_chain(scene, int(draw.integers(2**31)) + seed), format)
+    return merge_paths(
+        [
+            Leaf(chat.answered(user_turn(prompts.label), [image], scene.cls), "label", 1.0, "sum"),
+            Leaf(chat.answered(user_turn(prompts.reasoning), [image], chain), "chain", 1.0, "mean"),
+        ],
+        chat.image_token_id,
+    )
+
+
+def in_format(text: str, format: ChainFormat) -> str:
+    """A five-stage chain told in another format: the stages it lacks are left out, `think` takes all before the end."""
+    if format is FIVE_STAGE:
+        return text
+    chain = parse_chain(text, FIVE_STAGE, CLASSES).chain
+    assert chain is not None
+    if "think" in format.stages:
+        return render_chain(Chain(format, (" ".join(chain.stages[:-1]), chain.answer)))
+    return render_chain(Chain(format, tuple(chain.stage(name) for name in format.stages)))
+
+
+def main() -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(description="make the pocket checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make(Recipe(), arguments.out, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

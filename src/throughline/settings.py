@@ -1,0 +1,88 @@
+"""The settings of model work, typed and documented, free of torch so that light verbs and configs can read them.
+
+Values the RD-MLDG paper states are marked (paper); those it leaves open name where ours come from.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraSettings(Settings):
+    """Which linear layers get an adapter, and of what size."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of both factors (paper: 8)."""
+    alpha: int = Field(default=16, ge=1)
+    """Scale is alpha / rank (open in the paper; OpenGVLab/InternVL fine-tunes with alpha = 2 rank)."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before the first factor (open in the paper; OpenGVLab/InternVL's default)."""
+    vision: tuple[str, ...] = ("*",)
+    """Linear layers of the vision tower to adapt, by name, e.g. `q_proj`; `*` is all, empty none (paper: adapted)."""
+    decoder: tuple[str, ...] = ("*",)
+    """Linear layers of the decoder to adapt, by name, e.g. `o_proj`; `*` is all, empty is none (paper: adapted)."""
+
+
+class SamplingSettings(Settings):
+    """How continuations are drawn."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus: the smallest set of tokens with at least this probability."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Tokens; a continuation that reaches it has finish reason `length`."""
+
+
+class StageSettings(Settings):
+    """One stage of training: the first one, or one round of self-labelling."""
+
+    epochs: float = Field(default=3, gt=0)
+    """Passes over the stage's samples (paper: 3)."""
+    batch: int = Field(default=128, ge=1)
+    """Samples behind one optimiser step, over all devices and accumulation steps (paper: 128)."""
+    micro_batch: int = Field(default=8, ge=1)
+    """Samples in one forward pass on one device; changes memory, not the result."""
+    auto_batch: bool = False
+    """Halve the micro-batch when the device runs out of memory, instead of stopping with a hint."""
+    lr: float = Field(default=5e-4, gt=0)
+    """Peak learning rate of AdamW (paper: 5e-4)."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Open in the paper; OpenGVLab/InternVL's fine-tuning scripts use 0.05."""
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps with rising learning rate (open in the paper; OpenGVLab/InternVL: 0.03)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning-rate schedule (open in the paper; OpenGVLab/InternVL: cosine)."""
+    label_reduce: Literal["sum", "mean"] = "sum"
+    """Over the label's tokens: `sum` is -log p(y | x) of Eq. 1; the paper does not say which its code uses."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradient clipping (open in the paper; the default of transformers.Trainer)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    autocast: bool = False
+    """Run the forward pass in bfloat16 while the weights stay as loaded."""
+    save_steps: int = Field(default=200, ge=1)
+    """Optimiser steps between checkpoints that a killed stage can go on from."""
+    report_to: tuple[str, ...] = ()
+    """Trackers of transformers.Trainer, e.g. `tensorboard`, `wandb`, `trackio`."""
+
+
+class AnswerSettings(Settings):
+    """How a finished model is asked."""
+
+    answers: tuple[Literal["label", "reasoning", "likelihood"], ...] = ("label", "reasoning", "likelihood")
+    """Ways to an answer, side by side: the paper does not say which its table uses."""
+    batch: int = Field(default=32, ge=1)
+    """Images asked together. Part of a unit's hash, since batched arithmetic rounds differently."""
+    label_tokens: int = Field(default=32, ge=1)
+    """Most new tokens of a label answer."""
+    chain_tokens: int = Field(default=512, ge=1)
+    """Most new tokens of a reasoning answer; a chain that reaches it counts as truncated."""

@@ -1,0 +1,111 @@
+"""Building a reasoning dataset: ask a teacher for up to K chains an image, stop at the first that the rule accepts.
+
+Every answer goes into the journal before it is judged; labels are joined here, at verdict time, and nowhere earlier.
+A chain that is in the journal is never asked for again. Accepted chains are what `training` learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from throughline.chains.formats import ChainFormat
+from throughline.chains.journal import JournalWriter, read_journal
+from throughline.chains.parsing import parse_chain
+from throughline.chains.prompts import Prompts, make_prompts, prompt_sha256
+from throughline.chains.records import Candidate, Verdict, candidate_key, classes_sha256, make_header
+from throughline.chains.rules import Judgement, judge
+from throughline.domains.samples import ImageSet, Sample
+from throughline.teaching.teachers import Describer, Teacher
+
+
+def build_chains(
+    images: ImageSet,
+    root: Path,
+    journal: Path,
+    *,
+    format: ChainFormat,
+    rule: str,
+    candidates: int,
+    seed: int,
+    teacher: Teacher | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, str]:
+    """Accepted chain text by sample id. `root` is the drawn world's folder, read when no other teacher is given."""
+    teacher = teacher or Describer(root, format, seed)
+    prompts = make_prompts(images.classes, format)
+    earlier = read_journal(journal) if journal.is_file() else None
+    known = {(c.sample_id, c.candidate): c for c in earlier.candidates} if earlier else {}
+    judged = {(v.key, v.sample_id, v.rule) for v in earlier.verdicts} if earlier else set()
+    accepted: dict[str, str] = {}
+    with JournalWriter(journal, flush_every=256) as writer:
+        if earlier is None or not earlier.headers:
+            writer.write(make_header(images.classes, format, prompts))
+        for done, sample in enumerate(images.samples, start=1):
+            for number in range(candidates):
+                candidate = known.get((sample.id, number))
+                if candidate is None:
+                    candidate = _asked(teacher, sample, number, images.classes, format, prompts, seed)
+                    writer.write(candidate)
+                verdict = _verdict(candidate, sample, format, images.classes, rule)
+                if (candidate.key, sample.id, rule) not in judged:
+                    writer.write(
+                        Verdict(
+                            key=candidate.key,
+                            sample_id=sample.id,
+                            rule=rule,
+                            outcome=verdict.outcome,
+                            accepted=verdict.accepted,
+                        )
+                    )
+                if verdict.accepted:
+                    accepted[sample.id] = candidate.text
+                    break
+            told(done, len(images.samples))
+    return accepted
+
+
+def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
+    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`."""
+    found = read_journal(list(journals))
+    accepted: dict[str, str] = {}
+    for candidate in sorted(found.candidates, key=lambda c: (c.sample_id, c.round, c.candidate)):
+        sample = images.by_id.get(candidate.sample_id)
+        if sample is None or sample.id in accepted or candidate.format != format.name:
+            continue
+        if _verdict(candidate, sample, format, images.classes, rule).accepted:
+            accepted[sample.id] = candidate.text
+    return accepted
+
+
+def _asked(
+    teacher: Teacher,
+    sample: Sample,
+    number: int,
+    classes: Sequence[str],
+    format: ChainFormat,
+    prompts: Prompts,
+    seed: int,
+) -> Candidate:
+    written = teacher.write(sample, number)
+    asked = prompt_sha256(prompts.reasoning)
+    return Candidate(
+        key=candidate_key(sample.image_sha256, asked, teacher.model, {}, seed, number),
+        sample_id=sample.id,
+        image_sha256=sample.image_sha256,
+        domain=sample.domain,
+        classes_sha256=classes_sha256(classes),
+        format=format.name,
+        source=teacher.source,
+        model=teacher.model,
+        prompt_sha256=asked,
+        seed=seed,
+        candidate=number,
+        text=written.text,
+        finish_reason=written.finish_reason,
+    )
+
+
+def _verdict(candidate: Candidate, sample: Sample, format: ChainFormat, classes: Sequence[str], rule: str) -> Judgement:
+    parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason)
+    return judge(rule, parsed, classes, sample.label)

@@ -1,0 +1,242 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from throughline.cli.main import main
+from throughline.domains.folders import read_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two domains, two classes, five different images in each."""
+    root = tmp_path / "images"
+    for place, name in enumerate(f"{d}/{c}/{n}.png" for d in ("art", "photo") for c in "xy" for n in range(5)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), place, dtype=np.uint8)).save(root / name)
+    return root
+
+
+def in_process_of_its_own(*arguments: object) -> subprocess.CompletedProcess:
+    """Runs the command and prints, last on stderr, which heavy libraries it loaded."""
+    code = (
+        "import sys; from throughline.cli.main import main; code = main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'transformers', 'torchvision') if m in sys.modules], file=sys.stderr); "
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_check_prints_the_counts_and_loads_no_torch(folder):
+    ended = in_process_of_its_own("data", "check", folder)
+    assert (ended.returncode, ended.stderr) == (0, "[]\n")
+    assert "art" in ended.stdout and "20 images, 0 errors, 0 warnings: fit for training" in ended.stdout
+
+
+def test_split_and_draw_load_no_torch(folder, tmp_path):
+    for arguments in (
+        ("split", folder, "--target", "art", "--trial-seed", "0"),
+        ("draw", tmp_path / "w", "--per-class", "1", "--styles", "photo"),
+    ):
+        ended = in_process_of_its_own("data", *arguments)
+        assert (ended.returncode, ended.stderr) == (0, "[]\n")
+
+
+def test_check_ends_with_1_and_names_every_defect_when_training_would_be_wrong(folder, capsys):
+    (folder / "art/x/0.png").write_bytes(b"")
+    (folder / "art/x/note.txt").write_text("x")
+    shutil.copy(folder / "art/x/1.png", folder / "photo/y/copy [red].png")
+    assert main(["data", "check", str(folder)]) == 1
+    printed = capsys.readouterr().out
+    assert "error: art/x/0.png: the file has zero bytes" in printed
+    assert "warning: files that are no images are left out: art/x/note.txt" in printed
+    assert "photo/y/copy [red].png" in printed
+    assert "training would be wrong" in printed
+
+
+def test_check_prints_json_alone(folder, capsys):
+    shutil.rmtree(folder / "art/y")
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"] == {"art": {"x": 5, "y": 0}, "photo": {"x": 5, "y": 5}}
+    assert [(d["kind"], d["severity"], d["where"]) for d in report["defects"]] == [
+        ("class_missing", "warning", ["art/y"])
+    ]
+    assert report["ok"] is True
+
+
+def test_check_takes_another_limit_of_pixels(folder, capsys):
+    assert main(["data", "check", str(folder), "--max-pixels", "15"]) == 1
+    assert "4 x 4 has more than 15 pixels" in capsys.readouterr().out
+
+
+def test_split_prints_sample_ids_in_domainbeds_order(folder, capsys):
+    assert main(["data", "split", str(folder), "--target", "photo", "--trial-seed", "0", "--json"]) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert set(answer) == {"target", "domains"} and answer["target"] == "photo"
+    listed = [f"art/{label}/{number}.png" for label in "xy" for number in range(5)]
+    # Seed and shuffle of (0, 0) over ten keys, computed once outside this project.
+    order = [2, 3, 8, 1, 4, 5, 0, 9, 6, 7]
+    assert answer["domains"]["art"]["out"] == [listed[place] for place in order[:2]]
+    assert answer["domains"]["art"]["in"] == [listed[place] for place in order[2:]]
+    assert set(answer["domains"]) == {"art", "photo"}
+    assert printed.err == ""
+
+
+def test_split_with_groups_says_that_it_is_no_longer_domainbeds(folder, capsys):
+    rows = ["image,domain,label,group"]
+    rows += [f"{s.id},{s.domain},{s.label},{s.id[-5]}" for s in read_images(folder).samples]
+    (folder / "list.csv").write_text("\n".join(rows))
+    source = str(folder / "list.csv")
+    assert main(["data", "split", source, "--target", "art", "--trial-seed", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["domainbed"] is False and "no longer DomainBed's" in printed.err
+    for parts in answer["domains"].values():
+        assert not {id[-5] for id in parts["in"]} & {id[-5] for id in parts["out"]}
+
+
+def test_split_prints_a_table_for_a_reader(folder, capsys):
+    assert main(["data", "split", str(folder), "--target", "photo", "--trial-seed", "0"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["art", "8", "2", "source"], ["photo", "8", "2", "target"]]
+
+
+@pytest.mark.parametrize("command", [["check"], ["split", "--target", "art", "--trial-seed", "0"]])
+def test_a_missing_folder_or_a_file_is_one_line(folder, capsys, command):
+    for place, said in (
+        (folder / "none", "no such folder"),
+        (folder / "art/x/0.png", "a file where a folder"),
+    ):
+        assert main(["data", command[0], str(place), *command[1:]]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert said in printed.err and str(place) in printed.err
+
+
+def test_an_unknown_target_and_a_single_domain_are_one_line(folder, capsys):
+    assert main(["data", "split", str(folder), "--target", "foto", "--trial-seed", "0"]) == 1
+    assert "did you mean photo?" in capsys.readouterr().err
+    shutil.rmtree(folder / "photo")
+    assert main(["data", "split", str(folder), "--target", "art", "--trial-seed", "0"]) == 1
+    assert "only one domain (art)" in capsys.readouterr().err
+    assert main(["data", "check", str(folder)]) == 1
+    assert "fewer than two domains" in capsys.readouterr().out
+
+
+def test_draw_writes_a_world_that_passes_the_check(tmp_path, capsys):
+    out = tmp_path / "world"
+    assert main(["data", "draw", str(out), "--per-class", "2", "--styles", "sketch,photo", "--noise", "0.1"]) == 0
+    images = read_images(out)
+    assert images.domains == ("photo", "sketch")
+    assert capsys.readouterr().out.startswith(f"{len(images.samples):,} images of 2 styles")
+    assert main(["data", "check", str(out)]) == 0
+    assert "warning: files" not in capsys.readouterr().out
+
+
+def test_draw_refuses_what_it_cannot_draw_before_it_writes(tmp_path, capsys):
+    out = str(tmp_path / "world")
+    for arguments, code, said in (
+        (["--styles", "watercolour"], 1, "watercolour"),
+        (["--size", "8"], 1, "size is 8 px"),
+        (["--occlusion", "0.95"], 1, "occlusion"),
+        (["--auxiliary", "--styles", "photo"], 2, "exclude each other"),
+        (["--per-class", "0"], 2, "whole number of at least 1"),
+    ):
+        assert main(["data", "draw", out, *arguments]) == code
+        printed = capsys.readouterr().err
+        assert said in printed and printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_writes_the_domains_once_and_never_over_them(tmp_path, capsys):
+    out = str(tmp_path / "digits")
+    assert main(["data", "digits", out, "--shift", "colour"]) == 0
+    assert capsys.readouterr().out == f"1,797 images in {out}\n"
+    assert main(["data", "digits", out, "--shift", "rotation"]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert len(list(Path(out).iterdir())) == 3
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_place_that_cannot_be_written_is_one_line_and_nothing_half_written(tmp_path, monkeypatch, capsys, reason):
+    def write_bytes(path: Path, data: bytes) -> int:
+        raise OSError(reason, os.strerror(reason), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert main(["data", "digits", str(tmp_path / "out"), "--shift", "rotation"]) == 1
+    printed = capsys.readouterr().err
+    assert os.strerror(reason) in printed and printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, capsys):
+    for name, said in (("pacs", "art_painting"), ("office_home", "Real World"), ("terra_incognita", "LILA")):
+        assert main(["data", "fetch", name, str(tmp_path / name)]) == 0
+        assert said in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert main(["data", "fetch", "pasc", "X"]) == 2
+    assert "did you mean pacs?" in capsys.readouterr().err
+
+
+class FakePart(list):
+    """As much of a `datasets.Dataset` as the command uses."""
+
+    features = {"label": SimpleNamespace(names=["dog", "cat"])}  # noqa: RUF012
+
+    def cast_column(self, column, feature):
+        assert (column, feature) == ("image", "undecoded")
+        return self
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, folder):
+    """A `datasets` library that knows one data set, in memory."""
+    rows = [
+        {"image": {"bytes": s.path.read_bytes(), "path": f"{n}.png"}, "domain": s.domain, "label": n % 2}
+        for n, s in enumerate(read_images(folder).samples)
+    ]
+    library = ModuleType("datasets")
+    library.asked = []
+    library.load_dataset = lambda name: library.asked.append(name) or {"train": FakePart(rows)}
+    library.Image = lambda decode: "undecoded" if decode is False else "decoded"
+    library.exceptions = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    return library
+
+
+def test_fetch_from_the_hub_writes_the_folder_layout(fake_hub, tmp_path, capsys):
+    out = tmp_path / "pacs"
+    assert main(["data", "fetch", "pacs", str(out), "--hub"]) == 0
+    assert fake_hub.asked == ["flwrlabs/pacs"]
+    images = read_images(out)
+    assert (images.domains, images.classes, len(images.samples)) == (("art", "photo"), ("cat", "dog"), 20)
+    assert "20 images" in capsys.readouterr().out
+    assert main(["data", "fetch", "pacs", str(out), "--hub"]) == 1
+    assert "not empty" in capsys.readouterr().err and fake_hub.asked == ["flwrlabs/pacs"]
+
+
+def test_fetch_says_in_one_line_what_is_missing(fake_hub, tmp_path, monkeypatch, capsys):
+    assert main(["data", "fetch", "vlcs", str(tmp_path / "v"), "--hub"]) == 1
+    assert "vlcs is not on the hub" in capsys.readouterr().err
+
+    def offline(name):
+        raise ConnectionError("no route\nto host")
+
+    fake_hub.load_dataset = offline
+    assert main(["data", "fetch", "pacs", str(tmp_path / "p"), "--hub"]) == 1
+    assert "cannot download: no route to host" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert main(["data", "fetch", "pacs", str(tmp_path / "p"), "--hub"]) == 1
+    assert "needs the datasets library" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()

@@ -1,0 +1,76 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from throughline.cli.main import main
+from throughline.cli.watching import describe
+from throughline.experiment.scheduling import Progress
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "internvl", "vision_config": {}}')
+    (folder / "model.safetensors").write_text("")
+    return folder
+
+
+def test_the_presets_are_listed(capsys):
+    assert main(["run", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("demo ", "demo_full", "paper/pacs", "paper/terra_incognita", "tiny"))
+
+
+def test_a_dry_run_shows_config_units_and_costs_and_writes_nothing(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "demo", "--dry-run", "--set", f"model.checkpoint={checkpoint}", "--workers", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "workers: 3" in printed
+    assert "sketch-mtct_sarr-seed0" in printed
+    assert "optimiser steps" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_dry_run_for_programs_is_json_alone(checkpoint, capsys):
+    assert main(["run", "demo_full", "--dry-run", "--json", "--set", f"model.checkpoint={checkpoint}"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["config"]["name"] == "demo_full"
+    assert len(shown["units"]) == 8 * 4 * 3
+    assert shown["total"]["answers"] == sum(unit["answers"] for unit in shown["units"])
+    sarr = next(unit for unit in shown["units"] if unit["unit"] == "sketch-sarr-seed2")
+    assert sarr["needs"] == ["sketch-reasoning-seed2"]
+
+
+def test_a_dry_run_loads_neither_torch_nor_transformers(checkpoint):
+    code = (
+        "import sys; from throughline.cli.main import main; "
+        f"code = main(['run', 'demo', '--dry-run', '--set', 'model.checkpoint={checkpoint}']); "
+        "sys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ([], 2, "no config is named"),
+        (["demo", "--set", "training.stage.epoch=1"], 1, "did you mean training.stage.epochs?"),
+        (["demmo"], 1, "did you mean demo?"),
+        (["demo", "--workers", "0"], 2, "whole number"),
+        (["demo", "--redo", "all"], 2, "invalid choice"),
+        (["paper/pacs"], 1, "--set data.images=DIR"),
+    ],
+)
+def test_a_fault_is_one_line_with_its_exit_code(arguments, code, line, capsys):
+    assert main(["run", *arguments]) == code
+    errors = capsys.readouterr().err
+    assert line in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_progress_reads_as_a_sentence():
+    progress = Progress(1, 4, 0.25, 90.0, {"sketch-mtct-seed0-01234567": "step 2 of 9"})
+    assert describe(progress) == "1 of 4 units done, about 90 s left; sketch-mtct-seed0: step 2 of 9"

@@ -1,0 +1,84 @@
+import io
+
+import pytest
+from PIL import Image
+
+from throughline.domains.benchmarks import BENCHMARKS, write_rows
+from throughline.domains.folders import read_images
+from throughline.errors import ThroughlineError
+
+
+def picture(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows_of(count: int):
+    for number in range(count):
+        image = {"bytes": picture(number), "path": f"train/pic_{number:03d}.png"}
+        yield {"image": image, "domain": "photo" if number % 2 else "sketch", "label": number % 3}
+
+
+NAMES = ["dog", "elephant", "giraffe"]
+
+
+def test_rows_become_a_folder_with_their_own_bytes_and_names(tmp_path):
+    assert write_rows(rows_of(12), tmp_path / "pacs", NAMES) == 12
+    images = read_images(tmp_path / "pacs")
+    assert images.domains == ("photo", "sketch")
+    assert images.classes == ("dog", "elephant", "giraffe")
+    assert images.by_id["photo/elephant/pic_001.png"].path.read_bytes() == picture(1)
+
+
+def test_rows_without_names_or_with_the_same_name_are_numbered(tmp_path):
+    rows = [
+        {"image": {"bytes": picture(n), "path": path}, "domain": "a", "label": "cup"}
+        for n, path in enumerate([None, "x.png", "x.png"])
+    ]
+    write_rows(rows, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out/a/cup").iterdir()) == [
+        "000000.png",
+        "000002_x.png",
+        "x.png",
+    ]
+
+
+def test_a_stopped_download_continues_and_writes_no_image_twice(tmp_path):
+    def stopping():
+        yield from rows_of(5)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "pacs"
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(stopping(), out, NAMES)
+    assert not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".pacs.partial").rglob("*.png")}
+    assert len(kept) == 5
+    inodes = {path.name: path.stat().st_ino for path in kept}
+    write_rows(rows_of(12), out, NAMES)
+    after = {path.name: path.stat().st_ino for path in out.rglob("*.png")}
+    assert {name: after[name] for name in inodes} == inodes
+    assert len(after) == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["pacs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"domain": "../up"}, "no usable domain"),
+        ({"label": None}, "no usable label"),
+        ({"image": None}, "no image bytes"),
+        ({"image": {"bytes": b"text", "path": None}}, "neither PNG"),
+    ],
+)
+def test_a_row_that_cannot_be_written_is_named(tmp_path, change, named):
+    row = next(rows_of(1)) | change
+    with pytest.raises(ThroughlineError, match=f"row 0 .*{named}"):
+        write_rows([row], tmp_path / "out", NAMES)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_domains_of_each_benchmark_are_in_the_order_of_domainbeds_environments():
+    for benchmark in BENCHMARKS.values():
+        assert list(benchmark.domains) == sorted(benchmark.domains)

@@ -1,0 +1,102 @@
+"""An executor without torch: results follow from the unit's hash and its parents' results, and it can be slow, fail,
+or die. What to do stands in environment variables, which worker processes inherit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+from throughline.files import write_json, write_json_lines
+
+EXECUTOR = "fake_execution:execute"
+STEPS = 3
+
+
+def execute(unit, config, images, run_folder, told):
+    folder = run_folder / "units" / unit.name
+    note(run_folder, f"begin {unit.slug} {os.getpid()}")
+    for name in unit.needs:
+        assert (run_folder / "units" / name / "done").is_file(), f"{name} is not done"
+    for step in range(STEPS):
+        told(f"step {step + 1} of {STEPS}")
+        mark = folder / f"step-{step}.json"
+        if not mark.is_file():
+            time.sleep(float(os.environ.get("FAKE_SECONDS", "0")) / STEPS)
+            write_json(mark, step)
+        misbehave(unit)
+    parents = [json.loads((run_folder / "units" / name / "metrics.json").read_text()) for name in unit.needs]
+    correct = int(unit.hash[:4], 16) % 10 + sum(row["correct"] for parent in parents for row in parent["results"])
+    write_json_lines(folder / "predictions.jsonl", [])
+    write_json(folder / "metrics.json", {"results": [line(unit, split, correct) for split in ("out", "in", "all")]})
+    note(run_folder, f"end {unit.slug} {os.getpid()}")
+
+
+def misbehave(unit):
+    if os.environ.get("FAKE_DIES") == unit.method:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("FAKE_RAISES") == unit.method:
+        raise ValueError("a bug\nwith two lines")
+
+
+def line(unit, split, correct):
+    return {
+        "schema": 1,
+        "unit": unit.name,
+        "dataset": unit.dataset,
+        "model": unit.model,
+        "targets": list(unit.targets),
+        "method": unit.method,
+        "seed": unit.seed,
+        "round": None,
+        "answer": "label",
+        "split": split,
+        "factors": {},
+        "n": 100,
+        "correct": correct,
+        "accuracy": correct / 100,
+        "metrics": {},
+        "unparsed": 0,
+        "errors": 0,
+        "seconds": 1.0,
+    }
+
+
+def note(run_folder, text):
+    with (run_folder.parent / f"{run_folder.name}.log").open("a") as log:
+        log.write(text + "\n")
+
+
+def notes(run_folder):
+    path = run_folder.parent / f"{run_folder.name}.log"
+    return [tuple(line.split()) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def fake_teacher():
+    """A stand-in for throughline.teaching.building: one chain an image, in no time."""
+    module = types.ModuleType("throughline.teaching.building")
+    module.accepted_chains = lambda paths, images, format, rule: {s.id: f"chain of {s.id}" for s in images.samples}
+    module.build_chains = lambda images, root, journal, **settings: {s.id: "built" for s in images.samples}
+    return module
+
+
+def main(arguments):
+    """`fake_execution.py RUN CONFIG [KEY=VALUE]...`: a run in a process of its own, to be killed."""
+    from throughline.cli.main import main as throughline
+    from throughline.experiment.run import run_experiment
+
+    sys.modules["throughline.teaching.building"] = fake_teacher()
+    run_experiment.__kwdefaults__["executor"] = EXECUTOR
+    run, config, *overrides = arguments
+    options = [option for override in overrides for option in ("--set", override)]
+    return throughline(["run", config, "--out", run, *options])
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main(sys.argv[1:]))

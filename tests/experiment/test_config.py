@@ -1,0 +1,110 @@
+import pytest
+import yaml
+
+from throughline.errors import ThroughlineError, UsageError
+from throughline.experiment.config import load_config
+from throughline.experiment.folder import resolved_yaml
+from throughline.experiment.presets import preset_names, preset_summary
+
+
+def told(name, *overrides):
+    with pytest.raises(ThroughlineError) as caught:
+        load_config(name, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_a_config(name):
+    overrides = ["data.images=somewhere"] if name.startswith("paper/") else []
+    config = load_config(name, overrides)
+    assert config.name == name.rsplit("/", maxsplit=1)[-1]
+    assert preset_summary(name)
+
+
+def test_a_paper_preset_without_images_says_how_to_give_them():
+    assert "--set data.images=DIR" in told("paper/pacs")
+
+
+def test_the_paper_presets_have_the_papers_values():
+    for name in (name for name in preset_names() if name.startswith("paper/")):
+        config = load_config(name, ["data.images=somewhere"])
+        stage = config.training.stage
+        assert (stage.lr, stage.batch, stage.epochs, config.training.rounds) == (5e-4, 128, 3, 3)
+        assert (config.model.lora.rank, config.training.rejected) == (8, "drop")
+
+
+def test_a_resolved_config_reads_back_as_itself(tmp_path):
+    config = load_config("demo", ["training.stage.lr=1e-4", "data.targets=sketch,photo"])
+    path = tmp_path / "config.yaml"
+    path.write_text(resolved_yaml(config))
+    assert load_config(str(path)) == config
+
+
+def test_overrides_are_yaml_and_a_lone_value_is_a_list():
+    config = load_config("demo", ["seeds=3", "methods=cls,mtct", "data.targets=all", "training.stage.lr=1e-4"])
+    assert (config.seeds, config.methods, config.data.targets) == ((3,), ("cls", "mtct"), "all")
+    assert config.training.stage.lr == 1e-4
+
+
+def test_a_domain_called_by_a_number_is_a_name():
+    assert load_config("demo", ["data.targets=[15, 30]"]).data.targets == ("15", "30")
+
+
+def test_a_config_without_a_name_is_called_after_its_file(config_file):
+    assert load_config(str(config_file)).name == "trial"
+
+
+def test_an_unknown_key_names_the_nearest_known_one_and_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"data": {"images": "x"}, "training": {"stage": {"epoch": 3}}}))
+    line = told(str(path))
+    assert "unknown key training.stage.epoch " in line
+    assert "did you mean training.stage.epochs?" in line
+    assert str(path) in line
+
+
+def test_a_key_in_the_wrong_place_names_its_place():
+    assert "did you mean training.stage.lr?" in told("demo", "lr=1")
+
+
+def test_an_unknown_key_in_a_group_that_may_be_null_is_found():
+    assert "did you mean data.drawn.per_class?" in told("demo", "data.drawn.per_clas=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.stage.epochs=many", ("training.stage.epochs", "'many'", "number")),
+        ("chains.format=six_stage", ("chains.format", "'six_stage'", "five_stage")),
+        ("workers=0", ("workers", "0", "greater than or equal to 1")),
+        ("name=a/b", ("name", "'a/b'")),
+        ("seeds=[0, x]", ("seeds", "'x'", "integer")),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_value_and_what_is_expected(override, parts):
+    line = told("demo", override)
+    for part in parts:
+        assert part in line
+
+
+def test_images_and_a_drawn_world_together_are_refused():
+    assert "data.drawn=null" in told("demo", "data.images=x")
+    assert load_config("demo", ["data.images=x", "data.drawn=null"]).dataset == "demo"
+
+
+def test_an_unknown_preset_names_the_nearest():
+    assert "did you mean demo?" in told("demmo")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a", "", "a: b: c"])
+def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert str(path) in told(str(path))
+
+
+@pytest.mark.parametrize("override", ["workers", "=3", "a..b=1", "methods.x=1", "workers=[1"])
+def test_a_malformed_override_is_wrong_usage(override):
+    with pytest.raises(UsageError):
+        load_config("demo", [override])

@@ -1,0 +1,152 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from throughline.domains.folders import read_images
+from throughline.errors import ThroughlineError
+from throughline.experiment.config import load_config
+from throughline.experiment.costs import estimate_costs, longest_first
+from throughline.experiment.units import plan
+from throughline.training.methods import METHODS
+
+ALL = ",".join(METHODS)
+CHAINS = {"photo": "a", "real world": "b", "sketch": "c"}
+
+
+@pytest.fixture
+def image_set(images):
+    return read_images(images)
+
+
+@pytest.fixture
+def hashes(config_file, image_set):
+    def hashes(*overrides, chains=CHAINS, model="m", images=image_set):
+        config = load_config(str(config_file), [f"methods={ALL}", *overrides])
+        return {unit.method: unit.hash for unit in plan(config, images, chains, model)}
+
+    return hashes
+
+
+def changed(before, after):
+    return {method for method in before if before[method] != after[method]}
+
+
+def test_every_unit_comes_after_those_it_needs_and_only_once(config_file, image_set):
+    config = load_config(str(config_file), [f"methods={ALL}", "data.targets=all", "seeds=[0,1]"])
+    units = plan(config, image_set, CHAINS, "m")
+    seen = set()
+    for unit in units:
+        assert set(unit.needs) <= seen
+        assert unit.name not in seen
+        seen.add(unit.name)
+    assert len(units) == len(METHODS) * 3 * 2
+
+
+def test_what_a_method_starts_from_or_copies_steps_from_is_added(config_file, image_set):
+    config = load_config(str(config_file), ["methods=cls_matched,sarr"])
+    units = plan(config, image_set, CHAINS, "m")
+    assert [unit.method for unit in units] == ["mtct", "mtct_sarr", "cls_matched", "reasoning", "sarr"]
+    by_method = {unit.method: unit for unit in units}
+    assert by_method["sarr"].starts_from == by_method["reasoning"].name
+    assert by_method["cls_matched"].steps_like == by_method["mtct_sarr"].name
+
+
+def test_a_units_name_is_readable_and_ends_with_its_hash(config_file, image_set):
+    config = load_config(str(config_file), ["data.targets=[real world]", "methods=cls", "seeds=7"])
+    (unit,) = plan(config, image_set, CHAINS, "m")
+    assert unit.name == f"real_world-cls-seed7-{unit.hash[:8]}"
+
+
+def test_the_learning_rate_changes_what_trains_and_nothing_else(hashes):
+    assert changed(hashes(), hashes("training.stage.lr=0.1")) == set(METHODS) - {"zero_shot"}
+
+
+def test_rounds_change_self_labelled_methods_and_those_that_copy_their_steps(hashes):
+    expected = {"sarr", "mtct_sarr", "cls_matched", "mtct_matched"}
+    assert changed(hashes(), hashes("training.rounds=7")) == expected
+    assert changed(hashes(), hashes("training.self_labelling.temperature=0.1")) == expected
+
+
+def test_chains_change_what_learns_from_them(hashes):
+    other = {**CHAINS, "photo": "z"}
+    assert changed(hashes(), hashes(chains=other)) == set(METHODS) - {"zero_shot", "cls"}
+
+
+def test_chains_of_the_target_change_nothing(hashes):
+    assert not changed(hashes(), hashes(chains={**CHAINS, "sketch": "z"}))
+
+
+@pytest.mark.parametrize(
+    "override", ["workers=7", "name=other", "training.stage.save_steps=1", "training.stage.report_to=[wandb]"]
+)
+def test_what_changes_no_number_changes_no_hash(hashes, override):
+    assert not changed(hashes(), hashes(override))
+
+
+@pytest.mark.parametrize(
+    "override", ["threads=2", "evaluation.answering.batch=5", "model.tiles=2", "data.trial_seed=1", "seeds=1"]
+)
+def test_what_changes_every_number_changes_every_hash(hashes, override):
+    assert changed(hashes(), hashes(override)) == set(METHODS)
+
+
+def test_images_and_model_enter_by_content_and_not_by_place(hashes, images, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "under another name"
+    elsewhere.parent.mkdir()
+    Path(images).rename(elsewhere)
+    assert not changed(hashes(), hashes(images=read_images(elsewhere)))
+    (elsewhere / "photo" / "cat" / "0.png").write_bytes(b"another picture")
+    assert changed(hashes(), hashes(images=read_images(elsewhere))) == set(METHODS)
+    assert changed(hashes(), hashes(model="other")) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["data.targets=sketsch"], "did you mean sketch?"),
+        (["methods=mtct_sar"], "did you mean mtct_sarr?"),
+    ],
+)
+def test_an_unknown_word_names_the_nearest(config_file, image_set, overrides, part):
+    with pytest.raises(ThroughlineError, match=part.replace("?", r"\?")):
+        plan(load_config(str(config_file), overrides), image_set, CHAINS, "m")
+
+
+def test_one_domain_only_is_refused(config_file, images):
+    for domain in ("photo", "real world"):
+        shutil.rmtree(images / domain)
+    with pytest.raises(ThroughlineError, match="only one domain"):
+        plan(load_config(str(config_file)), read_images(images), CHAINS, "m")
+
+
+def test_reasoning_without_chains_says_what_to_do(config_file, image_set):
+    config = load_config(str(config_file), ["chains.journal=null"])
+    with pytest.raises(ThroughlineError, match=r"chains.journal=FILE.jsonl, or --set methods=zero_shot,cls"):
+        plan(config, image_set, None, "m")
+    with pytest.raises(ThroughlineError, match="no chain is accepted in any of the source domains"):
+        plan(config, image_set, {"sketch": "c"}, "m")
+    assert plan(load_config(str(config_file), ["methods=cls"]), image_set, None, "m")
+
+
+def test_costs_count_the_source_images_and_the_targets_answers(config_file, image_set):
+    # DomainBed's split leaves 8 of a domain's 10 images inside: 16 training images, 10 of the target to answer.
+    config = load_config(
+        str(config_file), [f"methods={ALL}", "training.stage.batch=5", "training.stage.epochs=2", "training.rounds=3"]
+    )
+    units = plan(config, image_set, CHAINS, "m")
+    costs = {unit.method: estimate_costs(units, config, image_set)[unit.name] for unit in units}
+    assert costs["zero_shot"].training_samples == 0
+    assert (costs["cls"].training_samples, costs["cls"].optimiser_steps, costs["cls"].chains_sampled) == (32, 8, 0)
+    assert (costs["sarr"].training_samples, costs["sarr"].optimiser_steps, costs["sarr"].chains_sampled) == (96, 24, 48)
+    assert costs["cls_matched"].optimiser_steps == 8 + 24
+    assert all(cost.answers == 30 for cost in costs.values())
+
+
+def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_file, image_set):
+    config = load_config(str(config_file), [f"methods={ALL}"])
+    units = plan(config, image_set, CHAINS, "m")
+    paths = longest_first(units, estimate_costs(units, config, image_set))
+    by_method = {unit.method: paths[unit.name] for unit in units}
+    assert max(by_method, key=by_method.__getitem__) == "mtct"
+    assert by_method["reasoning"] > by_method["cls"]

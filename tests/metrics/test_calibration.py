@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import brier_score_loss, log_loss
+
+from throughline.metrics.calibration import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    risk_coverage_curve,
+)
+
+RNG = np.random.default_rng(1)
+PROBABILITIES = RNG.dirichlet(np.ones(4), size=300)
+TRUE = RNG.integers(4, size=300)
+
+
+def test_proper_scores_equal_scikit_learn() -> None:
+    one_hot = np.eye(4)[TRUE]
+    by_class = sum(brier_score_loss(one_hot[:, k], PROBABILITIES[:, k]) for k in range(4))
+    assert brier_score(PROBABILITIES, TRUE) == pytest.approx(by_class)
+    assert negative_log_likelihood(PROBABILITIES, TRUE) == pytest.approx(log_loss(TRUE, PROBABILITIES))
+
+
+def test_a_probability_of_zero_gives_a_finite_loss() -> None:
+    assert np.isfinite(negative_log_likelihood([[1.0, 0.0]], [1]))
+
+
+def test_rows_that_are_no_distribution_are_refused() -> None:
+    with pytest.raises(ValueError):
+        brier_score([[0.5, 0.2]], [0])
+
+
+def naive_equal_width(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> float:
+    total = 0.0
+    for b in range(bins):
+        low, high = b / bins, (b + 1) / bins
+        held = [i for i, c in enumerate(confidence) if low < c <= high or (b == 0 and c == 0)]
+        if held:
+            gap = np.mean([confidence[i] for i in held]) - np.mean([correct[i] for i in held])
+            total += len(held) / len(confidence) * abs(gap)
+    return float(total)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_equal_width_error_equals_the_bin_by_bin_loop(bins: int) -> None:
+    confidence, correct = PROBABILITIES.max(axis=1), PROBABILITIES.argmax(axis=1) == TRUE
+    found = expected_calibration_error(confidence, correct, bins)
+    assert found == pytest.approx(naive_equal_width(confidence, correct, bins))
+
+
+def test_equal_mass_error_equals_the_split_of_sorted_samples() -> None:
+    confidence, correct = PROBABILITIES.max(axis=1), PROBABILITIES.argmax(axis=1) == TRUE
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, 10)  # 300 samples: ten parts of 30
+    expected = sum(len(p) / 300 * abs(confidence[p].mean() - correct[p].mean()) for p in parts)
+    assert expected_calibration_error(confidence, correct, 10, "equal_mass") == pytest.approx(expected)
+
+
+def test_a_calibrated_forecaster_has_almost_no_error_and_a_boaster_has_much() -> None:
+    rng = np.random.default_rng(2)
+    confidence = rng.uniform(size=200_000)
+    correct = rng.uniform(size=200_000) < confidence
+    assert expected_calibration_error(confidence, correct) < 0.01
+    assert expected_calibration_error(np.ones(10), np.zeros(10)) == 1.0
+
+
+def test_risk_at_full_coverage_is_the_error_rate_and_confident_right_answers_lower_it() -> None:
+    correct = np.array([True, True, False, True])
+    curve = risk_coverage_curve([0.9, 0.8, 0.1, 0.7], correct)
+    assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve.risk.tolist() == [0.0, 0.0, 0.0, 0.25]
+    assert curve.area == 0.0625
+
+
+def test_the_curve_does_not_depend_on_the_order_of_equal_confidences() -> None:
+    confidence, correct = np.array([0.5, 0.5, 0.5, 0.9]), np.array([True, False, False, True])
+    areas = {round(risk_coverage_curve(confidence[p], correct[p]).area, 12) for p in ([0, 1, 2, 3], [3, 2, 1, 0])}
+    # expected over all orders of the three tied samples
+    orders = [[3, *p] for p in ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])]
+    expected = np.mean([np.mean(np.cumsum(~correct[o]) / np.arange(1, 5)) for o in orders])
+    assert areas == {round(float(expected), 12)}

@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from throughline.metrics.intervals import hierarchical_bootstrap
+from throughline.metrics.paired import holm, mcnemar_exact, paired_difference, paired_t
+
+Flags = NDArray[np.bool_]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def two_methods(gain: float, seed: int = 0, samples: int = 300) -> tuple[dict[tuple[str, int], Flags], ...]:
+    """A method, and the same with `gain` of its errors repaired (first), on two targets and three seeds."""
+    world = np.random.default_rng(seed)
+    first: dict[tuple[str, int], Flags] = {}
+    second: dict[tuple[str, int], Flags] = {}
+    for target in ("a", "b"):
+        for run in range(3):
+            base = world.uniform(size=samples) < 0.6
+            second[target, run] = base
+            first[target, run] = base | (world.uniform(size=samples) < gain)
+    return first, second
+
+
+def test_the_difference_of_a_method_with_itself_is_zero_with_p_one() -> None:
+    first, _ = two_methods(0.1)
+    found = paired_difference(first, first, rng())
+    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_pairing_is_sharper_than_comparing_two_intervals() -> None:
+    first, second = two_methods(0.1)
+    found = paired_difference(first, second, rng())
+    alone = hierarchical_bootstrap(first, rng())
+    assert found.low > 0 and found.p_value < 0.01
+    assert found.high - found.low < alone.high - alone.low
+
+
+def test_swapping_the_methods_turns_the_sign_and_keeps_the_p_value() -> None:
+    first, second = two_methods(0.02)
+    ahead, behind = paired_difference(first, second, rng()), paired_difference(second, first, rng())
+    assert behind.difference == -ahead.difference
+    assert behind.p_value == pytest.approx(ahead.p_value, abs=0.03)
+
+
+def test_under_no_difference_small_p_values_are_rare() -> None:
+    small = 0
+    for trial in range(120):
+        world = np.random.default_rng(trial)
+        first, second = ({("t", 0): world.uniform(size=200) < 0.6} for _ in range(2))
+        small += paired_difference(first, second, rng(trial), draws=400).p_value < 0.05
+    assert small / 120 < 0.12
+
+
+def test_methods_with_other_runs_or_samples_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="different"):
+        paired_difference({("a", 0): [True]}, {("b", 0): [True]}, rng())
+    with pytest.raises(ValueError, match="aligned"):
+        paired_difference({("a", 0): [True]}, {("a", 0): [True, False]}, rng())
+
+
+def test_mcnemar_is_a_fair_coin_on_the_samples_where_they_part() -> None:
+    first = [True] * 9 + [False] * 2 + [True] * 5
+    second = [False] * 9 + [True] * 2 + [True] * 5
+    found = mcnemar_exact(first, second)
+    by_hand = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
+    assert (found.only_first, found.only_second) == (9, 2)
+    assert found.p_value == pytest.approx(by_hand)
+    assert mcnemar_exact([True], [True]).p_value == 1.0
+
+
+def test_paired_t_equals_a_one_sample_test_on_the_differences() -> None:
+    first = {("a", 0): 0.8, ("a", 1): 0.7, ("b", 0): 0.9}
+    second = {("b", 0): 0.7, ("a", 0): 0.75, ("a", 1): 0.6}
+    expected = stats.ttest_1samp([0.05, 0.1, 0.2], 0.0)
+    found = paired_t(first, second)
+    assert (found.statistic, found.p_value, found.pairs) == pytest.approx((expected.statistic, expected.pvalue, 3))
+
+
+def test_one_pair_or_equal_differences_allow_no_t_test() -> None:
+    assert math.isnan(paired_t({("a", 0): 0.5}, {("a", 0): 0.4}).p_value)
+    assert math.isnan(paired_t({("a", 0): 0.5, ("a", 1): 0.6}, {("a", 0): 0.4, ("a", 1): 0.5}).p_value)
+
+
+def step_down_rejections(p_values: list[float], level: float) -> set[int]:
+    """Holm's procedure in words: test the smallest at α/m, the next at α/(m-1), stop at the first failure."""
+    rejected = set()
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        rejected.add(int(index))
+    return rejected
+
+
+def test_holm_rejects_what_the_step_down_procedure_rejects() -> None:
+    world = np.random.default_rng(5)
+    for _ in range(200):
+        p_values = (world.uniform(size=6) ** 3).tolist()
+        adjusted = holm(p_values)
+        for level in (0.01, 0.05, 0.2):
+            assert {i for i, p in enumerate(adjusted) if p <= level} == step_down_rejections(p_values, level)
+    assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]

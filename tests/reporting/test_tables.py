@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from throughline.files import read_json_lines, write_json_lines
+from throughline.reporting.runs import Run, read_run
+from throughline.reporting.summaries import CorrectAnswers, contradictions, groups, summarise
+from throughline.reporting.tables import (
+    DRAWN_NOTE,
+    Table,
+    comparison_table,
+    headline_table,
+    results_table,
+    rounds_table,
+    to_latex,
+    to_markdown,
+    to_terminal,
+)
+
+if TYPE_CHECKING:
+    from conftest import FakeRun
+
+TABLE = Table("a_b · 50 %", ("method", "Avg"), (("mtct_sarr", "85.5 ± 0.2"), ("x|y", "X")), ("of 100 %",))
+
+
+@pytest.fixture(scope="module")
+def run(fake_run: FakeRun) -> Run:
+    return read_run(fake_run.folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
+    rows = [change(row) for row in read_json_lines(folder / "results.jsonl")]
+    write_json_lines(folder / "results.jsonl", [row for row in rows if row is not None])
+    return read_run(folder)
+
+
+def test_cells_are_mean_and_standard_error_over_seeds_as_domainbed_prints_them(fake_run: FakeRun, run: Run) -> None:
+    (group,) = groups(run.results)
+    table = results_table(run, group, "in", "label")
+    assert table.columns == ("method", "painting", "sketch", "Avg", "unparsed")
+    assert [row[0] for row in table.rows] == list(fake_run.methods)
+    lines = [json.loads(line) for line in (run.folder / "results.jsonl").read_text().splitlines()]
+    found = {
+        target: [
+            100 * line["accuracy"]
+            for line in sorted(lines, key=lambda line: line["seed"])
+            if (line["method"], line["targets"], line["answer"], line["split"], line["round"])
+            == ("mtct", [target], "label", "in", None)
+        ]
+        for target in ("painting", "sketch")
+    }
+    row = next(row for row in table.rows if row[0] == "mtct")
+    values = np.array([found["painting"], found["sketch"]])
+    assert row[2] == f"{values[1].mean():.1f} ± {values[1].std() / math.sqrt(3):.1f}"
+    per_seed = values.mean(axis=0)
+    assert row[3] == f"{per_seed.mean():.1f} ± {per_seed.std() / math.sqrt(3):.1f}"
+
+
+def test_rounds_do_not_enter_the_table_and_other_methods_stand_last(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls", "mtct_sarr"), seeds=(0,), targets=("sketch",)).folder
+    run = rewrite(folder, lambda row: {**row, "method": {"cls": "erm"}.get(row["method"], row["method"])})
+    (group,) = groups(run.results)
+    rows = summarise(run, group, "all", "label")
+    assert [row.method for row in rows] == ["mtct_sarr", "erm"]
+    assert rows[0].cells["sketch"].count == 1
+
+
+def test_a_missing_target_is_an_x_and_leaves_no_average(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("zero_shot", "cls"), seeds=(0,), targets=("painting", "sketch")).folder
+    run = rewrite(folder, lambda row: None if (row["method"], row["targets"]) == ("cls", ["sketch"]) else row)
+    (group,) = groups(run.results)
+    table = results_table(run, group, "all", "label", CorrectAnswers(run))
+    zero_shot, cls = table.rows
+    assert "X" not in zero_shot and "±" not in "".join(zero_shot)
+    assert cls[2:5] == ("X", "X", "X")
+
+
+def test_a_seed_that_lacks_a_target_does_not_spread_the_average(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls",), seeds=(0, 1), targets=("painting", "sketch")).folder
+    run = rewrite(folder, lambda row: None if (row["seed"], row["targets"]) == (1, ["sketch"]) else row)
+    (group,) = groups(run.results)
+    (row,) = summarise(run, group, "all", "label")
+    assert row.average is not None
+    assert row.average.count == 1
+    assert row.average.mean == pytest.approx(np.mean([cell.mean for cell in row.cells.values()]))
+
+
+def test_the_interval_holds_the_average_and_stands_for_the_whole_target_only(run: Run) -> None:
+    (group,) = groups(run.results)
+    correct = CorrectAnswers(run)
+    for row in summarise(run, group, "all", "reasoning", correct):
+        assert row.interval is not None and row.average is not None
+        assert row.interval.low < row.interval.mean < row.interval.high
+        assert row.interval.mean == pytest.approx(row.average.mean)
+    assert all(row.interval is None for row in summarise(run, group, "in", "reasoning", correct))
+
+
+def test_comparisons_are_paired_and_corrected(fake_run: FakeRun, run: Run) -> None:
+    (group,) = groups(run.results)
+    table = comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "cls")
+    assert table is not None
+    rows = {row[0]: row for row in table.rows}
+    assert "cls" not in rows and len(rows) == 5
+    assert rows["mtct_sarr"][1].startswith("+") and rows["zero_shot"][1].startswith("-")
+    assert all(float(row[4]) >= float(row[3]) for row in table.rows)
+    assert rows["mtct_sarr"][5] == "6"
+    assert comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "nothing") is None
+
+
+def test_results_that_contradict_their_predictions_are_named(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
+    run = read_run(folder)
+    assert contradictions(run, CorrectAnswers(run)) == ()
+    run = rewrite(folder, lambda row: {**row, "correct": 29} if row["answer"] == "label" else row)
+    (found,) = contradictions(run, CorrectAnswers(run))
+    assert "label: results say 29 of 30 right" in found
+
+
+def test_groups_of_factors_do_not_mix(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
+    run = rewrite(folder, lambda row: {**row, "factors": {"shots": 4} if row["split"] == "in" else {}})
+    assert [group.factors for group in groups(run.results)] == ["{}", '{"shots":4}']
+
+
+def test_every_table_of_the_drawn_world_says_what_it_is_not(make_run: Callable[..., FakeRun], run: Run) -> None:
+    (group,) = groups(run.results)
+    assert DRAWN_NOTE in results_table(run, group, "in", "label").notes
+    assert DRAWN_NOTE in headline_table(run, group, "all").notes
+    folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
+    real = rewrite(folder, lambda row: {**row, "dataset": "pacs"})
+    assert DRAWN_NOTE not in results_table(real, groups(real.results)[0], "in", "label").notes
+
+
+def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> None:
+    (group,) = groups(run.results)
+    headline = headline_table(run, group, "all", CorrectAnswers(run))
+    assert headline.columns == ("method", "label path", "reasoning path", "likelihood path")
+    assert all(" to " in cell for row in headline.rows for cell in row[1:])
+    rounds = rounds_table(run, group)
+    assert rounds is not None
+    assert rounds.columns[:4] == ("method", "round", "sampled", "accepted %")
+    assert rounds.rows[0][:4] == ("sarr", "1", "600", "70.0")
+    assert rounds.rows[-1][-1] == "6 of 6"
+
+
+def test_failed_answers_get_a_column_when_there_are_any(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
+    run = rewrite(folder, lambda row: {**row, "errors": 3, "unparsed": 6})
+    table = results_table(run, groups(run.results)[0], "all", "label")
+    assert table.columns[-2:] == ("unparsed", "failed")
+    assert table.rows[0][-2:] == ("20.0", "10.0")
+
+
+def test_markdown_escapes_what_would_break_a_table() -> None:
+    text = to_markdown(TABLE)
+    lines = text.splitlines()
+    assert lines[2] == "| method | Avg |" and lines[3] == "|---|---:|"
+    assert lines[4] == r"| mtct\_sarr | 85.5 ± 0.2 |"
+    assert lines[5] == r"| x\|y | X |"
+
+
+def test_latex_escapes_signs_and_uses_booktabs() -> None:
+    text = to_latex(TABLE)
+    assert r"mtct\_sarr & 85.5 $\pm$ 0.2 \\" in text
+    assert r"50 \%" in text and r"\toprule" in text and r"\begin{tabular}{lr}" in text
+
+
+def test_the_terminal_shows_every_cell_whole_however_many_columns() -> None:
+    columns = ("method", *(f"location_{number}" for number in range(30)))
+    wide = Table("wide", columns, (("cls", *["85.5 ± 0.2"] * 30),))
+    text = to_terminal(wide)
+    assert text.count("85.5 ± 0.2") == 30 and "location_29" in text and "…" not in text
+    assert to_terminal(TABLE).splitlines()[0].strip() == TABLE.title
+    assert "\x1b" not in text
