@@ -27,6 +27,15 @@ def told_in_one_line(path: Path) -> Iterator[None]:
         raise ThroughlineError(f"cannot write: {reason}", path, "free the place or name another one") from error
 
 
+def require_writable(path: Path) -> None:
+    """Raises a ThroughlineError now rather than after hours of work when no file can be written at `path`."""
+    if path.is_dir():
+        raise ThroughlineError("cannot write: a folder is in the way", path, "name a file")
+    with told_in_one_line(path):
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=nearest).close()  # asking for rights says nothing about full or read-only disks
+
+
 def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:
     """Writes beside `path`, flushes to disk, renames: a kill leaves the old file or the new one, never half.
 

@@ -114,7 +114,7 @@ def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable
 
 def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
-    write_atomically(fake.folder / "config.yaml", f"images: {fake.images}\n")
+    write_atomically(fake.folder / "config.yaml", f"data: {{images: {fake.images}}}\n")
     assert "data:image/jpeg" in write_page(fake.folder).read_text()
 
 

@@ -141,7 +141,7 @@ def _ask_likelihood(
     scores = label_log_likelihood(mllm, user_turn(questions.prompts.label), images, names)
     for one, row in zip(samples, torch.softmax(scores.double(), dim=1), strict=True):
         best = questions.classes[int(row.argmax())]
-        probabilities = tuple(round(float(p), 6) for p in row)
+        probabilities = tuple(float(f"{p:.6g}") for p in row.tolist())  # digits, not places: log p has to stay
         yield Prediction(one.id, one.domain, one.labels, "likelihood", best, Outcome.OK, "", probabilities)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
+from throughline.errors import ThroughlineError
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,19 @@ class Fold:
     target_in: frozenset[str]
 
 
+def keep_all(images: ImageSet) -> Fold:
+    """Nothing held out: every image trains, none selects or measures. For the final model (`throughline fit`)."""
+    return Fold(targets=(), train=images.samples, validation=(), test=(), target_in=frozenset())
+
+
 def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
     """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left."""
     for target in targets:
         images.require_target(target)
     splits = split_domains(images, trial_seed)
     sources = [domain for domain in images.domains if domain not in targets]
+    if not sources:
+        raise ThroughlineError("every domain is held out: nothing to train on", images.root, "leave one out")
     by_id = images.by_id
 
     def samples(part: str) -> tuple[Sample, ...]:

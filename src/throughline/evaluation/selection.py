@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
-
 from throughline.domains.samples import Sample
 from throughline.evaluation.answering import Questions, answer_samples
 from throughline.mllm.load import Mllm
+from throughline.mllm.lora import put_adapter
 from throughline.settings import AnswerSettings
 
 
@@ -41,7 +39,7 @@ def select_best(
     first = settings.model_copy(update={"answers": settings.answers[:1]})
     lines: list[dict[str, Any]] = []
     for candidate in candidates:
-        _put(model, candidate)
+        put_adapter(model, candidate.folder)
         predictions = answer_samples(mllm, validation, questions, first)
         correct = sum(p.correct for p in predictions)
         lines.append(
@@ -54,9 +52,5 @@ def select_best(
             }
         )
     best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))
-    _put(model, candidates[best])
+    put_adapter(model, candidates[best].folder)
     return [{**line, "selected": i == best} for i, line in enumerate(lines)]
-
-
-def _put(model: Any, candidate: Candidate) -> None:
-    set_peft_model_state_dict(model, load_file(str(candidate.folder / "adapter_model.safetensors")))

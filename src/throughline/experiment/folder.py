@@ -134,7 +134,7 @@ def is_done(run_folder: Path, unit: Unit) -> bool:
     """Whether the unit's folder is finished with just these inputs."""
     folder = unit_folder(run_folder, unit)
     inputs = _done_inputs(folder)
-    return inputs is not None and not _changes(inputs, unit.inputs) and (folder / "metrics.json").is_file()
+    return inputs is not None and not input_changes(inputs, unit.inputs) and (folder / "metrics.json").is_file()
 
 
 def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]:
@@ -147,7 +147,7 @@ def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]
         unit = planned.get(_identity(inputs)) if inputs is not None else None
         if inputs is None or unit is None:
             continue
-        changes = _changes(inputs, unit.inputs)
+        changes = input_changes(inputs, unit.inputs)
         if changes or folder.name != unit.name:
             stale.append(StaleUnit(folder, unit, changes))
     return tuple(stale)
@@ -214,7 +214,7 @@ def _identity(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     return inputs.get("method"), tuple(inputs.get("targets") or ()), inputs.get("seed")
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+def input_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
     """What differs, as `key: old → new`; hashes of content only say that it changed."""
     before, after = _flat(old), _flat(new)
     changed = []

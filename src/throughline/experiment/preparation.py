@@ -92,19 +92,24 @@ def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Cha
     """
     if not has_chains(config):
         return None
+    sources = source_domains(config, images)
+    shown = replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
+    return gather_chains(config, shown, run_folder)
+
+
+def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains:
+    """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import accepted_chains, build_chains
 
-    sources = source_domains(config, images)
-    shown = replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
     settings = config.chains
     chain_format = FORMATS[settings.format]
     if settings.journal is not None:
-        texts = accepted_chains(journal_paths(settings.journal), shown, chain_format, settings.rule)
+        texts = accepted_chains(journal_paths(settings.journal), images, chain_format, settings.rule)
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
         texts = build_chains(
-            shown,
+            images,
             images.root,
             run_folder / CHAINS / "journal-0.jsonl",
             format=chain_format,
@@ -112,7 +117,7 @@ def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Cha
             candidates=settings.candidates,
             seed=seed,
         )
-    texts = {name: texts[name] for name in sorted(texts) if name in shown.by_id}
+    texts = {name: texts[name] for name in sorted(texts) if name in images.by_id}
     if not texts:
         raise ThroughlineError(
             "no chain of a source image is accepted",

@@ -24,6 +24,9 @@ from throughline.training.methods import METHODS, Method
 # Of a stage's settings: these change memory, time or what is shown, and no number.
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "save_steps", "report_to"}
 
+FINAL = "final"
+"""Stands for the target in the name of a unit that holds nothing out."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -52,7 +55,7 @@ class Unit:
     @property
     def slug(self) -> str:
         """The readable part of the name, e.g. `sketch-mtct_sarr-seed0`."""
-        targets = "+".join(re.sub(r"[^\w.]+", "_", target) for target in self.targets)
+        targets = "+".join(re.sub(r"[^\w.]+", "_", target) for target in self.targets) or FINAL
         return f"{targets}-{self.method}-seed{self.seed}"
 
     @property
@@ -106,26 +109,46 @@ def plan(
         for seed in config.seeds:
             made: dict[str, Unit] = {}
             for method in methods:
-                made[method.name] = _unit(config, method, target, seed, content=content, made=made)
+                made[method.name] = _unit(config, method, (target,), seed, content=content, made=made)
             units += made.values()
     return tuple(units)
+
+
+def plan_final(
+    config: RunConfig, images: ImageSet, chains: Mapping[str, str] | None, model_fingerprint: str
+) -> tuple[Unit, ...]:
+    """The units of a final model (`fitting`): the config's one method with one seed, no target held out.
+
+    The last one is the model, those before it are what it starts from.
+    """
+    (name,), (seed,) = config.methods, config.seeds
+    methods = with_parents([name])
+    content = {
+        "images": images.fingerprint(),
+        "checkpoint": model_fingerprint,
+        "chains": None if chains is None else _source_chains(chains, images.domains, methods),
+    }
+    made: dict[str, Unit] = {}
+    for method in methods:
+        made[method.name] = _unit(config, method, (), seed, content=content, made=made)
+    return tuple(made.values())
 
 
 def _unit(
     config: RunConfig,
     method: Method,
-    target: str,
+    targets: tuple[str, ...],
     seed: int,
     *,
     content: Mapping[str, str | None],
     made: Mapping[str, Unit],
 ) -> Unit:
-    """One unit, from the hashes of what a fold reads and the units of the same target and seed it may need."""
+    """One unit, from the hashes of what a fold reads and the units of the same targets and seed it may need."""
     starts_from = made[method.starts_from] if method.starts_from else None
     steps_like = made[method.steps_like] if method.steps_like else None
     return Unit(
         dataset=config.dataset,
-        targets=(target,),
+        targets=targets,
         method=method.name,
         model=checkpoint_name(config.model.checkpoint),
         tiles=config.model.tiles,
@@ -135,7 +158,7 @@ def _unit(
         steps_like=steps_like.name if steps_like else None,
         inputs={
             "method": method.name,
-            "targets": [target],
+            "targets": list(targets),
             "seed": seed,
             "trial_seed": config.data.trial_seed,
             "images": content["images"],

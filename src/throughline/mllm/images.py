@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
+from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, EncodedImage
 
 DEFAULT_BYTES = 1 << 30
@@ -24,12 +25,16 @@ class ImageReader:
         self._bytes = 0
 
     def encode(self, sample: Sample) -> EncodedImage:
-        """Raises ThroughlineError, naming the file, when the image cannot be read."""
+        """Raises ThroughlineError, naming the file, when the image cannot be read or the model cannot take it."""
         key = sample.image_sha256
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
-        encoded = self.chat.encode_image(load_image(sample.path), key)
+        image = load_image(sample.path)
+        try:
+            encoded = self.chat.encode_image(image, key)
+        except ValueError as error:  # Qwen-VL: a side more than 200 times the other
+            raise ThroughlineError(f"the model's processor refuses the image: {error}", sample.path) from error
         self._held[key] = encoded
         self._bytes += _size(encoded)
         while self._bytes > self.limit_bytes and len(self._held) > 1:

@@ -5,7 +5,8 @@ knows which of them it serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, PositionsOf
@@ -37,6 +39,18 @@ class Mllm:
         """Where the weights are."""
         return torch.device(self.model.device)
 
+    @contextlib.contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Evaluation mode for every module inside, afterwards as it was: answers must not depend on who called last."""
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
 
 def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str = "cpu", hub: bool = False) -> Mllm:
     """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name) for inference or training.
@@ -45,6 +59,7 @@ def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str 
     its weights are damaged or incomplete.
     """
     source = checkpoint_source(name, hub)
+    transformers_logging.disable_progress_bar()  # the command line shows its own lines
     config = _told(name, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ThroughlineError(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from throughline.errors import ThroughlineError
@@ -80,6 +81,11 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
             _OWN_BASE,
         )
     return wrapped
+
+
+def put_adapter(model: PeftModel, folder: Path) -> None:
+    """Puts saved weights into an adapter of the same shape, in place."""
+    set_peft_model_state_dict(model, load_file(str(folder / ADAPTER_WEIGHTS)))
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -44,7 +44,17 @@ def sample(
         generators = [[np.random.default_rng(0)] for _ in prompts]
     counts = {len(row) for row in generators}
     assert len(counts) == 1, "every prompt of a batch takes the same number of continuations"
-    per_prompt = counts.pop()
+    with mllm.without_dropout():
+        return _continued(mllm, prompts, settings, generators, counts.pop())
+
+
+def _continued(
+    mllm: Mllm,
+    prompts: Sequence[Path],
+    settings: SamplingSettings,
+    generators: Sequence[Sequence[np.random.Generator]],
+    per_prompt: int,
+) -> list[list[Continuation]]:
     state, logits = _prefill(mllm, prompts)
     state.repeat(per_prompt)
     logits = logits.repeat_interleave(per_prompt, dim=0)

@@ -26,6 +26,11 @@ def generated_block(text: str, name: str) -> str:
     return text[start:end].strip()
 
 
+def generated_names(text: str) -> tuple[str, ...]:
+    """The names of all blocks of a text, in their order."""
+    return tuple(re.findall(r"<!-- generated: (.+?) -->", text))
+
+
 def _inside(text: str, name: str) -> tuple[int, int]:
     opening = f"<!-- generated: {name} -->"
     found = [match.end() for match in re.finditer(re.escape(opening), text)]

@@ -1,5 +1,6 @@
 """A run folder read into frozen records. A run that was interrupted is still a run: what is missing or torn
-is listed under `faults` and the rest is read. Called by every other module of this room."""
+is listed under `faults` and the rest is read. A reduced folder, as `reduced` writes it for evidence/, is read
+like the run it came from, without texts and losses. Called by every other module of this room."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ from throughline.errors import ThroughlineError
 from throughline.files import read_json_lines
 
 Record = TypeVar("Record")
+
+REDUCED_PREDICTIONS = "predictions.parquet"
+"""The predictions of all units of a reduced folder; the file that makes it one."""
+REDUCED_COLUMNS = ("unit", "sample_id", "answer", "predicted", "label", "outcome")
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,10 @@ class RoundLine:
 
 @dataclass(frozen=True)
 class Unit:
-    """One folder under units/. Predictions stay on disk until they are asked for: large runs have millions."""
+    """One folder under units/. Predictions stay on disk until they are asked for: large runs have millions.
+
+    In a reduced folder units have no folders of their own; `folder` is then the reduced folder.
+    """
 
     name: str
     folder: Path
@@ -98,9 +106,13 @@ class Unit:
     rounds: tuple[RoundLine, ...]
     done: bool
     faults: tuple[str, ...]
+    reduced_to: tuple[Prediction, ...] | None = None
+    """The predictions, without their texts, where the run is a reduced one."""
 
     def predictions(self) -> tuple[Prediction, ...]:
         """The unit's predictions, empty where there are none yet."""
+        if self.reduced_to is not None:
+            return self.reduced_to
         rows, _ = _read_tolerantly(self.folder / "predictions.jsonl", _prediction)
         return rows
 
@@ -124,7 +136,8 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads `folder`; a missing folder or one without any result is a ThroughlineError, anything else a fault."""
+    """Reads a run folder, or a reduced one; a missing folder or one without any result is a ThroughlineError,
+    anything else a fault."""
     if not folder.is_dir():
         raise ThroughlineError("no such run folder", folder, "name a folder that `throughline run` has written")
     results_file = folder / "results.jsonl"
@@ -143,7 +156,10 @@ def read_run(folder: Path) -> Run:
     faults: list[str] = []
     config_text, config = _config(folder / "config.yaml", faults)
     environment = _json_object(folder / "environment.json", faults, "environment.json")
-    units = {path.name: _unit(path) for path in sorted((folder / "units").glob("[!.]*")) if path.is_dir()}
+    if (folder / REDUCED_PREDICTIONS).is_file():
+        units = _reduced_units(folder, results)
+    else:
+        units = {path.name: _unit(path) for path in sorted((folder / "units").glob("[!.]*")) if path.is_dir()}
     faults += [f"{unit.name}: {fault}" for unit in units.values() for fault in unit.faults]
     measured = {line.unit for line in results}
     faults += [f"{name}: its folder is missing" for name in sorted(measured - set(units))]
@@ -218,6 +234,59 @@ def _unit(folder: Path) -> Unit:
     if not done:
         faults.append("not done")
     return Unit(folder.name, folder, description, training, rounds, done, tuple(faults))
+
+
+def _reduced_units(folder: Path, results: tuple[ResultLine, ...]) -> dict[str, Unit]:
+    """The units that a reduced folder tells of, each with what its first results line says of it."""
+    rounds, torn = _read_tolerantly(folder / "rounds.jsonl", lambda row: (str(row["unit"]), _round_line(row)))
+    predictions = _reduced_predictions(folder / REDUCED_PREDICTIONS, {line.unit: line.target for line in results})
+    units: dict[str, Unit] = {}
+    for line in results:
+        if line.unit in units or line.unit not in predictions:
+            continue
+        description = {
+            "dataset": line.dataset,
+            "targets": list(line.targets),
+            "method": line.method,
+            "model": line.model,
+            "seed": line.seed,
+        }
+        own = tuple(found for unit, found in rounds if unit == line.unit)
+        units[line.unit] = Unit(
+            line.unit, folder, description, (), own, True, tuple(torn), tuple(predictions[line.unit])
+        )
+    return units
+
+
+def _reduced_predictions(path: Path, targets: Mapping[str, str]) -> dict[str, list[Prediction]]:
+    """Predictions by unit. The domain is the unit's target; a file of another shape is a ThroughlineError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path, columns=list(REDUCED_COLUMNS)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ThroughlineError(
+            f"the reduced predictions cannot be read ({error})", path, "reduce the run again"
+        ) from error
+    found: dict[str, list[Prediction]] = {}
+    for row in rows:
+        if row["unit"] not in targets:
+            raise ThroughlineError(
+                f"predictions of a unit without results: {row['unit']}", path, "reduce the run again"
+            )
+        found.setdefault(row["unit"], []).append(
+            Prediction(
+                sample_id=row["sample_id"],
+                domain=targets[row["unit"]],
+                labels=(row["label"],),
+                answer=row["answer"],
+                predicted=row["predicted"],
+                outcome=row["outcome"],
+                text="",
+            )
+        )
+    return found
 
 
 def _read_tolerantly(path: Path, make: Callable[[Mapping[str, Any]], Record]) -> tuple[tuple[Record, ...], list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter, read_journal
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import Prompts, make_prompts, prompt_sha256
+from throughline.chains.prompts import make_prompts, prompt_sha256
 from throughline.chains.records import Candidate, Verdict, candidate_key, classes_sha256, make_header
 from throughline.chains.rules import Judgement, judge
 from throughline.domains.samples import ImageSet, Sample
@@ -34,19 +34,25 @@ def build_chains(
     """Accepted chain text by sample id. `root` is the drawn world's folder, read when no other teacher is given."""
     teacher = teacher or Describer(root, format, seed)
     prompts = make_prompts(images.classes, format)
+    asked = prompt_sha256(prompts.reasoning)
     earlier = read_journal(journal) if journal.is_file() else None
-    known = {(c.sample_id, c.candidate): c for c in earlier.candidates} if earlier else {}
+    known = _Known(earlier.candidates if earlier else ())
     judged = {(v.key, v.sample_id, v.rule) for v in earlier.verdicts} if earlier else set()
     accepted: dict[str, str] = {}
     with JournalWriter(journal, flush_every=256) as writer:
-        if earlier is None or not earlier.headers:
-            writer.write(make_header(images.classes, format, prompts))
+        header = make_header(images.classes, format, prompts)
+        if earlier is None or header not in earlier.headers:
+            writer.write(header)
         for done, sample in enumerate(images.samples, start=1):
             for number in range(candidates):
-                candidate = known.get((sample.id, number))
+                key = candidate_key(sample.image_sha256, asked, teacher.model, {}, seed, number)
+                candidate = known.of(key, sample)
                 if candidate is None:
-                    candidate = _asked(teacher, sample, number, images.classes, format, prompts, seed)
+                    candidate = known.copied(key, sample) or _asked(
+                        teacher, sample, number, key, images.classes, format, asked, seed
+                    )
                     writer.write(candidate)
+                    known.add(candidate)
                 verdict = _verdict(candidate, sample, format, images.classes, rule)
                 if (candidate.key, sample.id, rule) not in judged:
                     writer.write(
@@ -78,19 +84,41 @@ def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFor
     return accepted
 
 
+class _Known:
+    """Candidates that need not be asked for: those of the very request, whatever else the journal holds."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        self._of: dict[tuple[str, str], Candidate] = {}
+        self._first: dict[str, Candidate] = {}
+        for candidate in candidates:
+            self.add(candidate)
+
+    def add(self, candidate: Candidate) -> None:
+        self._of[candidate.key, candidate.sample_id] = candidate
+        self._first.setdefault(candidate.key, candidate)
+
+    def of(self, key: str, sample: Sample) -> Candidate | None:
+        return self._of.get((key, sample.id))
+
+    def copied(self, key: str, sample: Sample) -> Candidate | None:
+        """The answer for another sample with the same image."""
+        first = self._first.get(key)
+        return None if first is None else first.copied_for(sample.id, sample.domain)
+
+
 def _asked(
     teacher: Teacher,
     sample: Sample,
     number: int,
+    key: str,
     classes: Sequence[str],
     format: ChainFormat,
-    prompts: Prompts,
+    asked: str,
     seed: int,
 ) -> Candidate:
     written = teacher.write(sample, number)
-    asked = prompt_sha256(prompts.reasoning)
     return Candidate(
-        key=candidate_key(sample.image_sha256, asked, teacher.model, {}, seed, number),
+        key=key,
         sample_id=sample.id,
         image_sha256=sample.image_sha256,
         domain=sample.domain,

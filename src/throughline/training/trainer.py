@@ -6,19 +6,22 @@ cut into micro-batches. A stage that is killed goes on from its last checkpoint 
 
 from __future__ import annotations
 
+import gc
 import logging
+import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
 from throughline.mllm.forward import TreeBatch, score_trees
+from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
 from throughline.settings import StageSettings
@@ -28,6 +31,9 @@ VERSION = 1
 
 COMPLETE = "complete"
 """Written last into a checkpoint; without it the checkpoint may be half a checkpoint."""
+
+CHECKPOINTS = "checkpoints"
+"""In a stage's folder: what a killed stage goes on from."""
 
 LossLine = dict[str, Any]
 
@@ -90,12 +96,19 @@ class _Notes(TrainerCallback):
         if logs is not None and "loss" in logs:
             self.told({**loss_line(logs), "step": state.global_step, "steps": state.max_steps})
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.after_epoch is not None:
-            self.after_epoch(round(state.epoch))
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Before the checkpoint is written, so that whoever goes on from it finds the loss lines and epochs up to it.
+        if control.should_save:
+            control.should_log = True
+        ended = float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        if ended and self.after_epoch is not None:
+            self.after_epoch(math.ceil(state.epoch))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+        folder = Path(args.output_dir)
+        newest = folder / f"checkpoint-{state.global_step}"
+        write_atomically(newest / COMPLETE, "")
+        _forget(checkpoint for checkpoint in folder.glob("checkpoint-*") if checkpoint != newest)
 
 
 def loss_line(logs: dict[str, Any]) -> LossLine:
@@ -126,15 +139,18 @@ def train_stage(
     """Trains `model` (LoRA layers in place) in place; returns the number of optimiser steps and the loss lines.
 
     `max_steps` replaces the epochs (the matched controls). `after_epoch` is called with 1, 2, … while the weights stand
-    as they are then. `folder/checkpoints` is gone when the stage is whole.
+    as they are then; the last one may be the part of an epoch. `folder/checkpoints` stays until `forget_checkpoints`.
+    Raises ThroughlineError when the device's memory does not suffice.
     """
-    micro = min(settings.micro_batch, settings.batch)
+    micro = _divisor(settings.batch, settings.micro_batch)
+    device = next(model.parameters()).device
+    start = _trainable(model) if settings.auto_batch else {}
     while True:
         try:
-            arguments = training_arguments(settings, micro, seed, folder / "checkpoints", max_steps, log_steps)
+            arguments = training_arguments(settings, micro, seed, folder / CHECKPOINTS, max_steps, log_steps, device)
             return _train(model, dataset, collate, settings, arguments, _Notes(told, after_epoch))
         except torch.OutOfMemoryError as error:
-            smaller = micro // 2
+            smaller = _divisor(settings.batch, micro // 2)
             if smaller == 0 or not settings.auto_batch:
                 hint = f"set micro_batch to {smaller}, or use --auto-batch" if smaller else "use gradient_checkpointing"
                 raise ThroughlineError(f"out of GPU memory with micro_batch {micro}", folder, hint) from error
@@ -142,7 +158,16 @@ def train_stage(
                 "out of GPU memory with micro_batch %d: going on with %d", micro, smaller
             )
             micro = smaller
-            torch.cuda.empty_cache()
+        # Steps may have been taken already: those since the last checkpoint are taken again.
+        model.load_state_dict(start, strict=False)
+        gc.collect()  # only here, past the exception, has everything let go of the failed step's tensors
+        torch.cuda.empty_cache()
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Removes a stage's checkpoints, once what it ended with is written elsewhere."""
+    _forget((folder / CHECKPOINTS).glob("checkpoint-*"))
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _train(
@@ -163,23 +188,42 @@ def _train(
     trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collated, callbacks=[notes])
     trainer.parts = {}
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_whole_checkpoint(checkpoints))
+    found = _whole_checkpoint(checkpoints)
+    state = TrainerState.load_from_json(str(found / "trainer_state.json")) if found is not None else None
+    if found is not None and state is not None and state.global_step >= state.max_steps:
+        put_adapter(model, found)  # all there is to do; `train` would take one step too many in the middle of an epoch
+    else:
+        trainer.train(resume_from_checkpoint=str(found) if found is not None else None)
+        state = trainer.state
     model.eval()
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    lines = [loss_line(logs) for logs in trainer.state.log_history if "loss" in logs]
-    return trainer.state.global_step, lines
+    return state.global_step, [loss_line(logs) for logs in state.log_history if "loss" in logs]
+
+
+class OneDevice(TrainingArguments):
+    """Further GPUs that are visible are for other workers: a stage runs on one, never in `DataParallel`."""
+
+    @property
+    def n_gpu(self) -> int:
+        """One at most."""
+        return min(1, super().n_gpu)
 
 
 def training_arguments(
-    settings: StageSettings, micro: int, seed: int, folder: Path, max_steps: int | None, log_steps: int
+    settings: StageSettings,
+    micro: int,
+    seed: int,
+    folder: Path,
+    max_steps: int | None,
+    log_steps: int,
+    device: torch.device,
 ) -> TrainingArguments:
-    """Our settings in the words of transformers."""
-    return TrainingArguments(
+    """Our settings in the words of transformers; `micro` divides the batch."""
+    return OneDevice(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
         max_steps=max_steps if max_steps is not None else -1,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, settings.batch // (micro * max(1, torch.cuda.device_count()))),
+        gradient_accumulation_steps=settings.batch // micro,
         learning_rate=settings.lr,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
@@ -187,22 +231,37 @@ def training_arguments(
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch",
         bf16=settings.autocast,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
         seed=seed % 2**32,
         data_seed=seed % 2**32,
         save_strategy="steps",
         save_steps=settings.save_steps,
-        save_total_limit=1,
         logging_strategy="steps",
         logging_steps=log_steps,
         report_to=list(settings.report_to) or "none",
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device.type == "cuda",
     )
 
 
-def _whole_checkpoint(folder: Path) -> str | None:
+def _whole_checkpoint(folder: Path) -> Path | None:
     whole = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2])) if whole else None
+
+
+def _forget(checkpoints: Iterable[Path]) -> None:
+    """The mark goes first: what a kill leaves of a checkpoint must not pass for a whole one."""
+    for checkpoint in list(checkpoints):
+        (checkpoint / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _divisor(batch: int, most: int) -> int:
+    """The largest divisor of `batch` that is not above `most`, so that micro-batches make up just one batch; or 0."""
+    return next((size for size in range(min(batch, most), 0, -1) if batch % size == 0), 0)
+
+
+def _trainable(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}

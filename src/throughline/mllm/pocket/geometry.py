@@ -68,15 +68,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
-    """The processor around a tokenizer: one 64-px tile, normalised as InternVL does (ImageNet statistics)."""
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+def make_processor(
+    tokenizer: PreTrainedTokenizerFast, image_size: int = IMAGE_SIZE, image_tokens: int = IMAGE_TOKENS
+) -> InternVLProcessor:
+    """The processor around a tokenizer: one square tile, normalised as InternVL does (ImageNet statistics)."""
+    size = {"height": image_size, "width": image_size}
     statistics = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     return InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=False, **statistics),
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(size=size, **statistics),
-        image_seq_length=IMAGE_TOKENS,
+        image_seq_length=image_tokens,
         chat_template=CHAT_TEMPLATE,
     )
 

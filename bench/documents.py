@@ -1,0 +1,407 @@
+"""The blocks of README.md and docs/ that are generated, each from what lies in evidence/ now. Called by
+`evidence.py docs`, which writes them, and by tests/test_documents.py, which compares them.
+
+Where nothing was measured yet a block says so. Evidence that is malformed, not whole or contradicts itself is a
+ThroughlineError: no document is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from records import BenchStep, Certificate, DemoKills, DemoTime, HelpTime, Style, read_record
+
+from throughline.cli.doctor import LARGE_MODELS, in_gb
+from throughline.errors import ThroughlineError
+from throughline.files import write_atomically
+from throughline.metrics.intervals import mean_and_error
+from throughline.metrics.paired import holm
+from throughline.reporting.generated import generated_names, replace_generated
+from throughline.reporting.reduced import require_whole
+from throughline.reporting.runs import Run, read_run
+from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, CorrectAnswers, Group, compare, groups, in_order
+from throughline.reporting.tables import (
+    DRAWN_NOTE,
+    Table,
+    comparison_table,
+    percent,
+    results_table,
+    rounds_table,
+    to_markdown,
+)
+from throughline.training.methods import METHODS
+
+DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md")
+NOT_MEASURED = "*Not measured yet.*"
+MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
+
+
+def rewrite(root: Path) -> list[Path]:
+    """Writes every block of every document anew; gives the documents that changed. All blocks are made first."""
+    changed = {path: text for path, text in rendered(root).items() if text != path.read_text()}
+    for path, text in changed.items():
+        write_atomically(path, text)
+    return list(changed)
+
+
+def rendered(root: Path) -> dict[Path, str]:
+    """Every document as it has to stand."""
+    texts = {}
+    for name in DOCUMENTS:
+        path = root / name
+        text = path.read_text()
+        for block in generated_names(text):
+            if block not in BLOCKS:
+                raise ThroughlineError(f"no generator makes the block {block}", path, f"there are {', '.join(BLOCKS)}")
+            text = replace_generated(text, block, BLOCKS[block](root))
+        texts[path] = text
+    return texts
+
+
+# the drawn world ----------------------------------------------------------------------------------------------------
+
+
+def certificate(root: Path) -> str:
+    """Accuracies per style, then every condition with its bar."""
+    found = read_record(root / "evidence" / "certificate.json", Certificate)
+    if found is None:
+        return NOT_MEASURED
+    try:
+        styles, conditions = _styles_table(found), _conditions_table(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ThroughlineError(f"the certificate lacks or misstates {error}", "evidence/certificate.json") from error
+    verdict = "**The certificate holds.**" if found.holds else "**The certificate does not hold.**"
+    return "\n".join([verdict, "", to_markdown(styles, with_title=False), to_markdown(conditions, with_title=False)])
+
+
+def _styles_table(found: Certificate) -> Table:
+    def row(name: str, style: Style) -> tuple[str, ...]:
+        spread = [
+            percent(mean_and_error([one.likelihood for one in part])) for part in (style.held_out, style.included)
+        ]
+        unparsed = np.mean([one.label_path_unparsed for one in style.held_out])
+        zero = (f"{100 * style.zero_shot.likelihood:.1f}", f"{100 * style.zero_shot.label_path_unparsed:.1f}")
+        return (name, zero[0], *spread, zero[1], f"{100 * unparsed:.1f}")
+
+    means = [f"{100 * found.means[name]:.1f}" for name in ("zero_shot", "held_out", "included")]
+    budget = found.budget
+    return Table(
+        title="certificate",
+        columns=(
+            "style",
+            "zero-shot",
+            "cls, held out",
+            "cls, among the sources",
+            "unparsed, zero-shot",
+            "unparsed, cls held out",
+        ),
+        rows=(*(row(name, style) for name, style in found.per_target.items()), ("Avg", *means, "", "")),
+        notes=(
+            f"Accuracy in percent by label likelihood, mean ± standard error over {len(budget['seeds'])} seeds. "
+            "Unparsed: share of label-path answers that name no class.",
+            f"Budget, written down before anything was measured: {budget['images_held_out']} images a class and style "
+            f"from three styles, or {budget['images_included']} from four; {budget['epochs']} epochs, batch "
+            f"{budget['batch']}, lr {budget['lr']:g}; {budget['test_images']} test images a class and style.",
+            DRAWN_NOTE,
+        ),
+    )
+
+
+def _conditions_table(found: Certificate) -> Table:
+    bars, means = found.bars, found.means
+    zero = [style.zero_shot.likelihood for style in found.per_target.values()]
+    low, high = bars["zero_shot"]
+    above_chance = found.background["accuracy"] - found.background["chance"]
+    rows = {
+        "zero_shot_per_style": (
+            "zero-shot, every style",
+            f"{100 * low:.0f} to {100 * high:.0f} %",
+            f"{100 * min(zero):.1f} to {100 * max(zero):.1f} %",
+        ),
+        "cls_gains_held_out": (
+            "gain of cls on the held-out style",
+            f"at least {100 * bars['gain']:.0f} points",
+            f"{100 * (means['held_out'] - means['zero_shot']):+.1f} points",
+        ),
+        "included_is_learnable": (
+            "cls with the style among the sources",
+            f"at least {100 * bars['included']:.0f} %",
+            f"{100 * means['included']:.1f} %",
+        ),
+        "gap_to_close": (
+            "gap between the two",
+            f"at least {100 * bars['gap']:.0f} points",
+            f"{100 * (means['included'] - means['held_out']):+.1f} points",
+        ),
+        "background_tells_nothing": (
+            "linear classifier on the background's colours",
+            f"at most {100 * bars['background']:.0f} points above chance",
+            f"{100 * above_chance:+.1f} points",
+        ),
+        "pairs_can_be_seen": (
+            "pixel classifier on counterfactual pairs, lowest kind",
+            f"at least {100 * bars['pairs']:.0f} %",
+            f"{100 * found.pairs['lowest']:.1f} %",
+        ),
+        "wordings_differ": (
+            "base's perplexity, describer's chains over its own",
+            f"at least {bars['perplexity_ratio']:.1f} times",
+            f"{found.perplexity['ratio']:.2f} times",
+        ),
+    }
+    if set(rows) != set(found.checks):
+        raise ValueError(f"the conditions {', '.join(sorted(set(rows) ^ set(found.checks)))}")
+    cells = tuple((*row, "yes" if found.checks[name] else "no") for name, row in rows.items())
+    return Table("conditions", ("condition", "bar", "measured", "holds"), cells)
+
+
+class Finished:
+    """A reduced run with its one group of results, read once for each block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run: Run = read_run(folder)
+        require_whole(self.run)
+        found = groups(self.run.results)
+        if len(found) != 1:
+            raise ThroughlineError(f"the evidence holds {len(found)} groups of results", folder, "reduce one run")
+        self.group: Group = found[0]
+        self.correct = CorrectAnswers(self.run)
+        lines = [line for line in self.run.results if line.round is None and line.split == "all"]
+        self.answers = in_order((line.answer for line in lines), ANSWER_ORDER)
+        self.methods = in_order((line.method for line in lines), METHOD_ORDER)
+
+    def results(self, answer: str) -> Table:
+        """All methods on the whole of each target, with intervals."""
+        return results_table(self.run, self.group, "all", answer, self.correct)
+
+
+def read_finished(root: Path, name: str) -> Finished | None:
+    """The reduced run under evidence/; None where there is no such folder."""
+    folder = root / "evidence" / name
+    return Finished(folder) if folder.is_dir() else None
+
+
+def results_block(answer: str) -> Callable[[Path], str]:
+    """The block with one answer path's table of demo_full."""
+
+    def block(root: Path) -> str:
+        found = read_finished(root, "demo_full")
+        return NOT_MEASURED if found is None else to_markdown(found.results(answer))
+
+    return block
+
+
+def differences_block(answer: str) -> Callable[[Path], str]:
+    """The block with one answer path's paired differences from cls."""
+
+    def block(root: Path) -> str:
+        found = read_finished(root, "demo_full")
+        if found is None:
+            return NOT_MEASURED
+        table = comparison_table(found.correct, found.group, answer, found.methods, "cls")
+        return to_markdown(table) if table else "No method was run on the same images as `cls`."
+
+    return block
+
+
+def matched(root: Path) -> str:
+    """mtct_sarr against the two controls that take as many optimiser steps, on every answer path."""
+    found = read_finished(root, "demo_full")
+    if found is None:
+        return NOT_MEASURED
+    compared = [
+        (answer, item)
+        for answer in found.answers
+        for method, control in MATCHED
+        for item in compare(found.correct, found.group, answer, (method,), control)
+    ]
+    adjusted = holm([item.paired.p_value for _, item in compared])
+    rows = tuple(
+        (
+            f"{item.method} − {item.baseline}",
+            answer,
+            f"{100 * item.paired.difference:+.1f}",
+            f"{100 * item.paired.low:+.1f} to {100 * item.paired.high:+.1f}",
+            f"{item.paired.p_value:.3f}",
+            f"{p_value:.3f}",
+            str(item.runs),
+        )
+        for (answer, item), p_value in zip(compared, adjusted, strict=True)
+    )
+    columns = ("difference", "answer path", "points", "95 % interval", "p", "p, Holm", "runs")
+    notes = ("Paired bootstrap as above, split all. Holm's correction is over the rows of this table.", DRAWN_NOTE)
+    return to_markdown(Table("matched controls", columns, rows, notes), with_title=False)
+
+
+def rounds(root: Path) -> str:
+    """What the rounds sampled and accepted, and the accuracy after each."""
+    found = read_finished(root, "demo_full")
+    if found is None:
+        return NOT_MEASURED
+    table = rounds_table(found.run, found.group)
+    parts = [to_markdown(table)] if table else []
+    return "\n".join([*parts, to_markdown(_accuracy_by_round(found))])
+
+
+def _accuracy_by_round(found: Finished) -> Table:
+    lines = [line for line in found.run.results if line.split == "all"]
+    rows = []
+    for method in found.methods:
+        if not METHODS[method].self_labelled:
+            continue
+        numbers = sorted({line.round for line in lines if line.method == method and line.round is not None})
+        for number in (0, *numbers):
+            # Round 0 is where the method starts from: its parent, finished.
+            name, round_of_line = (METHODS[method].starts_from, None) if number == 0 else (method, number)
+            cells = []
+            for answer in found.answers:
+                values = [
+                    line.accuracy
+                    for line in lines
+                    if (line.method, line.round, line.answer) == (name, round_of_line, answer)
+                ]
+                cells.append(f"{100 * np.mean(values):.1f}" if values else "X")
+            rows.append((method, f"{number} ({name})" if number == 0 else str(number), *cells))
+    columns = ("method", "after round", *(f"{answer} path" for answer in found.answers))
+    note = "Accuracy in percent on the held-out domain, split all, mean over targets and seeds."
+    return Table("accuracy by round", columns, tuple(rows), (note, DRAWN_NOTE))
+
+
+def kills(root: Path) -> str:
+    """What ten kills and another number of workers changed."""
+    found = read_record(root / "evidence" / "demo_kills.json", DemoKills)
+    if found is None:
+        return NOT_MEASURED
+    after = ", ".join(f"{kill.after_seconds:.0f}" for kill in found.kills)
+    with_workers = sum(kill.whole_group for kill in found.kills)
+    rows = (
+        (f"killed {len(found.kills)} times and started again", "yes" if found.killed_equal else "**no**"),
+        ("one worker instead of two", "yes" if found.workers_equal else "**no**"),
+    )
+    table = Table(
+        "kills",
+        ("run", f"all {found.result_lines} results lines equal but for seconds"),
+        rows,
+        (
+            f"`{found.command}`, SIGKILL {after} seconds after the start and each restart, {with_workers} of them to the "
+            "workers as well, the others to their parent alone. ",
+            found.environment.sentence(),
+        ),
+    )
+    return to_markdown(table, with_title=False)
+
+
+# real images --------------------------------------------------------------------------------------------------------
+
+
+def digits_block(shift: str) -> Callable[[Path], str]:
+    """The block with the tables of one shift of the handwriting scans."""
+
+    def block(root: Path) -> str:
+        found = read_finished(root, f"digits_{shift}")
+        if found is None:
+            return NOT_MEASURED
+        parts = []
+        for answer in found.answers:
+            parts.append(to_markdown(found.results(answer)))
+            compared = comparison_table(found.correct, found.group, answer, found.methods, "zero_shot")
+            parts += [to_markdown(compared)] if compared else []
+        return "\n".join(parts)
+
+    return block
+
+
+# speed --------------------------------------------------------------------------------------------------------------
+
+
+def bench_step(root: Path) -> str:
+    """The tree against its rival, with the ratio that the FLOP count predicts."""
+    found = read_record(root / "evidence" / "bench_step.json", BenchStep)
+    if found is None:
+        return NOT_MEASURED
+    rows = []
+    for row in found.rows:
+        predicted = row.predicted_ratio
+        reached = ("X", "X") if predicted is None else (f"{predicted:.2f}", f"{100 * row.ratio / predicted:.0f} %")
+        values = (f"{row.ours_value:.4g}", f"{row.rival_value:.4g}", row.unit, f"{row.ratio:.2f}")
+        rows.append((row.name, row.rival, *values, *reached))
+    columns = ("name", "rival", "ours", "rival's", "unit", "ratio", "predicted", "reached")
+    note = f"`{found.command}`. Predicted: from the FLOP count. {found.environment.sentence()}"
+    return to_markdown(Table("bench step", columns, tuple(rows), (note,)), with_title=False)
+
+
+def demo_time(root: Path) -> str:
+    """The demo's seconds."""
+    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
+    if found is None:
+        return NOT_MEASURED
+    seconds = ", ".join(f"{value:.0f} s" for value in found.seconds)
+    return (
+        f"`{found.command}`, {len(found.methods)} methods, {found.held_out_images} held-out images, after set-up, into "
+        f"fresh folders: {seconds}; best {found.best:.0f} s (at most {found.limit:.0f} s is asked for). "
+        f"{found.environment.sentence()}"
+    )
+
+
+def demo_seconds(root: Path) -> str:
+    """The same in a sentence for the README."""
+    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
+    if found is None:
+        return f"Time of the demo: {NOT_MEASURED}"
+    return f"The demo took {found.best:.0f} seconds on {found.environment.cores} cores, best of {len(found.seconds)}."
+
+
+def help_time(root: Path) -> str:
+    """How long the first page takes."""
+    found = read_record(root / "evidence" / "help_time.json", HelpTime)
+    if found is None:
+        return NOT_MEASURED
+    return (
+        f"`{found.command}`: {found.median:.2f} s, median of {len(found.seconds)} (at most {found.limit} s is asked "
+        f"for). {found.environment.sentence()}"
+    )
+
+
+# README -------------------------------------------------------------------------------------------------------------
+
+
+def picture(root: Path) -> str:
+    """The report's picture, once one was taken."""
+    path = "docs/images/report.png"
+    return (
+        f"![The report page of a run]({path})" if (root / path).is_file() else f"Picture of the report: {NOT_MEASURED}"
+    )
+
+
+def gpu_memory(_root: Path) -> str:
+    """`throughline doctor`'s estimates; they come from its code, not from evidence."""
+    rows = tuple(
+        (
+            f"`{model.checkpoint}`",
+            *(in_gb(size) for size in (model.weights, model.adapter, model.activations, model.memory)),
+        )
+        for model in LARGE_MODELS
+    )
+    columns = ("checkpoint", "weights, bf16", "adapter with AdamW", "allowance for activations", "GPU memory")
+    note = "Estimates for LoRA r=8, one image's tree at a time, gradient checkpointing; not measured."
+    return to_markdown(Table("memory", columns, rows, (note,)), with_title=False)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "certificate": certificate,
+    **{f"results-{answer}": results_block(answer) for answer in ANSWER_ORDER},
+    **{f"differences-{answer}": differences_block(answer) for answer in ANSWER_ORDER},
+    "matched": matched,
+    "rounds": rounds,
+    "kills": kills,
+    "digits-rotation": digits_block("rotation"),
+    "digits-colour": digits_block("colour"),
+    "bench-step": bench_step,
+    "demo-time": demo_time,
+    "demo-seconds": demo_seconds,
+    "help-time": help_time,
+    "picture": picture,
+    "gpu-memory": gpu_memory,
+}

@@ -1,0 +1,201 @@
+"""The evidence: everything that is too long for the tests, from real commands to files under evidence/, and from
+those to the tables of the documents.
+
+    make evidence                          # all of it, in order; hours on two cores
+    python bench/evidence.py demo-full     # one part; a stopped one goes on where it was
+    python bench/evidence.py docs          # the generated blocks of README and docs anew
+
+Evidence holds content: configs, versions, cores, results. No host, no path, no date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import documents
+from kills import Plan, measure_kills
+from records import BenchStep, DemoTime, HelpTime, StepRow, this_machine, write_record
+
+from throughline.errors import ThroughlineError
+from throughline.reporting.reduced import reduce_run
+from throughline.reporting.runs import read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+EVIDENCE = ROOT / "evidence"
+SCRATCH = ROOT / "runs" / "evidence"
+SHIFTS = ("rotation", "colour")
+DEMO_LIMIT = 300.0  # seconds, best of three, on two idle cores
+HELP_LIMIT = 0.4  # seconds, median of seven
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def demo_full() -> None:
+    """Four targets, three seeds, with matched controls: runs/demo_full, reduced to evidence/demo_full."""
+    throughline("demo", "--full", "--out", "runs/demo_full")
+    reduced = reduce_run(ROOT / "runs" / "demo_full", EVIDENCE / "demo_full")
+    print(f"{len(reduced.results):,} results lines of {len(reduced.units)} units")
+
+
+def digits() -> None:
+    """Images nobody here drew: handwriting scans under both shifts, zero_shot and cls."""
+    for shift in SHIFTS:
+        name = f"digits_{shift}"
+        if not (ROOT / "runs" / "digits" / shift).exists():
+            throughline("data", "digits", f"runs/digits/{shift}", "--shift", shift)
+        throughline("run", f"bench/{name}.yaml", "--out", f"runs/{name}")
+        reduce_run(ROOT / "runs" / name, EVIDENCE / name)
+
+
+def demo_kills() -> None:
+    """The demo killed ten times against an undisturbed one, and with one worker; exit code 1 when they differ."""
+    command = (str(executable()), "demo")
+    found = measure_kills(Plan(command, "throughline demo", SCRATCH / "demo_kills", ROOT))
+    write_record(EVIDENCE / "demo_kills.json", found)
+    print(f"killed runs equal: {found.killed_equal}; one and two workers equal: {found.workers_equal}")
+    if not (found.killed_equal and found.workers_equal):
+        raise SystemExit("results differ: the evidence says so, the folders are in runs/evidence/demo_kills")
+
+
+def demo_time() -> None:
+    """The demo three times into fresh folders. The machine has to be idle."""
+    seconds = []
+    for number in range(1, 4):
+        folder = SCRATCH / "demo_time" / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        throughline("demo", "--out", str(folder.relative_to(ROOT)))
+        seconds.append(round(time.monotonic() - began, 2))
+    results = read_run(folder).results
+    record = DemoTime(
+        command="throughline demo",
+        seconds=seconds,
+        best=min(seconds),
+        limit=DEMO_LIMIT,
+        held_out_images=max(line.n for line in results if line.split == "all"),
+        methods=sorted({line.method for line in results}),
+        environment=this_machine(),
+    )
+    write_record(EVIDENCE / "demo_time.json", record)
+    print(f"best of three: {record.best} s")
+
+
+def help_time() -> None:
+    """`throughline --help` seven times."""
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        subprocess.run([executable(), "--help"], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(round(time.perf_counter() - began, 4))
+    record = HelpTime(
+        command="throughline --help",
+        seconds=seconds,
+        median=statistics.median(seconds),
+        limit=HELP_LIMIT,
+        environment=this_machine(),
+    )
+    write_record(EVIDENCE / "help_time.json", record)
+    print(f"median of seven: {record.median} s")
+
+
+def bench_step() -> None:
+    """A training step as a tree against two separate sequences."""
+    words = ("bench", "step", "--json")
+    done = subprocess.run([executable(), *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+    rows = [StepRow.model_validate(row) for row in json.loads(done.stdout)]
+    record = BenchStep(command=" ".join(("throughline", *words)), rows=rows, environment=this_machine())
+    write_record(EVIDENCE / "bench_step.json", record)
+    print(f"{len(rows)} rows")
+
+
+def screenshot(run_folder: Path) -> None:
+    """The top of a run's report page, light, as docs/images/report.png."""
+    from PIL import Image
+
+    page = run_folder / "report" / "index.html"
+    if not page.is_file():
+        raise ThroughlineError("no report page here", run_folder, "finish the run, or name another with --run")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise ThroughlineError("no browser to take the picture with", do=f"install one of {', '.join(BROWSERS)}")
+    picture, raw = ROOT / "docs" / "images" / "report.png", SCRATCH / "report.png"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    raw.unlink(missing_ok=True)
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+    size = ("--window-size=1100,1300", "--force-device-scale-factor=1")
+    subprocess.run([browser, *options, *size, f"--screenshot={raw}", page.resolve().as_uri()], check=True)
+    # A page has few colours: a palette makes the file a third of the size, and no eye sees it.
+    Image.open(raw).convert("RGB").quantize(128).save(picture, optimize=True)
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
+
+
+def docs() -> None:
+    """All generated blocks from evidence/ as it stands now."""
+    for path in documents.rewrite(ROOT):
+        print(f"rewritten: {path.relative_to(ROOT)}")
+
+
+def executable() -> Path:
+    """The `throughline` of the Python that runs this file, as a user would start it."""
+    path = Path(sys.executable).with_name("throughline")
+    if not path.is_file():
+        raise ThroughlineError("throughline is not installed beside this Python", path, "run make setup")
+    return path
+
+
+def throughline(*words: str) -> None:
+    """Runs a command from the checkout's root with its output on the terminal; its failure ends this one too."""
+    print("throughline", *words, flush=True)
+    code = subprocess.run([executable(), *words], cwd=ROOT, check=False).returncode
+    if code != 0:
+        raise SystemExit(code)
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "demo-full": demo_full,
+    "digits": digits,
+    "demo-kills": demo_kills,
+    "demo-time": demo_time,
+    "help-time": help_time,
+    "bench-step": bench_step,
+    "docs": docs,
+}
+
+
+def main() -> None:
+    """One part."""
+    parser = argparse.ArgumentParser(
+        description="Writes evidence/ from real commands, and the documents from evidence/."
+    )
+    commands = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    for name, part in PARTS.items():
+        commands.add_parser(name, help=(part.__doc__ or "").splitlines()[0])
+    picture = commands.add_parser("screenshot", help=(screenshot.__doc__ or "").splitlines()[0])
+    picture.add_argument(
+        "--run",
+        type=Path,
+        default=ROOT / "runs" / "demo_full",
+        metavar="RUN",
+        help="run folder (default: runs/demo_full)",
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.part == "screenshot":
+            screenshot(arguments.run)
+        else:
+            PARTS[arguments.part]()
+    except ThroughlineError as error:
+        raise SystemExit(f"evidence: error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

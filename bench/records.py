@@ -1,0 +1,181 @@
+"""The evidence files that are no reduced runs, typed: `evidence.py` and `kills.py` write them, `documents.py` reads
+them. A file of another shape is one clear line, so that no document is made from it."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from throughline.errors import ThroughlineError
+from throughline.experiment.environment import describe_environment
+from throughline.files import write_json
+from throughline.reporting.reduced import reduced_environment
+
+
+class Record(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Machine(Record):
+    """Versions and cores behind a measurement; no host, no user, no path."""
+
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    cores: int
+    processor: str | None
+    gpus: list[str]
+
+    def sentence(self) -> str:
+        """For a reader of a table."""
+        where = ", ".join(self.gpus) or self.processor or self.platform
+        versions = ", ".join(f"{name} {self.packages.get(name)}" for name in ("torch", "transformers"))
+        return f"{self.cores} cores, {where}; Python {self.python}, {versions}."
+
+
+class DemoTime(Record):
+    """`throughline demo` into fresh folders, after set-up, on an idle machine."""
+
+    command: str
+    seconds: list[float] = Field(min_length=1)
+    best: float
+    limit: float
+    held_out_images: int
+    methods: list[str]
+    environment: Machine
+
+    @model_validator(mode="after")
+    def _best(self) -> DemoTime:
+        if self.best != min(self.seconds):
+            raise ValueError("best is not the least of seconds")
+        return self
+
+
+class HelpTime(Record):
+    """`throughline --help`, each in a process of its own."""
+
+    command: str
+    seconds: list[float] = Field(min_length=1)
+    median: float
+    limit: float
+    environment: Machine
+
+    @model_validator(mode="after")
+    def _median(self) -> HelpTime:
+        if self.median != statistics.median(self.seconds):
+            raise ValueError("median is not the median of seconds")
+        return self
+
+
+class Kill(Record):
+    """One SIGKILL: how many seconds after the start, and whether the workers got it too or only their parent."""
+
+    after_seconds: float
+    whole_group: bool
+
+
+class DemoKills(Record):
+    """The demo killed and started again, against an undisturbed run; two workers against one."""
+
+    command: str
+    kills: list[Kill]
+    killed_equal: bool
+    workers_equal: bool
+    result_lines: int
+    results_sha256: str
+    """Of the undisturbed run's results without their seconds."""
+    environment: Machine
+
+
+class StepRow(BaseModel):
+    """One object of `throughline bench step --json`; what it says beyond this is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    rival: str
+    ours_value: float
+    rival_value: float
+    unit: str
+    ratio: float
+    predicted_ratio: float | None = None
+    settings: dict[str, Any]
+
+
+class BenchStep(Record):
+    """An MTCT step as a tree against separate sequences."""
+
+    command: str
+    rows: list[StepRow] = Field(min_length=1)
+    environment: Machine
+
+
+class Answered(BaseModel):
+    """Accuracies of one model on one style, 0 to 1."""
+
+    likelihood: float
+    label_path: float
+    label_path_unparsed: float
+
+
+class Style(BaseModel):
+    """One style of the certificate: the base, and `cls` once per seed."""
+
+    zero_shot: Answered
+    held_out: list[Answered] = Field(min_length=1)
+    included: list[Answered] = Field(min_length=1)
+
+
+class Certificate(BaseModel):
+    """What `certificate.py` writes, as far as the documents show it."""
+
+    budget: dict[str, Any]
+    bars: dict[str, Any]
+    per_target: dict[str, Style]
+    means: dict[str, float]
+    background: dict[str, float]
+    pairs: dict[str, Any]
+    perplexity: dict[str, float]
+    checks: dict[str, bool]
+    holds: bool
+
+    @model_validator(mode="after")
+    def _holds(self) -> Certificate:
+        if self.holds != all(self.checks.values()):
+            raise ValueError("holds is not what the checks say")
+        return self
+
+
+Kept = TypeVar("Kept", bound=BaseModel)
+
+
+def this_machine() -> Machine:
+    """The machine at hand, without its name."""
+    return Machine.model_validate(reduced_environment(describe_environment()))
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Atomically, as sorted JSON."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path, kind: type[Kept]) -> Kept | None:
+    """The record in a file; None where nothing was measured yet. Raises a ThroughlineError for anything else."""
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        what = (
+            f"the evidence is malformed: {place}: {fault['msg']}"
+            if place
+            else f"the evidence is malformed: {fault['msg']}"
+        )
+        raise ThroughlineError(what, path, "measure it again") from None

@@ -1,0 +1,249 @@
+"""A model that can be asked: a final model as `throughline fit` saves it, or a plain checkpoint with a class list.
+
+A saved model's folder holds `adapter/` and `throughline.json`, the record of everything that asking needs: classes,
+both questions, chain format, base checkpoint. `experiment.fitting` writes it, the verbs `predict` and `evaluate` open
+it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.prompts import Prompts, class_name, make_prompts
+from throughline.errors import ThroughlineError, UsageError
+from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
+from throughline.settings import AnswerSettings
+
+if TYPE_CHECKING:  # brings torch; a record is read without it
+    from throughline.evaluation.answering import Questions
+    from throughline.mllm.load import Mllm
+
+SCHEMA = 1
+"""Raised when a record of today could no longer be read by yesterday's reader in yesterday's meaning."""
+
+RECORD, ADAPTER = "throughline.json", "adapter"
+UNFINISHED = ".fitting"
+"""Where `fit` works below the model's folder until the model is whole."""
+
+
+class _Part(BaseModel):
+    # Unknown fields are kept: a record of a later minor version is still read.
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class BaseCheckpoint(_Part):
+    """The checkpoint below the adapter."""
+
+    name: str
+    """What results call it."""
+    source: str
+    """`pocket`, a folder, or a name on the hub."""
+    hub: bool
+    fingerprint: str
+    """Of the files' content; for a hub checkpoint of its name."""
+
+
+class TrainingImages(_Part):
+    """What the model has learned from."""
+
+    name: str
+    fingerprint: str
+    by_domain: dict[str, int]
+    """Images of each domain."""
+    drawn: bool = False
+    """Whether they are the drawn world, whose numbers say nothing about real images."""
+
+
+class TrainingChains(_Part):
+    """The teacher's chains behind the first stage."""
+
+    source: Literal["describer", "journal"]
+    rule: str
+    accepted: int
+    sha256: str
+
+
+class ModelRecord(_Part):
+    """The content of `throughline.json`."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    method: str
+    seed: int
+    classes: tuple[str, ...] = Field(min_length=1)
+    prompts: dict[Literal["label", "reasoning"], str]
+    """Both questions, word for word as they were trained."""
+    format: Literal["five_stage", "four_stage", "think_answer"]
+    checkpoint: BaseCheckpoint
+    tiles: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    answering: AnswerSettings
+    settings: dict[str, Any]
+    """Everything else that training read: stages, rounds, adapter, threads."""
+    optimiser_steps: int
+    images: TrainingImages
+    chains: TrainingChains | None = None
+    versions: dict[str, str | None]
+    inputs: dict[str, Any]
+    """What the last unit of training was made from, by content: the same inputs give the same adapter."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains it has seen."""
+        return tuple(self.images.by_domain)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model in memory with its questions; `record` is None for a plain checkpoint, which is asked zero-shot."""
+
+    mllm: Mllm
+    questions: Questions
+    answering: AnswerSettings
+    record: ModelRecord | None
+
+    @property
+    def method(self) -> str:
+        """How it was trained, in the words of results."""
+        return self.record.method if self.record is not None else "zero_shot"
+
+    @property
+    def seed(self) -> int:
+        """The seed of its training; 0 where nothing was trained."""
+        return self.record.seed if self.record is not None else 0
+
+
+@dataclass(frozen=True)
+class Base:
+    """How the checkpoint is to be loaded where the record does not say, or another is wanted; None: as recorded."""
+
+    checkpoint: str | None = None
+    hub: bool = False
+    tiles: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+
+
+def find_record(name: str) -> ModelRecord | None:
+    """The record of the model called `name`, None when it is a plain checkpoint. Free of torch.
+
+    Raises ThroughlineError for an unfinished model, a record that cannot be read, and a folder that is no model.
+    """
+    folder = Path(name).expanduser()
+    if (folder / RECORD).is_file():
+        return read_record(folder)
+    if (folder / UNFINISHED).is_dir():
+        raise ThroughlineError("this model is not finished", folder, "run the same `throughline fit` again")
+    if checkpoint_folder(name) is not None and folder.is_dir() and not (folder / "config.json").is_file():
+        raise ThroughlineError(
+            "no model here", folder, f"it has neither {RECORD} (from `throughline fit`) nor a checkpoint's config.json"
+        )
+    return None
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """The record of a saved model's folder; ThroughlineError when it is damaged or of a later version."""
+    path = folder / RECORD
+    try:
+        record = ModelRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ThroughlineError(
+            f"the record cannot be read ({place + ': ' if place else ''}{fault['msg']})", path
+        ) from None
+    except OSError as error:
+        raise ThroughlineError(f"the record cannot be read ({error.strerror})", path) from error
+    if record.schema_version > SCHEMA:
+        raise ThroughlineError(f"the record's schema {record.schema_version} is newer", path, "update throughline")
+    if set(record.prompts) != {"label", "reasoning"}:
+        raise ThroughlineError("the record lacks one of the two prompts", path)
+    if not (folder / ADAPTER).is_dir():
+        raise ThroughlineError("the model has no adapter", folder / ADAPTER, "copy the whole folder")
+    return record
+
+
+def open_model(name: str, classes: Sequence[str] | None = None, base: Base | None = None) -> OpenedModel:
+    """Loads the saved model or plain checkpoint called `name`.
+
+    `classes` replaces a saved model's class list (zero-shot on other classes) and is needed for a plain checkpoint.
+    Raises ThroughlineError when it is neither, or when the base is not the one the model was fitted on.
+    """
+    base = base or Base()
+    record = find_record(name)
+    if classes is not None:
+        require_class_names(classes)
+    if record is None:
+        if base.checkpoint is not None:
+            raise UsageError(f"{name} is a plain checkpoint", do="--checkpoint names the base of a fitted model")
+        if not classes:
+            raise UsageError(f"{name} is a plain checkpoint and has no classes", do="name them with --classes a,b,c")
+        return _opened_checkpoint(name, tuple(classes), base)
+    return _opened_model(Path(name).expanduser(), record, tuple(classes) if classes else None, base)
+
+
+def require_class_names(classes: Sequence[str]) -> None:
+    """UsageError unless these are at least two names that answers can tell apart."""
+    names = [class_name(label).casefold() for label in classes]
+    twice = next((label for label, name in zip(classes, names, strict=True) if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the class {twice} is named twice", do="name each class once")
+    if len(names) < 2:
+        raise UsageError("one class leaves nothing to choose", do="name at least two, separated by commas")
+
+
+def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> OpenedModel:
+    from throughline.evaluation.answering import Questions
+
+    _require_source(name, base.hub, "name a folder made by `throughline fit`, a checkpoint, or allow the hub with --hub")
+    mllm = _loaded(name, base.hub, base.tiles or 1, base.dtype or "float32", base.device)
+    return OpenedModel(
+        mllm, Questions(make_prompts(classes, FIVE_STAGE), classes, FIVE_STAGE), AnswerSettings(), None
+    )
+
+
+def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | None, base: Base) -> OpenedModel:
+    from throughline.evaluation.answering import Questions
+    from throughline.mllm.lora import load_adapter
+
+    own = record.checkpoint
+    source = base.checkpoint or own.source
+    wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
+    _require_source(source, base.hub, wanted + (", or allow the download with --hub" if own.hub else ""))
+    mllm = _loaded(source, base.hub, base.tiles or record.tiles, base.dtype or record.dtype, base.device)
+    # A hub checkpoint is known by its name only: whether a folder holds the same is left to the adapter's shapes.
+    comparable = own.hub == (checkpoint_folder(source) is None)
+    if comparable and mllm.fingerprint != own.fingerprint:
+        raise ThroughlineError(
+            f"this base is not the {own.name} that the model was fitted on: content {mllm.fingerprint[:8]}, "
+            f"not {own.fingerprint[:8]}",
+            source,
+            "name the right one with --checkpoint",
+        )
+    load_adapter(mllm.model, folder / ADAPTER)
+    form = FORMATS[record.format]
+    prompts = make_prompts(classes, form) if classes else Prompts(record.prompts["label"], record.prompts["reasoning"])
+    return OpenedModel(mllm, Questions(prompts, classes or record.classes, form), record.answering, record)
+
+
+def _require_source(name: str, hub: bool, remedy: str) -> None:
+    """As `checkpoint_source`, with what to do in the words of the verbs."""
+    if checkpoint_folder(name) is None and not hub:
+        raise ThroughlineError("no such model or checkpoint", name, remedy)
+    checkpoint_source(name, hub)
+
+
+def _loaded(name: str, hub: bool, tiles: int, dtype: str, device: str) -> Mllm:
+    from throughline.mllm.devices import pick_device
+    from throughline.mllm.load import load_mllm
+
+    return load_mllm(name, tiles=tiles, dtype=dtype, device=pick_device(device), hub=hub)

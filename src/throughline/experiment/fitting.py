@@ -1,0 +1,243 @@
+"""The final model: one method on all images of all domains, saved with everything that asking it needs.
+
+Called by the verb `fit`. The stages and rounds are those of a run's units (`learning`), with nothing held out; they work
+in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on where it was. The record is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from throughline.chains.formats import FORMATS
+from throughline.chains.prompts import make_prompts
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.errors import ThroughlineError, UsageError
+from throughline.evaluation.model_card import model_card
+from throughline.evaluation.saved_model import (
+    ADAPTER,
+    RECORD,
+    UNFINISHED,
+    BaseCheckpoint,
+    ModelRecord,
+    TrainingChains,
+    TrainingImages,
+    read_record,
+)
+from throughline.experiment.config import RunConfig
+from throughline.experiment.costs import estimate_costs, longest_first
+from throughline.experiment.environment import describe_environment
+from throughline.experiment.folder import input_changes, is_done, locked, unit_folder
+from throughline.experiment.preparation import Chains, gather_chains, journal_paths
+from throughline.experiment.scheduling import Progress, run_units
+from throughline.experiment.units import Unit, plan_final, with_parents
+from throughline.experiment.worker import Job
+from throughline.files import (
+    content_hash,
+    read_json_lines,
+    require_writable,
+    told_in_one_line,
+    write_atomically,
+    write_json,
+    write_json_lines,
+)
+from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_name, checkpoint_source, fingerprint_checkpoint
+
+EXECUTOR = "throughline.experiment.learning:learn"
+
+FITTED = ("cls", "reasoning", "mtct", "sarr", "mtct_sarr")
+"""The methods of a final model; the matched ones are controls of an experiment."""
+
+SCENES = "scenes.jsonl"
+"""Stands in the root of a drawn world; the describer reads it."""
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A saved model; `worked` is False when it stood there already, made from the same inputs."""
+
+    folder: Path
+    record: ModelRecord
+    worked: bool
+
+
+def fit_model(
+    config: RunConfig,
+    out: Path,
+    *,
+    told: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> FittedModel:
+    """Trains the config's one method with its one seed on all its images and saves the model in `out`.
+
+    Raises ThroughlineError for faulty input before anything is written, for a folder that holds anything but this
+    model or its beginnings, and when training fails; Interrupted after Ctrl-C.
+    """
+    if config.evaluation.selection != "last":
+        raise ValueError("nothing is held out, so there is nothing to select on")
+    images = read_images(Path(config.data.images or ""), name=config.data.name)
+    needs_chains = any(method.needs_chains for method in with_parents(config.methods))
+    _require_chain_source(config, images, needs_chains)
+    checkpoint_source(config.model.checkpoint, config.model.hub)
+    _require_place(out)
+    with _workplace(out) as work:
+        if needs_chains:
+            told("preparing chains")
+        chains = gather_chains(config, images, work) if needs_chains else None
+        told("looking at the checkpoint")
+        fingerprint = fingerprint_checkpoint(config.model.checkpoint)
+        units = plan_final(config, images, None if chains is None else chains.by_domain, fingerprint)
+        earlier = _finished(out, units[-1])
+        if earlier is None:
+            _learn(units, config, images, work, on_progress)
+            _publish(out, _record(config, images, chains, units, work, fingerprint), units, work)
+        record = earlier or read_record(out)
+        shutil.rmtree(work, ignore_errors=True)
+    return FittedModel(out, record, earlier is None)
+
+
+def _require_chain_source(config: RunConfig, images: ImageSet, needed: bool) -> None:
+    settings, (method,) = config.chains, config.methods
+    named = settings.journal is not None or settings.teacher is not None
+    if needed and not named:
+        raise UsageError(f"{method} learns from reasoning chains", do="give --chains JOURNAL, or --method cls")
+    if named and not needed:
+        raise UsageError(f"{method} learns from labels only", do="leave out --chains, or use --method mtct_sarr")
+    if settings.journal is not None:
+        journal_paths(settings.journal)
+    elif settings.teacher == "describer" and not (images.root / SCENES).is_file():
+        raise ThroughlineError(
+            "the describer knows drawn worlds only", images.root, "give a chain journal with --chains JOURNAL"
+        )
+
+
+def _require_place(out: Path) -> None:
+    """Refuses a place that holds something else than a saved model or the beginnings of one."""
+    if out.exists() and not out.is_dir():
+        raise ThroughlineError("a file is in the way of the model's folder", out, "name another with --out")
+    require_writable(out / RECORD)
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if held and not held & {RECORD, UNFINISHED}:
+        raise ThroughlineError("the folder holds something else than a model", out, "name another with --out")
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """`out/.fitting`, held for this process. A fault before any training leaves nothing that was not there before."""
+    work = out / UNFINISHED
+    new, new_work = not out.exists(), not work.exists()
+    try:
+        with locked(work):
+            yield work
+    except ThroughlineError:
+        if new_work and not (work / "units").exists():
+            shutil.rmtree(work, ignore_errors=True)
+            if new:
+                with contextlib.suppress(OSError):
+                    out.rmdir()
+        raise
+
+
+def _finished(out: Path, unit: Unit) -> ModelRecord | None:
+    """The record of a model in `out` that was made from the same inputs; ThroughlineError when it is another model."""
+    if not (out / RECORD).is_file():
+        return None
+    record = read_record(out)
+    changes = input_changes(record.inputs, unit.inputs)
+    if changes:
+        shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+        raise ThroughlineError(f"another model is here ({shown})", out, "name another folder with --out")
+    return record
+
+
+def _learn(
+    units: tuple[Unit, ...], config: RunConfig, images: ImageSet, work: Path, on_progress: Callable[[Progress], None]
+) -> None:
+    costs = estimate_costs(units, config, images)
+    run_units(
+        units,
+        Job(config, images, work, EXECUTOR),
+        done={unit.name for unit in units if is_done(work, unit)},
+        priorities=longest_first(units, costs),
+        weights={name: cost.weight for name, cost in costs.items()},
+        finished=lambda unit: None,
+        on_progress=on_progress,
+    )
+
+
+def _record(
+    config: RunConfig, images: ImageSet, chains: Chains | None, units: tuple[Unit, ...], work: Path, fingerprint: str
+) -> ModelRecord:
+    from throughline.experiment.learning import stage_steps
+
+    model, unit, form = config.model, units[-1], FORMATS[config.chains.format]
+    folder = checkpoint_folder(model.checkpoint)
+    by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
+    prompts = make_prompts(images.classes, form)
+    environment = describe_environment()
+    return ModelRecord(
+        method=unit.method,
+        seed=unit.seed,
+        classes=images.classes,
+        prompts={"label": prompts.label, "reasoning": prompts.reasoning},
+        format=config.chains.format,
+        checkpoint=BaseCheckpoint(
+            name=checkpoint_name(model.checkpoint),
+            source=model.checkpoint if by_name else str(Path(model.checkpoint).expanduser().resolve()),
+            hub=folder is None,
+            fingerprint=fingerprint,
+        ),
+        tiles=model.tiles,
+        dtype=model.dtype,
+        answering=config.evaluation.answering,
+        settings={
+            "training": config.training.model_dump(mode="json"),
+            "lora": model.lora.model_dump(mode="json"),
+            "rule": config.chains.rule,
+            "candidates": config.chains.candidates,
+            "threads": config.threads,
+        },
+        optimiser_steps=stage_steps(unit_folder(work, unit)),
+        images=TrainingImages(
+            name=images.name,
+            fingerprint=images.fingerprint(),
+            by_domain={domain: len(images.in_domain(domain)) for domain in images.domains},
+            drawn=(images.root / SCENES).is_file(),
+        ),
+        chains=None if chains is None else _training_chains(config, chains),
+        versions={**environment["packages"], "python": environment["python"], "commit": environment["commit"]},
+        inputs=dict(unit.inputs),
+    )
+
+
+def _training_chains(config: RunConfig, chains: Chains) -> TrainingChains:
+    return TrainingChains(
+        source="describer" if config.chains.journal is None else "journal",
+        rule=config.chains.rule,
+        accepted=len(chains.texts),
+        sha256=content_hash(dict(chains.by_domain)),
+    )
+
+
+def _publish(out: Path, record: ModelRecord, units: tuple[Unit, ...], work: Path) -> None:
+    """Adapter, loss lines and card into the model's folder, and the record last: with it the model is whole."""
+    folders = [unit_folder(work, unit) for unit in units]
+    with told_in_one_line(out):
+        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        shutil.copytree(folders[-1] / ADAPTER, out / ADAPTER)
+    write_json_lines(out / "training.jsonl", _rows(folders, "training.jsonl"))
+    rounds = _rows(folders, "rounds.jsonl")
+    if rounds:
+        write_json_lines(out / "rounds.jsonl", rounds)
+    write_atomically(out / "README.md", model_card(record))
+    write_json(out / RECORD, record.to_json())
+
+
+def _rows(folders: list[Path], name: str) -> list[dict[str, Any]]:
+    """The lines of one file over all units, in the order in which they were trained."""
+    return [row for folder in folders if (folder / name).is_file() for row in read_json_lines(folder / name)]

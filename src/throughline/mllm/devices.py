@@ -1,0 +1,16 @@
+"""Where to compute, by the name that configs and options give it. Called wherever a checkpoint is about to be loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from throughline.errors import ThroughlineError
+
+
+def pick_device(name: str) -> str:
+    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`; ThroughlineError when a GPU is asked for and there is none."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ThroughlineError("no CUDA device here", None, "use the device `cpu` or `auto`")
+    return name

@@ -1,0 +1,88 @@
+"""A finished run reduced to what its tables, intervals and comparisons need, small enough to be committed: config,
+versions, results, rounds, and every answer's class without its text. Called by the commands that write evidence/;
+`runs.read_run` reads what stands there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from throughline.errors import ThroughlineError
+from throughline.files import read_json_lines, write_atomically, write_json, write_json_lines
+from throughline.reporting.runs import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
+from throughline.reporting.summaries import CorrectAnswers, contradictions, group_of
+
+# Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
+ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus")
+
+
+def reduce_run(run_folder: Path, reduced: Path) -> Run:
+    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, predictions.parquet; reads it back.
+
+    Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, or whose samples
+    have several labels. The predictions are written last: a reduction that was killed is no reduced folder.
+    """
+    run = read_run(run_folder)
+    require_whole(run)
+    rows = list(_prediction_rows(run))
+    (reduced / REDUCED_PREDICTIONS).unlink(missing_ok=True)
+    write_atomically(reduced / "config.yaml", run.config_text)
+    write_json(reduced / "environment.json", reduced_environment(run.environment))
+    write_json_lines(reduced / "results.jsonl", read_json_lines(run_folder / "results.jsonl"))
+    write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
+    write_atomically(reduced / REDUCED_PREDICTIONS, _parquet(rows))
+    return read_run(reduced)
+
+
+def require_whole(run: Run) -> None:
+    """Raises a ThroughlineError for a run with any fault or with results that its predictions contradict."""
+    correct = CorrectAnswers(run)
+    unanswered = [
+        f"{line.unit}: no predictions for its results on the {line.answer} path"
+        for line in run.results
+        if line.round is None and (line.target, line.seed) not in correct.of(group_of(line), line.method, line.answer)
+    ]
+    faults = (*run.faults, *contradictions(run, correct), *unanswered)
+    if faults:
+        more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise ThroughlineError(f"the run is not whole: {faults[0]}{more}", run.folder, "finish it, or reduce it again")
+
+
+def reduced_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment.json is fit to be published."""
+    return {key: environment[key] for key in ENVIRONMENT_KEYS if key in environment}
+
+
+def _prediction_rows(run: Run) -> Iterator[tuple[str | None, ...]]:
+    """Rows of REDUCED_COLUMNS, in the order of units, answers and samples."""
+    for name in sorted({line.unit for line in run.results}):
+        for one in sorted(run.units[name].predictions(), key=lambda one: (one.answer, one.sample_id)):
+            if len(one.labels) != 1:
+                raise ThroughlineError("a sample has several labels", one.sample_id, "only single labels are reduced")
+            yield name, one.sample_id, one.answer, one.predicted, one.labels[0], one.outcome
+
+
+def _round_rows(run: Run) -> Iterator[dict[str, Any]]:
+    for name in sorted({line.unit for line in run.results}):
+        for line in run.units[name].rounds:
+            yield {
+                "unit": name,
+                "round": line.round,
+                "sampled": line.sampled,
+                "accepted": line.accepted,
+                "outcomes": dict(line.outcomes),
+                "adapter_changed": line.adapter_changed,
+            }
+
+
+def _parquet(rows: list[tuple[str | None, ...]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {name: [row[number] for row in rows] for number, name in enumerate(REDUCED_COLUMNS)}
+    table = pyarrow.table(columns, schema=pyarrow.schema([(name, pyarrow.string()) for name in REDUCED_COLUMNS]))
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd", compression_level=19, store_schema=False)
+    return buffer.getvalue()
