@@ -17,12 +17,14 @@ UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(VENV)/bin/uv
 # Tests run two at a time on two cores: one thread each, and the network is not asked.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test lint lock wheel clean
+.PHONY: help setup demo test lint certificate evidence lock wheel clean
 
 help:
 	@echo "make demo    the whole experiment on a drawn world, in minutes, without GPU or network"
 	@echo "make test    all tests (ARGS=... goes to pytest)"
 	@echo "make lint    ruff and mypy"
+	@echo "make certificate  is the drawn world a place to compare methods? about a quarter of an hour"
+	@echo "make evidence     everything too long for the tests, hours; then the tables of the documents"
 	@echo "make setup   .venv with the locked packages; the targets above do it by themselves"
 	@echo "make lock    requirements.lock anew from pyproject.toml"
 	@echo "make wheel   dist/*.whl"
@@ -40,6 +42,21 @@ lint: $(SETUP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+certificate: $(SETUP)
+	$(VENV)/bin/python bench/certificate.py
+
+# In this order: what is long goes on where it was stopped; what is timed wants an idle machine, so nothing runs
+# beside it (no -j: each line waits for the one before).
+evidence: certificate
+	$(VENV)/bin/python bench/evidence.py demo-full
+	$(VENV)/bin/python bench/evidence.py digits
+	$(VENV)/bin/python bench/evidence.py demo-kills
+	$(VENV)/bin/python bench/evidence.py demo-time
+	$(VENV)/bin/python bench/evidence.py help-time
+	$(VENV)/bin/python bench/evidence.py bench-step
+	$(VENV)/bin/python bench/evidence.py screenshot
+	$(VENV)/bin/python bench/evidence.py docs
 
 # The lock holds for Linux, macOS and Windows and for every supported Python, with one version of a package
 # for all of them where one exists (--fork-strategy fewest). It names no index: yours is asked. Versions that

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from throughline.drawn.concepts import CLASSES, FAMILIES
+from throughline.drawn.concepts import CLASSES, FAMILIES, contrast_of
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.files import content_hash, write_json
 
@@ -56,7 +56,7 @@ class Bars:
 
 
 def world(budget: Budget) -> Path:
-    """Training and test images of all styles in one folder: per class `images_held_out` for training, then the test's."""
+    """Images of all styles in one folder: per class the first `images_held_out` to train on, the rest to test on."""
     from throughline.drawn.world import write_world
 
     folder = SCRATCH / "world"
@@ -178,8 +178,8 @@ def background(budget: Budget) -> dict[str, float]:
 
 
 def pairs(seed: int = 0, per_class: int = 200, epochs: int = 6, tested: int = 100) -> dict[str, Any]:
-    """A small convolutional network of its own, trained on whole images of all four domain styles, asked to tell scenes it
-    has not seen from their counterfactuals: the class of each of the two must be the likelier of the family's pair."""
+    """A small convolutional network of its own, trained on images of all four domain styles, tells scenes it has not
+    seen from their counterfactuals: of the family's two classes, the true one must be the likelier for each image."""
     import torch
     from torch import nn
 
@@ -223,10 +223,7 @@ def pairs(seed: int = 0, per_class: int = 200, epochs: int = 6, tested: int = 10
             with torch.no_grad():
                 scores = network(torch.from_numpy(both).float() / 127.5 - 1)
             for row, shown in zip(scores, (scene, other), strict=True):
-                mine, contrast = (
-                    CLASSES.index(c) for c in (shown.cls, next(c for c in family.classes if c != shown.cls))
-                )
-                right.append(bool(row[mine] > row[contrast]))
+                right.append(bool(row[CLASSES.index(shown.cls)] > row[CLASSES.index(contrast_of(shown.cls))]))
         accuracy[f"{'/'.join(family.classes)} in {style}"] = float(np.mean(right))
     return {"accuracy": accuracy, "lowest": min(accuracy.values()), "training_images": len(labels), "epochs": epochs}
 

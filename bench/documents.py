@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from records import BenchStep, Certificate, DemoKills, DemoTime, HelpTime, Style, read_record
 
+from certificate_block import NOT_MEASURED, certificate
+from records import BenchStep, DemoKills, DemoTime, HelpTime, read_record
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
-from throughline.metrics.intervals import mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.generated import generated_names, replace_generated
 from throughline.reporting.reduced import require_whole
@@ -26,7 +26,6 @@ from throughline.reporting.tables import (
     DRAWN_NOTE,
     Table,
     comparison_table,
-    percent,
     results_table,
     rounds_table,
     to_markdown,
@@ -34,7 +33,6 @@ from throughline.reporting.tables import (
 from throughline.training.methods import METHODS
 
 DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md")
-NOT_MEASURED = "*Not measured yet.*"
 MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
 
 
@@ -61,100 +59,6 @@ def rendered(root: Path) -> dict[Path, str]:
 
 
 # the drawn world ----------------------------------------------------------------------------------------------------
-
-
-def certificate(root: Path) -> str:
-    """Accuracies per style, then every condition with its bar."""
-    found = read_record(root / "evidence" / "certificate.json", Certificate)
-    if found is None:
-        return NOT_MEASURED
-    try:
-        styles, conditions = _styles_table(found), _conditions_table(found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ThroughlineError(f"the certificate lacks or misstates {error}", "evidence/certificate.json") from error
-    verdict = "**The certificate holds.**" if found.holds else "**The certificate does not hold.**"
-    return "\n".join([verdict, "", to_markdown(styles, with_title=False), to_markdown(conditions, with_title=False)])
-
-
-def _styles_table(found: Certificate) -> Table:
-    def row(name: str, style: Style) -> tuple[str, ...]:
-        spread = [
-            percent(mean_and_error([one.likelihood for one in part])) for part in (style.held_out, style.included)
-        ]
-        unparsed = np.mean([one.label_path_unparsed for one in style.held_out])
-        zero = (f"{100 * style.zero_shot.likelihood:.1f}", f"{100 * style.zero_shot.label_path_unparsed:.1f}")
-        return (name, zero[0], *spread, zero[1], f"{100 * unparsed:.1f}")
-
-    means = [f"{100 * found.means[name]:.1f}" for name in ("zero_shot", "held_out", "included")]
-    budget = found.budget
-    return Table(
-        title="certificate",
-        columns=(
-            "style",
-            "zero-shot",
-            "cls, held out",
-            "cls, among the sources",
-            "unparsed, zero-shot",
-            "unparsed, cls held out",
-        ),
-        rows=(*(row(name, style) for name, style in found.per_target.items()), ("Avg", *means, "", "")),
-        notes=(
-            f"Accuracy in percent by label likelihood, mean ± standard error over {len(budget['seeds'])} seeds. "
-            "Unparsed: share of label-path answers that name no class.",
-            f"Budget, written down before anything was measured: {budget['images_held_out']} images a class and style "
-            f"from three styles, or {budget['images_included']} from four; {budget['epochs']} epochs, batch "
-            f"{budget['batch']}, lr {budget['lr']:g}; {budget['test_images']} test images a class and style.",
-            DRAWN_NOTE,
-        ),
-    )
-
-
-def _conditions_table(found: Certificate) -> Table:
-    bars, means = found.bars, found.means
-    zero = [style.zero_shot.likelihood for style in found.per_target.values()]
-    low, high = bars["zero_shot"]
-    above_chance = found.background["accuracy"] - found.background["chance"]
-    rows = {
-        "zero_shot_per_style": (
-            "zero-shot, every style",
-            f"{100 * low:.0f} to {100 * high:.0f} %",
-            f"{100 * min(zero):.1f} to {100 * max(zero):.1f} %",
-        ),
-        "cls_gains_held_out": (
-            "gain of cls on the held-out style",
-            f"at least {100 * bars['gain']:.0f} points",
-            f"{100 * (means['held_out'] - means['zero_shot']):+.1f} points",
-        ),
-        "included_is_learnable": (
-            "cls with the style among the sources",
-            f"at least {100 * bars['included']:.0f} %",
-            f"{100 * means['included']:.1f} %",
-        ),
-        "gap_to_close": (
-            "gap between the two",
-            f"at least {100 * bars['gap']:.0f} points",
-            f"{100 * (means['included'] - means['held_out']):+.1f} points",
-        ),
-        "background_tells_nothing": (
-            "linear classifier on the background's colours",
-            f"at most {100 * bars['background']:.0f} points above chance",
-            f"{100 * above_chance:+.1f} points",
-        ),
-        "pairs_can_be_seen": (
-            "pixel classifier on counterfactual pairs, lowest kind",
-            f"at least {100 * bars['pairs']:.0f} %",
-            f"{100 * found.pairs['lowest']:.1f} %",
-        ),
-        "wordings_differ": (
-            "base's perplexity, describer's chains over its own",
-            f"at least {bars['perplexity_ratio']:.1f} times",
-            f"{found.perplexity['ratio']:.2f} times",
-        ),
-    }
-    if set(rows) != set(found.checks):
-        raise ValueError(f"the conditions {', '.join(sorted(set(rows) ^ set(found.checks)))}")
-    cells = tuple((*row, "yes" if found.checks[name] else "no") for name, row in rows.items())
-    return Table("conditions", ("condition", "bar", "measured", "holds"), cells)
 
 
 class Finished:
@@ -217,6 +121,8 @@ def matched(root: Path) -> str:
         for method, control in MATCHED
         for item in compare(found.correct, found.group, answer, (method,), control)
     ]
+    if not compared:
+        return "No control was run."
     adjusted = holm([item.paired.p_value for _, item in compared])
     rows = tuple(
         (
@@ -285,8 +191,8 @@ def kills(root: Path) -> str:
         ("run", f"all {found.result_lines} results lines equal but for seconds"),
         rows,
         (
-            f"`{found.command}`, SIGKILL {after} seconds after the start and each restart, {with_workers} of them to the "
-            "workers as well, the others to their parent alone. ",
+            f"`{found.command}`, SIGKILL {after} seconds after the start and each restart, {with_workers} of them to "
+            "the workers as well, the others to their parent alone.",
             found.environment.sentence(),
         ),
     )
@@ -328,8 +234,14 @@ def bench_step(root: Path) -> str:
         values = (f"{row.ours_value:.4g}", f"{row.rival_value:.4g}", row.unit, f"{row.ratio:.2f}")
         rows.append((row.name, row.rival, *values, *reached))
     columns = ("name", "rival", "ours", "rival's", "unit", "ratio", "predicted", "reached")
-    note = f"`{found.command}`. Predicted: from the FLOP count. {found.environment.sentence()}"
-    return to_markdown(Table("bench step", columns, tuple(rows), (note,)), with_title=False)
+    first, *others = (row.settings for row in found.rows)
+    common = [f"{key} {value}" for key, value in first.items() if all(other.get(key) == value for other in others)]
+    notes = (
+        f"`{found.command}`. Ratio: the rival's over ours. Predicted: from the FLOP count. Settings of every row: "
+        f"{', '.join(common) or 'none in common'}.",
+        found.environment.sentence(),
+    )
+    return to_markdown(Table("bench step", columns, tuple(rows), notes), with_title=False)
 
 
 def demo_time(root: Path) -> str:

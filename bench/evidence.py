@@ -23,7 +23,6 @@ from pathlib import Path
 import documents
 from kills import Plan, measure_kills
 from records import BenchStep, DemoTime, HelpTime, StepRow, this_machine, write_record
-
 from throughline.errors import ThroughlineError
 from throughline.reporting.reduced import reduce_run
 from throughline.reporting.runs import read_run
@@ -132,7 +131,10 @@ def screenshot(run_folder: Path) -> None:
     raw.unlink(missing_ok=True)
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
     size = ("--window-size=1100,1300", "--force-device-scale-factor=1")
-    subprocess.run([browser, *options, *size, f"--screenshot={raw}", page.resolve().as_uri()], check=True)
+    command = [browser, *options, *size, f"--screenshot={raw}", page.resolve().as_uri()]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    if not raw.is_file():  # its messages about buses and displays are shown only when there is no picture
+        raise ThroughlineError("the browser took no picture", do=said.strip()[-500:] or None)
     # A page has few colours: a palette makes the file a third of the size, and no eye sees it.
     Image.open(raw).convert("RGB").quantize(128).save(picture, optimize=True)
     print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")

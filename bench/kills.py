@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from records import DemoKills, Kill, this_machine
 
+from records import DemoKills, Kill, this_machine
 from throughline.files import content_hash, read_json_lines, write_json
 from throughline.seeding import generator
 
@@ -80,7 +80,7 @@ def _undisturbed(plan: Plan) -> tuple[Path, float]:
 def _killed(plan: Plan, seconds: float) -> tuple[list[Kill], list[Path]]:
     """All kills, and the runs that took them. A run that ends before its next kill makes room for a fresh one."""
     notes = plan.scratch / "kills.json"
-    kept = json.loads(notes.read_text()) if notes.is_file() else {"kills": [], "runs": 1}
+    kept: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {"kills": [], "runs": 1}
     kills, runs = [Kill.model_validate(kill) for kill in kept["kills"]], int(kept["runs"])
     delays = kill_delays(plan.kills, seconds, plan.seed)
     while True:

@@ -67,17 +67,20 @@ def run_and_report(config: RunConfig, folder: Path, *, redo_stale: bool = False,
         finished = run_experiment(
             config, folder, redo_stale=redo_stale, told=watcher.told, on_progress=watcher.progressed
         )
-    images = finished.images.root
-    if as_json:
-        from throughline.reporting.page import write_page
+    from throughline.reporting.page import write_page
+    from throughline.reporting.runs import read_run
+    from throughline.reporting.summaries import groups
+    from throughline.reporting.tables import headline_table, to_terminal
 
-        page = write_page(folder, images)
+    page = write_page(folder, finished.images.root)
+    if as_json:
         results = read_json_lines(folder / "results.jsonl")
         print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))
         return finished
-    from throughline.cli import report
-
-    report.run(argparse.Namespace(run=folder, format="terminal", split=None, answer=None, baseline=None, images=images))
+    found = read_run(folder)
+    for group in groups(found.results):
+        print(to_terminal(headline_table(found, group, "all")), end="")
+    print(f"report: {page}\nall tables: throughline report {folder}")
     return finished
 
 

@@ -164,7 +164,7 @@ def _written(out: Path, name: str, scene: Scene, style: str, size: int) -> dict[
     if not path.is_file():
         buffer = io.BytesIO()
         render(scene, style, size).save(buffer, "PNG")
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue(), durable=False)
     return {
         "sample_id": name,
         "image_sha256": file_sha256(path),

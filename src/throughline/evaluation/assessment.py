@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def assess(
                 model.questions,
                 settings,
                 reader=reader,
-                told=lambda done, _, before=asked: told(before + done, total),  # type: ignore[misc]
+                told=_from(asked, total, told),
             )
             asked += len(samples)
             taken[answer] = time.monotonic() - began
@@ -128,6 +128,11 @@ def assess(
         same_images=model.record is not None and model.record.images.fingerprint == images.fingerprint(),
         faults=tuple(dict.fromkeys(p.text for p in predictions if p.outcome == "error")),
     )
+
+
+def _from(before: int, total: int, told: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress of one domain and answer as progress of the whole."""
+    return lambda done, _: told(before + done, total)
 
 
 def _split_samples(images: ImageSet, split: str, trial_seed: int) -> dict[str, list[Sample]]:
@@ -166,7 +171,7 @@ def _lines(
     model: OpenedModel,
     split: str,
     common: dict[str, Any],
-    seconds: dict[str, float],
+    seconds: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """The results lines of these predictions with the ends of Wilson's 95 % interval among the metrics."""
     lines = result_lines(predictions, model.questions.classes, {split: None}, common, seconds)

@@ -30,8 +30,11 @@ def keep_all(images: ImageSet) -> Fold:
     return Fold(targets=(), train=images.samples, validation=(), test=(), target_in=frozenset())
 
 
-def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
-    """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left."""
+def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_per_domain: int | None = None) -> Fold:
+    """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left.
+
+    `train_per_domain` keeps the first so many of each source's `in` part, in DomainBed's shuffled order.
+    """
     for target in targets:
         images.require_target(target)
     splits = split_domains(images, trial_seed)
@@ -40,12 +43,12 @@ def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold
         raise ThroughlineError("every domain is held out: nothing to train on", images.root, "leave one out")
     by_id = images.by_id
 
-    def samples(part: str) -> tuple[Sample, ...]:
-        return tuple(by_id[i] for domain in sources for i in getattr(splits[domain], part))
+    def samples(part: str, at_most: int | None = None) -> tuple[Sample, ...]:
+        return tuple(by_id[i] for domain in sources for i in getattr(splits[domain], part)[:at_most])
 
     return Fold(
         targets=tuple(targets),
-        train=samples("inside"),
+        train=samples("inside", train_per_domain),
         validation=samples("out"),
         test=tuple(sample for target in targets for sample in images.in_domain(target)),
         target_in=frozenset(i for target in targets for i in splits[target].inside),

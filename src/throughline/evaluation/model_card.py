@@ -1,4 +1,4 @@
-"""The README of a saved model, written from its record: what it is, what it has seen, how to ask it, what is unknown."""
+"""The README of a saved model, written from its record: what it is, how to ask it, what it has seen, its limits."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def _chains(record: ModelRecord) -> str:
 
 def _limits(record: ModelRecord) -> str:
     lines = [
-        "It was trained on all domains of its images, so none is left to say how it does on an unseen one. The estimate "
-        "for that is the leave-one-domain-out table of `throughline run` with the same settings; accuracy on the "
-        "domains above is accuracy on what it has learned from.",
+        "It was trained on all domains of its images, so none is left to say how it does on an unseen one. The "
+        "estimate for that is the leave-one-domain-out table of `throughline run` with the same settings; accuracy on "
+        "the domains above is accuracy on what it has learned from.",
         "A chain is what the model says about its answer; it need not be what the answer came from.",
     ]
     if record.images.drawn:

@@ -133,10 +133,10 @@ class Base:
     device: str = "auto"
 
 
-def find_record(name: str) -> ModelRecord | None:
+def find_record(name: str, hub: bool = False) -> ModelRecord | None:
     """The record of the model called `name`, None when it is a plain checkpoint. Free of torch.
 
-    Raises ThroughlineError for an unfinished model, a record that cannot be read, and a folder that is no model.
+    Raises ThroughlineError for an unfinished model, a record that cannot be read, and what is no model at all.
     """
     folder = Path(name).expanduser()
     if (folder / RECORD).is_file():
@@ -147,6 +147,7 @@ def find_record(name: str) -> ModelRecord | None:
         raise ThroughlineError(
             "no model here", folder, f"it has neither {RECORD} (from `throughline fit`) nor a checkpoint's config.json"
         )
+    _require_source(name, hub, "name a folder made by `throughline fit`, a checkpoint, or allow the hub with --hub")
     return None
 
 
@@ -179,7 +180,7 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
     Raises ThroughlineError when it is neither, or when the base is not the one the model was fitted on.
     """
     base = base or Base()
-    record = find_record(name)
+    record = find_record(name, base.hub)
     if classes is not None:
         require_class_names(classes)
     if record is None:
@@ -204,11 +205,8 @@ def require_class_names(classes: Sequence[str]) -> None:
 def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> OpenedModel:
     from throughline.evaluation.answering import Questions
 
-    _require_source(name, base.hub, "name a folder made by `throughline fit`, a checkpoint, or allow the hub with --hub")
     mllm = _loaded(name, base.hub, base.tiles or 1, base.dtype or "float32", base.device)
-    return OpenedModel(
-        mllm, Questions(make_prompts(classes, FIVE_STAGE), classes, FIVE_STAGE), AnswerSettings(), None
-    )
+    return OpenedModel(mllm, Questions(make_prompts(classes, FIVE_STAGE), classes, FIVE_STAGE), AnswerSettings(), None)
 
 
 def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | None, base: Base) -> OpenedModel:
@@ -218,8 +216,9 @@ def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | 
     own = record.checkpoint
     source = base.checkpoint or own.source
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
-    _require_source(source, base.hub, wanted + (", or allow the download with --hub" if own.hub else ""))
-    mllm = _loaded(source, base.hub, base.tiles or record.tiles, base.dtype or record.dtype, base.device)
+    hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
+    _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
+    mllm = _loaded(source, hub, base.tiles or record.tiles, base.dtype or record.dtype, base.device)
     # A hub checkpoint is known by its name only: whether a folder holds the same is left to the adapter's shapes.
     comparable = own.hub == (checkpoint_folder(source) is None)
     if comparable and mllm.fingerprint != own.fingerprint:

@@ -60,6 +60,8 @@ class DataConfig(Settings):
     """What tables call the images; by default `drawn`, or the name of the run."""
     targets: Literal["all"] | Words = "all"
     """Domains that are held out, one after the other."""
+    train_per_domain: int | None = Field(default=None, ge=1)
+    """Most training images of a source domain, the first of its `in` part in DomainBed's order; all where not given."""
     trial_seed: int = Field(default=0, ge=0)
     """DomainBed's trial seed: decides which images of a domain are in its `in` and its `out` split."""
 

@@ -47,7 +47,7 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, images: ImageSet) -
     costs: dict[str, Cost] = {}
     for unit in units:
         sources = [domain for domain in images.domains if domain not in unit.targets]
-        inside = sum(sizes[domain][0] for domain in sources)
+        inside = sum(min(sizes[domain][0], config.data.train_per_domain or sizes[domain][0]) for domain in sources)
         validation = sum(sizes[domain][1] for domain in sources)
         asked = sum(sum(sizes[domain]) for domain in unit.targets)
         costs[unit.name] = _training_cost(METHODS[unit.method], config, inside) + _answering_cost(

@@ -23,7 +23,7 @@ from throughline.files import read_json_lines, write_json, write_json_lines
 
 def execute(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, told: Told) -> None:
     """Trains and measures `unit`; leaves predictions, metrics, loss lines, rounds and the adapter in its folder."""
-    fold = leave_out(images, unit.targets, unit.trial)
+    fold = leave_out(images, unit.targets, unit.trial, config.data.train_per_domain)
     _Execution(Learning(unit, config, fold, images.classes, run_folder, told)).run()
 
 

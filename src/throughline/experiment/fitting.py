@@ -1,14 +1,15 @@
 """The final model: one method on all images of all domains, saved with everything that asking it needs.
 
-Called by the verb `fit`. The stages and rounds are those of a run's units (`learning`), with nothing held out; they work
-in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on where it was. The record is written last.
+Called by the verb `fit`. The stages and rounds are those of a run's units (`learning`), with nothing held out; they
+work in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on where it was. The record is written last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from throughline.evaluation.saved_model import (
     TrainingImages,
     read_record,
 )
-from throughline.experiment.config import RunConfig
+from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.costs import estimate_costs, longest_first
 from throughline.experiment.environment import describe_environment
-from throughline.experiment.folder import input_changes, is_done, locked, unit_folder
+from throughline.experiment.folder import input_changes, is_done, locked, stage_steps, unit_folder
 from throughline.experiment.preparation import Chains, gather_chains, journal_paths
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan_final, with_parents
@@ -46,12 +47,21 @@ from throughline.files import (
     write_json,
     write_json_lines,
 )
-from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_name, checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.checkpoints import (
+    POCKET,
+    checkpoint_folder,
+    checkpoint_name,
+    checkpoint_source,
+    fingerprint_checkpoint,
+)
 
 EXECUTOR = "throughline.experiment.learning:learn"
 
-FITTED = ("cls", "reasoning", "mtct", "sarr", "mtct_sarr")
-"""The methods of a final model; the matched ones are controls of an experiment."""
+POCKET_PRESET = "demo"
+"""Settings for the pocket checkpoint; any other has the defaults of the config, which are the paper's."""
+
+DESCRIBER = "describer"
+"""In the place of a journal: the drawn world's own teacher."""
 
 SCENES = "scenes.jsonl"
 """Stands in the root of a drawn world; the describer reads it."""
@@ -64,6 +74,44 @@ class FittedModel:
     folder: Path
     record: ModelRecord
     worked: bool
+
+
+def fit_config(
+    images: Path,
+    *,
+    method: str | None = None,
+    chains: str | None = None,
+    seed: int = 0,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The config of a final model on `images`: a preset's (or YAML file's) model and training, `changes` laid over it.
+
+    `chains` is a journal, a folder of journals, or `describer`. `changes` has dotted keys, as `--set` of a run. Of the
+    preset's data, chains, methods and seeds nothing is taken but the chains' format and rule.
+    """
+    laid_over = dict(changes or {})
+    if preset is None and laid_over.get("model.checkpoint", POCKET) == POCKET:
+        preset = POCKET_PRESET
+    data: dict[str, Any] = {"images": str(images), "drawn": None, "name": None, "targets": "all"}
+    if preset is not None:
+        overrides = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
+        values = load_config(preset, overrides).model_dump(mode="json")
+    else:
+        values = RunConfig.model_validate({"name": "fit", "data": data}).model_dump(mode="json")
+    values["chains"] |= {
+        "teacher": DESCRIBER if chains == DESCRIBER else None,
+        "journal": chains if chains != DESCRIBER else None,
+    }
+    values |= {"methods": [method or ("cls" if chains is None else "mtct_sarr")], "seeds": [seed], "workers": 1}
+    values["evaluation"]["selection"] = "last"  # nothing is held out to select on
+    for dotted, value in laid_over.items():
+        *groups, key = dotted.split(".")
+        inner = values
+        for group in groups:
+            inner = inner[group]
+        inner[key] = value
+    return RunConfig.model_validate(values)
 
 
 def fit_model(
@@ -81,6 +129,8 @@ def fit_model(
     if config.evaluation.selection != "last":
         raise ValueError("nothing is held out, so there is nothing to select on")
     images = read_images(Path(config.data.images or ""), name=config.data.name)
+    if len(images.classes) < 2:
+        raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
     needs_chains = any(method.needs_chains for method in with_parents(config.methods))
     _require_chain_source(config, images, needs_chains)
     checkpoint_source(config.model.checkpoint, config.model.hub)
@@ -173,8 +223,6 @@ def _learn(
 def _record(
     config: RunConfig, images: ImageSet, chains: Chains | None, units: tuple[Unit, ...], work: Path, fingerprint: str
 ) -> ModelRecord:
-    from throughline.experiment.learning import stage_steps
-
     model, unit, form = config.model, units[-1], FORMATS[config.chains.format]
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package

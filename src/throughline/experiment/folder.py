@@ -23,6 +23,8 @@ from throughline.experiment.units import Unit
 from throughline.files import canonical_json, told_in_one_line, write_atomically, write_json, write_json_lines
 
 UNITS, STALE, DONE = "units", ".stale", "done"
+STAGE = "stage.json"
+"""Written last into the folder of a stage of training: its optimiser steps. The stage is whole when it is there."""
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
@@ -180,6 +182,11 @@ def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:
                 number += 1
                 target = kept / f"{item.folder.name}.{number}"
             item.folder.rename(target)
+
+
+def stage_steps(unit_folder: Path) -> int:
+    """Optimiser steps behind the adapter of a trained unit, those of the unit it started from included."""
+    return int(json.loads((unit_folder / STAGE).read_text())["cumulative_steps"])
 
 
 def write_results(run_folder: Path, units: Iterable[Unit]) -> None:

@@ -20,7 +20,7 @@ from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, keep_all
 from throughline.evaluation.selection import Candidate, select_best
 from throughline.experiment.config import RunConfig
-from throughline.experiment.folder import unit_folder
+from throughline.experiment.folder import STAGE, stage_steps, unit_folder
 from throughline.experiment.preparation import read_chains
 from throughline.experiment.units import Unit
 from throughline.files import read_json_lines, write_json, write_json_lines
@@ -38,9 +38,6 @@ from throughline.training.trainer import LossLine, TreeDataset, train_stage
 
 Told = Callable[[str], None]
 
-STAGE = "stage.json"
-"""Written last into a stage's folder: its optimiser steps. The stage is whole when it is there."""
-
 
 def learn(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, told: Told) -> None:
     """An executor of units that hold nothing out: learns from all images and leaves no results (`fitting`)."""
@@ -49,19 +46,8 @@ def learn(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, tol
     write_json(learning.folder / "metrics.json", {"results": []})
 
 
-def stage_steps(folder: Path) -> int:
-    """Optimiser steps behind the adapter of a whole unit, those of the unit it started from included."""
-    return int(read_object(folder / STAGE)["cumulative_steps"])
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that this project wrote whole."""
-    value: dict[str, Any] = json.loads(path.read_text())
-    return value
-
-
 class Learning:
-    """A loaded base, what it is asked, and the samples it learns from; `run` leaves the adapter in the unit's folder."""
+    """A loaded base, its questions and the samples it learns from; `run` leaves the adapter in the unit's folder."""
 
     def __init__(
         self, unit: Unit, config: RunConfig, fold: Fold, classes: Sequence[str], run_folder: Path, told: Told
@@ -122,7 +108,7 @@ class Learning:
                 kept = self._round(number, folder, kept, after_round)
             elif (folder / "accepted.jsonl").is_file():
                 kept = {row["sample_id"]: row["text"] for row in read_json_lines(folder / "accepted.jsonl")}
-            steps += int(read_object(folder / STAGE)["optimiser_steps"])
+            steps += int(_read_object(folder / STAGE)["optimiser_steps"])
             candidates.append(Candidate(f"round {number}", folder / "adapter"))
         self._collect_rounds(total)
         if self.config.evaluation.selection == "validation":
@@ -221,4 +207,9 @@ class Learning:
         folders = [self.folder / f"round-{number}" for number in range(1, total + 1)]
         lines = [line for folder in folders for line in read_json_lines(folder / "training.jsonl")]
         write_json_lines(self.folder / "training.jsonl", lines)
-        write_json_lines(self.folder / "rounds.jsonl", [read_object(folder / "round.json") for folder in folders])
+        write_json_lines(self.folder / "rounds.jsonl", [_read_object(folder / "round.json") for folder in folders])
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value

@@ -236,6 +236,7 @@ def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
         inputs["format"] = config.chains.format  # words the reasoning question
     if method.trains:
         versions["training"] = STAGE_VERSIONS["training"]
+        inputs["train_per_domain"] = config.data.train_per_domain
         inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         inputs["selection"] = config.evaluation.selection
     if method.self_labelled:

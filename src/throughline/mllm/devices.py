@@ -1,4 +1,4 @@
-"""Where to compute, by the name that configs and options give it. Called wherever a checkpoint is about to be loaded."""
+"""Where to compute, by the name that configs and options give it. Called by whoever is about to load a checkpoint."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
         target_modules=adapted_modules(model, settings),
         bias="none",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that will be others in v6
+        return get_peft_model(model, config)
 
 
 def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:

@@ -21,11 +21,13 @@ ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpu
 def reduce_run(run_folder: Path, reduced: Path) -> Run:
     """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, predictions.parquet; reads it back.
 
-    Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, or whose samples
-    have several labels. The predictions are written last: a reduction that was killed is no reduced folder.
+    Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, whose config names
+    an absolute path, or whose samples have several labels. The predictions are written last: a reduction that was
+    killed is no reduced folder.
     """
     run = read_run(run_folder)
     require_whole(run)
+    _require_no_machine_path(run)
     rows = list(_prediction_rows(run))
     (reduced / REDUCED_PREDICTIONS).unlink(missing_ok=True)
     write_atomically(reduced / "config.yaml", run.config_text)
@@ -48,6 +50,13 @@ def require_whole(run: Run) -> None:
     if faults:
         more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise ThroughlineError(f"the run is not whole: {faults[0]}{more}", run.folder, "finish it, or reduce it again")
+
+
+def _require_no_machine_path(run: Run) -> None:
+    for part, key in (("data", "images"), ("model", "checkpoint"), ("chains", "journal")):
+        named = (run.config.get(part) or {}).get(key)
+        if isinstance(named, str) and Path(named).is_absolute():
+            raise ThroughlineError(f"{part}.{key} is a path of this machine", named, "run with a relative one")
 
 
 def reduced_environment(environment: Mapping[str, Any]) -> dict[str, Any]:

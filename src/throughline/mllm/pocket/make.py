@@ -1,7 +1,7 @@
 """Makes the pocket checkpoint: `python -m throughline.mllm.pocket.make --out DIR` (under an hour on two cores).
 
 Three stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
-1. see: the vision tower classifies scenes and names their parts (the two heads are thrown away);
+1. see: the vision tower classifies scenes, names their parts and says where they are (the heads are thrown away);
 2. speak: tower frozen, projector and decoder learn the label question and terse chains of their own wording;
 3. join: everything together for a short while at a low rate.
 The same seed gives the same data; weights differ in the last bits between machines and thread counts.
@@ -28,20 +28,18 @@ from transformers import InternVLForConditionalGeneration, get_cosine_schedule_w
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts
-from throughline.drawn.concepts import CLASSES, CONCEPTS
+from throughline.drawn.concepts import CLASSES, PARTS
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene, sample_scene
-from throughline.drawn.styles import render
+from throughline.drawn.styles import part_box, render
 from throughline.drawn.terse import terse_chain
 from throughline.files import write_json
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, wrap_mllm
-from throughline.mllm.pocket.geometry import IMAGE_SIZE, make_config, make_processor, train_tokenizer
+from throughline.mllm.pocket.geometry import IMAGE_SIZE, PATCH_SIZE, make_config, make_processor, train_tokenizer
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 from throughline.seeding import generator
-
-PARTS: tuple[str, ...] = tuple(sorted({part for row in CONCEPTS.values() for part in row}))
 
 
 @dataclass(frozen=True)
@@ -49,31 +47,33 @@ class Recipe:
     """Everything that decides the checkpoint; written into its folder."""
 
     seed: int = 0
-    styles: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic")
+    styles: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic", "neon")
     scenes: int = 24_000
     vocabulary: int = 1_400
     see_epochs: int = 5
-    see_batch: int = 64
-    see_lr: float = 1.5e-3
+    see_batch: int = 32
+    see_lr: float = 1e-3
     speak_steps: int = 600
-    speak_batch: int = 32
-    speak_lr: float = 2e-3
+    speak_batch: int = 16
+    speak_lr: float = 1.5e-3
     join_steps: int = 60
-    join_lr: float = 3e-4
+    join_lr: float = 2e-4
 
 
 def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None:
     """Trains and saves weights (bfloat16), processor, config and `recipe.json` into `out`."""
     torch.manual_seed(recipe.seed)
     began = time.monotonic()
-    scenes, images = draw_scenes(recipe)
+    drawn = draw_scenes(recipe)
+    scenes = drawn.scenes
     told(f"{len(scenes)} scenes drawn ({time.monotonic() - began:.0f} s)")
     tokenizer = train_tokenizer(corpus(recipe, scenes), recipe.vocabulary)
     model = InternVLForConditionalGeneration(make_config(tokenizer))
     mllm = wrap_mllm(model, make_processor(tokenizer), "pocket", "in the making")
-    see(model, scenes, pixels_of(mllm, images), recipe, told)
+    pixels = pixels_of(mllm, drawn.pixels)
+    see(model, drawn, pixels, recipe, told)
     told(f"sees ({time.monotonic() - began:.0f} s)")
-    speak(mllm, scenes, pixels_of(mllm, images), recipe, told)
+    speak(mllm, scenes, pixels, recipe, told)
     told(f"speaks ({time.monotonic() - began:.0f} s)")
     model.to(torch.bfloat16)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -83,20 +83,38 @@ def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None
     write_json(out / "recipe.json", asdict(recipe))
 
 
-def draw_scenes(recipe: Recipe) -> tuple[list[tuple[str, Scene]], NDArray[np.uint8]]:
-    """`(style, scene)` of every scene, styles and classes in turn, and their pixels `(scenes, 64, 64, 3)`."""
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the tower learns from: `(style, scene)`, pixels `(scenes, 64, 64, 3)`, and for each patch the parts whose
+    box it touches `(scenes, patches, parts)`."""
+
+    scenes: list[tuple[str, Scene]]
+    pixels: NDArray[np.uint8]
+    where: NDArray[np.bool_]
+
+
+def draw_scenes(recipe: Recipe) -> Drawn:
+    """Styles and classes in turn."""
     chosen = []
     for index in range(recipe.scenes):
         style = recipe.styles[index % len(recipe.styles)]
         cls = CLASSES[index // len(recipe.styles) % len(CLASSES)]
         chosen.append((style, sample_scene(recipe.seed, f"pocket {style}", cls, index)))
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
-        pieces = list(pool.map(_render_piece, [chosen[i : i + 500] for i in range(0, len(chosen), 500)]))
-    return chosen, np.concatenate(pieces)
+        pieces = list(pool.map(_draw_piece, [chosen[i : i + 500] for i in range(0, len(chosen), 500)]))
+    return Drawn(chosen, np.concatenate([p for p, _ in pieces]), np.concatenate([w for _, w in pieces]))
 
 
-def _render_piece(piece: list[tuple[str, Scene]]) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(render(scene, style, IMAGE_SIZE)) for style, scene in piece])
+def _draw_piece(piece: list[tuple[str, Scene]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    side = IMAGE_SIZE // PATCH_SIZE
+    where = np.zeros((len(piece), side, side, len(PARTS)), dtype=bool)
+    for row, (style, scene) in zip(where, piece, strict=True):
+        for part in scene.parts:
+            left, top, right, bottom = part_box(scene, part, style, IMAGE_SIZE)
+            rows = slice(top // PATCH_SIZE, -(-bottom // PATCH_SIZE))
+            row[rows, left // PATCH_SIZE : -(-right // PATCH_SIZE), PARTS.index(part)] = True
+    pixels = np.stack([np.asarray(render(scene, style, IMAGE_SIZE)) for style, scene in piece])
+    return pixels, where.reshape(len(piece), side * side, len(PARTS))
 
 
 def corpus(recipe: Recipe, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
@@ -126,35 +144,41 @@ def pixels_of(mllm: Mllm, images: NDArray[np.uint8]) -> Callable[[NDArray[np.int
 
 def see(
     model: Any,
-    scenes: Sequence[tuple[str, Scene]],
+    drawn: Drawn,
     pixels: Callable[[NDArray[np.int64]], Tensor],
     recipe: Recipe,
     told: Callable[[str], None],
 ) -> None:
-    """Trains the vision tower to tell class and parts from the mean of its patch features."""
+    """Trains the vision tower: class and parts from its mean patch feature, the parts that lie there from each patch.
+
+    What lies where is a target at every patch; without it the tower learns several times more slowly.
+    """
     tower = model.model.vision_tower
     width = model.config.vision_config.hidden_size
-    heads = nn.Linear(width, len(CLASSES) + len(PARTS))
-    classes = torch.tensor([CLASSES.index(scene.cls) for _, scene in scenes])
-    parts = torch.tensor([[part in scene.parts for part in PARTS] for _, scene in scenes]).float()
+    whole, local = nn.Linear(width, len(CLASSES) + len(PARTS)), nn.Linear(width, len(PARTS))
+    classes = torch.tensor([CLASSES.index(scene.cls) for _, scene in drawn.scenes])
+    parts = torch.from_numpy(drawn.where.any(axis=1)).float()
     tower.requires_grad_(True).train()
     order = generator(recipe.seed, "pocket see")
-    steps = recipe.see_epochs * (len(scenes) // recipe.see_batch)
-    optimiser = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=recipe.see_lr, weight_decay=0.05)
+    trained = [*tower.parameters(), *whole.parameters(), *local.parameters()]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.see_lr, weight_decay=0.05)
+    steps = recipe.see_epochs * (len(classes) // recipe.see_batch)
     schedule = get_cosine_schedule_with_warmup(optimiser, steps // 20, steps)
     step, right = 0, 0.0
     for _ in range(recipe.see_epochs):
-        shuffled = order.permutation(len(scenes))
-        for start in range(0, len(scenes) - recipe.see_batch + 1, recipe.see_batch):
-            index = shuffled[start : start + recipe.see_batch]
-            features = tower(pixel_values=jitter(pixels(index), order)).last_hidden_state[:, 1:].mean(dim=1)
-            scores = heads(features)
+        for index in np.split(order.permutation(len(classes)), range(recipe.see_batch, len(classes), recipe.see_batch)):
+            if len(index) < recipe.see_batch:
+                continue
+            features = tower(pixel_values=jitter(pixels(index), order)).last_hidden_state[:, 1:]
+            scores = whole(features.mean(dim=1))
             chosen = scores[:, : len(CLASSES)]
             loss = nn.functional.cross_entropy(chosen, classes[index])
             loss = loss + nn.functional.binary_cross_entropy_with_logits(scores[:, len(CLASSES) :], parts[index])
+            there = torch.from_numpy(drawn.where[index]).float()
+            loss = loss + 4 * nn.functional.binary_cross_entropy_with_logits(local(features), there)
             optimiser.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             schedule.step()
             step += 1
@@ -165,10 +189,15 @@ def see(
 
 
 def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """Each image's channels scaled and shifted a little, so that the tower leans less on exact colours."""
-    scale = torch.from_numpy(draw.uniform(0.6, 1.4, (len(pixels), 3, 1, 1))).float()
-    shift = torch.from_numpy(draw.uniform(-0.4, 0.4, (len(pixels), 3, 1, 1))).float()
-    return pixels * scale + shift
+    """Each image's channels scaled and shifted, one image in three turned to grey and one in three to its negative, so
+    that the tower leans on shapes more than on colours."""
+    count = len(pixels)
+    scale = torch.from_numpy(draw.uniform(0.6, 1.4, (count, 3, 1, 1))).float()
+    shift = torch.from_numpy(draw.uniform(-0.4, 0.4, (count, 3, 1, 1))).float()
+    grey = torch.from_numpy(draw.random((count, 1, 1, 1)) < 1 / 3)
+    negative = torch.from_numpy(np.where(draw.random((count, 1, 1, 1)) < 1 / 3, -1.0, 1.0)).float()
+    pixels = torch.where(grey, pixels.mean(dim=1, keepdim=True).expand_as(pixels), pixels)
+    return pixels * negative * scale + shift
 
 
 def speak(

@@ -1,0 +1,128 @@
+"""`throughline evaluate MODEL DIR`: accuracy of every answer path on labelled images, per domain and over all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
+from throughline.cli.progress import progress
+from throughline.errors import ThroughlineError
+
+if TYPE_CHECKING:
+    from throughline.domains.samples import ImageSet
+    from throughline.evaluation.assessment import Assessment
+    from throughline.reporting.tables import Table
+
+SUMMARY = "measure a model on a folder of images"
+
+CONFUSIONS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "images",
+        type=Path,
+        metavar="DIR",
+        help="folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]",
+    )
+    parser.add_argument(
+        "--split", choices=("in", "out", "all"), default="all", help="part of each domain, as DomainBed cuts it"
+    )
+    parser.add_argument("--trial-seed", type=int, default=0, help="whole number; DomainBed's seed of the split")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to this file (default: none)")
+    add_base_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints; afterwards a ThroughlineError if some images could not be read."""
+    from throughline.domains.folders import read_images
+    from throughline.evaluation.assessment import assess, compare_classes
+    from throughline.evaluation.saved_model import find_record, open_model
+    from throughline.files import require_writable, write_json
+
+    # Everything that can be at fault without a model is found before one is loaded.
+    images = read_images(arguments.images)
+    record = find_record(arguments.model, arguments.hub)
+    compare_classes(record.classes if record is not None else images.classes, images)
+    if arguments.out is not None:
+        require_writable(arguments.out)
+    model = open_model(arguments.model, None if record is not None else images.classes, base_of(arguments))
+    if arguments.batch is not None:
+        model = replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
+    with progress("answering", "answers") as told:
+        found = assess(model, images, split=arguments.split, trial_seed=arguments.trial_seed, told=told)
+    if arguments.out is not None:
+        write_json(arguments.out, found.to_json())
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        _print_tables(found, images)
+    for fault in found.faults[1:]:
+        print(f"note: {fault}", file=sys.stderr)
+    if found.faults:
+        raise ThroughlineError(
+            f"{len(found.faults)} images could not be read and count as wrong answers: {found.faults[0]}"
+        )
+    return 0
+
+
+def _print_tables(found: Assessment, images: ImageSet) -> None:
+    from throughline.reporting.tables import to_terminal
+
+    answers = dict.fromkeys(line["answer"] for line in found.lines)
+    tables = [_accuracy_table(found, answer) for answer in answers]
+    if found.confusions:
+        tables.append(_confusion_table(found))
+    last = replace(tables[-1], notes=(*tables[-1].notes, *_notes(found, images)))
+    print("\n".join(map(to_terminal, [*tables[:-1], last])), end="")
+
+
+def _accuracy_table(found: Assessment, answer: str) -> Table:
+    from throughline.reporting.tables import Table
+
+    lines = [line for line in found.lines if line["answer"] == answer]
+    first = lines[0]
+    title = f"{first['dataset']} · {first['model']}, {first['method']} · {answer} path · split {first['split']}"
+    columns = ("domain", "images", "accuracy %", "95 % interval", "unparsed %", "failed")
+    rows = [_accuracy_row(line, ", ".join(line["targets"])) for line in lines[:-1]]
+    return Table(title, columns, (*rows, _accuracy_row(lines[-1], "all images")))
+
+
+def _accuracy_row(line: dict[str, Any], name: str) -> tuple[str, ...]:
+    low, high = (100 * line["metrics"][f"accuracy_{end}"] for end in ("low", "high"))
+    unparsed = 100 * line["unparsed"] / line["n"]
+    interval = f"{low:.1f} to {high:.1f}"
+    return (name, f"{line['n']:,}", f"{100 * line['accuracy']:.1f}", interval, f"{unparsed:.1f}", str(line["errors"]))
+
+
+def _confusion_table(found: Assessment) -> Table:
+    from throughline.reporting.tables import Table
+
+    rows = []
+    for answer in dict.fromkeys(one.answer for one in found.confusions):
+        shown = [one for one in found.confusions if one.answer == answer][:CONFUSIONS_SHOWN]
+        rows += [(one.answer, one.true, one.predicted, f"{one.count:,} of {one.of:,}") for one in shown]
+    return Table("most frequent wrong answers", ("path", "class", "answered", "images"), tuple(rows))
+
+
+def _notes(found: Assessment, images: ImageSet) -> Iterator[str]:
+    from throughline.reporting.tables import DRAWN_NOTE
+
+    yield "Intervals are Wilson's, over images. Unparsed and failed answers count as wrong."
+    if found.absent_classes:
+        yield f"The model also offers classes without an image here: {', '.join(found.absent_classes)}."
+    if found.same_images:
+        yield "These are the very images the model was trained on: nothing here says how it does on others."
+    elif found.seen_domains:
+        yield f"The model was trained on domains of the same name: {', '.join(found.seen_domains)}."
+    if (images.root / "scenes.jsonl").is_file():
+        yield DRAWN_NOTE

@@ -1,0 +1,137 @@
+"""`throughline predict MODEL IMAGE…`: label, confidence and chain of single images or whole folders."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
+from throughline.cli.parsing import words
+from throughline.cli.progress import progress
+from throughline.errors import ThroughlineError, UsageError
+
+if TYPE_CHECKING:
+    from throughline.evaluation.predicting import ImageAnswer
+
+SUMMARY = "label, confidence and chain for images"
+
+STDOUT = "-"
+CHAINS_SHOWN = 3
+"""With more images the table would drown in chains; --csv and --json have all of them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="image files, or folders that are walked for them"
+    )
+    parser.add_argument(
+        "--classes",
+        type=words,
+        metavar="A,B,C",
+        help="classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)",
+    )
+    parser.add_argument(
+        "--no-chain", action="store_true", help="label and confidence only, without the slow reasoning path"
+    )
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="write image,label,confidence,reasoning_label,agree,outcome,chain; - is stdout (default: a table)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of the table")
+    add_base_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answers every image; afterwards a ThroughlineError if some could not be read."""
+    if arguments.json and arguments.csv == STDOUT:
+        raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
+    from throughline.evaluation.predicting import find_images
+    from throughline.evaluation.saved_model import find_record, require_class_names
+    from throughline.files import require_writable, write_atomically
+
+    # Everything that can be at fault without a model is found before one is loaded.
+    images = find_images(arguments.images)
+    if arguments.csv not in (None, STDOUT):
+        require_writable(Path(arguments.csv))
+    if arguments.classes is not None:
+        require_class_names(arguments.classes)
+    elif find_record(arguments.model, arguments.hub) is None:
+        raise UsageError(
+            f"{arguments.model} is a plain checkpoint, without classes", do="name them with --classes a,b,c"
+        )
+    answers = []
+    streamed = arguments.csv == STDOUT
+    if streamed:
+        print(_csv([_columns()]), end="")
+    for answer in _answers(arguments, images):
+        answers.append(answer)
+        if streamed:
+            print(_csv([answer.cells()]), end="", flush=True)
+    if arguments.csv is not None and not streamed:
+        write_atomically(Path(arguments.csv), _csv([_columns(), *(answer.cells() for answer in answers)]))
+    if arguments.json:
+        print(json.dumps([answer.to_json() for answer in answers], indent=2, ensure_ascii=False))
+    elif arguments.csv is None:
+        print(_table(answers, chains=not arguments.no_chain), end="")
+    _refuse_faults(answers)
+    return 0
+
+
+def _answers(arguments: argparse.Namespace, images: Sequence[Path]) -> Iterator[ImageAnswer]:
+    from throughline.evaluation.predicting import predict
+    from throughline.evaluation.saved_model import open_model
+
+    model = open_model(arguments.model, arguments.classes, base_of(arguments))
+    if arguments.batch is not None:
+        model = replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
+    with progress("answering", "images") as told:
+        yield from predict(model, images, chains=not arguments.no_chain, told=told)
+
+
+def _columns() -> tuple[str, ...]:
+    from throughline.evaluation.predicting import COLUMNS
+
+    return COLUMNS
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:
+    from throughline.reporting.tables import Table, to_terminal
+
+    columns = ("image", "label", "confidence %") + (("reasoning label", "agree", "chain") if chains else ())
+    rows = []
+    for answer in answers:
+        confidence = "" if answer.confidence is None else f"{100 * answer.confidence:.1f}"
+        label = answer.label or f"({answer.outcome})"
+        agree = "" if answer.agree is None else "yes" if answer.agree else "no"
+        path = (answer.reasoning_label or "", agree, str(answer.outcome)) if chains else ()
+        rows.append((answer.image, label, confidence, *path))
+    text = to_terminal(Table(f"{len(rows)} image{'s' * (len(rows) != 1)}", columns, tuple(rows)))
+    shown = [answer for answer in answers if answer.chain]
+    if len(answers) <= CHAINS_SHOWN:
+        return text + "".join(f"\n{answer.image}\n{answer.chain}\n" for answer in shown)
+    return text + ("chains: --csv FILE or --json\n" if shown else "")
+
+
+def _refuse_faults(answers: Sequence[ImageAnswer]) -> None:
+    faults = [answer for answer in answers if answer.fault]
+    for answer in faults[1:]:
+        print(f"note: {answer.fault}", file=sys.stderr)
+    if faults:
+        count = f"{len(faults)} of {len(answers)} images could not be read"
+        raise ThroughlineError(f"{count}, all others are answered: {faults[0].fault}")

@@ -1,0 +1,47 @@
+"""A tiny checkpoint and a few images for every room that needs a model. Imports torch only where a test asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from throughline.domains.samples import ImageSet
+    from throughline.mllm.load import Mllm
+
+DOMAINS = ("photo", "painting", "sketch")
+CLASSES = ("cat", "cup", "dog")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random InternVL checkpoint; read only."""
+    from tests.mllm.tiny import write_checkpoint
+
+    return write_checkpoint("internvl", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny_mllm(tiny_checkpoint: Path) -> Mllm:
+    """That checkpoint, loaded for this test alone."""
+    from throughline.mllm.load import load_mllm
+
+    return load_mllm(str(tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Three domains of three classes, five random pictures each; the n-th sample is `tests.mllm.tiny.image_of(n)`."""
+    from tests.mllm.tiny import image_of
+
+    from throughline.domains.folders import read_images
+
+    root = tmp_path_factory.mktemp("images")
+    places = [(d, c, i) for d in sorted(DOMAINS) for c in CLASSES for i in range(5)]
+    for number, (domain, label, index) in enumerate(places):
+        path = root / domain / label / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image_of(number).save(path)
+    return read_images(root)

@@ -1,0 +1,153 @@
+"""Every planned sample ends in one prediction for each way of answering, whatever lies in its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.evaluation.questions import ANSWERS, CLASSES, QUESTIONS, asked
+from tests.mllm.reference import Spoken, nll_alone, picture
+from tests.training.small import chain_of, with_lora
+
+from throughline.domains.samples import ImageSet, Sample
+from throughline.evaluation import answering
+from throughline.evaluation.answering import Prediction, answer_samples
+from throughline.mllm.chat import user_turn
+from throughline.mllm.load import Mllm
+from throughline.mllm.sampling import Continuation
+
+
+@pytest.fixture
+def broken(tiny_images: ImageSet, tmp_path: Path) -> list[Sample]:
+    """Six images, of which the second is torn, the fourth and fifth are gone."""
+    samples = list(tiny_images.samples[:6])
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(samples[1].path.read_bytes()[:40])
+    samples[1] = replace(samples[1], path=torn, image_sha256="torn")
+    for place in (3, 4):
+        samples[place] = replace(samples[place], path=tmp_path / "gone.png", image_sha256=f"gone {place}")
+    return samples
+
+
+@pytest.mark.parametrize("batch", [1, 4, 10])
+def test_every_sample_has_one_prediction_for_every_answer(tiny_mllm: Mllm, broken: list[Sample], batch: int) -> None:
+    found = answer_samples(tiny_mllm, broken, QUESTIONS, asked(batch=batch))
+    assert [(p.sample_id, p.answer) for p in found] == [(one.id, answer) for one in broken for answer in ANSWERS]
+    for p, one in zip(found, (one for one in broken for _ in ANSWERS), strict=True):
+        assert (p.domain, p.labels) == (one.domain, one.labels)
+        unreadable = one.image_sha256 in {"torn", "gone 3", "gone 4"}
+        assert (p.outcome == "error") == unreadable
+        if unreadable:
+            assert p.predicted is None
+            assert not p.correct
+            assert one.path.name in p.text
+            assert p.probabilities is None
+
+
+def test_images_nobody_can_read_do_not_move_the_others(tiny_mllm: Mllm, broken: list[Sample]) -> None:
+    readable = [broken[place] for place in (0, 2, 5)]
+    alone = answer_samples(tiny_mllm, readable, QUESTIONS, asked())
+    among = answer_samples(tiny_mllm, broken, QUESTIONS, asked(batch=10))
+    assert [p for p in among if p.outcome != "error"] == alone
+
+
+def test_an_image_the_processor_refuses_counts_as_an_error(
+    tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("absolute aspect ratio must be smaller than 200")
+
+    monkeypatch.setattr(tiny_mllm.chat, "encode_image", refuse)
+    found = answer_samples(tiny_mllm, tiny_images.samples[:2], QUESTIONS, asked())
+    assert {p.outcome for p in found} == {"error"}
+    assert "aspect ratio" in found[0].text
+
+
+def test_probabilities_are_those_of_the_labels_alone_and_sum_to_one(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    samples = tiny_images.samples[:3]
+    found = answer_samples(tiny_mllm, samples, QUESTIONS, asked(answers=("likelihood",), batch=2))
+    for seed, p in enumerate(found):
+        spoken = [Spoken(user_turn(QUESTIONS.prompts.label), [picture(seed)], name) for name in CLASSES]
+        with torch.no_grad():
+            nll = [nll_alone(tiny_mllm.model, tiny_mllm.chat.processor, "internvl", one).sum() for one in spoken]
+        expected = torch.softmax(-torch.stack(nll).double(), 0).tolist()
+        assert p.probabilities == pytest.approx(expected, rel=1e-3)
+        assert sum(p.probabilities or ()) == pytest.approx(1, abs=1e-5)
+        assert p.predicted == CLASSES[expected.index(max(expected))]
+        assert min(p.probabilities or ()) > 0
+
+
+def test_a_class_that_is_almost_impossible_keeps_its_likelihood(
+    tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its -log p is part of the calibration: rounded to 0 it would be infinite."""
+    scores = torch.tensor([[0.0, -20.0, -30.0]])
+    monkeypatch.setattr(answering, "label_log_likelihood", lambda *_: scores)
+    (p,) = answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked(answers=("likelihood",)))
+    assert torch.tensor(p.probabilities).log().tolist() == pytest.approx([0, -20, -30], abs=1e-4)
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *texts: str, why: str = "stop") -> None:
+    """Puts words into the model's mouth."""
+    monkeypatch.setattr(answering, "sample", lambda *_: [[Continuation((1,), text, why)] for text in texts])
+
+
+def outcomes(found: list[Prediction]) -> list[tuple[str | None, str]]:
+    return [(p.predicted, p.outcome) for p in found]
+
+
+def test_the_label_path_reads_classes_and_nothing_else(
+    tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(monkeypatch, "A cat.", "cat or dog", "a spaceship", "")
+    found = answer_samples(tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(answers=("label",)))
+    assert outcomes(found) == [("cat", "ok"), (None, "ambiguous"), (None, "out_of_list"), (None, "empty")]
+
+
+def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
+    tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = chain_of("cat")
+    said(monkeypatch, chain, "It is a cat.", chain.replace("<CONCLUSION>", ""), chain + " and a dog")
+    found = answer_samples(tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(answers=("reasoning",)))
+    assert outcomes(found) == [
+        ("cat", "ok"),
+        (None, "missing_stage"),
+        (None, "missing_stage"),
+        (None, "trailing_text"),
+    ]
+    assert [p.text for p in found][0] == chain
+    said(monkeypatch, chain, why="length")
+    (cut,) = answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked(answers=("reasoning",)))
+    assert outcomes([cut]) == [(None, "truncated")]
+
+
+def test_no_answer_depends_on_dropout(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    model = with_lora(tiny_mllm, dropout=0.5)
+    first = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked())
+    model.train()
+    assert answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked()) == first
+
+
+def test_progress_counts_images(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    told: list[tuple[int, int]] = []
+    answer_samples(
+        tiny_mllm,
+        tiny_images.samples[:5],
+        QUESTIONS,
+        asked(answers=("likelihood",), batch=2),
+        told=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_line_has_probabilities_only_where_there_are_some(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    label, chain, likelihood = (
+        p.to_json() for p in answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked())
+    )
+    common = {"sample_id", "domain", "labels", "answer", "predicted", "outcome", "text"}
+    assert set(label) == set(chain) == common
+    assert set(likelihood) == common | {"probabilities"}

@@ -1,0 +1,187 @@
+"""A round of self-labelling: what is kept, what is counted, and what a kill costs. The model's words are put in its
+mouth; everything around them is the real thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.training.small import PROMPTS, chain_of
+
+from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.journal import read_journal
+from throughline.domains.samples import ImageSet, Sample
+from throughline.mllm.load import Mllm
+from throughline.mllm.sampling import Continuation
+from throughline.settings import SamplingSettings
+from throughline.training import rounds
+from throughline.training.rounds import RoundPlan, RoundResult, self_label
+
+CLASSES = ("cat", "cup", "dog")
+
+
+def other(label: str) -> str:
+    return next(name for name in CLASSES if name != label)
+
+
+def words_for(samples: Sequence[Sample]) -> dict[str, tuple[str, str]]:
+    """What is said of each image, by its content: every kind of answer in turn."""
+    kinds: list[Callable[[str], tuple[str, str]]] = [
+        lambda label: (chain_of(label), "stop"),
+        lambda label: (chain_of(other(label)), "stop"),
+        lambda label: (chain_of(label), "length"),
+        lambda label: (f"It is a {label}.", "stop"),
+        lambda label: (chain_of(f"{label} or {other(label)}"), "stop"),
+        lambda label: (chain_of("spaceship"), "stop"),
+    ]
+    return {one.image_sha256: kinds[n % len(kinds)](one.label) for n, one in enumerate(samples)}
+
+
+class Sampler:
+    """Stands in for `sample`; notes how many prompts each call had, and can be killed before its `dies_at`-th."""
+
+    def __init__(self, words: dict[str, tuple[str, str]], dies_at: int | None = None) -> None:
+        self.words, self.dies_at = words, dies_at
+        self.calls: list[int] = []
+        self.draws: list[float] = []
+
+    def __call__(self, mllm: Mllm, prompts: Any, settings: SamplingSettings, draws: Any) -> list[list[Continuation]]:
+        if len(self.calls) + 1 == self.dies_at:
+            raise KeyboardInterrupt
+        self.calls.append(len(prompts))
+        self.draws += [float(generator.random()) for (generator,) in draws]
+        said = [self.words[prompt.images[0].key] for prompt in prompts]
+        return [[Continuation((1, 2), text, why)] for text, why in said]
+
+
+@pytest.fixture
+def samples(tiny_images: ImageSet) -> tuple[Sample, ...]:
+    return tiny_images.samples[:14]
+
+
+@pytest.fixture
+def label(
+    tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., RoundResult]:
+    def run(journal: Path, sampler: Sampler, **changes: Any) -> RoundResult:
+        monkeypatch.setattr(rounds, "sample", sampler)
+        values: dict[str, Any] = {
+            "samples": samples,
+            "prompts": PROMPTS,
+            "classes": CLASSES,
+            "format": FIVE_STAGE,
+            "rule": "correct",
+            "sampling": SamplingSettings(temperature=1.0),
+            "batch": 4,
+            "seed": 3,
+            "round": 1,
+        }
+        return self_label(tiny_mllm, RoundPlan(**{**values, **changes}), journal, "weights")
+
+    return run
+
+
+def test_only_chains_that_conclude_in_the_true_class_are_kept(label: Any, samples: Any, tmp_path: Path) -> None:
+    result = label(tmp_path / "journal-0.jsonl", Sampler(words_for(samples)))
+    assert result.accepted == {one.id: chain_of(one.label) for one in samples[::6]}
+    assert result.line(1) == {
+        "round": 1,
+        "sampled": 14,
+        "accepted": 3,
+        "outcomes": {
+            "accepted": 3,
+            "ambiguous": 2,
+            "missing_stage": 2,
+            "out_of_list": 2,
+            "rejected_class": 3,
+            "truncated": 2,
+        },
+    }
+
+
+def test_the_journal_holds_every_chain_and_its_verdict(label: Any, samples: Any, tmp_path: Path) -> None:
+    result = label(tmp_path / "journal-0.jsonl", Sampler(words_for(samples)))
+    journal = read_journal(tmp_path / "journal-0.jsonl")
+    assert not journal.problems
+    assert [candidate.sample_id for candidate in journal.candidates] == [one.id for one in samples]
+    assert {(c.source, c.model, c.round, c.seed) for c in journal.candidates} == {("self", "weights", 1, 3)}
+    assert {candidate.sample_id for candidate in journal.accepted("correct")} == set(result.accepted)
+    (header,) = journal.headers
+    assert {candidate.prompt_sha256 for candidate in journal.candidates} <= set(header.prompts)
+
+
+def test_whole_batches_are_not_sampled_again_after_a_kill(label: Any, samples: Any, tmp_path: Path) -> None:
+    words = words_for(samples)
+    undisturbed = label(tmp_path / "undisturbed.jsonl", Sampler(words))
+    journal = tmp_path / "journal-0.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        label(journal, Sampler(words, dies_at=3))
+    again = Sampler(words)
+    assert label(journal, again) == undisturbed
+    assert again.calls == [4, 2]
+    last = Sampler(words)
+    assert label(journal, last) == undisturbed
+    assert not last.calls
+
+
+@pytest.mark.parametrize("torn", [0, 40])
+def test_a_torn_batch_is_sampled_again_and_gives_the_same(label: Any, samples: Any, tmp_path: Path, torn: int) -> None:
+    words = words_for(samples)
+    undisturbed = label(tmp_path / "undisturbed.jsonl", Sampler(words))
+    lines = (tmp_path / "undisturbed.jsonl").read_bytes().splitlines(keepends=True)
+    journal = tmp_path / "journal-0.jsonl"
+    journal.write_bytes(b"".join(lines[: 1 + 6]) + lines[7][:torn])  # the header, a batch and a half
+    again = Sampler(words)
+    assert label(journal, again) == undisturbed
+    assert again.calls == [4, 4, 2]
+    assert read_journal(journal).candidates == read_journal(tmp_path / "undisturbed.jsonl").candidates
+
+
+def test_draws_belong_to_the_sample_the_round_and_the_seed(label: Any, samples: Any, tmp_path: Path) -> None:
+    words = words_for(samples)
+    drawn = {}
+    for name, changes in {
+        "first": {},
+        "other batches": {"batch": 5},
+        "second": {"round": 2},
+        "seed": {"seed": 4},
+    }.items():
+        sampler = Sampler(words)
+        label(tmp_path / f"{name}.jsonl", sampler, **changes)
+        drawn[name] = sampler.draws
+    assert drawn["first"] == drawn["other batches"]
+    assert len(set(drawn["first"])) == 14
+    assert not np.isin(drawn["first"], drawn["second"] + drawn["seed"]).any()
+
+
+def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_mllm: Mllm, monkeypatch: Any) -> None:
+    monkeypatch.setattr(rounds, "sample", Sampler(words_for(samples)))
+    told: list[tuple[int, int]] = []
+    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, "correct", SamplingSettings(), 6, 0, 1)
+    self_label(tiny_mllm, plan, tmp_path / "j.jsonl", "weights", told=lambda done, total: told.append((done, total)))
+    assert told == [(6, 14), (12, 14), (14, 14)]
+
+
+def test_a_real_model_is_sampled_alike_twice_and_with_a_kill_between(
+    tiny_mllm: Mllm, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = SamplingSettings(temperature=1.0, max_new_tokens=6)
+    plan = RoundPlan(samples[:6], PROMPTS, CLASSES, FIVE_STAGE, "correct", sampling, 2, 0, 1)
+    self_label(tiny_mllm, plan, tmp_path / "once.jsonl", "weights")
+    real, calls = rounds.sample, iter(range(10))
+
+    def dying(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(rounds, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        self_label(tiny_mllm, plan, tmp_path / "killed.jsonl", "weights")
+    self_label(tiny_mllm, plan, tmp_path / "killed.jsonl", "weights")
+    candidates = read_journal(tmp_path / "once.jsonl").candidates
+    assert read_journal(tmp_path / "killed.jsonl").candidates == candidates
+    assert len({candidate.text for candidate in candidates}) > 1

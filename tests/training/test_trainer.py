@@ -1,0 +1,295 @@
+"""A stage of training: what a step averages over, what a kill leaves behind, what happens when memory runs out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training import kill_stage
+from tests.training.small import same, samples_of, settings, train, weights, with_lora
+from torch import Tensor
+
+from throughline.domains.samples import ImageSet
+from throughline.errors import ThroughlineError
+from throughline.mllm.load import Mllm, load_mllm
+from throughline.training.trainer import COMPLETE, LossLine, forget_checkpoints
+
+
+@pytest.fixture
+def stage(tiny_checkpoint: Path, tiny_images: ImageSet) -> Callable[..., tuple[dict[str, Tensor], int, list[LossLine]]]:
+    """Trains a freshly loaded model and gives its weights, the steps and the loss lines."""
+
+    def run(folder: Path, dropout: float = 0.0, count: int = 11, **options: Any) -> Any:
+        own = {name: options.pop(name) for name in list(options) if name in type(settings()).model_fields}
+        mllm = load_mllm(str(tiny_checkpoint))
+        model = with_lora(mllm, dropout)
+        steps, lines = train(mllm, model, samples_of(tiny_images, count), folder, settings(**own), **options)
+        assert not any(module.training for module in model.modules())
+        return weights(model), steps, lines
+
+    return run
+
+
+def change(trained: dict[str, Tensor], start: dict[str, Tensor]) -> Tensor:
+    return torch.cat([(trained[name] - start[name]).flatten() for name in sorted(start)])
+
+
+# what a step averages over ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_the_same_however_it_is_cut_also_the_incomplete_one_at_the_end(
+    stage: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    start = weights(with_lora(load_mllm(str(tiny_checkpoint))))
+    whole, steps, lines = stage(tmp_path / "8", micro_batch=8)
+    assert steps == 4  # 8 and 3 samples, twice
+    reference = change(whole, start)
+    for micro in (4, 2):
+        cut, cut_steps, cut_lines = stage(tmp_path / str(micro), micro_batch=micro)
+        assert cut_steps == 4
+        for line, cut_line in zip(lines, cut_lines, strict=True):
+            assert cut_line["loss"] == pytest.approx(line["loss"], rel=1e-4)
+            assert cut_line["losses"] == pytest.approx(line["losses"], rel=1e-4)
+        assert float((change(cut, start) - reference).norm() / reference.norm()) < 5e-3
+    fewer, _, _ = stage(tmp_path / "10", count=10)
+    assert float((change(fewer, start) - reference).norm() / reference.norm()) > 0.1  # the measure can tell
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_does_not_change_the_batch(stage: Any, tmp_path: Path) -> None:
+    _, steps, lines = stage(tmp_path / "whole", epochs=1, batch=6, micro_batch=6)
+    _, cut_steps, cut_lines = stage(tmp_path / "cut", epochs=1, batch=6, micro_batch=4)
+    assert (steps, cut_steps) == (2, 2)
+    assert [line["loss"] for line in cut_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-4)
+
+
+def test_loss_lines_say_where_and_what(stage: Any, tmp_path: Path) -> None:
+    told: list[LossLine] = []
+    _, steps, lines = stage(tmp_path, batch=4, log_steps=2, told=told.append)
+    assert steps == 6
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert [line["step"] for line in told] == [2, 4, 6]
+    assert {line["steps"] for line in told} == {6}
+    for line in lines:
+        assert set(line) == {"step", "epoch", "loss", "losses", "lr"}
+        assert set(line["losses"]) == {"label", "chain"}
+    assert lines[-1]["epoch"] == 2
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_the_last_steps_have_a_loss_line_too(stage: Any, tmp_path: Path) -> None:
+    _, _, lines = stage(tmp_path, batch=8, log_steps=3)
+    assert [line["step"] for line in lines] == [3, 4]
+
+
+def test_matched_controls_take_just_the_steps_they_are_told(stage: Any, tmp_path: Path) -> None:
+    ends: list[int] = []
+    _, steps, lines = stage(tmp_path, batch=4, max_steps=8, after_epoch=ends.append)
+    assert steps == 8
+    assert lines[-1]["step"] == 8
+    assert ends == [1, 2, 3]  # three steps an epoch: the last one is cut short
+
+
+def test_ends_of_epochs_come_with_the_weights_of_that_moment(
+    stage: Any, tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    mllm = load_mllm(str(tiny_checkpoint))
+    model = with_lora(mllm)
+    kept: dict[int, dict[str, Tensor]] = {}
+    train(
+        mllm,
+        model,
+        samples_of(tiny_images),
+        tmp_path / "three",
+        settings(epochs=2),
+        after_epoch=lambda epoch: kept.setdefault(epoch, weights(model)) and None,
+    )
+    assert list(kept) == [1, 2]
+    assert same(kept[2], weights(model))
+    assert same(kept[1], stage(tmp_path / "one", epochs=1)[0])
+
+
+# going on ---------------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Somebody pulled the plug."""
+
+
+def stops_at(use: int) -> Callable[[int], None]:
+    """Raises when a sample is used for the `use`-th time."""
+    uses = iter(range(1, 1000))
+
+    def seen(index: int) -> None:
+        if next(uses) == use:
+            raise Stop
+
+    return seen
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name.rpartition("-")[2]) for path in (folder / "checkpoints").glob("checkpoint-*"))
+
+
+# eleven samples in batches of four, three epochs: steps end after 4, 8, 11; 15, 19, 22; 26, 30, 33 samples
+SMALL: dict[str, Any] = {"dropout": 0.1, "batch": 4, "micro_batch": 2, "epochs": 3}
+
+
+def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: Any, tmp_path: Path) -> None:
+    expected, _, _ = stage(tmp_path / "seldom saved", **SMALL, log_steps=2)
+    saved, steps, lines = stage(tmp_path / "undisturbed", **SMALL, log_steps=2, save_steps=2)
+    assert same(saved, expected)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    # uses before the stop: in the first step, at the end of an epoch, in the middle of one, in the last step
+    for use, left in ((2, 33), (14, 25), (20, 18), (33, 7)):
+        folder = tmp_path / str(use)
+        with pytest.raises(Stop):
+            stage(folder, **SMALL, log_steps=2, save_steps=2, seen=stops_at(use))
+        uses: list[int] = []
+        found = stage(folder, **SMALL, log_steps=2, save_steps=2, seen=uses.append)
+        assert same(found[0], expected)
+        assert found[1:] == (steps, lines)
+        assert len(uses) <= left
+
+
+def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        stage(tmp_path, **SMALL, save_steps=2, seen=stops_at(24))
+    assert checkpoints(tmp_path) == [6]
+    assert (tmp_path / "checkpoints" / "checkpoint-6" / COMPLETE).is_file()
+    stage(tmp_path, **SMALL, save_steps=2)
+    assert checkpoints(tmp_path) == [9]
+    forget_checkpoints(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("steps", [None, 7])
+def test_a_stage_that_had_ended_is_not_trained_any_further(stage: Any, tmp_path: Path, steps: int | None) -> None:
+    first = stage(tmp_path, **SMALL, max_steps=steps)
+    uses: list[int] = []
+    again = stage(tmp_path, **SMALL, max_steps=steps, seen=uses.append)
+    assert not uses
+    assert same(first[0], again[0])
+    assert first[1:] == again[1:]
+
+
+def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, tmp_path: Path) -> None:
+    expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+    with pytest.raises(Stop):
+        stage(tmp_path / "torn", **SMALL, save_steps=2, seen=stops_at(24))
+    torn = tmp_path / "torn" / "checkpoints" / "checkpoint-6"
+    (torn / COMPLETE).unlink()
+    (torn / "optimizer.pt").write_bytes(b"half")
+    uses: list[int] = []
+    found, _, _ = stage(tmp_path / "torn", **SMALL, save_steps=2, seen=uses.append)
+    assert len(uses) == 33
+    assert same(found, expected)
+
+
+def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(stage: Any, tmp_path: Path) -> None:
+    expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+    with pytest.raises(Stop):
+        stage(tmp_path / "torn", **SMALL, save_steps=2, seen=stops_at(24))
+    folder = tmp_path / "torn" / "checkpoints"
+    torn = Path(shutil.copytree(folder / "checkpoint-6", folder / "checkpoint-8"))
+    (torn / COMPLETE).unlink()
+    (torn / "adapter_model.safetensors").write_bytes(b"half")
+    uses: list[int] = []
+    found, _, _ = stage(tmp_path / "torn", **SMALL, save_steps=2, seen=uses.append)
+    assert len(uses) == 11
+    assert same(found, expected)
+
+
+def test_an_end_of_epoch_is_not_missed_by_who_goes_on_right_behind_it(stage: Any, tmp_path: Path) -> None:
+    """A checkpoint at the last step of an epoch is only written when the end of the epoch has been told."""
+    ends: list[int] = []
+    with pytest.raises(Stop):
+        stage(tmp_path, **SMALL, save_steps=3, after_epoch=ends.append, seen=stops_at(12))
+    assert ends == [1]
+    stage(tmp_path, **SMALL, save_steps=3, after_epoch=ends.append)
+    assert ends == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_killed_goes_on_and_ends_with_the_same_weights(
+    tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stage"
+    expected = kill_stage.run(tiny_checkpoint, tiny_images.root, tmp_path / "undisturbed", 0)
+
+    def killed(moment: int) -> int:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.training.kill_stage",
+            str(tiny_checkpoint),
+            str(tiny_images.root),
+            str(folder),
+            str(moment),
+        ]
+        return subprocess.run(command, env=dict(os.environ), check=False, timeout=120).returncode
+
+    assert killed(kill_stage.IN_STEP_FIVE) == -signal.SIGKILL
+    assert checkpoints(folder) == [4]
+    assert killed(kill_stage.WHILE_SAVING) == -signal.SIGKILL
+    assert same(kill_stage.run(tiny_checkpoint, tiny_images.root, folder, 0), expected)
+
+
+# out of memory ----------------------------------------------------------------------------------------------------
+
+
+def too_large(mllm: Mllm, most: int, after: int = 0) -> Callable[[Any], Any]:
+    """A collate function that runs out of memory on more than `most` samples, from the `after`-th batch on."""
+    batches = iter(range(1000))
+
+    def collate(rows: Any) -> Any:
+        if len(rows) > most and next(batches) >= after:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return mllm.collate(rows)
+
+    return collate
+
+
+def test_out_of_memory_is_one_line_that_names_the_next_smaller_micro_batch(
+    stage: Any, tiny_mllm: Mllm, tmp_path: Path
+) -> None:
+    with pytest.raises(ThroughlineError) as raised:
+        stage(tmp_path, collate=too_large(tiny_mllm, 4))
+    line = str(raised.value)
+    assert "out of GPU memory with micro_batch 8" in line
+    assert "set micro_batch to 4, or use --auto-batch" in line
+    with pytest.raises(ThroughlineError, match="gradient_checkpointing"):
+        stage(tmp_path, collate=too_large(tiny_mllm, 0), micro_batch=1, auto_batch=True)
+
+
+def test_auto_batch_finds_the_micro_batch_that_fits(
+    stage: Any, tiny_mllm: Mllm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = stage(tmp_path / "two", dropout=0.1, micro_batch=2)
+    found = stage(tmp_path / "auto", dropout=0.1, auto_batch=True, collate=too_large(tiny_mllm, 2))
+    assert same(found[0], expected[0])
+    assert found[1:] == expected[1:]
+    assert [record.getMessage() for record in caplog.records if "out of GPU" in record.getMessage()] == [
+        "out of GPU memory with micro_batch 8: going on with 4",
+        "out of GPU memory with micro_batch 4: going on with 2",
+    ]
+
+
+def test_memory_that_runs_out_late_does_not_leave_steps_behind(stage: Any, tiny_mllm: Mllm, tmp_path: Path) -> None:
+    expected = stage(tmp_path / "four", micro_batch=4)
+    found = stage(tmp_path / "auto", auto_batch=True, collate=too_large(tiny_mllm, 4, after=1))
+    assert same(found[0], expected[0])
+    assert found[1:] == expected[1:]
+
+
+def test_gradient_checkpointing_changes_no_number(stage: Any, tmp_path: Path) -> None:
+    expected = stage(tmp_path / "plain", epochs=1)
+    found = stage(tmp_path / "again", epochs=1, gradient_checkpointing=True)
+    assert [line["loss"] for line in found[2]] == pytest.approx([line["loss"] for line in expected[2]], rel=1e-5)
