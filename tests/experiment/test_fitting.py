@@ -192,6 +192,7 @@ def test_the_method_follows_from_the_chains(world, journal, preset):
 def test_another_checkpoint_than_the_pocket_gets_the_papers_values(world):
     pocket, other = fit_config(world), fit_config(world, changes={"model.checkpoint": "some/8B", "model.hub": True})
     assert pocket.training.stage.batch == 16
+    assert pocket.data.train_per_domain is None  # the demo's limit is no limit of a final model
     assert (other.training.stage.batch, other.training.stage.lr, other.training.rounds) == (128, 5e-4, 3)
     assert fit_config(world, preset="paper/pacs").model.checkpoint == "OpenGVLab/InternVL3-8B-hf"
 

@@ -43,7 +43,7 @@ class StepSettings:
 
     geometries: tuple[str, ...] = ("pocket", "bench-40m")
     classes: tuple[int, ...] = (7, 65)
-    trials: int = 9
+    trials: int = 7
     batch: int = 4
     threads: int | None = None
 
@@ -104,32 +104,30 @@ def measure_workload(
 
     def ours() -> None:
         # Trees are built for every step, as in training; the rival's rows were made once.
-        score_trees(model, tree_batch(mllm, work)).loss_sum().div(samples).backward()
+        torch.autograd.backward(score_trees(model, tree_batch(mllm, work)).loss_sum() / samples)
 
     def rival() -> None:
         for rows in separate:
-            rows.nll(model).sum().div(samples).backward()
+            torch.autograd.backward(rows.nll(model).sum() / samples)
 
     model.train()  # LoRA's dropout is on, as in training
     seconds = alternate(_from_no_gradient(model, ours), _from_no_gradient(model, rival), settings.trials)
     model.eval()
     shape = shape_of(base_of(model).config)
-    ours_flops = step_flops(shape, rows_of_trees(batch), LORA.rank)
-    rival_flops = step_flops(shape, rows_of_paths(separate), LORA.rank)
+    ours_flops = step_flops(shape, rows_of_trees(batch), LORA.rank).total
+    rival_flops = step_flops(shape, rows_of_paths(separate), LORA.rank).total
     label, chain = separate
     return compare(
         f"step {geometry}, {classes} classes",
         RIVAL,
         *seconds,
-        predicted_ratio=rival_flops.total / ours_flops.total,
+        predicted_ratio=rival_flops / ours_flops,
         settings={
             "geometry": geometry,
             "classes": classes,
             "batch": samples,
             "trials": settings.trials,
-            "threads": torch.get_num_threads(),
-            "device": "cpu",
-            "dtype": str(base_of(model).dtype).removeprefix("torch."),
+            **machine_settings(model),
             "lora_rank": LORA.rank,
             "lora_dropout": LORA.dropout,
             "tokens_tree": batch.input_ids.shape[1],
@@ -137,13 +135,22 @@ def measure_workload(
             "tokens_chain_path": chain.input_ids.shape[1],
             "tokens_label": label.input_ids.shape[1] - label.answer_start,
             "tokens_chain": chain.input_ids.shape[1] - chain.answer_start,
-            "gflops_tree": round(ours_flops.total / 1e9, 3),
-            "gflops_separate": round(rival_flops.total / 1e9, 3),
+            "gflops_tree": round(ours_flops / 1e9, 3),
+            "gflops_separate": round(rival_flops / 1e9, 3),
             "largest_nll_difference": difference,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
         },
     )
+
+
+def machine_settings(model: Any) -> dict[str, Any]:
+    """What of machine and libraries decides the times."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": base_of(model).device.type,
+        "dtype": str(base_of(model).dtype).removeprefix("torch."),
+        "torch": str(torch.__version__),
+        "transformers": str(transformers.__version__),
+    }
 
 
 def with_random_lora(mllm: Mllm) -> Any:
@@ -183,14 +190,15 @@ def largest_difference(model: Any, batch: TreeBatch, separate: tuple[SeparateRow
     """Over all branches: the difference of both ways' NLLs, divided by the NLL where that is above 1."""
     with torch.no_grad():
         found = score_trees(model, batch)
-        ours = {(sample, name): nll for sample, name, nll in _reduced(found.branch_nll(), batch)}
+        branches = zip(batch.sample, batch.names, found.branch_nll().tolist(), strict=True)
+        ours = {(sample, name): nll for sample, name, nll in branches}
         rival = {
             (sample, name): float(nll)
             for name, rows in zip(("label", "chain"), separate, strict=True)
             for sample, nll in enumerate(rows.nll(model))
         }
     assert ours.keys() == rival.keys()
-    return max(abs(ours[key] - rival[key]) / max(1.0, abs(rival[key])) for key in ours)
+    return max(abs(float(ours[key]) - nll) / max(1.0, abs(nll)) for key, nll in rival.items())
 
 
 def rows_of_trees(batch: TreeBatch) -> list[Row]:
@@ -216,10 +224,6 @@ def _stacked(paths: Sequence[Path], mean: bool) -> SeparateRows:
     assert len(starts) == 1, "the workload's samples have prompts and answers of one length"
     ids = torch.stack([torch.from_numpy(path.tokens) for path in paths])
     return SeparateRows(ids, join_inputs([image for path in paths for image in path.images]), starts.pop(), mean)
-
-
-def _reduced(nll: Tensor, batch: TreeBatch) -> Iterator[tuple[int, str, float]]:
-    yield from zip(batch.sample, batch.names, nll.tolist(), strict=True)
 
 
 def _from_no_gradient(model: Any, step: Callable[[], None]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -75,14 +76,15 @@ def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: 
     return Workload(make_prompts(classes), images, examples)
 
 
-def _described() -> list[tuple[str, Scene, str]]:
+@lru_cache(maxsize=1)
+def _described() -> tuple[tuple[str, Scene, str], ...]:
     """`(style, scene, chain)` of the pool, always the same."""
     found = []
     for index in range(POOL):
         style, cls = DOMAIN_STYLES[index % len(DOMAIN_STYLES)], CLASSES[index % len(CLASSES)]
         scene = sample_scene(0, style, cls, index)
         found.append((style, scene, describe(scene, seed=0, sample_id=f"bench {index}", settings=FAULTLESS)))
-    return found
+    return tuple(found)
 
 
 def _of_one_length(items: Sequence[Item], lengths: Sequence[int], count: int) -> list[Item]:

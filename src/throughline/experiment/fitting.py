@@ -94,6 +94,7 @@ def fit_config(
     if preset is None and laid_over.get("model.checkpoint", POCKET) == POCKET:
         preset = POCKET_PRESET
     data: dict[str, Any] = {"images": str(images), "drawn": None, "name": None, "targets": "all"}
+    data["train_per_domain"] = None
     if preset is not None:
         overrides = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
         values = load_config(preset, overrides).model_dump(mode="json")

@@ -34,7 +34,7 @@ from throughline.training.checks import output_probe
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree
 from throughline.training.rounds import RoundPlan, self_label
-from throughline.training.trainer import LossLine, TreeDataset, train_stage
+from throughline.training.trainer import LossLine, TreeDataset, forget_checkpoints, train_stage
 
 Told = Callable[[str], None]
 
@@ -84,12 +84,13 @@ class Learning:
         steps = self._steps_of(self.unit.steps_like) if self.unit.steps_like else None
         if (self.folder / STAGE).is_file():
             self.model = load_adapter(self.mllm.model, self.folder / "adapter")
-            return
-        self.model = add_lora(self.mllm.model, self.config.model.lora, seed_of(self.unit.seed, "lora") % 2**32)
-        taken, lines = self._train(samples, chains, 0, self.folder, steps)
-        write_json_lines(self.folder / "training.jsonl", lines)
-        save_adapter(self.model, self.folder / "adapter")
-        write_json(self.folder / STAGE, {"optimiser_steps": taken, "cumulative_steps": taken})
+        else:
+            self.model = add_lora(self.mllm.model, self.config.model.lora, seed_of(self.unit.seed, "lora") % 2**32)
+            taken, lines = self._train(samples, chains, 0, self.folder, steps)
+            write_json_lines(self.folder / "training.jsonl", lines)
+            save_adapter(self.model, self.folder / "adapter")
+            write_json(self.folder / STAGE, {"optimiser_steps": taken, "cumulative_steps": taken})
+        forget_checkpoints(self.folder)
 
     def _rounds(self, after_round: Callable[[int, Path], None]) -> None:
         """Self-labelling from the parent's adapter; θ carries on from round to round."""
@@ -108,6 +109,7 @@ class Learning:
                 kept = self._round(number, folder, kept, after_round)
             elif (folder / "accepted.jsonl").is_file():
                 kept = {row["sample_id"]: row["text"] for row in read_json_lines(folder / "accepted.jsonl")}
+            forget_checkpoints(folder)
             steps += int(_read_object(folder / STAGE)["optimiser_steps"])
             candidates.append(Candidate(f"round {number}", folder / "adapter"))
         self._collect_rounds(total)

@@ -10,6 +10,7 @@ The same seed gives the same data; weights differ in the last bits between machi
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,6 +70,7 @@ def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None
     told(f"{len(scenes)} scenes drawn ({time.monotonic() - began:.0f} s)")
     tokenizer = train_tokenizer(corpus(recipe, scenes), recipe.vocabulary)
     model = InternVLForConditionalGeneration(make_config(tokenizer))
+    place_patches(model.model.vision_tower.embeddings)
     mllm = wrap_mllm(model, make_processor(tokenizer), "pocket", "in the making")
     pixels = pixels_of(mllm, drawn.pixels)
     see(model, drawn, pixels, recipe, told)
@@ -142,6 +144,18 @@ def pixels_of(mllm: Mllm, images: NDArray[np.uint8]) -> Callable[[NDArray[np.int
     return pixels
 
 
+def place_patches(embeddings: Any) -> None:
+    """Position embeddings start as waves over rows and columns instead of zeros, so that patches know their neighbours
+    from the first step. They stay trainable."""
+    side, width = IMAGE_SIZE // PATCH_SIZE, embeddings.position_embeddings.shape[-1]
+    place = torch.arange(side).float()
+    rate = math.pi / 2 ** (torch.arange(width // 4) / (width // 4) * math.log2(side))  # a wave of 2 to 2 x side patches
+    waves = torch.cat([torch.sin(place[:, None] * rate), torch.cos(place[:, None] * rate)], dim=1)
+    grid = torch.cat([waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], dim=2)
+    with torch.no_grad():
+        embeddings.position_embeddings[0, 1:] = 0.5 * grid.reshape(side * side, width)
+
+
 def see(
     model: Any,
     drawn: Drawn,
@@ -189,13 +203,13 @@ def see(
 
 
 def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """Each image's channels scaled and shifted, one image in three turned to grey and one in three to its negative, so
+    """Each image's channels scaled and shifted, one image in four turned to grey and one in four to its negative, so
     that the tower leans on shapes more than on colours."""
     count = len(pixels)
     scale = torch.from_numpy(draw.uniform(0.6, 1.4, (count, 3, 1, 1))).float()
     shift = torch.from_numpy(draw.uniform(-0.4, 0.4, (count, 3, 1, 1))).float()
-    grey = torch.from_numpy(draw.random((count, 1, 1, 1)) < 1 / 3)
-    negative = torch.from_numpy(np.where(draw.random((count, 1, 1, 1)) < 1 / 3, -1.0, 1.0)).float()
+    grey = torch.from_numpy(draw.random((count, 1, 1, 1)) < 1 / 4)
+    negative = torch.from_numpy(np.where(draw.random((count, 1, 1, 1)) < 1 / 4, -1.0, 1.0)).float()
     pixels = torch.where(grey, pixels.mean(dim=1, keepdim=True).expand_as(pixels), pixels)
     return pixels * negative * scale + shift
 

@@ -1,0 +1,382 @@
+"""The real executor on the smallest of everything: what it leaves, and that nothing but `seconds` ever differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.evaluation.small import write_chains
+from tests.training.small import chain_of
+
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.errors import ThroughlineError
+from throughline.evaluation import selection
+from throughline.evaluation.folds import leave_out
+from throughline.experiment import learning, run
+from throughline.experiment.config import load_config
+from throughline.experiment.execution import execute
+from throughline.experiment.folder import begin_unit, finish_unit
+from throughline.experiment.run import FinishedRun, run_experiment
+from throughline.files import read_json_lines
+from throughline.mllm.sampling import Continuation
+from throughline.training import rounds
+
+METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
+UNITS = {"mtct", "mtct_sarr", "cls_matched"}
+Run = Callable[..., FinishedRun]
+
+
+@pytest.fixture(scope="module")
+def config_file(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four training images of two domains, fifteen of the target, chains for all, two rounds."""
+    folder = tmp_path_factory.mktemp("config")
+    values = {
+        "data": {"images": str(tiny_images.root), "targets": ["sketch"]},
+        "model": {"checkpoint": str(tiny_checkpoint), "device": "cpu"},
+        "chains": {"journal": str(write_chains(tiny_images.root, folder / "journal-0.jsonl"))},
+        "methods": METHODS,
+        "training": {
+            "rounds": 2,
+            "rejected": "keep_last",  # what a random model writes is never accepted
+            "self_labelling": {"temperature": 0.7, "max_new_tokens": 4},
+            "stage": {"epochs": 1, "batch": 8, "micro_batch": 8, "lr": 5e-3, "save_steps": 2},
+        },
+        "evaluation": {"answering": {"batch": 15, "label_tokens": 3, "chain_tokens": 4}},
+    }
+    path = folder / "trial.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(config_file: Path) -> Iterator[Run]:
+    """Runs the config in this process, on one thread as a worker does; no worker has to import torch."""
+
+    def units_here(units: Any, job: Any, *, done: set[str], finished: Any, **_: Any) -> None:
+        for unit in units:
+            if unit.name not in done:
+                begin_unit(job.run_folder, unit)
+                execute(unit, job.config, job.images, job.run_folder, lambda line: None)
+                finish_unit(job.run_folder, unit)
+                finished(unit)
+
+    def run_here(folder: Path, *overrides: str) -> FinishedRun:
+        return run_experiment(load_config(str(config_file), overrides), folder)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_units", units_here)
+        yield run_here
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here: Run, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A whole run; read only."""
+    return here(tmp_path_factory.mktemp("runs") / "undisturbed")
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of results.jsonl but for how long they took."""
+    rows = read_json_lines(folder / "results.jsonl")
+    assert all(row.pop("seconds") >= 0 for row in rows)
+    return rows
+
+
+def folder_of(finished: FinishedRun, method: str) -> Path:
+    (unit,) = [unit for unit in finished.units if unit.method == method]
+    return finished.folder / "units" / unit.name
+
+
+def steps_of(finished: FinishedRun, method: str) -> tuple[int, int]:
+    found = json.loads((folder_of(finished, method) / "stage.json").read_text())
+    return found["optimiser_steps"], found["cumulative_steps"]
+
+
+# what a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_line_for_every_method_answer_split_and_round(undisturbed: FinishedRun) -> None:
+    rows = results(undisturbed.folder)
+    found = [(row["method"], row["answer"], row["split"], row["round"]) for row in rows]
+    expected = {
+        (method, answer, split, number)
+        for method in UNITS
+        for answer in ("label", "reasoning", "likelihood")
+        for split in ("in", "out", "all")
+        for number in ([None, 1, 2] if method == "mtct_sarr" else [None])
+    }
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    assert {(row["split"], row["n"]) for row in rows} == {("in", 12), ("out", 3), ("all", 15)}
+
+
+def test_predictions_are_the_whole_target_and_say_what_the_results_say(
+    undisturbed: FinishedRun, tiny_images: ImageSet
+) -> None:
+    for method in UNITS:
+        predictions = read_json_lines(folder_of(undisturbed, method) / "predictions.jsonl")
+        target = [one.id for one in tiny_images.in_domain("sketch")]
+        for answer in ("label", "reasoning", "likelihood"):
+            own = [p for p in predictions if p["answer"] == answer]
+            assert [p["sample_id"] for p in own] == target
+            (line,) = [
+                row
+                for row in results(undisturbed.folder)
+                if (row["method"], row["answer"], row["split"], row["round"]) == (method, answer, "all", None)
+            ]
+            assert line["correct"] == sum(p["predicted"] in p["labels"] for p in own)
+
+
+def test_the_last_round_is_the_finished_model(undisturbed: FinishedRun) -> None:
+    folder = folder_of(undisturbed, "mtct_sarr")
+    last, finished = (path / "predictions.jsonl" for path in (folder / "round-2", folder))
+    assert last.read_text() == finished.read_text()
+    first = (folder / "round-1" / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert first != (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_the_matched_control_takes_the_steps_of_the_stages_and_the_rounds(undisturbed: FinishedRun) -> None:
+    assert steps_of(undisturbed, "mtct") == (3, 3)
+    assert steps_of(undisturbed, "mtct_sarr") == (6, 9)
+    assert steps_of(undisturbed, "cls_matched") == (9, 9)
+
+
+def test_loss_lines_cover_every_stage(undisturbed: FinishedRun) -> None:
+    lines = {method: read_json_lines(folder_of(undisturbed, method) / "training.jsonl") for method in UNITS}
+    assert {method: [(line["round"], line["step"]) for line in found] for method, found in lines.items()} == {
+        "mtct": [(0, 2), (0, 3)],
+        "mtct_sarr": [(1, 2), (1, 3), (2, 2), (2, 3)],
+        "cls_matched": [(0, step) for step in (2, 4, 5, 6, 8, 9)],
+    }
+    assert {tuple(sorted(line["losses"])) for line in lines["mtct_sarr"]} == {("chain", "label")}
+    assert {tuple(line["losses"]) for line in lines["cls_matched"]} == {("label",)}
+
+
+def test_nothing_is_left_lying_about(undisturbed: FinishedRun) -> None:
+    assert not list(undisturbed.folder.rglob("checkpoint-*"))
+    assert not list(undisturbed.folder.rglob("*.torn"))
+    assert not [path for path in undisturbed.folder.rglob(".*") if path.name not in {".lock", ".workers.lock"}]
+
+
+# the same again ---------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_twice_is_the_same_but_for_seconds(here: Run, undisturbed: FinishedRun, tmp_path: Path) -> None:
+    torch.manual_seed(99)  # whatever a process did before
+    again = here(tmp_path / "again")
+    assert results(again.folder) == results(undisturbed.folder)
+    for method in UNITS:
+        for name in ("predictions.jsonl", "training.jsonl", "adapter/adapter_model.safetensors"):
+            first, second = (folder_of(one, method) / name for one in (undisturbed, again))
+            assert first.read_bytes() == second.read_bytes()
+    other = here(tmp_path / "other", "seeds=1", "methods=mtct")
+    weights = "adapter/adapter_model.safetensors"
+    assert (folder_of(other, "mtct") / weights).read_bytes() != (folder_of(again, "mtct") / weights).read_bytes()
+
+
+class Stopped(Exception):
+    """Somebody pulled the plug."""
+
+
+def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
+    here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of a run is written atomically but adapters, checkpoints and journals; it stops before one of them."""
+    moments = random.Random(1)
+    real, folder = tempfile.mkstemp, tmp_path / "run"
+    for _ in range(5):
+        left = [moments.randint(2, 40)]
+
+        def stopping(*arguments: Any, left: list[int] = left, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Stopped
+            return real(*arguments, **options)
+
+        monkeypatch.setattr("throughline.files.tempfile.mkstemp", stopping)
+        try:
+            here(folder)
+        except Stopped:
+            continue
+        break
+    monkeypatch.setattr("throughline.files.tempfile.mkstemp", real)
+    again = here(folder)
+    assert results(folder) == results(undisturbed.folder)
+    for method in UNITS:
+        for name in ("predictions.jsonl", "training.jsonl"):
+            assert (folder_of(again, method) / name).read_bytes() == (folder_of(undisturbed, method) / name).read_bytes()
+    test_nothing_is_left_lying_about(again)
+
+
+@pytest.mark.slow
+def test_two_workers_give_what_one_gives(undisturbed: FinishedRun, config_file: Path, tmp_path: Path) -> None:
+    finished = run_experiment(load_config(str(config_file), ("workers=2",)), tmp_path / "pair")
+    assert finished.worked == 3
+    assert results(finished.folder) == results(undisturbed.folder)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_started_again_it_ends_with_the_same(
+    undisturbed: FinishedRun, config_file: Path, tmp_path: Path
+) -> None:
+    moments, folder = random.Random(2), tmp_path / "run"
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "throughline.cli.main", "run", str(config_file), "--out", str(folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    kills = 0
+    for _ in range(3):
+        seen = files_in(folder)
+        process = start()
+        wait_for(lambda seen=seen, process=process: files_in(folder) > seen + 3 or process.poll() is not None)
+        time.sleep(moments.uniform(0, 1.5))
+        if process.poll() is None:
+            kills += 1
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert kills, "it was over before it could be killed"
+    last = start()
+    _, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors
+    assert results(folder) == results(undisturbed.folder)
+
+
+def files_in(folder: Path) -> int:
+    """How far a run is: with its first unit the worker has begun."""
+    return sum(1 for path in folder.glob("units/*/**/*") if path.is_file())
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+# rounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch, tiny_images: ImageSet) -> Callable[[Callable[[int, int], bool]], None]:
+    """Puts chains into the model's mouth: `right(round, index of the image)` decides which conclude in the truth."""
+    place = {one.image_sha256: (number, one.label) for number, one in enumerate(tiny_images.samples)}
+
+    def says(right: Callable[[int, int], bool]) -> None:
+        numbers: dict[str, int] = {}
+
+        def sample(mllm: Any, prompts: Any, settings: Any, draws: Any) -> list[list[Continuation]]:
+            out = []
+            for prompt in prompts:
+                key = prompt.images[0].key
+                numbers[key] = numbers.get(key, 0) + 1
+                index, label = place[key]
+                text = chain_of(label, index) if right(numbers[key], index) else "No idea."
+                out.append([Continuation((1,), text, "stop")])
+            return out
+
+        monkeypatch.setattr(rounds, "sample", sample)
+
+    return says
+
+
+def trained_in(finished: FinishedRun) -> list[tuple[int, int, int]]:
+    rows = read_json_lines(folder_of(finished, "mtct_sarr") / "rounds.jsonl")
+    assert [row["sampled"] for row in rows] == [24, 24]
+    return [(row["round"], row["accepted"], row["trained"]) for row in rows]
+
+
+def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
+    here: Run, says: Any, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    train = leave_out(tiny_images, ("sketch",), 0).train
+    index = {one.id: number for number, one in enumerate(tiny_images.samples)}
+
+    def right(number: int, place: int) -> bool:
+        return place % (2 if number == 1 else 3) == 0
+
+    accepted = [sum(right(number, index[one.id]) for one in train) for number in (1, 2)]
+    assert accepted[0] != accepted[1]
+
+    says(right)
+    dropped = here(tmp_path / "drop", "training.rejected=drop", "methods=mtct_sarr")
+    assert trained_in(dropped) == [(1, accepted[0], accepted[0]), (2, accepted[1], accepted[1])]
+    says(right)
+    kept = here(tmp_path / "keep", "training.rejected=keep_last", "methods=mtct_sarr")
+    assert trained_in(kept) == [(1, accepted[0], 24), (2, accepted[1], 24)]
+
+    folder = folder_of(kept, "mtct_sarr")
+    teacher = {row["sample_id"]: row["text"] for row in read_json_lines(kept.folder / "chains" / "accepted.jsonl")}
+    own = {one.id: chain_of(one.label, index[one.id]) for one in train}
+    for number in (1, 2):
+        chains = {r["sample_id"]: r["text"] for r in read_json_lines(folder / f"round-{number}" / "accepted.jsonl")}
+        for one in train:
+            ever = any(right(earlier, index[one.id]) for earlier in range(1, number + 1))
+            assert chains[one.id] == (own[one.id] if ever else teacher[one.id])
+
+
+def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run, tmp_path: Path) -> None:
+    finished = here(tmp_path, "training.rejected=drop", "methods=mtct_sarr", "training.rounds=1")
+    (row,) = read_json_lines(folder_of(finished, "mtct_sarr") / "rounds.jsonl")
+    assert (row["accepted"], row["trained"], row["adapter_changed"]) == (0, 0, False)
+    assert steps_of(finished, "mtct_sarr") == (0, 3)
+
+
+def test_a_round_that_trained_and_changed_no_output_is_an_error(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = learning.train_stage
+
+    def idle(*arguments: Any, folder: Path, **options: Any) -> Any:
+        return (3, []) if folder.name == "round-1" else real(*arguments, folder=folder, **options)
+
+    monkeypatch.setattr(learning, "train_stage", idle)
+    with pytest.raises(ThroughlineError, match=r"round 1 trained, and the output did not change \[sketch-mtct_sarr"):
+        here(tmp_path, "methods=mtct_sarr")
+
+
+# selection --------------------------------------------------------------------------------------------------------
+
+
+def test_selection_asks_about_the_out_splits_of_the_sources_only(
+    here: Run, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    real = selection.answer_samples
+
+    def noting(mllm: Any, samples: Any, *rest: Any, **options: Any) -> Any:
+        asked.update(one.id for one in samples)
+        return real(mllm, samples, *rest, **options)
+
+    monkeypatch.setattr(selection, "answer_samples", noting)
+    overrides = ("evaluation.selection=validation", "training.stage.epochs=2", "training.rounds=1")
+    answers = "evaluation.answering.answers=[likelihood]"
+    finished = here(tmp_path, *overrides, answers, "methods=mtct_sarr")
+    fold = leave_out(tiny_images, ("sketch",), 0)
+    assert asked == {one.id for one in fold.validation}
+    for method, names in (("mtct", ["epoch 1", "epoch 2"]), ("mtct_sarr", ["start", "round 1"])):
+        lines = read_json_lines(folder_of(finished, method) / "validation.jsonl")
+        assert [line["candidate"] for line in lines] == names
+        (best,) = [line for line in lines if line["selected"]]
+        assert best["accuracy"] == max(line["accuracy"] for line in lines)
+        assert {line["n"] for line in lines} == {6}
+
+
+def test_images_are_read_where_the_config_says(undisturbed: FinishedRun, tiny_images: ImageSet) -> None:
+    assert undisturbed.images.fingerprint() == read_images(tiny_images.root).fingerprint()
