@@ -291,7 +291,7 @@ def gpu_memory(_root: Path) -> str:
     """`throughline doctor`'s estimates; they come from its code, not from evidence."""
     rows = tuple(
         (
-            f"`{model.checkpoint}`",
+            model.checkpoint,
             *(in_gb(size) for size in (model.weights, model.adapter, model.activations, model.memory)),
         )
         for model in LARGE_MODELS

@@ -50,7 +50,7 @@ class StageSettings(Settings):
     batch: int = Field(default=128, ge=1)
     """Samples behind one optimiser step, over all devices and accumulation steps (paper: 128)."""
     micro_batch: int = Field(default=8, ge=1)
-    """Samples in one forward pass on one device; changes memory, not the result."""
+    """Samples in one forward pass, rounded down to a divisor of `batch`; changes memory and time, not the result."""
     auto_batch: bool = False
     """Halve the micro-batch when the device runs out of memory, instead of stopping with a hint."""
     lr: float = Field(default=5e-4, gt=0)

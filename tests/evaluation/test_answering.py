@@ -119,7 +119,7 @@ def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
         (None, "missing_stage"),
         (None, "trailing_text"),
     ]
-    assert [p.text for p in found][0] == chain
+    assert found[0].text == chain
     said(monkeypatch, chain, why="length")
     (cut,) = answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked(answers=("reasoning",)))
     assert outcomes([cut]) == [(None, "truncated")]

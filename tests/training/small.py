@@ -33,7 +33,8 @@ def chain_of(label: str, number: int = 0) -> str:
 
 def settings(**changes: Any) -> StageSettings:
     """Two epochs at a constant learning rate, small batches."""
-    return StageSettings(**{"epochs": 2, "batch": 8, "micro_batch": 8, "lr": 1e-3, "schedule": "constant", **changes})
+    values = {"epochs": 2, "batch": 8, "micro_batch": 8, "lr": 1e-3, "warmup": 0.0, "schedule": "constant"}
+    return StageSettings(**{**values, **changes})
 
 
 def with_lora(mllm: Mllm, dropout: float = 0.0) -> Any:

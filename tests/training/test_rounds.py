@@ -63,9 +63,7 @@ def samples(tiny_images: ImageSet) -> tuple[Sample, ...]:
 
 
 @pytest.fixture
-def label(
-    tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., RoundResult]:
+def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., RoundResult]:
     def run(journal: Path, sampler: Sampler, **changes: Any) -> RoundResult:
         monkeypatch.setattr(rounds, "sample", sampler)
         values: dict[str, Any] = {

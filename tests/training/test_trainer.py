@@ -116,6 +116,20 @@ def test_ends_of_epochs_come_with_the_weights_of_that_moment(
     assert same(kept[1], stage(tmp_path / "one", epochs=1)[0])
 
 
+def test_a_stage_of_a_single_step_learns(stage: Any, tiny_mllm: Mllm, tmp_path: Path) -> None:
+    trained, steps, (line,) = stage(tmp_path, epochs=1, batch=11, warmup=0.03, schedule="cosine")
+    assert (steps, line["lr"]) == (1, 1e-3)
+    assert not same(trained, weights(with_lora(tiny_mllm)))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_a_warm_up_rises_over_its_share_of_the_steps(stage: Any, tmp_path: Path, schedule: str) -> None:
+    _, _, lines = stage(tmp_path, epochs=2, batch=2, warmup=0.25, schedule=schedule, marked=("label",))
+    assert len(lines) == 12
+    assert [line["lr"] for line in lines[:4]] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert (lines[-1]["lr"] == 1e-3) == (schedule == "constant")
+
+
 # going on ---------------------------------------------------------------------------------------------------------
 
 

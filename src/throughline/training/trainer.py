@@ -143,11 +143,12 @@ def train_stage(
     Raises ThroughlineError when the device's memory does not suffice.
     """
     micro = _divisor(settings.batch, settings.micro_batch)
+    steps = max_steps if max_steps is not None else _steps_of(settings, len(dataset))
     device = next(model.parameters()).device
     start = _trainable(model) if settings.auto_batch else {}
     while True:
         try:
-            arguments = training_arguments(settings, micro, seed, folder / CHECKPOINTS, max_steps, log_steps, device)
+            arguments = training_arguments(settings, micro, seed, folder / CHECKPOINTS, steps, log_steps, device)
             return _train(model, dataset, collate, settings, arguments, _Notes(told, after_epoch))
         except torch.OutOfMemoryError as error:
             smaller = _divisor(settings.batch, micro // 2)
@@ -213,21 +214,21 @@ def training_arguments(
     micro: int,
     seed: int,
     folder: Path,
-    max_steps: int | None,
+    steps: int,
     log_steps: int,
     device: torch.device,
 ) -> TrainingArguments:
     """Our settings in the words of transformers; `micro` divides the batch."""
     return OneDevice(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        max_steps=max_steps if max_steps is not None else -1,
+        max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch // micro,
         learning_rate=settings.lr,
         weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup,
-        lr_scheduler_type=settings.schedule,
+        # The first step of a warm-up has a learning rate of 0: it must not be the only one.
+        warmup_steps=min(math.ceil(settings.warmup * steps), steps - 1),
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch",
         bf16=settings.autocast,
@@ -256,6 +257,11 @@ def _forget(checkpoints: Iterable[Path]) -> None:
     for checkpoint in list(checkpoints):
         (checkpoint / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _steps_of(settings: StageSettings, samples: int) -> int:
+    """Optimiser steps of a stage on so many samples."""
+    return math.ceil(settings.epochs * math.ceil(samples / settings.batch))
 
 
 def _divisor(batch: int, most: int) -> int:
