@@ -102,10 +102,10 @@ def painting(scene: Scene, size: int) -> Pixels:
     pixels = canvas.reduced()
     source, light = stroke_map(scene.seed % STROKE_MAPS, size)
     brushed = pixels.reshape(-1, 3)[source]
-    pixels = 0.45 * pixels + 0.55 * brushed
+    pixels = 0.35 * pixels + 0.65 * brushed
     bristle = noise("bristle", shift_of(scene, "bristle"), size)
-    pixels = pixels * (1 + 0.1 * light + 0.05 * bristle)[:, :, None]
-    weave = 1 + 0.04 * ((np.indices((size, size)).sum(axis=0) % 2) * 2 - 1)  # canvas under the paint
+    pixels = pixels * (1 + 0.2 * light + 0.1 * bristle)[:, :, None]
+    weave = 1 + 0.06 * ((np.indices((size, size)).sum(axis=0) % 2) * 2 - 1)  # canvas under the paint
     return np.asarray(pixels * weave[:, :, None], dtype=np.float32)
 
 

@@ -48,10 +48,10 @@ class Recipe:
     """Everything that decides the checkpoint; written into its folder."""
 
     seed: int = 0
-    styles: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic", "neon")
-    scenes: int = 24_000
+    styles: tuple[str, ...] = ("blueprint", "cutpaper", "neon")
+    scenes: int = 18_000
     vocabulary: int = 1_400
-    see_epochs: int = 5
+    see_epochs: int = 3
     see_batch: int = 32
     see_lr: float = 1e-3
     speak_steps: int = 600
@@ -203,15 +203,14 @@ def see(
 
 
 def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """Each image's channels scaled and shifted, one image in four turned to grey and one in four to its negative, so
-    that the tower leans on shapes more than on colours."""
+    """Each image's channels scaled and shifted, one image in four turned to grey, so that the tower leans on shapes more
+    than on colours. (With negatives as well it reads every domain style: nothing would be left to generalise to.)"""
     count = len(pixels)
-    scale = torch.from_numpy(draw.uniform(0.6, 1.4, (count, 3, 1, 1))).float()
-    shift = torch.from_numpy(draw.uniform(-0.4, 0.4, (count, 3, 1, 1))).float()
+    scale = torch.from_numpy(draw.uniform(0.7, 1.3, (count, 3, 1, 1))).float()
+    shift = torch.from_numpy(draw.uniform(-0.3, 0.3, (count, 3, 1, 1))).float()
     grey = torch.from_numpy(draw.random((count, 1, 1, 1)) < 1 / 4)
-    negative = torch.from_numpy(np.where(draw.random((count, 1, 1, 1)) < 1 / 4, -1.0, 1.0)).float()
     pixels = torch.where(grey, pixels.mean(dim=1, keepdim=True).expand_as(pixels), pixels)
-    return pixels * negative * scale + shift
+    return pixels * scale + shift
 
 
 def speak(
