@@ -203,7 +203,7 @@ def see(
 
 
 def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """Each image's channels scaled and shifted, one image in four turned to grey, so that the tower leans on shapes more
+    """Each image's channels scaled and shifted, one in four turned to grey, so that the tower leans on shapes more
     than on colours. (With negatives as well it reads every domain style: nothing would be left to generalise to.)"""
     count = len(pixels)
     scale = torch.from_numpy(draw.uniform(0.7, 1.3, (count, 3, 1, 1))).float()
