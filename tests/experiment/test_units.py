@@ -150,3 +150,12 @@ def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_fi
     by_method = {unit.method: paths[unit.name] for unit in units}
     assert max(by_method, key=by_method.__getitem__) == "mtct"
     assert by_method["reasoning"] > by_method["cls"]
+
+
+def test_the_plan_hashes_the_versions_that_the_stages_modules_bear() -> None:
+    from throughline.evaluation import answering
+    from throughline.experiment.versions import STAGE_VERSIONS
+    from throughline.training import rounds, trainer
+
+    modules = {"training": trainer, "sampling": rounds, "answering": answering}
+    assert {name: module.VERSION for name, module in modules.items()} == STAGE_VERSIONS

@@ -71,7 +71,6 @@ def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.Monk
             "prompts": PROMPTS,
             "classes": CLASSES,
             "format": FIVE_STAGE,
-            "rule": "correct",
             "sampling": SamplingSettings(temperature=1.0),
             "batch": 4,
             "seed": 3,

@@ -97,7 +97,7 @@ class ChainsConfig(Settings):
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
     """Stages of a chain; the reasoning question asks for them."""
     rule: Literal["format", "consistent", "correct"] = "correct"
-    """What an accepted chain must meet: the teacher's chains and, in every round, the model's own."""
+    """What an accepted chain of the teacher must meet. A round's own chain must always conclude in the true class."""
     teacher: Literal["describer"] | None = None
     """Builds chains within the run; `describer` reads the scenes of a drawn world."""
     journal: str | None = None

@@ -130,7 +130,6 @@ class Learning:
             prompts=self.questions.prompts,
             classes=self.questions.classes,
             format=self.questions.format,
-            rule=self.config.chains.rule,
             sampling=training.self_labelling,
             batch=self.config.evaluation.answering.batch,
             seed=self.unit.seed,

@@ -241,7 +241,6 @@ def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
         inputs["selection"] = config.evaluation.selection
     if method.self_labelled:
         versions["sampling"] = STAGE_VERSIONS["sampling"]
-        inputs["rule"] = config.chains.rule
         inputs["rounds"] = config.training.rounds
         inputs["rejected"] = config.training.rejected
         inputs["self_labelling"] = config.training.self_labelling.model_dump(mode="json")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts, prompt_sha256
-from throughline.chains.records import Candidate, Verdict, candidate_key, classes_sha256, make_header
-from throughline.chains.rules import Judgement, judge
+from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header
+from throughline.chains.verdicts import verdict_on
 from throughline.domains.samples import ImageSet, Sample
 from throughline.teaching.teachers import Describer, Teacher
 
@@ -53,17 +52,9 @@ def build_chains(
                     )
                     writer.write(candidate)
                     known.add(candidate)
-                verdict = _verdict(candidate, sample, format, images.classes, rule)
+                verdict = verdict_on(candidate, rule, format, images.classes, sample.label)
                 if (candidate.key, sample.id, rule) not in judged:
-                    writer.write(
-                        Verdict(
-                            key=candidate.key,
-                            sample_id=sample.id,
-                            rule=rule,
-                            outcome=verdict.outcome,
-                            accepted=verdict.accepted,
-                        )
-                    )
+                    writer.write(verdict)
                 if verdict.accepted:
                     accepted[sample.id] = candidate.text
                     break
@@ -79,7 +70,7 @@ def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFor
         sample = images.by_id.get(candidate.sample_id)
         if sample is None or sample.id in accepted or candidate.format != format.name:
             continue
-        if _verdict(candidate, sample, format, images.classes, rule).accepted:
+        if verdict_on(candidate, rule, format, images.classes, sample.label).accepted:
             accepted[sample.id] = candidate.text
     return accepted
 
@@ -132,8 +123,3 @@ def _asked(
         text=written.text,
         finish_reason=written.finish_reason,
     )
-
-
-def _verdict(candidate: Candidate, sample: Sample, format: ChainFormat, classes: Sequence[str], rule: str) -> Judgement:
-    parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason)
-    return judge(rule, parsed, classes, sample.label)

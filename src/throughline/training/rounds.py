@@ -14,10 +14,10 @@ from typing import Any
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.parsing import parse_chain
+from throughline.chains.outcomes import Outcome
 from throughline.chains.prompts import Prompts, prompt_sha256
-from throughline.chains.records import Candidate, Usage, Verdict, candidate_key, classes_sha256, make_header
-from throughline.chains.rules import judge
+from throughline.chains.records import Candidate, Usage, candidate_key, classes_sha256, make_header
+from throughline.chains.verdicts import verdict_on
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
@@ -26,19 +26,21 @@ from throughline.mllm.sampling import sample
 from throughline.seeding import generator
 from throughline.settings import SamplingSettings
 
+RULE = "correct"
+"""Algorithm 1 retains a chain when its conclusion is the true class."""
+
 VERSION = 1
 """Raised when the same weights would write other chains."""
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What a round asks: of whom, how, and by which rule it keeps."""
+    """What a round asks, of whom, and how."""
 
     samples: tuple[Sample, ...]
     prompts: Prompts
     classes: tuple[str, ...]
     format: ChainFormat
-    rule: str
     sampling: SamplingSettings
     batch: int
     seed: int
@@ -136,18 +138,10 @@ def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWrit
     outcomes: Counter[str] = Counter()
     for one in plan.samples:
         candidate = texts[one.id]
-        parsed = parse_chain(candidate.text, plan.format, plan.classes, candidate.finish_reason)
-        judged = judge(plan.rule, parsed, plan.classes, one.label)
-        writer.write(
-            Verdict(
-                key=candidate.key,
-                sample_id=one.id,
-                rule=plan.rule,
-                outcome=judged.outcome,
-                accepted=judged.accepted,
-            )
-        )
-        if judged.accepted:
+        verdict = verdict_on(candidate, RULE, plan.format, plan.classes, one.label)
+        writer.write(verdict)
+        if verdict.accepted:
             accepted[one.id] = candidate.text
-        outcomes["accepted" if judged.accepted else "rejected_class" if judged.outcome == "ok" else judged.outcome] += 1
+        reason = "rejected_class" if verdict.outcome == Outcome.OK else verdict.outcome
+        outcomes["accepted" if verdict.accepted else reason] += 1
     return RoundResult(accepted, len(plan.samples), outcomes)
