@@ -11,6 +11,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -267,6 +270,18 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     return {**{name: math.exp(value) for name, value in nll.items()}, "ratio": math.exp(nll["describer"] - nll["own"])}
 
 
+def end_with_parent() -> None:
+    """A worker of a killed certificate would go on for minutes and take the cores from whatever comes next."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Measures everything, compares with the bars, writes the certificate; exit code 1 when a bar is missed."""
     budget, bars = Budget(), Bars()
@@ -275,7 +290,7 @@ def main() -> None:
         (budget, tuple(s for s in DOMAIN_STYLES if s != t), seed) for t in DOMAIN_STYLES for seed in budget.seeds
     ]
     included = [(budget, tuple(DOMAIN_STYLES), seed) for seed in budget.seeds]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = {job: pool.submit(cls, job) for job in (*included, *held_out)}
         base = pool.submit(zero_shot, budget).result()
         colour = pool.submit(background, budget).result()

@@ -2,7 +2,8 @@
 
 Three stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
 1. see: the vision tower classifies scenes, names their parts and says where they are (the heads are thrown away);
-2. speak: tower frozen, projector and decoder learn the label question and terse chains of their own wording;
+2. speak: tower frozen, projector and decoder learn the label question, terse chains of their own wording, and, on
+   another question, the describer's language;
 3. join: everything together for a short while at a low rate.
 The same seed gives the same data; weights differ in the last bits between machines and thread counts.
 """
@@ -30,17 +31,22 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, 
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts
 from throughline.drawn.concepts import CLASSES, PARTS
-from throughline.drawn.describer import describe
+from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import part_box, render
 from throughline.drawn.terse import terse_chain
 from throughline.files import write_json
 from throughline.mllm.chat import EncodedImage, user_turn
-from throughline.mllm.forward import score_trees
+from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.load import Mllm, wrap_mllm
 from throughline.mllm.pocket.geometry import IMAGE_SIZE, PATCH_SIZE, make_config, make_processor, train_tokenizer
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 from throughline.seeding import generator
+
+LONG_QUESTION = "Explain at length what this photo shows."
+LONG_SHARE = 0.4
+"""A real base model can write like its teacher when it is asked to; the reasoning question it answers in its own way.
+So the pocket base learns the describer's language on another question, on auxiliary styles."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,10 @@ class Recipe:
     styles: tuple[str, ...] = ("blueprint", "cutpaper", "neon")
     scenes: int = 18_000
     vocabulary: int = 1_400
-    see_epochs: int = 3
+    see_epochs: int = 5
     see_batch: int = 32
     see_lr: float = 1e-3
-    speak_steps: int = 600
+    speak_steps: int = 700
     speak_batch: int = 16
     speak_lr: float = 1.5e-3
     join_steps: int = 60
@@ -120,8 +126,7 @@ def _draw_piece(piece: list[tuple[str, Scene]]) -> tuple[NDArray[np.uint8], NDAr
 
 
 def corpus(recipe: Recipe, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
-    """What the tokenizer is trained on: questions, the base's own chains, and the describer's words (words only: the
-    model is never trained on a describer's chain)."""
+    """What the tokenizer is trained on: questions, the base's own chains, and the describer's words."""
     texts = []
     for index, (_, scene) in enumerate(scenes[:4000]):
         texts.append(terse_chain(scene, recipe.seed))
@@ -248,9 +253,15 @@ def speak(
             optimiser.step()
             schedule.step()
             if step % 50 == 0:
-                nll = scores.branch_nll().detach()
-                told(f"{name} {step}/{steps} label {nll[0::2].mean():.3f} chain {nll[1::2].mean():.3f}")
+                told(f"{name} {step}/{steps} {_means(scores)}")
     model.eval().requires_grad_(False)
+
+
+def _means(scores: TreeScores) -> str:
+    nll: dict[str, list[float]] = {}
+    for value, kind in zip(scores.branch_nll().tolist(), scores.batch.names, strict=True):
+        nll.setdefault(kind, []).append(value)
+    return " ".join(f"{kind} {sum(values) / len(values):.3f}" for kind, values in nll.items())
 
 
 def spoken_tree(
@@ -267,13 +278,15 @@ def spoken_tree(
     image = EncodedImage("scene", {"pixel_values": pixels}, blank.placeholder, blank.placeholder_tokens)
     chat = mllm.chat
     chain = in_format(terse_chain(scene, int(draw.integers(2**31)) + seed), format)
-    return merge_paths(
-        [
-            Leaf(chat.answered(user_turn(prompts.label), [image], scene.cls), "label", 1.0, "sum"),
-            Leaf(chat.answered(user_turn(prompts.reasoning), [image], chain), "chain", 1.0, "mean"),
-        ],
-        chat.image_token_id,
-    )
+    leaves = [
+        Leaf(chat.answered(user_turn(prompts.label), [image], scene.cls), "label", 1.0, "sum"),
+        Leaf(chat.answered(user_turn(prompts.reasoning), [image], chain), "chain", 1.0, "mean"),
+    ]
+    if draw.random() < LONG_SHARE:
+        whole = DescriberSettings(format_faults=0.0)
+        text = describe(scene, seed=seed, sample_id=str(int(draw.integers(2**31))), settings=whole)
+        leaves.append(Leaf(chat.answered(user_turn(LONG_QUESTION), [image], text), "long", 1.0, "mean"))
+    return merge_paths(leaves, chat.image_token_id)
 
 
 def in_format(text: str, format: ChainFormat) -> str:
