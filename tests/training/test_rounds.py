@@ -157,7 +157,7 @@ def test_draws_belong_to_the_sample_the_round_and_the_seed(label: Any, samples: 
 def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_mllm: Mllm, monkeypatch: Any) -> None:
     monkeypatch.setattr(rounds, "sample", Sampler(words_for(samples)))
     told: list[tuple[int, int]] = []
-    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, "correct", SamplingSettings(), 6, 0, 1)
+    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 6, 0, 1)
     self_label(tiny_mllm, plan, tmp_path / "j.jsonl", "weights", told=lambda done, total: told.append((done, total)))
     assert told == [(6, 14), (12, 14), (14, 14)]
 
@@ -166,7 +166,7 @@ def test_a_real_model_is_sampled_alike_twice_and_with_a_kill_between(
     tiny_mllm: Mllm, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = SamplingSettings(temperature=1.0, max_new_tokens=6)
-    plan = RoundPlan(samples[:6], PROMPTS, CLASSES, FIVE_STAGE, "correct", sampling, 2, 0, 1)
+    plan = RoundPlan(samples[:6], PROMPTS, CLASSES, FIVE_STAGE, sampling, 2, 0, 1)
     self_label(tiny_mllm, plan, tmp_path / "once.jsonl", "weights")
     real, calls = rounds.sample, iter(range(10))
 
