@@ -26,6 +26,12 @@ class Canvas:
         """A polygon (points, 2) in one colour."""
         self.pen.polygon((points * OVERSAMPLING).ravel().tolist(), fill=colour)
 
+    def mask(self, points: NDArray[np.float64]) -> Image.Image:
+        """Which of the surface's own pixels the polygon covers, mode 1."""
+        covered = Image.new("1", self.image.size)
+        ImageDraw.Draw(covered).polygon((points * OVERSAMPLING).ravel().tolist(), fill=1)
+        return covered
+
     def outline(self, points: NDArray[np.float64], colour: Colour, wide: float) -> None:
         """The polygon's outline, `wide` px, half of it outside."""
         closed = np.concatenate([points, points[:2]]) * OVERSAMPLING

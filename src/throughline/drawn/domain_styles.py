@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from throughline.drawn.canvas import OVERSAMPLING, Canvas, Pixels, saturated, shift_of, to_image, wobbled
 from throughline.drawn.placing import Colour, Placed, place, shade
@@ -16,15 +16,25 @@ from throughline.seeding import generator
 
 
 def cartoon(scene: Scene, size: int) -> Pixels:
-    """Flat, saturated colours within thick dark outlines."""
+    """As a printed comic: saturated colours, those of things under a screen of white dots, and thick dark outlines."""
     unit = size / 64
     canvas = Canvas(size, (255, 255, 255))
+    dots = _screen(canvas.fine, 4 * unit * OVERSAMPLING)
     for item in place(scene, size):
-        colour = saturated(item.colour, 1.5 if item.layer == "background" else 1.3)
-        canvas.fill(item.points, colour)
-        if item.layer != "background":
-            canvas.outline(item.points, (18, 14, 22), 1.5 * unit)
+        if item.layer == "background":
+            canvas.fill(item.points, saturated(item.colour, 1.5))
+            continue
+        canvas.fill(item.points, saturated(item.colour, 1.3))
+        canvas.image.paste((255, 255, 255), mask=ImageChops.logical_and(canvas.mask(item.points), dots))
+        canvas.outline(item.points, (18, 14, 22), 1.5 * unit)
     return canvas.reduced()
+
+
+@lru_cache(maxsize=16)
+def _screen(fine: int, spacing: float) -> Image.Image:
+    """A printer's screen at 45 degrees, (fine, fine), set where a dot is."""
+    down, across = np.indices((fine, fine)) * (2 * np.pi / spacing / np.sqrt(2))
+    return Image.fromarray(np.cos(down + across) * np.cos(down - across) > 0.35)
 
 
 def photo(scene: Scene, size: int) -> Pixels:
@@ -142,10 +152,8 @@ def sketch(scene: Scene, size: int) -> Pixels:
             continue
         level = lightness(item.colour)
         if level < 150:  # dark things are hatched, light ones left white
-            mask = Image.new("1", canvas.image.size)
-            ImageDraw.Draw(mask).polygon((points * OVERSAMPLING).ravel().tolist(), fill=1)
             spacing = round((5 if level < 90 else 8) * unit)
-            canvas.image.paste(_hatch(canvas.fine, spacing), (0, 0), mask)
+            canvas.image.paste(_hatch(canvas.fine, spacing), (0, 0), canvas.mask(points))
         else:
             canvas.fill(points, (247, 247, 247))
         canvas.outline(points, (84, 84, 84), 1.0 * unit)
