@@ -291,11 +291,14 @@ def main() -> None:
     ]
     included = [(budget, tuple(DOMAIN_STYLES), seed) for seed in budget.seeds]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        # What is quick to fail comes first, and says so at once.
+        quick = [pool.submit(measure, budget) for measure in (zero_shot, background, perplexity)]
+        seen = pool.submit(pairs)
         futures = {job: pool.submit(cls, job) for job in (*included, *held_out)}
-        base = pool.submit(zero_shot, budget).result()
-        colour = pool.submit(background, budget).result()
-        chains = pool.submit(perplexity, budget).result()
-        pixel = pool.submit(pairs).result()
+        base, colour, chains = (future.result() for future in quick)
+        print(json.dumps({"zero_shot": base, "background": colour, "perplexity": chains}), flush=True)
+        pixel = seen.result()
+        print(json.dumps({"pairs": pixel}), flush=True)
         found = {job: future.result() for job, future in futures.items()}
     per_target = {
         target: {

@@ -65,7 +65,7 @@ def _reach(style: str, size: int) -> tuple[float, float, float, float]:
     width, shadow = 0.0, (0.0, 0.0)
     match style:
         case "cartoon":
-            width = 1.5 * unit
+            width = domain.CARTOON_LINE * unit
         case "painting":
             width = WOBBLE * unit + stroke_reach(size)
         case "photo":
