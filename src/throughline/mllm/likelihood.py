@@ -31,6 +31,6 @@ def label_log_likelihood(
     """`(images, labels)` log-probabilities of each label as the whole answer, fp32 on the CPU; one pass for all."""
     trees = [label_trie(mllm, messages, image, labels) for image in images]
     batch = mllm.collate([[tree] for tree in trees]).to(mllm.device)
-    with mllm.without_dropout():
+    with mllm.asked():
         nll = score_trees(mllm.model, batch).branch_nll()
     return -nll.cpu().unflatten(0, (len(images), len(labels)))

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.lora import folded
 from throughline.mllm.plan import Collate, choose_collate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,13 +41,15 @@ class Mllm:
         return torch.device(self.model.device)
 
     @contextlib.contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """Evaluation mode for every module inside, afterwards as it was: answers must not depend on who called last."""
+    def asked(self) -> Iterator[None]:
+        """Evaluation mode for every module inside, afterwards as it was: answers must not depend on who called last.
+        Adapters are folded meanwhile."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            yield
+            with folded(self.model):
+                yield
         finally:
             for module in training:
                 module.training = True

@@ -5,19 +5,22 @@ Alpha 16 and dropout 0.05 are OpenGVLab/InternVL's own fine-tuning defaults (alp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from throughline.errors import ThroughlineError
 from throughline.files import content_hash, write_json
+from throughline.mllm.lora_linear import LoraLinear
 from throughline.settings import LoraSettings
 
 VISION_NAMES = ("vision_tower", "visual", "vision_model")
@@ -54,6 +57,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
         target_modules=adapted_modules(model, settings),
         bias="none",
     )
+    _use_one_node(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that will be others in v6
         return get_peft_model(model, config)
@@ -70,7 +74,11 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
             shapes = {name: tuple(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they would say is checked below
-            wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, use_safetensors=True)
+            config = PeftConfig.from_pretrained(str(folder))
+            _use_one_node(config)
+            wrapped = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=trainable, config=config, use_safetensors=True
+            )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ThroughlineError(f"the adapter does not fit this model: {first}", folder, _OWN_BASE) from error
@@ -83,6 +91,29 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
             _OWN_BASE,
         )
     return wrapped
+
+
+def _use_one_node(config: Any) -> None:
+    config._register_custom_module({nn.Linear: LoraLinear})  # peft's documented, if underscored, way
+
+
+@contextlib.contextmanager
+def folded(model: nn.Module) -> Iterator[None]:
+    """Adapters folded into fp32 base weights inside, for asking only: a product a layer instead of three. Afterwards
+    the base is what it was, to the bit. In half precision folding would round away what was learnt: nothing happens."""
+    layers = [m for m in model.modules() if isinstance(m, LoraLinear) and not (m.merged or m.disable_adapters)]
+    layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
+    kept = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight.clone()
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            if layer.merged:
+                layer.unmerge()
+            layer.get_base_layer().weight.data = weight
 
 
 def put_adapter(model: PeftModel, folder: Path) -> None:

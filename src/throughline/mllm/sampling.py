@@ -44,7 +44,7 @@ def sample(
         generators = [[np.random.default_rng(0)] for _ in prompts]
     counts = {len(row) for row in generators}
     assert len(counts) == 1, "every prompt of a batch takes the same number of continuations"
-    with mllm.without_dropout():
+    with mllm.asked():
         return _continued(mllm, prompts, settings, generators, counts.pop())
 
 
@@ -156,15 +156,14 @@ def _choose(logits: Tensor, settings: SamplingSettings, generators: Sequence[np.
     if settings.temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.double() / settings.temperature, dim=-1)
-    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-    cumulative = ordered.cumsum(dim=-1)
     if settings.top_p < 1:
-        outside = cumulative - ordered >= settings.top_p  # the first token always stays
-        ordered = ordered.masked_fill(outside, 0)
-        cumulative = ordered.cumsum(dim=-1)
+        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= settings.top_p  # the first token always stays
+        probabilities = probabilities.scatter(1, tokens, ordered.masked_fill(outside, 0))
+    cumulative = probabilities.cumsum(dim=-1)
     uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64, device=logits.device)
     place = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    return tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+    return place.clamp(max=probabilities.shape[1] - 1)[:, 0]
 
 
 def _stop_ids(mllm: Mllm) -> set[int]:
