@@ -14,7 +14,6 @@ from throughline.drawn.scenes import Scene, lightness
 from throughline.drawn.textures import STROKE_MAPS, Field, noise, stroke_map
 from throughline.seeding import generator
 
-
 CARTOON_LINE = 2.4  # px at 64 px
 
 

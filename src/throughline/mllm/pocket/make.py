@@ -3,7 +3,7 @@
 Three stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
 1. see: the vision tower classifies scenes, names their parts and says where they are (the heads are thrown away);
 2. speak: tower frozen, projector and decoder learn the label question, terse chains of their own wording, and, on
-   another question, the describer's language;
+   another question, the describer's language; four classes they see and hear of, but never hear as an answer;
 3. join: everything together for a short while at a low rate.
 The same seed gives the same data; weights differ in the last bits between machines and thread counts.
 """
@@ -56,6 +56,7 @@ class Recipe:
     seed: int = 0
     styles: tuple[str, ...] = ("blueprint", "cutpaper", "neon")
     scenes: int = 18_000
+    unnamed: tuple[str, ...] = ("bowl", "coin", "raft", "wagon")
     vocabulary: int = 1_400
     see_epochs: int = 5
     see_batch: int = 32
@@ -208,14 +209,15 @@ def see(
 
 
 def jitter(pixels: Tensor, draw: np.random.Generator) -> Tensor:
-    """Each image's channels scaled and shifted, one in four turned to grey, so that the tower leans on shapes more
-    than on colours. (With negatives as well it reads every domain style: nothing would be left to generalise to.)"""
+    """Each image's channels scaled and shifted, one in four turned to grey, one in eight to its negative, so that the
+    tower leans on shapes more than on colours. (With more negatives little would be left to generalise to.)"""
     count = len(pixels)
     scale = torch.from_numpy(draw.uniform(0.7, 1.3, (count, 3, 1, 1))).float()
     shift = torch.from_numpy(draw.uniform(-0.3, 0.3, (count, 3, 1, 1))).float()
     grey = torch.from_numpy(draw.random((count, 1, 1, 1)) < 1 / 4)
     pixels = torch.where(grey, pixels.mean(dim=1, keepdim=True).expand_as(pixels), pixels)
-    return pixels * scale + shift
+    sign = torch.from_numpy(np.where(draw.random((count, 1, 1, 1)) < 1 / 8, -1.0, 1.0)).float()
+    return sign * (pixels * scale + shift)
 
 
 def speak(
@@ -228,6 +230,8 @@ def speak(
     """Label question and terse chains as token trees; first with the tower frozen, then everything together."""
     model = mllm.model
     blank = mllm.chat.encode_image(Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)), "blank")
+    # A real base sees more than it can name in the words of somebody's class list: that is what `cls` has to teach.
+    named = [i for i, (_, scene) in enumerate(scenes) if scene.cls not in recipe.unnamed]
     order = generator(recipe.seed, "pocket speak")
     model.model.language_model.requires_grad_(True)
     model.model.multi_modal_projector.requires_grad_(True)
@@ -242,7 +246,7 @@ def speak(
         schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 20), steps)
         model.train()
         for step in range(1, steps + 1):
-            index = order.choice(len(scenes), recipe.speak_batch, replace=False)
+            index = order.choice(named, recipe.speak_batch, replace=False)
             trees = [spoken_tree(mllm, scenes[i][1], pixels(np.array([i])), blank, order, recipe.seed) for i in index]
             with torch.autocast("cpu", torch.bfloat16):
                 scores = score_trees(model, mllm.collate([[tree] for tree in trees]))
