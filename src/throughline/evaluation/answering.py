@@ -24,7 +24,7 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import Continuation, sample
 from throughline.settings import AnswerSettings, SamplingSettings
 
-VERSION = 1
+VERSION = 2
 """Raised when the same model and images would give other predictions."""
 
 

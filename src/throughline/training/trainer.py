@@ -26,7 +26,7 @@ from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
 from throughline.settings import StageSettings
 
-VERSION = 1
+VERSION = 2
 """Raised when the numbers of a trained stage change."""
 
 COMPLETE = "complete"
