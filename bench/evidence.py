@@ -23,6 +23,7 @@ from pathlib import Path
 import documents
 from kills import Plan, measure_kills
 from records import BenchStep, DemoTime, HelpTime, StepRow, this_machine, write_record
+from throughline.drawn.world import contact_sheet
 from throughline.errors import ThroughlineError
 from throughline.reporting.reduced import reduce_run
 from throughline.reporting.runs import read_run
@@ -141,7 +142,8 @@ def screenshot(run_folder: Path) -> None:
 
 
 def docs() -> None:
-    """All generated blocks from evidence/ as it stands now."""
+    """All generated blocks from evidence/ as it stands now, and the contact sheet from the world as it draws now."""
+    contact_sheet(ROOT / "docs" / "images" / "contact-sheet.png", seed=0)
     for path in documents.rewrite(ROOT):
         print(f"rewritten: {path.relative_to(ROOT)}")
 
