@@ -7,7 +7,8 @@ again, so that a killed unit goes on where it was and ends with the same numbers
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,25 @@ def execute(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, t
     _Execution(Learning(unit, config, fold, images.classes, run_folder, told)).run()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Execution:
     learning: Learning
-    results: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
         """The whole unit; `metrics.json` has the lines of the rounds before those of the finished model."""
         folder = self.learning.folder
         self.learning.run(self._measure_round)
-        if self.learning.method.self_labelled:
-            for number in range(1, self.learning.config.training.rounds + 1):
-                self.results += read_json_lines(folder / f"round-{number}" / "results.jsonl")
-        predictions, lines = self._measure(None)
-        write_json_lines(folder / "predictions.jsonl", [p.to_json() for p in predictions])
-        write_json(folder / "metrics.json", {"results": self.results + lines})
+        rounds = range(1, self.learning.config.training.rounds + 1) if self.learning.method.self_labelled else ()
+        measured = {number: read_json_lines(folder / f"round-{number}" / "results.jsonl") for number in rounds}
+        last = self.learning.final_round
+        if last is not None:  # these weights have answered already
+            predictions = read_json_lines(folder / f"round-{last}" / "predictions.jsonl")
+            lines = [{**line, "round": None} for line in measured[last]]
+        else:
+            found, lines = self._measure(None)
+            predictions = [p.to_json() for p in found]
+        write_json_lines(folder / "predictions.jsonl", predictions)
+        write_json(folder / "metrics.json", {"results": [*chain.from_iterable(measured.values()), *lines]})
 
     def _measure_round(self, number: int, folder: Path) -> None:
         predictions, lines = self._measure(number)

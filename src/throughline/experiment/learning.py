@@ -62,6 +62,8 @@ class Learning:
             model.checkpoint, tiles=model.tiles, dtype=model.dtype, device=pick_device(model.device), hub=model.hub
         )
         self.reader = ImageReader(self.mllm.chat)
+        self.final_round: int | None = None
+        """After `run`: the round whose weights are the unit's; None when there was none, or another was selected."""
 
     def run(self, after_round: Callable[[int, Path], None]) -> None:
         """All training of the method, none for `zero_shot`. `after_round(number, folder)` is called with the round's
@@ -115,6 +117,8 @@ class Learning:
         self._collect_rounds(total)
         if self.config.evaluation.selection == "validation":
             self._select(candidates)
+        else:
+            self.final_round = total
         save_adapter(self.model, self.folder / "adapter")
         own = steps - self._steps_of(self.unit.starts_from)
         write_json(self.folder / STAGE, {"optimiser_steps": own, "cumulative_steps": steps})
