@@ -20,10 +20,13 @@ import yaml
 from tests.evaluation.small import write_chains
 from tests.training.small import chain_of
 
+from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.evaluation import selection
+from throughline.evaluation.answering import Questions, answer_samples
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import learning, run
 from throughline.experiment.config import load_config
@@ -31,6 +34,8 @@ from throughline.experiment.execution import execute
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.files import read_json_lines
+from throughline.mllm.load import load_mllm
+from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.training import rounds
 
@@ -300,6 +305,23 @@ def says(monkeypatch: pytest.MonkeyPatch, tiny_images: ImageSet) -> Callable[[Ca
         monkeypatch.setattr(rounds, "sample", sample)
 
     return says
+
+
+def test_the_last_round_is_the_unit_and_answers_once(
+    undisturbed: FinishedRun, tiny_checkpoint: Path, tiny_images: ImageSet
+) -> None:
+    """What the unit's own adapter says, asked anew, is what stands there as the unit's and as the last round's."""
+    folder = folder_of(undisturbed, "mtct_sarr")
+    last, whole = (read_json_lines(folder / name / "predictions.jsonl") for name in ("round-2", "."))
+    assert last == whole
+    mllm = load_mllm(str(tiny_checkpoint))
+    load_adapter(mllm.model, folder / "adapter")
+    config = load_config(str(undisturbed.folder / "config.yaml"))
+    questions = Questions(make_prompts(tiny_images.classes, FIVE_STAGE), tiny_images.classes, FIVE_STAGE)
+    test = leave_out(tiny_images, ("sketch",), 0).test
+    settings = config.evaluation.answering.model_copy(update={"answers": ("likelihood",)})
+    anew = [p.to_json() for p in answer_samples(mllm, test, questions, settings)]
+    assert anew == [row for row in whole if row["answer"] == "likelihood"]
 
 
 def trained_in(finished: FinishedRun) -> list[tuple[int, int, int]]:
