@@ -320,7 +320,7 @@ def test_the_last_round_is_the_unit_and_answers_once(
     questions = Questions(make_prompts(tiny_images.classes, FIVE_STAGE), tiny_images.classes, FIVE_STAGE)
     test = leave_out(tiny_images, ("sketch",), 0).test
     settings = config.evaluation.answering.model_copy(update={"answers": ("likelihood",)})
-    anew = [p.to_json() for p in answer_samples(mllm, test, questions, settings)]
+    anew = json.loads(json.dumps([p.to_json() for p in answer_samples(mllm, test, questions, settings)]))
     assert anew == [row for row in whole if row["answer"] == "likelihood"]
 
 
