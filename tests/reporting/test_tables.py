@@ -166,6 +166,11 @@ def test_markdown_escapes_what_would_break_a_table() -> None:
     assert lines[5] == r"| x\|y | X |"
 
 
+def test_a_markdown_note_keeps_its_code_and_escapes_the_rest() -> None:
+    noted = Table("t", ("a",), (), ("`throughline bench --json` with lora_rank 8, a ` alone",))
+    assert to_markdown(noted).splitlines()[-1] == r"`throughline bench --json` with lora\_rank 8, a \` alone"
+
+
 def test_latex_escapes_signs_and_uses_booktabs() -> None:
     text = to_latex(TABLE)
     assert r"mtct\_sarr & 85.5 $\pm$ 0.2 \\" in text

@@ -5,6 +5,7 @@ documents."""
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -151,7 +152,7 @@ def to_markdown(table: Table, with_title: bool = True) -> str:
     lines.append("|" + "|".join(["---", *["---:"] * (len(table.columns) - 1)]) + "|")
     lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in table.rows]
     for note in table.notes:
-        lines += ["", _markdown(note)]
+        lines += ["", _markdown_note(note)]
     return "\n".join(lines) + "\n"
 
 
@@ -223,9 +224,17 @@ def _comparison_row(item: Comparison) -> tuple[str, ...]:
 
 
 def _markdown(text: str) -> str:
-    for character in "\\`*_|<>":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+    return _escaped(" ".join(text.split()))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\`*_|<>]", r"\\\g<0>", text)
+
+
+def _markdown_note(text: str) -> str:
+    """As `_markdown`, but what a note has between backticks stays code."""
+    prose_and_code = re.split(r"(`[^`]+`)", text)
+    return "".join(part if number % 2 else _escaped(part) for number, part in enumerate(prose_and_code))
 
 
 _LATEX = {
