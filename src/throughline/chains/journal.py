@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ __all__ = [
     "journal_files",
     "make_header",
     "read_journal",
+    "scan_journal",
 ]
 
 
@@ -75,9 +76,9 @@ class JournalWriter:
             os.close(self._handle)
             raise
 
-    def write(self, record: Record) -> None:
-        """Appends one record; after a failure (full disk) the file ends with the last whole line."""
-        data = record.line().encode() + b"\n"
+    def write(self, *records: Record) -> None:
+        """Appends records; after a failure (full disk) the file ends where it ended before them."""
+        data = b"".join(record.line().encode() + b"\n" for record in records)
         with told_in_one_line(self.path):
             size = os.fstat(self._handle).st_size
             try:
@@ -87,7 +88,7 @@ class JournalWriter:
             except OSError:
                 os.ftruncate(self._handle, size)
                 raise
-        self._unflushed += 1
+        self._unflushed += len(records)
         if self._unflushed >= self._flush_every:
             self.flush()
 
@@ -160,12 +161,12 @@ class Journal:
 
     headers: tuple[Header, ...]
     candidates: tuple[Candidate, ...]
-    """One for each (key, sample_id): the first read."""
+    """One for each (key, sample_id): the first read that did not fail."""
     verdicts: tuple[Verdict, ...]
     """One for each (key, sample_id, rule): the last read, since rules can be applied again."""
     problems: tuple[Problem, ...] = ()
     duplicates: int = 0
-    """How many candidate lines were left out because their (key, sample_id) had been read."""
+    """How many candidate lines share their (key, sample_id) with another; one of each stands."""
 
     def by_key(self) -> dict[tuple[str, str], Candidate]:
         """Candidates by (key, sample_id): what need not be asked for again."""
@@ -196,23 +197,25 @@ def read_journal(paths: Path | Iterable[Path]) -> Journal:
     verdicts: dict[tuple[str, str, str], Verdict] = {}
     problems: list[Problem] = []
     duplicates = 0
-    for path in _expanded(paths):
-        for number, data in _lines(path):
-            record = _record(path, number, data)
-            if isinstance(record, Problem):
-                problems.append(record)
-            elif isinstance(record, Header):
-                headers.setdefault(record.line(), record)
-            elif isinstance(record, Verdict):
-                identity = (record.key, record.sample_id, record.rule)
-                verdicts.pop(identity, None)  # the last one read also takes the last place
-                verdicts[identity] = record
-            else:
-                first = candidates.setdefault((record.key, record.sample_id), record)
-                duplicates += first is not record
-                if first.text != record.text:
-                    what = f"another text for a key already read ({record.key}, {record.sample_id})"
-                    problems.append(Problem(path, number, what))
+    for path, number, record in scan_journal(paths):
+        if isinstance(record, Problem):
+            problems.append(record)
+        elif isinstance(record, Header):
+            headers.setdefault(record.line(), record)
+        elif isinstance(record, Verdict):
+            identity = (record.key, record.sample_id, record.rule)
+            verdicts.pop(identity, None)  # the last one read also takes the last place
+            verdicts[identity] = record
+        else:
+            first = candidates.setdefault((record.key, record.sample_id), record)
+            if first is record:
+                continue
+            duplicates += 1
+            if first.failed:  # asked again after the failure: the answer stands
+                candidates[record.key, record.sample_id] = record
+            elif first.text != record.text and not record.failed:
+                what = f"another text for a key already read ({record.key}, {record.sample_id})"
+                problems.append(Problem(path, number, what))
     return Journal(
         tuple(headers.values()),
         tuple(candidates.values()),
@@ -222,22 +225,30 @@ def read_journal(paths: Path | Iterable[Path]) -> Journal:
     )
 
 
+def scan_journal(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, int, Record | Problem]]:
+    """Every line that holds anything, one after the other with its file and number (from 1), in a line's memory.
+
+    Nothing is merged: `read_journal` does that. Raises as it does.
+    """
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    for path in (file for one in given for file in (journal_files(one) if one.is_dir() else [one])):
+        for number, data in _lines(path):
+            yield path, number, _record(path, number, data)
+
+
 _BOM = b"\xef\xbb\xbf"
 
 
-def _expanded(paths: Path | Iterable[Path]) -> list[Path]:
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    return [file for path in given for file in (journal_files(path) if path.is_dir() else [path])]
-
-
-def _lines(path: Path) -> list[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines (from 1) that hold anything. Split at line feeds only: U+2028 inside a text is no line end."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                data = line.removeprefix(_BOM) if number == 1 else line
+                if data.strip():
+                    yield number, data
     except OSError as error:
         raise ThroughlineError(f"cannot read the journal: {error.strerror}", path, "name an existing file") from error
-    lines = content.removeprefix(_BOM).split(b"\n")
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _parsed(data: bytes) -> Any:
