@@ -107,6 +107,13 @@ class Verdict(_Record):
     accepted: bool
 
 
+class ModelVerdict(Verdict):
+    """A verdict that a judge model gave and that was paid for."""
+
+    model: str
+    usage: Usage | None = None
+
+
 Record = Header | Candidate | Verdict
 
 KINDS: dict[str, type[Header] | type[Candidate] | type[Verdict]] = {

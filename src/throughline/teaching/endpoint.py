@@ -1,0 +1,338 @@
+"""Teachers behind OpenAI-compatible endpoints: OpenAI itself, vLLM, SGLang, `transformers serve`; several at once.
+
+`Endpoints` sends one chat completion and sees it through: to the least loaded endpoint, again after a refusal (429,
+Retry-After honoured), a server error or a time-out, waiting while a connection is lost. `EndpointTeacher` puts image
+and question into it. Every other thing that can happen is an error that stops the build, or a named outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+import openai
+
+from throughline.chains.records import FAILED, Usage
+from throughline.errors import ThroughlineError
+from throughline.teaching.concurrency import AdaptiveConcurrency
+from throughline.teaching.pictures import PictureBook
+from throughline.teaching.prices import Price
+from throughline.teaching.teachers import Ask, Brief, Flight, Written
+
+NO_KEY = "none"
+"""Sent where no key is set: local servers ask for none, the client's library insists on one."""
+_FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on with a request that does not come through."""
+
+    timeout: float = 120.0
+    """Seconds until an answer is given up."""
+    attempts: int = 8
+    """Server errors, time-outs and broken answers until the request counts as failed; refusals do not count."""
+    first_delay: float = 0.5
+    """Seconds before the second attempt; doubled each time, with jitter."""
+    longest_delay: float = 30.0
+    reach: float = 30.0
+    """Seconds without any sign of life from any endpoint, at the start, until that is an error."""
+
+
+@dataclass
+class Traffic:
+    """What went over the wire so far."""
+
+    requests: int = 0
+    refused: int = 0
+    retried: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer as the endpoint gave it; `finish_reason` is "error" when none came for good."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
+    """US dollars, where the provider says so itself."""
+
+
+class _Broken(Exception):
+    """HTTP 200 with something that is no chat completion."""
+
+
+@dataclass
+class _Endpoint:
+    url: str
+    """As error texts may show it: without user and password."""
+    client: openai.AsyncOpenAI
+    concurrency: AdaptiveConcurrency
+    lost_until: float = 0.0
+    lost_delay: float = 0.0
+    alive: bool = False
+    """Has answered anything at all."""
+
+
+class Endpoints:
+    """One or more base URLs that serve the same model."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        api_key: str | None,
+        patience: Patience = Patience(),
+        at_once: int = 256,
+    ) -> None:
+        self.patience, self.at_once = patience, at_once
+        self.traffic = Traffic()
+        self._key = api_key
+        self._random = random.Random()  # jitter only: it has to differ between processes
+        self._rejected = 0
+        self._began = time.monotonic()
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=at_once)
+        self._ends = [
+            _Endpoint(
+                _shown(url),
+                openai.AsyncOpenAI(
+                    base_url=url,
+                    api_key=api_key or NO_KEY,
+                    max_retries=0,
+                    timeout=patience.timeout,
+                    http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=patience.timeout),
+                ),
+                AdaptiveConcurrency(most=at_once, start=min(8, at_once)),
+            )
+            for url in urls
+        ]
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be under way now, over all endpoints."""
+        return sum(int(end.concurrency.limit) for end in self._ends)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way now."""
+        return sum(end.concurrency.in_flight for end in self._ends)
+
+    async def close(self) -> None:
+        """Lets the connections go."""
+        for end in self._ends:
+            await end.client.close()
+
+    async def complete(self, body: Mapping[str, Any], key: str, flight: Flight) -> Completion:
+        """The answer to one chat completion `body`, after as many attempts as it takes.
+
+        ThroughlineError when the endpoint will answer no request like this: key, model, quota, unreachable.
+        """
+        attempt, reason = 0, ""
+        while attempt < self.patience.attempts:
+            end = await self._chosen()
+            ticket = await end.concurrency.acquire()
+            flight.sent(key)
+            self.traffic.requests += 1
+            try:
+                response = await end.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
+                completion = _read(response.content)
+            except openai.RateLimitError as error:
+                flight.returned(key)
+                end.alive = True
+                end.concurrency.refused(ticket)
+                self.traffic.refused += 1
+                if error.code == "insufficient_quota":
+                    raise self._stop("the account has no quota left", end, error) from None
+                await asyncio.sleep(_retry_after(error) or self._jittered(0))
+            except openai.APIConnectionError as error:
+                flight.returned(key)
+                end.concurrency.broken()
+                reason = "time-out" if isinstance(error, openai.APITimeoutError) else "connection lost"
+                if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+                    self._lose(end)
+                else:
+                    attempt += 1
+                    await self._before_again(attempt)
+            except (openai.InternalServerError, openai.ConflictError, _Broken) as error:
+                flight.returned(key)
+                end.alive = True
+                end.concurrency.broken()
+                attempt += 1
+                reason = self._said(error)
+                await self._before_again(attempt)
+            except openai.APIStatusError as error:
+                flight.returned(key)
+                end.alive = True
+                end.concurrency.broken()
+                return self._rejected_request(end, error)
+            except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
+                end.concurrency.broken()
+                raise
+            else:
+                end.alive = True
+                self._rejected = -1
+                end.concurrency.succeeded()
+                return completion
+        return Completion(f"given up after {attempt} attempts, the last: {reason}", FAILED)
+
+    async def _chosen(self) -> _Endpoint:
+        """The least loaded endpoint of those that are not lost; waits while all are."""
+        while True:
+            now = time.monotonic()
+            there = [end for end in self._ends if end.lost_until <= now]
+            if there:
+                return min(there, key=lambda end: end.concurrency.load)
+            if not any(end.alive for end in self._ends) and now - self._began > self.patience.reach:
+                names = ", ".join(end.url for end in self._ends)
+                raise ThroughlineError("cannot connect to the teacher", names, "is the server running, the URL right?")
+            await asyncio.sleep(min(end.lost_until for end in self._ends) - now)
+
+    def _lose(self, end: _Endpoint) -> None:
+        now = time.monotonic()
+        if end.lost_until <= now:
+            first, longest = self.patience.first_delay, self.patience.longest_delay
+            end.lost_delay = min(longest, max(first, 2 * end.lost_delay))
+            end.lost_until = now + end.lost_delay
+
+    def _rejected_request(self, end: _Endpoint, error: openai.APIStatusError) -> Completion:
+        if error.code in _FILTERED:
+            return Completion(self._said(error), "content_filter")
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
+            raise self._stop("the teacher will not answer", end, error) from None
+        if self._rejected >= 0:  # nothing has ever gone well: the request's form is wrong, not this image
+            self._rejected += 1
+            if self._rejected >= 3:
+                raise self._stop("the teacher takes no request of this form", end, error) from None
+        return Completion(self._said(error), FAILED)
+
+    def _stop(self, what: str, end: _Endpoint, error: openai.APIStatusError) -> ThroughlineError:
+        return ThroughlineError(what, end.url, self._said(error))
+
+    def _said(self, error: Exception) -> str:
+        """The endpoint's own words, short, and without the key should it repeat it."""
+        text = str(error)
+        if isinstance(error, openai.APIStatusError):
+            detail = error.body.get("message") if isinstance(error.body, dict) else None
+            text = f"HTTP {error.status_code}: {detail or error.message}"
+        text = text.replace(self._key, "***") if self._key else text
+        text = " ".join(text.split())
+        return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
+
+    async def _before_again(self, attempt: int) -> None:
+        if attempt < self.patience.attempts:
+            self.traffic.retried += 1
+            await asyncio.sleep(self._jittered(attempt - 1))
+
+    def _jittered(self, doublings: int) -> float:
+        delay = min(self.patience.longest_delay, self.patience.first_delay * 2.0**doublings)
+        return delay * self._random.uniform(0.5, 1.0)
+
+
+@dataclass
+class EndpointTeacher:
+    """A model behind endpoints that can see. `brief.params` holds the request's parameters, and `image_side`, the
+    longest side in pixels that an image is sent with."""
+
+    brief: Brief
+    endpoints: Endpoints
+    price: Price | None = None
+    batch: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        self._pictures = PictureBook(self.brief.params["image_side"], kept=2 * self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """Requests that may be under way at the same time at most."""
+        return self.endpoints.at_once
+
+    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+        """Raises as `Endpoints.complete` does."""
+        return [await self._one(ask) for ask in asks]
+
+    async def _one(self, ask: Ask) -> Written:
+        try:
+            url = await asyncio.to_thread(self._pictures.data_url, ask.sample.path)
+        except ThroughlineError as error:
+            return Written(str(error.what), FAILED)
+        body = chat_body(self.brief, url, ask.sample.image_sha256, ask.candidate)
+        said = await self.endpoints.complete(body, ask.key, ask.flight)
+        if said.finish_reason == FAILED:
+            return Written(said.text, FAILED)
+        return Written(said.text, said.finish_reason, usage_of(said, self.price))
+
+
+def chat_body(brief: Brief, image_url: str, image_sha256: str, candidate: int) -> dict[str, Any]:
+    """The body of one chat completion: the image, the question, the parameters. Nothing in it names the image.
+
+    `seed` among the parameters is replaced by a number of this very request, or left out when it is None.
+    """
+    params = {name: value for name, value in brief.params.items() if name not in {"image_side", "seed"}}
+    if "seed" in brief.params:
+        params["seed"] = int(brief.key(image_sha256, candidate)[:8], 16) & 0x7FFFFFFF
+    content = [
+        {"type": "image_url", "image_url": {"url": image_url}},
+        {"type": "text", "text": brief.prompt},
+    ]
+    return {"model": brief.model, "messages": [{"role": "user", "content": content}], **params}
+
+
+def read_completion(body: Any) -> Completion:
+    """A chat completion's JSON value; ValueError when it is none. A refusal has finish reason "content_filter"."""
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        usage = body.get("usage") or {}
+        refusal, text = message.get("refusal"), message.get("content")
+        if isinstance(text, list):  # some servers answer in parts
+            text = "".join(part.get("text") or "" for part in text)
+        reason = "content_filter" if refusal else choice.get("finish_reason")
+        return Completion(
+            str(refusal or text or ""),
+            reason,
+            usage.get("prompt_tokens"),
+            usage.get("completion_tokens"),
+            usage.get("cost"),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError("no chat completion") from error
+
+
+def _read(content: bytes) -> Completion:
+    try:
+        return read_completion(json.loads(content))
+    except ValueError as error:
+        raise _Broken("the answer is no chat completion") from error
+
+
+def usage_of(said: Completion, price: Price | None) -> Usage:
+    """Tokens as reported; the cost as the provider says it, else by the price where there is one."""
+    prompt, completion, cost = said.prompt_tokens, said.completion_tokens, said.cost
+    if cost is None and price is not None and prompt is not None and completion is not None:
+        cost = price.of(prompt, completion)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, cost=cost)
+
+
+def _retry_after(error: openai.RateLimitError) -> float | None:
+    """Seconds, from `Retry-After` or the `retry-after-ms` that OpenAI sends beside it."""
+    headers = error.response.headers
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * scale)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
