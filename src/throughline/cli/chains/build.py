@@ -1,0 +1,299 @@
+"""`throughline chains build`: a teacher, a plan, a panel, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from throughline.cli.chains.options import (
+    add_plan_arguments,
+    add_request_arguments,
+    now,
+    params_of,
+    plan_of,
+    price_for,
+    require_model,
+)
+from throughline.cli.chains.panel import money, panel
+from throughline.cli.parsing import positive_int
+from throughline.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from throughline.teaching.endpoint import Endpoints
+    from throughline.teaching.judging import Judge
+    from throughline.teaching.recording import BuildPlan, Progress
+    from throughline.teaching.teachers import Brief, Teacher
+
+DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
+answer. Started again it goes on; nothing that was answered is asked for again."""
+
+TEACHER_HELP = """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that
+serve the same model, e.g. https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name"""
+
+
+def add_build(commands: Any) -> None:
+    """The subcommand and its options."""
+    parser = commands.add_parser("build", help="ask a teacher for chains", description=DESCRIPTION)
+    add_plan_arguments(parser)
+    parser.add_argument("--teacher", nargs="+", required=True, metavar="TEACHER", help=TEACHER_HELP)
+    parser.add_argument("--dry-run", action="store_true", help="only estimate requests, tokens and cost")
+    parser.add_argument(
+        "--max-cost",
+        type=float,
+        metavar="USD",
+        help="stop before the store has cost more US dollars (default: no limit)",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    endpoint = parser.add_argument_group("a teacher behind an endpoint")
+    add_request_arguments(endpoint)
+    endpoint.add_argument(
+        "--at-once",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="requests under way per endpoint at most; how many it takes is found out",
+    )
+    endpoint.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="until an answer is given up and asked for again",
+    )
+    endpoint.add_argument(
+        "--attempts", type=positive_int, default=8, help="server errors and time-outs until a request counts as failed"
+    )
+    endpoint.add_argument(
+        "--key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable that holds the API key"
+    )
+    endpoint.add_argument(
+        "--judge", metavar="MODEL", help="a model that has to agree with every accepted chain (default: none)"
+    )
+    endpoint.add_argument("--judge-url", metavar="URL", help="the judge's endpoint (default: the teacher's)")
+    local = parser.add_argument_group("a checkpoint as the teacher")
+    local.add_argument("--batch", type=positive_int, default=16, metavar="N", help="images asked together")
+    local.add_argument(
+        "--temperature", type=float, default=0.7, help="of sampling; 0 is greedy and all candidates are the same"
+    )
+    local.add_argument("--max-new-tokens", type=positive_int, default=1024, metavar="N", help="of a chain")
+    local.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="most tiles an image is cut into")
+    local.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights in memory"
+    )
+    local.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto: a GPU if there is one",
+    )
+    local.add_argument(
+        "--hub", action="store_true", help="allow the download of the checkpoint from the Hugging Face hub"
+    )
+    parser.set_defaults(act=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    plan = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
+    if arguments.dry_run:
+        return _estimate(arguments, plan)
+    progress = asyncio.run(_built(arguments, plan))
+    _print_result(arguments, progress)
+    if progress.stopped_at_cost:
+        raise Interrupted(
+            f"stopped at --max-cost {money(arguments.max_cost)}, {progress.images - progress.done:,} images not asked",
+            arguments.out,
+            "the same command with a higher one continues",
+        )
+    return 0
+
+
+async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
+    from throughline.teaching.building import build
+
+    endpoints: list[Endpoints] = []
+    try:
+        teacher = _teacher(arguments, plan, endpoints)
+        judge = _judge(arguments, plan, endpoints)
+        with panel(endpoints) as told:
+            return await build(plan, teacher, arguments.out, judge=judge, clock=now, told=told)
+    finally:
+        for one in endpoints:
+            await one.close()
+
+
+def _kind(arguments: argparse.Namespace) -> str:
+    """ "drawn", "endpoint" or "local"."""
+    words = arguments.teacher
+    urls = [word for word in words if word.startswith(("http://", "https://"))]
+    if urls and len(urls) < len(words):
+        other = next(word for word in words if word not in urls)
+        raise UsageError(f"the teacher {other!r} is no URL like the others", do="begin it with http:// or https://")
+    if not urls and len(words) > 1:
+        raise UsageError("only endpoints can be several teachers at once", do="name one")
+    return "endpoint" if urls else "drawn" if words == ["drawn"] else "local"
+
+
+def _brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
+    """What an endpoint or the describer is told; a local teacher makes its own from its weights."""
+    from throughline.teaching.prompt import teacher_prompt
+    from throughline.teaching.teachers import Brief
+
+    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    if _kind(arguments) == "endpoint":
+        return Brief("endpoint", require_model(arguments), prompt, params_of(arguments), arguments.seed)
+    return Brief("describer", "describer", prompt, {}, arguments.seed)
+
+
+def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Teacher:
+    kind = _kind(arguments)
+    if kind == "endpoint":
+        from throughline.teaching.endpoint import EndpointTeacher
+
+        brief = _brief(arguments, plan)
+        price = price_for(arguments, brief.model)
+        if price is None and arguments.max_cost is not None:
+            raise UsageError(
+                f"the price of {brief.model} is not known, so --max-cost cannot be kept",
+                do="give one with --prices FILE",
+            )
+        endpoints.append(_endpoints(arguments, arguments.teacher))
+        return EndpointTeacher(brief, endpoints[0], price)
+    if kind == "drawn":
+        from throughline.teaching.teachers import Describer
+
+        return Describer(plan.images.root, plan.format, _brief(arguments, plan).prompt, arguments.seed)
+    return _local(arguments, plan)
+
+
+def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
+    from throughline.chains.prompts import make_prompts
+    from throughline.mllm.devices import pick_device
+    from throughline.mllm.load import load_mllm
+    from throughline.settings import SamplingSettings
+    from throughline.teaching.local import LocalTeacher
+    from throughline.teaching.prompt import teacher_prompt
+
+    # A local checkpoint may have learned from chains already, and then behind this very question.
+    prompt = (
+        teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+        if arguments.prompt
+        else make_prompts(plan.images.classes, plan.format).reasoning
+    )
+    device = pick_device(arguments.device)
+    mllm = load_mllm(
+        arguments.teacher[0], tiles=arguments.tiles, dtype=arguments.dtype, device=device, hub=arguments.hub
+    )
+    sampling = SamplingSettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
+    return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch)
+
+
+def _endpoints(arguments: argparse.Namespace, urls: list[str]) -> Endpoints:
+    from throughline.teaching.endpoint import Endpoints, Patience
+
+    patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
+    return Endpoints(urls, os.environ.get(arguments.key_env), patience, arguments.at_once)
+
+
+def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
+    if arguments.judge is None:
+        return None
+    from throughline.chains.prompts import make_prompts
+    from throughline.teaching.judging import Judge
+
+    if arguments.judge_url is None and not endpoints:
+        raise UsageError("the judge has no endpoint", do="name one with --judge-url")
+    if arguments.judge_url is not None:
+        endpoints.append(_endpoints(arguments, [arguments.judge_url]))
+    params = params_of(arguments) | {"temperature": 0, "max_tokens": 16}
+    question = make_prompts(plan.images.classes, plan.format).label
+    return Judge(endpoints[-1], arguments.judge, question, params, price_for(arguments, arguments.judge))
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    number, sign, count = text.partition("/")
+    if not (sign and number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard {text!r} is no I/N", do="number shards from 0, e.g. 0/4 to 3/4")
+    return int(number), int(count)
+
+
+def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
+    from throughline.teaching.estimating import estimate
+
+    if _kind(arguments) == "local":
+        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+    brief = _brief(arguments, plan)
+    found = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
+    costs = [found.cost(number) for number in found.requests]
+    expected = found.expected_requests
+    if arguments.json:
+        values = {
+            "images": found.images,
+            "requests": list(found.requests),
+            "expected_requests": expected,
+            "prompt_tokens": found.prompt_tokens,
+            "completion_tokens": found.completion_tokens,
+            "cost": costs,
+            "expected_cost": None if expected is None else found.cost(expected),
+            "measured": found.measured,
+        }
+        print(json.dumps(values, indent=2))
+        return 0
+    few, many = found.requests
+    print(f"images that want chains: {found.images:,} of {len(plan.samples):,}")
+    print(
+        f"requests: {few:,} to {many:,}" + (f", about {expected:,} as accepted so far" if expected is not None else "")
+    )
+    basis = (
+        f"mean of {found.measured:,} answers in the store"
+        if found.measured
+        else "a rule of thumb; --limit 40 measures it"
+    )
+    print(f"tokens: {found.prompt_tokens:.0f} a request, {found.completion_tokens:.0f} an answer ({basis})")
+    if found.price is None:
+        print(f"cost: the price of {brief.model} is not known; give one with --prices FILE")
+    else:
+        likely = "" if expected is None else f", about {money(found.cost(expected))}"
+        print(f"cost: {money(costs[0])} to {money(costs[1])}{likely}")
+    return 0
+
+
+def _print_result(arguments: argparse.Namespace, progress: Progress) -> None:
+    """What the store holds now, and how this build went; the acceptance of every rule, whichever decides."""
+    if arguments.json:
+        print(json.dumps(asdict(progress), indent=2))
+        return
+    few = progress.images - progress.done
+    print(
+        f"{progress.accepted:,} of {progress.done:,} images have an accepted chain"
+        + (f"; {few:,} not asked" if few else "")
+    )
+    for rule, accepted in progress.by_rule.items():
+        share = f" ({100 * accepted / progress.answers:.1f} %)" if progress.answers else ""
+        print(f"  rule {rule}: {accepted:,} of {progress.answers:,} new answers accepted{share}")
+    outcomes = sorted(progress.outcomes.items(), key=lambda item: -item[1])
+    print("  outcomes: " + (", ".join(f"{name} {count:,}" for name, count in outcomes) or "no new answer"))
+    print(
+        f"  {progress.cached:,} answers were in the store; {progress.failed:,} images failed, the next build asks again"
+    )
+    if progress.prompt_tokens:
+        print(f"  tokens in the store: {progress.prompt_tokens:,} sent, {progress.completion_tokens:,} written")
+    if progress.cost:
+        print(f"  cost: {money(progress.spent)} now, {money(progress.cost)} in all")
+    if progress.lost:
+        print(f"  {progress.lost:,} requests were under way when builds were killed and are lost")
+    if progress.problems:
+        print(
+            f"  {progress.problems:,} lines of the store cannot be read: see `throughline chains check {arguments.out}`"
+        )
+    print(arguments.out)

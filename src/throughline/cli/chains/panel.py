@@ -1,0 +1,104 @@
+"""A build's panel on stderr: done, accepted, cached, failed, rates, cost so far and projected, time left.
+
+Redrawn in place in a terminal; a plain line every few seconds elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughline.cli.watching import duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from throughline.teaching.endpoint import Endpoints
+    from throughline.teaching.recording import Progress
+
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_DRAWINGS = 5.0, 0.25
+
+
+def money(dollars: float | None) -> str:
+    """`$1.23`, with more digits below a dollar; `unknown` for None."""
+    if dollars is None:
+        return "unknown"
+    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.4f}"
+
+
+@contextlib.contextmanager
+def panel(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[Progress], None]]:
+    """Yields what `build` tells its progress to; `endpoints` may be filled later."""
+    watch = _Watch(endpoints)
+    if not sys.stderr.isatty():
+        yield watch.line
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+
+        def drawn(progress: Progress) -> None:
+            facts = watch.facts(progress)
+            if watch.due(SECONDS_BETWEEN_DRAWINGS):
+                live.update(_table(facts), refresh=True)
+
+        yield drawn
+
+
+class _Watch:
+    def __init__(self, endpoints: Sequence[Endpoints]) -> None:
+        self.endpoints = endpoints
+        self.began = self.last = time.monotonic()
+        self.first: Progress | None = None
+
+    def due(self, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self.last < seconds:
+            return False
+        self.last = now
+        return True
+
+    def line(self, progress: Progress) -> None:
+        facts = self.facts(progress)
+        if self.due(SECONDS_BETWEEN_LINES):
+            print("; ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr, flush=True)
+
+    def facts(self, progress: Progress) -> dict[str, str]:
+        """What the panel shows, in its order. The first call comes before any work."""
+        first = self.first = self.first or replace(progress)
+        seconds = max(time.monotonic() - self.began, 1e-3)
+        requests = sum(one.traffic.requests for one in self.endpoints) or progress.answers
+        tokens = progress.prompt_tokens + progress.completion_tokens - first.prompt_tokens - first.completion_tokens
+        facts = {
+            "images": f"{progress.done:,} of {progress.images:,}",
+            "accepted": f"{progress.accepted:,}",
+            "answers from the store": f"{progress.cached:,}",
+            "failed": f"{progress.failed:,}",
+            "requests a minute": f"{60 * requests / seconds:,.0f}",
+            "tokens a minute": f"{60 * tokens / seconds:,.0f}",
+        }
+        if self.endpoints:
+            facts["under way"] = " + ".join(f"{one.in_flight} of {one.limit}" for one in self.endpoints)
+            facts["refused"] = f"{sum(one.traffic.refused for one in self.endpoints):,}"
+            facts["asked again"] = f"{sum(one.traffic.retried for one in self.endpoints):,}"
+        if progress.cost:
+            facts["cost"] = money(progress.cost)
+        if progress.cost and progress.done:
+            facts["cost in the end, about"] = money(progress.cost * progress.images / progress.done)
+        if progress.answers and 0 < progress.done < progress.images:
+            facts["time left, about"] = duration(seconds * (progress.images - progress.done) / progress.done)
+        return facts
+
+
+def _table(facts: dict[str, str]) -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
