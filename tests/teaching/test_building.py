@@ -344,6 +344,15 @@ def test_the_first_accepted_candidate_of_another_journal_counts(
     assert found == {one.id: chain(one.label) + "\n\n" for one in images.samples}
 
 
+def test_half_a_character_in_an_answer_harms_nothing(build: Callable[..., Built], images: ImageSet) -> None:
+    class Strange(Teacher):
+        def one(self, sample: Sample, candidate: int) -> Written:
+            return Written(chain(sample.label).replace("A picture.", "A \ud800 \x00 picture."), "stop")
+
+    built = build(Strange(by_class), shown=replace(images, samples=images.samples[:1]))
+    assert [text.count("A ? \x00 picture.") for text in built.accepted.values()] == [4]
+
+
 def test_every_answer_has_the_verdict_of_every_rule(build: Callable[..., Built], tmp_path: Path) -> None:
     build(Teacher(by_class))
     verdicts = read_journal(tmp_path).verdicts

@@ -257,7 +257,7 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data.decode())
     except UnicodeDecodeError:
         return "not UTF-8"
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a ValueError also for numbers of thousands of digits
         return "not JSON; a torn line, if it is the last"
 
 

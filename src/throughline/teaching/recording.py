@@ -215,7 +215,7 @@ class Recorder:
             params=dict(self.brief.params),
             seed=self.brief.seed,
             candidate=ask.candidate,
-            text=written.text,
+            text=written.text.encode(errors="replace").decode(),  # JSON can spell half a character: no file can
             finish_reason=written.finish_reason,
             usage=written.usage,
             created=self._clock(),

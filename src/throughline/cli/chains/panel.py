@@ -24,10 +24,10 @@ SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_DRAWINGS = 5.0, 0.25
 
 
 def money(dollars: float | None) -> str:
-    """`$1.23`, with more digits below a dollar; `unknown` for None."""
+    """`$1.23`, with more digits below ten cents; `unknown` for None."""
     if dollars is None:
         return "unknown"
-    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.4f}"
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.4f}"
 
 
 @contextlib.contextmanager
