@@ -5,6 +5,7 @@ for is lost or asked for again. Teachers and self-labelling append; everything d
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ from throughline.chains.records import (
     make_header,
 )
 from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line
+from throughline.files import canonical_json, told_in_one_line
 
 if sys.platform != "win32":
     import fcntl
@@ -127,12 +128,10 @@ class JournalWriter:
                 ) from error
 
     def _repair(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        last = content[whole:]
+        whole, last = _last_line(self.path)
         if not last:
             return
-        if isinstance(_parsed(last.removeprefix(_BOM) if whole == 0 else last), dict):
+        if isinstance(_parsed(last), dict):
             os.write(self._handle, b"\n")  # only the line break was lost
             return
         with self.path.with_name(self.path.name + ".torn").open("ab") as aside:
@@ -141,6 +140,22 @@ class JournalWriter:
             os.fsync(aside.fileno())
         os.ftruncate(self._handle, whole)
         self.torn = len(last)
+
+
+_BLOCK = 1 << 16
+
+
+def _last_line(path: Path) -> tuple[int, bytes]:
+    """Where the bytes after the last line break begin, and these bytes; a long journal is not read for that."""
+    with path.open("rb") as file:
+        start, last = file.seek(0, os.SEEK_END), b""
+        while start > 0:
+            size = min(_BLOCK, start)
+            start = file.seek(start - size)
+            last = file.read(size) + last
+            if (found := last.rfind(b"\n")) >= 0:
+                return start + found + 1, last[found + 1 :]
+        return 0, last
 
 
 @dataclass(frozen=True)
@@ -244,27 +259,75 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                data = line.removeprefix(_BOM) if number == 1 else line
+                data = line.removeprefix(_BOM)  # of any line: files may have been put together
                 if data.strip():
                     yield number, data
     except OSError as error:
         raise ThroughlineError(f"cannot read the journal: {error.strerror}", path, "name an existing file") from error
 
 
-def _parsed(data: bytes) -> Any:
-    """The JSON value of a line, or the reason (a str) why it has none."""
+class _Unfit(ValueError):
+    """JSON that is of no use here; the text says why."""
+
+
+_DEEPEST = 100
+"""Levels of a line. Pydantic writes 255; no field of ours has more than three."""
+
+
+def _parsed(data: bytes) -> dict[str, Any] | str:
+    """The JSON object of a line, or the reason why there is none."""
     try:
-        return json.loads(data.decode())
+        return _object(data)
+    except _Unfit as error:
+        return str(error)
     except UnicodeDecodeError:
         return "not UTF-8"
-    except (ValueError, RecursionError):  # a ValueError also for numbers of thousands of digits
+    except (json.JSONDecodeError, RecursionError):
         return "not JSON; a torn line, if it is the last"
+    except ValueError:  # of int(): see sys.set_int_max_str_digits
+        return "a whole number of more digits than Python reads"
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """What can be written again as it was read; the two searches of the bytes hardly ever find anything."""
+    value = _DECODER.decode(data.removeprefix(_BOM).decode())
+    if not isinstance(value, dict):
+        raise _Unfit("not a JSON object")
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and _depth(value) > _DEEPEST:
+        raise _Unfit(f"nested deeper than {_DEEPEST} levels")
+    if b"\\ud" in data or b"\\uD" in data:
+        try:
+            canonical_json(value).encode()
+        except UnicodeEncodeError:
+            raise _Unfit("half of a surrogate pair, which is no Unicode") from None
+    return value
+
+
+def _not_finite(name: str) -> float:
+    raise _Unfit(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _not_finite("a number beyond all floats")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_not_finite, parse_float=_finite)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        within = [one.values() if isinstance(one, dict) else one if isinstance(one, list) else () for one in level]
+        level = [inner for values in within for inner in values]
+    return depth
 
 
 def _record(path: Path, number: int, data: bytes) -> Record | Problem:
     value = _parsed(data)
-    if not isinstance(value, dict):
-        return Problem(path, number, value if isinstance(value, str) else "not a JSON object")
+    if isinstance(value, str):
+        return Problem(path, number, value)
     schema = value.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool):
         return Problem(path, number, "no schema version")
@@ -276,7 +339,7 @@ def _record(path: Path, number: int, data: bytes) -> Record | Problem:
         )
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        return Problem(path, number, f"unknown kind {kind!r}")
+        return Problem(path, number, f"unknown kind {str(kind)[:80]!r}")
     try:
         return KINDS[kind].model_validate(value)
     except ValidationError as error:

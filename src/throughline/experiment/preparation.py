@@ -150,7 +150,7 @@ def _undrawn(drawn: DrawnConfig, name: str) -> ImageSet:
     from throughline.drawn.world import planned_scenes
 
     samples = tuple(
-        Sample(id, Path(id), style, (scene.cls,), "")
+        Sample(id, Path(), style, (scene.cls,), "")
         for id, style, scene in planned_scenes(per_class=drawn.per_class, seed=drawn.seed)
     )
     return ImageSet(

@@ -14,7 +14,7 @@ import numpy as np
 
 from throughline.chains.journal import Problem, scan_journal
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import Candidate, Header, Record, Verdict
+from throughline.chains.records import Candidate, Header, Record, Usage, Verdict
 from throughline.domains.samples import Sample
 from throughline.teaching.teachers import Brief
 
@@ -56,10 +56,10 @@ class Ledger:
         """Candidates that wait for the judge, by leading place."""
         self._verdicts_on = verdicts_on
         self._recorded, self._accepted = (np.zeros(len(samples), np.uint64) for _ in range(2))
-        self._lead_of: dict[bytes, int] = {}
+        self._lead_of: dict[str, int] = {}
         self._alike: dict[int, list[int]] = {}
         for place, sample in enumerate(samples):
-            lead = self._lead_of.setdefault(bytes.fromhex(sample.image_sha256), place)
+            lead = self._lead_of.setdefault(sample.image_sha256, place)
             if lead != place:
                 self._alike.setdefault(lead, [lead]).append(place)
 
@@ -114,7 +114,6 @@ class Ledger:
         """
         watching = frozenset(watched)
         headers: list[Header] = []
-        places = {sample.id: place for place, sample in enumerate(self.samples)}
         pending: dict[tuple[str, str], _Pending] = {}
         uncopied: dict[tuple[int, int], Candidate] = {}
         for _, _, record in scan_journal(store) if store.is_dir() else ():
@@ -123,6 +122,7 @@ class Ledger:
             elif isinstance(record, Header):
                 headers.append(record)
             elif isinstance(record, Verdict):
+                self._pay(_usage_of(record))
                 one = pending.get((record.key, record.sample_id))
                 unanswered = record.rule == JUDGE and record.outcome == Outcome.ERROR
                 if one is not None and not unanswered:
@@ -132,7 +132,7 @@ class Ledger:
             else:
                 if record.key in watching and not record.failed:
                     self.met.add(record.key)
-                self._take(record, places, pending, uncopied)
+                self._take(record, pending, uncopied)
         mended: list[Record] = []
         for one in pending.values():
             mended += self._mended(one)
@@ -147,25 +147,27 @@ class Ledger:
     def _take(
         self,
         candidate: Candidate,
-        places: dict[str, int],
         pending: dict[tuple[str, str], _Pending],
         uncopied: dict[tuple[int, int], Candidate],
     ) -> None:
-        lead, number = self._lead_of.get(_digest(candidate.image_sha256)), candidate.candidate
+        lead, number = self._lead_of.get(candidate.image_sha256), candidate.candidate
         if lead is None or not 0 <= number < MOST_CANDIDATES or candidate.failed:
             return
         if candidate.key != self.brief.key(candidate.image_sha256, number):
             return
-        if candidate.usage is not None:
-            self.prompt_tokens += candidate.usage.prompt_tokens or 0
-            self.completion_tokens += candidate.usage.completion_tokens or 0
-            self.cost += candidate.usage.cost or 0.0
+        self._pay(candidate.usage)
         alike = self.alike(lead)
-        place = places.get(candidate.sample_id)
-        if place is not None and place in alike and not int(self._recorded[place]) >> number & 1:
+        place = next((one for one in alike if self.samples[one].id == candidate.sample_id), None)
+        if place is not None and not int(self._recorded[place]) >> number & 1:
             pending.setdefault((candidate.key, candidate.sample_id), _Pending(candidate, place))
-        if len(alike) > 1 or place not in alike:
+        if len(alike) > 1 or place is None:
             uncopied.setdefault((lead, number), candidate)
+
+    def _pay(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.prompt_tokens += usage.prompt_tokens or 0
+            self.completion_tokens += usage.completion_tokens or 0
+            self.cost += usage.cost or 0.0
 
     def _settled(self, one: _Pending) -> bool:
         """Notes the candidate once all verdicts that decide have been read."""
@@ -187,15 +189,14 @@ class Ledger:
             one.accepted |= {verdict.rule: verdict.accepted for verdict in verdicts}
         if not self._settled(one):
             self.note(one.place, one.candidate.candidate, False)
-            lead = self._lead_of[_digest(one.candidate.image_sha256)]
+            lead = self._lead_of[one.candidate.image_sha256]
             waiting = self.unjudged.setdefault(lead, [])
             if all(other.key != one.candidate.key for other in waiting):
                 waiting.append(one.candidate)
         return verdicts
 
 
-def _digest(image_sha256: str) -> bytes:
-    try:
-        return bytes.fromhex(image_sha256)
-    except ValueError:
-        return b""
+def _usage_of(verdict: Verdict) -> Usage | None:
+    """Of a verdict that a judge model gave: a field beyond those of other verdicts."""
+    usage = (verdict.model_extra or {}).get("usage")
+    return Usage.model_validate(usage) if isinstance(usage, dict) else None

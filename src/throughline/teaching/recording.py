@@ -195,7 +195,8 @@ class Recorder:
         """Writes what the judge made of a candidate, for all samples with this image."""
         for place in self.ledger.alike(lead):
             sample = self.ledger.samples[place]
-            self._writer.write(verdict.model_copy(update={"sample_id": sample.id, "created": self._clock()}))
+            paid = {} if place == lead else {"usage": None}  # a copy cost nothing
+            self._writer.write(verdict.model_copy(update={"sample_id": sample.id, "created": self._clock(), **paid}))
             by_rule = {one.rule: one for one in self._verdicts(candidate, sample)}
             self.ledger.note(place, candidate.candidate, verdict.accepted and by_rule[self.plan.rule].accepted)
         self._pay(verdict.usage)
