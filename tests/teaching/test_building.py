@@ -17,7 +17,7 @@ import pytest
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, Chain, ChainFormat, render_chain
 from throughline.chains.journal import read_journal
 from throughline.chains.prompts import make_prompts
-from throughline.chains.records import FAILED, Usage
+from throughline.chains.records import FAILED, ModelVerdict, Usage
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
@@ -342,6 +342,39 @@ def test_the_first_accepted_candidate_of_another_journal_counts(
     other.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
     found = accepted_chains([other], images, FIVE_STAGE, "correct")
     assert found == {one.id: chain(one.label) + "\n\n" for one in images.samples}
+
+
+def test_a_chain_that_a_judge_did_not_agree_with_is_no_accepted_one(
+    build: Callable[..., Built], images: ImageSet, tmp_path: Path
+) -> None:
+    """The judge's last word counts, wherever it stands; a request to the judge that failed is none."""
+    build(Teacher(lambda _: 1), enough=None)
+    lines = lines_of(tmp_path / "journal-0.jsonl", "candidate")
+    for line in lines:
+        line["text"] += "\n" * line["candidate"]  # tells the second candidate from the third
+    none, second, third, failed, changed = (one.id for one in images.samples[:5])
+    said = {
+        (none, 1): [("ok", False)],
+        (none, 2): [("out_of_list", False)],
+        (second, 2): [("ok", False)],
+        (third, 1): [("ok", True), ("ok", False), ("error", False)],
+        (failed, 1): [("error", False)],
+        (changed, 1): [("ok", False), ("ok", True)],
+    }
+    verdicts = [
+        ModelVerdict(
+            key=line["key"], sample_id=line["sample_id"], rule="judge", outcome=outcome, accepted=accepted, model="m"
+        ).line()
+        for line in lines
+        for outcome, accepted in said.get((line["sample_id"], line["candidate"]), ())
+    ]
+    candidates = [json.dumps(line) for line in lines]
+    expected = {one.id: chain(one.label) + "\n" for one in images.samples if one.id != none}
+    expected[third] += "\n"
+    other = tmp_path / "other.jsonl"
+    for order in (candidates + verdicts, verdicts + candidates):
+        other.write_text("\n".join(order) + "\n")
+        assert accepted_chains([other], images, FIVE_STAGE, "correct") == expected
 
 
 def test_half_a_character_in_an_answer_harms_nothing(build: Callable[..., Built], images: ImageSet) -> None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import scan_journal
-from throughline.chains.records import FAILED, Candidate
+from throughline.chains.records import FAILED, Candidate, Verdict
 from throughline.chains.verdicts import verdict_on
 from throughline.domains.samples import ImageSet
 from throughline.teaching.recording import BuildPlan, Clock, Progress, Recorder
 from throughline.teaching.teachers import Teacher
+from throughline.teaching.vetoes import Vetoes, request_of
 
 if TYPE_CHECKING:  # brings the openai client
     from throughline.teaching.judging import Judge
@@ -124,15 +125,23 @@ def _batches(leads: Iterator[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
-    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`."""
-    best: dict[str, tuple[tuple[int, int], str]] = {}
+    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`.
+
+    What a judge model did not agree with is not accepted, whatever the rule says.
+    """
+    accepted: dict[str, list[tuple[tuple[int, int], int, str]]] = {}
+    vetoes = Vetoes()
     for _, _, record in scan_journal(journals):
-        if not isinstance(record, Candidate) or record.format != format.name:
-            continue
-        sample = images.by_id.get(record.sample_id)
-        order = (record.round, record.candidate)
-        if sample is None or (sample.id in best and best[sample.id][0] <= order):
-            continue
-        if verdict_on(record, rule, format, images.classes, sample.label).accepted:
-            best[sample.id] = (order, record.text)
-    return {sample_id: best[sample_id][1] for sample_id in sorted(best)}
+        if isinstance(record, Verdict):
+            vetoes.note(record)
+        elif isinstance(record, Candidate) and record.format == format.name:
+            sample = images.by_id.get(record.sample_id)
+            if sample is not None and verdict_on(record, rule, format, images.classes, sample.label).accepted:
+                chain = ((record.round, record.candidate), request_of(record), record.text)
+                accepted.setdefault(sample.id, []).append(chain)
+    first: dict[str, str] = {}
+    for sample_id in sorted(accepted):
+        kept = [(order, text) for order, request, text in accepted[sample_id] if not vetoes.on(request)]
+        if kept:
+            first[sample_id] = min(kept, key=lambda one: one[0])[1]  # of equals, the first read
+    return first

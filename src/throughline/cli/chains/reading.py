@@ -80,7 +80,7 @@ def add_export(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from throughline.teaching.checking import check_chains
+    from throughline.teaching.checks.checking import check_chains
 
     found = check_chains(arguments.store, limit=arguments.limit)
     if arguments.json:
@@ -92,15 +92,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _stats(arguments: argparse.Namespace) -> int:
     from throughline.reporting.tables import Table, to_terminal
-    from throughline.teaching.statistics import summarise_chains
-    from throughline.teaching.statistics_tables import statistics_tables
+    from throughline.teaching.statistics.summary import summarise_chains
+    from throughline.teaching.statistics.tables import statistics_tables
 
     images = _images(require_store(arguments.store), arguments.images)
     found = summarise_chains(arguments.store, images)
     if arguments.json:
         print(found.model_dump_json(indent=2))
     else:
-        print("\n".join(to_terminal(Table(*table)) for table in statistics_tables(found)), end="")
+        print("".join(to_terminal(Table(*table)) for table in statistics_tables(found)), end="")
     return 0
 
 
@@ -115,7 +115,7 @@ def _view(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from throughline.teaching.exporting import export_chains
+    from throughline.teaching.exports.exporting import export_chains
 
     images = _images(require_store(arguments.store), arguments.images)
     if images is None:
