@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ class World:
         self.time, self.capacity = 0.0, capacity
         self.limiter = AdaptiveConcurrency(most=most, clock=lambda: self.time)
         self.at_work = 0
+        self.by_chance, self.chance = 0.0, random.Random(0)
         self.answered: list[float] = []
         self.refused: list[float] = []
         self.limits: list[float] = []
@@ -38,7 +40,7 @@ class World:
     async def client(self, number: int) -> None:
         while True:
             ticket = await self.limiter.acquire()
-            if self.at_work >= self.capacity(self.time):
+            if self.at_work >= self.capacity(self.time) or self.chance.random() < self.by_chance:
                 self.refused.append(self.time)
                 self.limiter.refused(ticket)
                 await self.until(self.time + 0.5)
@@ -68,6 +70,22 @@ def test_the_capacity_is_found_and_kept_busy() -> None:
     steady = [when for when in world.answered if when >= 10]
     assert len(steady) >= 0.9 * 64 * 50
     assert len([when for when in world.refused if when >= 10]) <= 0.02 * len(steady)
+
+
+def test_refusals_by_chance_do_not_stifle_the_work() -> None:
+    """One request in ten is refused however few there are: shrinking does not help, so it must not go on for ever."""
+    world = World(lambda _: 10_000, most=64)
+    world.by_chance = 0.1
+    asyncio.run(world.run(60))
+    assert min(world.limits[200:]) >= 8
+    assert len([when for when in world.answered if when >= 10]) >= 50 * 12
+
+
+def test_after_a_budget_was_used_up_the_work_is_soon_as_wide_as_before() -> None:
+    """An account's requests a minute: for ten seconds everything is refused, then all is well again."""
+    world = World(lambda time: 0 if 20 <= time < 30 else 10_000, most=64)
+    asyncio.run(world.run(60))
+    assert len([when for when in world.answered if 40 <= when < 60]) >= 20 * 16
 
 
 def test_no_more_than_the_most_is_ever_tried() -> None:

@@ -8,6 +8,7 @@ a slow answer says nothing about how many the endpoint takes.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +30,8 @@ class AdaptiveConcurrency:
         self._most, self._clock = most, clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._tickets = 0
-        self._refused_ever = False
+        self._worked = math.inf
+        """What was under way when the last refusals came: below half of it the limit doubles again."""
         # A burst: the refusals of requests that were sent before the first of them was known.
         self._burst_end, self._burst_size, self._burst_refusals = 0, 0, 0
         self._quiet_until, self._hold, self._probing_from = 0.0, FIRST_HOLD, 0.0
@@ -60,7 +62,7 @@ class AdaptiveConcurrency:
         """An answer came back: room for more, one for one at first, later one a round and only now and then."""
         full = self.in_flight >= int(self.limit)
         self.in_flight -= 1
-        if full and not self._refused_ever:
+        if full and self.limit < self._worked / 2:
             self.limit = min(self._most, self.limit + 1)
         elif full and self._clock() >= self._quiet_until:
             self.limit = min(self._most, self.limit + 1 / self.limit)
@@ -74,13 +76,18 @@ class AdaptiveConcurrency:
     def refused(self, ticket: int) -> None:
         """The endpoint had too many (429): as many as it refused of those under way are too many."""
         self.refusals += 1
-        self._refused_ever = True
         now = self._clock()
         if ticket > self._burst_end:
             probed = self.limit <= self._probing_from + 2
             self._hold = min(LONGEST_HOLD, self._hold * 2) if probed else FIRST_HOLD
             self._burst_end, self._burst_size, self._burst_refusals = self._tickets, self.in_flight, 0
         self._burst_refusals += 1
+        # A few refused of many may be chance. Most refused is a capacity that is gone: what worked before says little.
+        # One request alone tells neither.
+        if self._burst_refusals > self._burst_size / 2:
+            self._worked = self._burst_size / 2 if self._burst_size > 1 else self._worked
+        else:
+            self._worked = max(self._worked if self._worked < math.inf else 0, self._burst_size)
         self.limit = float(max(1, self._burst_size - self._burst_refusals))
         self._probing_from, self._quiet_until = self.limit, now + self._hold
         self.in_flight -= 1

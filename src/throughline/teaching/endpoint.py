@@ -28,6 +28,8 @@ from throughline.teaching.teachers import Ask, Brief, Flight, Written
 
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
+_PASSING = {408, 425}
+"""Request time-out and too early: the same request may go well later."""
 _FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 _LONGEST_REASON = 300
 
@@ -173,7 +175,11 @@ class Endpoints:
                 flight.returned(key)
                 end.alive = True
                 end.concurrency.broken()
-                return self._rejected_request(end, error)
+                if error.status_code not in _PASSING:
+                    return self._rejected_request(end, error)
+                attempt += 1
+                reason = self._said(error)
+                await self._before_again(attempt)
             except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
                 end.concurrency.broken()
                 raise
@@ -206,7 +212,10 @@ class Endpoints:
     def _rejected_request(self, end: _Endpoint, error: openai.APIStatusError) -> Completion:
         if error.code in _FILTERED:
             return Completion(self._said(error), "content_filter")
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
+        if isinstance(error, openai.NotFoundError):
+            what = "the teacher knows no such model or address; base URLs mostly end in /v1"
+            raise self._stop(what, end, error) from None
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             raise self._stop("the teacher will not answer", end, error) from None
         if self._rejected >= 0:  # nothing has ever gone well: the request's form is wrong, not this image
             self._rejected += 1

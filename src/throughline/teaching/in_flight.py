@@ -40,8 +40,8 @@ class InFlight:
         lost = len(self.found - frozenset(recorded))
         self.lost += lost
         with told_in_one_line(self.path):
-            os.pwrite(self._handle, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n", 0)
-            os.ftruncate(self._handle, len(_BLANK))
+            os.ftruncate(self._handle, 0)
+            self._write(0, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n")
         return lost
 
     def sent(self, key: str) -> None:
@@ -68,4 +68,5 @@ class InFlight:
 
     def _write(self, slot: int, line: bytes) -> None:
         with told_in_one_line(self.path):
-            os.pwrite(self._handle, line, slot * len(_BLANK))
+            os.lseek(self._handle, slot * len(_BLANK), os.SEEK_SET)
+            os.write(self._handle, line)
