@@ -69,7 +69,13 @@ def test_an_endpoint_is_asked_with_the_parameters_given(
     assert chains("build", world, "--out", tmp_path, *words) == 0
     assert "24 of 24 images have an accepted chain" in capsys.readouterr().out
     candidate = read_journal(tmp_path).candidates[0]
-    assert candidate.params == {"top_p": 0.9, "max_tokens": 1024, "seed": True, "image_side": 1024}
+    assert candidate.params == {
+        "top_p": 0.9,
+        "max_tokens": 1024,
+        "seed": True,
+        "image_side": 1024,
+        "format": "five_stage",
+    }
     assert candidate.usage and candidate.usage.cost and candidate.created and candidate.created.endswith("Z")
     assert chains("build", world, "--out", tmp_path, *words, "--at-once", 2, "--timeout", 7, "--json") == 0
     assert json.loads(capsys.readouterr().out)["answers"] == 0, "how fast it is asked is no part of a request"
@@ -111,6 +117,13 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
         (["--teacher", "drawn", "--judge", "critic"], 2, "the judge has no endpoint"),
         (["--teacher", "http://a/v1", "--model", "mine", "--max-cost", "1"], 2, "price of mine is not known"),
         (["--teacher", "http://a/v1", "--model", "m", "--param", "heat"], 2, "is no NAME=VALUE"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "n=2"], 2, "--candidates"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "top_p=.nan"], 2, "no JSON value"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "d=2024-01-01"], 2, "no JSON value"),
+        (["--teacher", "http://[::1/v1", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://127.0.0.1:99999/v1", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://a/v1", "--model", "gpt-4o", "--judge", "x", "--max-cost", "1"], 2, "price of x"),
         (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
         (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
         (["--teecher", "drawn"], 2, "--teacher"),

@@ -279,6 +279,39 @@ def test_shards_share_the_images_out_and_read_each_others_journals(
     assert not whole.asked, "another number of writers repeats nothing"
 
 
+def test_every_shard_explains_its_own_candidates(build: Callable[..., Built], tmp_path: Path) -> None:
+    for number in range(2):
+        build(Teacher(by_class), shard=(number, 2))
+    for number in range(2):
+        journal = read_journal(tmp_path / f"journal-{number}.jsonl")
+        assert {c.prompt_sha256 for c in journal.candidates} == set(journal.headers[0].prompts)
+    size = sum(path.stat().st_size for path in tmp_path.glob("journal-*"))
+    build(Teacher(by_class))
+    build(Teacher(by_class))
+    grown = sum(path.stat().st_size for path in tmp_path.glob("journal-*"))
+    assert grown == size, "whoever reads on has nothing to add"
+
+
+def test_labels_that_were_mended_are_what_counts(build: Callable[..., Built], images: ImageSet, tmp_path: Path) -> None:
+    """The texts stay; what the rules make of them is found anew."""
+    wrong = replace(images, samples=tuple(replace(one, labels=("cat",)) for one in images.samples))
+    assert build(Teacher(lambda _: 0), shown=wrong).progress.accepted == 12
+    teacher = Teacher(lambda sample: 1)
+    built = build(teacher, candidates=2)
+    assert {name.split("/")[1] for name, _ in teacher.asked} == {"cup", "dog"}
+    assert {number for _, number in teacher.asked} == {1}
+    assert built.accepted == {one.id: chain(one.label) for one in images.samples}
+    last = {(v.key, v.sample_id): v.accepted for v in read_journal(tmp_path).verdicts if v.rule == "correct"}
+    assert sum(last.values()) == 12 and len(last) == 20
+
+
+def test_another_format_behind_the_same_question_is_asked_for(build: Callable[..., Built], images: ImageSet) -> None:
+    build(Teacher(lambda _: 0))
+    four = Teacher(lambda _: 0, format=FOUR_STAGE)
+    four.brief = Teacher(lambda _: 0).brief
+    assert build(four).progress.cached == 0 and len(four.asked) == 12
+
+
 class Failing(Teacher):
     def one(self, sample: Sample, candidate: int) -> Written:
         if sample.label == "cup":

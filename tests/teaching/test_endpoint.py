@@ -12,11 +12,16 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from throughline.benchmarks.chat_server import ChatServer, FaultPlan, ServerSettings
 from throughline.chains.formats import FIVE_STAGE
@@ -28,7 +33,7 @@ from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.files import file_sha256
 from throughline.teaching.building import build
-from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, read_completion
+from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after, read_completion
 from throughline.teaching.judging import Judge
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
@@ -256,6 +261,81 @@ def test_a_server_that_will_never_answer_stops_the_build_in_one_line(
         asyncio.run(play())
 
 
+def test_images_that_are_always_rejected_do_not_stop_a_build_that_went_well(
+    images: ImageSet, tmp_path: Path, session: Callable[..., Session]
+) -> None:
+    """Three of them, alone again at the next build: the store says that the request's form is right."""
+    one = session()
+    known = dict(list(answers(images).items())[3:])  # the server rejects images that it does not know
+    one.settings = replace(one.settings, answers=known)
+    for _ in range(3):
+        progress = one.build()
+        assert (progress.failed, progress.accepted) == (3, 45)
+    assert {c.text.split(":")[0] for c in one.candidates() if c.failed} == {"HTTP 400"}
+
+
+def test_a_limit_of_cost_holds_however_many_are_asked_at_once(session: Callable[..., Session]) -> None:
+    """A request costs about 400 millionths here; the first is sent alone, to learn that."""
+    one = session(server={"latency": 0.02}, max_cost=0.004)
+    progress = one.build()
+    assert progress.stopped_at_cost and 0.003 < progress.cost <= 0.004
+    assert sum(c.usage.cost or 0 for c in one.candidates() if c.usage) == pytest.approx(progress.cost)
+    again = one.build()
+    assert again.stopped_at_cost and not again.answers
+
+
+def test_retry_after_closes_an_endpoint_that_refuses_everything(images: ImageSet, tmp_path: Path) -> None:
+    async def play() -> int:
+        faults = FaultPlan(refused_429=1.0, retry_after=30)
+        async with ChatServer(ServerSettings(faults=faults)) as server:
+            endpoints = Endpoints([server.url], None, QUICK)
+            teacher = EndpointTeacher(Brief("endpoint", "seer", "?", PARAMS), endpoints)
+            work = asyncio.create_task(build(BuildPlan(images, FIVE_STAGE), teacher, tmp_path))
+            await asyncio.sleep(1.0)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await endpoints.close()
+            return int(server.stats()["requests"])
+
+    assert asyncio.run(play()) <= 8, "the first round, and nobody after it"
+
+
+def test_a_date_is_a_retry_after_too(images: ImageSet) -> None:
+    def waits(text: str) -> float | None:
+        response = httpx2.Response(429, headers={"retry-after": text}, request=httpx2.Request("POST", "http://a"))
+        return _retry_after(openai.RateLimitError("", response=response, body=None))
+
+    assert waits("2.5") == 2.5 and waits("inf") == waits("1e9") == 3600 and waits("soon") is None
+    assert 50 < (waits(format_datetime(datetime.now(UTC) + timedelta(seconds=60))) or 0) <= 60
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": {"prompt_tokens": 12.5, "completion_tokens": "12", "cost": "$1"}},
+        {"usage": {"prompt_tokens": -3, "completion_tokens": 10**400, "cost": float("nan")}},
+        {"usage": [1, 2]},
+        {"finish_reason": 5},
+        {"finish_reason": {"why": "\ud800"}},
+    ],
+)
+def test_odd_reports_of_a_server_harm_no_answer(images: ImageSet, tmp_path: Path, changes: dict[str, Any]) -> None:
+    reason = changes.pop("finish_reason", "stop")
+    body = {"choices": [{"message": {"content": "no idea"}, "finish_reason": reason}]} | changes
+
+    async def play() -> Progress:
+        async with ChatServer(ServerSettings(always=(200, body))) as server:
+            endpoints = Endpoints([server.url], None, QUICK)
+            teacher = EndpointTeacher(Brief("endpoint", "seer", "?", PARAMS), endpoints, Price(prompt=1, completion=1))
+            try:
+                return await build(BuildPlan(images, FIVE_STAGE, candidates=1), teacher, tmp_path)
+            finally:
+                await endpoints.close()
+
+    assert asyncio.run(play()).answers == 48
+    assert not read_journal(tmp_path).problems
+
+
 def test_a_content_filter_is_a_refusal(images: ImageSet, tmp_path: Path) -> None:
     async def play() -> Progress:
         error = {"message": "The picture is not allowed.", "code": "content_policy_violation"}
@@ -362,6 +442,55 @@ def test_a_password_in_the_address_is_not_shown(images: ImageSet, tmp_path: Path
     assert not re.search("sesame|hush", str(raised.value))
 
 
+def test_every_endpoint_has_its_own_share_of_requests(images: ImageSet, tmp_path: Path) -> None:
+    async def play() -> list[float]:
+        settings = ServerSettings(latency=0.2, answers=answers(images))
+        async with ChatServer(settings) as one, ChatServer(settings) as other:
+            endpoints = Endpoints([one.url, other.url], None, QUICK, at_once=8)
+            brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
+            try:
+                await build(BuildPlan(images, FIVE_STAGE), EndpointTeacher(brief, endpoints), tmp_path)
+            finally:
+                await endpoints.close()
+            return [one.stats()["most_at_once"], other.stats()["most_at_once"]]
+
+    assert asyncio.run(play()) == [8, 8]
+
+
+def test_a_judge_that_will_not_answer_stops_the_build_and_buys_no_further_candidates(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    async def play() -> int:
+        refusing = ServerSettings(always=(400, {"error": {"message": "no parameter max_tokens"}}))
+        async with ChatServer(ServerSettings(answers=answers(images))) as server, ChatServer(refusing) as deaf:
+            teaching, judging = Endpoints([server.url], None, QUICK), Endpoints([deaf.url], None, QUICK)
+            brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
+            judge = Judge(judging, "critic", "What is it?", PARAMS)
+            try:
+                with pytest.raises(ThroughlineError, match="no parameter max_tokens"):
+                    await build(BuildPlan(images, FIVE_STAGE), EndpointTeacher(brief, teaching), tmp_path, judge=judge)
+            finally:
+                await teaching.close()
+                await judging.close()
+            return int(server.stats()["requests"])
+
+    assert asyncio.run(play()) <= 48
+
+
+def test_verdicts_of_a_judge_are_found_whatever_shard_holds_them(session: Callable[..., Session]) -> None:
+    one = session(candidates=1)
+    for number in range(2):
+        one.plan = replace(one.plan, shard=(number, 2))
+        one.build()
+    one.plan = replace(one.plan, shard=(0, 1))
+    one.build(judged=True)
+    asked = len(one.requests())
+    assert asked == 96
+    before = (one.store / "journal-0.jsonl").read_bytes()
+    one.build(judged=True)
+    assert len(one.requests()) == asked and (one.store / "journal-0.jsonl").read_bytes() == before
+
+
 def test_a_judge_has_to_agree(session: Callable[..., Session], images: ImageSet) -> None:
     """The server concludes by the image, so the critic's answer is a chain and no yes: nothing is accepted."""
     one = session(candidates=1)
@@ -435,6 +564,21 @@ def test_anything_else_becomes_a_jpeg(
     media_type, data = sent(picture(name, mode=mode, **options))
     assert media_type == "image/jpeg"
     assert Image.open(io.BytesIO(data)).size == (40, 20)
+
+
+def test_what_is_written_inside_a_file_stays_at_home(picture: Callable[..., Path]) -> None:
+    words = PngInfo()
+    words.add_text("Title", "a dog, photo/dog/0001.png")
+    exif = Image.Exif()
+    exif[0x010E] = "a dog"  # ImageDescription
+    files = [
+        picture("a.png", pnginfo=words),
+        picture("a.jpg", comment=b"a dog"),
+        picture("b.jpg", exif=exif),
+        picture("a.webp", exif=exif),
+    ]
+    assert all(b"dog" in path.read_bytes() for path in files)
+    assert not [path for path in files if b"dog" in sent(path)[1]]
 
 
 def test_a_large_image_is_scaled_to_the_side_and_stands_upright(picture: Callable[..., Path]) -> None:

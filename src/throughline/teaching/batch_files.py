@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -38,8 +38,8 @@ class BatchOrder(BaseModel):
     prompt: str
     params: dict[str, Any]
     seed: int
-    format: str
-    rule: str
+    format: Literal["five_stage", "four_stage", "think_answer"]
+    rule: Literal["format", "consistent", "correct"]
     candidates: int
     enough: int | None
 
@@ -91,15 +91,17 @@ def write_batch(
 
     Files are `batch-<hash>-<number>.jsonl`; those of an earlier writing of the same order are replaced.
     """
-    order = BatchOrder(
-        model=brief.model,
-        prompt=brief.prompt,
-        params=dict(brief.params),
-        seed=brief.seed,
-        format=plan.format.name,
-        rule=plan.rule,
-        candidates=plan.candidates,
-        enough=plan.enough,
+    order = BatchOrder.model_validate(
+        {
+            "model": brief.model,
+            "prompt": brief.prompt,
+            "params": dict(brief.params),
+            "seed": brief.seed,
+            "format": plan.format.name,
+            "rule": plan.rule,
+            "candidates": plan.candidates,
+            "enough": plan.enough,
+        }
     )
     name = content_hash(order.model_dump(mode="json"))[:8]
     written = BatchWritten()
@@ -132,15 +134,19 @@ def write_batch(
 
 def read_orders(store: Path) -> list[BatchOrder]:
     """The orders behind a store's batch files. ThroughlineError when there is none, or one is damaged."""
-    orders = []
+    orders: dict[str, BatchOrder] = {}
     for path in sorted(store.glob("batch-*.json")):
         try:
-            orders.append(BatchOrder.model_validate_json(path.read_bytes()))
-        except ValidationError as error:
+            order = BatchOrder.model_validate_json(path.read_bytes())
+            # Orders of the same requests differ in how many were wanted: the answers are the same.
+            request = content_hash(order.model_dump(mode="json", exclude={"rule", "candidates", "enough"}))
+            if request not in orders or orders[request].candidates < order.candidates:
+                orders[request] = order
+        except (ValidationError, OSError) as error:
             raise ThroughlineError("the batch order is damaged", path, "write the batch files again") from error
     if not orders:
         raise ThroughlineError("no batch files were written from this store", store, "use `chains batch write` first")
-    return orders
+    return list(orders.values())
 
 
 def read_batch(
@@ -157,13 +163,15 @@ def read_batch(
     half = Price(prompt=price.prompt * BATCH_SHARE, completion=price.completion * BATCH_SHARE) if price else None
     with Recorder(plan, brief, store, clock) as recorder:
         ledger = recorder.ledger
-        places = {
-            brief.key(ledger.samples[lead].image_sha256, number): (lead, number)
-            for lead in ledger.leads
-            for number in range(plan.candidates)
-        }
+        asked_for = {key for _, line in _result_lines(files) if isinstance(key := _custom_id(line), str)}
+        places = {}  # of the requests in these files only: a store may have millions
+        for lead in ledger.leads:
+            for number in range(plan.candidates):
+                key = brief.key(ledger.samples[lead].image_sha256, number)
+                if key in asked_for:
+                    places[key] = lead, number
         for place, line in _result_lines(files):
-            key = line.get("custom_id") if isinstance(line, dict) else None
+            key = _custom_id(line)
             if not isinstance(key, str) or key not in places:
                 found.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
                 continue
@@ -176,6 +184,10 @@ def read_batch(
             found.failed += written.finish_reason == FAILED
             found.answers += written.finish_reason != FAILED
     return found
+
+
+def _custom_id(line: Any) -> Any:
+    return line.get("custom_id") if isinstance(line, dict) else None
 
 
 def _wanted(recorder: Recorder, lead: int) -> Iterator[int]:
@@ -197,7 +209,7 @@ def _result_lines(files: Iterable[Path]) -> Iterator[tuple[str, Any]]:
                     if data.strip():
                         try:
                             yield f"{path}:{number}", json.loads(data)
-                        except ValueError:
+                        except (ValueError, RecursionError):
                             yield f"{path}:{number}", None
         except OSError as error:
             raise ThroughlineError(

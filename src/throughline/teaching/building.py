@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import scan_journal
+from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, Candidate, Verdict
 from throughline.chains.verdicts import verdict_on
 from throughline.domains.samples import ImageSet
@@ -46,10 +47,9 @@ async def build(
     ThroughlineError when the store cannot be written, another writer holds the shard, or the teacher says that no
     request can go well; what was answered until then is in the store.
     """
-    with Recorder(plan, teacher.brief, store, clock, with_judge=judge is not None) as recorder:
+    with Recorder(plan, teacher.brief, store, clock, judge.model if judge else None) as recorder:
         told(recorder.progress)
-        workers = _Workers(recorder, teacher, judge, told)
-        await workers.run()
+        await _Workers(recorder, teacher, judge, told).run()
         return recorder.progress
 
 
@@ -62,23 +62,33 @@ class _Workers:
     async def run(self) -> None:
         ledger = self.recorder.ledger
         batches = _batches(ledger.leads, self.teacher.batch)
+        ticking = asyncio.create_task(self._tick())
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(self.teacher.at_once, -(-ledger.distinct // self.teacher.batch))):
                     workers.create_task(self._work(batches))
         except ExceptionGroup as several:
             raise several.exceptions[0]  # noqa: B904 (the others were cancelled, or say the same)
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """Whoever watches sees time pass, also while no answer comes."""
+        while True:
+            await asyncio.sleep(1)
+            self.told(self.recorder.progress)
 
     async def _work(self, batches: Iterator[Sequence[int]]) -> None:
         recorder, progress = self.recorder, self.recorder.progress
         for batch in batches:
-            failed: set[int] = set()
-            await self._catch_up(batch)
+            failed = await self._catch_up(batch)
             for number in range(recorder.plan.candidates):
                 wanted = [lead for lead in batch if lead not in failed and not recorder.enough(lead, number)]
                 if all(recorder.ledger.has(lead, number) for lead in wanted):
                     continue
-                if not recorder.affordable():
+                while (affordable := recorder.affordable()) is None:
+                    await asyncio.sleep(0.05)
+                if not affordable:
                     progress.stopped_at_cost = True
                     return
                 failed |= await self._ask(wanted, number)
@@ -103,20 +113,20 @@ class _Workers:
                 failed |= {lead} if written.finish_reason == FAILED else set()
                 self.told(recorder.progress)
                 if waiting is not None:
-                    await self._judge(lead, waiting)
+                    failed |= await self._catch_up([lead])
         return failed
 
-    async def _catch_up(self, leads: Sequence[int]) -> None:
-        """What a kill left between an answer and its judge."""
+    async def _catch_up(self, leads: Sequence[int]) -> set[int]:
+        """Shows the judge what waits for it, from this build or from before a kill; gives the images it failed on."""
+        failed: set[int] = set()
         for lead in leads:
             for candidate in self.recorder.ledger.unjudged.pop(lead, ()):
-                await self._judge(lead, candidate)
-
-    async def _judge(self, lead: int, candidate: Candidate) -> None:
-        assert self.judge is not None, "only a build with a judge leaves candidates waiting for one"
-        sample = self.recorder.ledger.samples[lead]
-        verdict = await self.judge.verdict(candidate, sample, self.recorder.flight)
-        self.recorder.record_judgement(lead, candidate, verdict)
+                assert self.judge is not None, "only a build with a judge leaves candidates waiting for one"
+                sample = self.recorder.ledger.samples[lead]
+                verdict = await self.judge.verdict(candidate, sample, self.recorder.flight)
+                self.recorder.record_judgement(lead, candidate, verdict)
+                failed |= {lead} if verdict.outcome == Outcome.ERROR else set()
+        return failed
 
 
 def _batches(leads: Iterator[int], size: int) -> Iterator[Sequence[int]]:

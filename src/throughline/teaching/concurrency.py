@@ -73,18 +73,22 @@ class AdaptiveConcurrency:
         self.in_flight -= 1
         self._wake()
 
-    def refused(self, ticket: int) -> None:
-        """The endpoint had too many (429): as many as it refused of those under way are too many."""
+    def refused(self, ticket: int) -> bool:
+        """The endpoint had too many (429): as many as it refused of those under way are too many.
+
+        Gives whether it has refused most of them.
+        """
         self.refusals += 1
         now = self._clock()
         if ticket > self._burst_end:
-            probed = self.limit <= self._probing_from + 2
+            probed = self.in_flight > 1 and self.limit <= self._probing_from + 2
             self._hold = min(LONGEST_HOLD, self._hold * 2) if probed else FIRST_HOLD
             self._burst_end, self._burst_size, self._burst_refusals = self._tickets, self.in_flight, 0
         self._burst_refusals += 1
         # A few refused of many may be chance. Most refused is a capacity that is gone: what worked before says little.
         # One request alone tells neither.
-        if self._burst_refusals > self._burst_size / 2:
+        mostly = self._burst_refusals > self._burst_size / 2
+        if mostly:
             self._worked = self._burst_size / 2 if self._burst_size > 1 else self._worked
         else:
             self._worked = max(self._worked if self._worked < math.inf else 0, self._burst_size)
@@ -92,6 +96,7 @@ class AdaptiveConcurrency:
         self._probing_from, self._quiet_until = self.limit, now + self._hold
         self.in_flight -= 1
         self._wake()
+        return mostly
 
     def _wake(self) -> None:
         while self._waiting and self.in_flight < int(self.limit):

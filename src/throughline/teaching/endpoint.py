@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,12 +27,16 @@ from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Ask, Brief, Flight, Written
 
+_REJECTIONS = 3
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
-_PASSING = {408, 425}
-"""Request time-out and too early: the same request may go well later."""
+OUR_PARAMS = {"image_side", "format"}
+_PASSING = {408, 409, 425}
+"""Time-out, conflict, too early: the same request may go well later."""
 _FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 _LONGEST_REASON = 300
+_LARGEST_COUNT = 1e15
+_LONGEST_WAIT = 3600.0  # seconds; a server that names a longer one is asked every hour
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,23 @@ class Completion:
     completion_tokens: int | None = None
     cost: float | None = None
     """US dollars, where the provider says so itself."""
+    rejected: bool = False
+    """The endpoint will not answer this very request (HTTP 400 and the like)."""
 
 
 class _Broken(Exception):
     """HTTP 200 with something that is no chat completion."""
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Why a request has to be sent once more. `wait` in seconds, None for one that grows with every time."""
+
+    reason: str
+    counts: bool = True
+    """As one of the attempts that a request has."""
+    refused: bool = False
+    wait: float | None = None
 
 
 @dataclass
@@ -80,7 +98,8 @@ class _Endpoint:
     """As error texts may show it: without user and password."""
     client: openai.AsyncOpenAI
     concurrency: AdaptiveConcurrency
-    lost_until: float = 0.0
+    closed_until: float = 0.0
+    """No request goes there before: the connection is lost, or it refused most of what it got and named a time."""
     lost_delay: float = 0.0
     alive: bool = False
     """Has answered anything at all."""
@@ -96,12 +115,11 @@ class Endpoints:
         patience: Patience = Patience(),
         at_once: int = 256,
     ) -> None:
-        self.patience, self.at_once = patience, at_once
+        self.patience, self.at_once = patience, at_once * len(urls)
         self.traffic = Traffic()
         self._key = api_key
         self._random = random.Random()  # jitter only: it has to differ between processes
-        self._rejected = 0
-        self._began = time.monotonic()
+        self._began: float | None = None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=at_once)
         self._ends = [
             _Endpoint(
@@ -138,78 +156,86 @@ class Endpoints:
 
         ThroughlineError when the endpoint will answer no request like this: key, model, quota, unreachable.
         """
-        attempt, reason = 0, ""
-        while attempt < self.patience.attempts:
+        attempts = refusals = 0
+        reason = ""
+        self._began = self._began or time.monotonic()
+        while attempts < self.patience.attempts:
             end = await self._chosen()
             ticket = await end.concurrency.acquire()
+            if end.closed_until > time.monotonic():  # while this one waited for its place
+                end.concurrency.broken()
+                continue
             flight.sent(key)
             self.traffic.requests += 1
             try:
                 response = await end.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
                 completion = _read(response.content)
-            except openai.RateLimitError as error:
+            except (openai.APIError, _Broken) as error:
                 flight.returned(key)
-                end.alive = True
-                end.concurrency.refused(ticket)
-                self.traffic.refused += 1
-                if error.code == "insufficient_quota":
-                    raise self._stop("the account has no quota left", end, error) from None
-                await asyncio.sleep(_retry_after(error) or self._jittered(0))
-            except openai.APIConnectionError as error:
-                flight.returned(key)
-                end.concurrency.broken()
-                reason = "time-out" if isinstance(error, openai.APITimeoutError) else "connection lost"
-                if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-                    self._lose(end)
-                else:
-                    attempt += 1
-                    await self._before_again(attempt)
-            except (openai.InternalServerError, openai.ConflictError, _Broken) as error:
-                flight.returned(key)
-                end.alive = True
-                end.concurrency.broken()
-                attempt += 1
-                reason = self._said(error)
-                await self._before_again(attempt)
-            except openai.APIStatusError as error:
-                flight.returned(key)
-                end.alive = True
-                end.concurrency.broken()
-                if error.status_code not in _PASSING:
-                    return self._rejected_request(end, error)
-                attempt += 1
-                reason = self._said(error)
-                await self._before_again(attempt)
+                fate = self._fate(end, ticket, error)
+                if isinstance(fate, Completion):
+                    return fate
+                reason, attempts, refusals = fate.reason, attempts + fate.counts, refusals + fate.refused
+                self.traffic.refused += fate.refused
+                self.traffic.retried += fate.counts and attempts < self.patience.attempts
+                await asyncio.sleep(self._jittered(attempts + refusals - 1) if fate.wait is None else fate.wait)
             except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
                 end.concurrency.broken()
                 raise
             else:
-                end.alive = True
-                self._rejected = -1
+                end.alive, end.lost_delay = True, 0.0
                 end.concurrency.succeeded()
                 return completion
-        return Completion(f"given up after {attempt} attempts, the last: {reason}", FAILED)
+        return Completion(f"given up after {attempts} attempts, the last: {reason}", FAILED)
+
+    def _fate(self, end: _Endpoint, ticket: int, error: openai.APIError | _Broken) -> Completion | _Again:
+        """What an error means: the end of this request, or another attempt."""
+        if isinstance(error, openai.RateLimitError):
+            return self._refused(end, ticket, error)
+        end.concurrency.broken()
+        if isinstance(error, openai.APIConnectionError):
+            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+                self._lose(end)
+                return _Again("connection lost", counts=False, wait=0.0)
+            return _Again("time-out" if isinstance(error, openai.APITimeoutError) else "connection lost")
+        end.alive = True
+        passing = isinstance(error, openai.APIStatusError) and error.status_code in _PASSING
+        if isinstance(error, openai.APIStatusError) and error.status_code < 500 and not passing:
+            return self._rejected(end, error)
+        return _Again(self._said(error))
+
+    def _refused(self, end: _Endpoint, ticket: int, error: openai.RateLimitError) -> _Again:
+        """Retry-After holds back this request, and the endpoint if it has refused most of what it got."""
+        end.alive = True
+        mostly = end.concurrency.refused(ticket)
+        if error.code == "insufficient_quota":
+            raise self._stop("the account has no quota left", end, error) from None
+        wait = _retry_after(error)
+        if wait and mostly:
+            end.closed_until = max(end.closed_until, time.monotonic() + wait)
+        return _Again("refused", counts=False, refused=True, wait=wait)
 
     async def _chosen(self) -> _Endpoint:
         """The least loaded endpoint of those that are not lost; waits while all are."""
         while True:
             now = time.monotonic()
-            there = [end for end in self._ends if end.lost_until <= now]
+            there = [end for end in self._ends if end.closed_until <= now]
             if there:
                 return min(there, key=lambda end: end.concurrency.load)
-            if not any(end.alive for end in self._ends) and now - self._began > self.patience.reach:
+            waited = now - (self._began or now)
+            if not any(end.alive for end in self._ends) and waited > self.patience.reach:
                 names = ", ".join(end.url for end in self._ends)
                 raise ThroughlineError("cannot connect to the teacher", names, "is the server running, the URL right?")
-            await asyncio.sleep(min(end.lost_until for end in self._ends) - now)
+            await asyncio.sleep(min(end.closed_until for end in self._ends) - now)
 
     def _lose(self, end: _Endpoint) -> None:
         now = time.monotonic()
-        if end.lost_until <= now:
+        if end.closed_until <= now:
             first, longest = self.patience.first_delay, self.patience.longest_delay
             end.lost_delay = min(longest, max(first, 2 * end.lost_delay))
-            end.lost_until = now + end.lost_delay
+            end.closed_until = now + end.lost_delay
 
-    def _rejected_request(self, end: _Endpoint, error: openai.APIStatusError) -> Completion:
+    def _rejected(self, end: _Endpoint, error: openai.APIStatusError) -> Completion:
         if error.code in _FILTERED:
             return Completion(self._said(error), "content_filter")
         if isinstance(error, openai.NotFoundError):
@@ -217,11 +243,7 @@ class Endpoints:
             raise self._stop(what, end, error) from None
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             raise self._stop("the teacher will not answer", end, error) from None
-        if self._rejected >= 0:  # nothing has ever gone well: the request's form is wrong, not this image
-            self._rejected += 1
-            if self._rejected >= 3:
-                raise self._stop("the teacher takes no request of this form", end, error) from None
-        return Completion(self._said(error), FAILED)
+        return Completion(f"{self._said(error)} [{end.url}]", FAILED, rejected=True)
 
     def _stop(self, what: str, end: _Endpoint, error: openai.APIStatusError) -> ThroughlineError:
         return ThroughlineError(what, end.url, self._said(error))
@@ -236,13 +258,8 @@ class Endpoints:
         text = " ".join(text.split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
 
-    async def _before_again(self, attempt: int) -> None:
-        if attempt < self.patience.attempts:
-            self.traffic.retried += 1
-            await asyncio.sleep(self._jittered(attempt - 1))
-
     def _jittered(self, doublings: int) -> float:
-        delay = min(self.patience.longest_delay, self.patience.first_delay * 2.0**doublings)
+        delay = min(self.patience.longest_delay, self.patience.first_delay * 2.0 ** min(doublings, 30))
         return delay * self._random.uniform(0.5, 1.0)
 
 
@@ -257,11 +274,12 @@ class EndpointTeacher:
     batch: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        self._pictures = PictureBook(self.brief.params["image_side"], kept=2 * self.at_once)
+        self._pictures = PictureBook(self.brief.params["image_side"], kept=self.at_once)
+        self._form = FormCheck()
 
     @property
     def at_once(self) -> int:
-        """Requests that may be under way at the same time at most."""
+        """Requests that may be under way at the same time at most, over all endpoints."""
         return self.endpoints.at_once
 
     async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
@@ -275,18 +293,34 @@ class EndpointTeacher:
             return Written(str(error.what), FAILED)
         body = chat_body(self.brief, url, ask.sample.image_sha256, ask.candidate)
         said = await self.endpoints.complete(body, ask.key, ask.flight)
+        self._form.note(said, ask.proven)
         if said.finish_reason == FAILED:
             return Written(said.text, FAILED)
         return Written(said.text, said.finish_reason, usage_of(said, self.price))
 
 
+class FormCheck:
+    """Tells a request whose form is wrong from an image that is: when nothing has ever gone well, it is the form."""
+
+    def __init__(self) -> None:
+        self._rejected = 0
+        self._proven = False
+
+    def note(self, said: Completion, proven: bool = False) -> None:
+        """ThroughlineError at the third rejection before any answer; `proven` says that the store holds answers."""
+        self._proven = self._proven or proven or not said.rejected
+        self._rejected += said.rejected
+        if self._rejected >= _REJECTIONS and not self._proven:
+            raise ThroughlineError("the endpoint takes no request of this form", do=said.text)
+
+
 def chat_body(brief: Brief, image_url: str, image_sha256: str, candidate: int) -> dict[str, Any]:
     """The body of one chat completion: the image, the question, the parameters. Nothing in it names the image.
 
-    `seed` among the parameters is replaced by a number of this very request, or left out when it is None.
+    The parameters `image_side` and `format` are ours and not sent; `seed: true` is a number of each request's own.
     """
-    params = {name: value for name, value in brief.params.items() if name not in {"image_side", "seed"}}
-    if "seed" in brief.params:
+    params = {name: value for name, value in brief.params.items() if name not in OUR_PARAMS}
+    if params.get("seed") is True:
         params["seed"] = int(brief.key(image_sha256, candidate)[:8], 16) & 0x7FFFFFFF
     content = [
         {"type": "image_url", "image_url": {"url": image_url}},
@@ -300,26 +334,38 @@ def read_completion(body: Any) -> Completion:
     try:
         choice = body["choices"][0]
         message = choice["message"]
-        usage = body.get("usage") or {}
+        usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
         refusal, text = message.get("refusal"), message.get("content")
         if isinstance(text, list):  # some servers answer in parts
             text = "".join(part.get("text") or "" for part in text)
         reason = "content_filter" if refusal else choice.get("finish_reason")
         return Completion(
             str(refusal or text or ""),
-            reason,
-            usage.get("prompt_tokens"),
-            usage.get("completion_tokens"),
-            usage.get("cost"),
+            None if reason is None else str(reason),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            _number(usage.get("cost")),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("no chat completion") from error
 
 
+def _number(value: Any) -> float | None:
+    """A count or a cost as a server reports it; None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST_COUNT:
+        return None
+    return value
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else round(number)
+
+
 def _read(content: bytes) -> Completion:
     try:
         return read_completion(json.loads(content))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Broken("the answer is no chat completion") from error
 
 
@@ -332,13 +378,19 @@ def usage_of(said: Completion, price: Price | None) -> Usage:
 
 
 def _retry_after(error: openai.RateLimitError) -> float | None:
-    """Seconds, from `Retry-After` or the `retry-after-ms` that OpenAI sends beside it."""
+    """Seconds, from `Retry-After` (a number or a date) or the `retry-after-ms` that OpenAI sends beside it."""
     headers = error.response.headers
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "")
         try:
-            return max(0.0, float(headers[name]) * scale)
-        except (KeyError, ValueError):
-            continue
+            seconds = float(text) * scale
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(text).timestamp() - time.time()
+            except (ValueError, OverflowError):
+                continue
+        if seconds >= 0:
+            return min(seconds, _LONGEST_WAIT)
     return None
 
 

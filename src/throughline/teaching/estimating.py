@@ -13,6 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from throughline.chains.records import Candidate, Verdict
+from throughline.chains.rules import RULES
+from throughline.chains.verdicts import verdicts_on
 from throughline.domains.samples import Sample
 from throughline.teaching.ledger import Ledger
 from throughline.teaching.prices import Price
@@ -54,7 +57,11 @@ class Estimate:
 
 def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) -> Estimate:
     """Reads the store, writes nothing, asks nobody."""
-    ledger = Ledger(plan.samples, brief, plan.rule, lambda candidate, sample: ())
+
+    def verdicts(candidate: Candidate, sample: Sample) -> tuple[Verdict, ...]:
+        return verdicts_on(candidate, RULES, plan.format, plan.images.classes, sample.label)
+
+    ledger = Ledger(plan.samples, brief, plan.format.name, plan.rule, verdicts)
     ledger.read(store)
     images = fewest = most = 0
     for lead in ledger.leads:
@@ -65,7 +72,7 @@ def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) ->
         images += 1
         most += lacking
         fewest += lacking if plan.enough is None else min(lacking, plan.enough - accepted)
-    known = ledger.candidates
+    known = ledger.paid_answers
     if known and ledger.prompt_tokens:
         tokens = ledger.prompt_tokens / known, ledger.completion_tokens / known
     else:

@@ -8,7 +8,7 @@ what stands there when the file is opened was sent and never recorded: paid for 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from throughline.files import told_in_one_line
@@ -16,6 +16,17 @@ from throughline.files import told_in_one_line
 WIDTH = 64
 """Characters of a key (SHA-256, hex) and of every line."""
 _BLANK = b" " * WIDTH + b"\n"
+
+
+def lost_in(store: Path) -> int:
+    """Requests lost by the kills of all writers of a store, as far as their losses were counted."""
+    files = sorted(store.glob("in-flight-*.txt"))
+    return sum(_count(path.read_text("ascii", errors="replace").splitlines()) for path in files)
+
+
+def _count(lines: Sequence[str]) -> int:
+    first = lines[0].removeprefix("lost").strip() if lines else ""
+    return int(first) if first.isdecimal() else 0
 
 
 class InFlight:
@@ -29,7 +40,7 @@ class InFlight:
             content = path.read_bytes() if path.is_file() else b""
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         lines = content.decode("ascii", errors="replace").splitlines()
-        self.lost = int(first) if lines and (first := lines[0].removeprefix("lost").strip()).isdecimal() else 0
+        self.lost = _count(lines)
         self.found = frozenset(line.strip() for line in lines[1:] if line.strip())
         """Keys that were under way when the last writer died."""
         self._slots: dict[str, int] = {}
@@ -40,8 +51,8 @@ class InFlight:
         lost = len(self.found - frozenset(recorded))
         self.lost += lost
         with told_in_one_line(self.path):
-            os.ftruncate(self._handle, 0)
             self._write(0, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n")
+            os.ftruncate(self._handle, len(_BLANK))
         return lost
 
     def sent(self, key: str) -> None:

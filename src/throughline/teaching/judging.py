@@ -16,7 +16,7 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, Candidate, ModelVerdict
 from throughline.domains.samples import Sample
 from throughline.errors import ThroughlineError
-from throughline.teaching.endpoint import Completion, Endpoints, chat_body, usage_of
+from throughline.teaching.endpoint import Completion, Endpoints, FormCheck, chat_body, usage_of
 from throughline.teaching.ledger import JUDGE
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
@@ -47,9 +47,11 @@ class Judge:
     params: Mapping[str, Any]
     price: Price | None = None
     _pictures: PictureBook = field(init=False, repr=False)
+    _form: FormCheck = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._pictures = PictureBook(self.params["image_side"], kept=2 * self.endpoints.at_once)
+        self._pictures = PictureBook(self.params["image_side"], kept=1)
+        self._form = FormCheck()
 
     async def verdict(self, candidate: Candidate, sample: Sample, flight: Flight) -> ModelVerdict:
         """Accepted when the judge's answer opens with yes; an answer that is neither yes nor no is no acceptance.
@@ -66,6 +68,7 @@ class Judge:
         else:
             said = await self.endpoints.complete(chat_body(brief, url, sample.image_sha256, 0), key, flight)
             flight.returned(key)
+            self._form.note(said)
         failed, found = said.finish_reason == FAILED, _ANSWER.match(said.text)
         return ModelVerdict(
             key=candidate.key,

@@ -1,7 +1,7 @@
 """Images on their way to an endpoint: scaled and encoded once for all candidates of an image, the media type right.
 
 An ordinary file that is small enough and upright goes as it is; anything else becomes a JPEG as `domains.images` reads
-it. No name travels with it.
+it. No name travels with it, and no comment, caption or EXIF inside it: they may tell the label.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from throughline.domains.images import load_image
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 """What every endpoint takes; by Pillow's name of the format, which read from the bytes, not the file's name."""
-_ORIENTATION = 0x0112  # the EXIF tag
+_SILENT = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "gamma", "srgb", "chromaticity"}
+_SILENT |= {"progressive", "progression", "adobe", "adobe_transform", "loop", "background", "timestamp", "duration"}
+"""What Pillow finds in a file beside its pixels and that holds no words."""
+_MOST_BYTES = 1_000_000
 _JPEG_QUALITY = 92
 
 
@@ -37,15 +40,16 @@ class PictureBook:
     def _as_it_is(self, path: Path) -> tuple[bytes, str] | None:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            plain = image.mode in {"RGB", "L"} and not image.has_transparency_data
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
-            still = getattr(image, "n_frames", 1) == 1
-            if image.format in MEDIA_TYPES and plain and upright and still and max(image.size) <= self.side:
+            plain = image.mode in {"RGB", "L"} and not image.has_transparency_data and set(image.info) <= _SILENT
+            still = getattr(image, "n_frames", 1) == 1 and not image.getexif()
+            small = max(image.size) <= self.side and len(data) <= _MOST_BYTES
+            if image.format in MEDIA_TYPES and plain and still and small:
                 return data, MEDIA_TYPES[image.format]
         return None
 
     def _encoded(self, picture: Image.Image) -> tuple[bytes, str]:
         picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+        picture.info = {}  # Pillow would write a comment again
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
         return buffer.getvalue(), MEDIA_TYPES["JPEG"]

@@ -21,7 +21,7 @@ from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdicts_on
 from throughline.domains.samples import ImageSet, Sample
 from throughline.errors import ThroughlineError
-from throughline.teaching.in_flight import InFlight
+from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import MOST_CANDIDATES, Ledger
 from throughline.teaching.teachers import Ask, Brief, Written
 
@@ -46,7 +46,7 @@ class BuildPlan:
     images_named: str | None = None
     """The image folder as the user named it, for the header."""
     max_cost: float | None = None
-    """US dollars in this store at which no further request is made."""
+    """US dollars that the store may have cost, whatever was asked; requests that would lead beyond are not made."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -105,12 +105,16 @@ class Recorder:
     written or another writer holds the shard.
     """
 
-    def __init__(self, plan: BuildPlan, brief: Brief, store: Path, clock: Clock, with_judge: bool = False) -> None:
+    def __init__(self, plan: BuildPlan, brief: Brief, store: Path, clock: Clock, judge: str | None = None) -> None:
         self.plan, self.brief = plan, brief
         self.progress = Progress()
         self._clock = clock
         self._classes_sha256 = classes_sha256(plan.images.classes)
-        self.ledger = Ledger(plan.samples, brief, plan.rule, self._verdicts, with_judge)
+        self._asked = 0
+        """Requests that are out."""
+        self._paid = 0
+        """Answers behind the store's cost."""
+        self.ledger = Ledger(plan.samples, brief, plan.format.name, plan.rule, self._verdicts, judge)
         shard = plan.shard[0]
         self._writer = JournalWriter(store / f"journal-{shard}.jsonl", flush_every=256)
         try:
@@ -123,16 +127,17 @@ class Recorder:
     def _open(self, store: Path) -> None:
         headers, mended = self.ledger.read(store, watched=self.flight.found)
         header = self._header()
-        if not any(_same(header, known) for known in headers):
+        # Every file explains its own candidates, wherever it is carried.
+        if not any(path == self._writer.path and _same(header, known) for path, known in headers):
             self._writer.write(header)
         for record in mended:
             self._writer.write(record)
         self.flight.settle(self.ledger.met)
         ledger, progress = self.ledger, self.progress
-        progress.images, progress.lost, progress.problems = ledger.distinct, self.flight.lost, ledger.problems
+        progress.images, progress.lost, progress.problems = ledger.distinct, lost_in(store), ledger.problems
         progress.cached = ledger.candidates
         progress.prompt_tokens, progress.completion_tokens = ledger.prompt_tokens, ledger.completion_tokens
-        progress.cost = ledger.cost
+        progress.cost, self._paid = ledger.cost, ledger.paid_answers
 
     def __enter__(self) -> Self:
         return self
@@ -144,9 +149,11 @@ class Recorder:
         self.flight.close()
 
     def ask(self, lead: int, number: int) -> Ask:
-        """The request for the `number`-th candidate of an image."""
+        """The request for the `number`-th candidate of an image; `record` has to follow."""
         sample = self.ledger.samples[lead]
-        return Ask(sample, number, self.brief.key(sample.image_sha256, number), self.flight)
+        self._asked += 1
+        proven = bool(self.progress.cached or self.progress.answers)
+        return Ask(sample, number, self.brief.key(sample.image_sha256, number), self.flight, proven)
 
     def enough(self, lead: int, number: int) -> bool:
         """No further candidate is wanted after those below `number`."""
@@ -156,14 +163,20 @@ class Recorder:
         """Accepted candidates below `number`; where images are alike, of the sample that has fewest."""
         return min(self.ledger.accepted_before(place, number) for place in self.ledger.alike(lead))
 
-    def affordable(self) -> bool:
-        """Whether one more request stays below the plan's cost, those under way at the mean of the others."""
+    def affordable(self) -> bool | None:
+        """Whether one more request stays below the plan's cost, those under way taken at the mean of the paid ones.
+
+        None: not known before one of those under way is answered.
+        """
         most, progress = self.plan.max_cost, self.progress
         if most is None:
             return True
-        known = progress.answers + progress.cached
-        under_way = len(self.flight) * (progress.cost / known if known else 0.0)
-        return progress.cost + under_way < most
+        if not self._paid:
+            return True if not self._asked else None
+        mean = progress.cost / self._paid
+        if progress.cost + (self._asked + 1) * mean <= most:
+            return True
+        return None if self._asked else False
 
     def record(self, lead: int, ask: Ask, written: Written) -> Candidate | None:
         """Writes the answer and every rule's verdict for all samples with this image.
@@ -179,14 +192,13 @@ class Recorder:
             verdicts = self._verdicts(line, sample)
             self._writer.write(line, *verdicts)
             if not candidate.failed:
-                decided = next(one for one in verdicts if one.rule == self.plan.rule)
-                waits = self.ledger.waits_for_judge(verdicts)
-                self.ledger.note(place, ask.candidate, decided.accepted and not self.ledger.with_judge)
+                waits = self.ledger.take(place, line, verdicts) or waits
                 if place == lead:
-                    _count(progress.outcomes, decided)
+                    _count(progress.outcomes, next(one for one in verdicts if one.rule == self.plan.rule))
                     for verdict in verdicts:
                         progress.by_rule[verdict.rule] += verdict.accepted
         self.flight.returned(ask.key)
+        self._asked -= 1
         progress.answers += not candidate.failed
         self._pay(written.usage)
         return candidate if waits else None
@@ -197,8 +209,8 @@ class Recorder:
             sample = self.ledger.samples[place]
             paid = {} if place == lead else {"usage": None}  # a copy cost nothing
             self._writer.write(verdict.model_copy(update={"sample_id": sample.id, "created": self._clock(), **paid}))
-            by_rule = {one.rule: one for one in self._verdicts(candidate, sample)}
-            self.ledger.note(place, candidate.candidate, verdict.accepted and by_rule[self.plan.rule].accepted)
+        if verdict.outcome != Outcome.ERROR:
+            self.ledger.judged(lead, candidate, verdict.accepted)
         self._pay(verdict.usage)
 
     def _candidate(self, ask: Ask, written: Written) -> Candidate:
@@ -216,8 +228,8 @@ class Recorder:
             params=dict(self.brief.params),
             seed=self.brief.seed,
             candidate=ask.candidate,
-            text=written.text.encode(errors="replace").decode(),  # JSON can spell half a character: no file can
-            finish_reason=written.finish_reason,
+            text=_whole(written.text),
+            finish_reason=None if written.finish_reason is None else _whole(written.finish_reason),
             usage=written.usage,
             created=self._clock(),
         )
@@ -225,6 +237,7 @@ class Recorder:
     def _pay(self, usage: Usage | None) -> None:
         if usage is None:
             return
+        self._paid += 1
         progress = self.progress
         progress.prompt_tokens += usage.prompt_tokens or 0
         progress.completion_tokens += usage.completion_tokens or 0
@@ -243,6 +256,11 @@ class Recorder:
             images=self.plan.images_named,
             created=self._clock(),
         )
+
+
+def _whole(text: str) -> str:
+    """JSON can spell half a character; no file can hold it."""
+    return text.encode(errors="replace").decode()
 
 
 def _same(header: Header, known: Header) -> bool:

@@ -66,6 +66,8 @@ class Ask:
     candidate: int
     key: str
     flight: Flight
+    proven: bool = False
+    """The store holds answers to this brief: its form is right."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from throughline.cli.chains.options import (
     add_plan_arguments,
@@ -17,6 +18,7 @@ from throughline.cli.chains.options import (
     plan_of,
     price_for,
     require_model,
+    with_params,
 )
 from throughline.cli.chains.panel import money, panel
 from throughline.cli.parsing import positive_int
@@ -25,8 +27,11 @@ from throughline.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from throughline.teaching.endpoint import Endpoints
     from throughline.teaching.judging import Judge
+    from throughline.teaching.prices import Price
     from throughline.teaching.recording import BuildPlan, Progress
     from throughline.teaching.teachers import Brief, Teacher
+
+JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 
 DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
 answer. Started again it goes on; nothing that was answered is asked for again."""
@@ -60,7 +65,7 @@ def add_build(commands: Any) -> None:
         type=positive_int,
         default=256,
         metavar="N",
-        help="requests under way per endpoint at most; how many it takes is found out",
+        help="requests under way at each endpoint at most; how many it takes is found out",
     )
     endpoint.add_argument(
         "--timeout",
@@ -79,6 +84,19 @@ def add_build(commands: Any) -> None:
         "--judge", metavar="MODEL", help="a model that has to agree with every accepted chain (default: none)"
     )
     endpoint.add_argument("--judge-url", metavar="URL", help="the judge's endpoint (default: the teacher's)")
+    endpoint.add_argument(
+        "--judge-param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)",
+    )
+    endpoint.add_argument(
+        "--judge-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable that holds the API key of the judge's own endpoint",
+    )
     local = parser.add_argument_group("a checkpoint as the teacher")
     local.add_argument("--batch", type=positive_int, default=16, metavar="N", help="images asked together")
     local.add_argument(
@@ -159,13 +177,8 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
         from throughline.teaching.endpoint import EndpointTeacher
 
         brief = _brief(arguments, plan)
-        price = price_for(arguments, brief.model)
-        if price is None and arguments.max_cost is not None:
-            raise UsageError(
-                f"the price of {brief.model} is not known, so --max-cost cannot be kept",
-                do="give one with --prices FILE",
-            )
-        endpoints.append(_endpoints(arguments, arguments.teacher))
+        price = _price(arguments, brief.model)
+        endpoints.append(_endpoints(arguments, arguments.teacher, arguments.key_env))
         return EndpointTeacher(brief, endpoints[0], price)
     if kind == "drawn":
         from throughline.teaching.teachers import Describer
@@ -196,11 +209,26 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch)
 
 
-def _endpoints(arguments: argparse.Namespace, urls: list[str]) -> Endpoints:
+def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
     from throughline.teaching.endpoint import Endpoints, Patience
 
+    for url in urls:
+        _require_url(url)
+    key = os.environ.get(key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"the key in {key_env} holds letters that no key has", do="copy it again")
     patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
-    return Endpoints(urls, os.environ.get(arguments.key_env), patience, arguments.at_once)
+    return Endpoints(urls, key or None, patience, arguments.at_once)
+
+
+def _require_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise UsageError(f"{url!r} is no base URL", do="write it like http://127.0.0.1:8000/v1")
 
 
 def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
@@ -212,10 +240,20 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     if arguments.judge_url is None and not endpoints:
         raise UsageError("the judge has no endpoint", do="name one with --judge-url")
     if arguments.judge_url is not None:
-        endpoints.append(_endpoints(arguments, [arguments.judge_url]))
-    params = params_of(arguments) | {"temperature": 0, "max_tokens": 16}
+        endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
+    params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
     question = make_prompts(plan.images.classes, plan.format).label
-    return Judge(endpoints[-1], arguments.judge, question, params, price_for(arguments, arguments.judge))
+    return Judge(endpoints[-1], arguments.judge, question, params, _price(arguments, arguments.judge))
+
+
+def _price(arguments: argparse.Namespace, model: str) -> Price | None:
+    """UsageError when a limit is given that cannot be kept."""
+    price = price_for(arguments, model)
+    if price is None and arguments.max_cost is not None:
+        raise UsageError(
+            f"the price of {model} is not known, so --max-cost cannot be kept", do="give one with --prices FILE"
+        )
+    return price
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -257,7 +295,7 @@ def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     basis = (
         f"mean of {found.measured:,} answers in the store"
         if found.measured
-        else "a rule of thumb; --limit 40 measures it"
+        else "a rule of thumb, images as GPT-4o counts them; --limit 40 measures it"
     )
     print(f"tokens: {found.prompt_tokens:.0f} a request, {found.completion_tokens:.0f} an answer ({basis})")
     if found.price is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]"
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
+FIXED_PARAMS = {
+    "model": "name it with --model",
+    "image_side": "give it with --image-side",
+    "format": "give it with --format",
+    "messages": "give the question with --prompt",
+    "stream": "answers are taken whole",
+    "n": "candidates are requests of their own: --candidates",
+}
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,18 +125,27 @@ def spread(images: ImageSet, limit: int) -> ImageSet:
 
 
 def params_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The request's parameters, the image's size among them."""
+    """The request's parameters, the image's size and the chain's format among them."""
+    params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
+    return with_params(params, arguments.param)
+
+
+def with_params(params: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """The parameters with those of `NAME=VALUE` words laid over them; null takes one out."""
     import yaml
 
-    params: dict[str, Any] = {**DEFAULT_PARAMS, "image_side": arguments.image_side}
-    for word in arguments.param:
+    params = dict(params)
+    for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise UsageError(f"--param {word!r} is no NAME=VALUE", do="write for example --param temperature=0.2")
+        if name in FIXED_PARAMS:
+            raise UsageError(f"--param {name} is not free", do=FIXED_PARAMS[name])
         try:
             params[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--param {word!r}: the value is no YAML", do="quote it") from error
+            json.dumps(params[name], allow_nan=False)
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise UsageError(f"--param {word!r}: the value is no JSON value", do="quote it") from error
         if params[name] is None:
             del params[name]
     return params

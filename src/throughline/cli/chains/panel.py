@@ -55,6 +55,8 @@ class _Watch:
         self.endpoints = endpoints
         self.began = self.last = time.monotonic()
         self.first: Progress | None = None
+        self.asking: tuple[float, int] | None = None
+        """When the first answer came, and how many images were done by then."""
 
     def due(self, seconds: float) -> bool:
         now = time.monotonic()
@@ -90,8 +92,12 @@ class _Watch:
             facts["cost"] = money(progress.cost)
         if progress.cost and progress.done:
             facts["cost in the end, about"] = money(progress.cost * progress.images / progress.done)
-        if progress.answers and 0 < progress.done < progress.images:
-            facts["time left, about"] = duration(seconds * (progress.images - progress.done) / progress.done)
+        if self.asking is None and progress.answers:  # images that the store serves are done in no time
+            self.asking = time.monotonic(), progress.done
+        if self.asking is not None and self.asking[1] < progress.done < progress.images:
+            began, done = self.asking
+            pace = (time.monotonic() - began) / (progress.done - done)
+            facts["time left, about"] = duration(pace * (progress.images - progress.done))
         return facts
 
 
