@@ -22,12 +22,13 @@ import openai
 
 from throughline.chains.records import FAILED, Usage
 from throughline.errors import ThroughlineError
-from throughline.teaching.concurrency import AdaptiveConcurrency
+from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Ask, Brief, Flight, Written
 
-_REJECTIONS = 3
+_REJECTIONS = START
+"""As many as are sent before the first answer is known."""
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
 OUR_PARAMS = {"image_side", "format"}
@@ -131,7 +132,7 @@ class Endpoints:
                     timeout=patience.timeout,
                     http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=patience.timeout),
                 ),
-                AdaptiveConcurrency(most=at_once, start=min(8, at_once)),
+                AdaptiveConcurrency(most=at_once, start=min(START, at_once)),
             )
             for url in urls
         ]
@@ -307,7 +308,7 @@ class FormCheck:
         self._proven = False
 
     def note(self, said: Completion, proven: bool = False) -> None:
-        """ThroughlineError at the third rejection before any answer; `proven` says that the store holds answers."""
+        """ThroughlineError when all of the first requests were rejected; `proven` says that the store holds answers."""
         self._proven = self._proven or proven or not said.rejected
         self._rejected += said.rejected
         if self._rejected >= _REJECTIONS and not self._proven:

@@ -92,6 +92,8 @@ class Progress:
     problems: int = 0
     """Lines of the store that could not be read."""
     stopped_at_cost: bool = False
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why requests failed, in this build."""
     by_rule: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
     """How many of this build's answers each rule accepts."""
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -200,6 +202,8 @@ class Recorder:
         self.flight.returned(ask.key)
         self._asked -= 1
         progress.answers += not candidate.failed
+        if candidate.failed:
+            progress.reasons[candidate.text] = progress.reasons.get(candidate.text, 0) + 1
         self._pay(written.usage)
         return candidate if waits else None
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 
+REASONS_SHOWN = 3
+
 DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
 answer. Started again it goes on; nothing that was answered is asked for again."""
 
@@ -324,6 +326,8 @@ def _print_result(arguments: argparse.Namespace, progress: Progress) -> None:
     print(
         f"  {progress.cached:,} answers were in the store; {progress.failed:,} images failed, the next build asks again"
     )
+    for reason, count in sorted(progress.reasons.items(), key=lambda item: -item[1])[:REASONS_SHOWN]:
+        print(f"    {count:,} times: {reason}")
     if progress.prompt_tokens:
         print(f"  tokens in the store: {progress.prompt_tokens:,} sent, {progress.completion_tokens:,} written")
     if progress.cost:
