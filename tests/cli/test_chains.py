@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from throughline.benchmarks.chat_server import RunningServer, ServerSettings, running_server
+from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
 from throughline.chains.journal import read_journal
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
@@ -47,7 +51,7 @@ def test_a_drawn_world_gets_its_chains_and_again_nothing_is_asked(
     assert chains("build", world, "--teacher", "drawn", "--out", tmp_path) == 0
     told = capsys.readouterr().out
     assert "of 24 images have an accepted chain" in told
-    assert all(f"rule {rule}: " in told for rule in ("format", "consistent", "correct"))
+    assert all(f"{rule} " in told.partition("accepted by rule: ")[2] for rule in ("format", "consistent", "correct"))
     before = (tmp_path / "journal-0.jsonl").read_bytes()
     assert chains("build", world, "--teacher", "drawn", "--out", tmp_path, "--json") == 0
     again = json.loads(capsys.readouterr().out)
@@ -92,6 +96,39 @@ def test_a_build_stops_at_its_cost_with_exit_code_3(
     assert chains(*words) == 0
 
 
+def test_ctrl_c_waits_for_what_is_under_way(world: Path, tmp_path: Path) -> None:
+    """What was sent may be billed: its answer is written down before the build ends, with exit code 3."""
+    answers: Any = {sample.image_sha256: {"label": sample.label} for sample in read_images(world).samples}
+    with running_server(ServerSettings(answers=answers, latency=1.0)) as server:
+        command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world), "--out", str(tmp_path)]
+        command += ["--teacher", server.url, "--model", "m", "--at-once", "4"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: PLW1509
+        deadline = time.monotonic() + 60
+        while server.stats()["now"] < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        sent = server.stats()["requests"]
+    assert process.returncode == 3, told
+    assert "waiting for 4 answers that may be billed" in told and "images still open" in told
+    assert len(read_journal(tmp_path).candidates) == sent < 24
+    assert (tmp_path / "in-flight-0.txt").read_text().split() == ["lost", "0"]
+
+
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_a_build_in_which_everything_failed_says_why_and_exits_with_1(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "m", "--attempts", 1, "--limit", 3, "--out", tmp_path]
+    with running_server(ServerSettings(faults=FaultPlan(errors_500=1.0))) as server:
+        assert chains("build", world, "--teacher", server.url, *words) == 1
+    told = capsys.readouterr().out
+    assert "0 of 3 images have an accepted chain; 3 failed" in told and "3 times: given up after 1 attempts" in told
+
+
 def test_an_estimate_asks_nobody_and_writes_nothing(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +164,8 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
         (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
         (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
         (["--teecher", "drawn"], 2, "--teacher"),
+        (["--teacher", "http://a/v1", "--model", "m", "--max-new-tokens", "9"], 2, "--param max_tokens=N"),
+        (["--teacher", "drawn", "--model", "m"], 2, "--model means nothing with this teacher"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_no_store(

@@ -241,7 +241,7 @@ def test_an_image_that_cannot_be_read_is_named_and_costs_nothing(
     [
         (401, {"message": "bad key sk-very-secret"}, r"will not answer \[http://127.*HTTP 401: bad key \*\*\*"),
         (404, {"message": "no model seer"}, "HTTP 404: no model seer"),
-        (400, {"message": "no parameter temperature"}, "no request of this form.*no parameter temperature"),
+        (400, {"message": "no parameter temperature"}, "rejects every request.*no parameter temperature"),
         (429, {"message": "pay", "code": "insufficient_quota"}, "no quota left"),
     ],
 )
@@ -366,7 +366,7 @@ def test_a_server_that_was_never_there_is_said_so(images: ImageSet, tmp_path: Pa
         finally:
             await endpoints.close()
 
-    with pytest.raises(ThroughlineError, match=r"cannot connect to the teacher \[http://127\.0\.0\.1:"):
+    with pytest.raises(ThroughlineError, match=r"cannot connect to the teacher \(tried.*\[http://127\.0\.0\.1:"):
         asyncio.run(play())
 
 

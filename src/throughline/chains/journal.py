@@ -124,7 +124,9 @@ class JournalWriter:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ThroughlineError(
-                    "another writer holds this journal", self.path, "give each writer a journal-<shard>.jsonl"
+                    "another writer holds this journal",
+                    self.path,
+                    "wait for it, or give each writer a shard of its own",
                 ) from error
 
     def _repair(self) -> None:

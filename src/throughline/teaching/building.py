@@ -41,23 +41,28 @@ async def build(
     judge: Judge | None = None,
     clock: Clock = lambda: None,
     told: Told = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Asks the teacher for what the store lacks. Killed at any moment and called again, it goes on.
 
+    Once `stopping` says so no further request is made; answers under way are waited for.
     ThroughlineError when the store cannot be written, another writer holds the shard, or the teacher says that no
     request can go well; what was answered until then is in the store.
     """
     with Recorder(plan, teacher.brief, store, clock, judge.model if judge else None) as recorder:
         told(recorder.progress)
-        await _Workers(recorder, teacher, judge, told).run()
+        await _Workers(recorder, teacher, judge, told, stopping).run()
         return recorder.progress
 
 
 class _Workers:
     """As many as the teacher takes calls at once, each with a batch of images at a time."""
 
-    def __init__(self, recorder: Recorder, teacher: Teacher, judge: Judge | None, told: Told) -> None:
+    def __init__(
+        self, recorder: Recorder, teacher: Teacher, judge: Judge | None, told: Told, stopping: Callable[[], bool]
+    ) -> None:
         self.recorder, self.teacher, self.judge, self.told = recorder, teacher, judge, told
+        self.stopping = stopping
 
     async def run(self) -> None:
         ledger = self.recorder.ledger
@@ -88,6 +93,9 @@ class _Workers:
                     continue
                 while (affordable := recorder.affordable()) is None:
                     await asyncio.sleep(0.05)
+                if self.stopping():
+                    progress.interrupted = True
+                    return
                 if not affordable:
                     progress.stopped_at_cost = True
                     return

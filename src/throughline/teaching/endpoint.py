@@ -102,6 +102,8 @@ class _Endpoint:
     closed_until: float = 0.0
     """No request goes there before: the connection is lost, or it refused most of what it got and named a time."""
     lost_delay: float = 0.0
+    trouble: str = ""
+    """Why nothing can be sent there now, for whoever watches."""
     alive: bool = False
     """Has answered anything at all."""
 
@@ -141,6 +143,11 @@ class Endpoints:
     def limit(self) -> int:
         """How many requests may be under way now, over all endpoints."""
         return sum(int(end.concurrency.limit) for end in self._ends)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be sent anywhere now; empty while something can."""
+        return "; ".join(end.trouble for end in self._ends) if all(end.trouble for end in self._ends) else ""
 
     @property
     def in_flight(self) -> int:
@@ -184,7 +191,7 @@ class Endpoints:
                 end.concurrency.broken()
                 raise
             else:
-                end.alive, end.lost_delay = True, 0.0
+                end.alive, end.lost_delay, end.trouble = True, 0.0, ""
                 end.concurrency.succeeded()
                 return completion
         return Completion(f"given up after {attempts} attempts, the last: {reason}", FAILED)
@@ -196,7 +203,7 @@ class Endpoints:
         end.concurrency.broken()
         if isinstance(error, openai.APIConnectionError):
             if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-                self._lose(end)
+                self._lose(end, self._said(error.__cause__) or type(error.__cause__).__name__)
                 return _Again("connection lost", counts=False, wait=0.0)
             return _Again("time-out" if isinstance(error, openai.APITimeoutError) else "connection lost")
         end.alive = True
@@ -226,11 +233,15 @@ class Endpoints:
             waited = now - (self._began or now)
             if not any(end.alive for end in self._ends) and waited > self.patience.reach:
                 names = ", ".join(end.url for end in self._ends)
-                raise ThroughlineError("cannot connect to the teacher", names, "is the server running, the URL right?")
+                tried = f"tried for {waited:.0f} s; {self._ends[0].trouble.partition(' (')[2].partition('),')[0]}"
+                raise ThroughlineError(
+                    f"cannot connect to the teacher ({tried})", names, "is it running, the URL right?"
+                )
             await asyncio.sleep(min(end.closed_until for end in self._ends) - now)
 
-    def _lose(self, end: _Endpoint) -> None:
+    def _lose(self, end: _Endpoint, why: str) -> None:
         now = time.monotonic()
+        end.trouble = f"cannot connect to {end.url} ({why}), trying again"
         if end.closed_until <= now:
             first, longest = self.patience.first_delay, self.patience.longest_delay
             end.lost_delay = min(longest, max(first, 2 * end.lost_delay))
@@ -253,8 +264,9 @@ class Endpoints:
         """The endpoint's own words, short, and without the key should it repeat it."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
-            detail = error.body.get("message") if isinstance(error.body, dict) else None
-            text = f"HTTP {error.status_code}: {detail or error.message}"
+            body = error.body if isinstance(error.body, dict) else {}
+            detail = body.get("message") or body.get("detail")  # OpenAI's shape, FastAPI's
+            text = f"HTTP {error.status_code}: {detail or error.response.text or error.message}"
         text = text.replace(self._key, "***") if self._key else text
         text = " ".join(text.split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
@@ -312,7 +324,7 @@ class FormCheck:
         self._proven = self._proven or proven or not said.rejected
         self._rejected += said.rejected
         if self._rejected >= _REJECTIONS and not self._proven:
-            raise ThroughlineError("the endpoint takes no request of this form", do=said.text)
+            raise ThroughlineError("the endpoint rejects every request", do=f"{said.text}: check --model and --param")
 
 
 def chat_body(brief: Brief, image_url: str, image_sha256: str, candidate: int) -> dict[str, Any]:

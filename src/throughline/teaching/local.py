@@ -6,6 +6,7 @@ asked before.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from throughline.chains.records import FAILED, Usage
@@ -40,18 +41,18 @@ class LocalTeacher:
             for place, image in enumerate(images)
             if isinstance(image, EncodedImage)
         }
-        drawn = self._drawn(prompts, asks) if prompts else {}
+        drawn = await self._drawn(prompts, asks) if prompts else {}
         return [
             Written(image, FAILED) if isinstance(image, str) else drawn[place] for place, image in enumerate(images)
         ]
 
-    def _drawn(self, prompts: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
+    async def _drawn(self, prompts: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
         """What the model says to each prompt, by its place among the asks."""
         draws = [
             [generator(self.brief.seed, f"teacher candidate {asks[place].candidate}", asks[place].sample.image_sha256)]
             for place in prompts
         ]
-        said = sample(self._mllm, list(prompts.values()), self._sampling, draws)
+        said = await asyncio.to_thread(sample, self._mllm, list(prompts.values()), self._sampling, draws)
         return {
             place: Written(
                 one.text,

@@ -92,6 +92,11 @@ class Progress:
     problems: int = 0
     """Lines of the store that could not be read."""
     stopped_at_cost: bool = False
+    interrupted: bool = False
+    judged: int = 0
+    """Chains that the judge was shown in this build."""
+    judge_agreed: int = 0
+    judge_failed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     """Why requests failed, in this build."""
     by_rule: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
@@ -213,6 +218,9 @@ class Recorder:
             sample = self.ledger.samples[place]
             paid = {} if place == lead else {"usage": None}  # a copy cost nothing
             self._writer.write(verdict.model_copy(update={"sample_id": sample.id, "created": self._clock(), **paid}))
+        self.progress.judged += 1
+        self.progress.judge_agreed += verdict.accepted
+        self.progress.judge_failed += verdict.outcome == Outcome.ERROR
         if verdict.outcome != Outcome.ERROR:
             self.ledger.judged(lead, candidate, verdict.accepted)
         self._pay(verdict.usage)

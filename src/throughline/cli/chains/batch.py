@@ -67,6 +67,8 @@ def _write(arguments: argparse.Namespace) -> int:
     for path in written.files:
         print(path)
     print(f"{written.requests:,} requests in {len(written.files)} files")
+    if written.files:
+        print(f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}")
     return 0
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,7 +19,8 @@ from throughline.cli.chains.options import (
     require_model,
     with_params,
 )
-from throughline.cli.chains.panel import money, panel
+from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
+from throughline.cli.chains.telling import tell_estimate, tell_result
 from throughline.cli.parsing import positive_int
 from throughline.errors import Interrupted, UsageError
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from throughline.teaching.teachers import Brief, Teacher
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
-
-REASONS_SHOWN = 3
 
 DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
 answer. Started again it goes on; nothing that was answered is asked for again."""
@@ -60,7 +58,12 @@ def add_build(commands: Any) -> None:
         help="only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    endpoint = parser.add_argument_group("a teacher behind an endpoint")
+    _add_endpoint_options(parser.add_argument_group("a teacher behind an endpoint"))
+    _add_local_options(parser.add_argument_group("a checkpoint as the teacher"))
+    parser.set_defaults(act=_build)
+
+
+def _add_endpoint_options(endpoint: Any) -> None:
     add_request_arguments(endpoint)
     endpoint.add_argument(
         "--at-once",
@@ -99,7 +102,9 @@ def add_build(commands: Any) -> None:
         metavar="NAME",
         help="environment variable that holds the API key of the judge's own endpoint",
     )
-    local = parser.add_argument_group("a checkpoint as the teacher")
+
+
+def _add_local_options(local: Any) -> None:
     local.add_argument("--batch", type=positive_int, default=16, metavar="N", help="images asked together")
     local.add_argument(
         "--temperature", type=float, default=0.7, help="of sampling; 0 is greedy and all candidates are the same"
@@ -118,22 +123,42 @@ def add_build(commands: Any) -> None:
     local.add_argument(
         "--hub", action="store_true", help="allow the download of the checkpoint from the Hugging Face hub"
     )
-    parser.set_defaults(act=_build)
 
 
 def _build(arguments: argparse.Namespace) -> int:
     plan = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
     if arguments.dry_run:
         return _estimate(arguments, plan)
+    _require_fitting_options(arguments)
     progress = asyncio.run(_built(arguments, plan))
-    _print_result(arguments, progress)
+    tell_result(progress, plan, arguments.out, arguments.json)
+    left = f"{progress.images - progress.done:,} images still open"
     if progress.stopped_at_cost:
-        raise Interrupted(
-            f"stopped at --max-cost {money(arguments.max_cost)}, {progress.images - progress.done:,} images not asked",
-            arguments.out,
-            "the same command with a higher one continues",
-        )
-    return 0
+        what = f"stopped at --max-cost {money(arguments.max_cost)}, {left}"
+        raise Interrupted(what, arguments.out, "the same command with a higher one continues")
+    if progress.interrupted:
+        raise Interrupted(f"interrupted, {left}", arguments.out, "the same command continues")
+    return 1 if progress.failed and not (progress.answers or progress.cached) else 0
+
+
+JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_side", "prices", "timeout", "attempts"}
+
+
+def _require_fitting_options(arguments: argparse.Namespace) -> None:
+    """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
+    kind = _kind(arguments)
+    foreign = {} if kind == "endpoint" else _defaults(_add_endpoint_options)
+    foreign |= {} if kind == "local" else _defaults(_add_local_options)
+    for name, default in foreign.items():
+        if getattr(arguments, name) != default and not (arguments.judge and name in JUDGES_OPTIONS):
+            hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
+            raise UsageError(f"--{name.replace('_', '-')} means nothing with this teacher", do=f"leave it out{hint}")
+
+
+def _defaults(add_options: Callable[[Any], None]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    return vars(parser.parse_args([]))
 
 
 async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
@@ -143,8 +168,8 @@ async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
     try:
         teacher = _teacher(arguments, plan, endpoints)
         judge = _judge(arguments, plan, endpoints)
-        with panel(endpoints) as told:
-            return await build(plan, teacher, arguments.out, judge=judge, clock=now, told=told)
+        with panel(endpoints) as told, heeding_ctrl_c(endpoints) as stopping:
+            return await build(plan, teacher, arguments.out, judge=judge, clock=now, told=told, stopping=stopping)
     finally:
         for one in endpoints:
             await one.close()
@@ -270,72 +295,10 @@ def _shard(text: str | None) -> tuple[int, int]:
 def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     from throughline.teaching.estimating import estimate
 
-    if _kind(arguments) == "local":
+    kind = _kind(arguments)
+    if kind == "local":
         raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
     brief = _brief(arguments, plan)
     found = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
-    costs = [found.cost(number) for number in found.requests]
-    expected = found.expected_requests
-    if arguments.json:
-        values = {
-            "images": found.images,
-            "requests": list(found.requests),
-            "expected_requests": expected,
-            "prompt_tokens": found.prompt_tokens,
-            "completion_tokens": found.completion_tokens,
-            "cost": costs,
-            "expected_cost": None if expected is None else found.cost(expected),
-            "measured": found.measured,
-        }
-        print(json.dumps(values, indent=2))
-        return 0
-    few, many = found.requests
-    print(f"images that want chains: {found.images:,} of {len(plan.samples):,}")
-    print(
-        f"requests: {few:,} to {many:,}" + (f", about {expected:,} as accepted so far" if expected is not None else "")
-    )
-    basis = (
-        f"mean of {found.measured:,} answers in the store"
-        if found.measured
-        else "a rule of thumb, images as GPT-4o counts them; --limit 40 measures it"
-    )
-    print(f"tokens: {found.prompt_tokens:.0f} a request, {found.completion_tokens:.0f} an answer ({basis})")
-    if found.price is None:
-        print(f"cost: the price of {brief.model} is not known; give one with --prices FILE")
-    else:
-        likely = "" if expected is None else f", about {money(found.cost(expected))}"
-        print(f"cost: {money(costs[0])} to {money(costs[1])}{likely}")
+    tell_estimate(found, plan, brief.model if kind == "endpoint" else None, arguments.json)
     return 0
-
-
-def _print_result(arguments: argparse.Namespace, progress: Progress) -> None:
-    """What the store holds now, and how this build went; the acceptance of every rule, whichever decides."""
-    if arguments.json:
-        print(json.dumps(asdict(progress), indent=2))
-        return
-    few = progress.images - progress.done
-    print(
-        f"{progress.accepted:,} of {progress.done:,} images have an accepted chain"
-        + (f"; {few:,} not asked" if few else "")
-    )
-    for rule, accepted in progress.by_rule.items():
-        share = f" ({100 * accepted / progress.answers:.1f} %)" if progress.answers else ""
-        print(f"  rule {rule}: {accepted:,} of {progress.answers:,} new answers accepted{share}")
-    outcomes = sorted(progress.outcomes.items(), key=lambda item: -item[1])
-    print("  outcomes: " + (", ".join(f"{name} {count:,}" for name, count in outcomes) or "no new answer"))
-    print(
-        f"  {progress.cached:,} answers were in the store; {progress.failed:,} images failed, the next build asks again"
-    )
-    for reason, count in sorted(progress.reasons.items(), key=lambda item: -item[1])[:REASONS_SHOWN]:
-        print(f"    {count:,} times: {reason}")
-    if progress.prompt_tokens:
-        print(f"  tokens in the store: {progress.prompt_tokens:,} sent, {progress.completion_tokens:,} written")
-    if progress.cost:
-        print(f"  cost: {money(progress.spent)} now, {money(progress.cost)} in all")
-    if progress.lost:
-        print(f"  {progress.lost:,} requests were under way when builds were killed and are lost")
-    if progress.problems:
-        print(
-            f"  {progress.problems:,} lines of the store cannot be read: see `throughline chains check {arguments.out}`"
-        )
-    print(arguments.out)

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +116,16 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
 
 
 def spread(images: ImageSet, limit: int) -> ImageSet:
-    """The first `limit` images, one of each domain and class in turn; classes and domains stay as they are."""
-    queues: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
-    for sample in images.samples:
-        queues.setdefault((sample.domain, sample.labels), []).append(sample)
-    taken = [row for turn in range(limit) for queue in queues.values() for row in queue[turn : turn + 1]][:limit]
-    chosen = {sample.id for sample in taken}
+    """`limit` images, domains in turn and within each its classes in turn; classes and domains stay as they are."""
+    by_domain = []
+    for number, domain in enumerate(images.domains):
+        # each domain begins with another class, so that few images show many classes
+        first = number * len(images.classes) // len(images.domains)
+        classes = images.classes[first:] + images.classes[:first]
+        by_class = [[one for one in images.in_domain(domain) if one.label == label] for label in classes]
+        by_domain.append([one for row in zip_longest(*by_class) for one in row if one is not None])
+    in_turn = (one for row in zip_longest(*by_domain) for one in row if one is not None)
+    chosen = {sample.id for sample in islice(in_turn, limit)}
     return replace(images, samples=tuple(sample for sample in images.samples if sample.id in chosen))
 
 
