@@ -156,9 +156,9 @@ class Recorder:
         self.flight.close()
 
     def ask(self, lead: int, number: int) -> Ask:
-        """The request for the `number`-th candidate of an image; `record` has to follow."""
+        """The request for the `number`-th candidate of an image; `record` has to follow where the store lacks it."""
         sample = self.ledger.samples[lead]
-        self._asked += 1
+        self._asked += not self.ledger.has(lead, number)
         proven = bool(self.progress.cached or self.progress.answers)
         return Ask(sample, number, self.brief.key(sample.image_sha256, number), self.flight, proven)
 

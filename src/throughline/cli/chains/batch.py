@@ -68,7 +68,9 @@ def _write(arguments: argparse.Namespace) -> int:
         print(path)
     print(f"{written.requests:,} requests in {len(written.files)} files")
     if written.files:
-        print(f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}")
+        print(
+            f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}"
+        )
     return 0
 
 

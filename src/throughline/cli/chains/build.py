@@ -21,7 +21,7 @@ from throughline.cli.chains.options import (
 )
 from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
 from throughline.cli.chains.telling import tell_estimate, tell_result
-from throughline.cli.parsing import positive_int
+from throughline.cli.parsing import dollars, positive_int
 from throughline.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_build(commands: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only estimate requests, tokens and cost")
     parser.add_argument(
         "--max-cost",
-        type=float,
+        type=dollars,
         metavar="USD",
         help="stop before the store has cost more US dollars (default: no limit)",
     )
@@ -149,6 +149,8 @@ def _require_fitting_options(arguments: argparse.Namespace) -> None:
     kind = _kind(arguments)
     foreign = {} if kind == "endpoint" else _defaults(_add_endpoint_options)
     foreign |= {} if kind == "local" else _defaults(_add_local_options)
+    if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
+        raise UsageError("--max-cost means nothing with this teacher", do="leave it out: it costs no dollars")
     for name, default in foreign.items():
         if getattr(arguments, name) != default and not (arguments.judge and name in JUDGES_OPTIONS):
             hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
