@@ -32,6 +32,11 @@ def run(config_file, tmp_path):
     return run
 
 
+def heed_ctrl_c():
+    """Whoever runs the tests in the background of a shell has them started deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def process(config_file, tmp_path):
     """Starts a run in a process of its own."""
@@ -40,7 +45,13 @@ def process(config_file, tmp_path):
         command = [sys.executable, fake_execution.__file__, str(tmp_path / out), str(config_file), *overrides]
         environment = os.environ | {"FAKE_SECONDS": str(seconds)}
         return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509 (the tests have no threads)
         )
 
     return process
