@@ -79,6 +79,7 @@ def _throughput(settings: TeacherSettings, told: Callable[[str], None]) -> list[
     refused: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         images = _noise_images(Path(folder) / "images", 400)
+        kilobytes = statistics.mean(one.path.stat().st_size for one in images.samples) / 1000
         for trial in range(settings.trials):
             for side in ("ours", "plain") if trial % 2 == 0 else ("plain", "ours"):
                 told(f"throughput, trial {trial + 1} of {settings.trials}: {side}")
@@ -99,7 +100,7 @@ def _throughput(settings: TeacherSettings, told: Callable[[str], None]) -> list[
         "warm_up": settings.warm_up,
         "window": settings.window,
         "trials": settings.trials,
-        "kilobytes_an_image": round(statistics.mean(one.path.stat().st_size for one in images.samples) / 1000, 1),
+        "kilobytes_an_image": round(kilobytes, 1),
         "refused": refused,
         "openai": openai.__version__,
     }
