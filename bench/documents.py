@@ -240,8 +240,8 @@ def chains(root: Path) -> str:
         "tokens for an accepted chain",
     )
     notes = (
-        f"`{found.command}`: {found.images:,} images, at most {found.candidates} candidates each, mean ± standard "
-        f"error over {len(found.builds[0].answers)} seeds of the describer. Tokens by the pocket checkpoint's tokenizer.",
+        f"`{found.command}`: {found.images:,} images, at most {found.candidates} candidates each; mean ± standard "
+        f"error over {len(found.builds[0].answers)} seeds of the describer. Tokens by the pocket's tokenizer.",
         DRAWN_NOTE,
     )
     return to_markdown(Table("chains", columns, tuple(map(_built, found.builds)), notes), with_title=False)

@@ -10,7 +10,7 @@ import argparse
 
 from throughline.cli.chains import batch, build, reading
 
-SUMMARY = "build, check, count, view and export reasoning chains"
+SUMMARY = "reasoning chains: ask a teacher, check, count, view, export"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
