@@ -66,6 +66,15 @@ def test_a_limit_is_spread_over_domains_and_classes(world: Path, tmp_path: Path)
     assert len({name.split("/")[1] for name in ids}) == 12
 
 
+def test_a_limited_build_says_what_all_images_would_take(
+    world: Path, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--teacher", server.url, "--model", "gpt-4o", "--limit", 6]
+    assert chains("build", world, "--out", tmp_path, *words) == 0
+    told = capsys.readouterr().out.partition("for all 24 images")[2]
+    assert "images that want chains: 18 of 24" in told and "mean of 6 answers" in told and "cost: $" in told
+
+
 def test_an_endpoint_is_asked_with_the_parameters_given(
     world: Path, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from throughline.cli.chains.options import (
     SOURCE_HELP,
     add_plan_arguments,
     add_request_arguments,
+    limited,
     now,
     params_of,
     plan_of,
@@ -57,7 +58,7 @@ def _write(arguments: argparse.Namespace) -> int:
     from throughline.teaching.prompt import teacher_prompt
     from throughline.teaching.teachers import Brief
 
-    plan = plan_of(arguments)
+    plan = limited(plan_of(arguments), arguments.limit)
     prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
     brief = Brief("endpoint", require_model(arguments), prompt, params_of(arguments), arguments.seed)
     with progress("writing requests", "images") as told:

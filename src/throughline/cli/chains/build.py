@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from throughline.cli.chains.options import (
     add_plan_arguments,
     add_request_arguments,
+    limited,
     now,
     params_of,
     plan_of,
@@ -126,12 +127,16 @@ def _add_local_options(local: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    plan = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
+    whole = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
+    plan = limited(whole, arguments.limit)
     if arguments.dry_run:
         return _estimate(arguments, plan)
     _require_fitting_options(arguments)
     progress = asyncio.run(_built(arguments, plan))
     tell_result(progress, plan, arguments.out, arguments.json)
+    if arguments.limit and _kind(arguments) == "endpoint" and not arguments.json:
+        print(f"for all {len(whole.samples):,} images, by what these took:")
+        _estimate(arguments, whole)
     left = f"{progress.images - progress.done:,} images still open"
     if progress.stopped_at_cost:
         what = f"stopped at --max-cost {money(arguments.max_cost)}, {left}"

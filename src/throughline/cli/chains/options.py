@@ -92,13 +92,11 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
-    """The plan behind the options; reads the images."""
+    """The plan behind the options, for all images; reads them."""
     from throughline.domains.folders import read_images
     from throughline.teaching.recording import BuildPlan
 
     images = read_images(arguments.images)
-    if arguments.limit:
-        images = spread(images, arguments.limit)
     enough = None if arguments.all_candidates else arguments.enough
     if enough is not None and enough > arguments.candidates:
         raise UsageError(
@@ -113,6 +111,11 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
         images_named=str(arguments.images),
         **more,
     )
+
+
+def limited(plan: BuildPlan, limit: int | None) -> BuildPlan:
+    """The plan for `limit` of its images, spread over domains and classes; for all where it is None."""
+    return plan if limit is None else replace(plan, images=spread(plan.images, limit))
 
 
 def spread(images: ImageSet, limit: int) -> ImageSet:
