@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from certificate_block import NOT_MEASURED, certificate
-from records import BenchStep, DemoKills, DemoTime, HelpTime, read_record
+from records import Bench, BuiltChains, ChainsStudy, DemoKills, DemoTime, HelpTime, read_record
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
+from throughline.metrics.intervals import mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.generated import generated_names, replace_generated
 from throughline.reporting.reduced import require_whole
@@ -222,9 +223,73 @@ def digits_block(shift: str) -> Callable[[Path], str]:
 # speed --------------------------------------------------------------------------------------------------------------
 
 
+def chains(root: Path) -> str:
+    """What REFLECTION and early stopping buy."""
+    found = read_record(root / "evidence" / "chains.json", ChainsStudy)
+    if found is None:
+        return NOT_MEASURED
+    columns = (
+        "build",
+        "answers an image",
+        "tokens an answer",
+        "well-formed %",
+        "consistent %",
+        "correct %",
+        "images with a chain %",
+        "tokens for an image with a chain",
+        "tokens for an accepted chain",
+    )
+    notes = (
+        f"`{found.command}`: {found.images:,} images, at most {found.candidates} candidates each; mean ± standard "
+        f"error over {len(found.builds[0].answers)} seeds of the describer. Tokens by the pocket's tokenizer.",
+        DRAWN_NOTE,
+    )
+    return to_markdown(Table("chains", columns, tuple(map(_built, found.builds)), notes), with_title=False)
+
+
+def _built(build: BuiltChains) -> tuple[str, ...]:
+    def shown(above: list[int], below: list[int], times: float = 1.0) -> str:
+        value = mean_and_error([times * a / b for a, b in zip(above, below, strict=True)])
+        return f"{value.mean:.{2 if value.mean < 10 else 1}f} ± {value.error:.{2 if value.mean < 10 else 1}f}"
+
+    images = [build.images] * len(build.answers)
+    return (
+        build.name,
+        shown(build.answers, images),
+        shown(build.tokens, build.answers),
+        shown(build.well_formed, build.answers, 100),
+        shown(build.consistent, build.answers, 100),
+        shown(build.correct, build.answers, 100),
+        shown(build.images_with_chain, images, 100),
+        shown(build.tokens, build.images_with_chain),
+        shown(build.tokens, build.correct),
+    )
+
+
+def bench_teacher(root: Path) -> str:
+    """The endpoint teacher against what the server can give, and the builder's own costs."""
+    found = read_record(root / "evidence" / "bench_teacher.json", Bench)
+    if found is None:
+        return NOT_MEASURED
+    rows = tuple(
+        (row.name, row.rival, f"{row.ours_value:.3g}", f"{row.rival_value:.3g}", row.unit, f"{row.ratio:.2f}")
+        for row in found.rows
+    )
+    notes = (
+        f"`{found.command}`. Ratio: the rival's over ours; for memory ours over the rival's.",
+        *(
+            f"{row.name}: {', '.join(f'{key} {value}' for key, value in row.settings.items())}."
+            for row in {row.name: row for row in found.rows}.values()
+        ),
+        found.environment.sentence(),
+    )
+    columns = ("name", "rival", "ours", "rival's", "unit", "ratio")
+    return to_markdown(Table("bench teacher", columns, rows, notes), with_title=False)
+
+
 def bench_step(root: Path) -> str:
     """The tree against its rival, with the ratio that the FLOP count predicts."""
-    found = read_record(root / "evidence" / "bench_step.json", BenchStep)
+    found = read_record(root / "evidence" / "bench_step.json", Bench)
     if found is None:
         return NOT_MEASURED
     rows = []
@@ -311,6 +376,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "digits-rotation": digits_block("rotation"),
     "digits-colour": digits_block("colour"),
     "bench-step": bench_step,
+    "bench-teacher": bench_teacher,
+    "chains": chains,
     "demo-time": demo_time,
     "demo-seconds": demo_seconds,
     "help-time": help_time,

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import documents
+from chains_study import study_chains
 from kills import Plan, measure_kills
-from records import BenchStep, DemoTime, HelpTime, StepRow, this_machine, write_record
+from records import Bench, BenchRow, DemoTime, HelpTime, this_machine, write_record
 from throughline.drawn.world import contact_sheet
 from throughline.errors import ThroughlineError
 from throughline.reporting.reduced import reduce_run
@@ -107,14 +108,31 @@ def help_time() -> None:
 
 def bench_step() -> None:
     """A training step as a tree against two separate sequences."""
-    words = ("bench", "step", "--json")
+    bench("step")
+
+
+def bench_teacher() -> None:
+    """The endpoint teacher against a server's capacity and plain clients; the writer; memory."""
+    bench("teacher")
+
+
+def bench(name: str) -> None:
+    """`throughline bench NAME` into evidence/bench_NAME.json."""
+    words = ("bench", name, "--json")
     done = subprocess.run([executable(), *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(done.returncode)
-    rows = [StepRow.model_validate(row) for row in json.loads(done.stdout)]
-    record = BenchStep(command=" ".join(("throughline", *words)), rows=rows, environment=this_machine())
-    write_record(EVIDENCE / "bench_step.json", record)
+    rows = [BenchRow.model_validate(row) for row in json.loads(done.stdout)]
+    record = Bench(command=" ".join(("throughline", *words)), rows=rows, environment=this_machine())
+    write_record(EVIDENCE / f"bench_{name}.json", record)
     print(f"{len(rows)} rows")
+
+
+def chains() -> None:
+    """What REFLECTION and early stopping buy: the describer on a drawn world, three of its seeds."""
+    found = study_chains(SCRATCH / "chains")
+    write_record(EVIDENCE / "chains.json", found)
+    print(f"{len(found.builds)} builds of {found.images:,} images")
 
 
 def screenshot(run_folder: Path) -> None:
@@ -171,6 +189,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "demo-time": demo_time,
     "help-time": help_time,
     "bench-step": bench_step,
+    "bench-teacher": bench_teacher,
+    "chains": chains,
     "docs": docs,
 }
 

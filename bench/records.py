@@ -92,8 +92,33 @@ class DemoKills(Record):
     environment: Machine
 
 
-class StepRow(BaseModel):
-    """One object of `throughline bench step --json`; what it says beyond this is kept."""
+class BuiltChains(Record):
+    """One build of chains for the same images: counts, one for each of the teacher's seeds."""
+
+    name: str
+    images: int
+    answers: list[int] = Field(min_length=1)
+    tokens: list[int]
+    """Of all answers, by the pocket checkpoint's tokenizer."""
+    well_formed: list[int]
+    """Answers that rule `format` accepts."""
+    consistent: list[int]
+    correct: list[int]
+    images_with_chain: list[int]
+    """Images with at least one answer that rule `correct` accepts."""
+
+
+class ChainsStudy(Record):
+    """What REFLECTION and early stopping buy, with the describer on a drawn world."""
+
+    command: str
+    images: int
+    candidates: int
+    builds: list[BuiltChains]
+
+
+class BenchRow(BaseModel):
+    """One object of `throughline bench … --json`; what it says beyond this is kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -107,11 +132,11 @@ class StepRow(BaseModel):
     settings: dict[str, Any]
 
 
-class BenchStep(Record):
-    """An MTCT step as a tree against separate sequences."""
+class Bench(Record):
+    """What a `throughline bench` printed."""
 
     command: str
-    rows: list[StepRow] = Field(min_length=1)
+    rows: list[BenchRow] = Field(min_length=1)
     environment: Machine
 
 

@@ -24,11 +24,12 @@ from throughline.mllm.sampling import Continuation
 def broken(tiny_images: ImageSet, tmp_path: Path) -> list[Sample]:
     """Six images, of which the second is torn, the fourth and fifth are gone."""
     samples = list(tiny_images.samples[:6])
-    torn = tmp_path / "torn.png"
+    torn = tmp_path / samples[1].id
+    torn.parent.mkdir(parents=True)
     torn.write_bytes(samples[1].path.read_bytes()[:40])
-    samples[1] = replace(samples[1], path=torn, image_sha256="torn")
+    samples[1] = replace(samples[1], root=tmp_path, image_sha256="torn")
     for place in (3, 4):
-        samples[place] = replace(samples[place], path=tmp_path / "gone.png", image_sha256=f"gone {place}")
+        samples[place] = replace(samples[place], root=tmp_path / "gone", image_sha256=f"gone {place}")
     return samples
 
 

@@ -71,12 +71,13 @@ def compare(
         unit="seconds",
         ratio=rival_median / ours_median,
         predicted_ratio=predicted_ratio,
-        ours_spread=_quartiles(ours_seconds),
-        rival_spread=_quartiles(rival_seconds),
+        ours_spread=spread_of(ours_seconds),
+        rival_spread=spread_of(rival_seconds),
         settings=settings,
     )
 
 
-def _quartiles(seconds: list[float]) -> tuple[float, float]:
+def spread_of(seconds: list[float]) -> tuple[float, float]:
+    """First and third quartile."""
     low, high = np.quantile(seconds, (0.25, 0.75))
     return float(low), float(high)

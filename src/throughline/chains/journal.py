@@ -5,9 +5,10 @@ for is lost or asked for again. Teachers and self-labelling append; everything d
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ from throughline.chains.records import (
     make_header,
 )
 from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line
+from throughline.files import canonical_json, told_in_one_line
 
 if sys.platform != "win32":
     import fcntl
@@ -46,6 +47,7 @@ __all__ = [
     "journal_files",
     "make_header",
     "read_journal",
+    "scan_journal",
 ]
 
 
@@ -75,9 +77,9 @@ class JournalWriter:
             os.close(self._handle)
             raise
 
-    def write(self, record: Record) -> None:
-        """Appends one record; after a failure (full disk) the file ends with the last whole line."""
-        data = record.line().encode() + b"\n"
+    def write(self, *records: Record) -> None:
+        """Appends records; after a failure (full disk) the file ends where it ended before them."""
+        data = b"".join(record.line().encode() + b"\n" for record in records)
         with told_in_one_line(self.path):
             size = os.fstat(self._handle).st_size
             try:
@@ -87,7 +89,7 @@ class JournalWriter:
             except OSError:
                 os.ftruncate(self._handle, size)
                 raise
-        self._unflushed += 1
+        self._unflushed += len(records)
         if self._unflushed >= self._flush_every:
             self.flush()
 
@@ -122,16 +124,16 @@ class JournalWriter:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ThroughlineError(
-                    "another writer holds this journal", self.path, "give each writer a journal-<shard>.jsonl"
+                    "another writer holds this journal",
+                    self.path,
+                    "wait for it, or give each writer a shard of its own",
                 ) from error
 
     def _repair(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        last = content[whole:]
+        whole, last = _last_line(self.path)
         if not last:
             return
-        if isinstance(_parsed(last.removeprefix(_BOM) if whole == 0 else last), dict):
+        if isinstance(_parsed(last), dict):
             os.write(self._handle, b"\n")  # only the line break was lost
             return
         with self.path.with_name(self.path.name + ".torn").open("ab") as aside:
@@ -140,6 +142,22 @@ class JournalWriter:
             os.fsync(aside.fileno())
         os.ftruncate(self._handle, whole)
         self.torn = len(last)
+
+
+_BLOCK = 1 << 16
+
+
+def _last_line(path: Path) -> tuple[int, bytes]:
+    """Where the bytes after the last line break begin, and these bytes; a long journal is not read for that."""
+    with path.open("rb") as file:
+        start, last = file.seek(0, os.SEEK_END), b""
+        while start > 0:
+            size = min(_BLOCK, start)
+            start = file.seek(start - size)
+            last = file.read(size) + last
+            if (found := last.rfind(b"\n")) >= 0:
+                return start + found + 1, last[found + 1 :]
+        return 0, last
 
 
 @dataclass(frozen=True)
@@ -160,12 +178,12 @@ class Journal:
 
     headers: tuple[Header, ...]
     candidates: tuple[Candidate, ...]
-    """One for each (key, sample_id): the first read."""
+    """One for each (key, sample_id): the first read that did not fail."""
     verdicts: tuple[Verdict, ...]
     """One for each (key, sample_id, rule): the last read, since rules can be applied again."""
     problems: tuple[Problem, ...] = ()
     duplicates: int = 0
-    """How many candidate lines were left out because their (key, sample_id) had been read."""
+    """How many candidate lines share their (key, sample_id) with another; one of each stands."""
 
     def by_key(self) -> dict[tuple[str, str], Candidate]:
         """Candidates by (key, sample_id): what need not be asked for again."""
@@ -196,23 +214,25 @@ def read_journal(paths: Path | Iterable[Path]) -> Journal:
     verdicts: dict[tuple[str, str, str], Verdict] = {}
     problems: list[Problem] = []
     duplicates = 0
-    for path in _expanded(paths):
-        for number, data in _lines(path):
-            record = _record(path, number, data)
-            if isinstance(record, Problem):
-                problems.append(record)
-            elif isinstance(record, Header):
-                headers.setdefault(record.line(), record)
-            elif isinstance(record, Verdict):
-                identity = (record.key, record.sample_id, record.rule)
-                verdicts.pop(identity, None)  # the last one read also takes the last place
-                verdicts[identity] = record
-            else:
-                first = candidates.setdefault((record.key, record.sample_id), record)
-                duplicates += first is not record
-                if first.text != record.text:
-                    what = f"another text for a key already read ({record.key}, {record.sample_id})"
-                    problems.append(Problem(path, number, what))
+    for path, number, record in scan_journal(paths):
+        if isinstance(record, Problem):
+            problems.append(record)
+        elif isinstance(record, Header):
+            headers.setdefault(record.line(), record)
+        elif isinstance(record, Verdict):
+            identity = (record.key, record.sample_id, record.rule)
+            verdicts.pop(identity, None)  # the last one read also takes the last place
+            verdicts[identity] = record
+        else:
+            first = candidates.setdefault((record.key, record.sample_id), record)
+            if first is record:
+                continue
+            duplicates += 1
+            if first.failed:  # asked again after the failure: the answer stands
+                candidates[record.key, record.sample_id] = record
+            elif first.text != record.text and not record.failed:
+                what = f"another text for a key already read ({record.key}, {record.sample_id})"
+                problems.append(Problem(path, number, what))
     return Journal(
         tuple(headers.values()),
         tuple(candidates.values()),
@@ -222,38 +242,94 @@ def read_journal(paths: Path | Iterable[Path]) -> Journal:
     )
 
 
+def scan_journal(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, int, Record | Problem]]:
+    """Every line that holds anything, one after the other with its file and number (from 1), in a line's memory.
+
+    Nothing is merged: `read_journal` does that. Raises as it does.
+    """
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    for path in (file for one in given for file in (journal_files(one) if one.is_dir() else [one])):
+        for number, data in _lines(path):
+            yield path, number, _record(path, number, data)
+
+
 _BOM = b"\xef\xbb\xbf"
 
 
-def _expanded(paths: Path | Iterable[Path]) -> list[Path]:
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    return [file for path in given for file in (journal_files(path) if path.is_dir() else [path])]
-
-
-def _lines(path: Path) -> list[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines (from 1) that hold anything. Split at line feeds only: U+2028 inside a text is no line end."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                data = line.removeprefix(_BOM)  # of any line: files may have been put together
+                if data.strip():
+                    yield number, data
     except OSError as error:
         raise ThroughlineError(f"cannot read the journal: {error.strerror}", path, "name an existing file") from error
-    lines = content.removeprefix(_BOM).split(b"\n")
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _parsed(data: bytes) -> Any:
-    """The JSON value of a line, or the reason (a str) why it has none."""
+class _Unfit(ValueError):
+    """JSON that is of no use here; the text says why."""
+
+
+_DEEPEST = 100
+"""Levels of a line. Pydantic writes 255; no field of ours has more than three."""
+
+
+def _parsed(data: bytes) -> dict[str, Any] | str:
+    """The JSON object of a line, or the reason why there is none."""
     try:
-        return json.loads(data.decode())
+        return _object(data)
+    except _Unfit as error:
+        return str(error)
     except UnicodeDecodeError:
         return "not UTF-8"
     except (json.JSONDecodeError, RecursionError):
         return "not JSON; a torn line, if it is the last"
+    except ValueError:  # of int(): see sys.set_int_max_str_digits
+        return "a whole number of more digits than Python reads"
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """What can be written again as it was read; the two searches of the bytes hardly ever find anything."""
+    value = _DECODER.decode(data.removeprefix(_BOM).decode())
+    if not isinstance(value, dict):
+        raise _Unfit("not a JSON object")
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and _depth(value) > _DEEPEST:
+        raise _Unfit(f"nested deeper than {_DEEPEST} levels")
+    if b"\\ud" in data or b"\\uD" in data:
+        try:
+            canonical_json(value).encode()
+        except UnicodeEncodeError:
+            raise _Unfit("half of a surrogate pair, which is no Unicode") from None
+    return value
+
+
+def _not_finite(name: str) -> float:
+    raise _Unfit(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _not_finite("a number beyond all floats")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_not_finite, parse_float=_finite)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        within = [one.values() if isinstance(one, dict) else one if isinstance(one, list) else () for one in level]
+        level = [inner for values in within for inner in values]
+    return depth
 
 
 def _record(path: Path, number: int, data: bytes) -> Record | Problem:
     value = _parsed(data)
-    if not isinstance(value, dict):
-        return Problem(path, number, value if isinstance(value, str) else "not a JSON object")
+    if isinstance(value, str):
+        return Problem(path, number, value)
     schema = value.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool):
         return Problem(path, number, "no schema version")
@@ -265,7 +341,7 @@ def _record(path: Path, number: int, data: bytes) -> Record | Problem:
         )
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        return Problem(path, number, f"unknown kind {kind!r}")
+        return Problem(path, number, f"unknown kind {str(kind)[:80]!r}")
     try:
         return KINDS[kind].model_validate(value)
     except ValidationError as error:

@@ -15,6 +15,9 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.prompts import Prompts, prompt_sha256
 from throughline.files import canonical_json, content_hash
 
+FAILED = "error"
+"""The finish reason of a request that never got an answer; the candidate's text says why."""
+
 SCHEMA = 1
 """Raised when a line of today could no longer be read by yesterday's reader in yesterday's meaning."""
 
@@ -83,6 +86,11 @@ class Candidate(_Record):
     finish_reason: str | None = None
     usage: Usage | None = None
 
+    @property
+    def failed(self) -> bool:
+        """No answer came back: nothing was paid for, and the request may be made again."""
+        return self.finish_reason == FAILED
+
     def copied_for(self, sample_id: str, domain: str) -> Candidate:
         """This candidate for a second sample with the same image bytes: no new request, so no usage."""
         return self.model_copy(update={"sample_id": sample_id, "domain": domain, "usage": None})
@@ -97,6 +105,13 @@ class Verdict(_Record):
     rule: str
     outcome: Outcome
     accepted: bool
+
+
+class ModelVerdict(Verdict):
+    """A verdict that a judge model gave and that was paid for."""
+
+    model: str
+    usage: Usage | None = None
 
 
 Record = Header | Candidate | Verdict

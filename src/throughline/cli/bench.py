@@ -80,9 +80,28 @@ def _measure_step(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     return measure_step(settings, _told)
 
 
+def _add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed runs of each side")
+    parser.add_argument(
+        "--images", type=positive_int, default=200_000, metavar="N", help="images in the measurement of memory"
+    )
+
+
+def _measure_teacher(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.teacher import TeacherSettings, measure_teacher
+
+    few, _ = TeacherSettings.images
+    return measure_teacher(TeacherSettings(trials=arguments.trials, images=(few, arguments.images)), _told)
+
+
 BENCHES = {
     "step": Bench(
         "an MTCT training step as a token tree against two separate sequences", _add_step_options, _measure_step
+    ),
+    "teacher": Bench(
+        "asking an endpoint for chains against the server's capacity and plain clients",
+        _add_teacher_options,
+        _measure_teacher,
     ),
 }
 

@@ -25,6 +25,7 @@ VERBS = {
     "demo": "the whole experiment on drawn images, in minutes, without GPU or network",
     "doctor": "what this machine can run, and what is missing",
     "data": "draw, check, split and fetch images by domain and class",
+    "chains": "reasoning chains: ask a teacher, check, count, view, export",
     "run": "an experiment from a config: targets x methods x seeds, resumable",
     "fit": "train the final model on all domains of a folder",
     "evaluate": "measure a model on a folder of images",

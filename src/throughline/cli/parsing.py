@@ -84,6 +84,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def dollars(text: str) -> float:
+    """An argparse type: an amount above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount above 0")
+    return value
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     try:

@@ -80,13 +80,14 @@ def describe(progress: Progress) -> str:
     line = f"{progress.done} of {progress.total} units done"
     left = progress.seconds_left
     if left is not None and progress.done < progress.total:
-        line += f", about {_duration(left)} left"
+        line += f", about {duration(left)} left"
     # the hash at the end of a unit's name helps nobody who watches
     running = (f"{name.rsplit('-', 1)[0]}: {told}" for name, told in progress.running.items())
     return "; ".join([line, *running])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

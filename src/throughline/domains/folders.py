@@ -43,8 +43,9 @@ def read_images(source: Path, name: str | None = None) -> ImageSet:
             raise ThroughlineError(
                 f"cannot read the image: {value.strerror or value}", entry.path, "remove it or mend it"
             )
+    labels = {entry.label: (entry.label,) for entry in entries}  # one tuple for all images of a class
     samples = tuple(
-        Sample(entry.id, entry.path, entry.domain, (entry.label,), str(value), group=entry.group)
+        Sample(entry.id, root, entry.domain, labels[entry.label], str(value), group=entry.group)
         for entry, value in zip(entries, hashes, strict=True)
     )
     return ImageSet(

@@ -14,24 +14,29 @@ from throughline.errors import ThroughlineError
 from throughline.files import content_hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image with its domain and labels.
 
-    `id` is the path relative to the image set's root with `/` between the parts; `path` is where the file
-    lies on this machine and enters no hash. `labels` has one entry when `task` is "single", any number
+    `id` is the path relative to the image set's root with `/` between the parts; `root` is where that lies on
+    this machine and enters no hash. `labels` has one entry when `task` is "single", any number
     when it is "multi". `group` keeps samples together in a group-aware split. `parent_id` is the sample
     that a derived image (corrupted, counterfactual) was made from.
     """
 
     id: str
-    path: Path
+    root: Path
     domain: str
     labels: tuple[str, ...]
     image_sha256: str
     task: str = "single"
     group: str | None = None
     parent_id: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image's file. Made when it is asked for: a path for each of a million images would fill the memory."""
+        return self.root / self.id
 
     @property
     def label(self) -> str:

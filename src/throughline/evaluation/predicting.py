@@ -112,7 +112,7 @@ def predict(
 def _sample(path: Path, content: str | OSError) -> Sample:
     """An image without domain and label; one that cannot be read is not held by its content."""
     key = content if isinstance(content, str) else f"unreadable {path}"
-    return Sample(id=str(path), path=path, domain="", labels=(), image_sha256=key)
+    return Sample(id=str(path), root=Path(), domain="", labels=(), image_sha256=key)
 
 
 def _answer(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> ImageAnswer:

@@ -100,23 +100,22 @@ def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Cha
 def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains:
     """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
     from throughline.chains.formats import FORMATS
+    from throughline.chains.prompts import make_prompts
     from throughline.teaching.building import accepted_chains, build_chains
+    from throughline.teaching.recording import BuildPlan
+    from throughline.teaching.teachers import Describer
 
     settings = config.chains
     chain_format = FORMATS[settings.format]
     if settings.journal is not None:
-        texts = accepted_chains(journal_paths(settings.journal), images, chain_format, settings.rule)
+        journals = journal_paths(settings.journal)
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
-        texts = build_chains(
-            images,
-            images.root,
-            run_folder / CHAINS / "journal-0.jsonl",
-            format=chain_format,
-            rule=settings.rule,
-            candidates=settings.candidates,
-            seed=seed,
-        )
+        question = make_prompts(images.classes, chain_format).reasoning
+        plan = BuildPlan(images, chain_format, settings.rule, settings.candidates)
+        build_chains(plan, Describer(images.root, chain_format, question, seed), run_folder / CHAINS)
+        journals = (run_folder / CHAINS / "journal-0.jsonl",)
+    texts = accepted_chains(journals, images, chain_format, settings.rule)
     texts = {name: texts[name] for name in sorted(texts) if name in images.by_id}
     if not texts:
         raise ThroughlineError(
@@ -151,7 +150,7 @@ def _undrawn(drawn: DrawnConfig, name: str) -> ImageSet:
     from throughline.drawn.world import planned_scenes
 
     samples = tuple(
-        Sample(id, Path(id), style, (scene.cls,), "")
+        Sample(id, Path(), style, (scene.cls,), "")
         for id, style, scene in planned_scenes(per_class=drawn.per_class, seed=drawn.seed)
     )
     return ImageSet(

@@ -46,7 +46,7 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
         raise ThroughlineError(
             "no such checkpoint folder",
             name,
-            "name a folder, `pocket`, or allow the hub (config `model.hub: true`)",
+            "name a folder, `pocket`, or allow the hub (`--hub`, in a config `model.hub: true`)",
         )
     weights = list(folder.glob("*.safetensors"))
     if not weights and any(folder.glob("*.bin")):

@@ -1,125 +1,165 @@
 """Building a reasoning dataset: ask a teacher for up to K chains an image, stop at the first that the rule accepts.
 
-Every answer goes into the journal before it is judged; labels are joined here, at verdict time, and nowhere earlier.
-A chain that is in the journal is never asked for again. Accepted chains are what `training` learns from.
+Every answer goes into the journal with its verdicts before the next is asked for. What the store holds is never asked
+for again, whatever killed the build before. Accepted chains are what `training` learns from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.prompts import make_prompts, prompt_sha256
-from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header
+from throughline.chains.journal import scan_journal
+from throughline.chains.outcomes import Outcome
+from throughline.chains.records import FAILED, Candidate, Verdict
 from throughline.chains.verdicts import verdict_on
-from throughline.domains.samples import ImageSet, Sample
-from throughline.teaching.teachers import Describer, Teacher
+from throughline.domains.samples import ImageSet
+from throughline.teaching.recording import BuildPlan, Clock, Progress, Recorder
+from throughline.teaching.teachers import Teacher
+from throughline.teaching.vetoes import Vetoes, request_of
+
+if TYPE_CHECKING:  # brings the openai client
+    from throughline.teaching.judging import Judge
+
+Told = Callable[[Progress], None]
 
 
-def build_chains(
-    images: ImageSet,
-    root: Path,
-    journal: Path,
+def build_chains(plan: BuildPlan, teacher: Teacher, store: Path, *, told: Told = lambda _: None) -> Progress:
+    """`build` for those who have no event loop."""
+    return asyncio.run(build(plan, teacher, store, told=told))
+
+
+async def build(
+    plan: BuildPlan,
+    teacher: Teacher,
+    store: Path,
     *,
-    format: ChainFormat,
-    rule: str,
-    candidates: int,
-    seed: int,
-    teacher: Teacher | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, str]:
-    """Accepted chain text by sample id. `root` is the drawn world's folder, read when no other teacher is given."""
-    teacher = teacher or Describer(root, format, seed)
-    prompts = make_prompts(images.classes, format)
-    asked = prompt_sha256(prompts.reasoning)
-    earlier = read_journal(journal) if journal.is_file() else None
-    known = _Known(earlier.candidates if earlier else ())
-    judged = {(v.key, v.sample_id, v.rule) for v in earlier.verdicts} if earlier else set()
-    accepted: dict[str, str] = {}
-    with JournalWriter(journal, flush_every=256) as writer:
-        header = make_header(images.classes, format, prompts)
-        if earlier is None or header not in earlier.headers:
-            writer.write(header)
-        for done, sample in enumerate(images.samples, start=1):
-            for number in range(candidates):
-                key = candidate_key(sample.image_sha256, asked, teacher.model, {}, seed, number)
-                candidate = known.of(key, sample)
-                if candidate is None:
-                    candidate = known.copied(key, sample) or _asked(
-                        teacher, sample, number, key, images.classes, format, asked, seed
-                    )
-                    writer.write(candidate)
-                    known.add(candidate)
-                verdict = verdict_on(candidate, rule, format, images.classes, sample.label)
-                if (candidate.key, sample.id, rule) not in judged:
-                    writer.write(verdict)
-                if verdict.accepted:
-                    accepted[sample.id] = candidate.text
-                    break
-            told(done, len(images.samples))
-    return accepted
+    judge: Judge | None = None,
+    clock: Clock = lambda: None,
+    told: Told = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Asks the teacher for what the store lacks. Killed at any moment and called again, it goes on.
+
+    Once `stopping` says so no further request is made; answers under way are waited for.
+    ThroughlineError when the store cannot be written, another writer holds the shard, or the teacher says that no
+    request can go well; what was answered until then is in the store.
+    """
+    with Recorder(plan, teacher.brief, store, clock, judge.model if judge else None) as recorder:
+        told(recorder.progress)
+        await _Workers(recorder, teacher, judge, told, stopping).run()
+        return recorder.progress
+
+
+class _Workers:
+    """As many as the teacher takes calls at once, each with a batch of images at a time."""
+
+    def __init__(
+        self, recorder: Recorder, teacher: Teacher, judge: Judge | None, told: Told, stopping: Callable[[], bool]
+    ) -> None:
+        self.recorder, self.teacher, self.judge, self.told = recorder, teacher, judge, told
+        self.stopping = stopping
+
+    async def run(self) -> None:
+        ledger = self.recorder.ledger
+        batches = _batches(ledger.leads, self.teacher.batch)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self.teacher.at_once, -(-ledger.distinct // self.teacher.batch))):
+                    workers.create_task(self._work(batches))
+        except ExceptionGroup as several:
+            raise several.exceptions[0]  # noqa: B904 (the others were cancelled, or say the same)
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """Whoever watches sees time pass, also while no answer comes."""
+        while True:
+            await asyncio.sleep(1)
+            self.told(self.recorder.progress)
+
+    async def _work(self, batches: Iterator[Sequence[int]]) -> None:
+        recorder, progress = self.recorder, self.recorder.progress
+        for batch in batches:
+            failed = await self._catch_up(batch)
+            for number in range(recorder.plan.candidates):
+                wanted = [lead for lead in batch if lead not in failed and not recorder.enough(lead, number)]
+                if all(recorder.ledger.has(lead, number) for lead in wanted):
+                    continue
+                while (affordable := recorder.affordable()) is None:
+                    await asyncio.sleep(0.05)
+                if self.stopping():
+                    progress.interrupted = True
+                    return
+                if not affordable:
+                    progress.stopped_at_cost = True
+                    return
+                failed |= await self._ask(wanted, number)
+            for lead in batch:
+                progress.done += 1
+                progress.accepted += recorder.accepted(lead, recorder.plan.candidates) >= (recorder.plan.enough or 1)
+                progress.failed += lead in failed
+            self.told(progress)
+
+    async def _ask(self, leads: Sequence[int], number: int) -> set[int]:
+        """One candidate for each image; gives those whose request failed.
+
+        The batch is asked whole, as it was before a kill: what a model draws for an image may depend, in its last
+        bits, on the company. What is recorded already stands.
+        """
+        recorder = self.recorder
+        failed: set[int] = set()
+        asks = [recorder.ask(lead, number) for lead in leads]
+        for lead, ask, written in zip(leads, asks, await self.teacher.write(asks), strict=True):
+            if not recorder.ledger.has(lead, number):
+                waiting = recorder.record(lead, ask, written)
+                failed |= {lead} if written.finish_reason == FAILED else set()
+                self.told(recorder.progress)
+                if waiting is not None:
+                    failed |= await self._catch_up([lead])
+        return failed
+
+    async def _catch_up(self, leads: Sequence[int]) -> set[int]:
+        """Shows the judge what waits for it, from this build or from before a kill; gives the images it failed on."""
+        failed: set[int] = set()
+        for lead in leads:
+            for candidate in self.recorder.ledger.unjudged.pop(lead, ()):
+                assert self.judge is not None, "only a build with a judge leaves candidates waiting for one"
+                sample = self.recorder.ledger.samples[lead]
+                verdict = await self.judge.verdict(candidate, sample, self.recorder.flight)
+                self.recorder.record_judgement(lead, candidate, verdict)
+                failed |= {lead} if verdict.outcome == Outcome.ERROR else set()
+        return failed
+
+
+def _batches(leads: Iterator[int], size: int) -> Iterator[Sequence[int]]:
+    while batch := list(islice(leads, size)):
+        yield batch
 
 
 def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
-    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`."""
-    found = read_journal(list(journals))
-    accepted: dict[str, str] = {}
-    for candidate in sorted(found.candidates, key=lambda c: (c.sample_id, c.round, c.candidate)):
-        sample = images.by_id.get(candidate.sample_id)
-        if sample is None or sample.id in accepted or candidate.format != format.name:
-            continue
-        if verdict_on(candidate, rule, format, images.classes, sample.label).accepted:
-            accepted[sample.id] = candidate.text
-    return accepted
+    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`.
 
-
-class _Known:
-    """Candidates that need not be asked for: those of the very request, whatever else the journal holds."""
-
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
-        self._of: dict[tuple[str, str], Candidate] = {}
-        self._first: dict[str, Candidate] = {}
-        for candidate in candidates:
-            self.add(candidate)
-
-    def add(self, candidate: Candidate) -> None:
-        self._of[candidate.key, candidate.sample_id] = candidate
-        self._first.setdefault(candidate.key, candidate)
-
-    def of(self, key: str, sample: Sample) -> Candidate | None:
-        return self._of.get((key, sample.id))
-
-    def copied(self, key: str, sample: Sample) -> Candidate | None:
-        """The answer for another sample with the same image."""
-        first = self._first.get(key)
-        return None if first is None else first.copied_for(sample.id, sample.domain)
-
-
-def _asked(
-    teacher: Teacher,
-    sample: Sample,
-    number: int,
-    key: str,
-    classes: Sequence[str],
-    format: ChainFormat,
-    asked: str,
-    seed: int,
-) -> Candidate:
-    written = teacher.write(sample, number)
-    return Candidate(
-        key=key,
-        sample_id=sample.id,
-        image_sha256=sample.image_sha256,
-        domain=sample.domain,
-        classes_sha256=classes_sha256(classes),
-        format=format.name,
-        source=teacher.source,
-        model=teacher.model,
-        prompt_sha256=asked,
-        seed=seed,
-        candidate=number,
-        text=written.text,
-        finish_reason=written.finish_reason,
-    )
+    What a judge model did not agree with is not accepted, whatever the rule says.
+    """
+    accepted: dict[str, list[tuple[tuple[int, int], int, str]]] = {}
+    vetoes = Vetoes()
+    for _, _, record in scan_journal(journals):
+        if isinstance(record, Verdict):
+            vetoes.note(record)
+        elif isinstance(record, Candidate) and record.format == format.name:
+            sample = images.by_id.get(record.sample_id)
+            if sample is not None and verdict_on(record, rule, format, images.classes, sample.label).accepted:
+                chain = ((record.round, record.candidate), request_of(record), record.text)
+                accepted.setdefault(sample.id, []).append(chain)
+    first: dict[str, str] = {}
+    for sample_id in sorted(accepted):
+        kept = [(order, text) for order, request, text in accepted[sample_id] if not vetoes.on(request)]
+        if kept:
+            first[sample_id] = min(kept, key=lambda one: one[0])[1]  # of equals, the first read
+    return first

@@ -1,0 +1,59 @@
+"""What the REFLECTION stage and early stopping buy, measured with the describer on a drawn world: three builds of the
+same images, each with three seeds of the teacher. `evidence.py chains` calls this."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from records import BuiltChains, ChainsStudy
+from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, ChainFormat
+from throughline.chains.journal import read_journal
+from throughline.chains.prompts import make_prompts
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.drawn.world import write_world
+from throughline.mllm.checkpoints import checkpoint_source
+from throughline.teaching.building import build_chains
+from throughline.teaching.recording import BuildPlan
+from throughline.teaching.teachers import Describer
+
+PER_CLASS, CANDIDATES, SEEDS = 25, 4, (0, 1, 2)
+
+BUILDS: tuple[tuple[str, ChainFormat, int | None], ...] = (
+    ("five stages, stop at the first accepted", FIVE_STAGE, 1),
+    ("five stages, always K = 4", FIVE_STAGE, None),
+    ("four stages, stop at the first accepted", FOUR_STAGE, 1),
+)
+
+
+def study_chains(folder: Path) -> ChainsStudy:
+    """Builds everything anew below `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_world(folder / "images", per_class=PER_CLASS, seed=0)
+    images = read_images(folder / "images")
+    builds = [_built(name, images, format, enough, folder / str(n)) for n, (name, format, enough) in enumerate(BUILDS)]
+    return ChainsStudy(
+        command="python bench/evidence.py chains", images=len(images.samples), candidates=CANDIDATES, builds=builds
+    )
+
+
+def _built(name: str, images: ImageSet, format: ChainFormat, enough: int | None, folder: Path) -> BuiltChains:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_source("pocket", hub=False))
+    question = make_prompts(images.classes, format).reasoning
+    counts: dict[str, list[int]] = defaultdict(list)
+    for seed in SEEDS:
+        store = folder / str(seed)
+        plan = BuildPlan(images, format, candidates=CANDIDATES, enough=enough)
+        build_chains(plan, Describer(images.root, format, question, seed), store)
+        journal = read_journal(store)
+        counts["answers"].append(len(journal.candidates))
+        counts["tokens"].append(sum(len(tokenizer(c.text)["input_ids"]) for c in journal.candidates))
+        counts["well_formed"].append(len(journal.accepted("format")))
+        counts["consistent"].append(len(journal.accepted("consistent")))
+        counts["correct"].append(len(journal.accepted("correct")))
+        counts["images_with_chain"].append(len({c.sample_id for c in journal.accepted("correct")}))
+    return BuiltChains(name=name, images=len(images.samples), **counts)

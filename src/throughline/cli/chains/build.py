@@ -1,0 +1,311 @@
+"""`throughline chains build`: a teacher, a plan, a panel, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from throughline.cli.chains.options import (
+    add_plan_arguments,
+    add_request_arguments,
+    limited,
+    now,
+    params_of,
+    plan_of,
+    price_for,
+    require_model,
+    with_params,
+)
+from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
+from throughline.cli.chains.telling import tell_estimate, tell_result
+from throughline.cli.parsing import dollars, positive_int
+from throughline.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from throughline.teaching.endpoint import Endpoints
+    from throughline.teaching.judging import Judge
+    from throughline.teaching.prices import Price
+    from throughline.teaching.recording import BuildPlan, Progress
+    from throughline.teaching.teachers import Brief, Teacher
+
+JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
+
+DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
+answer. Started again it goes on; nothing that was answered is asked for again."""
+
+TEACHER_HELP = """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that
+serve the same model, e.g. https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name"""
+
+
+def add_build(commands: Any) -> None:
+    """The subcommand and its options."""
+    parser = commands.add_parser("build", help="ask a teacher for chains", description=DESCRIPTION)
+    add_plan_arguments(parser)
+    parser.add_argument("--teacher", nargs="+", required=True, metavar="TEACHER", help=TEACHER_HELP)
+    parser.add_argument("--dry-run", action="store_true", help="only estimate requests, tokens and cost")
+    parser.add_argument(
+        "--max-cost",
+        type=dollars,
+        metavar="USD",
+        help="stop before the store has cost more US dollars (default: no limit)",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_endpoint_options(parser.add_argument_group("a teacher behind an endpoint"))
+    _add_local_options(parser.add_argument_group("a checkpoint as the teacher"))
+    parser.set_defaults(act=_build)
+
+
+def _add_endpoint_options(endpoint: Any) -> None:
+    add_request_arguments(endpoint)
+    endpoint.add_argument(
+        "--at-once",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="requests under way at each endpoint at most; how many it takes is found out",
+    )
+    endpoint.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="until an answer is given up and asked for again",
+    )
+    endpoint.add_argument(
+        "--attempts", type=positive_int, default=8, help="server errors and time-outs until a request counts as failed"
+    )
+    endpoint.add_argument(
+        "--key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable that holds the API key"
+    )
+    endpoint.add_argument(
+        "--judge", metavar="MODEL", help="a model that has to agree with every accepted chain (default: none)"
+    )
+    endpoint.add_argument("--judge-url", metavar="URL", help="the judge's endpoint (default: the teacher's)")
+    endpoint.add_argument(
+        "--judge-param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)",
+    )
+    endpoint.add_argument(
+        "--judge-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable that holds the API key of the judge's own endpoint",
+    )
+
+
+def _add_local_options(local: Any) -> None:
+    local.add_argument("--batch", type=positive_int, default=16, metavar="N", help="images asked together")
+    local.add_argument(
+        "--temperature", type=float, default=0.7, help="of sampling; 0 is greedy and all candidates are the same"
+    )
+    local.add_argument("--max-new-tokens", type=positive_int, default=1024, metavar="N", help="of a chain")
+    local.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="most tiles an image is cut into")
+    local.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights in memory"
+    )
+    local.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto: a GPU if there is one",
+    )
+    local.add_argument(
+        "--hub", action="store_true", help="allow the download of the checkpoint from the Hugging Face hub"
+    )
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    whole = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
+    plan = limited(whole, arguments.limit)
+    if arguments.dry_run:
+        return _estimate(arguments, plan)
+    _require_fitting_options(arguments)
+    progress = asyncio.run(_built(arguments, plan))
+    tell_result(progress, plan, arguments.out, arguments.json)
+    if arguments.limit and _kind(arguments) == "endpoint" and not arguments.json:
+        print(f"for all {len(whole.samples):,} images, by what these took:")
+        _estimate(arguments, whole)
+    left = f"{progress.images - progress.done:,} images still open"
+    if progress.stopped_at_cost:
+        what = f"stopped at --max-cost {money(arguments.max_cost)}, {left}"
+        raise Interrupted(what, arguments.out, "the same command with a higher one continues")
+    if progress.interrupted:
+        raise Interrupted(f"interrupted, {left}", arguments.out, "the same command continues")
+    return 1 if progress.failed and not (progress.answers or progress.cached) else 0
+
+
+JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_side", "prices", "timeout", "attempts"}
+
+
+def _require_fitting_options(arguments: argparse.Namespace) -> None:
+    """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
+    kind = _kind(arguments)
+    foreign = {} if kind == "endpoint" else _defaults(_add_endpoint_options)
+    foreign |= {} if kind == "local" else _defaults(_add_local_options)
+    if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
+        raise UsageError("--max-cost means nothing with this teacher", do="leave it out: it costs no dollars")
+    for name, default in foreign.items():
+        if getattr(arguments, name) != default and not (arguments.judge and name in JUDGES_OPTIONS):
+            hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
+            raise UsageError(f"--{name.replace('_', '-')} means nothing with this teacher", do=f"leave it out{hint}")
+
+
+def _defaults(add_options: Callable[[Any], None]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    return vars(parser.parse_args([]))
+
+
+async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
+    from throughline.teaching.building import build
+
+    endpoints: list[Endpoints] = []
+    try:
+        teacher = _teacher(arguments, plan, endpoints)
+        judge = _judge(arguments, plan, endpoints)
+        with panel(endpoints) as told, heeding_ctrl_c(endpoints) as stopping:
+            return await build(plan, teacher, arguments.out, judge=judge, clock=now, told=told, stopping=stopping)
+    finally:
+        for one in endpoints:
+            await one.close()
+
+
+def _kind(arguments: argparse.Namespace) -> str:
+    """ "drawn", "endpoint" or "local"."""
+    words = arguments.teacher
+    urls = [word for word in words if word.startswith(("http://", "https://"))]
+    if urls and len(urls) < len(words):
+        other = next(word for word in words if word not in urls)
+        raise UsageError(f"the teacher {other!r} is no URL like the others", do="begin it with http:// or https://")
+    if not urls and len(words) > 1:
+        raise UsageError("only endpoints can be several teachers at once", do="name one")
+    return "endpoint" if urls else "drawn" if words == ["drawn"] else "local"
+
+
+def _brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
+    """What an endpoint or the describer is told; a local teacher makes its own from its weights."""
+    from throughline.teaching.prompt import teacher_prompt
+    from throughline.teaching.teachers import Brief
+
+    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    if _kind(arguments) == "endpoint":
+        return Brief("endpoint", require_model(arguments), prompt, params_of(arguments), arguments.seed)
+    return Brief("describer", "describer", prompt, {}, arguments.seed)
+
+
+def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Teacher:
+    kind = _kind(arguments)
+    if kind == "endpoint":
+        from throughline.teaching.endpoint import EndpointTeacher
+
+        brief = _brief(arguments, plan)
+        price = _price(arguments, brief.model)
+        endpoints.append(_endpoints(arguments, arguments.teacher, arguments.key_env))
+        return EndpointTeacher(brief, endpoints[0], price)
+    if kind == "drawn":
+        from throughline.teaching.teachers import Describer
+
+        return Describer(plan.images.root, plan.format, _brief(arguments, plan).prompt, arguments.seed)
+    return _local(arguments, plan)
+
+
+def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
+    from throughline.chains.prompts import make_prompts
+    from throughline.mllm.devices import pick_device
+    from throughline.mllm.load import load_mllm
+    from throughline.settings import SamplingSettings
+    from throughline.teaching.local import LocalTeacher
+    from throughline.teaching.prompt import teacher_prompt
+
+    # A local checkpoint may have learned from chains already, and then behind this very question.
+    prompt = (
+        teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+        if arguments.prompt
+        else make_prompts(plan.images.classes, plan.format).reasoning
+    )
+    device = pick_device(arguments.device)
+    mllm = load_mllm(
+        arguments.teacher[0], tiles=arguments.tiles, dtype=arguments.dtype, device=device, hub=arguments.hub
+    )
+    sampling = SamplingSettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
+    return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch)
+
+
+def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
+    from throughline.teaching.endpoint import Endpoints, Patience
+
+    for url in urls:
+        _require_url(url)
+    key = os.environ.get(key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"the key in {key_env} holds letters that no key has", do="copy it again")
+    patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
+    return Endpoints(urls, key or None, patience, arguments.at_once)
+
+
+def _require_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise UsageError(f"{url!r} is no base URL", do="write it like http://127.0.0.1:8000/v1")
+
+
+def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
+    if arguments.judge is None:
+        return None
+    from throughline.chains.prompts import make_prompts
+    from throughline.teaching.judging import Judge
+
+    if arguments.judge_url is None and not endpoints:
+        raise UsageError("the judge has no endpoint", do="name one with --judge-url")
+    if arguments.judge_url is not None:
+        endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
+    params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
+    question = make_prompts(plan.images.classes, plan.format).label
+    return Judge(endpoints[-1], arguments.judge, question, params, _price(arguments, arguments.judge))
+
+
+def _price(arguments: argparse.Namespace, model: str) -> Price | None:
+    """UsageError when a limit is given that cannot be kept."""
+    price = price_for(arguments, model)
+    if price is None and arguments.max_cost is not None:
+        raise UsageError(
+            f"the price of {model} is not known, so --max-cost cannot be kept", do="give one with --prices FILE"
+        )
+    return price
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    number, sign, count = text.partition("/")
+    if not (sign and number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard {text!r} is no I/N", do="number shards from 0, e.g. 0/4 to 3/4")
+    return int(number), int(count)
+
+
+def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
+    from throughline.teaching.estimating import estimate
+
+    kind = _kind(arguments)
+    if kind == "local":
+        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+    brief = _brief(arguments, plan)
+    found = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
+    tell_estimate(found, plan, brief.model if kind == "endpoint" else None, arguments.json)
+    return 0

@@ -1,0 +1,1 @@
+"""Whether a store or an export is sound, line by line."""

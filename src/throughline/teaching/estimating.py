@@ -1,0 +1,113 @@
+"""What a build will take before it is begun: requests, tokens and US dollars, from fewest to most.
+
+Where the store holds answers of the same request, their means are used; else rules of thumb that say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from throughline.chains.records import Candidate, Verdict
+from throughline.chains.rules import RULES
+from throughline.chains.verdicts import verdicts_on
+from throughline.domains.samples import Sample
+from throughline.teaching.ledger import Ledger
+from throughline.teaching.prices import Price
+from throughline.teaching.recording import BuildPlan
+from throughline.teaching.teachers import Brief
+
+CHARACTERS_A_TOKEN = 4.0
+"""English prose, roughly, in every vocabulary."""
+CHAIN_TOKENS = 300
+"""A five-stage chain, roughly; ours."""
+_LOOKED_AT = 200  # images whose size is read for a first estimate
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The rest of a build. Pairs are (fewest, most): the first candidate is enough everywhere, or all are asked for."""
+
+    images: int
+    """Distinct images that still want candidates."""
+    requests: tuple[int, int]
+    expected_requests: int | None
+    """By the share accepted so far; None where nothing is known."""
+    prompt_tokens: float
+    """A request."""
+    completion_tokens: float
+    """An answer."""
+    price: Price | None
+    measured: int
+    """Answers in the store behind the means; 0 is a rule of thumb."""
+
+    def cost(self, requests: int) -> float | None:
+        """US dollars for so many requests; None without a price."""
+        if self.price is None:
+            return None
+        return (
+            requests * (self.prompt_tokens * self.price.prompt + self.completion_tokens * self.price.completion) / 1e6
+        )
+
+
+def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) -> Estimate:
+    """Reads the store, writes nothing, asks nobody."""
+
+    def verdicts(candidate: Candidate, sample: Sample) -> tuple[Verdict, ...]:
+        return verdicts_on(candidate, RULES, plan.format, plan.images.classes, sample.label)
+
+    ledger = Ledger(plan.samples, brief, plan.format.name, plan.rule, verdicts)
+    ledger.read(store)
+    images = fewest = most = 0
+    for lead in ledger.leads:
+        accepted = min(ledger.accepted_before(place, plan.candidates) for place in ledger.alike(lead))
+        lacking = sum(not ledger.has(lead, number) for number in range(plan.candidates))
+        if lacking == 0 or (plan.enough is not None and accepted >= plan.enough):
+            continue
+        images += 1
+        most += lacking
+        fewest += lacking if plan.enough is None else min(lacking, plan.enough - accepted)
+    known = ledger.paid_answers
+    if known and ledger.prompt_tokens:
+        tokens = ledger.prompt_tokens / known, ledger.completion_tokens / known
+    else:
+        text = len(brief.prompt) / CHARACTERS_A_TOKEN
+        tokens = text + _mean_image_tokens(plan.samples, brief.params.get("image_side", 0)), float(CHAIN_TOKENS)
+    return Estimate(images, (fewest, most), _expected(plan, ledger, images, most), *tokens, price, known)
+
+
+def _expected(plan: BuildPlan, ledger: Ledger, images: int, most: int) -> int | None:
+    """Requests if every further candidate is accepted as often as the recorded ones were."""
+    if plan.enough is None:
+        return most
+    if not ledger.candidates:
+        return None
+    share = ledger.accepted / ledger.candidates
+    # the expected number of draws until the first success, none beyond the plan's: a geometric sum
+    draws = plan.candidates if share == 0 else (1 - (1 - share) ** plan.candidates) / share
+    return min(most, round(images * draws * plan.enough))
+
+
+def _mean_image_tokens(samples: Sequence[Sample], side: int) -> float:
+    """Over the first images that can be opened."""
+    found = list(islice(_image_tokens(samples, side), _LOOKED_AT))
+    return sum(found) / len(found) if found else 0.0
+
+
+def _image_tokens(samples: Sequence[Sample], side: int) -> Iterator[int]:
+    """As OpenAI's documentation counts for GPT-4o: 85, and 170 for each 512-pixel tile of the image, its shorter side
+    brought down to 768."""
+    for sample in samples:
+        try:
+            with Image.open(sample.path) as image:
+                width, height = image.size
+        except OSError:
+            continue
+        scale = min(1.0, side / max(width, height)) if side else 1.0
+        scale *= min(1.0, 768 / (scale * min(width, height)))
+        yield 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)

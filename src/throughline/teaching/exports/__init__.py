@@ -1,0 +1,1 @@
+"""Chains on their way out: a dataset for the Hub, and what other trainers read."""

@@ -1,0 +1,180 @@
+"""Accepted chains as the JSONL files that other people's trainers read: TRL, ms-swift and LLaMA-Factory, so that nobody
+is locked in. `exporting` calls this for every chain, in its folder's `jsonl/`.
+
+Images stand beside the files as `images/<sha256>.<extension>`, each content once, and rows name them relative to the
+folder of the JSONL, so that the folder can be moved, packed and uploaded as it is. Where the file system allows they
+are hard links: no further byte, and whoever changes the original *in place* changes them too. Absolute paths would
+break with the first move, and would write a machine's folders into a dataset.
+
+Row formats, as the tools read them:
+
+- TRL 1.16, `trl/trainer/sft_trainer.py` and `data_utils.py`: conversational `prompt` and `completion` with strings as
+  contents, `images` beside them. The image goes before the question, and the loss is on the completion only.
+- ms-swift 4, `docs/source_en/Customization/Custom-dataset.md`: `messages` with `<image>` where the image belongs, and
+  `images`. Relative paths count from the working folder, then from the environment's `ROOT_IMAGE_DIR`
+  (`swift/template/vision_utils.py`).
+- LLaMA-Factory, `data/README.md`: the same messages as `sharegpt` with OpenAI's names, told by a `dataset_info.json`.
+  Relative paths count from `media_dir`, which is `dataset_dir` unless given (`src/llamafactory/data/converter.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from throughline.chains.prompts import Prompts, class_name
+from throughline.domains.samples import Sample
+from throughline.files import write_json
+
+IMAGES = "images"
+DATASET_INFO = "dataset_info.json"
+LLAMA_FACTORY_NAME = "throughline_chains"
+"""What LLaMA-Factory's option `dataset` has to be."""
+
+_MARKS = re.compile(
+    r"<(?:image|video|audio|IMG_CONTEXT|image_soft_token|start_of_turn|end_of_turn)>|</s>|\[IMG\]|<\|[^<>|\s]{1,40}\|>"
+)
+"""Placeholders of media and control tokens of chats, as the trainers and the open model families spell them."""
+
+
+def control_mark(text: str) -> str | None:
+    """The first word of a text that a trainer or a chat template takes for more than text, if there is one.
+
+    A chain that says `<image>` ends a LLaMA-Factory run ("the number of images does not match"), and one that says
+    `<|im_end|>` ends its own turn; a teacher's text is untrusted. The known ones: a tokenizer may have others.
+    """
+    found = _MARKS.search(text)
+    return None if found is None else found.group()
+
+
+def trl_row(question: str, answer: str, image: str) -> dict[str, Any]:
+    """A row for TRL's `SFTTrainer`; `image` is a path relative to the file."""
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+        "images": [image],
+    }
+
+
+def messages_row(question: str, answer: str, image: str) -> dict[str, Any]:
+    """A row for ms-swift and for LLaMA-Factory; `image` is a path relative to the file."""
+    return {
+        "messages": [
+            {"role": "user", "content": f"<image>{question}"},
+            {"role": "assistant", "content": answer},
+        ],
+        "images": [image],
+    }
+
+
+TRAINERS: Mapping[str, Callable[[str, str, str], dict[str, Any]]] = {
+    "trl.jsonl": trl_row,
+    "ms_swift.jsonl": messages_row,
+    "llama_factory.jsonl": messages_row,
+}
+"""File name → (question, answer, image) → row."""
+
+_LLAMA_FACTORY = {
+    LLAMA_FACTORY_NAME: {
+        "file_name": "llama_factory.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "images": "images"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    }
+}
+
+
+class TrainerFiles:
+    """Writes the files of all trainers into `folder`, a chain at a time; a context manager.
+
+    Rows also carry `sample_id`, `domain` (to hold one out) and `asks_for` ("reasoning" or "label"), which the
+    trainers leave aside. With `with_labels` each image also gets one row of the label question. OSError when the
+    place cannot be written.
+    """
+
+    def __init__(self, folder: Path, prompts: Prompts, with_labels: bool = False) -> None:
+        self.rows = 0
+        """How many rows each file has."""
+        self.left_out: list[tuple[str, str]] = []
+        """(sample id, mark) of the chains that hold a `control_mark`: in none of the files."""
+        self._folder, self._prompts, self._with_labels = folder, prompts, with_labels
+        self._last = ""
+        (folder / IMAGES).mkdir(parents=True)
+        write_json(folder / DATASET_INFO, _LLAMA_FACTORY)
+        self._open = ExitStack()
+        self._files = {
+            name: self._open.enter_context((folder / name).open("w", encoding="ascii", newline="\n"))
+            for name in TRAINERS
+        }
+
+    def write(self, sample: Sample, content: bytes, chain: str) -> None:
+        """One accepted chain of a sample whose image file holds `content`; a sample's chains follow one another."""
+        first, self._last = sample.id != self._last, sample.id
+        mark = control_mark(chain)
+        if mark is not None:
+            self.left_out.append((sample.id, mark))
+        if mark is not None and not (first and self._with_labels):
+            return
+        image = f"{IMAGES}/{sample.image_sha256}{sample.path.suffix.lower()}"
+        _place(self._folder / image, sample.path, content)
+        if first and self._with_labels:
+            self._row(sample, image, "label", self._prompts.label, class_name(sample.label))
+        if mark is None:
+            self._row(sample, image, "reasoning", self._prompts.reasoning, chain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def _row(self, sample: Sample, image: str, asks_for: str, question: str, answer: str) -> None:
+        about = {"sample_id": sample.id, "domain": sample.domain, "asks_for": asks_for}
+        for name, row_of in TRAINERS.items():
+            # ASCII: a raw U+2028 or U+0085 in a chain is a line's end to some readers
+            self._files[name].write(json.dumps(row_of(question, answer, image) | about) + "\n")
+        self.rows += 1
+
+
+def how_to_train(folder: str, with_labels: bool) -> str:
+    """The dataset card's words on the files, which lie in the card's `folder`; Markdown."""
+    rows = "the reasoning question and its chain" + (", and once an image the label question" if with_labels else "")
+    return f"""\
+`{folder}/` holds the same chains for other trainers: {rows}. `asks_for` says which question a row asks, `domain` lets
+you hold one out. TRL, for its `SFTTrainer` (with `SFTConfig(max_length=None)`: a cut through an image is an error):
+
+```python
+from pathlib import Path
+
+from datasets import Image, List, load_dataset
+
+jsonl = Path(folder) / "{folder}"
+rows = load_dataset("json", data_files=str(jsonl / "trl.jsonl"), split="train")
+rows = rows.map(lambda row: {{"images": [str(jsonl / image) for image in row["images"]]}})
+rows = rows.cast_column("images", List(Image()))
+```
+
+ms-swift finds the images by an environment variable, LLaMA-Factory by its option `dataset_dir`:
+
+```sh
+ROOT_IMAGE_DIR={folder} swift sft --dataset {folder}/ms_swift.jsonl --model …
+llamafactory-cli train dataset_dir={folder} dataset={LLAMA_FACTORY_NAME} …
+```"""
+
+
+def _place(target: Path, source: Path, content: bytes) -> None:
+    """The image at `target`: a hard link to its file, or a copy where there can be none (another disk, no right)."""
+    if target.exists():
+        return
+    try:
+        os.link(source.resolve(), target)  # resolved: a link to a symbolic link would move away from its target
+    except OSError:
+        target.write_bytes(content)

@@ -1,0 +1,70 @@
+"""A local checkpoint as the teacher: it samples its chains through `mllm`, batch by batch.
+
+The k-th candidate of an image draws from a generator named by (seed, image, k), so it does not depend on what was
+asked before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from throughline.chains.records import FAILED, Usage
+from throughline.errors import ThroughlineError
+from throughline.mllm.chat import EncodedImage, Path, user_turn
+from throughline.mllm.images import ImageReader
+from throughline.mllm.load import Mllm
+from throughline.mllm.sampling import sample
+from throughline.seeding import generator
+from throughline.settings import SamplingSettings
+from throughline.teaching.teachers import Ask, Brief, Written
+
+
+class LocalTeacher:
+    """A loaded model that writes chains. `batch` images go through it together; it works at one batch at a time."""
+
+    at_once = 1
+
+    def __init__(self, mllm: Mllm, prompt: str, sampling: SamplingSettings, seed: int, batch: int) -> None:
+        params = sampling.model_dump(mode="json") | {"tiles": mllm.chat.tiles, "dtype": str(mllm.model.dtype)}
+        self.brief = Brief("local", f"{mllm.name}@{mllm.fingerprint[:12]}", prompt, params, seed)
+        self.batch = batch
+        self._mllm, self._sampling = mllm, sampling
+        self._reader = ImageReader(mllm.chat)
+
+    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+        """Chains for one batch; an image that cannot be read gets none, and the others theirs."""
+        images = [self._image(ask) for ask in asks]
+        question = user_turn(self.brief.prompt)
+        prompts = {
+            place: self._mllm.chat.prompt(question, [image])
+            for place, image in enumerate(images)
+            if isinstance(image, EncodedImage)
+        }
+        drawn = await self._drawn(prompts, asks) if prompts else {}
+        return [
+            Written(image, FAILED) if isinstance(image, str) else drawn[place] for place, image in enumerate(images)
+        ]
+
+    async def _drawn(self, prompts: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
+        """What the model says to each prompt, by its place among the asks."""
+        draws = [
+            [generator(self.brief.seed, f"teacher candidate {asks[place].candidate}", asks[place].sample.image_sha256)]
+            for place in prompts
+        ]
+        said = await asyncio.to_thread(sample, self._mllm, list(prompts.values()), self._sampling, draws)
+        return {
+            place: Written(
+                one.text,
+                one.finish_reason,
+                Usage(prompt_tokens=len(prompt.tokens), completion_tokens=len(one.tokens)),
+            )
+            for (place, prompt), (one,) in zip(prompts.items(), said, strict=True)
+        }
+
+    def _image(self, ask: Ask) -> EncodedImage | str:
+        """The image as the model takes it, or what is wrong with it."""
+        try:
+            return self._reader.encode(ask.sample)
+        except ThroughlineError as error:
+            return error.what

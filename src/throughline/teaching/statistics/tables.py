@@ -1,0 +1,193 @@
+"""The tables that `throughline chains stats` shows of a store's numbers. Rules, domains, classes and models have names
+of somebody's choice, so every cell is made printable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from throughline.chains.outcomes import Outcome
+from throughline.teaching.printable import printable
+from throughline.teaching.statistics.records import (
+    Acceptance,
+    ChainStatistics,
+    Group,
+    Lengths,
+    Part,
+    Quantiles,
+    Share,
+    Spending,
+    TeacherPart,
+)
+
+_NOTHING = "–"
+
+
+class StatisticsTable(NamedTuple):
+    """Every cell is text, the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def statistics_tables(found: ChainStatistics) -> tuple[StatisticsTable, ...]:
+    """What the terminal shows of the statistics; tables that would have no row are left out."""
+    whole, acceptance = found.whole, found.whole.acceptance
+    rules = [printable(one.rule) for one in acceptance]
+    spendings = {
+        "prompt tokens": whole.prompt_tokens,
+        "completion tokens": whole.completion_tokens,
+        "US dollars": whole.cost,
+    }
+    tables = (
+        StatisticsTable("the store", ("what", "how many"), _overview(found)),
+        StatisticsTable(
+            "accepted, by rule",
+            ("rule", "images", "candidates"),
+            tuple(
+                (rule, _told(one.overall.images), _told(one.overall.candidates))
+                for rule, one in zip(rules, acceptance, strict=True)
+            ),
+        ),
+        StatisticsTable(
+            "accepted of images / of candidates, by domain",
+            ("domain", "images", "candidates", *rules),
+            _by_name([one.by_domain for one in acceptance]),
+        ),
+        StatisticsTable(
+            "accepted of images / of candidates, by class",
+            ("class", "images", "candidates", *rules),
+            _by_name([one.by_class or {} for one in acceptance]),
+        ),
+        StatisticsTable(
+            "accepted by candidate number, and images gained",
+            ("number, from 0", "judged", *rules),
+            _by_number(acceptance),
+        ),
+        StatisticsTable("outcomes", ("outcome", *rules), _outcomes(acceptance)),
+        StatisticsTable(
+            "words: median (5 % to 95 %, longest)",
+            ("of", "all answers", *(f"accepted by {rule}" for rule in rules)),
+            _words([whole.lengths, *whole.accepted_lengths.values()]),
+        ),
+        StatisticsTable(
+            "tokens and cost",
+            ("what", "answers", "reported by", "each", "judge", *(f"per {rule} chain" for rule in rules)),
+            tuple(_spent(name, one) for name, one in spendings.items() if one.reporting or one.judging is not None),
+        ),
+        StatisticsTable(
+            "by teacher",
+            ("source", "model", "round", "images", "candidates", "failed", *rules, "completion tokens", "US dollars"),
+            tuple(_teacher(one, whole) for one in found.teachers) if len(found.teachers) > 1 else (),
+        ),
+    )
+    return tuple(table for table in tables if table.rows)
+
+
+def _overview(found: ChainStatistics) -> tuple[tuple[str, str], ...]:
+    whole = found.whole
+    counts = {
+        "images asked about": whole.images,
+        "images of the folder": found.images_given,
+        "images the folder does not hold": found.images_unknown,
+        "images that are others by now": found.images_changed or None,
+        "answers": whole.candidates,
+        "of them copies for identical images": whole.copies,
+        "failed requests": whole.failed,
+        "candidate lines given twice": found.duplicates,
+        "problems": found.problems,
+        "tokens or costs that can be none": found.unusable_usage or None,
+        "verdicts without a candidate": found.verdicts_without_candidate or None,
+        "different questions": found.prompts,
+    }
+    rows = [(name, f"{count:,}") for name, count in counts.items() if count is not None]
+    rows.append(("formats", ", ".join(map(printable, found.formats)) or _NOTHING))
+    if whole.acceptance:
+        rows.append(("verdicts", "made for this count" if found.judged_anew else "as the store holds them"))
+    return tuple(rows)
+
+
+def _by_name(by_rule: Sequence[Mapping[str, Group]]) -> tuple[tuple[str, ...], ...]:
+    rows = []
+    for name in sorted({name for groups in by_rule for name in groups}):
+        groups = [groups.get(name) for groups in by_rule]
+        images = max(one.images.judged for one in groups if one is not None)
+        candidates = max(one.candidates.judged for one in groups if one is not None)
+        cells = (f"{_percent(one.images)} / {_percent(one.candidates)}" if one else _NOTHING for one in groups)
+        rows.append((printable(name), f"{images:,}", f"{candidates:,}", *cells))
+    return tuple(rows)
+
+
+def _by_number(acceptance: Sequence[Acceptance]) -> tuple[tuple[str, ...], ...]:
+    by_rule = [{row.number: row for row in one.by_number} for one in acceptance]
+    rows = []
+    for number in sorted({number for shares in by_rule for number in shares}):
+        shares = [shares.get(number) for shares in by_rule]
+        judged = max(one.candidates.judged for one in shares if one is not None)
+        cells = (f"{_percent(one.candidates)}, {one.images_gained:+,}" if one else _NOTHING for one in shares)
+        rows.append((f"{number:,}", f"{judged:,}", *cells))
+    return tuple(rows)
+
+
+def _outcomes(acceptance: Sequence[Acceptance]) -> tuple[tuple[str, ...], ...]:
+    accepted = [one.overall.candidates.accepted for one in acceptance]
+    counts = {outcome.value: [one.outcomes.get(outcome.value, 0) for one in acceptance] for outcome in Outcome}
+    usable = counts.pop(Outcome.OK.value)
+    rejected = [ok - kept for ok, kept in zip(usable, accepted, strict=True)]
+    counts = {"ok, accepted": accepted, "ok, rejected": rejected} | counts
+    return tuple((name, *(f"{count:,}" for count in row)) for name, row in counts.items() if any(row))
+
+
+def _words(lengths: Sequence[Lengths]) -> tuple[tuple[str, ...], ...]:
+    """`lengths` of all answers first, then of what each rule accepted."""
+    if lengths[0].chain is None:
+        return ()
+    rows = [("whole answers", *(_spread(one.chain) for one in lengths))]
+    for format, stages in lengths[0].stages.items():
+        for stage in stages:
+            name = stage if len(lengths[0].stages) == 1 else f"{format}: {stage}"
+            rows.append((name, *(_spread(one.stages.get(format, {}).get(stage)) for one in lengths)))
+    return tuple(rows)
+
+
+def _spent(name: str, spending: Spending) -> tuple[str, ...]:
+    amounts = (spending.per_candidate, spending.judging, *spending.per_accepted.values())
+    return (name, _amount(spending.total), f"{spending.reporting:,}", *map(_amount, amounts))
+
+
+def _teacher(one: TeacherPart, whole: Part) -> tuple[str, ...]:
+    by_rule = {acceptance.rule: acceptance.overall.candidates for acceptance in one.part.acceptance}
+    shares = [by_rule.get(acceptance.rule) for acceptance in whole.acceptance]
+    return (
+        printable(one.source),
+        printable(one.model),
+        *(f"{count:,}" for count in (one.round, one.part.images, one.part.candidates, one.part.failed)),
+        *(_NOTHING if share is None else _told(share) for share in shares),
+        _amount(one.part.completion_tokens.total),
+        _amount(one.part.cost.total),
+    )
+
+
+def _told(share: Share) -> str:
+    return f"{share.accepted:,} of {share.judged:,} ({_percent(share)})"
+
+
+def _percent(share: Share) -> str:
+    return _NOTHING if share.share is None else f"{100 * share.share:.1f} %"
+
+
+def _spread(words: Quantiles | None) -> str:
+    if words is None:
+        return _NOTHING
+    return f"{words.median:,.0f} ({words.low:,.0f} to {words.high:,.0f}, {words.longest:,})"
+
+
+def _amount(value: float | None) -> str:
+    """Tokens or US dollars: a chain costs cents or less, so below one the digits that count are shown."""
+    if value is None:
+        return _NOTHING
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if value >= 1 else f"{value:.4g}"

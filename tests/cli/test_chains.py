@@ -1,0 +1,250 @@
+"""`throughline chains` as a user types it: what is printed, what is written, how mistakes are told."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
+from throughline.chains.journal import read_journal
+from throughline.cli.main import main
+from throughline.domains.folders import read_images
+from throughline.drawn.world import write_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("chains") / "world"
+    write_world(root, per_class=1, seed=2, styles=("photo", "sketch"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chains") / "store"
+    assert main(["chains", "build", str(world), "--teacher", "drawn", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def server(world: Path) -> Iterator[RunningServer]:
+    answers: Any = {sample.image_sha256: {"label": sample.label} for sample in read_images(world).samples}
+    with running_server(ServerSettings(answers=answers)) as running:
+        yield running
+
+
+def chains(*words: object) -> int:
+    return main(["chains", *map(str, words)])
+
+
+def test_a_drawn_world_gets_its_chains_and_again_nothing_is_asked(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chains("build", world, "--teacher", "drawn", "--out", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "of 24 images have an accepted chain" in told
+    assert all(f"{rule} " in told.partition("accepted by rule: ")[2] for rule in ("format", "consistent", "correct"))
+    before = (tmp_path / "journal-0.jsonl").read_bytes()
+    assert chains("build", world, "--teacher", "drawn", "--out", tmp_path, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["answers"] == 0 and again["cached"] == before.count(b'"kind":"candidate"')
+    assert (tmp_path / "journal-0.jsonl").read_bytes() == before
+
+
+def test_a_limit_is_spread_over_domains_and_classes(world: Path, tmp_path: Path) -> None:
+    assert chains("build", world, "--teacher", "drawn", "--out", tmp_path, "--limit", 15) == 0
+    ids = {c.sample_id for c in read_journal(tmp_path).candidates}
+    assert len(ids) == 15 and {name.split("/")[0] for name in ids} == {"photo", "sketch"}
+    assert len({name.split("/")[1] for name in ids}) == 12
+
+
+def test_a_limited_build_says_what_all_images_would_take(
+    world: Path, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--teacher", server.url, "--model", "gpt-4o", "--limit", 6]
+    assert chains("build", world, "--out", tmp_path, *words) == 0
+    told = capsys.readouterr().out.partition("for all 24 images")[2]
+    assert "images that want chains: 18 of 24" in told and "mean of 6 answers" in told and "cost: $" in told
+
+
+def test_an_endpoint_is_asked_with_the_parameters_given(
+    world: Path, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--teacher", server.url, "--model", "gpt-4o", "--param", "temperature=null", "--param", "top_p=0.9"]
+    assert chains("build", world, "--out", tmp_path, *words) == 0
+    assert "24 of 24 images have an accepted chain" in capsys.readouterr().out
+    candidate = read_journal(tmp_path).candidates[0]
+    assert candidate.params == {
+        "top_p": 0.9,
+        "max_tokens": 1024,
+        "seed": True,
+        "image_side": 1024,
+        "format": "five_stage",
+    }
+    assert candidate.usage and candidate.usage.cost and candidate.created and candidate.created.endswith("Z")
+    assert chains("build", world, "--out", tmp_path, *words, "--at-once", 2, "--timeout", 7, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["answers"] == 0, "how fast it is asked is no part of a request"
+
+
+def test_a_build_stops_at_its_cost_with_exit_code_3(
+    world: Path, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build", world, "--teacher", server.url, "--model", "gpt-4o", "--out", tmp_path, "--at-once", 1]
+    assert chains(*words, "--max-cost", 0.005) == 3
+    assert "stopped at --max-cost $0.0050" in capsys.readouterr().err
+    spent = sum(c.usage.cost or 0 for c in read_journal(tmp_path).candidates if c.usage)
+    assert 0.003 < spent <= 0.005 + 0.003
+    assert chains(*words) == 0
+
+
+def test_ctrl_c_waits_for_what_is_under_way(world: Path, tmp_path: Path) -> None:
+    """What was sent may be billed: its answer is written down before the build ends, with exit code 3."""
+    answers: Any = {sample.image_sha256: {"label": sample.label} for sample in read_images(world).samples}
+    with running_server(ServerSettings(answers=answers, latency=1.0)) as server:
+        command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world), "--out", str(tmp_path)]
+        command += ["--teacher", server.url, "--model", "m", "--at-once", "4"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: PLW1509
+        deadline = time.monotonic() + 60
+        while server.stats()["now"] < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        sent = server.stats()["requests"]
+    assert process.returncode == 3, told
+    assert "waiting for 4 answers that may be billed" in told and "images still open" in told
+    assert len(read_journal(tmp_path).candidates) == sent < 24
+    assert (tmp_path / "in-flight-0.txt").read_text().split() == ["lost", "0"]
+
+
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_a_build_in_which_everything_failed_says_why_and_exits_with_1(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "m", "--attempts", 1, "--limit", 3, "--out", tmp_path]
+    with running_server(ServerSettings(faults=FaultPlan(errors_500=1.0))) as server:
+        assert chains("build", world, "--teacher", server.url, *words) == 1
+    told = capsys.readouterr().out
+    assert "0 of 3 images have an accepted chain; 3 failed" in told and "3 times: given up after 1 attempts" in told
+
+
+def test_an_estimate_asks_nobody_and_writes_nothing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build", world, "--teacher", "http://127.0.0.1:9/v1", "--model", "gpt-4o", "--dry-run"]
+    assert chains(*words, "--out", tmp_path / "none") == 0
+    told = capsys.readouterr().out
+    assert "requests: 24 to 96" in told and "cost: $" in told and "rule of thumb" in told
+    assert not (tmp_path / "none").exists()
+    assert chains(*words[:-2], "mine", "--dry-run", "--out", tmp_path / "none") == 0
+    assert "the price of mine is not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["--teacher", "http://127.0.0.1:9/v1"], 2, "no model is named"),
+        (["--teacher", "http://a/v1", "pocket", "--model", "m"], 2, "'pocket' is no URL like the others"),
+        (["--teacher", "drawn", "pocket"], 2, "only endpoints can be several teachers"),
+        (["--teacher", "drawn", "--shard", "4"], 2, "is no I/N"),
+        (["--teacher", "drawn", "--shard", "4/4"], 1, "number them from 0"),
+        (["--teacher", "drawn", "--candidates", "99"], 1, "ask for 1 to 64"),
+        (["--teacher", "drawn", "--enough", "5"], 2, "more than --candidates 4"),
+        (["--teacher", "drawn", "--judge", "critic"], 2, "the judge has no endpoint"),
+        (["--teacher", "http://a/v1", "--model", "mine", "--max-cost", "1"], 2, "price of mine is not known"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "heat"], 2, "is no NAME=VALUE"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "n=2"], 2, "--candidates"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "top_p=.nan"], 2, "no JSON value"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "d=2024-01-01"], 2, "no JSON value"),
+        (["--teacher", "http://[::1/v1", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://127.0.0.1:99999/v1", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://a/v1", "--model", "gpt-4o", "--judge", "x", "--max-cost", "1"], 2, "price of x"),
+        (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
+        (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
+        (["--teacher", "drawn", "--max-cost", "1"], 2, "--max-cost means nothing"),
+        (["--teacher", "http://a/v1", "--model", "gpt-4o", "--max-cost", "-1"], 2, "no amount above 0"),
+        (["--teecher", "drawn"], 2, "--teacher"),
+        (["--teacher", "http://a/v1", "--model", "m", "--max-new-tokens", "9"], 2, "--param max_tokens=N"),
+        (["--teacher", "drawn", "--model", "m"], 2, "--model means nothing with this teacher"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_no_store(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, complaint: str
+) -> None:
+    assert chains("build", world, "--out", tmp_path / "store", *words) == code
+    told = capsys.readouterr().err.strip()
+    assert complaint in told and "\n" not in told
+    assert not (tmp_path / "store").exists()
+
+
+def test_two_writers_of_one_shard_are_one_too_many(
+    world: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from throughline.chains.journal import JournalWriter
+
+    with JournalWriter(store / "journal-0.jsonl"):
+        assert chains("build", world, "--teacher", "drawn", "--out", store) == 1
+    assert "another writer holds this journal" in capsys.readouterr().err
+
+
+def test_a_store_is_counted_checked_shown_and_exported(
+    world: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chains("stats", store, "--json") == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["images_given"] == 24
+    assert chains("stats", store) == 0
+    assert "correct" in capsys.readouterr().out
+    assert chains("check", store) == 0
+    assert chains("view", store, tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert chains("export", store, tmp_path / "dataset", "--licence", "cc0-1.0") == 0
+    assert "cc0-1.0" in (tmp_path / "dataset" / "README.md").read_text()
+    assert chains("check", tmp_path / "dataset") == 0
+
+
+def test_a_damaged_line_is_told_with_its_number(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (store / "journal-0.jsonl").read_bytes().splitlines(keepends=True)
+    damaged = tmp_path / "journal-0.jsonl"
+    damaged.write_bytes(b"".join([*lines[:4], b"half a li\n", *lines[4:]]))
+    assert chains("check", damaged) == 1
+    assert f"{damaged}:5: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["stats", "view", "export"])
+def test_a_store_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    more = [] if command == "stats" else [tmp_path / "out"]
+    assert chains(command, tmp_path, *more) == 1
+    assert "no chain store here" in capsys.readouterr().err
+
+
+def test_batch_files_go_out_and_come_back(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, files = tmp_path / "store", tmp_path / "files"
+    assert chains("batch", "write", world, "--model", "gpt-4o", "--out", store, "--files", files) == 0
+    assert "24 requests in 1 files" in capsys.readouterr().out
+    (written,) = files.glob("*.jsonl")
+    body = {"choices": [{"message": {"content": "no idea"}, "finish_reason": "stop"}]}
+    answers = [
+        {"custom_id": json.loads(line)["custom_id"], "response": {"status_code": 200, "body": body}}
+        for line in written.read_text().splitlines()
+    ]
+    out = tmp_path / "answers.jsonl"
+    out.write_text("".join(json.dumps(line) + "\n" for line in answers))
+    assert chains("batch", "read", world, out, "--out", store) == 0
+    assert "24 answers taken up" in capsys.readouterr().out
+    out.write_text('{"custom_id": "another"}\n')
+    assert chains("batch", "read", world, out, "--out", store) == 1
+    assert f"{out}:1: no such request" in capsys.readouterr().out

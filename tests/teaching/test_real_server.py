@@ -1,0 +1,97 @@
+"""A real server of another's making: `transformers serve` with the pocket checkpoint, asked through the openai client.
+
+A build is killed on the way and resumed, as a user's would be.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from throughline.chains.journal import read_journal
+from throughline.chains.prompts import make_prompts
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.drawn.world import write_world
+from throughline.mllm.checkpoints import checkpoint_source
+
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+SECONDS_TO_START = 120
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    root = tmp_path_factory.mktemp("world")
+    write_world(root, per_class=1, seed=4, styles=("photo",))
+    return read_images(root)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server that answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).with_name("transformers"), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--device", "cpu", "--dtype", "float32", checkpoint_source("pocket", False)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while time.monotonic() < deadline:
+            assert process.poll() is None, "the server has ended"
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_chains_are_built_through_a_real_server_killed_and_resumed(
+    server: str, world: ImageSet, tmp_path: Path
+) -> None:
+    store, question = tmp_path / "store", tmp_path / "question.txt"
+    prompt = make_prompts(world.classes).reasoning
+    question.write_text(prompt.replace(", ".join(world.classes), "{options}"))
+    command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world.root), "--out", str(store)]
+    command += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2"]
+    command += ["--prompt", str(question), "--param", "max_tokens=160", "--image-side", "64", "--at-once", "2"]
+    first = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    journal = store / "journal-0.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and first.poll() is None:
+        if journal.is_file() and journal.read_bytes().count(b'"kind":"candidate"') >= 3:
+            break
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    _, told = first.communicate()
+    before = {candidate.key: candidate for candidate in read_journal(store).candidates}
+    assert 3 <= len(before) < 24, told.decode()
+
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    journal_after = read_journal(store)
+    after = {candidate.key: candidate for candidate in journal_after.candidates}
+    assert not journal_after.problems and not journal_after.duplicates
+    assert before == {key: after[key] for key in before}, "what was recorded stands, and nothing is asked twice"
+    assert {candidate.sample_id for candidate in after.values()} == set(world.by_id)
+    assert {header.prompts[c.prompt_sha256] for header in journal_after.headers for c in after.values()} == {prompt}
+    assert all(c.usage and c.usage.prompt_tokens and c.usage.completion_tokens for c in after.values())
+    accepted = {
+        verdict.sample_id for verdict in journal_after.verdicts if verdict.rule == "format" and verdict.accepted
+    }
+    assert len(accepted) >= 8, "the pocket checkpoint writes chains in the format"
