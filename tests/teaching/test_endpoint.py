@@ -33,7 +33,8 @@ from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.files import file_sha256
 from throughline.teaching.building import build
-from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after, read_completion
+from throughline.teaching.completions import read_completion
+from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
 from throughline.teaching.judging import Judge
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price

@@ -34,7 +34,8 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.files import content_hash
 from throughline.teaching.building import build, build_chains
-from throughline.teaching.endpoint import Endpoints, EndpointTeacher, chat_body
+from throughline.teaching.completions import chat_body
+from throughline.teaching.endpoint import Endpoints, EndpointTeacher
 from throughline.teaching.prompt import teacher_prompt
 from throughline.teaching.recording import BuildPlan
 from throughline.teaching.teachers import Ask, Brief, Written

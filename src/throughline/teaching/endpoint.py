@@ -20,8 +20,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 import openai
 
-from throughline.chains.records import FAILED, Usage
+from throughline.chains.records import FAILED
 from throughline.errors import ThroughlineError
+from throughline.teaching.completions import Completion, chat_body, read_completion, usage_of
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
@@ -31,12 +32,10 @@ _REJECTIONS = START
 """As many as are sent before the first answer is known."""
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
-OUR_PARAMS = {"image_side", "format"}
 _PASSING = {408, 409, 425}
 """Time-out, conflict, too early: the same request may go well later."""
 _FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 _LONGEST_REASON = 300
-_LARGEST_COUNT = 1e15
 _LONGEST_WAIT = 3600.0  # seconds; a server that names a longer one is asked every hour
 
 
@@ -62,20 +61,6 @@ class Traffic:
     requests: int = 0
     refused: int = 0
     retried: int = 0
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer as the endpoint gave it; `finish_reason` is "error" when none came for good."""
-
-    text: str
-    finish_reason: str | None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cost: float | None = None
-    """US dollars, where the provider says so itself."""
-    rejected: bool = False
-    """The endpoint will not answer this very request (HTTP 400 and the like)."""
 
 
 class _Broken(Exception):
@@ -327,67 +312,11 @@ class FormCheck:
             raise ThroughlineError("the endpoint rejects every request", do=f"{said.text}: check --model and --param")
 
 
-def chat_body(brief: Brief, image_url: str, image_sha256: str, candidate: int) -> dict[str, Any]:
-    """The body of one chat completion: the image, the question, the parameters. Nothing in it names the image.
-
-    The parameters `image_side` and `format` are ours and not sent; `seed: true` is a number of each request's own.
-    """
-    params = {name: value for name, value in brief.params.items() if name not in OUR_PARAMS}
-    if params.get("seed") is True:
-        params["seed"] = int(brief.key(image_sha256, candidate)[:8], 16) & 0x7FFFFFFF
-    content = [
-        {"type": "image_url", "image_url": {"url": image_url}},
-        {"type": "text", "text": brief.prompt},
-    ]
-    return {"model": brief.model, "messages": [{"role": "user", "content": content}], **params}
-
-
-def read_completion(body: Any) -> Completion:
-    """A chat completion's JSON value; ValueError when it is none. A refusal has finish reason "content_filter"."""
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-        refusal, text = message.get("refusal"), message.get("content")
-        if isinstance(text, list):  # some servers answer in parts
-            text = "".join(part.get("text") or "" for part in text)
-        reason = "content_filter" if refusal else choice.get("finish_reason")
-        return Completion(
-            str(refusal or text or ""),
-            None if reason is None else str(reason),
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-            _number(usage.get("cost")),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError("no chat completion") from error
-
-
-def _number(value: Any) -> float | None:
-    """A count or a cost as a server reports it; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST_COUNT:
-        return None
-    return value
-
-
-def _count(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else round(number)
-
-
 def _read(content: bytes) -> Completion:
     try:
         return read_completion(json.loads(content))
     except (ValueError, RecursionError) as error:
         raise _Broken("the answer is no chat completion") from error
-
-
-def usage_of(said: Completion, price: Price | None) -> Usage:
-    """Tokens as reported; the cost as the provider says it, else by the price where there is one."""
-    prompt, completion, cost = said.prompt_tokens, said.completion_tokens, said.cost
-    if cost is None and price is not None and prompt is not None and completion is not None:
-        cost = price.of(prompt, completion)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, cost=cost)
 
 
 def _retry_after(error: openai.RateLimitError) -> float | None:

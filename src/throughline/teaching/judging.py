@@ -16,7 +16,8 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, Candidate, ModelVerdict
 from throughline.domains.samples import Sample
 from throughline.errors import ThroughlineError
-from throughline.teaching.endpoint import Completion, Endpoints, FormCheck, chat_body, usage_of
+from throughline.teaching.completions import Completion, chat_body, usage_of
+from throughline.teaching.endpoint import Endpoints, FormCheck
 from throughline.teaching.ledger import JUDGE
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
