@@ -32,7 +32,7 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.files import file_sha256
-from throughline.teaching.building import build
+from throughline.teaching.building import accepted_chains, build
 from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
 from throughline.teaching.judging import Judge
@@ -490,6 +490,28 @@ def test_verdicts_of_a_judge_are_found_whatever_shard_holds_them(session: Callab
     before = (one.store / "journal-0.jsonl").read_bytes()
     one.build(judged=True)
     assert len(one.requests()) == asked and (one.store / "journal-0.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("word", "accepted"), [("Yes.", 48), ("**yes**, it does", 48), ("No", 0), ("Yesterday", 0)])
+def test_the_judges_first_word_decides(images: ImageSet, tmp_path: Path, word: str, accepted: int) -> None:
+    body = {"choices": [{"message": {"content": word}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10}}
+
+    async def play() -> Progress:
+        judging = ServerSettings(always=(200, body))
+        async with ChatServer(ServerSettings(answers=answers(images))) as server, ChatServer(judging) as critic:
+            teaching, opinion = Endpoints([server.url], None, QUICK), Endpoints([critic.url], None, QUICK)
+            brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
+            judge = Judge(opinion, "critic", "What is it?", PARAMS)
+            plan = BuildPlan(images, FIVE_STAGE, candidates=1)
+            try:
+                return await build(plan, EndpointTeacher(brief, teaching), tmp_path, judge=judge)
+            finally:
+                await teaching.close()
+                await opinion.close()
+
+    progress = asyncio.run(play())
+    assert (progress.accepted, progress.judged, progress.judge_agreed) == (accepted, 48, accepted)
+    assert len(accepted_chains([tmp_path], images, FIVE_STAGE, "correct")) == accepted
 
 
 def test_a_judge_has_to_agree(session: Callable[..., Session], images: ImageSet) -> None:
