@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from throughline.errors import ThroughlineError
+
+_DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""What `write_atomically` calls its file before it is whole; the end is the system's."""
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it; put back at once, before any thread starts
 os.umask(_UMASK)
@@ -56,6 +60,13 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers left half written in a folder and below. For the only one who writes there."""
+    for path in folder.rglob(".*"):
+        if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def canonical_json(value: Any) -> str:

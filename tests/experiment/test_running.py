@@ -204,6 +204,15 @@ def test_a_worker_that_is_killed_is_one_line_and_the_same_command_continues(run,
     assert run("methods=zero_shot,cls").worked >= 1
 
 
+def test_what_a_kill_left_half_written_goes_when_its_unit_is_done(run):
+    folder = run("methods=zero_shot").folder
+    (unit,) = (folder / "units").iterdir()
+    (unit / "done").rename(unit / ".done.abc_12x9")
+    (unit / ".metrics.json.0a1b2c3d").write_text("{")
+    run("methods=zero_shot")
+    assert (unit / "done").is_file() and not list(unit.rglob(".*"))
+
+
 def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_results(run, process, tmp_path):
     undisturbed = results(run(ALL, out="undisturbed").folder)
     moments = random.Random(0)
@@ -221,7 +230,7 @@ def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_result
     assert last.wait(60) == 0, last.communicate()[1]
     last.communicate()
     assert results(folder) == undisturbed
-    assert not list(folder.rglob(".done.*")), "a half-written done"
+    assert not list((folder / "units").rglob(".*")), "what a kill left half written"
 
 
 def test_no_worker_outlives_a_killed_parent(process, tmp_path):

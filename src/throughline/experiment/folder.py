@@ -20,7 +20,14 @@ import yaml
 from throughline.errors import ThroughlineError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.units import Unit
-from throughline.files import canonical_json, told_in_one_line, write_atomically, write_json, write_json_lines
+from throughline.files import (
+    canonical_json,
+    remove_leftovers,
+    told_in_one_line,
+    write_atomically,
+    write_json,
+    write_json_lines,
+)
 
 UNITS, STALE, DONE = "units", ".stale", "done"
 STAGE = "stage.json"
@@ -126,6 +133,7 @@ def begin_unit(run_folder: Path, unit: Unit) -> Path:
 def finish_unit(run_folder: Path, unit: Unit) -> None:
     """Writes `done`, the last file of a unit. Results that are missing or malformed are a bug of the executor."""
     _result_rows(run_folder, unit)
+    remove_leftovers(unit_folder(run_folder, unit))
     write_json(
         unit_folder(run_folder, unit) / DONE,
         {"schema": 1, "unit": unit.name, "hash": unit.hash, "inputs": dict(unit.inputs)},
