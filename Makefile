@@ -51,10 +51,12 @@ certificate: $(SETUP)
 evidence: certificate
 	$(VENV)/bin/python bench/evidence.py demo-full
 	$(VENV)/bin/python bench/evidence.py digits
+	$(VENV)/bin/python bench/evidence.py chains
 	$(VENV)/bin/python bench/evidence.py demo-kills
 	$(VENV)/bin/python bench/evidence.py demo-time
 	$(VENV)/bin/python bench/evidence.py help-time
 	$(VENV)/bin/python bench/evidence.py bench-step
+	$(VENV)/bin/python bench/evidence.py bench-teacher
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
 
