@@ -26,7 +26,7 @@ import openai
 from PIL import Image
 
 from throughline.benchmarks.chat_server import RunningServer, ServerSettings, running_server
-from throughline.benchmarks.timing import BenchRow, spread_of
+from throughline.benchmarks.timing import BenchRow, compare
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.records import Usage
@@ -303,16 +303,4 @@ def _unwritten_images(count: int) -> ImageSet:
 
 
 def _row(name: str, rival: str, ours: list[float], theirs: list[float], settings: dict[str, Any]) -> BenchRow:
-    ours_value, rival_value = statistics.median(ours), statistics.median(theirs)
-    return BenchRow(
-        name=name,
-        rival=rival,
-        ours_value=ours_value,
-        rival_value=rival_value,
-        unit="seconds for 1,000 answers",
-        ratio=rival_value / ours_value,
-        predicted_ratio=None,
-        ours_spread=spread_of(ours),
-        rival_spread=spread_of(theirs),
-        settings=settings,
-    )
+    return compare(name, rival, ours, theirs, None, settings, unit="seconds for 1,000 answers")

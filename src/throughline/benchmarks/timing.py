@@ -60,6 +60,7 @@ def compare(
     rival_seconds: list[float],
     predicted_ratio: float | None,
     settings: dict[str, Any],
+    unit: str = "seconds",
 ) -> BenchRow:
     """The row of two lists of timings."""
     ours_median, rival_median = float(np.median(ours_seconds)), float(np.median(rival_seconds))
@@ -68,16 +69,16 @@ def compare(
         rival=rival,
         ours_value=ours_median,
         rival_value=rival_median,
-        unit="seconds",
+        unit=unit,
         ratio=rival_median / ours_median,
         predicted_ratio=predicted_ratio,
-        ours_spread=spread_of(ours_seconds),
-        rival_spread=spread_of(rival_seconds),
+        ours_spread=_quartiles(ours_seconds),
+        rival_spread=_quartiles(rival_seconds),
         settings=settings,
     )
 
 
-def spread_of(seconds: list[float]) -> tuple[float, float]:
+def _quartiles(seconds: list[float]) -> tuple[float, float]:
     """First and third quartile."""
     low, high = np.quantile(seconds, (0.25, 0.75))
     return float(low), float(high)

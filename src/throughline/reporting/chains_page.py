@@ -4,7 +4,6 @@ enters the document as text, never as markup. Called by `throughline chains view
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import heapq
 import json
@@ -21,9 +20,9 @@ from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.files import require_writable, write_atomically
 from throughline.reporting.gallery import LONGEST_TEXT, parts, thumbnail
+from throughline.reporting.self_contained import render_page
 from throughline.seeding import seed_of
 
-_TEMPLATES = Path(__file__).parent / "templates"
 # Names (ids, models, rules, finish reasons) come from files as well; longer ones are no names.
 LONGEST_NAME = 300
 # A question holds its class list: DomainNet's 345 classes take 4,000 characters.
@@ -341,21 +340,5 @@ def _embedded(value: Any) -> str:
 
 
 def _html(*, cards: Sequence[Mapping[str, Any]], **shown: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    script = (_TEMPLATES / "chains.js").read_text("utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("chains.html.jinja").render(
-        shown,
-        images=len(cards),
-        data=_embedded(cards),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style="".join((_TEMPLATES / name).read_text("utf-8") for name in ("page.css", "chains.css")),
-    )
+    shown |= {"images": len(cards), "data": _embedded(cards)}
+    return render_page("chains.html.jinja", "chains.js", ("page.css", "chains.css"), shown)

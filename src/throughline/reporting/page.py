@@ -4,19 +4,16 @@ every request. Called by the report verb and at the end of a run."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from throughline.files import write_atomically
 from throughline.reporting.figures import accuracy_figure, loss_figure, rounds_figure
 from throughline.reporting.gallery import Gallery, make_gallery
 from throughline.reporting.runs import Run, read_run
+from throughline.reporting.self_contained import render_page
 from throughline.reporting.summaries import (
     ANSWER_ORDER,
     BASELINES,
@@ -40,7 +37,6 @@ from throughline.reporting.tables import (
     rounds_table,
 )
 
-_TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAILS = 48
 
 
@@ -77,26 +73,15 @@ def page_html(run: Run, images_root: Path | None) -> str:
     """The page as text; every group of results has its part, the thumbnails are shared out over them."""
     correct = CorrectAnswers(run)
     found = groups(run.results)
-    script, style = ((_TEMPLATES / name).read_text() for name in ("page.js", "page.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        run=run,
-        parts=[_part(run, group, correct, images_root, THUMBNAILS // len(found)) for group in found],
-        drawn_note=DRAWN_NOTE,
-        with_images=images_root is not None,
-        contradictions=contradictions(run, correct),
-        environment=flat(run.environment),
-        script=script,
-        script_hash=digest,
-        style=style,
-    )
+    shown = {
+        "run": run,
+        "parts": [_part(run, group, correct, images_root, THUMBNAILS // len(found)) for group in found],
+        "drawn_note": DRAWN_NOTE,
+        "with_images": images_root is not None,
+        "contradictions": contradictions(run, correct),
+        "environment": flat(run.environment),
+    }
+    return render_page("page.html.jinja", "page.js", ("page.css",), shown)
 
 
 def images_of(run: Run) -> Path | None:
