@@ -59,23 +59,22 @@ def test_no_row_of_either_side_holds_padding(mllm, work):
 def test_the_rows_that_are_counted_have_the_samples_tokens(mllm, work):
     """Written out from the texts: the tree has the chain's path and, beside it, what is the label's alone."""
     batch, separate = step.tree_batch(mllm, work), step.separate_rows(mllm, work)
-    (tree, _), (label, _, chain, _) = step.rows_of_trees(batch), step.rows_of_paths(separate)
-    assert (tree.tiles, label.tiles, chain.tiles) == (1, 1, 1)
-    assert tree.marked == label.marked + chain.marked
+    (trees,), (label, _, chain, _) = step.rows_of_trees(batch), step.rows_of_paths(separate)
+    assert (trees.tiles, label.tiles, chain.tiles) == (2, 1, 1)
+    assert trees.marked == 2 * (label.marked + chain.marked)
     ids_label, ids_chain = (rows.input_ids[0] for rows in separate)
     shared = int((ids_label != ids_chain[: len(ids_label)]).int().argmax())
-    assert tree.tokens == label.tokens + chain.tokens - shared
+    tree = label.tokens + chain.tokens - shared
+    assert trees.tokens == 2 * tree
+    assert trees.pairs == 2 * (shared**2 + (tree - shared) * tree)
     assert shared > 16 + 7  # image and class list at least
 
 
 def test_a_model_that_ignores_the_mask_is_told_before_the_clock_starts(mllm, work, monkeypatch):
     deaf = step.with_random_lora(random_mllm(POCKET, tokenizer_texts()))
-    real = deaf.get_base_model().forward
-
-    def forward(*args, attention_mask=None, **rest):
-        return real(*args, attention_mask=None, **rest)
-
-    deaf.get_base_model().forward = forward
+    inner = deaf.get_base_model().model
+    real = inner.forward
+    inner.forward = lambda layout=None, **rest: real(**rest)
     monkeypatch.setattr(step, "alternate", lambda *_: pytest.fail("timed"))
     with pytest.raises(ThroughlineError, match="differ by"):
         measure_workload("pocket", mllm, deaf, work, 7, StepSettings(trials=1))
@@ -91,7 +90,7 @@ def test_a_row_says_what_was_measured_and_leaves_torchs_threads_as_they_were():
     assert seven["settings"]["threads"] == seven["settings"]["batch"] == 1
     assert seven["settings"]["largest_nll_difference"] < 1e-5
     assert 1 < seven["predicted_ratio"] < sixty_five["predicted_ratio"] < 2
-    assert sixty_five["settings"]["tokens_tree"] > seven["settings"]["tokens_tree"] + 100
+    assert sixty_five["settings"]["tokens_trees"] > seven["settings"]["tokens_trees"] + 100
 
 
 def test_chains_are_whole_five_stage_chains_of_one_length(mllm, work):

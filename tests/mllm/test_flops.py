@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.mllm.reference import Spoken, picture, tree_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
+from throughline.mllm.attention import TreeLayout
+from throughline.mllm.chat import user_turn
 from throughline.mllm.flops import Flops, Row, shape_of, step_flops
+from throughline.mllm.forward import score_trees
+from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
 from throughline.settings import LoraSettings
 
@@ -62,6 +67,24 @@ def counted(model: Any, row: Row, dense_mask: bool, backward: bool = True) -> Fl
 def test_the_closed_form_is_what_torch_counts(shape: str, row: Row, dense_mask: bool) -> None:
     model = model_of(SHAPES[shape], rank=3)
     assert step_flops(shape_of(model.config), [row], rank=3) == counted(model, row, dense_mask)
+
+
+def test_trees_in_one_row_cost_their_trunks_and_crowns(mllms: dict[str, Mllm]) -> None:
+    """Trees of two lengths through the pass itself: nothing is padded, and no tree attends to another."""
+    mllm = mllms["internvl"]
+    model = mllm.model
+    answers = (["cat", "a dog and a cat"], ["cup", "a house"], ["a boat"])
+    trees = [
+        tree_of(mllm, [Spoken(user_turn("What is shown?"), [picture(seed)], answer) for answer in said])
+        for seed, said in enumerate(answers)
+    ]
+    batch = mllm.collate([[tree] for tree in trees])
+    assert isinstance(batch.attention, TreeLayout)
+    row = Row(sum(map(len, trees)), 3, len(batch.predictors.unique()), batch.attention.pairs())
+    assert row.pairs is not None and row.pairs < sum(len(tree) ** 2 for tree in trees) < row.tokens**2 / 2
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        score_trees(model, batch)
+    assert count.get_total_flops() == step_flops(shape_of(model.config), [row], rank=0).forward
 
 
 def test_without_adapters_the_forward_pass_is_what_torch_counts() -> None:

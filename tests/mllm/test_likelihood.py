@@ -10,9 +10,9 @@ from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import image_of
 
 from throughline.mllm.chat import user_turn
-from throughline.mllm.forward import collate_paths
 from throughline.mllm.likelihood import label_log_likelihood, label_trie
 from throughline.mllm.load import Mllm
+from throughline.mllm.plan import Plan
 
 WORDS = ["cat", "dog", "house", "boat", "horse", "clock", "coin", "cup"]
 LABELS = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS[1:]), "caterpillar"]
@@ -39,12 +39,11 @@ def one_by_one(mllms: dict[str, Mllm]) -> dict[str, torch.Tensor]:
         }
 
 
-@pytest.mark.parametrize("plan", ["trees", "paths"])
+@pytest.mark.parametrize("rows", ["packed", "masked", "paths"])
 def test_all_labels_in_one_pass_are_as_one_by_one(
-    mllm: Mllm, family: str, plan: str, one_by_one: dict[str, torch.Tensor]
+    mllm: Mllm, family: str, rows: str, one_by_one: dict[str, torch.Tensor]
 ) -> None:
-    if plan == "paths":
-        mllm = replace(mllm, collate=lambda rows: collate_paths([t for row in rows for t in row], mllm.chat.pad_id))
+    mllm = replace(mllm, plan=Plan(rows))
     images = [mllm.chat.encode_image(image_of(*drawn), str(drawn)) for drawn in PICTURES]
     found = label_log_likelihood(mllm, QUESTION, images, LABELS)
     assert found.shape == (2, 65)

@@ -61,13 +61,31 @@ def test_gradients_are_the_derivatives() -> None:
     assert torch.autograd.gradcheck(made, (x,))
 
 
-@pytest.mark.parametrize("case", ["half base", "autocast", "merged", "disabled"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_on_a_half_precision_base_it_is_peft_up_to_rounding(dropout: float) -> None:
+    """peft multiplies the factors in float32; here they are rounded first, and their gradients are float32 again."""
+    both, weights_of_outputs = [], torch.randn(40, 10, generator=torch.Generator().manual_seed(3))
+    for kind in (LoraLinear, lora.Linear):
+        made = layer(kind, dropout=dropout, dtype=torch.bfloat16)
+        for factor in (made.lora_A, made.lora_B):
+            factor.float()
+        x = torch.randn(40, 6, generator=torch.Generator().manual_seed(2)).bfloat16().requires_grad_()
+        torch.manual_seed(1)
+        y = made(x)
+        (y.float() * weights_of_outputs).sum().backward()
+        gradients = [x.grad, made.lora_A["default"].weight.grad, made.lora_B["default"].weight.grad]
+        both.append([y.detach().float(), *(gradient.float() for gradient in gradients)])
+        assert y.dtype == x.grad.dtype == torch.bfloat16
+        assert all(gradient.dtype == torch.float32 for gradient in gradients[1:])
+    for found, expected in zip(*both, strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 0.03
+
+
+@pytest.mark.parametrize("case", ["autocast", "merged", "disabled"])
 def test_what_is_not_the_plain_case_goes_pefts_own_way(case: str) -> None:
     outputs = []
     for kind in (LoraLinear, lora.Linear):
-        made = layer(kind, dtype=torch.bfloat16 if case == "half base" else torch.float32)
-        for factor in (made.lora_A, made.lora_B):
-            factor.float()  # as peft keeps them on a half-precision base
+        made = layer(kind)
         if case == "merged":
             made.merge()
         if case == "disabled":

@@ -21,7 +21,8 @@ from tests.mllm.reference import (
 from tests.mllm.tiny import image_of
 
 from throughline.mllm.chat import user_turn
-from throughline.mllm.forward import TreeBatch, collate_paths, collate_trees, score_trees
+from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
+from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora
 from throughline.mllm.tree import Tree
@@ -87,7 +88,8 @@ SETS: dict[str, list[list[list[Spoken]]]] = {
 
 Plan = Callable[[Sequence[Sequence[Tree]], int], TreeBatch]
 PLANS: dict[str, Plan] = {
-    "trees": collate_trees,
+    "packed": lambda rows, pad: collate_packed(rows),
+    "masked": collate_masked,
     "paths": lambda rows, pad: collate_paths([tree for row in rows for tree in row], pad),
 }
 
@@ -168,7 +170,7 @@ def test_continuing_answers_make_a_tree_of_that_depth(mllm: Mllm, depth: int) ->
 
 def test_shared_tokens_are_in_the_batch_once(mllm: Mllm) -> None:
     tree = tree_of(mllm, two_paths())
-    batch = collate_trees([[tree]], mllm.chat.pad_id)
+    batch = collate_masked([[tree]], mllm.chat.pad_id)
     separate = collate_paths([tree], mllm.chat.pad_id)
     assert batch.input_ids.numel() < separate.input_ids.numel()
     placeholders = int((batch.input_ids == mllm.chat.image_token_id).sum())
@@ -281,5 +283,5 @@ def test_eager_attention_takes_the_same_mask(checkpoints: dict[str, Path], famil
     paths = two_paths(7)
     with torch.no_grad():
         theirs = torch.cat([nll_alone(mllm.model, mllm.chat.processor, family, p) for p in paths])
-        ours = score_trees(mllm.model, collate_trees([[tree_of(mllm, paths)]], mllm.chat.pad_id)).token_nll
+        ours = score_trees(mllm.model, collate_masked([[tree_of(mllm, paths)]], mllm.chat.pad_id)).token_nll
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

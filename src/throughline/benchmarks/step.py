@@ -20,9 +20,11 @@ from torch import Tensor
 from throughline.benchmarks.timing import BenchRow, alternate, compare
 from throughline.benchmarks.workload import Workload, class_list, make_workload, tokenizer_texts
 from throughline.errors import ThroughlineError
+from throughline.mllm.attention import TreeLayout
 from throughline.mllm.chat import Path, join_inputs, user_turn
+from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import Row, shape_of, step_flops
-from throughline.mllm.forward import TreeBatch, score_trees
+from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora, base_of
@@ -130,7 +132,7 @@ def measure_workload(
             **machine_settings(model),
             "lora_rank": LORA.rank,
             "lora_dropout": LORA.dropout,
-            "tokens_tree": batch.input_ids.shape[1],
+            "tokens_trees": batch.input_ids.numel(),
             "tokens_label_path": label.input_ids.shape[1],
             "tokens_chain_path": chain.input_ids.shape[1],
             "tokens_label": label.input_ids.shape[1] - label.answer_start,
@@ -202,11 +204,12 @@ def largest_difference(model: Any, batch: TreeBatch, separate: tuple[SeparateRow
 
 
 def rows_of_trees(batch: TreeBatch) -> list[Row]:
-    """For the FLOP count: every row of the batch with its padding, one tile, and its distinct predicting positions."""
+    """For the FLOP count: every row of the batch with its padding, its tiles, and its distinct predicting positions."""
     rows, tokens = batch.input_ids.shape
     marked = torch.bincount(torch.unique(batch.predictors) // tokens, minlength=rows)
     tiles = len(batch.image_inputs["pixel_values"]) // rows
-    return [Row(tokens, tiles, int(count)) for count in marked]
+    pairs = batch.attention.pairs() if isinstance(batch.attention, TreeLayout) else None
+    return [Row(tokens, tiles, int(count), pairs) for count in marked]
 
 
 def rows_of_paths(separate: Sequence[SeparateRows]) -> list[Row]:

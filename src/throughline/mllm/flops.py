@@ -7,8 +7,9 @@ softmax, dropout, rotary angles, optimiser. Assumptions:
 - Backward means gradients of activations wherever something below them is trained, and gradients of LoRA factors. The
   first layer's query, key and value inputs need none in the vision tower (nothing below them is trained), nor in the
   decoder on rows without image.
-- Attention is dense, queries x keys, whatever the mask hides, as `torch.utils.flop_counter` counts it too. A kernel
-  that skips the upper triangle of a causal sequence does less than is counted; one that takes a tree's mask does not.
+- Attention is dense over what a kernel is handed, whatever its mask hides, as `torch.utils.flop_counter` counts it too:
+  a whole row, or trunk and crown of each tree (`Row.pairs`). A kernel that skips the upper triangle of a causal
+  sequence does less than is counted.
 - The backward pass of attention computes the scores anew: five products to the forward pass's two.
 - Logits at marked positions only.
 """
@@ -41,11 +42,13 @@ class Flops:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a model call: its tokens with padding, its images' tiles, and its positions with logits."""
+    """One row of a model call: its tokens with padding, its images' tiles, its positions with logits, and the pairs of
+    query and key that the decoder's attention kernels are handed; None: every token with every token."""
 
     tokens: int
     tiles: int
     marked: int
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,20 @@ class Tower:
     mlp: int
     matrices: int
 
-    def flops(self, tokens: int, rank: int, trained_below: bool) -> Flops:
-        """All layers on one sequence of `tokens`; `trained_below` says whether its input needs a gradient."""
-        first = self._layer(tokens, rank, trained_below)
-        return first + self._layer(tokens, rank, True) * (self.layers - 1)
+    def flops(self, tokens: int, rank: int, trained_below: bool, pairs: int | None = None) -> Flops:
+        """All layers on a row of `tokens`; `trained_below` says whether its input needs a gradient."""
+        pairs = tokens**2 if pairs is None else pairs
+        first = self._layer(tokens, rank, trained_below, pairs)
+        return first + self._layer(tokens, rank, True, pairs) * (self.layers - 1)
 
-    def _layer(self, tokens: int, rank: int, trained_below: bool) -> Flops:
+    def _layer(self, tokens: int, rank: int, trained_below: bool, pairs: int) -> Flops:
         inner = self.heads * self.head_width
         shared = self.key_value_heads * self.head_width
         gated = linear_flops(tokens, self.width, self.mlp, rank) * (self.matrices - 1)
         return (
             linear_flops(tokens, self.width, inner, rank, trained_below)
             + linear_flops(tokens, self.width, shared, rank, trained_below) * 2
-            + attention_flops(tokens, tokens, self.heads, self.head_width)
+            + attention_flops(pairs, self.heads, self.head_width)
             + linear_flops(tokens, inner, self.width, rank)
             + gated
             + linear_flops(tokens, self.mlp, self.width, rank)
@@ -137,7 +141,7 @@ def step_flops(shape: Shape, rows: Iterable[Row], rank: int) -> Flops:
     total = Flops()
     for row in rows:
         total += shape.image_flops(rank) * row.tiles
-        total += shape.decoder.flops(row.tokens, rank, trained_below=row.tiles > 0)
+        total += shape.decoder.flops(row.tokens, rank, row.tiles > 0, row.pairs)
         total += linear_flops(row.marked, shape.decoder.width, shape.vocabulary)
     return total
 
@@ -150,7 +154,7 @@ def linear_flops(rows: int, inside: int, outside: int, rank: int = 0, trained_be
     return Flops(base + first + second, below + first + 2 * second)
 
 
-def attention_flops(queries: int, keys: int, heads: int, head_width: int) -> Flops:
-    """Scores and weighted sum; key-value heads are repeated, so only query heads count."""
-    product = 2 * queries * keys * heads * head_width
+def attention_flops(pairs: int, heads: int, head_width: int) -> Flops:
+    """Scores and weighted sum of `pairs` of query and key; key-value heads are repeated, so only query heads count."""
+    product = 2 * pairs * heads * head_width
     return Flops(2 * product, 5 * product)

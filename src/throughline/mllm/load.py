@@ -6,7 +6,7 @@ knows which of them it serves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ from transformers.utils import logging as transformers_logging
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.collating import TreeBatch
 from throughline.mllm.lora import folded
-from throughline.mllm.plan import Collate, choose_collate
+from throughline.mllm.plan import Plan, choose_plan
+from throughline.mllm.tree import Tree
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,7 +33,7 @@ class Mllm:
 
     model: Any
     chat: Chat
-    collate: Collate
+    plan: Plan
     name: str
     fingerprint: str
 
@@ -39,6 +41,10 @@ class Mllm:
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(self.model.device)
+
+    def collate(self, rows: Sequence[Sequence[Tree]]) -> TreeBatch:
+        """Trees as one call of this model takes them; several may share a row."""
+        return self.plan.collate(rows, self.chat.pad_id)
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
@@ -94,8 +100,8 @@ def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: in
     """An `Mllm` around a model and processor that are already in memory."""
     positions = positions_of(model, processor)
     chat = Chat(processor, model.config.image_token_id, positions, tiles)
-    collate = choose_collate(model, chat.pad_id, 1 if positions is None else 3)
-    return Mllm(model, chat, collate, name, fingerprint)
+    plan = choose_plan(model, chat.pad_id, 1 if positions is None else 3)
+    return Mllm(model, chat, plan, name, fingerprint)
 
 
 def positions_of(model: Any, processor: Any) -> PositionsOf | None:

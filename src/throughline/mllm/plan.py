@@ -1,20 +1,23 @@
-"""Which of the two plans of `forward` a checkpoint family takes: found by trying, not by a list of names.
+"""How a checkpoint family is run: found by trying, not by a list of names.
 
-A small text tree is scored both ways once after loading. Equal: rows of trees. Unequal or refused: every path a row.
+A small text tree is scored once after loading in each way that `collating` knows, the fastest first, and by the
+plainest one. The first that gives the same numbers is taken.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from throughline.mllm.attention import use_layouts
 from throughline.mllm.chat import Path
-from throughline.mllm.forward import TreeBatch, collate_paths, collate_trees, score_trees
+from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
+from throughline.mllm.forward import score_trees
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 logger = logging.getLogger(__name__)
@@ -22,37 +25,69 @@ logger = logging.getLogger(__name__)
 Collate = Callable[[Sequence[Sequence[Tree]]], TreeBatch]
 
 
-def choose_collate(model: Any, pad_id: int, axes: int) -> Collate:
-    """`collate_trees` where the model computes a tree exactly, else the slower plan, which is named in one log line."""
-    if takes_tree_mask(model, pad_id, axes):
-        return lambda rows: collate_trees(rows, pad_id)
-    logger.warning(
-        "%s does not take a 4-D attention mask: paths run as separate rows (slower, same numbers)",
-        type(model).__name__,
-    )
-    return lambda rows: collate_paths([tree for row in rows for tree in row], pad_id)
+@dataclass(frozen=True)
+class Plan:
+    """One way to run a tree. Every way gives the same numbers up to rounding."""
+
+    rows: Literal["packed", "masked", "paths"] = "packed"
+    whole_logits: bool = False
+    """All logits at once from the model's own call, not chunk by chunk from its head."""
+
+    def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
+        """The rows as this way lays them out."""
+        if self.rows == "packed":
+            batch = collate_packed(rows)
+        elif self.rows == "masked":
+            batch = collate_masked(rows, pad_id)
+        else:
+            batch = collate_paths([tree for row in rows for tree in row], pad_id)
+        return replace(batch, whole_logits=self.whole_logits)
+
+
+PLAINEST = Plan("paths", whole_logits=True)
+_SLOWER = {
+    "masked": "takes no attention layout: trees run in padded rows",
+    "paths": "does not take a 4-D attention mask: paths run as separate rows",
+}
+
+
+def choose_plan(model: Any, pad_id: int, axes: int) -> Plan:
+    """The fastest way that the model computes exactly. A slower one is named in one log line."""
+    try:
+        use_layouts(model)
+    except (AttributeError, ValueError, NotImplementedError):  # no decoder of its own, or attention not looked up
+        logger.debug("%s does not look its attention up", type(model).__name__)
+    plans = [Plan(rows, whole) for whole in (False, True) for rows in ("packed", "masked", "paths")]
+    plan = next((plan for plan in plans if agrees(model, plan, pad_id, axes)), PLAINEST)
+    if plan.rows in _SLOWER:
+        logger.warning("%s %s (slower, same numbers)", type(model).__name__, _SLOWER[plan.rows])
+    return plan
 
 
 @torch.no_grad()
-def takes_tree_mask(model: Any, pad_id: int, axes: int) -> bool:
-    """Whether a tree of two branches scores as its two paths do."""
+def agrees(model: Any, plan: Plan, pad_id: int, axes: int) -> bool:
+    """Whether a tree of two branches, run by `plan`, scores as its two paths do by themselves."""
     tree = _probe(axes, pad_id, model.get_input_embeddings().num_embeddings)
+
+    def score(plan: Plan) -> torch.Tensor:
+        return score_trees(model, plan.collate([[tree]], pad_id).to(model.device)).token_nll
+
     was_training = model.training
     model.eval()
     try:
-        apart = score_trees(model, collate_paths([tree], pad_id).to(model.device)).token_nll
-        batch = collate_trees([[tree]], pad_id).to(model.device)
+        apart = score(PLAINEST)
         try:
-            together = score_trees(model, batch).token_nll
-        except (RuntimeError, ValueError, TypeError, IndexError):
+            found = score(plan)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
             return False
         if model.dtype == torch.float32:
-            return bool(torch.allclose(apart, together, atol=1e-4, rtol=1e-4))
+            return bool(torch.allclose(apart, found, atol=1e-4, rtol=1e-4))
         # Half precision rounds the two differently, by how much depends on the model: the measure is what the
         # branches would lose if they saw each other, as they do where the mask is ignored.
-        ones = torch.ones_like(batch.input_ids)
-        ignored = score_trees(model, replace(batch, attention_mask=ones)).token_nll
-        return bool((together - apart).norm() < 0.3 * (ignored - apart).norm())
+        batch = Plan("masked").collate([[tree]], pad_id)
+        blind = replace(batch, attention=torch.ones_like(batch.input_ids), whole_logits=True)
+        ignored = score_trees(model, blind.to(model.device)).token_nll
+        return bool((found - apart).norm() < 0.3 * (ignored - apart).norm())
     finally:
         model.train(was_training)
 

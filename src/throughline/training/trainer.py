@@ -20,7 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
-from throughline.mllm.forward import TreeBatch, score_trees
+from throughline.mllm.collating import TreeBatch
+from throughline.mllm.forward import score_trees
 from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree

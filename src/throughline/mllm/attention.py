@@ -1,0 +1,142 @@
+"""Attention over layouts of ours, inside any decoder of transformers that passes its keyword arguments on.
+
+transformers lets an attention function be registered by name. Ours asks the `layout` that the model was called with
+who sees whom; called without one, by `generate` or by a rival in a benchmark, it is plain SDPA. `collating` lays out
+token trees (`TreeLayout`), `prefix` lays out continuations of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "throughline"
+
+
+class Layout(Protocol):
+    """Who sees whom among the tokens of one model call."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """`(1, heads, tokens, width)` queries, keys and values (these with their own, fewer heads) to
+        `(1, tokens, heads, width)`."""
+
+
+def use_layouts(model: Any) -> None:
+    """Lets the model's decoder take layouts; the vision tower stays as it is. Raises what transformers raises for a
+    family that does not look its attention up."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.get_decoder().set_attn_implementation(NAME)
+
+
+def layout_arguments(layout: Layout, like: Tensor) -> dict[str, Any]:
+    """What a model is called with besides tokens and positions. A 4-D mask is handed through by transformers as it is:
+    this one keeps it from making its own, and nobody reads it."""
+    return {"layout": layout, "attention_mask": torch.zeros(1, 1, 1, 1, device=like.device), "use_cache": False}
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    if layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
+        )
+    if rest.get("sliding_window") is not None or rest.get("softcap") is not None:
+        raise NotImplementedError("a layout knows neither sliding windows nor soft caps")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return layout.attend(module.layer_idx, query, key, value, scaling, dropout), None
+
+
+@dataclass(frozen=True, eq=False)
+class TreeLayout:
+    """Token trees behind one another in a single row, without padding: all trunks, then all crowns.
+
+    A trunk is a tree's root node; it is a plain causal sequence, so that the fast kernels take it, trunks of one length
+    together. A crown is all that grows on it; its tokens see their trunk and, by `masks`, their ancestors and their own
+    node. Nothing is computed between trees.
+    """
+
+    trunks: tuple[tuple[int, int], ...]
+    """(number of trees, tokens of each of their trunks), as they lie in the row."""
+    masks: tuple[Tensor | None, ...]
+    """For every tree, in that order, `(1, 1, crown, trunk + crown)`, 0 or -inf; None for a tree that is one path."""
+
+    def to(self, device: torch.device | str) -> TreeLayout:
+        """The same with its masks on `device`."""
+        return replace(self, masks=tuple(None if mask is None else mask.to(device) for mask in self.masks))
+
+    def pairs(self) -> int:
+        """Pairs of query and key that the kernels are handed: what attention costs."""
+        crowns = sum(mask.shape[2] * mask.shape[3] for mask in self.masks if mask is not None)
+        return crowns + sum(count * length**2 for count, length in self.trunks)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """See `Layout`. Slices are made by `split` and `unbind`: their gradients are one copy, not one a slice."""
+        lengths = [count * length for count, length in self.trunks]
+        lengths += [mask.shape[2] for mask in self.masks if mask is not None]
+        queries, keys, values = (x[0].split(lengths, dim=1) for x in (query, key, value))  # (heads, tokens, width)
+        parts: list[Tensor] = []
+        trunk_keys: list[Tensor] = []
+        trunk_values: list[Tensor] = []
+        for trunk, *slices in zip(self.trunks, queries, keys, values, strict=False):
+            q, k, v = (x.unflatten(1, trunk).transpose(0, 1) for x in slices)
+            out = _sdpa(q, k, v, None, scaling, dropout)  # (count, heads, length, width)
+            parts.append(out.transpose(1, 2).flatten(0, 1))
+            trunk_keys += k.unbind(0)
+            trunk_values += v.unbind(0)
+        crowns = zip(*(x[len(self.trunks) :] for x in (queries, keys, values)), strict=True)
+        for mask, k_trunk, v_trunk in zip(self.masks, trunk_keys, trunk_values, strict=True):
+            if mask is not None:
+                q, k, v = next(crowns)
+                k, v = torch.cat([k_trunk, k], dim=1), torch.cat([v_trunk, v], dim=1)
+                out = _sdpa(q[None], k[None], v[None], mask.to(q.dtype), scaling, dropout)
+                parts.append(out[0].transpose(0, 1))
+        return torch.cat(parts)[None]
+
+
+def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
+    """For `(tokens of the trunk, (n, n) visibility)` of trees that stand in the order of their trunks' lengths."""
+    trunks: list[tuple[int, int]] = []
+    masks: list[Tensor | None] = []
+    for length, visible in trees:
+        if trunks and trunks[-1][1] == length:
+            trunks[-1] = (trunks[-1][0] + 1, length)
+        else:
+            trunks.append((1, length))
+        if len(visible) == length:
+            masks.append(None)
+            continue
+        seen = torch.from_numpy(visible[length:])
+        masks.append(torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[None, None])
+    return TreeLayout(tuple(trunks), tuple(masks))
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+    """Causal without a mask. Grouped heads are handed to the kernel as they are where it takes them without falling
+    back to plain matrix products: on a CPU always, on a GPU without a mask."""
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and mask is not None and query.device.type != "cpu":
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+        grouped = False
+    return scaled_dot_product_attention(
+        query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    )

@@ -1,0 +1,57 @@
+"""The head chunk by chunk against all logits at once: values, and gradients where one position predicts several tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from throughline.mllm import head as rooms_head
+from throughline.mllm.head import marked_nll
+
+ROWS = torch.tensor([3, 0, 0, 6, 2, 3, 3])
+TARGETS = torch.tensor([1, 29, 4, 4, 0, 17, 1])
+
+
+def head_of(bias: bool) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(5, 30, bias=bias).double().requires_grad_(False)
+
+
+def states() -> Tensor:
+    return torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("positions", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("bias", [True, False])
+def test_chunks_give_the_nll_and_gradient_of_all_logits_at_once(
+    positions: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms_head, "CHUNK", 30 * positions)
+    head, ours, theirs = head_of(bias), states().requires_grad_(), states().requires_grad_()
+    found = marked_nll(ours, head, ROWS, TARGETS)
+    expected = F.cross_entropy(head(theirs)[ROWS], TARGETS, reduction="none")
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+    outer = torch.linspace(-1, 2, len(ROWS))
+    (found * outer).sum().backward()
+    (expected * outer).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-7, rtol=1e-6)
+
+
+def test_a_chunk_is_never_empty_whatever_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms_head, "CHUNK", 7)  # smaller than one row of logits
+    head = head_of(True)
+    expected = F.cross_entropy(head(states())[ROWS], TARGETS, reduction="none")
+    torch.testing.assert_close(marked_nll(states(), head, ROWS, TARGETS).double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_without_gradients_the_head_is_multiplied_once_and_with_them_twice() -> None:
+    head = head_of(False)
+    once = 2 * 7 * 5 * 30
+    with FlopCounterMode(display=False) as asked, torch.no_grad():
+        marked_nll(states(), head, ROWS, TARGETS)
+    with FlopCounterMode(display=False) as trained:
+        marked_nll(states().requires_grad_(), head, ROWS, TARGETS).sum().backward()
+    assert (asked.get_total_flops(), trained.get_total_flops()) == (once, 2 * once)
