@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import pytest
 import torch
 from tests.evaluation.questions import ANSWERS, CLASSES, QUESTIONS, asked
 from tests.mllm.reference import Spoken, nll_alone, picture
+from tests.mllm.tiny import FAMILIES, write_checkpoint
 from tests.training.small import chain_of, with_lora
 
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import answering
 from throughline.evaluation.answering import Prediction, answer_samples
 from throughline.mllm.chat import user_turn
-from throughline.mllm.load import Mllm
+from throughline.mllm.load import Mllm, load_mllm
+from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import Continuation
 
 
@@ -93,7 +97,7 @@ def test_a_class_that_is_almost_impossible_keeps_its_likelihood(
 
 def said(monkeypatch: pytest.MonkeyPatch, *texts: str, why: str = "stop") -> None:
     """Puts words into the model's mouth."""
-    monkeypatch.setattr(answering, "sample", lambda *_: [[Continuation((1,), text, why)] for text in texts])
+    monkeypatch.setattr(answering, "sample", lambda *_, **__: [[Continuation((1,), text, why)] for text in texts])
 
 
 def outcomes(found: list[Prediction]) -> list[tuple[str | None, str]]:
@@ -152,3 +156,27 @@ def test_a_line_has_probabilities_only_where_there_are_some(tiny_mllm: Mllm, tin
     common = {"sample_id", "domain", "labels", "answer", "predicted", "outcome", "text"}
     assert set(label) == set(chain) == common
     assert set(likelihood) == common | {"probabilities"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_asked_together_every_way_gives_what_it_gives_alone(family: str, tiny_images: ImageSet, tmp_path: Path) -> None:
+    """All three share what the questions share; a model that takes no layouts computes each by itself."""
+    mllm = load_mllm(str(write_checkpoint(family, tmp_path)))
+    samples = tiny_images.samples[:4]
+    together = answer_samples(mllm, samples, QUESTIONS, asked(batch=3))
+    apart = [answer_samples(mllm, samples, QUESTIONS, asked(answers=(answer,), batch=3)) for answer in ANSWERS]
+    slower = answer_samples(replace(mllm, plan=Plan("masked")), samples, QUESTIONS, asked(batch=3))
+    for other in ([p for row in zip(*apart, strict=True) for p in row], slower):
+        for one, two in zip(together, other, strict=True):
+            assert replace(one, probabilities=None) == replace(two, probabilities=None)
+            assert (one.probabilities or ()) == pytest.approx(two.probabilities or (), rel=1e-4)
+
+
+def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    took: Counter[str] = Counter()
+    began = time.monotonic()
+    answer_samples(
+        tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(batch=2), timed=lambda a, s: took.update({a: s})
+    )
+    assert set(took) == set(ANSWERS)
+    assert 0 < sum(took.values()) <= time.monotonic() - began

@@ -319,9 +319,10 @@ def test_the_last_round_is_the_unit_and_answers_once(
     config = load_config(str(undisturbed.folder / "config.yaml"))
     questions = Questions(make_prompts(tiny_images.classes, FIVE_STAGE), tiny_images.classes, FIVE_STAGE)
     test = leave_out(tiny_images, ("sketch",), 0).test
-    settings = config.evaluation.answering.model_copy(update={"answers": ("likelihood",)})
-    anew = json.loads(json.dumps([p.to_json() for p in answer_samples(mllm, test, questions, settings)]))
-    assert anew == [row for row in whole if row["answer"] == "likelihood"]
+    found = answer_samples(mllm, test, questions, config.evaluation.answering)
+    anew = json.loads(json.dumps([p.to_json() for p in found]))
+    for answer in config.evaluation.answering.answers:
+        assert [row for row in anew if row["answer"] == answer] == [row for row in whole if row["answer"] == answer]
 
 
 def trained_in(finished: FinishedRun) -> list[tuple[int, int, int]]:

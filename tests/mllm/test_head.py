@@ -1,4 +1,4 @@
-"""The head chunk by chunk against all logits at once: values, and gradients where one position predicts several tokens."""
+"""The head chunk by chunk against all logits at once: values and gradients, also where a position predicts several."""
 
 from __future__ import annotations
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import image_of
 
-from throughline.mllm.chat import user_turn
-from throughline.mllm.likelihood import label_log_likelihood, label_trie
+from throughline.mllm import likelihood
+from throughline.mllm.chat import Path, user_turn
+from throughline.mllm.likelihood import label_crown, label_log_likelihood, label_trie
 from throughline.mllm.load import Mllm
 from throughline.mllm.plan import Plan
+from throughline.mllm.prefix import encode_prefix
 
 WORDS = ["cat", "dog", "house", "boat", "horse", "clock", "coin", "cup"]
 LABELS = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS[1:]), "caterpillar"]
@@ -66,3 +69,43 @@ def test_the_question_is_in_the_trie_once(mllm: Mllm) -> None:
     prompt = len(mllm.chat.prompt(QUESTION, [image]).tokens)
     assert len(tree) < prompt + sum(len(b.scored) for b in tree.branches)
     assert [b.name for b in tree.branches] == LABELS
+
+
+def test_images_in_turns_and_on_half_a_prompt_score_the_same(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What memory does not allow at once goes in turns; a prefix may end anywhere in the prompt."""
+    images = [mllm.chat.encode_image(image_of(*drawn), str(drawn)) for drawn in PICTURES]
+    expected = label_log_likelihood(mllm, QUESTION, images, LABELS)
+    monkeypatch.setattr(likelihood, "AT_ONCE", 1)
+    torch.testing.assert_close(label_log_likelihood(mllm, QUESTION, images, LABELS), expected, atol=1e-5, rtol=1e-5)
+    prompts = [mllm.chat.prompt(QUESTION, [image]) for image in images]
+    heads = [Path(p.tokens[:-4], p.positions[:, :-4], p.images, len(p.tokens) - 4) for p in prompts]
+    found = label_log_likelihood(mllm, QUESTION, images, LABELS, encode_prefix(mllm.model, heads))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_crown_computes_each_shared_token_once_and_no_labels_last(mllm: Mllm) -> None:
+    image = mllm.chat.encode_image(image_of(0), "0")
+    labels = ["cat", "cat tower", "cat"]
+    crown = label_crown(mllm.chat, QUESTION, image, labels)
+    assert crown is not None
+    spelt = [mllm.chat.answered(QUESTION, [image], label) for label in labels]
+    one, two = (path.tokens[path.answer_start :].tolist() for path in spelt[:2])
+    shared = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    assert len(crown.tokens) == shared + (len(one) - 1 - shared) + (len(two) - 1 - shared)
+    assert crown.owner.tolist() == [0] * len(one) + [1] * len(two) + [2] * len(one)
+
+
+def test_labels_that_merge_with_the_prompt_are_scored_all_the_same(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = mllm.chat.encode_image(image_of(0), "0")
+    expected = label_log_likelihood(mllm, QUESTION, [image], LABELS)
+    real = type(mllm.chat).answered
+
+    def merged(chat: Any, *args: Any) -> Path:
+        path = real(chat, *args)
+        return replace(path, answer_start=path.answer_start - 1)
+
+    assert label_crown(mllm.chat, QUESTION, image, LABELS) is not None
+    monkeypatch.setattr(type(mllm.chat), "answered", merged)
+    assert label_crown(mllm.chat, QUESTION, image, LABELS) is None
+    last = label_log_likelihood(mllm, QUESTION, [image], LABELS) - expected
+    torch.testing.assert_close(last, last[:, :1].expand_as(last))  # one token more, the prompt's own, for all alike

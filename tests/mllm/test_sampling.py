@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from tests.mllm.reference import Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
 from throughline.mllm.chat import Path, user_turn
+from throughline.mllm.decoding import REGRID
 from throughline.mllm.load import Mllm
+from throughline.mllm.plan import Plan
+from throughline.mllm.prefix import ROOM, encode_prefix
 from throughline.mllm.sampling import Continuation, sample
 from throughline.settings import SamplingSettings
 
@@ -39,6 +43,12 @@ def generators(count: int, *names: int) -> list[np.random.Generator]:
     return [np.random.default_rng([*names, k]) for k in range(count)]
 
 
+@pytest.fixture(params=["on a prefix", "on a cache"])
+def mllm(mllms: dict[str, Mllm], family: str, request: pytest.FixtureRequest) -> Mllm:
+    """Every test goes both ways."""
+    return mllms[family] if request.param == "on a prefix" else replace(mllms[family], plan=Plan("masked"))
+
+
 @pytest.fixture
 def talkative(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> Mllm:
     """Every seventh token ends the turn, so that continuations stop at different times."""
@@ -48,15 +58,15 @@ def talkative(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> Mllm:
 
 
 @pytest.fixture
-def batch_sizes(mllm: Mllm) -> Iterator[list[int]]:
-    """How many sequences each forward pass of the test had."""
-    sizes: list[int] = []
+def computed(mllm: Mllm) -> Iterator[list[int]]:
+    """How many tokens each forward pass of the test had."""
+    tokens: list[int] = []
 
     def note(_: Any, args: Any, kwargs: Any) -> None:
-        sizes.append(len(kwargs["input_ids"]))
+        tokens.append(kwargs["input_ids"].numel())
 
-    handle = mllm.model.register_forward_pre_hook(note, with_kwargs=True)
-    yield sizes
+    handle = mllm.model.model.register_forward_pre_hook(note, with_kwargs=True)
+    yield tokens
     handle.remove()
 
 
@@ -105,22 +115,69 @@ def test_what_is_drawn_depends_on_the_own_generator_alone(talkative: Mllm) -> No
         assert alone == [[together[1][k]]]
 
 
-def test_finished_sequences_leave_the_batch(talkative: Mllm, batch_sizes: list[int]) -> None:
+def test_finished_sequences_leave(talkative: Mllm, computed: list[int]) -> None:
     settings = SamplingSettings(temperature=1.0, max_new_tokens=10)
     prompts = prompts_of(talkative)
     found = sample(talkative, prompts, settings, [generators(8, i) for i in range(len(prompts))])
     flat = [continuation for row in found for continuation in row]
     assert len({len(c.tokens) for c in flat}) > 3
-    # the prompts once, whatever the copies; then at step t whoever has at least t tokens
-    longest = min(max(len(c.tokens) for c in flat), settings.max_new_tokens - 1)
-    assert batch_sizes == [len(prompts)] + [sum(len(c.tokens) >= t for c in flat) for t in range(1, longest + 1)]
     for c in flat:
         assert (c.finish_reason == "length") == (len(c.tokens) == settings.max_new_tokens)
+    # at step t whoever has at least t tokens is still going
+    longest = min(max(len(c.tokens) for c in flat), settings.max_new_tokens - 1)
+    going = [[sum(len(c.tokens) >= t for c in row) for row in found] for t in range(1, longest + 1)]
+    first, *steps = computed
+    lengths = [len(prompt.tokens) for prompt in prompts]
+    if talkative.plan.takes_layouts:  # the prompts once and unpadded, then a grid that shrinks now and then
+        assert first == sum(lengths)
+        grids = [sum(map(bool, rows)) * max(rows) for rows in going]
+        assert all(sum(rows) <= size for rows, size in zip(going, steps, strict=True))
+        assert all(REGRID * size < grid for size, grid in zip(steps, grids, strict=True))
+        assert steps[-1] < steps[0]
+    else:  # padded, then exactly who is going
+        assert first == len(lengths) * max(lengths)
+        assert steps == [sum(rows) for rows in going]
 
 
-def test_nothing_is_computed_past_the_last_token(mllm: Mllm, batch_sizes: list[int]) -> None:
-    (only,) = sample(mllm, prompts_of(mllm)[:1], SamplingSettings(max_new_tokens=1))[0]
-    assert batch_sizes == [1]
+def test_limits_end_each_continuation_where_they_say(talkative: Mllm) -> None:
+    settings = SamplingSettings(temperature=1.0, max_new_tokens=10)
+    prompts = prompts_of(talkative)[:2]
+    draws = [[3, 0, 10, 1], [0, 0, 2, 7]]
+    free = sample(talkative, prompts, settings, [generators(4, i) for i in range(2)], stop={-1})
+    cut = sample(talkative, prompts, settings, [generators(4, i) for i in range(2)], limits=draws, stop={-1})
+    for row, limited, limits in zip(free, cut, draws, strict=True):
+        assert [c.tokens[:limit] for c, limit in zip(row, limits, strict=True)] == [c.tokens for c in limited]
+        assert {c.finish_reason for c in limited} == {"length"}
+    assert all(len(c.tokens) == settings.max_new_tokens for row in free for c in row)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_prompts_go_on_from_a_prefix_that_was_computed_before(mllms: dict[str, Mllm], family: str, copies: int) -> None:
+    """Prefixes of different length, the rest of the prompt of one length, as two questions about an image have it."""
+    mllm, settings = mllms[family], SamplingSettings(temperature=0.8, max_new_tokens=12)
+    prompts = prompts_of(mllm)
+    heads = [Path(p.tokens[:-5], p.positions[:, :-5], p.images, len(p.tokens) - 5) for p in prompts]
+    prefix = encode_prefix(mllm.model, heads)
+    draws = [[generators(copies, i) for i in range(len(prompts))] for _ in range(3)]
+    expected = sample(mllm, prompts, settings, draws[0])
+    assert sample(mllm, prompts, settings, draws[1], prefix=prefix) == expected
+    assert sample(mllm, prompts, settings, draws[2], prefix=prefix) == expected, "the prefix is as it was"
+
+
+def test_more_tokens_than_there_is_room_for_at_first(mllm: Mllm, family: str) -> None:
+    length = ROOM * 2 + 3
+    (found,) = sample(mllm, prompts_of(mllm)[:1], SamplingSettings(max_new_tokens=length), stop={-1})[0]
+    mllm.model.generation_config.eos_token_id, before = None, mllm.model.generation_config.eos_token_id
+    try:
+        assert list(found.tokens) == generated(mllm, family, ASKED[0], length)
+    finally:
+        mllm.model.generation_config.eos_token_id = before
+
+
+def test_nothing_is_computed_past_the_last_token(mllm: Mllm, computed: list[int]) -> None:
+    prompt = prompts_of(mllm)[0]
+    (only,) = sample(mllm, [prompt], SamplingSettings(max_new_tokens=1))[0]
+    assert computed == [len(prompt.tokens)]
     assert len(only.tokens) == 1
 
 

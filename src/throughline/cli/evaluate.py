@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = open_model(arguments.model, None if record is not None else images.classes, base_of(arguments))
     if arguments.batch is not None:
         model = replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
-    with progress("answering", "answers") as told:
+    with progress("answering", "images") as told:
         found = assess(model, images, split=arguments.split, trial_seed=arguments.trial_seed, told=told)
     if arguments.out is not None:
         write_json(arguments.out, found.to_json())

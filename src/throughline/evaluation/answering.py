@@ -4,6 +4,7 @@ every class. Every planned sample ends in one prediction; what cannot be read or
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,10 +22,12 @@ from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm
+from throughline.mllm.prefix import Prefix, encode_prefix
 from throughline.mllm.sampling import Continuation, sample
+from throughline.mllm.tree import common_path
 from throughline.settings import AnswerSettings, SamplingSettings
 
-VERSION = 2
+VERSION = 3
 """Raised when the same model and images would give other predictions."""
 
 
@@ -68,21 +71,32 @@ def answer_samples(
     *,
     reader: ImageReader | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
+    timed: Callable[[str, float], None] = lambda answer, seconds: None,
 ) -> list[Prediction]:
-    """Predictions in the order of `samples`, for each sample one per way of answering, in the order of the settings."""
+    """Predictions in the order of `samples`, for each sample one per way of answering, in the order of the settings.
+
+    What the questions share is computed once for each image. `timed` is called for every batch and way with the seconds
+    it took; what they share, reading the images included, is split evenly among them.
+    """
     reader = reader or ImageReader(mllm.chat)
     predictions: list[Prediction] = []
-    mllm.model.eval()
-    for start in range(0, len(samples), settings.batch):
-        batch = samples[start : start + settings.batch]
-        predictions += _answer_batch(mllm, reader, batch, questions, settings)
-        told(min(start + settings.batch, len(samples)), len(samples))
+    with mllm.asked():
+        for start in range(0, len(samples), settings.batch):
+            batch = samples[start : start + settings.batch]
+            predictions += _answer_batch(mllm, reader, batch, questions, settings, timed)
+            told(min(start + settings.batch, len(samples)), len(samples))
     return predictions
 
 
 def _answer_batch(
-    mllm: Mllm, reader: ImageReader, batch: Sequence[Sample], questions: Questions, settings: AnswerSettings
+    mllm: Mllm,
+    reader: ImageReader,
+    batch: Sequence[Sample],
+    questions: Questions,
+    settings: AnswerSettings,
+    timed: Callable[[str, float], None],
 ) -> Iterator[Prediction]:
+    began = time.monotonic()
     readable: list[Sample] = []
     images: list[EncodedImage] = []
     faults: dict[str, str] = {}
@@ -93,61 +107,79 @@ def _answer_batch(
         except ThroughlineError as error:
             faults[one.id] = str(error)
     found: dict[tuple[str, str], Prediction] = {}
-    for answer in settings.answers if readable else ():
-        for prediction in _ASK[answer](mllm, readable, images, questions, settings):
-            found[prediction.sample_id, answer] = prediction
+    if readable:
+        asked = _Asked(mllm, readable, images, questions, settings)
+        shared = (time.monotonic() - began) / len(settings.answers)
+        for answer in settings.answers:
+            began = time.monotonic()
+            for prediction in _ASK[answer](asked):
+                found[prediction.sample_id, answer] = prediction
+            timed(answer, shared + time.monotonic() - began)
     for one in batch:
         for answer in settings.answers:
             failed = Prediction(one.id, one.domain, one.labels, answer, None, Outcome.ERROR, faults.get(one.id, ""))
             yield found.get((one.id, answer), failed)
 
 
-def _ask_label(
-    mllm: Mllm,
-    samples: Sequence[Sample],
-    images: Sequence[EncodedImage],
-    questions: Questions,
-    settings: AnswerSettings,
-) -> Iterator[Prediction]:
-    for one, said in zip(samples, _greedy(mllm, images, questions.prompts.label, settings.label_tokens), strict=True):
+class _Asked:
+    """A batch about to be asked: every question's prompts, and what they share through the model already."""
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        samples: Sequence[Sample],
+        images: Sequence[EncodedImage],
+        questions: Questions,
+        settings: AnswerSettings,
+    ) -> None:
+        self.mllm, self.samples, self.images = mllm, samples, images
+        self.questions, self.settings = questions, settings
+        asked = {questions.prompts.reasoning if a == "reasoning" else questions.prompts.label for a in settings.answers}
+        self.prompts = {text: [mllm.chat.prompt(user_turn(text), [image]) for image in images] for text in asked}
+        self.prefix: Prefix | None = None
+        if mllm.plan.takes_layouts:
+            self.prefix = encode_prefix(
+                mllm.model, [common_path(paths) for paths in zip(*self.prompts.values(), strict=True)]
+            )
+
+    def greedy(self, text: str, tokens: int) -> list[Continuation]:
+        """The most likely answers to the question `text`."""
+        settings = SamplingSettings(temperature=0.0, max_new_tokens=tokens)
+        return [row[0] for row in sample(self.mllm, self.prompts[text], settings, prefix=self.prefix)]
+
+
+def _ask_label(asked: _Asked) -> Iterator[Prediction]:
+    questions = asked.questions
+    said_by = asked.greedy(questions.prompts.label, asked.settings.label_tokens)
+    for one, said in zip(asked.samples, said_by, strict=True):
         read = parse_answer(said.text, questions.classes)
         yield Prediction(one.id, one.domain, one.labels, "label", read.label, read.outcome, said.text)
 
 
-def _ask_reasoning(
-    mllm: Mllm,
-    samples: Sequence[Sample],
-    images: Sequence[EncodedImage],
-    questions: Questions,
-    settings: AnswerSettings,
-) -> Iterator[Prediction]:
+def _ask_reasoning(asked: _Asked) -> Iterator[Prediction]:
     """A chain that is not well formed gives no class: a name somewhere in it is not its conclusion."""
-    said_by = _greedy(mllm, images, questions.prompts.reasoning, settings.chain_tokens)
-    for one, said in zip(samples, said_by, strict=True):
+    questions = asked.questions
+    said_by = asked.greedy(questions.prompts.reasoning, asked.settings.chain_tokens)
+    for one, said in zip(asked.samples, said_by, strict=True):
         read = parse_chain(said.text, questions.format, questions.classes, said.finish_reason)
         label = read.label if read.outcome == Outcome.OK else None
         yield Prediction(one.id, one.domain, one.labels, "reasoning", label, read.outcome, said.text)
 
 
-def _ask_likelihood(
-    mllm: Mllm,
-    samples: Sequence[Sample],
-    images: Sequence[EncodedImage],
-    questions: Questions,
-    settings: AnswerSettings,
-) -> Iterator[Prediction]:
+def _ask_likelihood(asked: _Asked) -> Iterator[Prediction]:
     """The most likely class; its probabilities are over the classes offered, in their order."""
+    questions = asked.questions
     names = [class_name(label) for label in questions.classes]
-    scores = label_log_likelihood(mllm, user_turn(questions.prompts.label), images, names)
-    for one, row in zip(samples, torch.softmax(scores.double(), dim=1), strict=True):
+    question = user_turn(questions.prompts.label)
+    scores = label_log_likelihood(asked.mllm, question, asked.images, names, asked.prefix)
+    for one, row in zip(asked.samples, torch.softmax(scores.double(), dim=1), strict=True):
         best = questions.classes[int(row.argmax())]
         probabilities = tuple(float(f"{p:.6g}") for p in row.tolist())  # digits, not places: log p has to stay
         yield Prediction(one.id, one.domain, one.labels, "likelihood", best, Outcome.OK, "", probabilities)
 
 
-_ASK = {"label": _ask_label, "reasoning": _ask_reasoning, "likelihood": _ask_likelihood}
-
-
-def _greedy(mllm: Mllm, images: Sequence[EncodedImage], question: str, tokens: int) -> list[Continuation]:
-    prompts = [mllm.chat.prompt(user_turn(question), [image]) for image in images]
-    return [row[0] for row in sample(mllm, prompts, SamplingSettings(temperature=0.0, max_new_tokens=tokens))]
+_ASK: dict[str, Callable[[_Asked], Iterator[Prediction]]] = {
+    "label": _ask_label,
+    "reasoning": _ask_reasoning,
+    "likelihood": _ask_likelihood,
+}

@@ -5,7 +5,6 @@ For the verb `evaluate`. The lines have the shape of results.jsonl, so that what
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -91,7 +90,7 @@ def assess(
     """
     absent = compare_classes(model.questions.classes, images)
     chosen = _split_samples(images, split, trial_seed)
-    total = sum(map(len, chosen.values())) * len(model.answering.answers)
+    total = sum(map(len, chosen.values()))
     if total == 0:
         raise ThroughlineError(f"no image is in the split {split}", images.root, "use --split all")
     common = _common(model, images, split, trial_seed)
@@ -101,21 +100,17 @@ def assess(
     lines: list[dict[str, Any]] = []
     asked = 0
     for domain, samples in chosen.items():
-        of_domain: list[Prediction] = []
-        taken: dict[str, float] = {}
-        for answer in model.answering.answers:
-            began = time.monotonic()
-            settings = model.answering.model_copy(update={"answers": (answer,)})
-            of_domain += answer_samples(
-                model.mllm,
-                samples,
-                model.questions,
-                settings,
-                reader=reader,
-                told=_from(asked, total, told),
-            )
-            asked += len(samples)
-            taken[answer] = time.monotonic() - began
+        taken: Counter[str] = Counter()
+        of_domain = answer_samples(
+            model.mllm,
+            samples,
+            model.questions,
+            model.answering,
+            reader=reader,
+            told=_from(asked, total, told),
+            timed=_into(taken),
+        )
+        asked += len(samples)
         lines += _lines(of_domain, model, split, {**common, "targets": [domain]}, taken)
         seconds.update(taken)
         predictions += of_domain
@@ -131,8 +126,13 @@ def assess(
 
 
 def _from(before: int, total: int, told: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    """Progress of one domain and answer as progress of the whole."""
+    """Progress of one domain as progress of the whole."""
     return lambda done, _: told(before + done, total)
+
+
+def _into(seconds: Counter[str]) -> Callable[[str, float], None]:
+    """Adds what a batch took to the sum of its way of answering."""
+    return lambda answer, took: seconds.update({answer: took})
 
 
 def _split_samples(images: ImageSet, split: str, trial_seed: int) -> dict[str, list[Sample]]:

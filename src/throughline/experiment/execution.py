@@ -6,7 +6,7 @@ again, so that a killed unit goes on where it was and ends with the same numbers
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -57,19 +57,17 @@ class _Execution:
         """Every way of answering on the whole target: the predictions and their results lines."""
         learning, fold = self.learning, self.learning.fold
         answering = learning.config.evaluation.answering
-        predictions: list[Prediction] = []
-        seconds: dict[str, float] = {}
-        for answer in answering.answers:
-            began = time.monotonic()
-            predictions += answer_samples(
-                learning.mllm,
-                fold.test,
-                learning.questions,
-                answering.model_copy(update={"answers": (answer,)}),
-                reader=learning.reader,
-                told=learning.counted(answer, "images"),
-            )
-            seconds[answer] = time.monotonic() - began
+        seconds: Counter[str] = Counter()
+        predictions = answer_samples(
+            learning.mllm,
+            fold.test,
+            learning.questions,
+            answering,
+            reader=learning.reader,
+            told=learning.counted(", ".join(answering.answers), "images"),
+            timed=lambda answer, took: seconds.update({answer: took}),
+        )
+        predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
         unit = learning.unit
         common = {
             "unit": unit.name,

@@ -121,7 +121,7 @@ def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
             trunks[-1] = (trunks[-1][0] + 1, length)
         else:
             trunks.append((1, length))
-        if len(visible) == length:
+        if len(visible) == length:  # the trunk is all there is
             masks.append(None)
             continue
         seen = torch.from_numpy(visible[length:])
@@ -140,3 +140,37 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
     return scaled_dot_product_attention(
         query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
     )
+
+
+def attend_grouped(
+    query: Tensor,
+    shared: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    each: int,
+    hidden: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    """One new token of every branch against its prompt and its own past, the prompt's keys and values read once for all
+    its `each` branches.
+
+    query `(heads, branches, width)`; shared keys and values `(prompts, kv heads, tokens, width)`, own ones `(branches,
+    kv heads, past, width)`; hidden 0 or -inf `(prompts, 1, 1, tokens)` or None. Gives `(branches, heads, width)`.
+    """
+    prompts, kv_heads, tokens, width = shared[0].shape
+    past = own[0].shape[2]
+    # (prompts, each, kv heads, group, width): the branches' queries, those of a prompt and key head together
+    split = query.transpose(0, 1).reshape(prompts, each, kv_heads, -1, width) * scaling
+    together = split.transpose(1, 2).flatten(2, 3)
+    apart = split.flatten(0, 1)
+    of_prompt = together @ shared[0].transpose(2, 3)  # (prompts, kv heads, each x group, tokens)
+    if hidden is not None:
+        of_prompt = of_prompt + hidden.to(of_prompt.dtype)
+    of_own = (apart @ own[0].transpose(2, 3)).unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
+    weights = torch.softmax(torch.cat([of_prompt, of_own], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+    from_prompt = weights[..., :tokens] @ shared[1]
+    weights_own = (
+        weights[..., tokens:].unflatten(2, (each, -1)).transpose(1, 2).reshape(prompts * each, kv_heads, -1, past)
+    )
+    from_own = weights_own @ own[1]  # (branches, kv heads, group, width)
+    from_prompt = from_prompt.unflatten(2, (each, -1)).transpose(1, 2).reshape(from_own.shape)
+    return (from_prompt + from_own).flatten(1, 2)

@@ -7,14 +7,22 @@ and `cat tower` are complete answers and do not share mass; `evaluation` normali
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from throughline.mllm.chat import EncodedImage, Message
+from throughline.mllm.chat import Chat, EncodedImage, Message, Path
 from throughline.mllm.forward import score_trees
+from throughline.mllm.head import marked_nll
 from throughline.mllm.load import Mllm
+from throughline.mllm.lora import base_of
+from throughline.mllm.prefix import Branches, Prefix, encode_prefix
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+
+AT_ONCE = 8192
+"""Label tokens in one pass: images of long class lists go in turns, so that memory is bounded."""
 
 
 def label_trie(mllm: Mllm, messages: Sequence[Message], image: EncodedImage, labels: Sequence[str]) -> Tree:
@@ -26,11 +34,84 @@ def label_trie(mllm: Mllm, messages: Sequence[Message], image: EncodedImage, lab
 
 @torch.no_grad()
 def label_log_likelihood(
-    mllm: Mllm, messages: Sequence[Message], images: Sequence[EncodedImage], labels: Sequence[str]
+    mllm: Mllm,
+    messages: Sequence[Message],
+    images: Sequence[EncodedImage],
+    labels: Sequence[str],
+    prefix: Prefix | None = None,
 ) -> Tensor:
-    """`(images, labels)` log-probabilities of each label as the whole answer, fp32 on the CPU; one pass for all."""
-    trees = [label_trie(mllm, messages, image, labels) for image in images]
-    batch = mllm.collate([[tree] for tree in trees]).to(mllm.device)
+    """`(images, labels)` log-probabilities of each label as the whole answer, fp32 on the CPU.
+
+    The prompts are computed once, or taken from `prefix`, which holds their beginnings; the labels, which are the same
+    for all images, grow on them.
+    """
+    crown = label_crown(mllm.chat, messages, images[0], labels) if mllm.plan.takes_layouts else None
     with mllm.asked():
-        nll = score_trees(mllm.model, batch).branch_nll()
-    return -nll.cpu().unflatten(0, (len(images), len(labels)))
+        if crown is None:
+            batch = mllm.collate([[label_trie(mllm, messages, image, labels)] for image in images]).to(mllm.device)
+            return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(images), len(labels)))
+        prompts = [mllm.chat.prompt(messages, [image]) for image in images]
+        prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
+        rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
+        rest = torch.from_numpy(np.stack(rests)).to(mllm.device)
+        turns = torch.arange(len(images), device=mllm.device).split(max(1, AT_ONCE // max(1, len(crown.tokens))))
+        parts = [
+            _on_prefix(mllm, prefix if len(turns) == 1 else prefix.chosen(turn), rest[turn], crown) for turn in turns
+        ]
+    return torch.cat(parts).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class Crown:
+    """Labels as a trie behind any prompt: the tokens that predict another one, each with its distance from the first
+    and `(n, n)` whom it sees; and for each of `labels` labels, one after the other, the id of every token of it, the
+    place that predicts it (0 is the prompt's last token, i the trie's i-th) and whose it is."""
+
+    tokens: Tensor
+    offsets: Tensor
+    seen: Tensor
+    targets: Tensor
+    predictors: Tensor
+    owner: Tensor
+    labels: int
+
+
+def label_crown(chat: Chat, messages: Sequence[Message], image: EncodedImage, labels: Sequence[str]) -> Crown | None:
+    """None where a label's first token merges with the prompt's last: then no crown is the same for all images."""
+    last = len(chat.prompt(messages, [image]).tokens) - 1
+    paths = [chat.answered(messages, [image], label) for label in labels]
+    if any(path.answer_start != last + 1 for path in paths):
+        return None
+    ends = [path.tokens[last:] for path in paths]
+    leaves = [
+        Leaf(Path(end, np.arange(len(end))[None], (), 1), label, 0.0, "sum")
+        for end, label in zip(ends, labels, strict=True)
+    ]
+    tree = merge_paths(leaves, image_token_id=-1)
+    predictors = np.concatenate([branch.predictors for branch in tree.branches])
+    needed = np.unique(predictors)[1:]  # what ends every label predicts nothing, and 0 is the prompt's
+    return Crown(
+        tokens=torch.from_numpy(tree.tokens[needed]),
+        offsets=torch.from_numpy(tree.positions[0, needed] - 1),
+        seen=torch.from_numpy(tree.visible()[needed][:, needed]),
+        targets=torch.from_numpy(np.concatenate([tree.tokens[branch.scored] for branch in tree.branches])),
+        predictors=torch.from_numpy(np.searchsorted(needed, predictors, side="right")),
+        owner=torch.repeat_interleave(torch.tensor([len(branch.scored) for branch in tree.branches])),
+        labels=len(labels),
+    )
+
+
+def _on_prefix(mllm: Mllm, prefix: Prefix, rest: Tensor, crown: Crown) -> Tensor:
+    """`(prompts, labels)`; `rest` `(prompts, n)` is what the prompts have beyond the prefix."""
+    branches, model, device = Branches(prefix), mllm.model, rest.device
+    states = branches.grow(model, rest)[:, -1:] if rest.shape[1] else prefix.state[:, None]
+    if len(crown.tokens):
+        tokens = crown.tokens.to(device).expand(len(prefix), -1)
+        grown = branches.grow(model, tokens, crown.offsets.to(device), crown.seen.to(device))
+        states = torch.cat([states, grown], dim=1)
+    first = torch.arange(len(prefix), device=device)[:, None] * states.shape[1]
+    rows = (first + crown.predictors.to(device)).flatten()
+    targets = crown.targets.to(device).repeat(len(prefix))
+    nll = marked_nll(states.flatten(0, 1), base_of(model).get_output_embeddings(), rows, targets)
+    sums = torch.zeros(len(prefix), crown.labels, device=device)
+    return -sums.index_add(1, crown.owner.to(device), nll.view(len(prefix), -1))

@@ -33,6 +33,11 @@ class Plan:
     whole_logits: bool = False
     """All logits at once from the model's own call, not chunk by chunk from its head."""
 
+    @property
+    def takes_layouts(self) -> bool:
+        """Whether continuations can grow on a shared prefix (`prefix`)."""
+        return self == Plan()
+
     def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
         """The rows as this way lays them out."""
         if self.rows == "packed":

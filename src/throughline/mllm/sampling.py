@@ -1,4 +1,4 @@
-"""Continuations of a prompt: K of them with image and prompt computed once, finished ones leaving the batch.
+"""Continuations of a prompt: K of them with image and prompt computed once, finished ones leaving (`decoding`).
 
 Each continuation draws from a generator of its own, named by (seed, purpose, sample id, candidate), so that what it
 samples depends on neither its neighbours nor the order of work. Self-labelling, answering and local teachers call it.
@@ -6,17 +6,17 @@ samples depends on neither its neighbours nor the order of work. Self-labelling,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from throughline.mllm.chat import Path, join_inputs
+from throughline.mllm.chat import Path
+from throughline.mllm.decoding import Decoder, make_decoder
 from throughline.mllm.load import Mllm
+from throughline.mllm.prefix import Prefix
 from throughline.settings import SamplingSettings
 
 
@@ -35,120 +35,59 @@ def sample(
     prompts: Sequence[Path],
     settings: SamplingSettings,
     generators: Sequence[Sequence[np.random.Generator]] | None = None,
+    *,
+    prefix: Prefix | None = None,
+    limits: Sequence[Sequence[int]] | None = None,
+    stop: Collection[int] | None = None,
 ) -> list[list[Continuation]]:
     """For each prompt as many continuations as it has generators (one, greedy, when none are given).
 
-    One batch: the caller decides how many prompts go together (`answering` and `rounds` fix it in their plan).
+    One batch: the caller decides how many prompts go together (`answering` and `rounds` fix it in their plan). `prefix`
+    is that of the prompts' beginnings where the caller has it. `limits` are most tokens of each continuation, below
+    those of the settings; `stop` are the ids that end one, by default the end of the turn and what the checkpoint
+    names.
     """
     if generators is None:
         generators = [[np.random.default_rng(0)] for _ in prompts]
     counts = {len(row) for row in generators}
     assert len(counts) == 1, "every prompt of a batch takes the same number of continuations"
-    with mllm.asked():
-        return _continued(mllm, prompts, settings, generators, counts.pop())
-
-
-def _continued(
-    mllm: Mllm,
-    prompts: Sequence[Path],
-    settings: SamplingSettings,
-    generators: Sequence[Sequence[np.random.Generator]],
-    per_prompt: int,
-) -> list[list[Continuation]]:
-    state, logits = _prefill(mllm, prompts)
-    state.repeat(per_prompt)
-    logits = logits.repeat_interleave(per_prompt, dim=0)
+    each = counts.pop()
     flat = [generator for row in generators for generator in row]
-    out: list[list[int]] = [[] for _ in flat]
-    finished = ["length"] * len(flat)
-    alive = torch.arange(len(flat))
-    stop = _stop_ids(mllm)
-    for step in range(settings.max_new_tokens):
-        chosen = _choose(logits, settings, [flat[i] for i in alive.tolist()])
-        going = []
-        for place, (i, token) in enumerate(zip(alive.tolist(), chosen.tolist(), strict=True)):
+    most = [settings.max_new_tokens] * len(flat)
+    if limits is not None:
+        most = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
+    with mllm.asked():
+        drawn = _drawn(make_decoder(mllm, prompts, each, prefix), settings, flat, most, stop or _stop_ids(mllm))
+    found = [Continuation(tuple(tokens), mllm.chat.decode(tokens), why) for tokens, why in drawn]
+    return [found[i : i + each] for i in range(0, len(found), each)]
+
+
+def _drawn(
+    decoder: Decoder,
+    settings: SamplingSettings,
+    generators: Sequence[np.random.Generator],
+    most: Sequence[int],
+    stop: Collection[int],
+) -> list[tuple[list[int], str]]:
+    """Tokens and finish reason of every row."""
+    tokens: list[list[int]] = [[] for _ in generators]
+    reasons = ["length"] * len(generators)
+    going = [row for row in range(len(generators)) if most[row] > 0]
+    logits = decoder.begin()[torch.tensor(going, dtype=torch.long)] if going else None
+    while going and logits is not None:
+        chosen = _choose(logits, settings, [generators[row] for row in going])
+        places, before = [], going
+        for place, (row, token) in enumerate(zip(before, chosen.tolist(), strict=True)):
             if token in stop:
-                finished[i] = "stop"
-            else:
-                out[i].append(token)
-                going.append(place)
-        if not going or step + 1 == settings.max_new_tokens:
-            break
-        if len(going) < len(alive):
-            kept = torch.tensor(going)
-            alive, chosen = alive[kept], chosen[kept.to(chosen.device)]
-            state.select(kept)
-        logits = state.step(mllm.model, chosen)
-    texts = [
-        Continuation(tuple(tokens), mllm.chat.decode(tokens), why) for tokens, why in zip(out, finished, strict=True)
-    ]
-    return [texts[i : i + per_prompt] for i in range(0, len(texts), per_prompt)]
-
-
-class _DecodingState:
-    """Key-value cache, mask and next position of the sequences still going."""
-
-    def __init__(self, cache: DynamicCache, mask: Tensor | None, position: Tensor) -> None:
-        self.cache, self.mask, self.position = cache, mask, position  # (batch, past), (axes, batch)
-
-    def repeat(self, times: int) -> None:
-        if times == 1:
-            return
-        self.cache.batch_repeat_interleave(times)
-        self.position = self.position.repeat_interleave(times, dim=1)
-        if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(times, dim=0)
-
-    def select(self, kept: Tensor) -> None:
-        kept = kept.to(self.position.device)
-        self.cache.batch_select_indices(kept)
-        self.position = self.position[:, kept]
-        if self.mask is not None:
-            self.mask = self.mask[kept]
-
-    def step(self, model: Any, tokens: Tensor) -> Tensor:
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        position = self.position[..., None]
-        logits = model(
-            input_ids=tokens[:, None],
-            attention_mask=self.mask,
-            position_ids=position[0] if len(position) == 1 else position,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
-        self.position = self.position + 1
-        return torch.as_tensor(logits).float()
-
-
-def _prefill(mllm: Mllm, prompts: Sequence[Path]) -> tuple[_DecodingState, Tensor]:
-    """Prompts padded on the left, their images and tokens through the model once; the logits of the next token."""
-    length = max(len(p.tokens) for p in prompts)
-    axes = prompts[0].positions.shape[0]
-    ids = np.full((len(prompts), length), mllm.chat.pad_id, dtype=np.int64)
-    positions = np.zeros((axes, len(prompts), length), dtype=np.int64)
-    mask = np.zeros((len(prompts), length), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt.tokens) :] = prompt.tokens
-        positions[:, row, length - len(prompt.tokens) :] = prompt.positions
-        mask[row, length - len(prompt.tokens) :] = 1
-    device = mllm.device
-    padded = torch.from_numpy(mask).to(device) if not mask.all() else None
-    position_ids = torch.from_numpy(positions).to(device)
-    cache = DynamicCache()
-    images = join_inputs([image for prompt in prompts for image in prompt.images])
-    logits = mllm.model(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=padded,
-        position_ids=position_ids[0] if axes == 1 else position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        **{name: value.to(device) for name, value in images.items()},
-    ).logits[:, -1]
-    # the token after a prompt stands one past its largest position, on every axis
-    following = position_ids.amax(dim=(0, 2), keepdim=False)[None].expand(axes, -1) + 1
-    return _DecodingState(cache, padded, following), torch.as_tensor(logits).float()
+                reasons[row] = "stop"
+                continue
+            tokens[row].append(token)
+            if len(tokens[row]) < most[row]:
+                places.append(place)
+        going = [before[place] for place in places]
+        if going:
+            logits = decoder.step(going, chosen[torch.tensor(places, device=chosen.device)])
+    return list(zip(tokens, reasons, strict=True))
 
 
 def _choose(logits: Tensor, settings: SamplingSettings, generators: Sequence[np.random.Generator]) -> Tensor:

@@ -192,6 +192,15 @@ class _Builder:
             node = next(child for child in node.children if self._starts(child, identity[at]))
 
 
+def common_path(paths: Sequence[Path]) -> Path:
+    """What these paths begin with in common, at most up to where an answer starts; all show the same images in it."""
+    first = np.concatenate([paths[0].tokens[None], paths[0].positions]).T
+    length = min(path.answer_start for path in paths)
+    for path in paths[1:]:
+        length = min(length, _common_rows(first, np.concatenate([path.tokens[None], path.positions]).T))
+    return Path(paths[0].tokens[:length], paths[0].positions[:, :length], paths[0].images, length)
+
+
 def image_places(path: Path, image_token_id: int) -> list[Tokens]:
     """For each image of a path, the indices of its placeholder tokens."""
     placeholders = np.flatnonzero(path.tokens == image_token_id)

@@ -29,7 +29,7 @@ from throughline.settings import SamplingSettings
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""
 
-VERSION = 2
+VERSION = 3
 """Raised when the same weights would write other chains."""
 
 

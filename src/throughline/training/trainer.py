@@ -27,7 +27,7 @@ from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
 from throughline.settings import StageSettings
 
-VERSION = 2
+VERSION = 3
 """Raised when the numbers of a trained stage change."""
 
 COMPLETE = "complete"

@@ -1,0 +1,150 @@
+"""Token by token behind prompts, in two ways with the same numbers.
+
+    OnPrefix  prompts once for all their rows; rows that have ended leave when enough of them have (`prefix`)
+    OnCache   transformers' own key-value cache, prompts copied for each row: for families that take no layout
+
+`sampling` steps through whichever the model takes and chooses the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from throughline.mllm.chat import Path, join_inputs
+from throughline.mllm.load import Mllm
+from throughline.mllm.lora import base_of
+from throughline.mllm.prefix import Branches, Prefix, encode_prefix
+
+REGRID = 0.75
+"""Rows are copied together once no more than this share of them is still going: copying at every end costs more."""
+
+
+class Decoder(Protocol):
+    """Rows in flat order, `each` a prompt."""
+
+    def begin(self) -> Tensor:
+        """`(rows, vocabulary)` logits of every row's first token."""
+
+    def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
+        """The next token `(going,)` of the rows still going to `(going, vocabulary)` logits of the one after. A row
+        that was left out once has ended."""
+
+
+def make_decoder(mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> Decoder:
+    """`prefix` is that of these prompts' beginnings where it has been computed already."""
+    if mllm.plan.takes_layouts:
+        return OnPrefix(mllm, prompts, each, prefix)
+    return OnCache(mllm, prompts, each)
+
+
+class OnPrefix:
+    """Branches on a prefix: a grid of prompts by rows of each. Places of rows that have ended are computed along, and
+    nobody reads them, until the grid is made smaller."""
+
+    def __init__(self, mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> None:
+        self.model, self.pad_id = mllm.model, mllm.chat.pad_id
+        self.head = base_of(mllm.model).get_output_embeddings()
+        prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
+        rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
+        self.rest = torch.from_numpy(np.stack(rests)).to(mllm.device)  # (prompts, n)
+        self.each = each
+        self.branches = Branches(prefix, each)
+        self.row_at: list[int] = list(range(len(self.branches)))
+        """The row in each place of the grid."""
+
+    def begin(self) -> Tensor:
+        """See `Decoder`."""
+        if self.rest.shape[1] == 0:
+            return self.head(self.branches.prefix.state).float().repeat_interleave(self.each, dim=0)
+        states = self.branches.grow(self.model, self.rest.repeat_interleave(self.each, dim=0))
+        return torch.as_tensor(self.head(states[:, -1]).float())
+
+    def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
+        """See `Decoder`."""
+        self._shrink(going)
+        places = torch.tensor(self._places(going), device=tokens.device)
+        all_tokens = torch.full((len(self.branches), 1), self.pad_id, device=tokens.device)
+        all_tokens[places, 0] = tokens
+        states = self.branches.grow(self.model, all_tokens)[:, 0]
+        return torch.as_tensor(self.head(states[places]).float())
+
+    def _shrink(self, going: Sequence[int]) -> None:
+        of_prompt: dict[int, list[int]] = {}
+        for row in going:
+            of_prompt.setdefault(row // self.each, []).append(row)
+        widest = max(map(len, of_prompt.values()))
+        if len(of_prompt) * widest > REGRID * len(self.branches):
+            return
+        # a prompt with fewer rows left is filled up with copies of one, so that the grid stays a grid
+        kept = [row for rows in of_prompt.values() for row in rows + rows[:1] * (widest - len(rows))]
+        self.branches.keep(self._places(kept), widest)
+        self.row_at = kept
+
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        """Where these rows are in the grid; of a row and its copies, the first, which is the one that goes on."""
+        first: dict[int, int] = {}
+        for place, row in enumerate(self.row_at):
+            first.setdefault(row, place)
+        return [first[row] for row in rows]
+
+
+class OnCache:
+    """Prompts padded on the left in transformers' `DynamicCache`; rows that have ended leave at once."""
+
+    def __init__(self, mllm: Mllm, prompts: Sequence[Path], each: int) -> None:
+        self.mllm, self.prompts, self.each = mllm, prompts, each
+        self.cache = DynamicCache()
+        self.going: list[int] = list(range(len(prompts) * each))
+
+    def begin(self) -> Tensor:
+        """See `Decoder`."""
+        length = max(len(prompt.tokens) for prompt in self.prompts)
+        axes = self.prompts[0].positions.shape[0]
+        ids = np.full((len(self.prompts), length), self.mllm.chat.pad_id, dtype=np.int64)
+        positions = np.zeros((axes, len(self.prompts), length), dtype=np.int64)
+        mask = np.zeros((len(self.prompts), length), dtype=np.int64)
+        for row, prompt in enumerate(self.prompts):
+            ids[row, length - len(prompt.tokens) :] = prompt.tokens
+            positions[:, row, length - len(prompt.tokens) :] = prompt.positions
+            mask[row, length - len(prompt.tokens) :] = 1
+        images = join_inputs([image for prompt in self.prompts for image in prompt.images])
+        device = self.mllm.device
+        self.mask = torch.from_numpy(mask).to(device)
+        position_ids = torch.from_numpy(positions).to(device)
+        logits = self._logits(torch.from_numpy(ids).to(device), position_ids, images)
+        # the token after a prompt stands one past its largest position, on every axis
+        self.position = (position_ids.amax(dim=(0, 2))[None].expand(axes, -1) + 1).repeat_interleave(self.each, dim=1)
+        self.mask = self.mask.repeat_interleave(self.each, dim=0)
+        self.cache.batch_repeat_interleave(self.each)
+        return logits.repeat_interleave(self.each, dim=0)
+
+    def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
+        """See `Decoder`."""
+        if len(going) < len(self.going):
+            place_of = {row: place for place, row in enumerate(self.going)}
+            kept = torch.tensor([place_of[row] for row in going], device=tokens.device)
+            self.cache.batch_select_indices(kept)
+            self.position, self.mask = self.position[:, kept], self.mask[kept]
+            self.going = list(going)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        logits = self._logits(tokens[:, None], self.position[..., None], {})
+        self.position = self.position + 1
+        return logits
+
+    def _logits(self, ids: Tensor, positions: Tensor, images: dict[str, Any]) -> Tensor:
+        logits = self.mllm.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions[0] if len(positions) == 1 else positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **{name: value.to(ids.device) for name, value in images.items()},
+        ).logits[:, -1]
+        return torch.as_tensor(logits).float()

@@ -1,0 +1,217 @@
+"""Prompts computed once, and all that follows them: samples, labels, both questions about an image.
+
+A `Prefix` holds the keys and values of prompts; `Branches` grow on it, each with keys and values of its own, and never
+copy what they share. One call of the model is one row of all their new tokens, without padding, its attention by a
+layout (`attention`). `sampling` and `likelihood` are what grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughline.mllm.attention import TreeLayout, attend_grouped, layout_arguments, tree_layout
+from throughline.mllm.chat import Path, join_inputs
+from throughline.mllm.lora import base_of
+
+ROOM = 64
+"""Tokens for which a branch's keys and values get room at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Prompts through the model. All tensors are in the order of the prompts; shorter ones are padded on the right.
+
+    `keys` and `values` of each layer `(prompts, heads, tokens, width)`; `hidden` `(prompts, 1, 1, tokens)` 0 or -inf,
+    None where all have one length; `state` `(prompts, width of the model)` after each prompt's last token; `following`
+    `(axes, prompts)` the position of the token that comes next.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    hidden: Tensor | None
+    lengths: tuple[int, ...]
+    state: Tensor
+    following: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def chosen(self, prompts: Tensor) -> Prefix:
+        """The prefix of these prompts only."""
+        return Prefix(
+            tuple(key[prompts] for key in self.keys),
+            tuple(value[prompts] for value in self.values),
+            None if self.hidden is None else self.hidden[prompts],
+            tuple(self.lengths[prompt] for prompt in prompts.tolist()),
+            self.state[prompts],
+            self.following[:, prompts],
+        )
+
+
+@torch.no_grad()
+def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
+    """Images and tokens of all prompts through the model, in one row."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+    ordered = [prompts[index] for index in order]
+    lengths = [len(prompt.tokens) for prompt in ordered]
+    device = model.device
+    layout = _Recording(tree_layout([(length, np.empty((length, 0))) for length in lengths]))
+    images = join_inputs([image for prompt in ordered for image in prompt.images])
+    positions = torch.from_numpy(np.concatenate([prompt.positions for prompt in ordered], axis=1)).to(device)
+    states = _states(
+        model,
+        torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device),
+        positions,
+        layout,
+        {name: value.to(device) for name, value in images.items()},
+    )
+    back = torch.tensor(order, device=device).argsort()
+    ends = torch.tensor(lengths, device=device).cumsum(0)
+    longest, same = lengths[-1], lengths[0] == lengths[-1]
+    following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
+    hidden = None
+    if not same:
+        beyond = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device)[:, None]
+        hidden = torch.zeros(beyond.shape, device=device).masked_fill(beyond, -torch.inf)[back][:, None, None]
+    return Prefix(
+        tuple(_by_prompt(key, lengths, back) for key in layout.keys),
+        tuple(_by_prompt(value, lengths, back) for value in layout.values),
+        hidden,
+        tuple(len(prompt.tokens) for prompt in prompts),
+        states[ends - 1][back],
+        following[back].expand(len(positions), -1),
+    )
+
+
+def _by_prompt(row: Tensor, lengths: Sequence[int], back: Tensor) -> Tensor:
+    """`(heads, tokens of all prompts, width)` to `(prompts, heads, tokens, width)`, padded on the right."""
+    pieces = [piece.transpose(0, 1) for piece in row.split(list(lengths), dim=1)]
+    padded = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+    return padded[back].transpose(1, 2).contiguous()
+
+
+class _Recording:
+    """A layout that keeps the keys and values of every layer it is asked about."""
+
+    def __init__(self, layout: TreeLayout) -> None:
+        self.layout = layout
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """See `attention.Layout`. Layers are asked in their order."""
+        self.keys.append(key[0])
+        self.values.append(value[0])
+        return self.layout.attend(layer, query, key, value, scaling, dropout)
+
+
+class Branches:
+    """A grid of branches, `each` on every prompt of a prefix; in the flat order of branches, prompt by prompt."""
+
+    def __init__(self, prefix: Prefix, each: int = 1) -> None:
+        self.prefix, self.each = prefix, each
+        self.length = 0
+        self.keys: list[Tensor] = []  # for every layer (branches, heads, room, width)
+        self.values: list[Tensor] = []
+        self._seen: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prefix) * self.each
+
+    @torch.no_grad()
+    def grow(self, model: Any, tokens: Tensor, offsets: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """`(branches, n)` further tokens of every branch to their hidden states `(branches, n, width)`.
+
+        They stand behind one another, unless `offsets` `(n,)`, counted from the first of them, say otherwise; and each
+        sees those before it, unless `seen` `(n, n)` does.
+        """
+        count = tokens.shape[1]
+        offsets = torch.arange(count, device=tokens.device) if offsets is None else offsets
+        following = (self.prefix.following + self.length).repeat_interleave(self.each, dim=1)
+        positions = (following[:, :, None] + offsets).flatten(1)
+        if seen is None:
+            seen = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
+        self._seen = None if count == 1 else self._visible(seen)
+        states = _states(model, tokens.flatten(), positions, self, {})
+        self.length += count
+        return states.unflatten(0, tokens.shape)
+
+    def cut(self, length: int) -> None:
+        """Forgets all but the first `length` tokens of every branch."""
+        self.length = length
+
+    def keep(self, branches: Sequence[int], each: int) -> None:
+        """Keeps these branches, `each` of every prompt that has any left, prompt by prompt."""
+        device = self.prefix.state.device
+        prompts = torch.tensor([branch // self.each for branch in branches[::each]], device=device)
+        if len(prompts) < len(self.prefix):
+            self.prefix = self.prefix.chosen(prompts)
+        kept = torch.tensor(list(branches), device=device)
+        self.keys = [key[kept] for key in self.keys]
+        self.values = [value[kept] for value in self.values]
+        self.each = each
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """See `attention.Layout`."""
+        keys, values = self._joined(self.keys, layer, key[0]), self._joined(self.values, layer, value[0])
+        prompt = self.prefix.keys[layer], self.prefix.values[layer]
+        count = key.shape[2] // len(self)
+        if count == 1:
+            out = attend_grouped(query[0], prompt, (keys, values), self.each, self.prefix.hidden, scaling)
+            return out[None]
+        queries = query[0].unflatten(1, (len(self), count)).transpose(0, 1)
+        whole_keys, whole_values = (
+            torch.cat([shared.repeat_interleave(self.each, dim=0), own], dim=2)
+            for shared, own in zip(prompt, (keys, values), strict=True)
+        )
+        assert self._seen is not None
+        out = torch.nn.functional.scaled_dot_product_attention(
+            queries, whole_keys, whole_values, self._seen.to(query.dtype), scale=scaling, enable_gqa=True
+        )
+        return out.transpose(1, 2).flatten(0, 1)[None]
+
+    def _joined(self, kept: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        """Puts new keys (or values) `(heads, branches x n, width)` behind the branches' own and gives all of them."""
+        new = new.unflatten(1, (len(self), -1)).transpose(0, 1)
+        until = self.length + new.shape[2]
+        if layer == len(kept):
+            kept.append(new.new_empty(*new.shape[:2], ROOM, new.shape[3]))
+        if until > kept[layer].shape[2]:
+            more = -(-until // ROOM) * ROOM - self.length
+            room = new.new_empty(*new.shape[:2], more, new.shape[3])
+            kept[layer] = torch.cat([kept[layer][:, :, : self.length], room], dim=2)
+        kept[layer][:, :, self.length : until] = new
+        return kept[layer][:, :, :until]
+
+    def _visible(self, seen: Tensor) -> Tensor:
+        """`(branches or 1, 1, n, prompt + own)`: 0 or -inf."""
+        count = len(seen)
+        longest = self.prefix.keys[0].shape[2]
+        mask = torch.zeros(1, 1, count, longest + self.length + count, device=seen.device)
+        mask[..., longest + self.length :].masked_fill_(~seen, -torch.inf)
+        if self.prefix.hidden is None:
+            return mask
+        mask = mask.repeat(len(self), 1, 1, 1)
+        mask[..., :longest] += self.prefix.hidden.repeat_interleave(self.each, dim=0)
+        return mask
+
+
+def _states(model: Any, tokens: Tensor, positions: Tensor, layout: Any, images: dict[str, Tensor]) -> Tensor:
+    """`(tokens, width)` hidden states of one row; `positions` are `(axes, tokens)`."""
+    states = (
+        base_of(model)
+        .model(
+            input_ids=tokens[None],
+            position_ids=positions if len(positions) == 1 else positions[:, None],
+            **layout_arguments(layout, tokens),
+            **images,
+        )
+        .last_hidden_state
+    )
+    return torch.as_tensor(states)[0]
