@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from throughline.mllm.chat import Path, join_inputs
+from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.load import Mllm
 from throughline.settings import SamplingSettings
 
@@ -35,17 +36,20 @@ def sample(
     prompts: Sequence[Path],
     settings: SamplingSettings,
     generators: Sequence[Sequence[np.random.Generator]] | None = None,
+    constraint: StageConstraint | None = None,
 ) -> list[list[Continuation]]:
     """For each prompt as many continuations as it has generators (one, greedy, when none are given).
 
     One batch: the caller decides how many prompts go together (`answering` and `rounds` fix it in their plan).
+    `constraint` is that of the settings (`constraints.constraint_of`), and keeps every continuation in its format.
     """
+    assert settings.constrained == (constraint is not None), "the settings are what keys and hashes know"
     if generators is None:
         generators = [[np.random.default_rng(0)] for _ in prompts]
     counts = {len(row) for row in generators}
     assert len(counts) == 1, "every prompt of a batch takes the same number of continuations"
     with mllm.asked():
-        return _continued(mllm, prompts, settings, generators, counts.pop())
+        return _continued(mllm, prompts, settings, generators, counts.pop(), constraint)
 
 
 def _continued(
@@ -54,6 +58,7 @@ def _continued(
     settings: SamplingSettings,
     generators: Sequence[Sequence[np.random.Generator]],
     per_prompt: int,
+    constraint: StageConstraint | None,
 ) -> list[list[Continuation]]:
     state, logits = _prefill(mllm, prompts)
     state.repeat(per_prompt)
@@ -63,10 +68,15 @@ def _continued(
     finished = ["length"] * len(flat)
     alive = torch.arange(len(flat))
     stop = _stop_ids(mllm)
+    matchers = constraint.start(len(flat)) if constraint is not None else None
     for step in range(settings.max_new_tokens):
+        if matchers is not None:
+            matchers.mask(logits, alive.tolist())
         chosen = _choose(logits, settings, [flat[i] for i in alive.tolist()])
         going = []
         for place, (i, token) in enumerate(zip(alive.tolist(), chosen.tolist(), strict=True)):
+            if matchers is not None:
+                matchers.accept(i, token)
             if token in stop:
                 finished[i] = "stop"
             else:
