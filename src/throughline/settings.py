@@ -5,6 +5,7 @@ Values the RD-MLDG paper states are marked (paper); those it leaves open name wh
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,10 @@ class Settings(BaseModel):
     """Frozen; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Quantization = Literal["none", "nf4"]
+"""How the frozen weights below an adapter are held: as loaded, or the decoder's in 4 bits (QLoRA's normal float)."""
 
 
 class LoraSettings(Settings):
@@ -40,6 +45,8 @@ class SamplingSettings(Settings):
     """Nucleus: the smallest set of tokens with at least this probability."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Tokens; a continuation that reaches it has finish reason `length`."""
+    constrained: bool = Field(default=False, exclude_if=not_)  # off is not written: keys and hashes are older than it
+    """Forbid tokens that no well-formed chain could go on with; needs `throughline[constrained]`."""
 
 
 class StageSettings(Settings):
@@ -86,3 +93,5 @@ class AnswerSettings(Settings):
     """Most new tokens of a label answer."""
     chain_tokens: int = Field(default=512, ge=1)
     """Most new tokens of a reasoning answer; a chain that reaches it counts as truncated."""
+    constrained: bool = Field(default=False, exclude_if=not_)
+    """Allow a reasoning answer only tokens that keep it in its format (needs the extra `constrained`)."""

@@ -180,3 +180,15 @@ def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, ti
     )
     assert set(took) == set(ANSWERS)
     assert 0 < sum(took.values()) <= time.monotonic() - began
+
+
+def test_constrained_chains_stay_in_their_format_and_labels_are_free(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    """Of random weights nothing else would: what is not truncated has every stage."""
+    settings = asked(constrained=True, chain_tokens=400)
+    found = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, settings)
+    free = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked(chain_tokens=400))
+    chains = [p for p in found if p.answer == "reasoning"]
+    assert all(p.text.startswith("<SUMMARY>") for p in chains)
+    assert {p.outcome for p in chains} <= {"ok", "truncated", "out_of_list", "ambiguous", "negated"}
+    assert [p.text for p in found if p.answer == "label"] == [p.text for p in free if p.answer == "label"]
+    assert not any(p.text.startswith("<SUMMARY>") for p in free)

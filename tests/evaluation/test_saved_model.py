@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.evaluation.small import in_this_process
 from tests.mllm.tiny import write_checkpoint
 
 from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.saved_model import Base, find_record, open_model, read_record
+from throughline.experiment import fitting
+from throughline.experiment.fitting import fit_config, fit_model
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
@@ -52,6 +55,23 @@ def test_the_adapter_is_in_place(model, preset, images):
         said.append(label_log_likelihood(opened.mllm, question, [image], opened.questions.classes))
     assert (said[0] - said[1]).abs().max() > 0.1
     assert torch.isfinite(said[0]).all()
+
+
+def test_a_model_fitted_on_quantized_weights_is_asked_on_them(images, preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "run_units", in_this_process)
+    config = fit_config(images, preset=str(preset), changes={"model.quantization": "nf4"})
+    fit_model(config, tmp_path / "model")
+    assert read_record(tmp_path / "model").quantization == "nf4"
+    assert "decoder in nf4" in (tmp_path / "model/README.md").read_text()
+    assert open_model(str(tmp_path / "model")).mllm.quantization == "nf4"
+    assert open_model(str(tmp_path / "model"), base=Base(quantization="none")).mllm.quantization == "none"
+
+
+def test_a_record_from_before_weights_could_be_quantized_is_read(copy):
+    record = json.loads((copy / "throughline.json").read_text())
+    del record["quantization"]
+    (copy / "throughline.json").write_text(json.dumps(record))
+    assert read_record(copy).quantization == open_model(str(copy)).mllm.quantization == "none"
 
 
 def test_other_classes_replace_the_models_own(model):

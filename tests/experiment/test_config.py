@@ -47,6 +47,13 @@ def test_overrides_are_yaml_and_a_lone_value_is_a_list():
     assert config.training.stage.lr == 1e-4
 
 
+def test_naming_one_key_of_a_rounds_draws_leaves_the_others(config_file):
+    """Not those of `SamplingSettings`, whose temperature is 0."""
+    whole = load_config(str(config_file)).training.self_labelling
+    named = load_config(str(config_file), ["training.self_labelling.max_new_tokens=9"]).training.self_labelling
+    assert named == whole.model_copy(update={"max_new_tokens": 9})
+
+
 def test_a_domain_called_by_a_number_is_a_name():
     assert load_config("demo", ["data.targets=[15, 30]"]).data.targets == ("15", "30")
 

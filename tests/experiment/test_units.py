@@ -62,10 +62,18 @@ def test_the_learning_rate_changes_what_trains_and_nothing_else(hashes):
     assert changed(hashes(), hashes("training.stage.lr=0.1")) == set(METHODS) - {"zero_shot"}
 
 
+def test_quantized_weights_change_every_unit_and_leave_no_trace_where_there_are_none(config_file, image_set, hashes):
+    assert changed(hashes(), hashes("model.quantization=nf4")) == set(METHODS)
+    (unit,) = plan(load_config(str(config_file), ["methods=cls"]), image_set, CHAINS, "m")
+    assert "quantization" not in unit.inputs["model"]  # hashes are as they were before there was a choice
+
+
 def test_rounds_change_self_labelled_methods_and_those_that_copy_their_steps(hashes):
     expected = {"sarr", "mtct_sarr", "cls_matched", "mtct_matched"}
     assert changed(hashes(), hashes("training.rounds=7")) == expected
     assert changed(hashes(), hashes("training.self_labelling.temperature=0.1")) == expected
+    assert changed(hashes(), hashes("training.self_labelling.constrained=true")) == expected
+    assert not changed(hashes(), hashes("training.self_labelling.constrained=false"))
 
 
 def test_chains_change_what_learns_from_them(hashes):

@@ -13,6 +13,7 @@ from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
+from throughline.mllm.constraints import constraint_of
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.settings import SamplingSettings
 from throughline.teaching.building import build_chains
@@ -36,6 +37,27 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 def teacher(pocket: Mllm, images: ImageSet, seed: int = 0, batch: int = 4) -> LocalTeacher:
     question = make_prompts(images.classes).reasoning
     return LocalTeacher(pocket, question, SamplingSettings(temperature=0.7, max_new_tokens=160), seed, batch)
+
+
+def test_constrained_chains_are_all_well_formed_and_other_candidates(
+    pocket: Mllm, images: ImageSet, tmp_path: Path
+) -> None:
+    """So hot that most free ones are not."""
+    sampling = SamplingSettings(temperature=1.5, max_new_tokens=250, constrained=True)
+    question = make_prompts(images.classes).reasoning
+    bound = LocalTeacher(pocket, question, sampling, 0, 6, constraint_of(sampling, pocket.chat, FIVE_STAGE))
+    build_chains(BuildPlan(images, FIVE_STAGE, candidates=1, enough=None), bound, tmp_path)
+    journal = read_journal(tmp_path)
+    assert all(c.params["constrained"] is True for c in journal.candidates)
+    ended = {c.key for c in journal.candidates if c.finish_reason == "stop"}
+    assert len(ended) >= 3
+    assert all(v.accepted for v in journal.verdicts if v.rule == "format" and v.key in ended)
+    assert "constrained" not in teacher(pocket, images).brief.params
+
+
+def test_quantized_weights_are_other_candidates(pocket: Mllm, images: ImageSet) -> None:
+    assert teacher(replace(pocket, quantization="nf4"), images).brief.params["quantization"] == "nf4"
+    assert "quantization" not in teacher(pocket, images).brief.params
 
 
 def texts(store: Path) -> dict[tuple[str, int], str]:

@@ -20,6 +20,7 @@ CHANGES = {
     "hub": "model.hub",
     "tiles": "model.tiles",
     "dtype": "model.dtype",
+    "quantization": "model.quantization",
     "device": "model.device",
     "epochs": "training.stage.epochs",
     "batch": "training.stage.batch",
@@ -73,6 +74,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="weights in memory (default: the preset's, or float32)"
+    )
+    group.add_argument(
+        "--quantization",
+        choices=("none", "nf4"),
+        help="nf4: the decoder's weights in 4 bits, for less memory (default: the preset's, or none)",
     )
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: the preset's, or auto)"

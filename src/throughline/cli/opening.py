@@ -29,6 +29,11 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the weights in memory (default: the model's, or float32)",
     )
     parser.add_argument(
+        "--quantization",
+        choices=("none", "nf4"),
+        help="nf4: the decoder's weights in 4 bits (default: the model's, or none)",
+    )
+    parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -40,4 +45,6 @@ def base_of(arguments: argparse.Namespace) -> Base:
     """What the options say about the base."""
     from throughline.evaluation.saved_model import Base
 
-    return Base(arguments.checkpoint, arguments.hub, arguments.tiles, arguments.dtype, arguments.device)
+    return Base(
+        arguments.checkpoint, arguments.hub, arguments.tiles, arguments.dtype, arguments.quantization, arguments.device
+    )

@@ -19,6 +19,7 @@ from throughline.chains.prompts import Prompts, class_name
 from throughline.domains.samples import Sample
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm
@@ -79,11 +80,12 @@ def answer_samples(
     it took; what they share, reading the images included, is split evenly among them.
     """
     reader = reader or ImageReader(mllm.chat)
+    constraint = StageConstraint(mllm.chat, questions.format) if settings.constrained else None
     predictions: list[Prediction] = []
     with mllm.asked():
         for start in range(0, len(samples), settings.batch):
             batch = samples[start : start + settings.batch]
-            predictions += _answer_batch(mllm, reader, batch, questions, settings, timed)
+            predictions += _answer_batch(mllm, reader, batch, questions, settings, constraint, timed)
             told(min(start + settings.batch, len(samples)), len(samples))
     return predictions
 
@@ -94,6 +96,7 @@ def _answer_batch(
     batch: Sequence[Sample],
     questions: Questions,
     settings: AnswerSettings,
+    constraint: StageConstraint | None,
     timed: Callable[[str, float], None],
 ) -> Iterator[Prediction]:
     began = time.monotonic()
@@ -108,7 +111,7 @@ def _answer_batch(
             faults[one.id] = str(error)
     found: dict[tuple[str, str], Prediction] = {}
     if readable:
-        asked = _Asked(mllm, readable, images, questions, settings)
+        asked = _Asked(mllm, readable, images, questions, settings, constraint)
         shared = (time.monotonic() - began) / len(settings.answers)
         for answer in settings.answers:
             began = time.monotonic()
@@ -131,8 +134,9 @@ class _Asked:
         images: Sequence[EncodedImage],
         questions: Questions,
         settings: AnswerSettings,
+        constraint: StageConstraint | None,
     ) -> None:
-        self.mllm, self.samples, self.images = mllm, samples, images
+        self.mllm, self.samples, self.images, self.constraint = mllm, samples, images, constraint
         self.questions, self.settings = questions, settings
         asked = {questions.prompts.reasoning if a == "reasoning" else questions.prompts.label for a in settings.answers}
         self.prompts = {text: [mllm.chat.prompt(user_turn(text), [image]) for image in images] for text in asked}
@@ -142,10 +146,11 @@ class _Asked:
                 mllm.model, [common_path(paths) for paths in zip(*self.prompts.values(), strict=True)]
             )
 
-    def greedy(self, text: str, tokens: int) -> list[Continuation]:
+    def greedy(self, text: str, tokens: int, constraint: StageConstraint | None = None) -> list[Continuation]:
         """The most likely answers to the question `text`."""
-        settings = SamplingSettings(temperature=0.0, max_new_tokens=tokens)
-        return [row[0] for row in sample(self.mllm, self.prompts[text], settings, prefix=self.prefix)]
+        settings = SamplingSettings(temperature=0.0, max_new_tokens=tokens, constrained=constraint is not None)
+        said = sample(self.mllm, self.prompts[text], settings, prefix=self.prefix, constraint=constraint)
+        return [row[0] for row in said]
 
 
 def _ask_label(asked: _Asked) -> Iterator[Prediction]:
@@ -159,7 +164,7 @@ def _ask_label(asked: _Asked) -> Iterator[Prediction]:
 def _ask_reasoning(asked: _Asked) -> Iterator[Prediction]:
     """A chain that is not well formed gives no class: a name somewhere in it is not its conclusion."""
     questions = asked.questions
-    said_by = asked.greedy(questions.prompts.reasoning, asked.settings.chain_tokens)
+    said_by = asked.greedy(questions.prompts.reasoning, asked.settings.chain_tokens, asked.constraint)
     for one, said in zip(asked.samples, said_by, strict=True):
         read = parse_chain(said.text, questions.format, questions.classes, said.finish_reason)
         label = read.label if read.outcome == Outcome.OK else None

@@ -59,12 +59,16 @@ def _training(record: ModelRecord) -> str:
         ("method, seed", f"{record.method}, {record.seed}"),
         ("optimiser steps", f"{record.optimiser_steps:,}"),
         ("epochs a stage, batch, lr", f"{stage['epochs']:g}, {stage['batch']}, {stage['lr']:g}"),
-        ("base, weights in memory, tiles", f"{record.checkpoint.name}, {record.dtype}, {record.tiles}"),
+        ("base, weights in memory, tiles", f"{record.checkpoint.name}, {_weights(record)}, {record.tiles}"),
         *[(name, version) for name, version in sorted(record.versions.items()) if version],
     ]
     if record.method.endswith("sarr"):
         rows.insert(5, ("rounds of self-labelling", str(record.settings["training"]["rounds"])))
     return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _weights(record: ModelRecord) -> str:
+    return record.dtype if record.quantization == "none" else f"{record.dtype} (decoder in {record.quantization})"
 
 
 def _chains(record: ModelRecord) -> str:

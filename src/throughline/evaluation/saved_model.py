@@ -18,7 +18,7 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.prompts import Prompts, class_name, make_prompts
 from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
-from throughline.settings import AnswerSettings
+from throughline.settings import AnswerSettings, Quantization
 
 if TYPE_CHECKING:  # brings torch; a record is read without it
     from throughline.evaluation.answering import Questions
@@ -82,6 +82,7 @@ class ModelRecord(_Part):
     checkpoint: BaseCheckpoint
     tiles: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
+    quantization: Quantization = "none"
     answering: AnswerSettings
     settings: dict[str, Any]
     """Everything else that training read: stages, rounds, adapter, threads."""
@@ -130,6 +131,7 @@ class Base:
     hub: bool = False
     tiles: int | None = None
     dtype: str | None = None
+    quantization: Quantization | None = None
     device: str = "auto"
 
 
@@ -205,7 +207,14 @@ def require_class_names(classes: Sequence[str]) -> None:
 def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> OpenedModel:
     from throughline.evaluation.answering import Questions
 
-    mllm = _loaded(name, base.hub, base.tiles or 1, base.dtype or "float32", base.device)
+    mllm = _loaded(
+        name,
+        hub=base.hub,
+        tiles=base.tiles or 1,
+        dtype=base.dtype or "float32",
+        quantization=base.quantization or "none",
+        device=base.device,
+    )
     return OpenedModel(mllm, Questions(make_prompts(classes, FIVE_STAGE), classes, FIVE_STAGE), AnswerSettings(), None)
 
 
@@ -218,7 +227,14 @@ def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | 
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
     hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
     _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
-    mllm = _loaded(source, hub, base.tiles or record.tiles, base.dtype or record.dtype, base.device)
+    mllm = _loaded(
+        source,
+        hub=hub,
+        tiles=base.tiles or record.tiles,
+        dtype=base.dtype or record.dtype,
+        quantization=base.quantization or record.quantization,
+        device=base.device,
+    )
     # A hub checkpoint is known by its name only: whether a folder holds the same is left to the adapter's shapes.
     comparable = own.hub == (checkpoint_folder(source) is None)
     if comparable and mllm.fingerprint != own.fingerprint:
@@ -241,8 +257,8 @@ def _require_source(name: str, hub: bool, remedy: str) -> None:
     checkpoint_source(name, hub)
 
 
-def _loaded(name: str, hub: bool, tiles: int, dtype: str, device: str) -> Mllm:
+def _loaded(name: str, *, hub: bool, tiles: int, dtype: str, quantization: Quantization, device: str) -> Mllm:
     from throughline.mllm.devices import pick_device
     from throughline.mllm.load import load_mllm
 
-    return load_mllm(name, tiles=tiles, dtype=dtype, device=pick_device(device), hub=hub)
+    return load_mllm(name, tiles=tiles, dtype=dtype, device=pick_device(device), hub=hub, quantization=quantization)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment.presets import preset_names, preset_path
-from throughline.settings import AnswerSettings, LoraSettings, SamplingSettings, Settings, StageSettings
+from throughline.settings import AnswerSettings, LoraSettings, Quantization, SamplingSettings, Settings, StageSettings
 
 
 def _listed(value: Any) -> Any:
@@ -83,6 +83,8 @@ class ModelConfig(Settings):
     """Most tiles an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
+    quantization: Quantization = "none"
+    """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` is a GPU where there is one."""
     hub: bool = False
@@ -112,6 +114,13 @@ class ChainsConfig(Settings):
         return self
 
 
+class SelfLabelling(SamplingSettings):
+    """Draws of a round. With defaults of its own: naming one of its keys must not make the others greedy."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """0 is greedy."""
+
+
 class TrainingConfig(Settings):
     """Stages of training and the rounds of self-labelling."""
 
@@ -121,7 +130,7 @@ class TrainingConfig(Settings):
     """Rounds of self-labelling (paper: N = 3)."""
     rejected: Literal["drop", "keep_last"] = "drop"
     """A sample whose own chain is rejected leaves the round (paper), or keeps its last accepted chain."""
-    self_labelling: SamplingSettings = SamplingSettings(temperature=0.7, top_p=1.0)
+    self_labelling: SelfLabelling = SelfLabelling()
     """How the model's own chains are drawn (open in the paper; OpenGVLab/InternVL's pipeline: 0.7 and 1.0)."""
 
 

@@ -243,6 +243,7 @@ def _record(
         ),
         tiles=model.tiles,
         dtype=model.dtype,
+        quantization=model.quantization,
         answering=config.evaluation.answering,
         settings={
             "training": config.training.model_dump(mode="json"),

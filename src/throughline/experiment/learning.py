@@ -59,7 +59,12 @@ class Learning:
         self.questions = Questions(make_prompts(classes, form), tuple(classes), form)
         model = config.model
         self.mllm: Mllm = load_mllm(
-            model.checkpoint, tiles=model.tiles, dtype=model.dtype, device=pick_device(model.device), hub=model.hub
+            model.checkpoint,
+            tiles=model.tiles,
+            dtype=model.dtype,
+            device=pick_device(model.device),
+            hub=model.hub,
+            quantization=model.quantization,
         )
         self.reader = ImageReader(self.mllm.chat)
         self.final_round: int | None = None

@@ -167,17 +167,25 @@ def _unit(
                 "starts_from": starts_from.hash if starts_from else None,
                 "steps_like": steps_like.hash if steps_like else None,
             },
-            "model": {
-                "checkpoint": content["checkpoint"],
-                "tiles": config.model.tiles,
-                "dtype": config.model.dtype,
-                "device": config.model.device,
-                "lora": config.model.lora.model_dump(mode="json") if method.trains else None,
-            },
+            "model": _model_inputs(config, method, content["checkpoint"]),
             **_stage_inputs(config, method),
             "threads": config.threads,
         },
     )
+
+
+def _model_inputs(config: RunConfig, method: Method, checkpoint: str | None) -> dict[str, Any]:
+    """What the base and its adapter are. Weights as they were loaded have no entry, as before there were others."""
+    model = config.model
+    quantized = {} if model.quantization == "none" else {"quantization": model.quantization}
+    return {
+        "checkpoint": checkpoint,
+        "tiles": model.tiles,
+        "dtype": model.dtype,
+        "device": model.device,
+        "lora": model.lora.model_dump(mode="json") if method.trains else None,
+        **quantized,
+    }
 
 
 def with_parents(names: Iterable[str]) -> tuple[Method, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fin
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan
+from throughline.mllm.quantization import compute_alike, opening_options
 from throughline.mllm.rms_norm import use_nodes
 from throughline.mllm.tree import Tree
+from throughline.settings import Quantization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,6 +39,7 @@ class Mllm:
     plan: Plan
     name: str
     fingerprint: str
+    quantization: Quantization = "none"
 
     @property
     def device(self) -> torch.device:
@@ -62,11 +65,19 @@ class Mllm:
                 module.training = True
 
 
-def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str = "cpu", hub: bool = False) -> Mllm:
+def load_mllm(
+    name: str,
+    *,
+    tiles: int = 1,
+    dtype: str = "float32",
+    device: str = "cpu",
+    hub: bool = False,
+    quantization: Quantization = "none",
+) -> Mllm:
     """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name) for inference or training.
 
-    Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, or
-    its weights are damaged or incomplete.
+    Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, its
+    weights are damaged or incomplete, or cannot be quantised.
     """
     source = checkpoint_source(name, hub)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
@@ -77,6 +88,7 @@ def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str 
             name,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
+    options = opening_options(config, quantization, DTYPES[dtype], device, name)
     processor = _told(name, lambda: AutoProcessor.from_pretrained(source, trust_remote_code=False))
     model, loading = _told(
         name,
@@ -87,14 +99,18 @@ def load_mllm(name: str, *, tiles: int = 1, dtype: str = "float32", device: str 
             trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
+            **options,
         ),
     )
     if loading["missing_keys"]:  # transformers would draw them at random and go on
         missing = sorted(loading["missing_keys"])
         raise ThroughlineError(f"the checkpoint lacks {len(missing)} weights, e.g. {missing[0]}", name)
+    if quantization != "none":
+        compute_alike(model, name)
     model.requires_grad_(False)
     model.to(device).eval()
-    return wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name), tiles)
+    mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name), tiles)
+    return replace(mllm, quantization=quantization)
 
 
 def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: int = 1) -> Mllm:

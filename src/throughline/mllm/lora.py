@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.import_utils import is_bnb_4bit_available
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -94,7 +95,14 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
 
 
 def _use_one_node(config: Any) -> None:
-    config._register_custom_module({nn.Linear: LoraLinear})  # peft's documented, if underscored, way
+    layers: dict[type[nn.Module], type[nn.Module]] = {}
+    if is_bnb_4bit_available():
+        from bitsandbytes.nn import Linear4bit
+        from peft.tuners.lora import Linear4bit as LoraLinear4bit
+
+        layers[Linear4bit] = LoraLinear4bit  # is a Linear too, whose weight no product of ours can read
+    layers[nn.Linear] = LoraLinear  # the first that fits is taken
+    config._register_custom_module(layers)  # peft's documented, if underscored, way
 
 
 @contextlib.contextmanager

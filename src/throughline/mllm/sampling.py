@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from throughline.mllm.chat import Path
+from throughline.mllm.constraints import Matchers, StageConstraint
 from throughline.mllm.decoding import Decoder, make_decoder
 from throughline.mllm.load import Mllm
 from throughline.mllm.prefix import Prefix
@@ -39,14 +40,16 @@ def sample(
     prefix: Prefix | None = None,
     limits: Sequence[Sequence[int]] | None = None,
     stop: Collection[int] | None = None,
+    constraint: StageConstraint | None = None,
 ) -> list[list[Continuation]]:
     """For each prompt as many continuations as it has generators (one, greedy, when none are given).
 
     One batch: the caller decides how many prompts go together (`answering` and `rounds` fix it in their plan). `prefix`
     is that of the prompts' beginnings where the caller has it. `limits` are most tokens of each continuation, below
     those of the settings; `stop` are the ids that end one, by default the end of the turn and what the checkpoint
-    names.
+    names. `constraint` is that of the settings (`constraints.constraint_of`): every continuation stays in its format.
     """
+    assert settings.constrained == (constraint is not None), "the settings are what keys and hashes know"
     if generators is None:
         generators = [[np.random.default_rng(0)] for _ in prompts]
     counts = {len(row) for row in generators}
@@ -57,7 +60,9 @@ def sample(
     if limits is not None:
         most = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
     with mllm.asked():
-        drawn = _drawn(make_decoder(mllm, prompts, each, prefix), settings, flat, most, stop or _stop_ids(mllm))
+        decoder = make_decoder(mllm, prompts, each, prefix)
+        matchers = constraint.start(len(flat)) if constraint is not None else None
+        drawn = _drawn(decoder, settings, flat, most, stop or _stop_ids(mllm), matchers)
     found = [Continuation(tuple(tokens), mllm.chat.decode(tokens), why) for tokens, why in drawn]
     return [found[i : i + each] for i in range(0, len(found), each)]
 
@@ -68,6 +73,7 @@ def _drawn(
     generators: Sequence[np.random.Generator],
     most: Sequence[int],
     stop: Collection[int],
+    matchers: Matchers | None,
 ) -> list[tuple[list[int], str]]:
     """Tokens and finish reason of every row."""
     tokens: list[list[int]] = [[] for _ in generators]
@@ -75,9 +81,13 @@ def _drawn(
     going = [row for row in range(len(generators)) if most[row] > 0]
     logits = decoder.begin()[torch.tensor(going, dtype=torch.long)] if going else None
     while going and logits is not None:
+        if matchers is not None:
+            matchers.mask(logits, going)
         chosen = _choose(logits, settings, [generators[row] for row in going])
         places, before = [], going
         for place, (row, token) in enumerate(zip(before, chosen.tolist(), strict=True)):
+            if matchers is not None:
+                matchers.accept(row, token)
             if token in stop:
                 reasons[row] = "stop"
                 continue

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from throughline.chains.records import FAILED, Usage
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, Path, user_turn
+from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
@@ -21,15 +22,28 @@ from throughline.teaching.teachers import Ask, Brief, Written
 
 
 class LocalTeacher:
-    """A loaded model that writes chains. `batch` images go through it together; it works at one batch at a time."""
+    """A loaded model that writes chains. `batch` images go through it together; it works at one batch at a time.
+
+    `constraint` is the one that `sampling` asks for (`constraints.constraint_of`).
+    """
 
     at_once = 1
 
-    def __init__(self, mllm: Mllm, prompt: str, sampling: SamplingSettings, seed: int, batch: int) -> None:
+    def __init__(
+        self,
+        mllm: Mllm,
+        prompt: str,
+        sampling: SamplingSettings,
+        seed: int,
+        batch: int,
+        constraint: StageConstraint | None = None,
+    ) -> None:
         params = sampling.model_dump(mode="json") | {"tiles": mllm.chat.tiles, "dtype": str(mllm.model.dtype)}
+        if mllm.quantization != "none":  # no entry otherwise, as in journals older than the choice
+            params["quantization"] = mllm.quantization
         self.brief = Brief("local", f"{mllm.name}@{mllm.fingerprint[:12]}", prompt, params, seed)
         self.batch = batch
-        self._mllm, self._sampling = mllm, sampling
+        self._mllm, self._sampling, self._constraint = mllm, sampling, constraint
         self._reader = ImageReader(mllm.chat)
 
     async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
@@ -52,7 +66,8 @@ class LocalTeacher:
             [generator(self.brief.seed, f"teacher candidate {asks[place].candidate}", asks[place].sample.image_sha256)]
             for place in prompts
         ]
-        said = await asyncio.to_thread(sample, self._mllm, list(prompts.values()), self._sampling, draws)
+        asked = list(prompts.values())
+        said = await asyncio.to_thread(sample, self._mllm, asked, self._sampling, draws, constraint=self._constraint)
         return {
             place: Written(
                 one.text,

@@ -111,9 +111,20 @@ def _add_local_options(local: Any) -> None:
         "--temperature", type=float, default=0.7, help="of sampling; 0 is greedy and all candidates are the same"
     )
     local.add_argument("--max-new-tokens", type=positive_int, default=1024, metavar="N", help="of a chain")
+    local.add_argument(
+        "--constrained",
+        action="store_true",
+        help="let it write nothing but well-formed chains (default: off; needs throughline[constrained])",
+    )
     local.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="most tiles an image is cut into")
     local.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights in memory"
+    )
+    local.add_argument(
+        "--quantization",
+        choices=("none", "nf4"),
+        default="none",
+        help="nf4: the decoder's weights in 4 bits, for less memory",
     )
     local.add_argument(
         "--device",
@@ -223,6 +234,7 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
 
 def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     from throughline.chains.prompts import make_prompts
+    from throughline.mllm.constraints import constraint_of
     from throughline.mllm.devices import pick_device
     from throughline.mllm.load import load_mllm
     from throughline.settings import SamplingSettings
@@ -237,10 +249,18 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     )
     device = pick_device(arguments.device)
     mllm = load_mllm(
-        arguments.teacher[0], tiles=arguments.tiles, dtype=arguments.dtype, device=device, hub=arguments.hub
+        arguments.teacher[0],
+        tiles=arguments.tiles,
+        dtype=arguments.dtype,
+        device=device,
+        hub=arguments.hub,
+        quantization=arguments.quantization,
     )
-    sampling = SamplingSettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
-    return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch)
+    sampling = SamplingSettings(
+        temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens, constrained=arguments.constrained
+    )
+    constraint = constraint_of(sampling, mllm.chat, plan.format)
+    return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch, constraint)
 
 
 def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
