@@ -103,6 +103,13 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,N",
         help="sizes of the class lists: 5, 7, 10, 65 or 345",
     )
+    parser.add_argument(
+        "--images",
+        type=_sizes,
+        default=(1, 4),
+        metavar="N,N",
+        help="images at a time; more than one is timed once (default: 1,4)",
+    )
     parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed turns of every side")
     _add_threads_option(parser)
 
@@ -113,6 +120,7 @@ def _measure_score(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     settings = ScoreSettings(
         geometries=tuple(dict.fromkeys(arguments.geometry or ScoreSettings.geometries)),
         classes=arguments.classes,
+        images=arguments.images,
         trials=arguments.trials,
         threads=arguments.threads,
     )
