@@ -108,7 +108,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
         type=_sizes,
         default=(1, 4),
         metavar="N,N",
-        help="images at a time; more than one is timed once (default: 1,4)",
+        help="images at a time; more than one is timed once",
     )
     parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed turns of every side")
     _add_threads_option(parser)
