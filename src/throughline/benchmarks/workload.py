@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.prompts import Prompts, class_name, make_prompts
@@ -55,6 +56,16 @@ def tokenizer_texts() -> list[str]:
     they are in a tokenizer of 150,000."""
     questions = [make_prompts(classes).reasoning for classes in CLASS_LISTS.values()]
     return [chain for _, _, chain in _described()] + questions * 20
+
+
+def drawn_pictures(count: int, image_size: int) -> list[Image.Image]:
+    """`count` of the pool's scenes, `image_size` pixels a side."""
+    return [render(scene, style, image_size) for style, scene, _ in _described()[:count]]
+
+
+def chain_lengths(chat: Chat) -> list[int]:
+    """Tokens of each of the pool's chains, the end of the turn included."""
+    return [len(chat.tokenizer(chain, add_special_tokens=False)["input_ids"]) + 1 for _, _, chain in _described()]
 
 
 def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: int) -> Workload:

@@ -94,6 +94,82 @@ def _measure_teacher(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     return measure_teacher(TeacherSettings(trials=arguments.trials, images=(few, arguments.images)), _told)
 
 
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    _add_geometry_option(parser, "bench-40m")
+    parser.add_argument(
+        "--classes",
+        type=_sizes,
+        default=(65,),
+        metavar="N,N",
+        help="sizes of the class lists: 5, 7, 10, 65 or 345",
+    )
+    parser.add_argument(
+        "--images",
+        type=_sizes,
+        default=(1, 4),
+        metavar="N,N",
+        help="images at a time; more than one is timed once",
+    )
+    parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed turns of every side")
+    _add_threads_option(parser)
+
+
+def _measure_score(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.score import ScoreSettings, measure_score
+
+    settings = ScoreSettings(
+        geometries=tuple(dict.fromkeys(arguments.geometry or ScoreSettings.geometries)),
+        classes=arguments.classes,
+        images=arguments.images,
+        trials=arguments.trials,
+        threads=arguments.threads,
+    )
+    return measure_score(settings, _told)
+
+
+def _add_sample_options(parser: argparse.ArgumentParser) -> None:
+    _add_geometry_option(parser, "pocket and bench-40m")
+    parser.add_argument("--trials", type=positive_int, default=5, metavar="N", help="timed calls of every side")
+    _add_threads_option(parser)
+
+
+def _measure_sample(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.sampling import SampleSettings, measure_sample
+
+    settings = SampleSettings(
+        geometries=tuple(dict.fromkeys(arguments.geometry or SampleSettings.geometries)),
+        trials=arguments.trials,
+        threads=arguments.threads,
+    )
+    return measure_sample(settings, _told)
+
+
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=positive_int, default=1_000, metavar="N", help="drawn images to ask about")
+    parser.add_argument("--trials", type=positive_int, default=2, metavar="N", help="timed runs of each side")
+    _add_threads_option(parser)
+
+
+def _measure_evaluate(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.evaluating import EvaluateSettings, measure_evaluate
+
+    settings = EvaluateSettings(images=arguments.images, trials=arguments.trials, threads=arguments.threads)
+    return measure_evaluate(settings, _told)
+
+
+def _add_geometry_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--geometry",
+        action="append",
+        choices=("pocket", "bench-40m", "bench-40m-151k"),
+        help=f"shape of the model, random weights; may be repeated (default: {default})",
+    )
+
+
+def _add_threads_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="torch threads (default: torch's own choice)")
+
+
 BENCHES = {
     "step": Bench(
         "an MTCT training step as a token tree against two separate sequences", _add_step_options, _measure_step
@@ -102,6 +178,19 @@ BENCHES = {
         "asking an endpoint for chains against the server's capacity and plain clients",
         _add_teacher_options,
         _measure_teacher,
+    ),
+    "score": Bench(
+        "the likelihood of every class against plain transformers with and without a cache",
+        _add_score_options,
+        _measure_score,
+    ),
+    "sample": Bench(
+        "several continuations of a prompt against transformers' generate", _add_sample_options, _measure_sample
+    ),
+    "evaluate": Bench(
+        "all three answers about drawn images against three passes of plain transformers",
+        _add_evaluate_options,
+        _measure_evaluate,
     ),
 }
 

@@ -1,0 +1,218 @@
+"""All three answers about drawn images — label path, reasoning path, likelihood — against three separate passes.
+
+The passes are plain transformers: `generate` for the label, `generate` for the chain, one forward pass per label. The
+pocket checkpoint, trained, so that chains end where chains end; same decoded pixels, same batches. What both sides
+answered in the timed runs is compared before a row is made of them. `throughline bench evaluate` calls this.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughline.benchmarks.machine import machine_settings, on_threads
+from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, render
+from throughline.benchmarks.timing import BenchRow, compare
+from throughline.benchmarks.turns import take_turns
+from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.prompts import class_name, make_prompts
+from throughline.domains.folders import read_images
+from throughline.domains.images import load_image
+from throughline.domains.samples import Sample
+from throughline.drawn.concepts import CLASSES
+from throughline.drawn.styles import DOMAIN_STYLES
+from throughline.drawn.world import write_world
+from throughline.errors import ThroughlineError
+from throughline.evaluation.answering import Questions, answer_samples
+from throughline.mllm.checkpoints import POCKET
+from throughline.mllm.images import ImageReader
+from throughline.mllm.load import Mllm, load_mllm
+from throughline.settings import AnswerSettings
+
+RIVAL = "three separate passes"
+
+TOLERANCE = 1e-4
+"""Largest difference of a class's log-probability, relative where it is beyond 1."""
+
+SAME_TEXTS = 0.99
+"""Least share of texts that are the same on both sides: batched arithmetic rounds differently, and a chain that takes
+another word at a near tie goes on differently."""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What is measured; times are per 1,000 images. `threads` None leaves torch's own number."""
+
+    images: int = 1_000
+    trials: int = 2
+    batch: int = AnswerSettings().batch
+    threads: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a side said of every image: two texts, and `(images, classes)` log-probabilities over the classes."""
+
+    label: tuple[str, ...]
+    reasoning: tuple[str, ...]
+    log_probability: Tensor
+
+
+@dataclass(eq=False)
+class Asked:
+    """A side that is timed: `answer` gives its answers, `said` keeps those of the latest run."""
+
+    answer: Callable[[], Answers]
+    said: Answers | None = field(default=None, init=False)
+
+    def __call__(self) -> None:
+        """What is timed."""
+        self.said = self.answer()
+
+
+def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+    """One row. Raises ThroughlineError when the two sides do not give the same answers."""
+    answering = AnswerSettings(batch=settings.batch)
+    questions = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)
+    with on_threads(settings.threads), tempfile.TemporaryDirectory() as folder:
+        mllm = load_mllm(POCKET)
+        samples = draw_samples(Path(folder), settings.images)
+        reader = ImageReader(mllm.chat)
+        for one in samples:
+            reader.encode(one)
+        batches = plain_batches(mllm, samples, questions, answering)
+
+        def ours(count: int) -> Answers:
+            return answer_ours(mllm, samples[:count], questions, answering, reader)
+
+        def rival(count: int) -> Answers:
+            return answer_plainly(mllm, batches[: math.ceil(count / answering.batch)], answering)
+
+        name = f"evaluate {POCKET}, {len(samples)} images"
+        few = min(answering.batch, len(samples))
+        told(f"{name}: a batch of each side first")
+        check_answers(name, ours(few), rival(few))
+        told(name)
+        return [
+            measure_answering(
+                name,
+                Asked(lambda: ours(len(samples))),
+                Asked(lambda: rival(len(samples))),
+                settings.trials,
+                {
+                    "geometry": POCKET,
+                    "images": len(samples),
+                    "classes": len(CLASSES),
+                    "batch": answering.batch,
+                    "label_tokens": answering.label_tokens,
+                    "chain_tokens": answering.chain_tokens,
+                    **machine_settings(mllm.model),
+                    "outside_timing": "pixel values of both sides; the rival's tokens",
+                },
+            )
+        ]
+
+
+def measure_answering(name: str, ours: Asked, rival: Asked, trials: int, settings: dict[str, Any]) -> BenchRow:
+    """Times both sides in turns and compares what they said meanwhile."""
+    seconds = take_turns({"ours": ours, RIVAL: rival}, trials, warm_up=0)
+    assert ours.said is not None and rival.said is not None
+    images = len(ours.said.label)
+    compared = check_answers(name, ours.said, rival.said)
+    per_thousand = {side: [taken * 1000 / images for taken in turns] for side, turns in seconds.items()}
+    return compare(
+        name,
+        RIVAL,
+        per_thousand["ours"],
+        per_thousand[RIVAL],
+        None,
+        {**settings, "trials": trials, **compared},
+        unit="seconds per 1,000 images",
+    )
+
+
+def check_answers(name: str, ours: Answers, rival: Answers) -> dict[str, Any]:
+    """How many texts differ and by how much log-probabilities do; ThroughlineError when it is too many or too much."""
+    pairs = [
+        pair
+        for mine, theirs in ((ours.label, rival.label), (ours.reasoning, rival.reasoning))
+        for pair in zip(mine, theirs, strict=True)
+    ]
+    differing = sum(mine != theirs for mine, theirs in pairs)
+    gap = (ours.log_probability - rival.log_probability).abs() / rival.log_probability.abs().clamp(min=1)
+    difference = float(gap.max())
+    if differing > (1 - SAME_TEXTS) * len(pairs) or not difference <= TOLERANCE:
+        raise ThroughlineError(
+            f"{differing} of {len(pairs)} texts and log-probabilities by {difference:.1e} differ between both sides",
+            name,
+            "no time of it counts: report it",
+        )
+    return {"texts": len(pairs), "differing_texts": differing, "largest_difference": difference}
+
+
+def draw_samples(folder: Path, count: int) -> tuple[Sample, ...]:
+    """`count` images of a drawn world, spread over its styles and classes."""
+    write_world(folder, per_class=math.ceil(count / (len(DOMAIN_STYLES) * len(CLASSES))), seed=0)
+    found = read_images(folder).samples
+    return tuple(found[i * len(found) // count] for i in range(count))
+
+
+def answer_ours(
+    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings, reader: ImageReader
+) -> Answers:
+    """Through `answer_samples`, as every verb asks; `reader` holds the images already."""
+    predictions = answer_samples(mllm, samples, questions, answering, reader=reader)
+    by_answer = {answer: [p for p in predictions if p.answer == answer] for answer in answering.answers}
+    return Answers(
+        tuple(p.text for p in by_answer["label"]),
+        tuple(p.text for p in by_answer["reasoning"]),
+        torch.tensor([p.probabilities for p in by_answer["likelihood"]], dtype=torch.float64).log(),
+    )
+
+
+# the rival ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PlainBatch:
+    """A batch of images for the rival's three passes; all take the same pixel values."""
+
+    label: LabelQuestion
+    reasoning: Inputs
+
+
+def plain_batches(
+    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings
+) -> list[PlainBatch]:
+    """The samples in the batches that `answer_samples` asks together, encoded by the processor."""
+    processor = mllm.chat.processor
+    names = [class_name(label) for label in questions.classes]
+    batches = []
+    for start in range(0, len(samples), answering.batch):
+        pictures = [load_image(one.path) for one in samples[start : start + answering.batch]]
+        label = ask_labels(processor, questions.prompts.label, pictures, names)
+        reasoning = encode(processor, render(processor, questions.prompts.reasoning), pictures)
+        reasoning["pixel_values"] = label.prompt["pixel_values"]
+        batches.append(PlainBatch(label, reasoning))
+    return batches
+
+
+def answer_plainly(mllm: Mllm, batches: Sequence[PlainBatch], answering: AnswerSettings) -> Answers:
+    """One pass over all images for each answer, one after another, as three programs would."""
+    label = [text for batch in batches for text in _written(mllm, batch.label.prompt, answering.label_tokens)]
+    reasoning = [text for batch in batches for text in _written(mllm, batch.reasoning, answering.chain_tokens)]
+    scores = torch.cat([one_pass_per_label(mllm.model, batch.label) for batch in batches])
+    return Answers(tuple(label), tuple(reasoning), torch.log_softmax(scores.double(), dim=1))
+
+
+def _written(mllm: Mllm, prompt: Inputs, tokens: int) -> list[str]:
+    out = mllm.model.generate(**prompt, do_sample=False, max_new_tokens=tokens)
+    new = out[:, prompt["input_ids"].shape[1] :]
+    return [text.strip() for text in mllm.chat.processor.batch_decode(new, skip_special_tokens=True)]

@@ -1,0 +1,172 @@
+"""The two sides of `bench sample`: continuations of given lengths through `sample` and through `generate`.
+
+Random weights end no turn, so the lengths are forced, on both sides by what costs nothing: ours by the number drawn for
+the last token, the rival's by a stopping criterion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+
+from throughline.benchmarks.machine import machine_settings
+from throughline.benchmarks.plain import Inputs, encode, render
+from throughline.benchmarks.workload import class_list, drawn_pictures
+from throughline.chains.prompts import make_prompts
+from throughline.errors import ThroughlineError
+from throughline.mllm.chat import Path, user_turn
+from throughline.mllm.geometries import GEOMETRIES
+from throughline.mllm.load import Mllm
+from throughline.mllm.sampling import sample
+from throughline.settings import SamplingSettings
+
+CACHES = ("dynamic", "static")
+"""What `generate` documents as `cache_implementation`, where it runs on any device."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleWork:
+    """One prompt, ready for both sides; `settings` say what it is."""
+
+    geometry: str
+    mllm: Mllm
+    ours: Path
+    rival: Inputs
+    settings: dict[str, Any]
+
+
+def make_sample_work(mllm: Mllm, geometry: str, classes: int) -> SampleWork:
+    """The reasoning question about a drawn image; pixel values are made here, of the same pixels, by each side's own
+    call of the processor."""
+    (picture,) = drawn_pictures(1, GEOMETRIES[geometry].image_size)
+    question = make_prompts(class_list(classes)).reasoning
+    ours = mllm.chat.prompt(user_turn(question), [mllm.chat.encode_image(picture, "picture")])
+    rival = encode(mllm.chat.processor, render(mllm.chat.processor, question), [picture])
+    settings = {
+        "geometry": geometry,
+        "classes": classes,
+        **machine_settings(mllm.model),
+        "tokens_prompt": len(ours.tokens),
+        "outside_timing": "pixel values and tokens of both sides",
+    }
+    return SampleWork(geometry, mllm, ours, rival, settings)
+
+
+def vocabulary(mllm: Mllm) -> int:
+    """Rows of the embedding: the first id that is no token."""
+    return int(mllm.model.config.get_text_config().vocab_size)
+
+
+# ours -----------------------------------------------------------------------------------------------------------------
+
+
+class Scripted(np.random.Generator):
+    """Draws as any generator does until the `length`-th number, which picks the last token of the vocabulary by inverse
+    distribution function: that token ends the turn here, and costs what any token costs. No earlier number picks it."""
+
+    def __init__(self, seed: int, length: int) -> None:
+        super().__init__(np.random.PCG64(seed))
+        self._left = length
+
+    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        """One uniform number."""
+        assert size is None and out is None, "sampling draws one number a token"
+        self._left -= 1
+        if self._left == 0:
+            return float(np.nextafter(1.0, 0.0))
+        return 0.99 * super().random(dtype=dtype)  # below the last token's share, which is some 1 / vocabulary
+
+
+@contextmanager
+def ended_by(mllm: Mllm, token: int) -> Iterator[None]:
+    """Inside, `token` alone ends a turn; one outside the vocabulary lets none end."""
+    chat, config = mllm.chat, mllm.model.generation_config
+    before = chat.end_of_turn_id, config.eos_token_id
+    chat.end_of_turn_id = config.eos_token_id = token
+    try:
+        yield
+    finally:
+        chat.end_of_turn_id, config.eos_token_id = before
+
+
+def sample_ours(work: SampleWork, lengths: Sequence[int]) -> None:
+    """One call of `sample` with continuations of these lengths, each one's end counted. Raises ThroughlineError when
+    others came of it."""
+    settings = SamplingSettings(temperature=1.0, max_new_tokens=max(lengths))
+    generators = [Scripted(seed, length) for seed, length in enumerate(lengths)]
+    with ended_by(work.mllm, vocabulary(work.mllm) - 1):
+        (found,) = sample(work.mllm, [work.ours], settings, [generators])
+    written = tuple(len(one.tokens) + (one.finish_reason == "stop") for one in found)
+    if written != tuple(lengths):
+        raise ThroughlineError(
+            f"continuations of {written} tokens where {tuple(lengths)} were to be written",
+            work.geometry,
+            "no time of it counts: report it",
+        )
+
+
+# the rival ------------------------------------------------------------------------------------------------------------
+
+
+class EndAt(StoppingCriteria):  # type: ignore[misc]  # transformers comes in as Any
+    """Ends each row at its own number of new tokens."""
+
+    def __init__(self, prompt: int, lengths: Sequence[int]) -> None:
+        self._ends = torch.tensor(lengths) + prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **rest: Any) -> Tensor:
+        """`(rows,)`: which rows have as many tokens as they get."""
+        return self._ends <= input_ids.shape[1]
+
+
+def generate_sequences(work: SampleWork, lengths: Sequence[int], cache: str = "dynamic") -> Tensor:
+    """`(K, longest)` tokens of one call of `generate`, which encodes the image once and computes the prompt K times;
+    rows that have ended are padded."""
+    options = {} if cache == "dynamic" else {"cache_implementation": cache}
+    return draw_plainly(work.mllm, work.rival, lengths, num_return_sequences=len(lengths), **options)
+
+
+@torch.no_grad()
+def generate_on_prefix(work: SampleWork, lengths: Sequence[int]) -> Tensor:
+    """The same on a cache that holds the prompt: filled once, its last token taken off again for `generate` to start
+    from, copied for every row."""
+    ids, copies = work.rival["input_ids"], len(lengths)
+    cache = DynamicCache(config=work.mllm.model.config)
+    work.mllm.model(
+        input_ids=ids,
+        pixel_values=work.rival["pixel_values"],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.crop(-1)
+    cache.batch_repeat_interleave(copies)
+    rows = {name: work.rival[name].repeat(copies, 1) for name in ("input_ids", "attention_mask")}
+    return draw_plainly(work.mllm, rows, lengths, past_key_values=cache)
+
+
+def draw_plainly(mllm: Mllm, prompt: Inputs, lengths: Sequence[int], **options: Any) -> Tensor:
+    """`(rows, longest)` new tokens, drawn from the whole softmax. A token outside the vocabulary ends the turn, so that
+    none does; rows end at their lengths."""
+    start = prompt["input_ids"].shape[1]
+    if len(set(lengths)) > 1:
+        options["stopping_criteria"] = StoppingCriteriaList([EndAt(start, lengths)])
+    out = mllm.model.generate(
+        **prompt,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max(lengths),
+        eos_token_id=vocabulary(mllm),
+        pad_token_id=mllm.chat.pad_id,
+        **options,
+    )
+    return torch.as_tensor(out)[:, start:]
