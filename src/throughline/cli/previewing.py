@@ -72,6 +72,7 @@ def _work_table(predicted: RunPrediction) -> Table:
             f"An image of {image} and the class list take {paths.shared:,} tokens, a label {paths.label:,}, a chain "
             f"{paths.chain:,}. Memory is a worker's peak{'; time is of one worker on this machine' if here else ''}.",
             *(f"{note[0].upper()}{note[1:]}." for note in predicted.notes),
+            "At most, again: no chain is taken to be rejected. Nor is any padding counted.",
         ),
     )
 

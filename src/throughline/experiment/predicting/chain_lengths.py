@@ -12,7 +12,7 @@ from pathlib import Path
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.journal import scan_journal
-from throughline.chains.records import Candidate
+from throughline.chains.records import FAILED, Candidate
 from throughline.domains.samples import ImageSet
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene
@@ -54,7 +54,9 @@ def sample_chains(config: RunConfig, images: ImageSet) -> ChainSample:
 def _journal_texts(journal: str, format: str) -> tuple[str, ...]:
     def texts() -> Iterator[str]:
         for _, _, record in scan_journal(journal_paths(journal)):
-            if isinstance(record, Candidate) and record.format == format and record.finish_reason == "stop":
+            if not isinstance(record, Candidate) or record.finish_reason in {FAILED, "length"}:
+                continue
+            if record.format == format:
                 yield record.text
 
     return tuple(islice(texts(), SAMPLE))
