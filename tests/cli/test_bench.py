@@ -1,5 +1,8 @@
 import json
 
+import pytest
+import torch
+
 from throughline.benchmarks.step import StepSettings
 from throughline.benchmarks.timing import compare
 from throughline.cli import bench
@@ -79,4 +82,12 @@ def test_summary_and_geometries_are_those_that_exist():
     parser = bench.argparse.ArgumentParser()
     bench.BENCHES["step"].add_options(parser)
     named = next(action.choices for action in parser._actions if action.dest == "geometry")
-    assert set(named) == set(GEOMETRIES)
+    assert set(named) == set(GEOMETRIES) - {"internvl3-8b"}  # for a GPU's own benchmark
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
+def test_without_a_gpu_its_benchmark_is_one_line(capsys):
+    assert main(["bench", "gpu"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "no CUDA device here" in printed.err
+    assert main(["bench", "gpu", "--device", "cpu", "--geometry", "none"]) == 2

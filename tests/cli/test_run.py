@@ -44,10 +44,41 @@ def test_a_dry_run_for_programs_is_json_alone(checkpoint, capsys):
     assert sarr["needs"] == ["sketch-reasoning-seed2"]
 
 
-def test_a_dry_run_loads_neither_torch_nor_transformers(checkpoint):
+def test_a_dry_run_predicts_tokens_flops_memory_and_hours_on_named_hardware(capsys):
+    assert main(["run", "demo", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "Chain length: mean of 300 chains of the describer." in printed
+    for hardware in ("this machine", "A100-80G", "H100", "H200"):
+        assert any(line.split()[: len(hardware.split())] == hardware.split() for line in printed.splitlines())
+    assert "shares reached are assumed, not measured" in printed
+    assert all(len(line) <= 140 for line in printed.splitlines())
+
+
+def test_a_prediction_for_programs_adds_up(capsys):
+    assert main(["run", "demo", "--dry-run", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["unknown"] is None
+    units = {unit["unit"]: unit["prediction"] for unit in shown["units"]}
+    mtct = units["sketch-mtct-seed0"]
+    assert mtct["training_tokens"] > units["sketch-cls-seed0"]["training_tokens"] > 0
+    assert set(mtct["flops"]) == {"training", "prompts", "label", "reasoning", "likelihood"}
+    assert mtct["memory"]["total"] > mtct["memory"]["weights"] > 0
+    names = [one["name"] for one in shown["prediction"]["hardware"]]
+    assert names == ["this machine", "A100-80G", "H100", "H200"] and set(mtct["seconds"]) == set(names)
+
+
+def test_a_checkpoint_whose_tokens_cannot_be_counted_keeps_the_counts_and_says_why(checkpoint, capsys):
+    assert main(["run", "demo", "--dry-run", "--set", f"model.checkpoint={checkpoint}"]) == 0
+    printed = capsys.readouterr().out
+    assert "Tokens, FLOPs, memory and hours are unknown: " in printed and "no tokenizer.json" in printed
+    assert "optimiser steps" in printed and "H100" not in printed
+
+
+def test_a_dry_run_loads_neither_torch_nor_transformers():
+    """With the checkpoint that ships, so that shape, tokenizer and template are read."""
     code = (
         "import sys; from throughline.cli.main import main; "
-        f"code = main(['run', 'demo', '--dry-run', '--set', 'model.checkpoint={checkpoint}']); "
+        "code = main(['run', 'demo', '--dry-run']); "
         "sys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

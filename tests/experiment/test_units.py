@@ -148,7 +148,28 @@ def test_costs_count_the_source_images_and_the_targets_answers(config_file, imag
     assert (costs["cls"].training_samples, costs["cls"].optimiser_steps, costs["cls"].chains_sampled) == (32, 8, 0)
     assert (costs["sarr"].training_samples, costs["sarr"].optimiser_steps, costs["sarr"].chains_sampled) == (96, 24, 48)
     assert costs["cls_matched"].optimiser_steps == 8 + 24
-    assert all(cost.answers == 30 for cost in costs.values())
+    rounds = {"sarr": 3, "mtct_sarr": 3}  # every round's weights are measured
+    assert {name: cost.answers for name, cost in costs.items()} == {name: 30 * rounds.get(name, 1) for name in costs}
+    assert all(cost.images_measured * 3 == cost.answers for cost in costs.values())
+
+
+def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_candidate(config_file, image_set):
+    config = load_config(
+        str(config_file),
+        ["methods=zero_shot,cls,mtct_sarr", "evaluation.selection=validation", "training.stage.epochs=2"],
+    )
+    units = plan(config, image_set, CHAINS, "m")
+    costs = {unit.method: estimate_costs(units, config, image_set)[unit.name] for unit in units}
+    # 2 images of each of 2 sources are `out`. Candidates: 2 epochs; where the rounds begin, and 3 rounds.
+    assert {name: cost.images_validated for name, cost in costs.items()} == {
+        "zero_shot": 0,
+        "cls": 4 * 2,
+        "mtct": 4 * 2,
+        "mtct_sarr": 4 * 4,
+    }
+    assert costs["cls"].answers == 30 + 8
+    # Three rounds, then whatever was selected.
+    assert costs["mtct_sarr"].answers == 30 * 4 + 16
 
 
 def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_file, image_set):

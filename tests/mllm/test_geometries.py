@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
+from throughline.mllm.flops import shape_of
+from throughline.mllm.geometries import GEOMETRIES, random_mllm, shallow
+from throughline.mllm.pocket.geometry import train_tokenizer
+from throughline.mllm.sizes import parameters
 
 TEXTS = ["a red cup with a handle, seen from the front"] * 3
 
@@ -49,3 +53,30 @@ def test_the_same_seed_draws_the_same_weights_and_leaves_torchs_generator_alone(
     assert torch.equal(first.model.get_parameter(name), again.model.get_parameter(name))
     assert not torch.equal(first.model.get_parameter(name), other.model.get_parameter(name))
     assert not any(weight.requires_grad for weight in first.model.parameters())
+
+
+def test_internvl3_8b_has_the_parameters_of_the_published_weights():
+    """The four weight files on the hub hold 15.89 GB of bfloat16."""
+    geometry = GEOMETRIES["internvl3-8b"]
+    config = geometry.config(train_tokenizer(TEXTS, 300), geometry.vocabulary)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    count = sum(weight.numel() for weight in model.parameters())
+    assert 2 * count == pytest.approx(15.89e9, rel=2e-3)
+    assert parameters(shape_of(config), tied=False) == pytest.approx(count, rel=1e-3)
+    vision = model.model.vision_tower.encoder.layer[0].attention
+    assert vision.q_proj.bias is not None and model.model.language_model.layers[0].self_attn.q_proj.bias is not None
+
+
+def test_a_shallow_geometry_keeps_the_widths():
+    whole, cut = GEOMETRIES["bench-40m"], shallow(GEOMETRIES["bench-40m"], 2)
+    tokenizer = train_tokenizer(TEXTS, 300)
+    wide, narrow = (shape_of(one.config(tokenizer, 300)) for one in (whole, cut))
+    assert (narrow.vision.layers, narrow.decoder.layers) == (2, 2) and wide.decoder.layers == 12
+    assert (narrow.vision.width, narrow.decoder.mlp) == (wide.vision.width, wide.decoder.mlp)
+
+
+def test_weights_can_be_drawn_in_bfloat16_with_frequencies_in_full():
+    mllm = random_mllm(GEOMETRIES["pocket"], TEXTS, dtype="bfloat16")
+    assert {weight.dtype for weight in mllm.model.parameters()} == {torch.bfloat16}
+    assert mllm.model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32

@@ -161,7 +161,7 @@ def with_random_lora(mllm: Mllm) -> Any:
     draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            weight.data.normal_(std=0.02, generator=draw)
+            weight.data.copy_(torch.empty(weight.shape).normal_(std=0.02, generator=draw))  # drawn on the CPU
     return model.eval()
 
 

@@ -170,9 +170,38 @@ def _add_threads_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive_int, metavar="N", help="torch threads (default: torch's own choice)")
 
 
+def _add_gpu_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=positive_int, default=8, metavar="N", help="samples in a step")
+    parser.add_argument("--trials", type=positive_int, default=10, metavar="N", help="timed steps of each side")
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="compute activations again in the backward pass"
+    )
+    # For the tests: the whole measurement on a small model, without a GPU.
+    parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)
+    parser.add_argument("--geometry", default="internvl3-8b", help=argparse.SUPPRESS)
+
+
+def _measure_gpu(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.gpu import GpuSettings, measure_gpu
+
+    settings = GpuSettings(
+        geometry=arguments.geometry,
+        device=arguments.device,
+        batch=arguments.batch,
+        trials=arguments.trials,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+    )
+    return measure_gpu(settings, _told)
+
+
 BENCHES = {
     "step": Bench(
         "an MTCT training step as a token tree against two separate sequences", _add_step_options, _measure_step
+    ),
+    "gpu": Bench(
+        "MTCT steps of InternVL3-8B's geometry on a CUDA GPU: time, utilisation, memory, hours of a fold",
+        _add_gpu_options,
+        _measure_gpu,
     ),
     "teacher": Bench(
         "asking an endpoint for chains against the server's capacity and plain clients",

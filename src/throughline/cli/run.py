@@ -12,7 +12,7 @@ from throughline.errors import UsageError
 
 if TYPE_CHECKING:
     from throughline.experiment.config import RunConfig
-    from throughline.experiment.run import FinishedRun, Preview
+    from throughline.experiment.run import FinishedRun
 
 SUMMARY = "an experiment from a config: targets x methods x seeds, resumable"
 
@@ -49,8 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, _overrides(arguments))
     if arguments.dry_run:
+        from throughline.cli.previewing import as_json, as_text
+        from throughline.experiment.predicting.prediction import predict_run
+
         preview = preview_run(config)
-        print(json.dumps(as_json(preview), indent=2) if arguments.json else as_text(preview))
+        predicted = predict_run(config, preview.images, preview.units, preview.costs)
+        shown = json.dumps(as_json(preview, predicted), indent=2) if arguments.json else as_text(preview, predicted)
+        print(shown)
         return 0
     folder = arguments.out or Path("runs") / config.name
     run_and_report(config, folder, redo_stale=arguments.redo == "stale", as_json=arguments.json)
@@ -103,37 +108,3 @@ def _list_presets(as_json: bool) -> int:
         width = max(map(len, summaries))
         print("\n".join(f"{name:<{width}}  {summary}" for name, summary in summaries.items()))
     return 0
-
-
-def as_json(preview: Preview) -> dict[str, object]:
-    """The dry run for a program."""
-    from dataclasses import asdict
-
-    slugs = {unit.name: unit.slug for unit in preview.units}
-    return {
-        "config": preview.config.model_dump(mode="json"),
-        "units": [
-            {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs]} | asdict(preview.costs[unit.name])
-            for unit in preview.units
-        ],
-        "total": asdict(preview.total),
-    }
-
-
-def as_text(preview: Preview) -> str:
-    """The dry run for a person: the resolved config, then the units."""
-    from throughline.experiment.folder import resolved_yaml
-    from throughline.reporting.tables import Table, to_terminal
-
-    slugs = {unit.name: unit.slug for unit in preview.units}
-    rows = [
-        (unit.slug, *preview.costs[unit.name].cells(), ", ".join(slugs[name] for name in unit.needs))
-        for unit in preview.units
-    ]
-    table = Table(
-        title=f"{len(rows)} units on {len(preview.images.samples):,} images of {len(preview.images.domains)} domains",
-        columns=("unit", "training samples", "optimiser steps", "chains sampled", "answers", "after"),
-        rows=(*rows, ("total", *preview.total.cells(), "")),
-        notes=("At most: images without an accepted chain are trained on less. Nothing was loaded or written.",),
-    )
-    return f"{resolved_yaml(preview.config)}\n{to_terminal(table)}"

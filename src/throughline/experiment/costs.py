@@ -1,4 +1,5 @@
-"""What a unit will cost, counted before anything is loaded: for `--dry-run`, the order of units, and the time left.
+"""How often a unit trains, samples and answers, counted before anything is loaded: for `--dry-run`, the order of
+units, and the time left. `predicting` turns these counts into tokens, FLOPs, memory and hours.
 
 Counts are upper bounds where samples may be rejected: an image without an accepted chain is trained on less.
 """
@@ -18,19 +19,26 @@ from throughline.training.methods import METHODS, Method
 
 @dataclass(frozen=True)
 class Cost:
-    """Training samples (images x epochs, all stages of this unit), optimiser steps, chains sampled, answers asked."""
+    """Training samples (images x epochs, all stages of this unit), optimiser steps, chains sampled, answers asked.
+
+    The answers are those of `images_measured` in every way of answering (after each round anew), and of
+    `images_validated` in the first way only, to select among checkpoints.
+    """
 
     training_samples: int = 0
     optimiser_steps: int = 0
     chains_sampled: int = 0
     answers: int = 0
+    images_measured: int = 0
+    images_validated: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
     def cells(self) -> tuple[str, ...]:
-        """The four counts as text, for tables."""
-        return tuple(f"{count:,}" for count in asdict(self).values())
+        """Samples, steps, chains and answers as text, for tables."""
+        counts = (self.training_samples, self.optimiser_steps, self.chains_sampled, self.answers)
+        return tuple(f"{count:,}" for count in counts)
 
     @property
     def weight(self) -> float:
@@ -82,9 +90,17 @@ def _all_steps(method: Method, config: RunConfig, samples: int) -> int:
 
 
 def _answering_cost(method: Method, config: RunConfig, asked: int, validation: int) -> Cost:
-    evaluation = config.evaluation
-    validated = validation if method.trains and evaluation.selection == "validation" else 0
-    return Cost(answers=(asked + validated) * len(evaluation.answering.answers))
+    """A round's weights answer before the next round begins; the last round's are not asked again unless the
+    validation may have chosen others."""
+    selecting = method.trains and config.evaluation.selection == "validation"
+    if method.self_labelled:
+        rounds = config.training.rounds
+        measured, candidates = asked * (rounds + selecting), rounds + 1
+    else:
+        measured, candidates = asked, math.ceil(config.training.stage.epochs)
+    validated = validation * candidates if selecting else 0
+    answers = measured * len(config.evaluation.answering.answers) + validated
+    return Cost(answers=answers, images_measured=measured, images_validated=validated)
 
 
 def longest_first(units: Iterable[Unit], costs: Mapping[str, Cost]) -> dict[str, float]:

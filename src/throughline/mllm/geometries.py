@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrainedTokenizerFast
 
-from throughline.mllm.load import Mllm, wrap_mllm
+from throughline.mllm.load import DTYPES, Mllm, wrap_mllm
 from throughline.mllm.pocket.geometry import IMAGE_SIZE, make_config, make_processor, train_tokenizer
 
 
@@ -64,26 +64,83 @@ def _bench_40m(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLC
     )
 
 
+def _internvl3_8b(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLConfig:
+    """OpenGVLab/InternVL3-8B-hf as its config gives it: InternViT-300M on 448 pixels, Qwen2.5-7B, apart from the ids of
+    special tokens, which are this tokenizer's. 7.94 billion parameters."""
+    text: dict[str, Any] = {
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 32_768,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "attention_bias": True,
+        "image_size": [448, 448],
+        "patch_size": [14, 14],
+        "layer_scale_init_value": 0.1,
+    }
+    return InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=256,
+        tie_word_embeddings=False,
+    )
+
+
+def shallow(geometry: Geometry, layers: int) -> Geometry:
+    """The geometry with so many layers in each tower and all its widths: small enough to compare arithmetic on."""
+
+    def config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLConfig:
+        whole = geometry.config(tokenizer, vocabulary).to_dict()
+        for tower in ("vision_config", "text_config"):
+            whole[tower]["num_hidden_layers"] = layers
+            whole[tower].pop("layer_types", None)  # one entry a layer; the config writes its own
+        cut: InternVLConfig = InternVLConfig.from_dict(whole)
+        return cut
+
+    return Geometry(f"{geometry.name}, {layers} layers", geometry.image_size, geometry.vocabulary, config)
+
+
 GEOMETRIES: dict[str, Geometry] = {
     geometry.name: geometry
     for geometry in (
         Geometry("pocket", IMAGE_SIZE, 1_400, _pocket),
         Geometry("bench-40m", 448, 8_192, _bench_40m),
         Geometry("bench-40m-151k", 448, 151_674, _bench_40m),
+        Geometry("internvl3-8b", 448, 151_674, _internvl3_8b),
     )
 }
 
 
-def random_mllm(geometry: Geometry, texts: Iterable[str], seed: int = 0) -> Mllm:
-    """The geometry with weights drawn from `seed`, frozen and in float32, and a tokenizer trained on `texts`.
+def random_mllm(
+    geometry: Geometry, texts: Iterable[str], seed: int = 0, *, device: str = "cpu", dtype: str = "float32"
+) -> Mllm:
+    """The geometry with weights drawn from `seed`, frozen, and a tokenizer trained on `texts`.
 
-    Where the texts do not fill the vocabulary, its last rows are never used; they cost what they cost.
+    Weights are drawn on `device` in `dtype`: eight billion parameters need no copy in the host's memory. Where the
+    texts do not fill the vocabulary, its last rows are never used; they cost what they cost.
     """
     tokenizer = train_tokenizer(texts, geometry.vocabulary)
     config = geometry.config(tokenizer, geometry.vocabulary)
-    with torch.random.fork_rng(devices=[]):
+    forked = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=forked), torch.device(device):
         torch.manual_seed(seed)
-        model = InternVLForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
     model.requires_grad_(False).eval()
     processor = make_processor(tokenizer, geometry.image_size, config.image_seq_length)
     return wrap_mllm(model, processor, geometry.name, f"random weights, seed {seed}")

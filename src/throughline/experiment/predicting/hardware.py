@@ -1,0 +1,188 @@
+"""What computes, and how fast: published cards, and this machine by a matrix product of a fraction of a second.
+
+    seconds of a phase =   FLOPs / (peak x share)
+                         + max(decoding FLOPs / (peak x share), bytes read / (bandwidth x share))
+                         + steps x layers x seconds a layer
+
+All constants to calibrate stand here. Those of cards are assumptions of ours until `throughline bench gpu` has
+measured them; those of a CPU come of the demo (`CPU`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from throughline.experiment.config import RunConfig
+from throughline.experiment.environment import describe_environment
+from throughline.experiment.predicting.work import TRAINING, Phase
+from throughline.experiment.worker import thread_environment
+
+GB = 10**9
+THIS_MACHINE = "this machine"
+FITS = 0.95
+"""Of a card's memory: the rest is the driver's."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What of the peak is reached by training, by prompts and by decoding, of the bandwidth by decoding, and the
+    seconds that a decoding step spends in each layer of the decoder whatever its size (Python, kernel launches)."""
+
+    training: float
+    prompts: float
+    decoding: float
+    bandwidth: float
+    seconds_a_layer: float
+    starting: float
+    """Seconds until a worker can begin: imports, loading."""
+
+
+# Assumptions of ours, measured on no card. Training: LoRA of 7-8B decoders on text reaches about 0.4 of an H100's peak
+# in published tables (NeMo AutoModel: 14,110 tokens/s of Qwen2.5-7B at 4 x 7.6 GFLOP each); images and short rows less.
+# A decoder layer of eager PyTorch launches a few dozen kernels.
+GPU = Shares(training=0.35, prompts=0.45, decoding=0.25, bandwidth=0.6, seconds_a_layer=6e-4, starting=60.0)
+
+# PLACEHOLDER FROM A FIRST MEASUREMENT, to be taken anew after `throughline demo --out RUN` on an idle machine, by
+# `python bench/cost_model.py RUN`. Means of three demos of 250 to 258 s, two workers of one thread each, on two cores
+# of 102 GFLOP/s in float32 products; training then comes out within 6 % of what each unit took, answering within 20 %.
+CPU = Shares(training=0.37, prompts=0.37, decoding=0.19, bandwidth=1.0, seconds_a_layer=1.7e-3, starting=8.0)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`flops` a second at the peak, `bandwidth` in bytes a second (None: never the limit), `memory` in bytes, `workers`
+    that share it, each with all of `flops`; `note` says where the numbers come from."""
+
+    name: str
+    flops: float
+    bandwidth: float | None
+    memory: int | None
+    shares: Shares
+    note: str
+    workers: int = 1
+
+    def seconds(self, phase: Phase, layers: int) -> float:
+        """How long one worker takes over a phase of a model with so many decoder layers."""
+        shares = self.shares
+        dense = shares.training if phase.name == TRAINING else shares.prompts
+        reading = phase.bytes_read / (self.bandwidth * shares.bandwidth) if self.bandwidth else 0.0
+        return (
+            phase.flops / (self.flops * dense)
+            + max(phase.decoding_flops / (self.flops * shares.decoding), reading)
+            + phase.steps * layers * shares.seconds_a_layer
+        )
+
+    def holds(self, need: int) -> bool | None:
+        """Whether every worker's peak of `need` bytes fits; None where the memory is not known."""
+        return None if self.memory is None else need * self.workers <= self.memory * FITS
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card by its maker's data sheet: dense bfloat16 and float32 in FLOP/s (no sparsity, no TF32), memory, bytes a
+    second, and the word by which a driver knows it."""
+
+    name: str
+    word: str
+    bfloat16: float
+    float32: float
+    bandwidth: float
+    memory: int
+
+    def hardware(self, config: RunConfig, name: str | None = None) -> Hardware:
+        """The card under this config's arithmetic, one unit at a time."""
+        halved = config.model.dtype == "bfloat16" or config.training.stage.autocast
+        kind, flops = ("bf16", self.bfloat16) if halved else ("float32", self.float32)
+        note = f"dense {kind} peak of the data sheet; shares reached are assumed, not measured"
+        return Hardware(name or self.name, flops, self.bandwidth, self.memory, GPU, note)
+
+
+# NVIDIA's data sheets, the SXM modules.
+CARDS = (
+    Card("A100-80G", "A100", 312e12, 19.5e12, 2.039e12, 80 * GB),
+    Card("H100", "H100", 989e12, 67e12, 3.35e12, 80 * GB),
+    Card("H200", "H200", 989e12, 67e12, 4.8e12, 141 * GB),
+)
+
+
+def this_machine(config: RunConfig) -> Hardware | str:
+    """The CPU with the config's threads and workers, measured; a card of the table where the config computes on one
+    that is here; else one line that says why nothing is known."""
+    environment = describe_environment()
+    gpus: list[str] = environment["gpus"]
+    if config.model.device == "cuda" and not gpus:
+        return "the config asks for CUDA, and no NVIDIA driver is here"
+    if config.model.device != "cpu" and gpus:
+        card = known_card(gpus[0])
+        if card is None:
+            return f"{gpus[0]} is not in the table of cards"
+        return card.hardware(config, THIS_MACHINE)
+    return Hardware(
+        THIS_MACHINE,
+        matmul_flops(config.threads),
+        None,  # the share of decoding was measured with reading in it
+        environment["memory_bytes"],
+        CPU,
+        f"float32 products measured now, {config.threads} threads a worker; shares reached as in the demo",
+        config.workers,
+    )
+
+
+def known_card(name: str) -> Card | None:
+    """The card of the table that a driver calls `name`, e.g. `NVIDIA H100 80GB HBM3`."""
+    words = set(re.split(r"[\s-]+", name.upper()))
+    return next((card for card in CARDS if card.word in words), None)
+
+
+_PRODUCT = """
+import numpy, time
+a, b = (numpy.random.default_rng(seed).random((1024, 1024), dtype=numpy.float32) for seed in (0, 1))
+best = float("inf")
+for _ in range(5):
+    began = time.perf_counter()
+    a @ b
+    best = min(best, time.perf_counter() - began)
+print(2 * 1024**3 / best)
+"""
+
+
+def matmul_flops(threads: int) -> float:
+    """FLOP/s of a float32 product of 1024 x 1024 matrices, the best of five. In a process of its own: numpy's threads
+    are fixed when it is imported."""
+    environment = {**os.environ, **thread_environment(threads)}
+    done = subprocess.run([sys.executable, "-c", _PRODUCT], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def elapsed(seconds: dict[str, float], needs: dict[str, tuple[str, ...]], workers: int, starting: float) -> float:
+    """Until the last of all units is done when `workers` take them in the order of the longest path behind them, as
+    `scheduling` does; `seconds` and `needs` by unit, parents before children."""
+    path = dict(seconds)
+    for name in reversed(list(seconds)):
+        for parent in needs[name]:
+            path[parent] = max(path[parent], seconds[parent] + path[name])
+    free, ended = [starting] * workers, dict[str, float]()
+    waiting = list(seconds)
+    while waiting:
+        free.sort()
+
+        def begins(name: str) -> float:
+            return max([free[0], *(ended.get(parent, float("inf")) for parent in needs[name])])
+
+        chosen = min(waiting, key=lambda name: (begins(name), -path[name]))
+        free[0] = ended[chosen] = begins(chosen) + seconds[chosen]
+        waiting.remove(chosen)
+    return max(ended.values(), default=0.0)
+
+
+def seconds_by_group(hardware: Hardware, phases: Iterable[Phase], layers: int) -> dict[str, float]:
+    """Seconds of training, self-labelling and answering, where the unit has any."""
+    found: dict[str, float] = {}
+    for phase in phases:
+        found[phase.group] = found.get(phase.group, 0.0) + hardware.seconds(phase, layers)
+    return found

@@ -1,0 +1,87 @@
+"""`bench gpu` whole, with the pocket geometry on the CPU; what needs a GPU is memory and the numbers."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from throughline.benchmarks import gpu
+from throughline.benchmarks.gpu import GpuSettings, Side, checked_precision, fold_samples, measure_gpu, rows_of_sides
+from throughline.benchmarks.workload import tokenizer_texts
+from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.splits import split_domains
+from throughline.errors import ThroughlineError
+from throughline.mllm.geometries import GEOMETRIES
+
+SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
+
+
+def test_every_number_of_a_row_follows_from_its_step_time():
+    entered = []
+
+    @contextmanager
+    def noted(model):
+        entered.append(model)
+        yield
+
+    rows = {row.name.partition(": ")[2]: row for row in measure_gpu(SETTINGS, ways={"noted": noted})}
+    assert len(entered) >= 3  # the check, the warm-up, the trial
+    step, samples, tokens = rows["step"], rows["samples"], rows["tokens"]
+    assert step.name == "gpu pocket, attention noted: step" and step.rival == "two separate sequences"
+    assert step.ratio == step.rival_value / step.ours_value and 1 < step.predicted_ratio < 2
+    assert samples.ours_value == pytest.approx(2 / step.ours_value)
+    assert samples.ratio == pytest.approx(step.ratio)
+    assert tokens.ratio < samples.ratio  # for the same samples the tree has fewer
+    share = step.settings["gflops_tree"] / step.ours_value / (step.settings["ceiling_tflops"] * 1e3)
+    assert rows["utilisation"].ours_value == pytest.approx(share, rel=0.01)
+    fold = rows["a fold of TerraIncognita, MTCT, training"]
+    assert fold.ours_value == pytest.approx(3 * fold_samples() / samples.ours_value / 3600)
+    whole = rows["a fold of TerraIncognita, MTCT and 3 rounds, training"]
+    assert whole.rival_value == pytest.approx(4 * fold.rival_value)
+    assert step.settings["dtype"] == "bfloat16" and step.settings["largest_nll_difference"] < 0.05
+    assert "peak memory" not in rows  # nobody counts it here
+
+
+def test_memory_is_ours_over_the_rivals():
+    tree, paths = Side((2.0,), 8, 100, 10**9, 30 * 10**9), Side((3.0,), 8, 150, 2 * 10**9, 40 * 10**9)
+    rows = {row.unit: row for row in rows_of_sides("gpu", tree, paths, 1e12, {})}
+    assert (rows["GB"].ours_value, rows["GB"].rival_value, rows["GB"].ratio) == (30.0, 40.0, 0.75)
+    assert rows["seconds"].predicted_ratio == 2.0
+
+
+def test_the_fold_is_what_domainbeds_split_leaves_to_train_on():
+    samples = tuple(
+        Sample(f"{name}/cat/{number}.jpg", Path(), name, ("cat",), "")
+        for name, count in gpu.TERRA_INCOGNITA.items()
+        for number in range(count)
+    )
+    images = ImageSet("terra", Path(), tuple(sorted(gpu.TERRA_INCOGNITA)), ("cat",), samples)
+    inside = {name: len(split.inside) for name, split in split_domains(images, 0).items()}
+    folds = [sum(count for name, count in inside.items() if name != target) for target in inside]
+    assert fold_samples() == sum(folds) / len(folds)
+    assert len(samples) == 24_788
+
+
+def test_bfloat16_that_is_off_is_told_before_the_clock_starts(monkeypatch):
+    texts = tokenizer_texts()
+    found = checked_precision(GEOMETRIES["pocket"], texts, "cpu")
+    assert 0 < found.logit_difference < gpu.LOGIT_BOUND and 0 < found.nll_difference < gpu.NLL_BOUND
+    real = gpu.random_mllm
+
+    def coarse(*arguments, **rest):
+        """Rounds the decoder's last hidden states to 1/8 while the weights are bfloat16."""
+        mllm = real(*arguments, **rest)
+        head = mllm.model.lm_head
+
+        def rounded(module, inputs):
+            (hidden,) = inputs
+            return ((hidden * 8).round() / 8 if hidden.dtype == torch.bfloat16 else hidden,)
+
+        head.register_forward_pre_hook(rounded)
+        return mllm
+
+    monkeypatch.setattr(gpu, "random_mllm", coarse)
+    monkeypatch.setattr(gpu, "alternate", lambda *_: pytest.fail("timed"))
+    with pytest.raises(ThroughlineError, match="from float32 in logits"):
+        measure_gpu(SETTINGS)
