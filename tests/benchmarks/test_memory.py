@@ -59,7 +59,7 @@ def test_rows_say_how_it_was_measured_and_their_ratio_is_ours_over_the_rivals(ro
         assert row.rival == "TRL SFTTrainer, length-grouped" and row.unit == "MiB"
         assert row.ratio == row.ours_value / row.rival_value
         assert row.settings["batch"] == 2 and "profile" in row.settings["method"]
-        assert row.settings["tree_rows"].startswith("2x") and row.settings["rival_rows"].startswith("2x")
+        assert row.settings["ours_rows"].startswith("2x") and row.settings["rival_rows"].startswith("2x")
 
 
 def test_gradient_checkpointing_lowers_both_sides(rows):

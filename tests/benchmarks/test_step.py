@@ -63,9 +63,9 @@ def test_the_flops_that_are_counted_are_those_of_the_samples_tokens(pocket_step)
     shared = int((label != chain[: len(label)]).int().argmax())
     assert shared > 16 + 7  # image and class list at least
     tree = token_trees(mllm, model, one)
-    assert tree.settings["tree_rows"] == f"1x{len(label) + len(chain) - shared}"
+    assert tree.settings["rows"] == f"1x{len(label) + len(chain) - shared}"
     spoken = sum(len(mllm.chat.tokenizer(text)["input_ids"]) + 1 for text in vars(one.examples[0]).values())
-    assert tree.settings["tree_logits"] == separate_sequences(mllm, model, one).settings["rival_logits"] == spoken
+    assert tree.settings["logits"] == separate_sequences(mllm, model, one).settings["logits"] == spoken
     counted = step_flops(shape_of(base_of(model).config), [Row(len(label) + len(chain) - shared, 1, spoken)], 8)
     assert tree.flops == counted.total
 
@@ -125,6 +125,7 @@ def test_an_ablation_is_timed_against_the_trees_like_any_rival(pocket_step):
     (row,) = measure_workload("step pocket", ours, [without], 1, {"batch": 2})
     assert row.rival == "without shared tokens" and row.settings["batch"] == 2
     assert row.settings["largest_nll_difference"] < 1e-5
+    assert row.settings["ours_rows"].startswith("2x") and row.settings["rival_rows"].startswith("4x")
 
 
 def test_chains_are_whole_five_stage_chains_of_their_own_lengths_and_labels_of_the_class_list(pocket_step):

@@ -79,15 +79,15 @@ def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(p
         assert {key for keys in step.keys for key in keys} == every and [len(keys) for keys in step.keys] == [4, 4]
     assert [{name for _, name in keys} for keys in grouped.keys] == [{"chain"}, {"label"}]
     assert [{name for _, name in keys} for keys in mixed.keys] == [{"chain", "label"}] * 2
-    assert mixed.settings()["rival_padding"] > 4 * grouped.settings()["rival_padding"] > 0
+    assert mixed.settings()["padding"] > 4 * grouped.settings()["padding"] > 0
 
 
 def test_a_single_image_makes_one_padded_batch_or_two_unpadded_ones(pocket_step):
     work = make_workload(pocket_step.mllm.chat, 64, class_list(7), batch=1)
     padded, grouped = (sft_trainer(pocket_step.mllm, pocket_step.model, work, flag) for flag in (False, True))
     label, chain = (len(path.tokens) for path in paths_of(pocket_step.mllm, work).values())
-    assert padded.settings["rival_rows"] == f"2x{chain}" and padded.settings["rival_padding"] == chain - label
-    assert grouped.settings["rival_rows"] == f"1x{chain} + 1x{label}" and grouped.settings["rival_padding"] == 0
+    assert padded.settings["rows"] == f"2x{chain}" and padded.settings["padding"] == chain - label
+    assert grouped.settings["rows"] == f"1x{chain} + 1x{label}" and grouped.settings["padding"] == 0
 
 
 def test_it_trains_layers_of_its_own_on_the_same_frozen_tensors(pocket_step):

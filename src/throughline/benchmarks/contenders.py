@@ -72,9 +72,9 @@ def token_trees(mllm: Mllm, model: Any, work: Workload, name: str = "token trees
     rows = rows_of_trees(batch)
     flops = step_flops(shape_of(base_of(model).config), rows, LORA.rank).total
     settings = {
-        "tree_rows": row_widths([batch.input_ids.shape]),
-        "tree_logits": sum(row.marked for row in rows),
-        "tree_gflops": round(flops / 1e9, 3),
+        "rows": row_widths([batch.input_ids.shape]),
+        "logits": sum(row.marked for row in rows),
+        "gflops": round(flops / 1e9, 3),
     }
     return Contender(name, model, take_step, nll, flops, settings)
 

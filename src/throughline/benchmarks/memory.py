@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -102,9 +103,9 @@ def measure_workload(
         settings={
             **settings,
             "gradient_checkpointing": checkpointing,
-            "tree_rows": row_widths([batch.input_ids.shape]),
-            "tree_logits": len(torch.unique(batch.predictors)),
-            **rival.settings(),
+            "ours_rows": row_widths([batch.input_ids.shape]),
+            "ours_logits": len(torch.unique(batch.predictors)),
+            **{f"rival_{key}": value for key, value in rival.settings().items()},
             "counted": "inputs, and the peak of what torch allocates forwards and backwards",
             "not_counted": "weights, the adapter's gradients, optimiser state: equal on both sides",
             "method": METHODS[device],
@@ -129,6 +130,7 @@ def peak_of_step(model: Any, step: Callable[[], None], inputs: Mapping[str, Tens
 def cpu_peak(run: Callable[[], object]) -> int:
     """The most bytes that torch's CPU allocator holds at once, of those that it gives out while `run` runs: exact, from
     the profiler's record of every single allocation and release in the calling thread."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # below that the profiler tells whenever it starts and stops
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()

@@ -63,11 +63,11 @@ def separate_sequences(mllm: Mllm, model: Any, work: Workload) -> Contender:
     counted = rows_of_paths(groups)
     flops = step_flops(shape_of(base_of(model).config), counted, LORA.rank).total
     settings = {
-        "rival_rows": row_widths([rows.input_ids.shape for rows in groups]),
-        "rival_logits": sum(row.marked for row in counted),
-        "rival_gflops": round(flops / 1e9, 3),
-        "rival_batches": "rows of one length, no padding",
-        "rival_lora": "the layers of the trees",
+        "rows": row_widths([rows.input_ids.shape for rows in groups]),
+        "logits": sum(row.marked for row in counted),
+        "gflops": round(flops / 1e9, 3),
+        "batches": "rows of one length, no padding",
+        "lora": "the layers of the trees",
     }
     return Contender(NAME, model, take_step, nll, flops, settings)
 

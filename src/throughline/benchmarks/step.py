@@ -117,8 +117,8 @@ def measure_workload(
             settings={
                 **settings,
                 "trials": trials,
-                **ours.settings,
-                **rival.settings,
+                **{f"ours_{key}": value for key, value in ours.settings.items()},
+                **{f"rival_{key}": value for key, value in rival.settings.items()},
                 "largest_nll_difference": difference,
             },
         )

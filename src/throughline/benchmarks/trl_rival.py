@@ -85,10 +85,10 @@ class TrlStep:
         rows = self.rows()
         real = sum(int(inputs["attention_mask"].sum()) for inputs in self.micro_batches)
         return {
-            "rival_rows": row_widths([inputs["input_ids"].shape for inputs in self.micro_batches]),
-            "rival_padding": sum(row.tokens for row in rows) - real,
-            "rival_logits": sum(row.marked for row in rows),
-            "rival_lora": "peft's layers",
+            "rows": row_widths([inputs["input_ids"].shape for inputs in self.micro_batches]),
+            "padding": sum(row.tokens for row in rows) - real,
+            "logits": sum(row.marked for row in rows),
+            "lora": "peft's layers",
             "trl": str(require_trl().__version__),
         }
 
@@ -113,7 +113,7 @@ def sft_trainer(mllm: Mllm, model: Any, work: Workload, grouped: bool) -> Conten
             step.run(index)
 
     flops = trl_flops(shape_of(base_of(model).config), step.rows(), LORA.rank)
-    settings = {**step.settings(), "rival_gflops": round(flops / 1e9, 3)}
+    settings = {**step.settings(), "gflops": round(flops / 1e9, 3)}
     return Contender(LENGTH_GROUPED if grouped else DEFAULT_PADDING, step.model, take_step, step.nll, flops, settings)
 
 
