@@ -82,6 +82,6 @@ def test_bfloat16_that_is_off_is_told_before_the_clock_starts(monkeypatch):
         return mllm
 
     monkeypatch.setattr(gpu, "random_mllm", coarse)
-    monkeypatch.setattr(gpu, "alternate", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(gpu, "take_turns", lambda *_: pytest.fail("timed"))
     with pytest.raises(ThroughlineError, match="from float32 in logits"):
         measure_gpu(SETTINGS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from throughline.benchmarks import sampling, sampling_checks
+from throughline.benchmarks import sampling, sampling_checks, sampling_sides
 from throughline.benchmarks.sampling import (
     SampleSettings,
     chain_lengths,
@@ -15,7 +15,6 @@ from throughline.benchmarks.sampling import (
 )
 from throughline.benchmarks.sampling_checks import check_draws, check_greedy, fit_of
 from throughline.benchmarks.sampling_sides import (
-    Scripted,
     generate_on_prefix,
     generate_sequences,
     make_sample_work,
@@ -32,11 +31,11 @@ def work():
 
 
 @pytest.fixture
-def rows_of_passes(work):
-    """How many rows each pass of the decoder had."""
+def tokens_of_passes(work):
+    """How many tokens each pass of the decoder had."""
     rows = []
     handle = work.mllm.model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+        lambda module, args, kwargs: rows.append(kwargs["inputs_embeds"][..., 0].numel()), with_kwargs=True
     )
     yield rows
     handle.remove()
@@ -48,18 +47,18 @@ def test_both_sides_are_asked_the_same_tokens(work):
     assert torch.equal(work.rival["pixel_values"], image.inputs["pixel_values"])
 
 
-def test_ours_computes_no_row_past_its_length(work, rows_of_passes):
+def test_ours_computes_no_row_past_its_length(work, tokens_of_passes):
     sample_ours(work, (2, 4, 4))
-    assert rows_of_passes == [1, 3, 2, 2]  # the prompt gives the first tokens
+    assert tokens_of_passes == [len(work.ours.tokens), 3, 2, 2]  # the prompt gives the first tokens
     assert work.mllm.chat.end_of_turn_id == work.mllm.chat.tokenizer.eos_token_id  # as it was
 
 
 @pytest.mark.parametrize("rival", [generate_sequences, generate_on_prefix])
-def test_generate_pads_the_rows_that_have_ended_and_computes_on(work, rows_of_passes, rival):
+def test_generate_pads_the_rows_that_have_ended_and_computes_on(work, tokens_of_passes, rival):
     tokens = rival(work, (2, 4, 4))
     assert tokens.shape == (3, 4)
     assert tokens[0, 2:].tolist() == [work.mllm.chat.pad_id] * 2
-    assert set(rows_of_passes[1:]) == {3}
+    assert set(tokens_of_passes[1:]) == {3}
 
 
 def test_equal_lengths_end_nowhere_before(work):
@@ -69,7 +68,9 @@ def test_equal_lengths_end_nowhere_before(work):
 
 
 def test_a_sampler_that_writes_other_lengths_is_told(work, monkeypatch):
-    monkeypatch.setattr(Scripted, "random", lambda self: 0.5)
+    real = sampling_sides.sample
+    other = lambda *given, stop, **_: real(*given, limits=[[1, 5]], stop=stop)
+    monkeypatch.setattr(sampling_sides, "sample", other)
     with pytest.raises(ThroughlineError, match=r"where \(2, 5\) were to be written"):
         sample_ours(work, (2, 5))
 
@@ -103,8 +104,8 @@ def test_greedy_and_draws_pass_and_the_tests_can_tell(work, monkeypatch):
 def test_another_greedy_token_is_told(work, monkeypatch):
     real = sampling_checks.sample
 
-    def off_by_one(*args):
-        (row,) = real(*args)
+    def off_by_one(*args, **options):
+        (row,) = real(*args, **options)
         return [[type(one)((*one.tokens[:-1], one.tokens[-1] + 1), one.text, one.finish_reason) for one in row]]
 
     monkeypatch.setattr(sampling_checks, "sample", off_by_one)

@@ -1,36 +1,30 @@
-"""Both sides of `bench step` train the same thing on the same samples, and a difference stops it before the clock."""
+"""All sides of `bench step` train the same thing on the same samples, and a difference stops it before the clock."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from throughline.benchmarks import step
+from throughline.benchmarks.contenders import token_trees, tree_batch, with_random_lora, with_tiles
+from throughline.benchmarks.plain_rival import separate_rows, separate_sequences
 from throughline.benchmarks.step import StepSettings, measure_step, measure_workload
-from throughline.benchmarks.workload import class_list, make_workload, tokenizer_texts
+from throughline.benchmarks.trl_rival import sft_trainer
+from throughline.benchmarks.workload import class_list, make_workload, tile_grid, tokenizer_texts
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.drawn.concepts import CLASSES
 from throughline.errors import ThroughlineError, UsageError
+from throughline.mllm.flops import Row, shape_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
+from throughline.mllm.lora import base_of
+from throughline.mllm.plan import Plan
 
 POCKET = GEOMETRIES["pocket"]
-
-
-@pytest.fixture(scope="module")
-def mllm():
-    return random_mllm(POCKET, tokenizer_texts())
-
-
-@pytest.fixture(scope="module")
-def model(mllm):
-    return step.with_random_lora(mllm)
-
-
-@pytest.fixture(scope="module")
-def work(mllm):
-    return make_workload(mllm.chat, POCKET.image_size, class_list(7), batch=2)
+RIVALS = ["TRL SFTTrainer, default padding", "TRL SFTTrainer, length-grouped", "two separate sequences"]
 
 
 def gradients(model, loss):
@@ -41,68 +35,126 @@ def gradients(model, loss):
     return found
 
 
-def test_both_sides_give_every_adapter_the_same_gradient(mllm, model, work):
-    ours = gradients(model, score_trees(model, step.tree_batch(mllm, work)).loss_sum())
-    rival = gradients(model, sum(rows.nll(model).sum() for rows in step.separate_rows(mllm, work)))
+def test_trees_and_separate_sequences_give_every_adapter_the_same_gradient(pocket_step):
+    mllm, model, work = pocket_step.mllm, pocket_step.model, pocket_step.work
+    ours = gradients(model, score_trees(model, tree_batch(mllm, work)).loss_sum())
+    rival = gradients(model, sum(rows.nll(model).sum() for rows in separate_rows(mllm, work)))
     assert ours.keys() == rival.keys()
     assert all("lora_" in name for name in ours) and any("vision_tower" in name for name in ours)
     scale = max(float(gradient.norm()) for gradient in rival.values())
     assert max(float((ours[name] - rival[name]).norm()) for name in ours) < 1e-5 * scale
 
 
-def test_no_row_of_either_side_holds_padding(mllm, work):
-    batch, separate = step.tree_batch(mllm, work), step.separate_rows(mllm, work)
-    for ids in (batch.input_ids, *(rows.input_ids for rows in separate)):
-        assert not (ids == mllm.chat.pad_id).any()
+def test_separate_sequences_share_a_batch_where_they_are_of_one_length_and_are_never_padded(pocket_step):
+    mllm = pocket_step.mllm
+    work = make_workload(mllm.chat, POCKET.image_size, class_list(7), batch=7)
+    groups = separate_rows(mllm, work)
+    assert sorted(key for rows in groups for key in rows.keys) == sorted(
+        (sample, name) for sample in range(7) for name in ("label", "chain")
+    )
+    assert max(len(rows.keys) for rows in groups) > 1 and len(groups) < 14
+    assert not any((rows.input_ids == mllm.chat.pad_id).any() for rows in groups)
 
 
-def test_the_rows_that_are_counted_have_the_samples_tokens(mllm, work):
+def test_the_flops_that_are_counted_are_those_of_the_samples_tokens(pocket_step):
     """Written out from the texts: the tree has the chain's path and, beside it, what is the label's alone."""
-    batch, separate = step.tree_batch(mllm, work), step.separate_rows(mllm, work)
-    (trees,), (label, _, chain, _) = step.rows_of_trees(batch), step.rows_of_paths(separate)
-    assert (trees.tiles, label.tiles, chain.tiles) == (2, 1, 1)
-    assert trees.marked == 2 * (label.marked + chain.marked)
-    ids_label, ids_chain = (rows.input_ids[0] for rows in separate)
-    shared = int((ids_label != ids_chain[: len(ids_label)]).int().argmax())
-    tree = label.tokens + chain.tokens - shared
-    assert trees.tokens == 2 * tree
-    assert trees.pairs == 2 * (shared**2 + (tree - shared) * tree)
+    mllm, model, work = pocket_step.mllm, pocket_step.model, pocket_step.work
+    one = replace(work, pictures=work.pictures[:1], images=work.images[:1], examples=work.examples[:1])
+    label, chain = (rows.input_ids[0] for rows in separate_rows(mllm, one))
+    shared = int((label != chain[: len(label)]).int().argmax())
     assert shared > 16 + 7  # image and class list at least
+    tree = token_trees(mllm, model, one)
+    assert tree.settings["rows"] == f"1x{len(label) + len(chain) - shared}"
+    spoken = sum(len(mllm.chat.tokenizer(text)["input_ids"]) + 1 for text in vars(one.examples[0]).values())
+    assert tree.settings["logits"] == separate_sequences(mllm, model, one).settings["logits"] == spoken
+    tokens = len(label) + len(chain) - shared
+    row = Row(tokens, 1, spoken, pairs=shared**2 + (tokens - shared) * tokens)
+    counted = step_flops(shape_of(base_of(model).config), [row], 8)
+    assert tree.flops == counted.total
 
 
-def test_a_model_that_ignores_the_mask_is_told_before_the_clock_starts(mllm, work, monkeypatch):
-    deaf = step.with_random_lora(random_mllm(POCKET, tokenizer_texts()))
+def test_a_model_that_ignores_the_mask_is_told_before_the_clock_starts(pocket_step, monkeypatch):
+    mllm = random_mllm(POCKET, tokenizer_texts())
+    deaf = with_random_lora(mllm)
     inner = deaf.get_base_model().model
     real = inner.forward
     inner.forward = lambda layout=None, **rest: real(**rest)
-    monkeypatch.setattr(step, "alternate", lambda *_: pytest.fail("timed"))
-    with pytest.raises(ThroughlineError, match="differ by"):
-        measure_workload("pocket", mllm, deaf, work, 7, StepSettings(trials=1))
+    monkeypatch.setattr(step, "take_turns", lambda *_: pytest.fail("timed"))
+    work = pocket_step.work
+    with pytest.raises(ThroughlineError, match="token trees and two separate sequences differ by"):
+        measure_workload("pocket", token_trees(mllm, deaf, work), [separate_sequences(mllm, deaf, work)], 1, {})
 
 
-def test_a_row_says_what_was_measured_and_leaves_torchs_threads_as_they_were():
+def test_a_rival_that_trains_other_weights_is_told_before_the_clock_starts(pocket_step, monkeypatch):
+    mllm, model, work = pocket_step.mllm, pocket_step.model, pocket_step.work
+    rival = sft_trainer(mllm, model, work, grouped=True)
+    with torch.no_grad():
+        next(weight for name, weight in rival.model.named_parameters() if "lora_B" in name).mul_(2)
+    monkeypatch.setattr(step, "take_turns", lambda *_: pytest.fail("timed"))
+    with pytest.raises(ThroughlineError, match="token trees and TRL SFTTrainer, length-grouped differ by"):
+        measure_workload("pocket", token_trees(mllm, model, work), [rival], 1, {})
+
+
+def test_an_nll_that_is_no_number_is_no_agreement():
+    ours, rival = {(0, "label"): 1.0, (0, "chain"): 2.0}, {(0, "label"): float("nan"), (0, "chain"): 2.0}
+    assert not step.largest_difference(ours, rival) <= 1e-5
+
+
+def test_rows_say_what_was_measured_and_leave_torchs_threads_as_they_were():
     before = torch.get_num_threads()
-    settings = StepSettings(geometries=("pocket",), classes=(7, 65), trials=1, batch=1, threads=1)
-    seven, sixty_five = (row.to_json() for row in measure_step(settings))
+    settings = StepSettings(("pocket",), (7, 65), trials=1, batch=1, threads=1, tiles=(1,))
+    rows = [row.to_json() for row in measure_step(settings)]
     assert torch.get_num_threads() == before
-    assert seven["name"] == "step pocket, 7 classes" and seven["rival"] == "two separate sequences"
-    assert seven["ratio"] == seven["rival_value"] / seven["ours_value"] > 0
-    assert seven["settings"]["threads"] == seven["settings"]["batch"] == 1
-    assert seven["settings"]["largest_nll_difference"] < 1e-5
-    assert 1 < seven["predicted_ratio"] < sixty_five["predicted_ratio"] < 2
-    assert sixty_five["settings"]["tokens_trees"] > seven["settings"]["tokens_trees"] + 100
+    assert [row["rival"] for row in rows] == RIVALS * 2
+    assert [row["name"] for row in rows] == ["step pocket, 7 classes, 1 tile"] * 3 + [
+        "step pocket, 65 classes, 1 tile"
+    ] * 3
+    for row in rows:
+        assert row["ratio"] == row["rival_value"] / row["ours_value"] > 0
+        assert row["settings"]["threads"] == row["settings"]["batch"] == row["settings"]["trials"] == 1
+        assert row["settings"]["largest_nll_difference"] < 1e-5
+    (padded, grouped, plain), (_, _, plain_65) = rows[:3], rows[3:]
+    assert 1 < plain["predicted_ratio"] < plain_65["predicted_ratio"] < 2
+    assert plain["predicted_ratio"] < grouped["predicted_ratio"] < padded["predicted_ratio"]
 
 
-def test_chains_are_whole_five_stage_chains_of_one_length(mllm, work):
-    lengths = {len(mllm.chat.tokenizer(example.chain)["input_ids"]) for example in work.examples}
-    assert len(lengths) == 1 and 60 < lengths.pop() < 300
+def test_an_ablation_is_timed_against_the_trees_like_any_rival(pocket_step):
+    mllm, model, work = pocket_step.mllm, pocket_step.model, pocket_step.work
+    apart = replace(mllm, plan=Plan("paths"))
+    ours, without = token_trees(mllm, model, work), token_trees(apart, model, work, "without shared tokens")
+    (row,) = measure_workload("step pocket", ours, [without], 1, {"batch": 2})
+    assert row.rival == "without shared tokens" and row.settings["batch"] == 2
+    assert row.settings["largest_nll_difference"] < 1e-5
+    assert row.settings["ours_rows"].startswith("1x") and row.settings["rival_rows"].startswith("4x")
+
+
+def test_chains_are_whole_five_stage_chains_of_their_own_lengths_and_labels_of_the_class_list(pocket_step):
+    chat = pocket_step.mllm.chat
+    work = make_workload(chat, POCKET.image_size, class_list(7), batch=8)
+    lengths = {len(chat.tokenizer(example.chain)["input_ids"]) for example in work.examples}
+    assert len(lengths) > 3 and 60 < min(lengths) < max(lengths) < 300
+    assert {example.label for example in work.examples} == set(CLASS_LISTS["PACS"])
     for example in work.examples:
         assert parse_chain(example.chain, FIVE_STAGE, CLASSES).outcome is Outcome.OK
-        assert example.label in CLASS_LISTS["PACS"]
 
 
-def test_a_class_list_or_a_batch_that_is_not_to_be_had_is_named(mllm):
+def test_an_image_is_cut_into_the_tiles_that_are_asked_for_and_a_thumbnail(pocket_step):
+    chat = with_tiles(pocket_step.mllm, 6).chat
+    work = make_workload(chat, POCKET.image_size, class_list(7), batch=1)
+    assert work.pictures[0].size == (192, 128)
+    assert work.images[0].inputs["pixel_values"].shape == (7, 3, 64, 64)
+    assert [tile_grid(tiles) for tiles in (1, 2, 4, 5, 6, 12)] == [(1, 1), (2, 1), (2, 2), (5, 1), (3, 2), (4, 3)]
+
+
+def test_large_steps_are_few_unless_more_are_asked_for():
+    usual, asked = StepSettings(), StepSettings(trials=2, batch=3)
+    assert usual.batch_of("bench-40m", 6) < usual.batch_of("bench-40m", 1) == usual.batch_of("pocket", 6)
+    assert usual.trials_of("bench-40m", 6) < usual.trials_of("bench-40m", 1) < usual.trials_of("pocket", 6)
+    assert (asked.trials_of("bench-40m", 6), asked.batch_of("bench-40m", 6)) == (2, 3)
+
+
+def test_a_class_list_or_a_batch_that_is_not_to_be_had_is_named(pocket_step):
     with pytest.raises(UsageError, match=r"no class list of 8 classes.*5, 7, 10, 65, 345"):
         class_list(8)
-    with pytest.raises(UsageError, match=r"no 299 chains of one length.*at most \d"):
-        make_workload(mllm.chat, POCKET.image_size, class_list(7), batch=299)
+    with pytest.raises(UsageError, match=r"a step of 301 images.*at most 300"):
+        make_workload(pocket_step.mllm.chat, POCKET.image_size, class_list(7), batch=301)

@@ -1,4 +1,4 @@
-from throughline.benchmarks.timing import alternate, compare
+from throughline.benchmarks.timing import compare, take_turns
 
 
 class Clock:
@@ -21,12 +21,12 @@ def side_of(clock, name, durations, order):
     return side
 
 
-def test_sides_take_turns_in_swapped_order_and_the_warm_up_is_dropped():
+def test_every_round_starts_one_side_later_and_the_warm_up_is_dropped():
     clock, order = Clock(), []
-    ours = side_of(clock, "ours", [9.0, 1.0, 2.0, 3.0], order)
-    rival = side_of(clock, "rival", [9.0, 2.0, 4.0, 6.0], order)
-    assert alternate(ours, rival, trials=3, clock=clock) == ([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
-    assert order == ["ours", "rival", "rival", "ours", "ours", "rival", "rival", "ours"]
+    durations = {"a": [9.0, 1.0, 2.0], "b": [9.0, 3.0, 4.0], "c": [9.0, 5.0, 6.0]}
+    sides = {name: side_of(clock, name, taken, order) for name, taken in durations.items()}
+    assert take_turns(sides, trials=2, clock=clock) == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
+    assert "".join(order) == "abc" + "bca" + "cab"
 
 
 def test_a_row_is_the_medians_their_quartiles_and_the_rival_over_ours():

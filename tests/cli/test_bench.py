@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from throughline.benchmarks.memory import MemorySettings
 from throughline.benchmarks.step import StepSettings
 from throughline.benchmarks.timing import compare
 from throughline.cli import bench
@@ -60,8 +61,19 @@ def test_options_reach_the_measurement(monkeypatch):
     options = ["--geometry", "pocket", "--classes", "7,65,7", "--trials", "2", "--batch", "3", "--threads", "1"]
     assert main(["bench", "step", *options]) == 0
     assert asked == [StepSettings(("pocket",), (7, 65), 2, 3, 1)]
-    assert main(["bench", "step"]) == 0
-    assert asked[1] == StepSettings()
+    assert main(["bench", "step", "--tiles", "6"]) == 0
+    assert asked[1] == StepSettings(tiles=(6,))
+
+
+def test_options_reach_the_measurement_of_memory(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "throughline.benchmarks.memory.measure_memory", lambda settings, told: asked.append(settings) or []
+    )
+    assert main(["bench", "memory", "--json"]) == 0
+    options = ["--geometry", "pocket", "--classes", "7", "--tiles", "6", "--batch", "2", "--threads", "1"]
+    assert main(["bench", "memory", *options, "--json"]) == 0
+    assert asked == [MemorySettings(), MemorySettings(("pocket",), (7,), 6, 2, 1, "cpu")]
 
 
 def test_an_unknown_class_list_is_wrong_usage_in_one_line(capsys):

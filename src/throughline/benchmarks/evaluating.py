@@ -19,8 +19,7 @@ from torch import Tensor
 
 from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, render
-from throughline.benchmarks.timing import BenchRow, compare
-from throughline.benchmarks.turns import take_turns
+from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import class_name, make_prompts
 from throughline.domains.folders import read_images

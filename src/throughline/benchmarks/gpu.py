@@ -17,27 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from throughline.benchmarks.step import (
-    LORA,
-    SeparateRows,
-    largest_difference,
-    machine_settings,
-    rows_of_paths,
-    rows_of_trees,
-    separate_rows,
-    tree_batch,
-    with_random_lora,
-)
-from throughline.benchmarks.timing import BenchRow, alternate, compare
+from throughline.benchmarks.contenders import LORA, rows_of_trees, tree_batch, with_random_lora
+from throughline.benchmarks.machine import machine_settings
+from throughline.benchmarks.plain_rival import NAME as RIVAL
+from throughline.benchmarks.plain_rival import SeparateRows, rows_of_paths, separate_rows
+from throughline.benchmarks.step import largest_difference
+from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, make_workload, tokenizer_texts
 from throughline.domains.splits import HOLDOUT_FRACTION
 from throughline.errors import ThroughlineError, UsageError
+from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import shape_of, step_flops
-from throughline.mllm.forward import TreeBatch, score_trees
+from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, Geometry, random_mllm, shallow
 from throughline.mllm.lora import base_of
-
-RIVAL = "two separate sequences"
 
 LOGIT_BOUND = 0.02
 """Of the logits' norm: a bfloat16 has eight binary digits, so a product is off by up to 0.4 %, and layers add up."""
@@ -123,15 +116,15 @@ def checked_precision(geometry: Geometry, texts: Sequence[str], device: str) -> 
     mllm = random_mllm(small, texts, device=device, dtype="bfloat16")
     work = make_workload(mllm.chat, geometry.image_size, class_list(CLASSES), 2)
     batch = tree_batch(mllm, work).to(device)
-    label, _ = separate_rows(mllm, work)
+    some = _on(separate_rows(mllm, work)[0], device)
     for dtype in ("bfloat16", "float32"):
         # Upwards only: rotary frequencies are float32 beside bfloat16 weights too.
         model = mllm.model if dtype == "bfloat16" else mllm.model.float()
         with torch.no_grad():
             logits = model(
-                input_ids=label.input_ids.to(device),
+                input_ids=some.input_ids,
                 use_cache=False,
-                **{name: value.to(device) for name, value in label.image_inputs.items()},
+                **some.image_inputs,
             ).logits.double()
             scores = score_trees(model, batch)
             tokens = torch.tensor(
@@ -189,30 +182,30 @@ def _measured(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     work = make_workload(mllm.chat, geometry.image_size, class_list(CLASSES), settings.batch)
     batch = tree_batch(mllm, work).to(device)
-    label, chain = (_on(rows, device) for rows in separate_rows(mllm, work))
+    separate = [_on(rows, device) for rows in separate_rows(mllm, work)]
     shape = shape_of(base_of(model).config)
     rows: list[BenchRow] = []
     for name, way in ways.items():
         told(f"steps of {settings.batch} samples, attention {name}")
         with way(model):
-            difference = largest_difference(model, batch, (label, chain))
-        ours, rival = _steps(model, batch, (label, chain), way)
+            difference = _difference(model, batch, separate)
+        ours, rival = _steps(model, batch, separate, settings.batch, way)
         model.train()
         memories = [_peak(step, device) for step in (ours, rival)]
-        timed = alternate(_timed(ours, device), _timed(rival, device), settings.trials)
+        timed = take_turns({"tree": _timed(ours, device), RIVAL: _timed(rival, device)}, settings.trials)
         model.eval()
         tree = Side(
-            tuple(timed[0]),
+            tuple(timed["tree"]),
             settings.batch,
             batch.input_ids.numel(),
             step_flops(shape, rows_of_trees(batch), LORA.rank).total,
             memories[0],
         )
         paths = Side(
-            tuple(timed[1]),
+            tuple(timed[RIVAL]),
             settings.batch,
-            label.input_ids.numel() + chain.input_ids.numel(),
-            step_flops(shape, rows_of_paths((label, chain)), LORA.rank).total,
+            sum(rows.input_ids.numel() for rows in separate),
+            step_flops(shape, rows_of_paths(separate), LORA.rank).total,
             memories[1],
         )
         common = {
@@ -266,11 +259,19 @@ def rows_of_sides(name: str, tree: Side, paths: Side, ceiling: float, settings: 
     return found
 
 
+@torch.no_grad()
+def _difference(model: Any, batch: TreeBatch, separate: Sequence[SeparateRows]) -> float:
+    """Between the two sides' NLLs, as `step` has it."""
+    keys = zip(batch.sample, batch.names, strict=True)
+    ours = dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
+    theirs = {key: nll for rows in separate for key, nll in zip(rows.keys, rows.nll(model).tolist(), strict=True)}
+    return largest_difference(ours, theirs)
+
+
 def _steps(
-    model: Any, batch: TreeBatch, separate: tuple[SeparateRows, SeparateRows], way: Way
+    model: Any, batch: TreeBatch, separate: Sequence[SeparateRows], samples: int, way: Way
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """A step of each side, forward and backward, from no gradients."""
-    samples = len(separate[0].input_ids)
 
     def ours() -> None:
         model.zero_grad(set_to_none=True)

@@ -24,8 +24,7 @@ from throughline.benchmarks.sampling_sides import (
     make_sample_work,
     sample_ours,
 )
-from throughline.benchmarks.timing import BenchRow, Side, compare
-from throughline.benchmarks.turns import take_turns
+from throughline.benchmarks.timing import BenchRow, Side, compare, take_turns
 from throughline.benchmarks.workload import chain_lengths, tokenizer_texts
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.load import Mllm

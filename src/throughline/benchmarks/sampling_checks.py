@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from throughline.benchmarks.plain import encode, render
-from throughline.benchmarks.sampling_sides import SampleWork, draw_plainly, ended_by, vocabulary
+from throughline.benchmarks.sampling_sides import SampleWork, draw_plainly, vocabulary
 from throughline.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.sampling import sample
@@ -34,16 +34,17 @@ def check_greedy(work: SampleWork, sequences: int, tokens: int) -> dict[str, Any
     """Ours, in as many rows as are timed, writes the tokens that `generate` writes, up to where its two best logits
     tie. Raises ThroughlineError; gives the number of tokens compared, for the row's settings."""
     generators = [np.random.default_rng(row) for row in range(sequences)]
-    with ended_by(work.mllm, vocabulary(work.mllm)):
-        greedy = SamplingSettings(temperature=0.0, max_new_tokens=tokens)
-        (found,) = sample(work.mllm, [work.ours], greedy, [generators])
-        out = work.mllm.model.generate(
-            **work.rival,
-            do_sample=False,
-            max_new_tokens=tokens,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+    never = vocabulary(work.mllm)
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=tokens)
+    (found,) = sample(work.mllm, [work.ours], greedy, [generators], stop={never})
+    out = work.mllm.model.generate(
+        **work.rival,
+        do_sample=False,
+        max_new_tokens=tokens,
+        eos_token_id=never,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     expected = out.sequences[0, work.rival["input_ids"].shape[1] :].tolist()
     best = torch.cat(out.logits).topk(2, dim=-1).values
     ties = (best[:, 0] - best[:, 1] < TIE).nonzero()
@@ -62,9 +63,9 @@ def check_draws(work: SampleWork, draws: int) -> dict[str, Any]:
         logits = mllm.model(**prompt, logits_to_keep=1).logits[0, -1]
     probabilities = torch.softmax(logits.double(), dim=-1).numpy()
     generators = [np.random.default_rng([0, draw]) for draw in range(draws)]
-    with ended_by(mllm, vocabulary(mllm)):
-        once = SamplingSettings(temperature=1.0, max_new_tokens=1)
-        (found,) = sample(mllm, [mllm.chat.prompt(user_turn(SHORT_QUESTION, images=0), [])], once, [generators])
+    once = SamplingSettings(temperature=1.0, max_new_tokens=1)
+    asked = mllm.chat.prompt(user_turn(SHORT_QUESTION, images=0), [])
+    (found,) = sample(mllm, [asked], once, [generators], stop={vocabulary(mllm)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = draw_plainly(mllm, prompt, (1,) * draws, num_return_sequences=draws)

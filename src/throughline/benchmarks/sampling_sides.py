@@ -1,13 +1,12 @@
 """The two sides of `bench sample`: continuations of given lengths through `sample` and through `generate`.
 
-Random weights end no turn, so the lengths are forced, on both sides by what costs nothing: ours by the number drawn for
-the last token, the rival's by a stopping criterion.
+Random weights end no turn, so the lengths are forced, on both sides by what costs nothing: ours by limits, the rival's
+by a stopping criterion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,43 +66,13 @@ def vocabulary(mllm: Mllm) -> int:
 # ours -----------------------------------------------------------------------------------------------------------------
 
 
-class Scripted(np.random.Generator):
-    """Draws as any generator does until the `length`-th number, which picks the last token of the vocabulary by inverse
-    distribution function: that token ends the turn here, and costs what any token costs. No earlier number picks it."""
-
-    def __init__(self, seed: int, length: int) -> None:
-        super().__init__(np.random.PCG64(seed))
-        self._left = length
-
-    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
-        """One uniform number."""
-        assert size is None and out is None, "sampling draws one number a token"
-        self._left -= 1
-        if self._left == 0:
-            return float(np.nextafter(1.0, 0.0))
-        return 0.99 * super().random(dtype=dtype)  # below the last token's share, which is some 1 / vocabulary
-
-
-@contextmanager
-def ended_by(mllm: Mllm, token: int) -> Iterator[None]:
-    """Inside, `token` alone ends a turn; one outside the vocabulary lets none end."""
-    chat, config = mllm.chat, mllm.model.generation_config
-    before = chat.end_of_turn_id, config.eos_token_id
-    chat.end_of_turn_id = config.eos_token_id = token
-    try:
-        yield
-    finally:
-        chat.end_of_turn_id, config.eos_token_id = before
-
-
 def sample_ours(work: SampleWork, lengths: Sequence[int]) -> None:
-    """One call of `sample` with continuations of these lengths, each one's end counted. Raises ThroughlineError when
+    """One call of `sample` with continuations of these lengths. Raises ThroughlineError when
     others came of it."""
     settings = SamplingSettings(temperature=1.0, max_new_tokens=max(lengths))
-    generators = [Scripted(seed, length) for seed, length in enumerate(lengths)]
-    with ended_by(work.mllm, vocabulary(work.mllm) - 1):
-        (found,) = sample(work.mllm, [work.ours], settings, [generators])
-    written = tuple(len(one.tokens) + (one.finish_reason == "stop") for one in found)
+    generators = [np.random.default_rng(seed) for seed in range(len(lengths))]
+    (found,) = sample(work.mllm, [work.ours], settings, [generators], limits=[lengths], stop={vocabulary(work.mllm)})
+    written = tuple(len(one.tokens) for one in found)
     if written != tuple(lengths):
         raise ThroughlineError(
             f"continuations of {written} tokens where {tuple(lengths)} were to be written",

@@ -22,8 +22,7 @@ from throughline.benchmarks.plain import (
     loop_on_cache,
     one_pass_per_label,
 )
-from throughline.benchmarks.timing import BenchRow, compare
-from throughline.benchmarks.turns import take_turns
+from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
 from throughline.chains.prompts import class_name, make_prompts
 from throughline.errors import ThroughlineError

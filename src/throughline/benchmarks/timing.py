@@ -1,13 +1,13 @@
-"""How two ways to do the same thing are timed against each other, and the row that comes of it.
+"""How several ways to do the same thing are timed against each other, and the row that comes of two of them.
 
-Sides take turns, and turns swap their order, so that a machine that slows down slows both. Every benchmark uses this.
+Sides take turns, so that a machine that slows down slows all. Every benchmark uses this.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ Side = Callable[[], object]
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One comparison. Values are medians in `unit`, spreads the first and third quartile, `ratio` rival over ours;
-    `predicted_ratio` is what a count of operations says, where there is one."""
+    """One comparison. Values are medians in `unit`, spreads the first and third quartile, `ratio` rival over ours (for
+    memory: ours over rival); `predicted_ratio` is what a count of operations says, where there is one."""
 
     name: str
     rival: str
@@ -37,48 +37,54 @@ class BenchRow:
         return asdict(self)
 
 
-def alternate(
-    ours: Side, rival: Side, trials: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
-) -> tuple[list[float], list[float]]:
-    """Seconds of each side in `trials` turns, after `warm_up` turns that are thrown away."""
-    seconds: dict[Side, list[float]] = {ours: [], rival: []}
+def take_turns(
+    sides: Mapping[str, Side], trials: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each side in `trials` rounds, after `warm_up` rounds that are thrown away.
+
+    Every round starts one side later than the last, so that none always runs on a machine that another has warmed.
+    """
+    names = list(sides)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warm_up + trials):
-        for side in (ours, rival) if turn % 2 == 0 else (rival, ours):
-            gc.collect()  # neither side pays for the other's waste
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            gc.collect()  # no side pays for another's waste
             began = clock()
-            side()
+            sides[name]()
             took = clock() - began
             if turn >= warm_up:
-                seconds[side].append(took)
-    return seconds[ours], seconds[rival]
+                seconds[name].append(took)
+    return seconds
 
 
 def compare(
     name: str,
     rival: str,
-    ours_seconds: list[float],
-    rival_seconds: list[float],
+    ours_values: Sequence[float],
+    rival_values: Sequence[float],
     predicted_ratio: float | None,
     settings: dict[str, Any],
     unit: str = "seconds",
+    ours_over_rival: bool = False,
 ) -> BenchRow:
-    """The row of two lists of timings."""
-    ours_median, rival_median = float(np.median(ours_seconds)), float(np.median(rival_seconds))
+    """The row of two lists of measurements; `ours_over_rival` turns its ratio round."""
+    ours_median, rival_median = float(np.median(ours_values)), float(np.median(rival_values))
     return BenchRow(
         name=name,
         rival=rival,
         ours_value=ours_median,
         rival_value=rival_median,
         unit=unit,
-        ratio=rival_median / ours_median,
+        ratio=ours_median / rival_median if ours_over_rival else rival_median / ours_median,
         predicted_ratio=predicted_ratio,
-        ours_spread=_quartiles(ours_seconds),
-        rival_spread=_quartiles(rival_seconds),
+        ours_spread=_quartiles(ours_values),
+        rival_spread=_quartiles(rival_values),
         settings=settings,
     )
 
 
-def _quartiles(seconds: list[float]) -> tuple[float, float]:
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
     """First and third quartile."""
-    low, high = np.quantile(seconds, (0.25, 0.75))
+    low, high = np.quantile(values, (0.25, 0.75))
     return float(low), float(high)

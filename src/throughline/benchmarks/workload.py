@@ -1,18 +1,15 @@
 """What the benchmarks compute on: drawn images in a geometry's size, real class lists, the describer's chains.
 
 Only lengths matter to a model with random weights: chains are about what the image shows, labels are of the class
-list, whether or not it has what the image shows.
+list, whether or not it has what the image shows. Chains and labels come in the lengths that they have.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
 from throughline.chains.class_lists import CLASS_LISTS
@@ -26,19 +23,18 @@ from throughline.mllm.chat import Chat, EncodedImage
 from throughline.training.objectives import Example
 
 POOL = 300
-"""Scenes whose chains are written to choose from: enough for tens of one length."""
+"""Scenes that are described: enough words for a tokenizer, and images for a step."""
 
 FAULTLESS = DescriberSettings(format_faults=0.0)
 """Faults cut chains short or repeat stages; training never sees those."""
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Samples whose labels all have one length in tokens, and whose chains all have one, so that no row is padded."""
+    """Samples of one step: the decoded `pictures`, the same as the vision tower takes them, their labels and chains."""
 
     prompts: Prompts
+    pictures: tuple[Image.Image, ...]
     images: tuple[EncodedImage, ...]
     examples: tuple[Example, ...]
 
@@ -69,22 +65,33 @@ def chain_lengths(chat: Chat) -> list[int]:
 
 
 def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: int) -> Workload:
-    """`batch` samples, images `image_size` pixels a side; chains as near to the describer's median length as `batch`
-    chains of one length are to be had."""
+    """The first `batch` scenes with the chains that the describer wrote, and labels spread over the class list.
 
-    def tokens(text: str) -> int:
-        return len(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    described = _described()
-    chosen = _of_one_length(described, [tokens(chain) for _, _, chain in described], batch)[:batch]
-    labels = [class_name(name) for name in classes]
-    labels = _of_one_length(labels, list(map(tokens, labels)), 1)
-    images = tuple(
-        chat.encode_image(render(scene, style, image_size), f"scene {index}")
-        for index, (style, scene, _) in enumerate(chosen)
+    Images are `image_size` pixels a side, or have the shape that `chat` cuts into as many tiles of that size as it cuts
+    at most. Raises UsageError where `batch` is above the number of scenes.
+    """
+    if batch > POOL:
+        raise UsageError(f"a step of {batch} images", do=f"use a batch of at most {POOL}")
+    across, down = tile_grid(chat.tiles)
+    scenes = _described()[:batch]
+    pictures = tuple(
+        render(scene, style, image_size).resize((across * image_size, down * image_size)) for style, scene, _ in scenes
     )
-    examples = tuple(Example(labels[i % len(labels)], chain) for i, (_, _, chain) in enumerate(chosen))
-    return Workload(make_prompts(classes), images, examples)
+    return Workload(
+        prompts=make_prompts(classes),
+        pictures=pictures,
+        images=tuple(chat.encode_image(picture, f"scene {index}") for index, picture in enumerate(pictures)),
+        examples=tuple(
+            Example(class_name(classes[index * len(classes) // batch]), chain)
+            for index, (_, _, chain) in enumerate(scenes)
+        ),
+    )
+
+
+def tile_grid(tiles: int) -> tuple[int, int]:
+    """Columns and rows of the grid of `tiles` tiles that is nearest to a square, wide rather than tall: 6 is 3 x 2."""
+    down = max(rows for rows in range(1, math.isqrt(tiles) + 1) if tiles % rows == 0)
+    return tiles // down, down
 
 
 @lru_cache(maxsize=1)
@@ -96,16 +103,3 @@ def _described() -> tuple[tuple[str, Scene, str], ...]:
         scene = sample_scene(0, style, cls, index)
         found.append((style, scene, describe(scene, seed=0, sample_id=f"bench {index}", settings=FAULTLESS)))
     return tuple(found)
-
-
-def _of_one_length(items: Sequence[Item], lengths: Sequence[int], count: int) -> list[Item]:
-    """The items of the length nearest to the median that at least `count` items have."""
-    groups: dict[int, list[Item]] = defaultdict(list)
-    for item, length in zip(items, lengths, strict=True):
-        groups[length].append(item)
-    enough = [length for length, group in groups.items() if len(group) >= count]
-    if not enough:
-        largest = max(map(len, groups.values()))
-        raise UsageError(f"no {count} chains of one length", do=f"use a batch of at most {largest}")
-    middle = float(np.median(lengths))
-    return groups[min(enough, key=lambda length: (abs(length - middle), length))]

@@ -62,8 +62,29 @@ def _add_step_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,N",
         help="sizes of the class lists in the question: 5, 7, 10, 65 or 345",
     )
-    parser.add_argument("--trials", type=positive_int, default=7, metavar="N", help="timed steps of each side")
-    parser.add_argument("--batch", type=positive_int, default=4, metavar="N", help="samples in a step")
+    parser.add_argument(
+        "--tiles",
+        type=_sizes,
+        default=(1, 6),
+        metavar="N,N",
+        help="tiles that an image is cut into; with more than one there is a thumbnail, too",
+    )
+    parser.add_argument(
+        "--trials",
+        type=positive_int,
+        metavar="N",
+        help="timed steps of each side (default: 9 on the pocket, else 5, with tiles 3)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive_int,
+        metavar="N",
+        help="samples in a step (default: 4; with tiles 1, but on the pocket 4)",
+    )
+    _add_threads(parser)
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive_int, metavar="N", help="torch threads (default: torch's own choice)")
 
 
@@ -76,8 +97,44 @@ def _measure_step(arguments: argparse.Namespace) -> Sequence[BenchRow]:
         trials=arguments.trials,
         batch=arguments.batch,
         threads=arguments.threads,
+        tiles=arguments.tiles,
     )
     return measure_step(settings, _told)
+
+
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--geometry",
+        action="append",
+        choices=("pocket", "bench-40m", "bench-40m-151k"),
+        help="shape of the model, random weights; may be repeated (default: bench-40m-151k)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=_sizes,
+        default=(65,),
+        metavar="N,N",
+        help="sizes of the class lists in the question: 5, 7, 10, 65 or 345",
+    )
+    parser.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="tiles that an image is cut into")
+    parser.add_argument("--batch", type=positive_int, default=4, metavar="N", help="images behind an optimiser step")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu", help="whose memory")
+    _add_threads(parser)
+
+
+def _measure_memory(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.memory import MemorySettings, measure_memory
+    from throughline.mllm.devices import pick_device
+
+    settings = MemorySettings(
+        geometries=tuple(dict.fromkeys(arguments.geometry or MemorySettings.geometries)),
+        classes=arguments.classes,
+        tiles=arguments.tiles,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        device=pick_device(arguments.device),
+    )
+    return measure_memory(settings, _told)
 
 
 def _add_teacher_options(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +253,14 @@ def _measure_gpu(arguments: argparse.Namespace) -> Sequence[BenchRow]:
 
 BENCHES = {
     "step": Bench(
-        "an MTCT training step as a token tree against two separate sequences", _add_step_options, _measure_step
+        "an MTCT training step as token trees against TRL's SFTTrainer and two separate sequences",
+        _add_step_options,
+        _measure_step,
+    ),
+    "memory": Bench(
+        "the memory of a training step beyond weights and optimiser state against TRL's SFTTrainer",
+        _add_memory_options,
+        _measure_memory,
     ),
     "gpu": Bench(
         "MTCT steps of InternVL3-8B's geometry on a CUDA GPU: time, utilisation, memory, hours of a fold",
@@ -242,7 +306,7 @@ def _print_table(rows: Sequence[BenchRow]) -> None:
 
     # Off a terminal nothing is folded to 80 columns: there the reader is a file or a program.
     console = Console() if sys.stdout.isatty() else Console(width=4096)
-    table = Table(title="medians (first to third quartile); ratio: rival over ours")
+    table = Table(title="medians (first to third quartile); ratio: rival over ours, of memory ours over rival")
     for heading in ("benchmark", "rival", "unit"):
         table.add_column(heading)
     for heading in ("ours", "theirs", "ratio", "predicted", "share of it"):

@@ -18,7 +18,7 @@ def appended_flops(shape: Shape, context: int, tokens: int, marked: int, rank: i
     """`tokens` in one pass behind `context` cached ones, dense among themselves; logits at `marked` of them."""
     decoder = shape.decoder
     own = decoder.flops(tokens, rank, trained_below=True).forward if tokens else 0
-    seen = attention_flops(tokens, context, decoder.heads, decoder.head_width).forward * decoder.layers
+    seen = attention_flops(tokens * context, decoder.heads, decoder.head_width).forward * decoder.layers
     return own + seen + linear_flops(marked, decoder.width, shape.vocabulary).forward
 
 
@@ -26,7 +26,7 @@ def decoding_flops(shape: Shape, context: int, steps: int, rank: int = 0) -> int
     """`steps` tokens one by one behind `context` cached ones, logits at each: step t sees context + t + 1 tokens."""
     decoder = shape.decoder
     alone = appended_flops(shape, 0, 1, 1, rank)
-    seen = attention_flops(1, cached_tokens_read(context, steps), decoder.heads, decoder.head_width).forward
+    seen = attention_flops(cached_tokens_read(context, steps), decoder.heads, decoder.head_width).forward
     return alone * steps + seen * decoder.layers
 
 
