@@ -28,6 +28,7 @@ from throughline.mllm.devices import pick_device
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, save_adapter
+from throughline.mllm.sampler import InProcessSampler, Sampler
 from throughline.mllm.tree import Tree
 from throughline.seeding import seed_of
 from throughline.training.checks import output_probe
@@ -140,11 +141,10 @@ class Learning:
             round=number,
         )
         result = self_label(
-            self.mllm,
+            self._sampler(folder),
             plan,
             folder / "journal-0.jsonl",
             before,
-            reader=self.reader,
             told=self.counted(f"round {number}", "chains"),
         )
         chains = dict(result.accepted) if training.rejected == "drop" else {**kept, **result.accepted}
@@ -162,6 +162,15 @@ class Learning:
         after_round(number, folder)
         write_json(folder / STAGE, {"optimiser_steps": taken})
         return chains
+
+    def _sampler(self, folder: Path) -> Sampler:
+        """Who draws a round's chains; what a server needs lies in the round's folder meanwhile."""
+        settings = self.config.training.sampler
+        if settings.serve is None:
+            return InProcessSampler(self.mllm, self.reader)
+        from throughline.experiment.serving import ServedSampler  # brings a client's library: only where it is used
+
+        return ServedSampler(self.mllm, settings, self.questions, self.fold.train, folder, self.told)
 
     def _train(
         self, samples: Sequence[Sample], chains: Mapping[str, str], number: int, folder: Path, max_steps: int | None
