@@ -159,7 +159,13 @@ def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_m
     monkeypatch.setattr(in_process, "sample", Mouth(words_for(samples)))
     told: list[tuple[int, int]] = []
     plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 6, 0, 1)
-    self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "j.jsonl", "weights", told=lambda done, total: told.append((done, total)))
+    self_label(
+        InProcessSampler(tiny_mllm),
+        plan,
+        tmp_path / "j.jsonl",
+        "weights",
+        told=lambda done, total: told.append((done, total)),
+    )
     assert told == [(6, 14), (12, 14), (14, 14)]
 
 
