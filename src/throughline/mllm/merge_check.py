@@ -7,7 +7,8 @@ ignored, which is what some servers do with one that does not fit; so it has to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from throughline.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
-from throughline.mllm.merging import Merged
+from throughline.mllm.merging import Merged, adapted_layers
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 EXACT = 1e-4
@@ -75,7 +76,7 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
     base's, and when a server would show the model other tokens or pixels than we do.
     """
     adapter = _token_nll(mllm, probe)
-    with mllm.model.disable_adapter():
+    with _without_adapter(mllm.model):
         base = _token_nll(mllm, probe)
     dtype = str(mllm.model.dtype).removeprefix("torch.")
     written = load_mllm(str(folder), tiles=mllm.chat.tiles, dtype=dtype, device=str(mllm.device))
@@ -121,6 +122,19 @@ def _probe_tree(mllm: Mllm, probe: Probe, image: EncodedImage) -> Tree:
     asked = [(prompts.label, label) for label in probe.labels] + [(prompts.reasoning, probe.chain)]
     leaves = [Leaf(chat.answered(user_turn(question), [image], answer), answer, 0.0) for question, answer in asked]
     return merge_paths(leaves, chat.image_token_id)
+
+
+@contextlib.contextmanager
+def _without_adapter(model: Any) -> Iterator[None]:
+    """The plain base inside. By the flag that peft's own switch sets: the switch also says anew what is trained."""
+    layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def _largest_difference(first: Tensor, second: Tensor) -> float:

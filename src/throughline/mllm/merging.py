@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -47,9 +46,9 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
     answers greedily, whatever temperature it is asked for, unless the checkpoint itself says `do_sample`.
     Raises ThroughlineError when there is no adapter, or one that is no plain LoRA on linear layers.
     """
-    if not isinstance(mllm.model, PeftModel):
-        raise ThroughlineError("there is no adapter to merge", mllm.name, "name a model that was trained")
     base = base_of(mllm.model)
+    if not adapted_layers(base):
+        raise ThroughlineError("there is no adapter to merge", mllm.name, "name a model that was trained")
     weights, layers, rounding = _merged_weights(base, DTYPES[dtype])
     clean = _without_adapter(base, weights, DTYPES[dtype])
     clean.generation_config = _generation_config(mllm, base, sampled)
@@ -61,9 +60,14 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
     return Merged(dtype, layers, rounding)
 
 
+def adapted_layers(model: Any) -> dict[str, Any]:
+    """The layers that an adapter wraps, by name; a model need not know itself that it has any."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
 def _merged_weights(base: Any, dtype: torch.dtype) -> tuple[dict[str, Tensor], int, float]:
     """Every weight under the base's own name, on the CPU; the number of merged layers; the rounding (see `Merged`)."""
-    adapted = {name: module for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    adapted = adapted_layers(base)
     weights: dict[str, Tensor] = {}
     lost = learnt = 0.0
     for name, weight in base.state_dict().items():
