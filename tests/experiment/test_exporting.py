@@ -19,6 +19,7 @@ from throughline.experiment import exporting, fitting
 from throughline.experiment.fitting import fit_config, fit_model
 from throughline.experiment.folder import write_config
 from throughline.mllm.chat import user_turn
+from throughline.mllm.checkpoints import checkpoint_source
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
@@ -164,6 +165,4 @@ def test_merging_has_to_be_asked_for(model: Path, tmp_path: Path, capsys: pytest
 
 
 def test_the_type_written_is_that_of_the_bases_files() -> None:
-    assert (
-        exporting._own_dtype(str(Path(exporting.__file__).parents[1] / "mllm" / "pocket" / "checkpoint")) == "bfloat16"
-    )
+    assert exporting._own_dtype(checkpoint_source("pocket")) == "bfloat16"

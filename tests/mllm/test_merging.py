@@ -93,12 +93,16 @@ def test_half_precision_is_rounded_once_from_the_sum(internvl: Mllm, tmp_path: P
 
 
 def test_the_model_in_memory_stays_as_it_was(internvl: Mllm, tmp_path: Path) -> None:
-    internvl.model.train()
+    wrapped = internvl.model
+    internvl.model = base_of(wrapped)  # as training has it: adapted in place, and not told so
+    wrapped.train()
+    trained = [name for name, weight in wrapped.named_parameters() if weight.requires_grad]
     before = {name: weight.clone() for name, weight in internvl.model.state_dict().items()}
     check_merged(internvl, tmp_path, write_merged(internvl, tmp_path, "bfloat16"), probe())
     after = internvl.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert internvl.model.training
+    assert [name for name, weight in wrapped.named_parameters() if weight.requires_grad] == trained
 
 
 def test_what_a_server_does_by_itself_stands_in_the_checkpoint(internvl: Mllm, tmp_path: Path) -> None:

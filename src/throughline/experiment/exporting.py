@@ -65,7 +65,7 @@ class _Trained:
     mllm: Mllm
     questions: Questions
     method: str
-    source: str
+    base: str
     """Where the base was opened."""
     adapter: Path
 
@@ -93,7 +93,7 @@ def export_merged(
     trained = _trained(name, base, classes)
     questions = trained.questions
     with _appearing(out) as work:
-        merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.source))
+        merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.base))
         probe = make_probe(shown, questions.prompts, questions.classes, questions.format)
         exported = Exported(
             method=trained.method,
@@ -121,16 +121,17 @@ def _require_place(out: Path) -> None:
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all went well, and is gone otherwise."""
     work = out.absolute().with_name(f".{out.absolute().name}.exporting")
+    shutil.rmtree(work, ignore_errors=True)  # a killed attempt's
     with told_in_one_line(out):
-        shutil.rmtree(work, ignore_errors=True)  # a killed attempt's
         work.mkdir(parents=True)
-        try:
-            yield work
+    try:
+        yield work
+        with told_in_one_line(out):
             if out.is_dir():
                 out.rmdir()
             work.rename(out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
@@ -141,7 +142,7 @@ def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
     opened = open_model(name, classes, base)
     assert opened.record is not None
-    source = base.checkpoint or opened.record.checkpoint.source
+    source = checkpoint_source(base.checkpoint or opened.record.checkpoint.source, base.hub)
     return _Trained(opened.mllm, opened.questions, opened.method, source, folder / ADAPTER)
 
 
@@ -157,7 +158,7 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     if checkpoint_folder(source) is None and not hub:
         raise ThroughlineError("no such checkpoint", source, "name the unit's base with --checkpoint")
     mllm = load_mllm(
-        checkpoint_source(source, hub),
+        source,
         tiles=base.tiles or config.model.tiles,
         dtype=base.dtype or config.model.dtype,
         device=pick_device(base.device),

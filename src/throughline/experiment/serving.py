@@ -81,8 +81,8 @@ class ServedSampler:
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
         with told_in_one_line(folder):
             folder.mkdir(parents=True)
-            dtype = str(self._mllm.model.dtype).removeprefix("torch.")
-            merged = write_merged(self._mllm, folder, dtype, sampled=True)
+        dtype = str(self._mllm.model.dtype).removeprefix("torch.")
+        merged = write_merged(self._mllm, folder, dtype, sampled=True)
         images = [load_image(sample.path) for sample in self._probed]
         questions = self._questions
         probe = make_probe(images, questions.prompts, questions.classes, questions.format)

@@ -29,9 +29,10 @@ from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 EXACT = 1e-4
 """Nats, and of values over one nat their share: fp32 sums in another order differ by less."""
-ROUNDED = 0.1
-"""Half precision moves every output a little. The measure is what the adapter changes: less than this share of it may
-be lost, or what was learnt would be, too."""
+ROUNDED, ROUNDED_MOST = 0.3, 0.5
+"""Half precision moves every output a little, by how much depends on the model. The measure is what the adapter
+changes: a larger share of it lost, and what was learnt would be lost, too. And in nats no more than two roundings of
+bfloat16 logits can make."""
 PROBED = 4
 _WIDTH, _HEIGHT = 120, 40
 """Wide, so that a processor that cuts tiles where it was not to shows it."""
@@ -90,7 +91,7 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
         images=len(probe.images),
         values=len(adapter),
         difference=_largest_difference(_token_nll(written, probe), adapter),
-        tolerance=EXACT if exact else ROUNDED * change,
+        tolerance=EXACT if exact else min(ROUNDED * change, ROUNDED_MOST),
         adapter_change=change,
     )
     if not check.difference <= check.tolerance:
@@ -98,7 +99,7 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
             f"the merged checkpoint says something else than the adapter: {check.difference:.1e} nats apart, "
             f"tolerance {check.tolerance:.1e}",
             mllm.name,
-            None if exact else "write it in float32",
+            None if exact else "float32 would not be rounded: load and write it so",
         )
     _require_same_input(written, probe)
     return check

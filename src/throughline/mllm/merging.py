@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from throughline.errors import ThroughlineError
+from throughline.files import told_in_one_line
 from throughline.mllm.load import DTYPES, Mllm
 from throughline.mllm.lora import base_of
 
@@ -52,11 +54,15 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
     weights, layers, rounding = _merged_weights(base, DTYPES[dtype])
     clean = _without_adapter(base, weights, DTYPES[dtype])
     clean.generation_config = _generation_config(mllm, base, sampled)
-    clean.save_pretrained(str(folder))
     processor = copy.deepcopy(mllm.chat.processor)
     for name, value in mllm.chat.image_options.items():  # a server does not tell the processor how to cut tiles
         setattr(processor.image_processor, name, value)
-    processor.save_pretrained(str(folder))
+    try:
+        with told_in_one_line(folder):
+            clean.save_pretrained(str(folder))
+            processor.save_pretrained(str(folder))
+    except SafetensorError as error:  # a full disk, in the words of another library
+        raise ThroughlineError(f"cannot write: {error}", folder, "free some space") from error
     return Merged(dtype, layers, rounding)
 
 
