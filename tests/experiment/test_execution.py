@@ -34,10 +34,10 @@ from throughline.experiment.execution import execute
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.files import read_json_lines
+from throughline.mllm import sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
-from throughline.training import rounds
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
@@ -302,7 +302,7 @@ def says(monkeypatch: pytest.MonkeyPatch, tiny_images: ImageSet) -> Callable[[Ca
                 out.append([Continuation((1,), text, "stop")])
             return out
 
-        monkeypatch.setattr(rounds, "sample", sample)
+        monkeypatch.setattr(sampler, "sample", sample)
 
     return says
 

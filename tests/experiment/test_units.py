@@ -76,6 +76,16 @@ def test_rounds_change_self_labelled_methods_and_those_that_copy_their_steps(has
     assert not changed(hashes(), hashes("training.self_labelling.constrained=false"))
 
 
+def test_who_draws_the_rounds_chains_counts_where_it_is_not_this_process(hashes):
+    rounds = {"sarr", "mtct_sarr", "cls_matched", "mtct_matched"}
+    served = hashes("training.sampler.serve=vllm serve {checkpoint} --port {port}")
+    assert changed(hashes(), served) == rounds
+    elsewhere = "training.sampler.serve=/opt/env/bin/vllm serve {checkpoint} --port {port}"
+    assert hashes(elsewhere, "training.sampler.at_once=3", "training.sampler.start_seconds=9") == served
+    assert changed(served, hashes("training.sampler.serve=vllm serve {checkpoint} --port {port} --seed 1")) == rounds
+    assert hashes("training.sampler.at_once=3") == hashes()
+
+
 def test_chains_change_what_learns_from_them(hashes):
     other = {**CHAINS, "photo": "z"}
     assert changed(hashes(), hashes(chains=other)) == set(METHODS) - {"zero_shot", "cls"}

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.teaching import serving
 
 from throughline.chains.journal import read_journal
 from throughline.chains.prompts import make_prompts
@@ -24,9 +22,9 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
+from throughline.teaching.server_process import ServeCommand, running_server
 
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-SECONDS_TO_START = 120
+ENVIRONMENT = os.environ | serving.ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
@@ -37,27 +35,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).with_name("transformers"), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--device", "cpu", "--dtype", "float32", checkpoint_source("pocket", False)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while time.monotonic() < deadline:
-            assert process.poll() is None, "the server has ended"
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
+    checkpoint, log = Path(checkpoint_source("pocket", False)), tmp_path_factory.mktemp("server") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in serving.ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with running_server(
+            ServeCommand(serving.SERVE), checkpoint, "pocket", log, serving.SECONDS_TO_START
+        ) as running:
+            yield running.url
 
 
 @pytest.mark.slow

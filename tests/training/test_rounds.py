@@ -3,9 +3,9 @@ mouth; everything around them is the real thing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +14,11 @@ from tests.training.small import PROMPTS, chain_of
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
 from throughline.domains.samples import ImageSet, Sample
+from throughline.mllm import sampler as in_process
 from throughline.mllm.load import Mllm
+from throughline.mllm.sampler import Asked, Drawn, InProcessSampler
 from throughline.mllm.sampling import Continuation
 from throughline.settings import SamplingSettings
-from throughline.training import rounds
 from throughline.training.rounds import RoundPlan, RoundResult, self_label
 
 CLASSES = ("cat", "cup", "dog")
@@ -40,7 +41,7 @@ def words_for(samples: Sequence[Sample]) -> dict[str, tuple[str, str]]:
     return {one.image_sha256: kinds[n % len(kinds)](one.label) for n, one in enumerate(samples)}
 
 
-class Sampler:
+class Mouth:
     """Stands in for `sample`; notes how many prompts each call had, and can be killed before its `dies_at`-th."""
 
     def __init__(self, words: dict[str, tuple[str, str]], dies_at: int | None = None) -> None:
@@ -64,8 +65,8 @@ def samples(tiny_images: ImageSet) -> tuple[Sample, ...]:
 
 @pytest.fixture
 def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., RoundResult]:
-    def run(journal: Path, sampler: Sampler, **changes: Any) -> RoundResult:
-        monkeypatch.setattr(rounds, "sample", sampler)
+    def run(journal: Path, mouth: Mouth, **changes: Any) -> RoundResult:
+        monkeypatch.setattr(in_process, "sample", mouth)
         values: dict[str, Any] = {
             "samples": samples,
             "prompts": PROMPTS,
@@ -76,13 +77,13 @@ def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.Monk
             "seed": 3,
             "round": 1,
         }
-        return self_label(tiny_mllm, RoundPlan(**{**values, **changes}), journal, "weights")
+        return self_label(InProcessSampler(tiny_mllm), RoundPlan(**{**values, **changes}), journal, "weights")
 
     return run
 
 
 def test_only_chains_that_conclude_in_the_true_class_are_kept(label: Any, samples: Any, tmp_path: Path) -> None:
-    result = label(tmp_path / "journal-0.jsonl", Sampler(words_for(samples)))
+    result = label(tmp_path / "journal-0.jsonl", Mouth(words_for(samples)))
     assert result.accepted == {one.id: chain_of(one.label) for one in samples[::6]}
     assert result.line(1) == {
         "round": 1,
@@ -100,7 +101,7 @@ def test_only_chains_that_conclude_in_the_true_class_are_kept(label: Any, sample
 
 
 def test_the_journal_holds_every_chain_and_its_verdict(label: Any, samples: Any, tmp_path: Path) -> None:
-    result = label(tmp_path / "journal-0.jsonl", Sampler(words_for(samples)))
+    result = label(tmp_path / "journal-0.jsonl", Mouth(words_for(samples)))
     journal = read_journal(tmp_path / "journal-0.jsonl")
     assert not journal.problems
     assert [candidate.sample_id for candidate in journal.candidates] == [one.id for one in samples]
@@ -112,14 +113,14 @@ def test_the_journal_holds_every_chain_and_its_verdict(label: Any, samples: Any,
 
 def test_whole_batches_are_not_sampled_again_after_a_kill(label: Any, samples: Any, tmp_path: Path) -> None:
     words = words_for(samples)
-    undisturbed = label(tmp_path / "undisturbed.jsonl", Sampler(words))
+    undisturbed = label(tmp_path / "undisturbed.jsonl", Mouth(words))
     journal = tmp_path / "journal-0.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        label(journal, Sampler(words, dies_at=3))
-    again = Sampler(words)
+        label(journal, Mouth(words, dies_at=3))
+    again = Mouth(words)
     assert label(journal, again) == undisturbed
     assert again.calls == [4, 2]
-    last = Sampler(words)
+    last = Mouth(words)
     assert label(journal, last) == undisturbed
     assert not last.calls
 
@@ -127,11 +128,11 @@ def test_whole_batches_are_not_sampled_again_after_a_kill(label: Any, samples: A
 @pytest.mark.parametrize("torn", [0, 40])
 def test_a_torn_batch_is_sampled_again_and_gives_the_same(label: Any, samples: Any, tmp_path: Path, torn: int) -> None:
     words = words_for(samples)
-    undisturbed = label(tmp_path / "undisturbed.jsonl", Sampler(words))
+    undisturbed = label(tmp_path / "undisturbed.jsonl", Mouth(words))
     lines = (tmp_path / "undisturbed.jsonl").read_bytes().splitlines(keepends=True)
     journal = tmp_path / "journal-0.jsonl"
     journal.write_bytes(b"".join(lines[: 1 + 6]) + lines[7][:torn])  # the header, a batch and a half
-    again = Sampler(words)
+    again = Mouth(words)
     assert label(journal, again) == undisturbed
     assert again.calls == [4, 4, 2]
     assert read_journal(journal).candidates == read_journal(tmp_path / "undisturbed.jsonl").candidates
@@ -146,19 +147,25 @@ def test_draws_belong_to_the_sample_the_round_and_the_seed(label: Any, samples: 
         "second": {"round": 2},
         "seed": {"seed": 4},
     }.items():
-        sampler = Sampler(words)
-        label(tmp_path / f"{name}.jsonl", sampler, **changes)
-        drawn[name] = sampler.draws
+        mouth = Mouth(words)
+        label(tmp_path / f"{name}.jsonl", mouth, **changes)
+        drawn[name] = mouth.draws
     assert drawn["first"] == drawn["other batches"]
     assert len(set(drawn["first"])) == 14
     assert not np.isin(drawn["first"], drawn["second"] + drawn["seed"]).any()
 
 
 def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_mllm: Mllm, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rounds, "sample", Sampler(words_for(samples)))
+    monkeypatch.setattr(in_process, "sample", Mouth(words_for(samples)))
     told: list[tuple[int, int]] = []
     plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 6, 0, 1)
-    self_label(tiny_mllm, plan, tmp_path / "j.jsonl", "weights", told=lambda done, total: told.append((done, total)))
+    self_label(
+        InProcessSampler(tiny_mllm),
+        plan,
+        tmp_path / "j.jsonl",
+        "weights",
+        told=lambda done, total: told.append((done, total)),
+    )
     assert told == [(6, 14), (12, 14), (14, 14)]
 
 
@@ -167,18 +174,55 @@ def test_a_real_model_is_sampled_alike_twice_and_with_a_kill_between(
 ) -> None:
     sampling = SamplingSettings(temperature=1.0, max_new_tokens=6)
     plan = RoundPlan(samples[:6], PROMPTS, CLASSES, FIVE_STAGE, sampling, 2, 0, 1)
-    self_label(tiny_mllm, plan, tmp_path / "once.jsonl", "weights")
-    real, calls = rounds.sample, iter(range(10))
+    self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "once.jsonl", "weights")
+    real, calls = in_process.sample, iter(range(10))
 
     def dying(*arguments: Any) -> Any:
         if next(calls) == 1:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(rounds, "sample", dying)
+    monkeypatch.setattr(in_process, "sample", dying)
     with pytest.raises(KeyboardInterrupt):
-        self_label(tiny_mllm, plan, tmp_path / "killed.jsonl", "weights")
-    self_label(tiny_mllm, plan, tmp_path / "killed.jsonl", "weights")
+        self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "killed.jsonl", "weights")
+    self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "killed.jsonl", "weights")
     candidates = read_journal(tmp_path / "once.jsonl").candidates
     assert read_journal(tmp_path / "killed.jsonl").candidates == candidates
     assert len({candidate.text for candidate in candidates}) > 1
+
+
+class Endpoint:
+    """A sampler that answers one by one, out of order, and dies after so many answers."""
+
+    whole_batches = False
+    params: ClassVar[dict[str, Any]] = {"serve": "some server"}
+
+    def __init__(self, words: dict[str, tuple[str, str]], dies_after: int = 100) -> None:
+        self.words, self.dies_after = words, dies_after
+        self.asked: list[str] = []
+        self.closed = False
+
+    def draw(self, asked: Asked, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
+        try:
+            for one in reversed([one for batch in batches for one in batch]):
+                if len(self.asked) == self.dies_after:
+                    raise KeyboardInterrupt
+                self.asked.append(one.id)
+                yield [Drawn(one, 0, *self.words[one.image_sha256], None)]
+        finally:
+            self.closed = True
+
+
+def test_what_a_server_answered_is_not_asked_again_not_even_in_a_torn_batch(samples: Any, tmp_path: Path) -> None:
+    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 4, 0, 1)
+    words = words_for(samples)
+    first, second, third = Endpoint(words, dies_after=6), Endpoint(words), Endpoint(words)
+    with pytest.raises(KeyboardInterrupt):
+        self_label(first, plan, tmp_path / "j.jsonl", "weights")
+    result = self_label(second, plan, tmp_path / "j.jsonl", "weights")
+    assert first.closed and len(first.asked) == 6
+    assert sorted(first.asked + second.asked) == sorted(one.id for one in samples)
+    assert result.accepted == {one.id: chain_of(one.label) for one in samples[::6]}
+    assert self_label(third, plan, tmp_path / "j.jsonl", "weights") == result
+    assert not third.asked
+    assert {c.params["serve"] for c in read_journal(tmp_path / "j.jsonl").candidates} == {"some server"}

@@ -30,6 +30,7 @@ VERBS = {
     "fit": "train the final model on all domains of a folder",
     "evaluate": "measure a model on a folder of images",
     "predict": "label, confidence and chain for images",
+    "export": "a trained model as one checkpoint that servers load",
     "report": "tables and the self-contained page of a finished run",
     "bench": "measure this system against its rivals on this machine",
 }

@@ -7,12 +7,13 @@ a unit's numbers is part of that unit's hash (`units`); what only changes time o
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment.presets import preset_names, preset_path
@@ -121,6 +122,44 @@ class SelfLabelling(SamplingSettings):
     """0 is greedy."""
 
 
+class SamplerConfig(Settings):
+    """Who draws the chains of a round: this process, or a server of the round's merged weights."""
+
+    serve: str | None = None
+    """Command of an OpenAI-compatible server, e.g. `vllm serve {checkpoint} --port {port} --served-model-name {name}`
+    or `transformers serve --port {port} {checkpoint}`; by default none, and this process draws. Faster for large
+    models, and texts are then no longer the same to the bit. On one GPU leave room for the model that trains."""
+    start_seconds: float = Field(default=600.0, gt=0)
+    """Seconds until a server that does not answer is given up."""
+    at_once: int = Field(default=64, ge=1)
+    """Most requests under way; fewer while the server refuses."""
+
+    @field_validator("serve")
+    @classmethod
+    def _fillable(cls, serve: str | None) -> str | None:
+        if serve is None:
+            return None
+        try:
+            words = shlex.split(serve)
+        except ValueError as error:
+            raise ValueError(f"the command cannot be read ({error}): mend its quotes") from None
+        lacking = [name for name in ("{checkpoint}", "{port}") if not any(name in word for word in words[1:])]
+        if lacking:
+            raise ValueError(
+                f"the command has no {' and no '.join(lacking)}: write for example "
+                "'vllm serve {checkpoint} --port {port}'"
+            )
+        return serve
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of this changes texts: nothing in this process, else the command without the place of its program."""
+        if self.serve is None:
+            return {}
+        program, *words = shlex.split(self.serve)
+        return {"serve": shlex.join([PurePath(program).name, *words])}
+
+
 class TrainingConfig(Settings):
     """Stages of training and the rounds of self-labelling."""
 
@@ -132,6 +171,14 @@ class TrainingConfig(Settings):
     """A sample whose own chain is rejected leaves the round (paper), or keeps its last accepted chain."""
     self_labelling: SelfLabelling = SelfLabelling()
     """How the model's own chains are drawn (open in the paper; OpenGVLab/InternVL's pipeline: 0.7 and 1.0)."""
+    sampler: SamplerConfig = SamplerConfig()
+    """Who draws them."""
+
+    @model_validator(mode="after")
+    def _constrained_here(self) -> TrainingConfig:
+        if self.self_labelling.constrained and self.sampler.serve is not None:
+            raise ValueError("a server does not know our grammar: drop self_labelling.constrained, or sampler.serve")
+        return self
 
 
 class EvaluationConfig(Settings):

@@ -34,7 +34,7 @@ from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.costs import estimate_costs, longest_first
 from throughline.experiment.environment import describe_environment
 from throughline.experiment.folder import input_changes, is_done, locked, stage_steps, unit_folder
-from throughline.experiment.preparation import Chains, gather_chains, journal_paths
+from throughline.experiment.preparation import Chains, gather_chains, journal_paths, require_server
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan_final, with_parents
 from throughline.experiment.worker import Job
@@ -135,6 +135,7 @@ def fit_model(
     needs_chains = any(method.needs_chains for method in with_parents(config.methods))
     _require_chain_source(config, images, needs_chains)
     checkpoint_source(config.model.checkpoint, config.model.hub)
+    require_server(config)
     _require_place(out)
     with _workplace(out) as work:
         if needs_chains:

@@ -24,10 +24,12 @@ from throughline.experiment.folder import STAGE, stage_steps, unit_folder
 from throughline.experiment.preparation import read_chains
 from throughline.experiment.units import Unit
 from throughline.files import read_json_lines, write_json, write_json_lines
+from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import pick_device
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, save_adapter
+from throughline.mllm.sampler import InProcessSampler, Sampler
 from throughline.mllm.tree import Tree
 from throughline.seeding import seed_of
 from throughline.training.checks import output_probe
@@ -145,11 +147,10 @@ class Learning:
             round=number,
         )
         result = self_label(
-            self.mllm,
+            self._sampler(folder),
             plan,
             folder / "journal-0.jsonl",
             before,
-            reader=self.reader,
             told=self.counted(f"round {number}", "chains"),
         )
         chains = dict(result.accepted) if training.rejected == "drop" else {**kept, **result.accepted}
@@ -167,6 +168,16 @@ class Learning:
         after_round(number, folder)
         write_json(folder / STAGE, {"optimiser_steps": taken})
         return chains
+
+    def _sampler(self, folder: Path) -> Sampler:
+        """Who draws a round's chains; what a server needs lies in the round's folder meanwhile."""
+        settings = self.config.training.sampler
+        if settings.serve is None:
+            constraint = constraint_of(self.config.training.self_labelling, self.mllm.chat, self.questions.format)
+            return InProcessSampler(self.mllm, self.reader, constraint)
+        from throughline.experiment.serving import ServedSampler  # brings a client's library: only where it is used
+
+        return ServedSampler(self.mllm, settings, self.questions, self.fold.train, folder, self.told)
 
     def _train(
         self, samples: Sequence[Sample], chains: Mapping[str, str], number: int, folder: Path, max_steps: int | None

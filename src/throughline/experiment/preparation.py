@@ -15,6 +15,7 @@ from throughline.errors import ThroughlineError
 from throughline.experiment.config import DrawnConfig, RunConfig
 from throughline.experiment.units import with_parents
 from throughline.files import content_hash, read_json_lines, write_json_lines
+from throughline.teaching.server_process import ServeCommand
 
 IMAGES = "images"
 CHAINS = "chains"
@@ -74,6 +75,13 @@ def require_chain_source(config: RunConfig) -> None:
                 root,
                 "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl",
             )
+
+
+def require_server(config: RunConfig) -> None:
+    """Raises a ThroughlineError when rounds are to be served by a program that is not there."""
+    serve = config.training.sampler.serve
+    if serve is not None and any(method.self_labelled for method in with_parents(config.methods)):
+        ServeCommand(serve).require_program()
 
 
 def journal_paths(journal: str) -> tuple[Path, ...]:

@@ -28,6 +28,7 @@ from throughline.experiment.preparation import (
     prepare_chains,
     preview_images,
     require_chain_source,
+    require_server,
 )
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan
@@ -69,6 +70,7 @@ def preview_run(config: RunConfig) -> Preview:
     chains = dict.fromkeys(images.domains, "unknown") if has_chains(config) else None
     units = plan(config, images, chains, source)
     require_chain_source(config)
+    require_server(config)
     return Preview(config, images, units, estimate_costs(units, config, images))
 
 

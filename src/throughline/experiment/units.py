@@ -252,6 +252,8 @@ def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
         inputs["rounds"] = config.training.rounds
         inputs["rejected"] = config.training.rejected
         inputs["self_labelling"] = config.training.self_labelling.model_dump(mode="json")
+        if config.training.sampler.identity:  # absent for chains of this process, as ever
+            inputs["sampler"] = config.training.sampler.identity
     return inputs | {"versions": versions}
 
 

@@ -72,7 +72,8 @@ class Chat:
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id
         self.tiles = tiles
-        self._image_options = _tile_options(processor, tiles)
+        self.image_options = _tile_options(processor, tiles)
+        """What the image processor is told with every image: how many tiles it may cut."""
         self._positions_of = positions_of
         self._prompt_text = lru_cache(maxsize=4096)(self._render_prompt)
         self._prompt_tokens = lru_cache(maxsize=256)(self._tokens_of)
@@ -85,8 +86,8 @@ class Chat:
 
     def encode_image(self, image: Image.Image, key: str) -> EncodedImage:
         """Preprocesses one RGB image; `key` names its content (its SHA-256), two images of one key are the same."""
-        processed = self.processor.image_processor([image], return_tensors="pt", **self._image_options)
-        placeholder = self.processor.replace_image_token(processed, 0, **self._image_options)
+        processed = self.processor.image_processor([image], return_tensors="pt", **self.image_options)
+        placeholder = self.processor.replace_image_token(processed, 0, **self.image_options)
         unused = {"num_patches", *getattr(self.processor, "unused_input_names", ())}
         inputs = {name: torch.as_tensor(value) for name, value in processed.items() if name not in unused}
         return EncodedImage(key, inputs, placeholder, placeholder.count(self.processor.image_token))

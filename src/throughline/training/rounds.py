@@ -1,13 +1,16 @@
 """Self-labelling (SARR): the model writes a chain for every source image, and keeps those that conclude in the truth.
 
 One chain per sample and round, as Algorithm 1 has it; the weights carry on from round to round (`experiment`). Every
-chain and its verdict go into a journal, so that a round can be audited, and a killed one goes on by whole batches.
+chain and its verdict go into a journal, so that a round can be audited, and a killed one goes on where it was. Who
+draws is a `Sampler`: this process, whose rounds are the same to the bit whenever they are run, or a server, whose
+rounds are not (its numbers depend on what it computes together).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,10 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter, read_journal
 from throughline.chains.outcomes import Outcome
 from throughline.chains.prompts import Prompts, prompt_sha256
-from throughline.chains.records import Candidate, Usage, candidate_key, classes_sha256, make_header
+from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header
 from throughline.chains.verdicts import verdict_on
 from throughline.domains.samples import Sample
-from throughline.mllm.chat import user_turn
-from throughline.mllm.images import ImageReader
-from throughline.mllm.load import Mllm
-from throughline.mllm.sampling import sample
-from throughline.seeding import generator
+from throughline.mllm.sampler import Asked, Drawn, Sampler
 from throughline.settings import SamplingSettings
 
 RULE = "correct"
@@ -66,71 +65,59 @@ class RoundResult:
 
 
 def self_label(
-    mllm: Mllm,
+    sampler: Sampler,
     plan: RoundPlan,
     journal: Path,
     model_key: str,
     *,
-    reader: ImageReader | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> RoundResult:
-    """Samples a chain per image and judges it. `model_key` names the weights' content in the candidates' keys.
+    """Has a chain drawn for each image and judges it. `model_key` names the weights' content in the candidates' keys.
 
-    Batches are fixed by the plan: a batch that is whole in the journal is not sampled again, a torn one is.
+    Batches are fixed by the plan: what is whole in the journal is not asked for again. Of a torn batch all is drawn
+    again where the sampler says that its members' numbers depend on one another, else only what is missing.
     """
-    reader = reader or ImageReader(mllm.chat)
-    asked = prompt_sha256(plan.prompts.reasoning)
-    params = plan.sampling.model_dump(mode="json")
     known = {c.sample_id: c for c in read_journal(journal).candidates} if journal.is_file() else {}
-    texts: dict[str, Candidate] = {}
+    batches = [plan.samples[start : start + plan.batch] for start in range(0, len(plan.samples), plan.batch)]
     with JournalWriter(journal, flush_every=plan.batch) as writer:
         if not known:
             writer.write(make_header(plan.classes, plan.format, plan.prompts))
-        for start in range(0, len(plan.samples), plan.batch):
-            batch = plan.samples[start : start + plan.batch]
-            if not all(one.id in known for one in batch):
-                for candidate in _sampled(mllm, plan, batch, asked, params, model_key, reader):
-                    known[candidate.sample_id] = candidate
+        missing = [[one for one in batch if one.id not in known] for batch in batches]
+        torn = [batch if sampler.whole_batches else part for batch, part in zip(batches, missing, strict=True) if part]
+        asked = Asked(plan.prompts.reasoning, plan.sampling, plan.seed, (f"self-label round {plan.round}",))
+        if known:
+            told(len(known), len(plan.samples))
+        with contextlib.closing(sampler.draw(asked, torn)) as pieces:
+            for piece in pieces:
+                for drawn in piece:
+                    candidate = _candidate(drawn, plan, sampler.params, model_key)
+                    known[drawn.sample.id] = candidate
                     writer.write(candidate)
-            texts |= {one.id: known[one.id] for one in batch}
-            told(min(start + plan.batch, len(plan.samples)), len(plan.samples))
-        return _judged(plan, texts, writer)
+                told(len(known), len(plan.samples))
+        return _judged(plan, known, writer)
 
 
-def _sampled(
-    mllm: Mllm,
-    plan: RoundPlan,
-    batch: Sequence[Sample],
-    asked: str,
-    params: dict[str, Any],
-    model_key: str,
-    reader: ImageReader,
-) -> list[Candidate]:
-    question = user_turn(plan.prompts.reasoning)
-    prompts = [mllm.chat.prompt(question, [reader.encode(one)]) for one in batch]
-    draws = [[generator(plan.seed, f"self-label round {plan.round}", one.id)] for one in batch]
-    candidates = []
-    for one, prompt, (said,) in zip(batch, prompts, sample(mllm, prompts, plan.sampling, draws), strict=True):
-        candidates.append(
-            Candidate(
-                key=candidate_key(one.image_sha256, asked, model_key, params, plan.seed, 0),
-                sample_id=one.id,
-                image_sha256=one.image_sha256,
-                domain=one.domain,
-                classes_sha256=classes_sha256(plan.classes),
-                format=plan.format.name,
-                source="self",
-                model=model_key,
-                round=plan.round,
-                prompt_sha256=asked,
-                params=params,
-                seed=plan.seed,
-                text=said.text,
-                finish_reason=said.finish_reason,
-                usage=Usage(prompt_tokens=len(prompt.tokens), completion_tokens=len(said.tokens)),
-            )
-        )
-    return candidates
+def _candidate(drawn: Drawn, plan: RoundPlan, sampler_params: Mapping[str, Any], model_key: str) -> Candidate:
+    one, asked = drawn.sample, prompt_sha256(plan.prompts.reasoning)
+    params = plan.sampling.model_dump(mode="json") | dict(sampler_params)
+    return Candidate(
+        key=candidate_key(one.image_sha256, asked, model_key, params, plan.seed, drawn.candidate),
+        sample_id=one.id,
+        image_sha256=one.image_sha256,
+        domain=one.domain,
+        classes_sha256=classes_sha256(plan.classes),
+        format=plan.format.name,
+        source="self",
+        model=model_key,
+        round=plan.round,
+        prompt_sha256=asked,
+        params=params,
+        seed=plan.seed,
+        candidate=drawn.candidate,
+        text=drawn.text,
+        finish_reason=drawn.finish_reason,
+        usage=drawn.usage,
+    )
 
 
 def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWriter) -> RoundResult:

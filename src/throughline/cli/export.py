@@ -1,0 +1,86 @@
+"""`throughline export MODEL --merge --out DIR`: base and adapter as one checkpoint, which any server loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.cli.parsing import words
+from throughline.errors import UsageError
+
+if TYPE_CHECKING:
+    from throughline.experiment.exporting import Exported
+
+SUMMARY = "a trained model as one checkpoint that servers load"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder made by `throughline fit`; or a run's units/<unit>, or a round-<r> in it"
+    )
+    parser.add_argument("--merge", action="store_true", help="fold the adapter into the base's weights (needed)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; not there, or empty")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="images to compare both on, four of them (default: drawn noise)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=words,
+        metavar="A,B,C",
+        help="classes the model was trained on (default: as recorded, or those of the run's images)",
+    )
+    parser.add_argument("--checkpoint", metavar="DIR", help="where the base lies (default: as it was when trained)")
+    parser.add_argument("--hub", action="store_true", help="allow the download of the base from the Hugging Face hub")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="type of the weights written (default: that of the base's files)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto: a GPU if there is one",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checkpoint's record as JSON on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the checkpoint and says how equal it is."""
+    if not arguments.merge:
+        raise UsageError("export writes merged checkpoints only, so far", do="add --merge")
+    from throughline.evaluation.saved_model import Base
+    from throughline.experiment.exporting import export_merged
+
+    exported = export_merged(
+        arguments.model,
+        arguments.out,
+        Base(checkpoint=arguments.checkpoint, hub=arguments.hub, device=arguments.device),
+        classes=arguments.classes,
+        images=arguments.images,
+        dtype=arguments.dtype,
+    )
+    if arguments.json:
+        print(json.dumps(exported.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print(_told(exported, arguments.out))
+    return 0
+
+
+def _told(exported: Exported, out: Path) -> str:
+    merged, check = exported.merged, exported.check
+    lines = [
+        f"merged {exported.method} into {exported.base['name']}, {merged.layers} layers, {merged.dtype}: {out}",
+        f"opened anew, it differs from the adapter by at most {check.difference:.1e} nats "
+        f"(tolerance {check.tolerance:.1e}; {check.values:,} tokens of {check.images} images; "
+        f"the adapter moves the base by {check.adapter_change:.1e})",
+    ]
+    if merged.rounding:
+        lines.append(
+            f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of what was learnt"
+        )
+    lines.append(f"serve it with: transformers serve {out}, or vllm serve {out}")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""A trained model as one ordinary checkpoint: base and adapter merged, proved equal, with a record of what to ask it.
+
+Called by the verb `export`. A model is a folder made by `throughline fit`, a run's unit, or one of its rounds; the
+folder appears under its name only when it is whole and has been opened anew and compared (`mllm.merge_check`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from throughline.chains.formats import FORMATS
+from throughline.chains.prompts import make_prompts
+from throughline.domains.images import load_image
+from throughline.errors import ThroughlineError, UsageError
+from throughline.evaluation.answering import Questions
+from throughline.evaluation.predicting import find_images
+from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_record, open_model, require_class_names
+from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.preparation import preview_images
+from throughline.files import file_sha256, told_in_one_line, write_json
+from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
+from throughline.mllm.devices import pick_device
+from throughline.mllm.load import DTYPES, Mllm, load_mllm
+from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
+from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
+from throughline.mllm.merging import Merged, write_merged
+
+SCHEMA = 1
+EXPORT_RECORD = "throughline-export.json"
+"""Beside the checkpoint. Not called as a saved model's record is: that one promises an adapter."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written checkpoint: whose it is, what to ask it, and how equal it is. What `throughline-export.json` holds."""
+
+    method: str
+    base: Mapping[str, str]
+    adapter_sha256: str
+    classes: tuple[str, ...]
+    prompts: Mapping[str, str]
+    """Both questions, word for word as they were trained: an image first, then one of them, in one user turn."""
+    format: str
+    tiles: int
+    merged: Merged
+    check: MergeCheck
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A base with its adapter in memory, and what it was asked in training."""
+
+    mllm: Mllm
+    questions: Questions
+    method: str
+    base: str
+    """Where the base was opened."""
+    adapter: Path
+
+
+def export_merged(
+    name: str,
+    out: Path,
+    base: Base,
+    *,
+    classes: Sequence[str] | None = None,
+    images: Path | None = None,
+    dtype: str | None = None,
+) -> Exported:
+    """Merges the model called `name` into the folder `out`; `dtype` is that of the base's own files by default.
+
+    `images` are what both are compared on, drawn noise where not given. `classes` replace the recorded ones. Raises
+    ThroughlineError, leaving nothing at `out`, for a folder that holds something, for what is no trained model, and
+    when the checkpoint is not the adapter's equal.
+    """
+    _require_place(out)
+    if classes is not None:
+        require_class_names(classes)
+    found = find_images([images]) if images is not None else []
+    shown = [load_image(path) for path in found[:: max(1, len(found) // PROBED)][:PROBED]]
+    trained = _trained(name, base, classes)
+    questions = trained.questions
+    with _appearing(out) as work:
+        merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.base))
+        probe = make_probe(shown, questions.prompts, questions.classes, questions.format)
+        exported = Exported(
+            method=trained.method,
+            base={"name": trained.mllm.name, "fingerprint": trained.mllm.fingerprint},
+            adapter_sha256=file_sha256(trained.adapter / ADAPTER_WEIGHTS),
+            classes=questions.classes,
+            prompts={"label": questions.prompts.label, "reasoning": questions.prompts.reasoning},
+            format=questions.format.name,
+            tiles=trained.mllm.chat.tiles,
+            merged=merged,
+            check=check_merged(trained.mllm, work, merged, probe),
+        )
+        write_json(work / EXPORT_RECORD, exported.to_json())
+    return exported
+
+
+def _require_place(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise ThroughlineError("the folder is not empty", out, "name another with --out, or empty it")
+    if out.exists() and not out.is_dir():
+        raise ThroughlineError("a file is in the way of the checkpoint's folder", out, "name another with --out")
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when all went well, and is gone otherwise."""
+    work = out.absolute().with_name(f".{out.absolute().name}.exporting")
+    shutil.rmtree(work, ignore_errors=True)  # a killed attempt's
+    with told_in_one_line(out):
+        work.mkdir(parents=True)
+    try:
+        yield work
+        with told_in_one_line(out):
+            if out.is_dir():
+                out.rmdir()
+            work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
+    folder = Path(name).expanduser()
+    if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
+        return _of_a_run(folder, base, classes)
+    if find_record(name, base.hub) is None:
+        raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
+    opened = open_model(name, classes, base)
+    assert opened.record is not None
+    source = checkpoint_source(base.checkpoint or opened.record.checkpoint.source, base.hub)
+    return _Trained(opened.mllm, opened.questions, opened.method, source, folder / ADAPTER)
+
+
+def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Trained:
+    """A unit's folder or a round's inside it: what the adapter does not say stands in the unit and the run."""
+    unit_folder = next((place for place in (folder, folder.absolute().parent) if (place / "unit.json").is_file()), None)
+    if unit_folder is None:
+        raise ThroughlineError("this adapter belongs to no unit of a run", folder, "name the run's own folder of it")
+    unit = json.loads((unit_folder / "unit.json").read_text())
+    run = unit_folder.absolute().parent.parent
+    config = load_config(str(run / "config.yaml"))
+    source, hub = base.checkpoint or config.model.checkpoint, base.hub or config.model.hub
+    if checkpoint_folder(source) is None and not hub:
+        raise ThroughlineError("no such checkpoint", source, "name the unit's base with --checkpoint")
+    mllm = load_mllm(
+        source,
+        tiles=base.tiles or config.model.tiles,
+        dtype=base.dtype or config.model.dtype,
+        device=pick_device(base.device),
+        hub=hub,
+    )
+    if checkpoint_folder(source) is not None and mllm.fingerprint != unit["inputs"]["model"]["checkpoint"]:
+        raise ThroughlineError("this base is not the one that the unit started from", source, "name the right one")
+    load_adapter(mllm.model, folder / ADAPTER)
+    chosen = tuple(classes) if classes else _classes_of(config, run)
+    form = FORMATS[config.chains.format]
+    return _Trained(mllm, Questions(make_prompts(chosen, form), chosen, form), unit["method"], source, folder / ADAPTER)
+
+
+def _classes_of(config: RunConfig, run: Path) -> tuple[str, ...]:
+    """The class list of a run's images, which the run folder itself does not hold."""
+    try:
+        return preview_images(config).classes
+    except ThroughlineError as error:
+        raise UsageError(
+            f"the run's images are not where they were ({error.what})", do="name the classes with --classes a,b,c"
+        ) from error
+
+
+def _own_dtype(source: str) -> str:
+    """The type of the base's own files, as its config has it."""
+    dtype = AutoConfig.from_pretrained(source, trust_remote_code=False).dtype
+    return next((name for name, known in DTYPES.items() if known == dtype), "float32")

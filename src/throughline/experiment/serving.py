@@ -1,0 +1,89 @@
+"""A round's chains from a server: merge the weights of now, prove the merge, serve it, ask, and leave nothing behind.
+
+`learning` takes it in place of the in-process sampler where `training.sampler.serve` names a command. Nothing is merged
+or started before a chain is missing, so that a round that was killed in training goes on without a server.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from throughline.domains.images import load_image
+from throughline.domains.samples import Sample
+from throughline.evaluation.answering import Questions
+from throughline.experiment.config import SamplerConfig
+from throughline.files import told_in_one_line
+from throughline.mllm.load import Mllm
+from throughline.mllm.merge_check import PROBED, check_merged, make_probe
+from throughline.mllm.merging import write_merged
+from throughline.mllm.sampler import Asked, Drawn
+from throughline.teaching.served import EndpointSampler
+from throughline.teaching.server_process import ServeCommand, running_server
+
+CHECKPOINT, LOG = ".served", "server.log"
+"""In the round's folder while the server runs; the log stays when something went wrong."""
+NAME = "throughline"
+"""What the server is told to call the model, where it can be told."""
+
+
+class ServedSampler:
+    """Draws from the model as it is when `draw` is called. The weights are served in the type they have in memory."""
+
+    whole_batches: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        settings: SamplerConfig,
+        questions: Questions,
+        probed: Sequence[Sample],
+        folder: Path,
+        told: Callable[[str], None],
+    ) -> None:
+        assert settings.serve is not None
+        self._mllm, self._settings, self._questions, self._probed = mllm, settings, questions, probed[:PROBED]
+        self._folder, self._told = folder, told
+        self._command = ServeCommand(settings.serve)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The command, as the unit's hash has it."""
+        return self._settings.identity
+
+    def draw(self, asked: Asked, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
+        """Nothing, and no server, when nothing is asked. ThroughlineError when the merge is not the adapter's equal,
+        the server does not start, or as `EndpointSampler.draw` raises."""
+        if not any(batches):
+            return
+        self._command.require_program()
+        checkpoint, log = self._folder.resolve() / CHECKPOINT, self._folder / LOG
+        try:
+            self._merge(checkpoint)
+            self._told("starting the server")
+            with running_server(self._command, checkpoint, NAME, log, self._settings.start_seconds) as server:
+                sampler = EndpointSampler(
+                    server.url,
+                    self._command.served_name(checkpoint, NAME),
+                    self.params,
+                    at_once=self._settings.at_once,
+                    require_alive=server.require_alive,
+                )
+                yield from sampler.draw(asked, batches)
+        finally:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        log.unlink(missing_ok=True)
+
+    def _merge(self, folder: Path) -> None:
+        self._told("merging the adapter")
+        shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
+        with told_in_one_line(folder):
+            folder.mkdir(parents=True)
+        dtype = str(self._mllm.model.dtype).removeprefix("torch.")
+        merged = write_merged(self._mllm, folder, dtype, sampled=True)
+        images = [load_image(sample.path) for sample in self._probed]
+        questions = self._questions
+        probe = make_probe(images, questions.prompts, questions.classes, questions.format)
+        check_merged(self._mllm, folder, merged, probe)

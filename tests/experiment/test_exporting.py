@@ -1,0 +1,168 @@
+"""`throughline export --merge`: what it writes is a checkpoint that says what the model says, or nothing is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
+
+from throughline.cli.main import main
+from throughline.domains.folders import read_images
+from throughline.evaluation.saved_model import open_model, read_record
+from throughline.experiment import exporting, fitting
+from throughline.experiment.fitting import fit_config, fit_model
+from throughline.experiment.folder import write_config
+from throughline.mllm.chat import user_turn
+from throughline.mllm.checkpoints import checkpoint_source
+from throughline.mllm.images import ImageReader
+from throughline.mllm.likelihood import label_log_likelihood
+from throughline.mllm.load import load_mllm
+
+Export = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("world") / "animals")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_preset(tmp_path_factory.mktemp("preset"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(world: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a unit of one round; a fit's workplace is one in small."""
+    kept = tmp_path_factory.mktemp("runs") / "kept"
+    journal = write_chains(world, tmp_path_factory.mktemp("chains") / "journal-0.jsonl")
+    config = fit_config(world, chains=str(journal), preset=str(preset), changes={"training.rounds": 1})
+
+    def keep(units: Any, job: Any, **options: Any) -> None:
+        in_this_process(units, job, **options)
+        shutil.copytree(job.run_folder, kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "run_units", keep)
+        fit_model(config, kept.parent / "model")
+    write_config(kept, config)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def model(run_folder: Path) -> Path:
+    return run_folder.parent / "model"
+
+
+@pytest.fixture
+def export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Export:
+    """Runs the verb; gives its exit code, stdout and stderr."""
+
+    def export(model: Path, *arguments: Any, out: Path | None = None) -> tuple[int, str, str]:
+        code = main(["export", str(model), "--merge", "--out", str(out or tmp_path / "out"), *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return export
+
+
+def test_the_checkpoint_answers_as_the_model_does(export: Export, model: Path, world: Path, tmp_path: Path) -> None:
+    code, out, err = export(model, "--images", world)
+    assert code == 0, err
+    assert "it differs from the adapter by at most" in out and "tolerance 1.0e-04" in out
+    opened, written = open_model(str(model)), load_mllm(str(tmp_path / "out"))
+    images = [ImageReader(written.chat).encode(one) for one in read_images(world).samples]
+    question, classes = user_turn(opened.questions.prompts.label), opened.questions.classes
+    expected = label_log_likelihood(opened.mllm, question, images, classes)
+    torch.testing.assert_close(label_log_likelihood(written, question, images, classes), expected, atol=1e-4, rtol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_client_learns_from_the_record_what_to_ask(export: Export, model: Path, tmp_path: Path) -> None:
+    code, out, _ = export(model, "--json", "--dtype", "bfloat16")
+    said, record = json.loads(out), read_record(model)
+    assert code == 0 and said == json.loads((tmp_path / "out" / "throughline-export.json").read_text())
+    assert said["prompts"] == dict(record.prompts) and said["classes"] == list(record.classes)
+    assert (said["method"], said["format"], said["tiles"]) == ("mtct_sarr", "five_stage", 1)
+    assert said["base"] == {"name": "tiny-base", "fingerprint": record.checkpoint.fingerprint}
+    assert said["merged"]["dtype"] == "bfloat16" and said["merged"]["rounding"] > 0
+    assert said["check"]["difference"] <= said["check"]["tolerance"] < said["check"]["adapter_change"]
+
+
+def test_units_and_rounds_of_a_run_are_exported_too(
+    export: Export, run_folder: Path, world: Path, tmp_path: Path
+) -> None:
+    (unit,) = run_folder.glob("units/*mtct_sarr*")
+    for number, folder in enumerate((unit, unit / "round-1")):
+        code, out, err = export(folder, "--json", out=tmp_path / str(number))
+        assert code == 0, err
+        said = json.loads(out)
+        assert (said["method"], said["classes"]) == ("mtct_sarr", ["boat", "cat", "dog"])
+    both = [(tmp_path / name / "model.safetensors").read_bytes() for name in "01"]
+    assert both[0] == both[1], "the last round is the unit"
+
+
+def test_a_run_whose_images_have_gone_wants_the_classes(export: Export, run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("animals", "gone"))
+    (unit,) = (tmp_path / "run").glob("units/*mtct-*")
+    code, _, err = export(unit)
+    assert code == 2 and "name the classes with --classes" in err
+    code, out, _ = export(unit, "--classes", "boat,cat,dog", "--json")
+    assert code == 0 and json.loads(out)["method"] == "mtct"
+
+
+def test_a_fault_is_one_line_and_leaves_nothing(
+    export: Export, model: Path, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def line(*arguments: Any, code: int = 1) -> str:
+        found, _, err = export(*arguments)
+        lines = [text for text in err.splitlines() if text.startswith("throughline: error")]
+        assert found == code and len(lines) == 1 and not out.exists() and not list(tmp_path.glob(".*"))
+        return lines[0]
+
+    assert "a plain checkpoint has no adapter" in line(preset.parent / "tiny-base")
+    assert "no such model" in line(tmp_path / "nowhere")
+    assert "no such image or folder" in line(model, "--images", tmp_path / "nowhere")
+    monkeypatch.setattr("throughline.mllm.merge_check.EXACT", 1e-12)
+    assert "says something else than the adapter" in line(model)
+
+
+def test_a_folder_that_holds_something_is_not_touched(export: Export, model: Path, tmp_path: Path) -> None:
+    held = tmp_path / "out" / "thesis.txt"
+    held.parent.mkdir()
+    code, _, _ = export(model)
+    assert code == 0, "an empty folder is none"
+    code, _, err = export(model)
+    assert code == 1 and "the folder is not empty" in err
+    shutil.rmtree(held.parent)
+    held.parent.mkdir()
+    held.write_text("years")
+    code, _, err = export(model)
+    assert code == 1 and "the folder is not empty" in err and held.read_text() == "years"
+
+
+def test_what_a_killed_export_left_is_in_nobodys_way(export: Export, model: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".out.exporting"
+    left.mkdir()
+    (left / "model-00001-of-00002.safetensors").touch()
+    assert export(model)[0] == 0
+    assert not left.exists() and not list((tmp_path / "out").glob("model-0*"))
+
+
+def test_merging_has_to_be_asked_for(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(model), "--out", str(tmp_path / "out")]) == 2
+    assert "add --merge" in capsys.readouterr().err
+
+
+def test_the_type_written_is_that_of_the_bases_files() -> None:
+    assert exporting._own_dtype(checkpoint_source("pocket")) == "bfloat16"
