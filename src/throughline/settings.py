@@ -53,6 +53,10 @@ class StageSettings(Settings):
     """Samples in one forward pass, rounded down to a divisor of `batch`; changes memory and time, not the result."""
     auto_batch: bool = False
     """Halve the micro-batch when the device runs out of memory, instead of stopping with a hint."""
+    bucket_lengths: bool = True
+    """Cut a batch into micro-batches by length, which leaves less to pad; changes the rounding only."""
+    loader_workers: int = Field(default=0, ge=0)
+    """Processes that read images and build samples ahead of the step (Linux, macOS); with 0 the step waits for them."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW (paper: 5e-4)."""
     weight_decay: float = Field(default=0.05, ge=0)

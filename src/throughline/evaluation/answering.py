@@ -75,6 +75,7 @@ def answer_samples(
     mllm.model.eval()
     for start in range(0, len(samples), settings.batch):
         batch = samples[start : start + settings.batch]
+        reader.expect(samples[start : start + 2 * settings.batch])  # read the next batch while this one is computed
         predictions += _answer_batch(mllm, reader, batch, questions, settings)
         told(min(start + settings.batch, len(samples)), len(samples))
     return predictions

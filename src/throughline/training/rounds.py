@@ -89,6 +89,7 @@ def self_label(
         for start in range(0, len(plan.samples), plan.batch):
             batch = plan.samples[start : start + plan.batch]
             if not all(one.id in known for one in batch):
+                reader.expect(plan.samples[start : start + 2 * plan.batch])  # the next batch too, meanwhile
                 for candidate in _sampled(mllm, plan, batch, asked, params, model_key, reader):
                     known[candidate.sample_id] = candidate
                     writer.write(candidate)
