@@ -18,6 +18,7 @@ from tests.training import kill_stage
 from tests.training.small import same, samples_of, settings, train, weights, with_lora
 from torch import Tensor
 
+from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.mllm.load import Mllm, load_mllm
@@ -229,12 +230,14 @@ def test_a_stage_goes_on_with_other_processes_than_it_began_with(stage: Any, tmp
 
 
 @forks
-def test_a_fault_in_another_process_is_the_same_fault(stage: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_a_fault_in_another_process_is_the_same_line(stage: Any, tmp_path: Path, loaders: int) -> None:
     def gone(index: int) -> None:
-        raise ThroughlineError("cannot read the image", "a.png", "mend it")
+        raise ImageError("empty", "the file has zero bytes", Path("a.png"))
 
-    with pytest.raises(ThroughlineError, match="cannot read the image"):
-        stage(tmp_path, **SMALL, loader_workers=1, seen=gone)
+    with pytest.raises(ThroughlineError) as raised:
+        stage(tmp_path, **SMALL, loader_workers=loaders, seen=gone)
+    assert str(raised.value) == "the file has zero bytes [a.png]: mend it or remove it"
 
 
 def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, tmp_path: Path) -> None:

@@ -162,7 +162,9 @@ def _serialised(name: str, encoded: EncodedImage) -> bytes:
     whole = memoryview(save(dict(encoded.inputs), facts))
     length = int.from_bytes(whole[:8], "little")
     spaces = -(8 + length) % ALIGNMENT
-    return b"".join(((length + spaces).to_bytes(8, "little"), whole[8 : 8 + length], b" " * spaces, whole[8 + length :]))
+    return b"".join(
+        ((length + spaces).to_bytes(8, "little"), whole[8 : 8 + length], b" " * spaces, whole[8 + length :])
+    )
 
 
 def _checksum(name: str, placeholder: str, inputs: Mapping[str, torch.Tensor]) -> str:

@@ -41,8 +41,9 @@ CHECKPOINTS = "checkpoints"
 LossLine = dict[str, Any]
 
 
-class TreeDataset(Dataset[Tree]):
-    """Trees by index, built when they are asked for."""
+class TreeDataset(Dataset[Tree | ThroughlineError]):
+    """Trees by index, built when they are asked for; a fault in the place of a tree that a user has to mend something
+    for, since torch would bring it from another process in the midst of a traceback."""
 
     def __init__(self, size: int, build: Callable[[int], Tree]) -> None:
         self.size, self.build = size, build
@@ -50,8 +51,11 @@ class TreeDataset(Dataset[Tree]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Tree:
-        return self.build(index)
+    def __getitem__(self, index: int) -> Tree | ThroughlineError:
+        try:
+            return self.build(index)
+        except ThroughlineError as fault:
+            return ThroughlineError(str(fault))  # of the plain kind: it has to survive being pickled
 
 
 class TreeTrainer(Trainer):
@@ -69,6 +73,8 @@ class TreeTrainer(Trainer):
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         trees = [tree for batch in batches for tree in batch["trees"]]
+        for fault in (tree for tree in trees if isinstance(tree, ThroughlineError)):
+            raise fault
         if self.bucket_lengths:
             batches = [{"trees": rows} for rows in cut_by_length(trees, self.args.per_device_train_batch_size)]
         return batches, self.accelerator.gather(torch.tensor(len(trees), device=device)).sum()
@@ -271,7 +277,7 @@ def training_arguments(
     )
 
 
-def _listed(trees: Sequence[Tree]) -> dict[str, Any]:
+def _listed(trees: Sequence[Tree | ThroughlineError]) -> dict[str, Any]:
     """What Trainer takes for a batch."""
     return {"trees": list(trees)}
 
