@@ -55,7 +55,8 @@ class ImageReader:
         for sample in samples:
             key = sample.image_sha256
             if key not in self._held and key not in self._coming:
-                self._coming[key] = before.pop(key, None) or self._background.submit(self._read, sample)
+                known = key in before
+                self._coming[key] = before.pop(key) if known else self._background.submit(self._read, sample)
         for forgotten in before.values():
             forgotten.cancel()
 

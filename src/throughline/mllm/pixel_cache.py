@@ -28,7 +28,7 @@ from throughline.files import content_hash, write_atomically
 from throughline.mllm.chat import Chat, EncodedImage
 
 VERSION = 1
-"""Raised when the same image file and processor would give other tensors (`domains.images`), or a file another layout."""
+"""Raised when the same image and processor would give other tensors (`domains.images`), or a file has another layout."""
 
 LIBRARIES = ("transformers", "torch", "torchvision", "pillow", "numpy")
 """What decodes and resizes: another version may round differently."""
@@ -87,8 +87,8 @@ class PixelCache:
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                inputs = {name: file.get_tensor(name) for name in file.keys()}
+                facts, names = file.metadata() or {}, file.keys()
+                inputs = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
             return None
         placeholder = facts.get("placeholder", "")
@@ -134,7 +134,7 @@ class PixelCache:
             if total <= self.limit_bytes * (LOOKS - 3) / LOOKS:
                 break
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                Path(path).unlink()
             total -= size
 
     def _files(self) -> Iterator[tuple[int, int, str]]:
@@ -149,7 +149,7 @@ class PixelCache:
                     if not entry.name.startswith("."):
                         yield stat.st_mtime_ns, stat.st_size, entry.path
                     elif stat.st_mtime_ns < torn:
-                        os.unlink(entry.path)
+                        Path(entry.path).unlink()
 
 
 def _serialised(name: str, encoded: EncodedImage) -> bytes:
@@ -173,7 +173,7 @@ def _checksum(name: str, placeholder: str, inputs: Mapping[str, torch.Tensor]) -
     for key in sorted(inputs):
         value = inputs[key]
         found = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), found)
-        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

@@ -83,8 +83,8 @@ class TreeTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the micro-batch's losses over the samples of the effective batch `num_items_in_batch`."""
-        # Here rather than in the loader: what is laid out is large (images side by side, masks), what comes from another
-        # process has to be copied, and of a whole effective batch only one micro-batch is needed at a time.
+        # Here rather than in the loader: what is laid out is large (images side by side, masks), what comes from
+        # another process is copied, and of a whole effective batch only one micro-batch is needed at a time.
         batch = self.lay_out([[tree] for tree in inputs["trees"]]).to(self.args.device)
         scores = score_trees(model, batch)
         self._note_parts(scores.branch_nll().detach(), batch)
