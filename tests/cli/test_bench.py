@@ -80,3 +80,17 @@ def test_summary_and_geometries_are_those_that_exist():
     bench.BENCHES["step"].add_options(parser)
     named = next(action.choices for action in parser._actions if action.dest == "geometry")
     assert set(named) == set(GEOMETRIES)
+
+
+def test_sizes_reach_the_bench_of_scale(monkeypatch, capsys):
+    asked = []
+
+    def measure(settings, told):
+        asked.append(settings.images)
+        return [compare("scale, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
+
+    monkeypatch.setattr("throughline.benchmarks.scale.measure_scale", measure)
+    assert main(["bench", "scale", "--few", "40", "--many", "80"]) == 0
+    assert main(["bench", "scale", "--json"]) == 0
+    assert asked == [(40, 80), (10_000, 100_000)]
+    assert "scale, check" in capsys.readouterr().out

@@ -94,6 +94,21 @@ def _measure_teacher(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     return measure_teacher(TeacherSettings(trials=arguments.trials, images=(few, arguments.images)), _told)
 
 
+def _add_scale_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--few", type=positive_int, default=10_000, metavar="N", help="images that many are set against"
+    )
+    parser.add_argument(
+        "--many", type=positive_int, default=100_000, metavar="N", help="images; 100,000 take about an hour and 5 GB"
+    )
+
+
+def _measure_scale(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.scale import ScaleSettings, measure_scale
+
+    return measure_scale(ScaleSettings(images=(arguments.few, arguments.many)), _told)
+
+
 BENCHES = {
     "step": Bench(
         "an MTCT training step as a token tree against two separate sequences", _add_step_options, _measure_step
@@ -102,6 +117,11 @@ BENCHES = {
         "asking an endpoint for chains against the server's capacity and plain clients",
         _add_teacher_options,
         _measure_teacher,
+    ),
+    "scale": Bench(
+        "what an image costs when there are ten times as many: check, split, cache, label-path evaluation, memory",
+        _add_scale_options,
+        _measure_scale,
     ),
 }
 

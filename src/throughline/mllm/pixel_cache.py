@@ -28,7 +28,7 @@ from throughline.files import content_hash, write_atomically
 from throughline.mllm.chat import Chat, EncodedImage
 
 VERSION = 1
-"""Raised when the same image and processor would give other tensors (`domains.images`), or a file has another layout."""
+"""Raised when the same image would give other tensors (`domains.images`), or a file has another layout."""
 
 LIBRARIES = ("transformers", "torch", "torchvision", "pillow", "numpy")
 """What decodes and resizes: another version may round differently."""
