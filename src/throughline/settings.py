@@ -56,7 +56,8 @@ class StageSettings(Settings):
     bucket_lengths: bool = True
     """Cut a batch into micro-batches by length, which leaves less to pad; changes the rounding only."""
     loader_workers: int = Field(default=0, ge=0)
-    """Processes that read images and build samples ahead of the step (Linux, macOS); with 0 the step waits for them."""
+    """Processes that read images and build samples ahead of the step (Linux, macOS); with 0 the step waits for them.
+    Their tensors come through shared memory, which a container may have to be given (`--shm-size`)."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW (paper: 5e-4)."""
     weight_decay: float = Field(default=0.05, ge=0)

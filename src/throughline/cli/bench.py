@@ -99,7 +99,11 @@ def _add_scale_options(parser: argparse.ArgumentParser) -> None:
         "--few", type=positive_int, default=10_000, metavar="N", help="images that many are set against"
     )
     parser.add_argument(
-        "--many", type=positive_int, default=100_000, metavar="N", help="images; 100,000 take about an hour and 5 GB"
+        "--many",
+        type=positive_int,
+        default=100_000,
+        metavar="N",
+        help="images; 100,000 take half an hour or more and 4 GB of disk",
     )
 
 
