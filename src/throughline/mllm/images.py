@@ -7,6 +7,7 @@ knows which images come next says so, and they are read while the model computes
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,11 +35,12 @@ class ImageReader:
         self._held: OrderedDict[str, EncodedImage] = OrderedDict()
         self._bytes = 0
         self._coming: dict[str, Future[EncodedImage]] = {}
+        self._reads_in = os.getpid()
 
     def encode(self, sample: Sample) -> EncodedImage:
         """Raises ThroughlineError, naming the file, when the image cannot be read or the model cannot take it."""
         key = sample.image_sha256
-        coming = self._coming.pop(key, None)
+        coming = self._coming.pop(key, None) if self._reads_in == os.getpid() else None  # a fork has no reading thread
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]

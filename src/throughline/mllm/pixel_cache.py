@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from throughline.errors import ThroughlineError
-from throughline.files import content_hash, write_atomically
+from throughline.files import canonical_json, content_hash, write_atomically
 from throughline.mllm.chat import Chat, EncodedImage
 
 VERSION = 1
@@ -91,13 +91,12 @@ class PixelCache:
                 inputs = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
             return None
-        placeholder = facts.get("placeholder", "")
-        if facts.get("checksum") != _checksum(path.name, placeholder, inputs):
+        if facts.pop("checksum", None) != _checksum(path.name, facts, inputs):
             return None
         with contextlib.suppress(OSError):  # another process may just have taken it out
             os.utime(path)
         inputs = {name: _usable(value) for name, value in inputs.items()}
-        return EncodedImage(key, inputs, placeholder, int(facts["placeholder_tokens"]))
+        return EncodedImage(key, inputs, facts["placeholder"], int(facts["placeholder_tokens"]))
 
     def put(self, encoded: EncodedImage) -> None:
         """Stores an image whose tensors are contiguous."""
@@ -154,12 +153,9 @@ class PixelCache:
 
 def _serialised(name: str, encoded: EncodedImage) -> bytes:
     """A safetensors file whose data begin at a multiple of `ALIGNMENT`: its header may end in spaces."""
-    facts = {
-        "placeholder": encoded.placeholder,
-        "placeholder_tokens": str(encoded.placeholder_tokens),
-        "checksum": _checksum(name, encoded.placeholder, encoded.inputs),
-    }
-    whole = memoryview(save(dict(encoded.inputs), facts))
+    facts = {"placeholder": encoded.placeholder, "placeholder_tokens": str(encoded.placeholder_tokens)}
+    checked = facts | {"checksum": _checksum(name, facts, encoded.inputs)}
+    whole = memoryview(save(dict(encoded.inputs), checked))
     length = int.from_bytes(whole[:8], "little")
     spaces = -(8 + length) % ALIGNMENT
     return b"".join(
@@ -167,9 +163,9 @@ def _serialised(name: str, encoded: EncodedImage) -> bytes:
     )
 
 
-def _checksum(name: str, placeholder: str, inputs: Mapping[str, torch.Tensor]) -> str:
+def _checksum(name: str, facts: Mapping[str, str], inputs: Mapping[str, torch.Tensor]) -> str:
     """Over everything that is read back: safetensors notices a torn file, and no wrong bit."""
-    found = zlib.crc32(f"{name} {placeholder}".encode())
+    found = zlib.crc32(f"{name} {canonical_json(facts)}".encode())
     for key in sorted(inputs):
         value = inputs[key]
         found = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), found)
