@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -33,9 +34,8 @@ VERSION = 1
 LIBRARIES = ("transformers", "torch", "torchvision", "pillow", "numpy")
 """What decodes and resizes: another version may round differently."""
 
-LOOKS = 20
-"""A process counts the files after every twentieth of the limit that it wrote: over a filling, some ten `stat`s a file,
-however many there are."""
+MARGIN = 20
+"""For a twentieth of the limit a process does not look what others wrote; no image may be larger than that."""
 
 KEPT_FREE = 1 << 30
 """Bytes of the disk that are not taken: checkpoints and results need them more."""
@@ -49,6 +49,9 @@ SMALL = 1 << 20
 
 TORN_SECONDS = 3600.0
 """Age at which a file that is not whole was left by a kill."""
+
+File = tuple[int, int, str]
+"""Nanosecond of the last use, bytes, path."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +75,19 @@ def processor_settings(chat: Chat) -> str:
 class PixelCache:
     """`EncodedImage`s by image hash and processor settings, at most about `limit_bytes` of them.
 
-    When the limit is reached, those whose last use lies longest ago leave. Each of P processes that fill it at once
-    looks for itself, so that the limit may be exceeded by (P - 1) / 20. A file that is absent, torn or damaged is a
-    miss; where nothing can be written, one log line says so and nothing more is stored.
+    When the limit is reached, those whose last use lies longest ago leave. All files are only looked at a few times
+    while it fills, and once for as many images as half of it holds when it is full: a few `stat`s an image, however
+    many there are. Each of P processes that fill it at once, up to eight, looks for itself, so that the limit may be
+    exceeded by (P - 1) / 20. A file that is absent, torn or damaged is a miss; where nothing can be written, one log
+    line says so and nothing more is stored.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, settings: str) -> None:
         self.folder, self.limit_bytes, self.settings = folder, limit_bytes, settings
-        self._unseen = float("inf")  # bytes written since the files were counted; never counted yet
         self._closed = False
+        self._bytes = 0  # in the folder: found at the last look, and what this process wrote and took out since
+        self._written, self._look_after = 0, 0.0  # since the last look; when to look again
+        self._oldest: deque[File] = deque()  # found at the last look, in the order in which they leave
 
     def get(self, key: str) -> EncodedImage | None:
         """The image whose content hash is `key`, or None. Large tensors lie in the file until they are used."""
@@ -104,40 +111,50 @@ class PixelCache:
             return
         path = self._path(encoded.key)
         content = _serialised(path.name, encoded)
-        if len(content) > self.limit_bytes // LOOKS:
+        if len(content) > self.limit_bytes // MARGIN:
             return  # it would push out what serves many
         try:
-            if self._unseen + len(content) > self.limit_bytes / LOOKS:
-                self._make_room()
-                self._unseen = 0
+            self._make_room(len(content))
             write_atomically(path, content, durable=False)
         except (ThroughlineError, OSError) as error:
             self._closed = True
             logger.warning("%s: no more images are kept there, and none is lost (%s)", self.folder, error)
             return
-        self._unseen += len(content)
+        self._bytes += len(content)
+        self._written += len(content)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}-{self.settings[:16]}.safetensors"
 
-    def _make_room(self) -> None:
-        """Takes out the files whose use lies longest ago, when what comes before the next look might not find room."""
+    def _make_room(self, size: int) -> None:
+        """Takes out the files whose use lies longest ago until `size` bytes more are within the limit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free < KEPT_FREE:
             raise OSError(f"less than {KEPT_FREE / 1e9:.1f} GB are free")
-        found = sorted(self._files())
-        total = sum(size for _, size, _ in found)
-        if total <= self.limit_bytes * (LOOKS - 1) / LOOKS:
-            return
-        for _, size, path in found:
-            if total <= self.limit_bytes * (LOOKS - 3) / LOOKS:
-                break
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
-            total -= size
+        if self._written >= self._look_after:
+            self._look()
+        while self._bytes + size > self.limit_bytes:
+            if not self._oldest:
+                self._look()
+                if not self._oldest:
+                    return
+            last_use, its_size, path = self._oldest.popleft()
+            with contextlib.suppress(FileNotFoundError):  # another process took it out, for an image of its own
+                if (file := Path(path)).stat().st_mtime_ns == last_use:  # else used since
+                    file.unlink()
+                    self._bytes -= its_size
 
-    def _files(self) -> Iterator[tuple[int, int, str]]:
-        """`(last use, bytes, path)` of every whole file; what a killed writer left is removed."""
+    def _look(self) -> None:
+        """Counts what is there, from whomever. Near the limit that need not be repeated: from then on every process
+        takes out what it brings in."""
+        found = sorted(self._files())
+        self._bytes, self._written = sum(size for _, size, _ in found), 0
+        self._oldest = deque(found[: len(found) // 2 + 1])
+        margin, left = self.limit_bytes / MARGIN, self.limit_bytes - self._bytes
+        self._look_after = max(margin, left / 8) if left > margin else float("inf")
+
+    def _files(self) -> Iterator[File]:
+        """Every whole file; what a killed writer left is removed."""
         torn = (time.time() - TORN_SECONDS) * 1e9
         for part in os.scandir(self.folder):
             if not part.is_dir():
