@@ -60,6 +60,12 @@ class StageSettings(Settings):
     """Samples in one forward pass, rounded down to a divisor of `batch`; changes memory and time, not the result."""
     auto_batch: bool = False
     """Halve the micro-batch when the device runs out of memory, instead of stopping with a hint."""
+    bucket_lengths: bool = True
+    """Where the checkpoint's family needs padded rows, cut a batch into micro-batches by length; changes the rounding
+    only. Families whose trees share one row have nothing to pad."""
+    loader_workers: int = Field(default=0, ge=0)
+    """Processes that read images and build samples ahead of the step (Linux, macOS); with 0 the step waits for them.
+    Their tensors come through shared memory, which a container may have to be given (`--shm-size`)."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW (paper: 5e-4)."""
     weight_decay: float = Field(default=0.05, ge=0)

@@ -103,3 +103,17 @@ def test_without_a_gpu_its_benchmark_is_one_line(capsys):
     printed = capsys.readouterr()
     assert printed.out == "" and "no CUDA device here" in printed.err
     assert main(["bench", "gpu", "--device", "cpu", "--geometry", "none"]) == 2
+
+
+def test_sizes_reach_the_bench_of_scale(monkeypatch, capsys):
+    asked = []
+
+    def measure(settings, told):
+        asked.append(settings.images)
+        return [compare("scale, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
+
+    monkeypatch.setattr("throughline.benchmarks.scale.measure_scale", measure)
+    assert main(["bench", "scale", "--few", "40", "--many", "80"]) == 0
+    assert main(["bench", "scale", "--json"]) == 0
+    assert asked == [(40, 80), (10_000, 100_000)]
+    assert "scale, check" in capsys.readouterr().out

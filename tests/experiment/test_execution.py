@@ -23,6 +23,7 @@ from tests.training.small import chain_of
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
+from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.evaluation import selection
@@ -31,7 +32,7 @@ from throughline.evaluation.folds import leave_out
 from throughline.experiment import learning, run
 from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
-from throughline.experiment.folder import begin_unit, finish_unit
+from throughline.experiment.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.files import read_json_lines
 from throughline.mllm import sampler
@@ -234,9 +235,33 @@ def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
     test_nothing_is_left_lying_about(again)
 
 
+def test_units_share_decoded_images_until_the_run_is_finished(
+    here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    kept: list[int] = []
+    monkeypatch.setattr(
+        "throughline.mllm.images.load_image", lambda path: decoded.append(path.name) or load_image(path)
+    )
+    monkeypatch.setattr(run, "remove_pixels", lambda folder: kept.append(files_below(folder)) or remove_pixels(folder))
+    with_cache = here(tmp_path / "with", "methods=cls,mtct")
+    assert len(decoded) == 24 + 15
+    assert kept == [24 + 15]
+    without = here(tmp_path / "without", "methods=cls,mtct", "data.cache_gb=0")
+    assert len(decoded) == 3 * (24 + 15)
+    assert kept[1] == files_below(with_cache.folder) == 0
+    assert results(with_cache.folder) == results(without.folder)
+
+
+def files_below(run_folder: Path) -> int:
+    return sum(path.is_file() for path in (run_folder / PIXELS).rglob("*"))
+
+
 @pytest.mark.slow
 def test_two_workers_give_what_one_gives(undisturbed: FinishedRun, config_file: Path, tmp_path: Path) -> None:
-    finished = run_experiment(load_config(str(config_file), ("workers=2",)), tmp_path / "pair")
+    """Two workers, loaders of their own, no cache: nothing of it changes a number, nor the name of a unit."""
+    changes = ("workers=2", "training.stage.loader_workers=1", "data.cache_gb=0")
+    finished = run_experiment(load_config(str(config_file), changes), tmp_path / "pair")
     assert finished.worked == 3
     assert results(finished.folder) == results(undisturbed.folder)
 
@@ -292,7 +317,7 @@ def says(monkeypatch: pytest.MonkeyPatch, tiny_images: ImageSet) -> Callable[[Ca
     def says(right: Callable[[int, int], bool]) -> None:
         numbers: dict[str, int] = {}
 
-        def sample(mllm: Any, prompts: Any, settings: Any, draws: Any) -> list[list[Continuation]]:
+        def sample(mllm: Any, prompts: Any, settings: Any, draws: Any, **_: Any) -> list[list[Continuation]]:
             out = []
             for prompt in prompts:
                 key = prompt.images[0].key

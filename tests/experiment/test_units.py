@@ -96,7 +96,15 @@ def test_chains_of_the_target_change_nothing(hashes):
 
 
 @pytest.mark.parametrize(
-    "override", ["workers=7", "name=other", "training.stage.save_steps=1", "training.stage.report_to=[wandb]"]
+    "override",
+    [
+        "workers=7",
+        "name=other",
+        "data.cache_gb=0",
+        "training.stage.loader_workers=2",
+        "training.stage.save_steps=1",
+        "training.stage.report_to=[wandb]",
+    ],
 )
 def test_what_changes_no_number_changes_no_hash(hashes, override):
     assert not changed(hashes(), hashes(override))

@@ -49,7 +49,9 @@ class Mouth:
         self.calls: list[int] = []
         self.draws: list[float] = []
 
-    def __call__(self, mllm: Mllm, prompts: Any, settings: SamplingSettings, draws: Any) -> list[list[Continuation]]:
+    def __call__(
+        self, mllm: Mllm, prompts: Any, settings: SamplingSettings, draws: Any, **_: Any
+    ) -> list[list[Continuation]]:
         if len(self.calls) + 1 == self.dies_at:
             raise KeyboardInterrupt
         self.calls.append(len(prompts))
@@ -177,10 +179,10 @@ def test_a_real_model_is_sampled_alike_twice_and_with_a_kill_between(
     self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "once.jsonl", "weights")
     real, calls = in_process.sample, iter(range(10))
 
-    def dying(*arguments: Any) -> Any:
+    def dying(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 1:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(in_process, "sample", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from tests.training import kill_stage
 from tests.training.small import same, samples_of, settings, train, weights, with_lora
 from torch import Tensor
 
+from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
 from throughline.mllm.load import Mllm, load_mllm
@@ -68,6 +70,37 @@ def test_a_micro_batch_that_does_not_divide_the_batch_does_not_change_the_batch(
     _, cut_steps, cut_lines = stage(tmp_path / "cut", epochs=1, batch=6, micro_batch=4)
     assert (steps, cut_steps) == (2, 2)
     assert [line["loss"] for line in cut_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-4)
+
+
+def test_micro_batches_of_a_step_are_cut_by_length_and_steps_are_not(
+    stage: Any, tiny_mllm: Mllm, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"batch": 8, "micro_batch": 4, "epochs": 1}
+    laid_out: dict[bool, list[list[int]]] = {True: [], False: []}
+
+    def noted(bucket: bool) -> Callable[[Any], Any]:
+        def collate(rows: Any) -> Any:
+            laid_out[bucket].append([len(tree) for row in rows for tree in row])
+            return tiny_mllm.collate(rows)
+
+        return collate
+
+    cut = stage(tmp_path / "cut", **options, collate=noted(True))
+    plain = stage(tmp_path / "plain", **options, bucket_lengths=False, collate=noted(False))
+    first, second, rest = laid_out[True]
+    assert (len(first), len(second), len(rest)) == (4, 4, 3)
+    assert first + second == sorted(first + second, reverse=True)
+    other_first, other_second, other_rest = laid_out[False]
+    assert sorted(first + second) == sorted(other_first + other_second)
+    assert sorted(rest) == sorted(other_rest)
+    assert laid_out[True][:2] != laid_out[False][:2]
+    assert [line["loss"] for line in cut[2]] == pytest.approx([line["loss"] for line in plain[2]], rel=1e-4)
+
+
+def test_a_batch_in_one_piece_is_not_reordered(stage: Any, tmp_path: Path) -> None:
+    cut = stage(tmp_path / "cut", dropout=0.1, epochs=1)
+    plain = stage(tmp_path / "plain", dropout=0.1, epochs=1, bucket_lengths=False)
+    assert same(cut[0], plain[0])
 
 
 def test_loss_lines_say_where_and_what(stage: Any, tmp_path: Path) -> None:
@@ -171,6 +204,41 @@ def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: A
         assert same(found[0], expected)
         assert found[1:] == (steps, lines)
         assert len(uses) <= left
+
+
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="loaders are forked")
+
+
+@forks
+def test_samples_from_other_processes_train_the_same_weights(stage: Any, tmp_path: Path) -> None:
+    expected = stage(tmp_path / "here", **SMALL)
+    uses: list[int] = []
+    found = stage(tmp_path / "there", **SMALL, loader_workers=2, seen=uses.append)
+    assert not uses  # not in this process
+    assert same(found[0], expected[0])
+    assert found[1:] == expected[1:]
+
+
+@forks
+def test_a_stage_goes_on_with_other_processes_than_it_began_with(stage: Any, tmp_path: Path) -> None:
+    expected = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+    with pytest.raises(Stop):
+        stage(tmp_path / "stopped", **SMALL, save_steps=2, seen=stops_at(20))
+    assert checkpoints(tmp_path / "stopped") == [4]
+    found = stage(tmp_path / "stopped", **SMALL, save_steps=2, loader_workers=2)
+    assert same(found[0], expected[0])
+    assert found[1:] == expected[1:]
+
+
+@forks
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_a_fault_in_another_process_is_the_same_line(stage: Any, tmp_path: Path, loaders: int) -> None:
+    def gone(index: int) -> None:
+        raise ImageError("empty", "the file has zero bytes", Path("a.png"))
+
+    with pytest.raises(ThroughlineError) as raised:
+        stage(tmp_path, **SMALL, loader_workers=loaders, seen=gone)
+    assert str(raised.value) == "the file has zero bytes [a.png]: mend it or remove it"
 
 
 def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, tmp_path: Path) -> None:

@@ -10,10 +10,7 @@ import asyncio
 import base64
 import contextlib
 import json
-import multiprocessing
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +23,7 @@ import openai
 from PIL import Image
 
 from throughline.benchmarks.chat_server import RunningServer, ServerSettings, running_server
+from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
 from throughline.benchmarks.timing import BenchRow, compare
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
@@ -251,7 +249,7 @@ def _memory(settings: TeacherSettings, told: Callable[[str], None]) -> BenchRow:
     peaks = {}
     for count in settings.images:
         told(f"memory, {count:,} images")
-        peaks[count] = _peak_in_a_process(count)
+        peaks[count] = in_a_fresh_process(_peak_of_a_build, count)
     return replace(
         _row(f"memory, {many:,} images", f"the same with {few:,} images", [peaks[many]], [peaks[few]], {}),
         unit="MB",
@@ -260,33 +258,12 @@ def _memory(settings: TeacherSettings, told: Callable[[str], None]) -> BenchRow:
     )
 
 
-def _peak_in_a_process(count: int) -> float:
-    spawning = multiprocessing.get_context("spawn")
-    here, there = spawning.Pipe(duplex=False)
-    process = spawning.Process(target=_build_and_tell_peak, args=(count, there))
-    process.start()
-    there.close()
-    try:
-        return float(here.recv())
-    finally:
-        process.join()
-
-
-def _build_and_tell_peak(count: int, pipe: Any) -> None:
+def _peak_of_a_build(count: int) -> float:
     images = _unwritten_images(count)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):  # the second reads what the first has written
             build_chains(BuildPlan(images, FIVE_STAGE), _Instant(), Path(folder))
-    pipe.send(_peak_megabytes())
-
-
-def _peak_megabytes() -> float:
-    """Of this process alone. The system's own count starts, on Linux, with what the parent had."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak_megabytes()
 
 
 def _unwritten_images(count: int) -> ImageSet:

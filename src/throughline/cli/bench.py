@@ -251,6 +251,25 @@ def _measure_gpu(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     return measure_gpu(settings, _told)
 
 
+def _add_scale_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--few", type=positive_int, default=10_000, metavar="N", help="images that many are set against"
+    )
+    parser.add_argument(
+        "--many",
+        type=positive_int,
+        default=100_000,
+        metavar="N",
+        help="images; 100,000 take half an hour or more and 4 GB of disk",
+    )
+
+
+def _measure_scale(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.scale import ScaleSettings, measure_scale
+
+    return measure_scale(ScaleSettings(images=(arguments.few, arguments.many)), _told)
+
+
 BENCHES = {
     "step": Bench(
         "an MTCT training step as token trees against TRL's SFTTrainer and two separate sequences",
@@ -284,6 +303,11 @@ BENCHES = {
         "all three answers about drawn images against three passes of plain transformers",
         _add_evaluate_options,
         _measure_evaluate,
+    ),
+    "scale": Bench(
+        "what an image costs when there are ten times as many: check, split, cache, label-path evaluation, memory",
+        _add_scale_options,
+        _measure_scale,
     ),
 }
 

@@ -6,10 +6,8 @@ An error is a defect with which training would fail or its result would mislead;
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from typing import Any, Literal
 from throughline.domains.folders import hash_files, is_table, list_table
 from throughline.domains.images import MAX_PIXELS, ImageError, load_image
 from throughline.domains.listing import Entry, Listing, list_folder
+from throughline.files import in_threads
 
 Severity = Literal["error", "warning"]
 # Files that show a picture but that ImageFolder, and so every DomainBed split, passes over.
@@ -109,10 +108,11 @@ def _layout_defects(listing: Listing) -> Iterable[Defect]:
     if pictures:
         what = "pictures in a format that is not listed are left out; convert them to PNG or JPEG"
         yield Defect("unlisted_format", "warning", what, tuple(pictures))
+    shown = set(pictures)
     others = [
         name
         for name in listing.others
-        if name not in set(pictures) and ("/" in name or not name.lower().endswith(DESCRIPTIONS))
+        if name not in shown and ("/" in name or not name.lower().endswith(DESCRIPTIONS))
     ]
     if others:
         yield Defect("not_an_image", "warning", "files that are no images are left out", tuple(others))
@@ -179,13 +179,12 @@ def _broken_images(
             return fault
         return None
 
-    # Threads, since Pillow decodes without holding Python's lock.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for number, (entry, fault) in enumerate(zip(entries, pool.map(fault_of, entries), strict=True), start=1):
-            if fault is not None:
-                yield Defect(fault.kind, "error", f"{entry.id}: {fault.what}", (entry.id,))
-            if on_progress is not None:
-                on_progress(number, len(entries))
+    faults = in_threads(fault_of, entries)  # Pillow decodes without holding Python's lock
+    for number, (entry, fault) in enumerate(zip(entries, faults, strict=True), start=1):
+        if fault is not None:
+            yield Defect(fault.kind, "error", f"{entry.id}: {fault.what}", (entry.id,))
+        if on_progress is not None:
+            on_progress(number, len(entries))
 
 
 def _copies(entries: list[Entry]) -> Iterable[Defect]:

@@ -6,18 +6,16 @@ The three give the same samples in the same order. Everything that works on imag
 from __future__ import annotations
 
 import csv
-import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from throughline.domains.listing import Entry, list_folder
 from throughline.domains.samples import ImageSet, Sample
 from throughline.errors import ThroughlineError
-from throughline.files import file_sha256
+from throughline.files import file_sha256, in_threads
 
 COLUMNS = ("image", "domain", "label")
 
@@ -64,8 +62,7 @@ def is_table(source: Path) -> bool:
 
 def hash_files(paths: Iterable[Path]) -> list[str | OSError]:
     """SHA-256 (hex) of each file, or the error that reading it gave; in the order of `paths`."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # reading waits on the disk
-        return list(pool.map(_hash_or_error, paths))
+    return list(in_threads(_hash_or_error, paths))  # reading waits on the disk
 
 
 def _hash_or_error(path: Path) -> str | OSError:
@@ -181,7 +178,7 @@ def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     _require_unicode(id, table)
-    return Entry(id, table.parent / id, domain, label, _cell(row, "group") or None)
+    return Entry(id, table.parent, domain, label, _cell(row, "group") or None)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

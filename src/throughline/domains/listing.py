@@ -23,15 +23,20 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 Identity = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One image file as the source names it, not yet opened; `id` is its path relative to the root."""
+    """One image file as the source names it, not yet opened; `id` is its path relative to `root`."""
 
     id: str
-    path: Path
+    root: Path
     domain: str
     label: str
     group: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file; made when it is asked for, as a sample's."""
+        return self.root / self.id
 
 
 @dataclass
@@ -134,6 +139,6 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
         for name in names:
             path = f"{relative}/{name}"
             if is_image_name(name):
-                listing.entries.append(Entry(path, listing.root / path, domain, label))
+                listing.entries.append(Entry(path, listing.root, domain, label))
             else:
                 listing.others.append(path)

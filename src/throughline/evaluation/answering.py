@@ -32,7 +32,7 @@ VERSION = 3
 """Raised when the same model and images would give other predictions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a hundred thousand are held at once
 class Prediction:
     """One line of predictions.jsonl. `predicted` is None when no class could be read from the answer."""
 
@@ -85,6 +85,7 @@ def answer_samples(
     with mllm.asked():
         for start in range(0, len(samples), settings.batch):
             batch = samples[start : start + settings.batch]
+            reader.expect(samples[start : start + 2 * settings.batch])  # read the next batch while this one is computed
             predictions += _answer_batch(mllm, reader, batch, questions, settings, constraint, timed)
             told(min(start + settings.batch, len(samples)), len(samples))
     return predictions

@@ -11,6 +11,7 @@ from typing import Any
 
 from throughline.domains.samples import Sample
 from throughline.evaluation.answering import Questions, answer_samples
+from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
 from throughline.settings import AnswerSettings
@@ -31,6 +32,7 @@ def select_best(
     validation: Sequence[Sample],
     questions: Questions,
     settings: AnswerSettings,
+    reader: ImageReader | None = None,
 ) -> list[dict[str, Any]]:
     """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate.
 
@@ -40,7 +42,7 @@ def select_best(
     lines: list[dict[str, Any]] = []
     for candidate in candidates:
         put_adapter(model, candidate.folder)
-        predictions = answer_samples(mllm, validation, questions, first)
+        predictions = answer_samples(mllm, validation, questions, first, reader=reader)
         correct = sum(p.correct for p in predictions)
         lines.append(
             {

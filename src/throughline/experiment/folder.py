@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from throughline.files import (
 UNITS, STALE, DONE = "units", ".stale", "done"
 STAGE = "stage.json"
 """Written last into the folder of a stage of training: its optimiser steps. The stage is whole when it is there."""
+PIXELS = ".pixels"
+"""In a run folder: preprocessed images, shared by all units (`mllm.pixel_cache`). They can be made again, and may take
+more room than all else, so they go when the run is finished; an unfinished run keeps them and goes on the faster."""
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
@@ -190,6 +194,11 @@ def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:
                 number += 1
                 target = kept / f"{item.folder.name}.{number}"
             item.folder.rename(target)
+
+
+def remove_pixels(run_folder: Path) -> None:
+    """Gives back the disk that the run's preprocessed images took."""
+    shutil.rmtree(run_folder / PIXELS, ignore_errors=True)
 
 
 def stage_steps(unit_folder: Path) -> int:

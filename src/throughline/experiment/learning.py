@@ -20,7 +20,7 @@ from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, keep_all
 from throughline.evaluation.selection import Candidate, select_best
 from throughline.experiment.config import RunConfig
-from throughline.experiment.folder import STAGE, stage_steps, unit_folder
+from throughline.experiment.folder import PIXELS, STAGE, stage_steps, unit_folder
 from throughline.experiment.preparation import read_chains
 from throughline.experiment.units import Unit
 from throughline.files import read_json_lines, write_json, write_json_lines
@@ -29,6 +29,7 @@ from throughline.mllm.devices import pick_device
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, save_adapter
+from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.sampler import InProcessSampler, Sampler
 from throughline.mllm.tree import Tree
 from throughline.seeding import seed_of
@@ -68,7 +69,9 @@ class Learning:
             hub=model.hub,
             quantization=model.quantization,
         )
-        self.reader = ImageReader(self.mllm.chat)
+        room, settings = int(config.data.cache_gb * 1e9), processor_settings(self.mllm.chat)
+        cache = PixelCache(run_folder / PIXELS, room, settings) if room else None
+        self.reader = ImageReader(self.mllm.chat, cache=cache)
         self.final_round: int | None = None
         """After `run`: the round whose weights are the unit's; None when there was none, or another was selected."""
 
@@ -202,7 +205,7 @@ class Learning:
             self.model,
             TreeDataset(len(samples), tree),
             self.mllm.collate,
-            stage,
+            stage.model_copy(update={"bucket_lengths": stage.bucket_lengths and self.mllm.plan.pads}),
             seed=seed_of(self.unit.seed, "stage", number),
             folder=folder,
             max_steps=max_steps,
@@ -217,7 +220,8 @@ class Learning:
     def _select(self, candidates: Sequence[Candidate]) -> None:
         self.told("selecting on the source domains' out splits")
         answering = self.config.evaluation.answering
-        lines = select_best(self.model, self.mllm, candidates, self.fold.validation, self.questions, answering)
+        validation = self.fold.validation
+        lines = select_best(self.model, self.mllm, candidates, validation, self.questions, answering, self.reader)
         write_json_lines(self.folder / "validation.jsonl", lines)
 
     def _steps_of(self, name: str) -> int:

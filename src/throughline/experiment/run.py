@@ -18,6 +18,7 @@ from throughline.experiment.folder import (
     is_done,
     locked,
     refuse_stale,
+    remove_pixels,
     set_aside,
     write_config,
     write_results,
@@ -117,4 +118,5 @@ def run_experiment(
             on_progress=on_progress,
         )
         write_results(run_folder, units)
+        remove_pixels(run_folder)
     return FinishedRun(run_folder, images, units, len(units) - len(done))

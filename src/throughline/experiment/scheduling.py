@@ -162,7 +162,8 @@ def _start(job: Job) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     ours, theirs = context.Pipe()
     ends, holds = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(theirs, ends, job), daemon=True)
+    # No daemon, since those may not start processes, and a stage may have loaders: `_end` and the lifeline end it.
+    process = context.Process(target=work, args=(theirs, ends, job), daemon=False)
     process.start()
     theirs.close()
     ends.close()

@@ -22,7 +22,7 @@ from throughline.mllm.checkpoints import checkpoint_name
 from throughline.training.methods import METHODS, Method
 
 # Of a stage's settings: these change memory, time or what is shown, and no number.
-WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "save_steps", "report_to"}
+WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 
 FINAL = "final"
 """Stands for the target in the name of a unit that holds nothing out."""

@@ -38,6 +38,11 @@ class Plan:
         """Whether continuations can grow on a shared prefix (`prefix`)."""
         return self == Plan()
 
+    @property
+    def pads(self) -> bool:
+        """Whether samples of different length cost each other padding."""
+        return self.rows != "packed"
+
     def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
         """The rows as this way lays them out."""
         if self.rows == "packed":

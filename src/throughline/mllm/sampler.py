@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, ClassVar, Protocol
 
 from throughline.chains.records import Usage
@@ -78,7 +79,8 @@ class InProcessSampler:
         """ThroughlineError, naming the file, for an image that cannot be read."""
         turn = user_turn(asked.question)
         with self._mllm.asked():
-            for batch in batches:
+            for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
+                self._reader.expect([*batch, *following])  # read the next batch while this one is computed
                 prompts = [self._mllm.chat.prompt(turn, [self._reader.encode(one)]) for one in batch]
                 draws = [[generator(asked.seed, purpose, one.id) for purpose in asked.purposes] for one in batch]
                 said = sample(self._mllm, prompts, asked.settings, draws, constraint=self._constraint)

@@ -1,7 +1,9 @@
 """One stage of training: trees in, an adapter out, on `transformers.Trainer`.
 
 The loss of an optimiser step is the mean over the samples of its whole effective batch (Eq. 1), however that batch is
-cut into micro-batches. A stage that is killed goes on from its last checkpoint that bears its own completion mark.
+cut into micro-batches: by length, so that rows of one forward pass have little to pad. Samples may be read and built
+by processes of their own, ahead of the step. A stage that is killed goes on from its last checkpoint that bears its own
+completion mark.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -39,8 +42,9 @@ CHECKPOINTS = "checkpoints"
 LossLine = dict[str, Any]
 
 
-class TreeDataset(Dataset[Tree]):
-    """Trees by index, built when they are asked for."""
+class TreeDataset(Dataset[Tree | ThroughlineError]):
+    """Trees by index, built when they are asked for; a fault in the place of a tree that a user has to mend something
+    for, since torch would bring it from another process in the midst of a traceback."""
 
     def __init__(self, size: int, build: Callable[[int], Tree]) -> None:
         self.size, self.build = size, build
@@ -48,30 +52,44 @@ class TreeDataset(Dataset[Tree]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Tree:
-        return self.build(index)
+    def __getitem__(self, index: int) -> Tree | ThroughlineError:
+        try:
+            return self.build(index)
+        except ThroughlineError as fault:
+            return ThroughlineError(str(fault))  # of the plain kind: it has to survive being pickled
 
 
 class TreeTrainer(Trainer):
     """`transformers.Trainer` with the per-sample loss of token trees."""
 
     parts: dict[str, list[float]]
+    lay_out: Collate
+    bucket_lengths: bool
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole effective batch itself
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """The micro-batches of one optimiser step and how many samples they hold over all devices."""
+        """The micro-batches of one optimiser step and how many samples they hold over all devices.
+
+        As many as were fetched, so that whatever Trainer counts and a checkpoint resumes by stays as it is.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        samples = torch.tensor(sum(batch["samples"] for batch in batches), device=device)
-        return batches, self.accelerator.gather(samples).sum()
+        trees = [tree for batch in batches for tree in batch["trees"]]
+        for fault in (tree for tree in trees if isinstance(tree, ThroughlineError)):
+            raise fault
+        if self.bucket_lengths:
+            batches = [{"trees": rows} for rows in cut_by_length(trees, self.args.per_device_train_batch_size)]
+        return batches, self.accelerator.gather(torch.tensor(len(trees), device=device)).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the micro-batch's losses over the samples of the effective batch `num_items_in_batch`."""
-        batch: TreeBatch = inputs["trees"].to(self.args.device)
+        # Here rather than in the loader: what is laid out is large (images side by side, masks), what comes from
+        # another process is copied, and of a whole effective batch only one micro-batch is needed at a time.
+        batch = self.lay_out([[tree] for tree in inputs["trees"]]).to(self.args.device)
         scores = score_trees(model, batch)
         self._note_parts(scores.branch_nll().detach(), batch)
-        samples = num_items_in_batch if num_items_in_batch is not None else inputs["samples"]
+        samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["trees"])
         # gradients are averaged over devices afterwards
         return scores.loss_sum() * self.accelerator.num_processes / samples
 
@@ -85,6 +103,14 @@ class TreeTrainer(Trainer):
             logs |= {f"nll_{name}": sum(values) / len(values) for name, values in sorted(self.parts.items())}
             self.parts.clear()
         super().log(logs, *args, **kwargs)
+
+
+def cut_by_length(trees: Sequence[Tree], size: int) -> list[list[Tree]]:
+    """Micro-batches of `size` trees, the last one of what is left: the longest first, so that memory that will not
+    suffice runs out at once. Trees that fit into one micro-batch keep their order."""
+    if len(trees) > size:
+        trees = sorted(trees, key=len, reverse=True)
+    return [list(trees[start : start + size]) for start in range(0, len(trees), size)]
 
 
 class _Notes(TrainerCallback):
@@ -183,12 +209,10 @@ def _train(
     checkpoints = Path(arguments.output_dir)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-
-    def collated(trees: Sequence[Tree]) -> dict[str, Any]:
-        return {"trees": collate([[tree] for tree in trees]), "samples": len(trees)}
-
-    trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collated, callbacks=[notes])
-    trainer.parts = {}
+    if arguments.dataloader_num_workers:
+        _allow_open_files()
+    trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_listed, callbacks=[notes])
+    trainer.parts, trainer.lay_out, trainer.bucket_lengths = {}, collate, settings.bucket_lengths
     trainer.remove_callback(PrinterCallback)
     found = _whole_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(found / "trainer_state.json")) if found is not None else None
@@ -220,6 +244,7 @@ def training_arguments(
     device: torch.device,
 ) -> TrainingArguments:
     """Our settings in the words of transformers; `micro` divides the batch."""
+    loaders = settings.loader_workers if "fork" in multiprocessing.get_all_start_methods() else 0
     return OneDevice(
         output_dir=str(folder),
         max_steps=steps,
@@ -243,9 +268,28 @@ def training_arguments(
         report_to=list(settings.report_to) or "none",
         remove_unused_columns=False,
         disable_tqdm=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device.type == "cuda",
+        dataloader_num_workers=loaders,
+        # What builds a sample is a closure over a loaded processor: no other kind of process has it.
+        dataloader_multiprocessing_context="fork" if loaders else None,
+        # A loader that lives through the epochs would draw from torch's generator once, one without workers draws once
+        # an epoch: dropout would differ.
+        dataloader_persistent_workers=False,
+        dataloader_pin_memory=False,  # trees are no tensors
     )
+
+
+def _listed(trees: Sequence[Tree | ThroughlineError]) -> dict[str, Any]:
+    """What Trainer takes for a batch."""
+    return {"trees": list(trees)}
+
+
+def _allow_open_files() -> None:
+    """A tensor on its way from another process holds an open file; 1,024, as is usual, may be too few for a batch."""
+    import resource  # not on Windows, nor are forks
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 def _whole_checkpoint(folder: Path) -> Path | None:

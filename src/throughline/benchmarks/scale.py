@@ -1,0 +1,182 @@
+"""Whether ten times as many images cost ten times as much: seconds an image and peak memory at two sizes.
+
+Each size runs in a fresh process: `data check`, the split, filling and reading the pixel cache, and label-path
+evaluation with the pocket checkpoint. `throughline bench scale` calls this; the rival is this system with fewer images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
+from throughline.benchmarks.timing import BenchRow, compare
+from throughline.domains.checks import check_images
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.domains.splits import split_domains
+from throughline.drawn.concepts import CLASSES
+from throughline.drawn.scenes import sample_scene
+from throughline.drawn.styles import DOMAIN_STYLES, render
+from throughline.evaluation.assessment import assess
+from throughline.evaluation.saved_model import OpenedModel, open_model
+from throughline.mllm.images import ImageReader
+from throughline.mllm.pixel_cache import PixelCache, processor_settings
+from throughline.settings import AnswerSettings
+
+SHOWN = CLASSES[:10]
+SIDE = 64
+SCENES = 8
+"""Different pictures of each class and style; files differ in bytes behind the picture."""
+
+STAGES = ("check", "split", "cache fill", "cache read", "label evaluation")
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """What is measured."""
+
+    images: tuple[int, int] = (10_000, 100_000)
+    """Few and many."""
+    cached_share: float = 0.5
+    """Room in the cache as a share of what all images take, so that filling it takes old images out at both sizes."""
+    batch: int = AnswerSettings().batch
+    """Images asked together."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process: seconds for 1,000 images of each stage, megabytes at most, and what the numbers rest on."""
+
+    seconds: dict[str, float]
+    megabytes: float
+    facts: dict[str, Any]
+
+
+def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+    """A row for each stage, in seconds for 1,000 images, and one for memory, whose ratio is ours over the rival's.
+
+    The few are measured before and after the many: a machine that slows down shows in their spread.
+    """
+    few, many = settings.images
+    with tempfile.TemporaryDirectory() as folder:
+        roots = {count: Path(folder) / str(count) for count in (few, many)}
+        for count, root in roots.items():
+            told(f"writing {count:,} images")
+            write_images(root, count)
+        found: dict[int, list[Measured]] = {few: [], many: []}
+        for count in (few, many, few):
+            told(f"{count:,} images")
+            found[count].append(in_a_fresh_process(measure_images, roots[count], settings))
+    facts = {**found[many][0].facts, "few": few, "many": many, "cached_share": settings.cached_share}
+    rows = [_stage_row(stage, found[many], found[few], facts) for stage in STAGES]
+    return [*rows, _memory_row(found[many], found[few], facts)]
+
+
+def measure_images(root: Path, settings: ScaleSettings) -> Measured:
+    """All stages on the images in `root`, in this process."""
+    watch = _Watch()
+    with watch.stage("check"):
+        errors = check_images(root).errors
+    with watch.stage("split"):
+        images = read_images(root)
+        split_domains(images, trial_seed=0)
+    model = open_model("pocket", images.classes)
+    model = replace(model, answering=AnswerSettings(answers=("label",), batch=settings.batch))
+    _warm_up(model, images)
+    hits = _through_the_cache(model, images, settings, watch)
+    with watch.stage("label evaluation"):
+        (*_, line) = assess(model, images).lines
+    count = len(images.samples)
+    if errors or line["n"] != count:
+        raise RuntimeError(f"{errors[:1]}: {line['n']} of {count} images answered")  # then nothing was measured
+    watch.images |= {stage: count for stage in STAGES if stage != "cache read"}
+    facts = {"pixels": SIDE, "batch": settings.batch, "cache_hits": hits, "checkpoint": model.mllm.name}
+    return Measured(watch.for_1000(), peak_megabytes(), facts)
+
+
+def write_images(root: Path, count: int) -> None:
+    """`count` drawn images of four domains and ten classes; every file has bytes of its own."""
+    pool = {
+        (style, label): [_jpeg(style, label, number) for number in range(SCENES)]
+        for style in DOMAIN_STYLES
+        for label in SHOWN
+    }
+    kinds = list(pool)
+    for style, label in kinds:
+        (root / style / label).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        style, label = kinds[number % len(kinds)]
+        picture = pool[style, label][number // len(kinds) % SCENES]
+        (root / style / label / f"{number:07}.jpg").write_bytes(picture + number.to_bytes(8, "big"))
+
+
+def _jpeg(style: str, label: str, number: int) -> bytes:
+    file = io.BytesIO()
+    render(sample_scene(0, style, label, number), style, SIDE).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+class _Watch:
+    """Seconds and images by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.images: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+    def for_1000(self) -> dict[str, float]:
+        return {stage: 1000 * self.seconds[stage] / self.images[stage] for stage in STAGES}
+
+
+def _warm_up(model: OpenedModel, images: ImageSet) -> None:
+    """The first calls of every kind are slower, and weigh more on fewer images."""
+    assess(model, replace(images, samples=images.samples[: model.answering.batch]))
+
+
+def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSettings, watch: _Watch) -> float:
+    """Stores all images, then reads the last quarter of them; gives the share of these that were still there."""
+    chat, samples = model.mllm.chat, images.samples
+    with tempfile.TemporaryDirectory() as folder:
+        one = PixelCache(Path(folder) / "one", 1 << 30, "size of an image")
+        one.put(ImageReader(chat).encode(samples[0]))
+        (path,) = (Path(folder) / "one").rglob("*.safetensors")
+        room = int(settings.cached_share * len(samples) * path.stat().st_size)
+        cache = PixelCache(Path(folder) / "all", room, processor_settings(chat))
+        reader = ImageReader(chat, cache=cache)
+        with watch.stage("cache fill"):
+            for sample in samples:
+                reader.encode(sample)
+        latest = samples[-len(samples) // 4 :]
+        with watch.stage("cache read"):
+            hits = sum(cache.get(sample.image_sha256) is not None for sample in latest)
+    watch.images["cache read"] = len(latest)
+    return hits / len(latest)
+
+
+def _stage_row(stage: str, many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
+    ours, theirs = ([one.seconds[stage] for one in found] for found in (many, few))
+    return compare(f"scale, {stage}", _rival(facts), ours, theirs, None, facts, unit="seconds for 1,000 images")
+
+
+def _memory_row(many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
+    ours, theirs = ([one.megabytes for one in found] for found in (many, few))
+    row = compare("scale, memory", _rival(facts), ours, theirs, None, facts, unit="MB")
+    difference = round(statistics.median(ours) - statistics.median(theirs), 1)
+    return replace(row, ratio=row.ours_value / row.rival_value, settings={**facts, "difference": difference})
+
+
+def _rival(facts: dict[str, Any]) -> str:
+    return f"the same with {facts['few']:,} images"

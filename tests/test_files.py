@@ -1,0 +1,30 @@
+"""What every room does with files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from throughline.files import in_threads
+
+
+def test_threads_give_results_in_order_and_take_only_some_items_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5000):
+            taken.append(number)
+            yield number
+
+    found = in_threads(lambda number: 2 * number, items())
+    assert next(found) == 0
+    assert len(taken) <= 1000
+    assert list(found) == [2 * number for number in range(1, 5000)]
+
+
+def test_a_fault_in_a_thread_is_raised_where_its_result_is_taken() -> None:
+    found = in_threads(lambda number: 1 // (number - 2), range(5))
+    assert [next(found), next(found)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
