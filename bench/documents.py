@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
-from records import Bench, BuiltChains, ChainsStudy, DemoKills, DemoTime, HelpTime, read_record
+from records import BuiltChains, ChainsStudy, DemoKills, read_record
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
@@ -220,9 +221,6 @@ def digits_block(shift: str) -> Callable[[Path], str]:
     return block
 
 
-# speed --------------------------------------------------------------------------------------------------------------
-
-
 def chains(root: Path) -> str:
     """What REFLECTION and early stopping buy."""
     found = read_record(root / "evidence" / "chains.json", ChainsStudy)
@@ -266,81 +264,6 @@ def _built(build: BuiltChains) -> tuple[str, ...]:
     )
 
 
-def bench_teacher(root: Path) -> str:
-    """The endpoint teacher against what the server can give, and the builder's own costs."""
-    found = read_record(root / "evidence" / "bench_teacher.json", Bench)
-    if found is None:
-        return NOT_MEASURED
-    rows = tuple(
-        (row.name, row.rival, f"{row.ours_value:.3g}", f"{row.rival_value:.3g}", row.unit, f"{row.ratio:.2f}")
-        for row in found.rows
-    )
-    notes = (
-        f"`{found.command}`. Ratio: the rival's over ours; for memory ours over the rival's.",
-        *(
-            f"{row.name}: {', '.join(f'{key} {value}' for key, value in row.settings.items())}."
-            for row in {row.name: row for row in found.rows}.values()
-        ),
-        found.environment.sentence(),
-    )
-    columns = ("name", "rival", "ours", "rival's", "unit", "ratio")
-    return to_markdown(Table("bench teacher", columns, rows, notes), with_title=False)
-
-
-def bench_step(root: Path) -> str:
-    """The tree against its rival, with the ratio that the FLOP count predicts."""
-    found = read_record(root / "evidence" / "bench_step.json", Bench)
-    if found is None:
-        return NOT_MEASURED
-    rows = []
-    for row in found.rows:
-        predicted = row.predicted_ratio
-        reached = ("X", "X") if predicted is None else (f"{predicted:.2f}", f"{100 * row.ratio / predicted:.0f} %")
-        values = (f"{row.ours_value:.4g}", f"{row.rival_value:.4g}", row.unit, f"{row.ratio:.2f}")
-        rows.append((row.name, row.rival, *values, *reached))
-    columns = ("name", "rival", "ours", "rival's", "unit", "ratio", "predicted", "reached")
-    first, *others = (row.settings for row in found.rows)
-    common = [f"{key} {value}" for key, value in first.items() if all(other.get(key) == value for other in others)]
-    notes = (
-        f"`{found.command}`. Ratio: the rival's over ours. Predicted: from the FLOP count. Settings of every row: "
-        f"{', '.join(common) or 'none in common'}.",
-        found.environment.sentence(),
-    )
-    return to_markdown(Table("bench step", columns, tuple(rows), notes), with_title=False)
-
-
-def demo_time(root: Path) -> str:
-    """The demo's seconds."""
-    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
-    if found is None:
-        return NOT_MEASURED
-    seconds = ", ".join(f"{value:.0f} s" for value in found.seconds)
-    return (
-        f"`{found.command}`, {len(found.methods)} methods, {found.held_out_images} held-out images, after set-up, into "
-        f"fresh folders: {seconds}; best {found.best:.0f} s (at most {found.limit:.0f} s is asked for). "
-        f"{found.environment.sentence()}"
-    )
-
-
-def demo_seconds(root: Path) -> str:
-    """The same in a sentence for the README."""
-    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
-    if found is None:
-        return f"Time of the demo: {NOT_MEASURED}"
-    return f"The demo took {found.best:.0f} seconds on {found.environment.cores} cores, best of {len(found.seconds)}."
-
-
-def help_time(root: Path) -> str:
-    """How long the first page takes."""
-    found = read_record(root / "evidence" / "help_time.json", HelpTime)
-    if found is None:
-        return NOT_MEASURED
-    return (
-        f"`{found.command}`: {found.median:.2f} s, median of {len(found.seconds)} (at most {found.limit} s is asked "
-        f"for). {found.environment.sentence()}"
-    )
-
-
 # README -------------------------------------------------------------------------------------------------------------
 
 
@@ -375,11 +298,12 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "kills": kills,
     "digits-rotation": digits_block("rotation"),
     "digits-colour": digits_block("colour"),
-    "bench-step": bench_step,
-    "bench-teacher": bench_teacher,
     "chains": chains,
+    **{f"bench-{name.replace('_', '-')}": bench_block(name) for name in BENCHES},
     "demo-time": demo_time,
     "demo-seconds": demo_seconds,
+    "demo-profile": demo_profile,
+    "cost-of-demo": cost_of_demo,
     "help-time": help_time,
     "picture": picture,
     "gpu-memory": gpu_memory,

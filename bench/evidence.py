@@ -23,10 +23,12 @@ from pathlib import Path
 
 import documents
 from chains_study import study_chains
+from demo_profile import profile_demo
 from kills import Plan, measure_kills
-from records import Bench, BenchRow, DemoTime, HelpTime, this_machine, write_record
+from records import Bench, BenchRow, CostOfDemo, CostPart, DemoTime, HelpTime, this_machine, write_record
 from throughline.drawn.world import contact_sheet
 from throughline.errors import ThroughlineError
+from throughline.experiment.predicting.measured import compare_with_run
 from throughline.reporting.reduced import reduce_run
 from throughline.reporting.runs import read_run
 
@@ -89,6 +91,30 @@ def demo_time() -> None:
     print(f"best of three: {record.best} s")
 
 
+def demo_profile(source: Path | None, commit: str | None, when: str) -> None:
+    """Where the demo's processor time goes. The machine has to be idle."""
+    commit = (
+        commit
+        or subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
+    found = profile_demo(SCRATCH / "demo_profile" / when, source, commit)
+    write_record(EVIDENCE / f"demo_profile_{when}.json", found)
+    for part, seconds in found.seconds.items():
+        print(f"{seconds:8.1f} s  {part}")
+
+
+def cost_of_demo() -> None:
+    """What the dry run says of the demo against the first of the demos that demo-time has run just now."""
+    folder = SCRATCH / "demo_time" / "1"
+    rows, _ = compare_with_run(folder)
+    parts = [CostPart.model_validate({key: getattr(row, key) for key in CostPart.model_fields}) for row in rows]
+    command = f"python bench/cost_model.py {folder.relative_to(ROOT)}"
+    write_record(EVIDENCE / "cost_model.json", CostOfDemo(command=command, parts=parts, environment=this_machine()))
+    print(f"{len(parts)} phases")
+
+
 def help_time() -> None:
     """`throughline --help` seven times."""
     seconds = []
@@ -107,12 +133,21 @@ def help_time() -> None:
     print(f"median of seven: {record.median} s")
 
 
-BENCHES = ("step", "memory", "score", "sample", "evaluate", "scale", "teacher")
+BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "scale", "teacher", "gpu")
+COMMANDS = {
+    "step_ablated": ("step", "--ablate", "--tiles", "1", "--classes", "65"),
+    "memory": ("memory", "--ablate"),
+    "score": ("score", "--ablate"),
+    "sample": ("sample", "--ablate"),
+    "evaluate": ("evaluate", "--ablate"),
+}
+"""Words of a bench where they are not its name alone."""
 
 
 def bench(name: str) -> None:
-    """`throughline bench NAME` into evidence/bench_NAME.json. The machine has to be idle."""
-    words = ("bench", name, "--json")
+    """`throughline bench NAME` into evidence/bench_NAME.json, `step_ablated` with what each of our ways is worth. The
+    machine has to be idle."""
+    words = ("bench", *COMMANDS.get(name, (name,)), "--json")
     done = subprocess.run([executable(), *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(done.returncode)
@@ -181,8 +216,9 @@ PARTS: dict[str, Callable[[], None]] = {
     "digits": digits,
     "demo-kills": demo_kills,
     "demo-time": demo_time,
+    "cost-of-demo": cost_of_demo,
     "help-time": help_time,
-    **{f"bench-{name}": partial(bench, name) for name in BENCHES},
+    **{f"bench-{name.replace('_', '-')}": partial(bench, name) for name in BENCHES},
     "chains": chains,
     "docs": docs,
 }
@@ -205,10 +241,16 @@ def main() -> None:
         metavar="RUN",
         help="run folder (default: runs/demo_full)",
     )
+    profile = commands.add_parser("demo-profile", help=(demo_profile.__doc__ or "").splitlines()[0])
+    profile.add_argument("--when", choices=("before", "after"), default="after", help="which of the two it is")
+    profile.add_argument("--source", type=Path, metavar="SRC", help="src of another checkout (default: this one's)")
+    profile.add_argument("--commit", help="its commit (default: this checkout's)")
     arguments = parser.parse_args()
     try:
         if arguments.part == "screenshot":
             screenshot(arguments.run)
+        elif arguments.part == "demo-profile":
+            demo_profile(arguments.source, arguments.commit, arguments.when)
         else:
             PARTS[arguments.part]()
     except ThroughlineError as error:

@@ -129,6 +129,8 @@ class BenchRow(BaseModel):
     unit: str
     ratio: float
     predicted_ratio: float | None = None
+    ours_spread: tuple[float, float] | None = None
+    rival_spread: tuple[float, float] | None = None
     settings: dict[str, Any]
 
 
@@ -137,6 +139,34 @@ class Bench(Record):
 
     command: str
     rows: list[BenchRow] = Field(min_length=1)
+    environment: Machine
+
+
+class DemoProfile(Record):
+    """Processor seconds of the demo by part of the program."""
+
+    command: str
+    commit: str
+    rate: int
+    seconds: dict[str, float] = Field(min_length=1)
+    environment: Machine
+
+
+class CostPart(Record):
+    """Seconds of one group of phases of one unit."""
+
+    unit: str
+    group: str
+    at_most: float
+    predicted: float
+    measured: float
+
+
+class CostOfDemo(Record):
+    """The cost model against a demo that was run beside nothing else."""
+
+    command: str
+    parts: list[CostPart] = Field(min_length=1)
     environment: Machine
 
 

@@ -215,8 +215,24 @@ EVIDENCE: dict[str, Callable[[], dict[str, Any]]] = {
         "environment": MACHINE,
     },
     "bench_step": lambda: {"command": "throughline bench step --json", "rows": [STEP_ROW], "environment": MACHINE},
+    "bench_score": lambda: {
+        "command": "throughline bench score --json",
+        "rows": [
+            {**STEP_ROW, "predicted_ratio": None, "ours_spread": (0.4, 0.6), "rival_spread": (0.9, 0.9)},
+            {**STEP_ROW, "rival": "another", "predicted_ratio": None, "settings": {"threads": 2, "rows": "4x5"}},
+        ],
+        "environment": MACHINE,
+    },
+    "cost_model": lambda: {
+        "command": "python bench/cost_model.py runs/demo",
+        "parts": [
+            {"unit": "sketch-cls", "group": "training", "at_most": 30.2, "predicted": 29.6, "measured": 21.6},
+            {"unit": "sketch-cls", "group": "answering", "at_most": 15.0, "predicted": 15.0, "measured": 7.0},
+        ],
+        "environment": MACHINE,
+    },
 }
-BLOCK_OF = {"demo_kills": "kills"} | {name: name.replace("_", "-") for name in EVIDENCE if name != "demo_kills"}
+BLOCK_OF = {name: name.replace("_", "-") for name in EVIDENCE} | {"demo_kills": "kills", "cost_model": "cost-of-demo"}
 SAID = {
     "certificate": [
         "**The certificate holds.**",
@@ -227,6 +243,8 @@ SAID = {
     "help_time": ["0.20 s, median of 3"],
     "demo_kills": ["killed 2 times and started again | yes", "one worker instead of two | \\*\\*no\\*\\*"],
     "bench_step": ["| 1.80 | 1.90 | 95 % |", "threads 2"],
+    "bench_score": ["| 0.5 (0.4–0.6) | 0.9 | s | 1.80 |", "Settings of every row: threads 2.", "another: rows 4x5."],
+    "cost_model": ["| sketch-cls | training | 30 | 30 | 22 |", "| all |  | 45 | 45 | 29 |"],
 }
 
 
@@ -259,6 +277,19 @@ def test_malformed_evidence_makes_no_document(name: str, damage: str, tmp_path: 
 @pytest.mark.parametrize("block", sorted(set(documents.BLOCKS) - {"gpu-memory"}))
 def test_a_block_without_evidence_says_that_nothing_was_measured(block: str, tmp_path: Path) -> None:
     assert documents.NOT_MEASURED in documents.BLOCKS[block](tmp_path)
+
+
+def test_the_profile_puts_both_sides_beside_each_other_and_needs_both(tmp_path: Path) -> None:
+    profile = {"command": "throughline demo", "rate": 50, "environment": MACHINE}
+    before = {**profile, "commit": "aaa1111", "seconds": {"answering": 121.1, "training": 300.0}}
+    after = {**profile, "commit": "bbb2222", "seconds": {"answering": 60.4, "training": 200.0, "new": 1.0}}
+    write_json(tmp_path / "evidence" / "demo_profile_before.json", before)
+    assert documents.BLOCKS["demo-profile"](tmp_path) == documents.NOT_MEASURED
+    write_json(tmp_path / "evidence" / "demo_profile_after.json", after)
+    block = documents.BLOCKS["demo-profile"](tmp_path)
+    for row in ("| training | 300 | 200 |", "| answering | 121 | 60 |", "| new | 0 | 1 |", "| all | 421 | 261 |"):
+        assert row in block
+    assert "before: commit aaa1111, after: commit bbb2222" in block
 
 
 METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr", "cls_matched", "mtct_matched")

@@ -17,6 +17,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+Attention = Literal["sdpa", "flex"]
 Quantization = Literal["none", "nf4"]
 """How the frozen weights below an adapter are held: as loaded, or the decoder's in 4 bits (QLoRA's normal float)."""
 

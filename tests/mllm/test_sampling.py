@@ -14,7 +14,6 @@ from tests.mllm.reference import Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
 from throughline.mllm.chat import Path, user_turn
-from throughline.mllm.decoding import REGRID
 from throughline.mllm.load import Mllm
 from throughline.mllm.plan import Plan
 from throughline.mllm.prefix import ROOM, encode_prefix
@@ -132,7 +131,7 @@ def test_finished_sequences_leave(talkative: Mllm, computed: list[int]) -> None:
         assert first == sum(lengths)
         grids = [sum(map(bool, rows)) * max(rows) for rows in going]
         assert all(sum(rows) <= size for rows, size in zip(going, steps, strict=True))
-        assert all(REGRID * size < grid for size, grid in zip(steps, grids, strict=True))
+        assert all(talkative.plan.regrid * size < grid for size, grid in zip(steps, grids, strict=True))
         assert steps[-1] < steps[0]
     else:  # padded, then exactly who is going
         assert first == len(lengths) * max(lengths)

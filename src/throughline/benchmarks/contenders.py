@@ -15,7 +15,6 @@ import torch
 
 from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.workload import Workload
-from throughline.mllm.attention import TreeLayout
 from throughline.mllm.chat import Chat, Path, user_turn
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import Row, shape_of, step_flops
@@ -95,7 +94,7 @@ def rows_of_trees(batch: TreeBatch) -> list[Row]:
     rows, tokens = batch.input_ids.shape
     marked = torch.bincount(torch.unique(batch.predictors) // tokens, minlength=rows)
     tiles = len(batch.image_inputs["pixel_values"]) // rows
-    pairs = batch.attention.pairs() if isinstance(batch.attention, TreeLayout) else None
+    pairs = None if isinstance(batch.attention, torch.Tensor) else batch.attention.pairs()
     return [Row(tokens, tiles, int(count), pairs) for count in marked]
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from throughline.benchmarks.ablations import EVALUATING, TOGETHER, chosen, with_plan, without
 from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, render
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
@@ -29,7 +31,7 @@ from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.drawn.world import write_world
 from throughline.errors import ThroughlineError
-from throughline.evaluation.answering import Questions, answer_samples
+from throughline.evaluation.answering import Prediction, Questions, answer_samples
 from throughline.mllm.checkpoints import POCKET
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
@@ -53,6 +55,8 @@ class EvaluateSettings:
     trials: int = 2
     batch: int = AnswerSettings().batch
     threads: int | None = None
+    ablate: tuple[str, ...] = ()
+    """Names of `ablations.EVALUATING`, or `all`: rows of our own side without them, beside the rival."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,8 @@ class Asked:
 
 
 def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
-    """One row. Raises ThroughlineError when the two sides do not give the same answers."""
+    """One row, and one for each ablation. Raises ThroughlineError when two sides do not give the same answers."""
+    left_out = chosen(settings.ablate, EVALUATING)
     answering = AnswerSettings(batch=settings.batch)
     questions = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)
     with on_threads(settings.threads), tempfile.TemporaryDirectory() as folder:
@@ -91,6 +96,11 @@ def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = l
         def ours(count: int) -> Answers:
             return answer_ours(mllm, samples[:count], questions, answering, reader)
 
+        def ablated(thing: str) -> Answers:
+            if thing == TOGETHER:
+                return answer_apart(mllm, samples, questions, answering, reader)
+            return answer_ours(with_plan(mllm, thing), samples, questions, answering, reader)
+
         def rival(count: int) -> Answers:
             return answer_plainly(mllm, batches[: math.ceil(count / answering.batch)], answering)
 
@@ -99,42 +109,41 @@ def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = l
         told(f"{name}: a batch of each side first")
         check_answers(name, ours(few), rival(few))
         told(name)
-        return [
-            measure_answering(
-                name,
-                Asked(lambda: ours(len(samples))),
-                Asked(lambda: rival(len(samples))),
-                settings.trials,
-                {
-                    "geometry": POCKET,
-                    "images": len(samples),
-                    "classes": len(CLASSES),
-                    "batch": answering.batch,
-                    "label_tokens": answering.label_tokens,
-                    "chain_tokens": answering.chain_tokens,
-                    **machine_settings(mllm.model),
-                    "outside_timing": "pixel values of both sides; the rival's tokens",
-                },
-            )
-        ]
+        rivals = {RIVAL: Asked(lambda: rival(len(samples)))}
+        rivals |= {without(thing): Asked(partial(ablated, thing)) for thing in left_out}
+        return measure_answering(
+            name,
+            Asked(lambda: ours(len(samples))),
+            rivals,
+            settings.trials,
+            {
+                "geometry": POCKET,
+                "images": len(samples),
+                "classes": len(CLASSES),
+                "batch": answering.batch,
+                "label_tokens": answering.label_tokens,
+                "chain_tokens": answering.chain_tokens,
+                **machine_settings(mllm.model),
+                "outside_timing": "pixel values of both sides; the rival's tokens",
+            },
+        )
 
 
-def measure_answering(name: str, ours: Asked, rival: Asked, trials: int, settings: dict[str, Any]) -> BenchRow:
-    """Times both sides in turns and compares what they said meanwhile."""
-    seconds = take_turns({"ours": ours, RIVAL: rival}, trials, warm_up=0)
-    assert ours.said is not None and rival.said is not None
+def measure_answering(
+    name: str, ours: Asked, rivals: Mapping[str, Asked], trials: int, settings: dict[str, Any]
+) -> list[BenchRow]:
+    """Times all sides in turns and compares what they said meanwhile: a row for each rival."""
+    seconds = take_turns({"ours": ours, **rivals}, trials, warm_up=0)
+    assert ours.said is not None
     images = len(ours.said.label)
-    compared = check_answers(name, ours.said, rival.said)
     per_thousand = {side: [taken * 1000 / images for taken in turns] for side, turns in seconds.items()}
-    return compare(
-        name,
-        RIVAL,
-        per_thousand["ours"],
-        per_thousand[RIVAL],
-        None,
-        {**settings, "trials": trials, **compared},
-        unit="seconds per 1,000 images",
-    )
+    rows = []
+    for side, rival in rivals.items():
+        assert rival.said is not None
+        said = {**settings, "trials": trials, **check_answers(name, ours.said, rival.said)}
+        unit = "seconds per 1,000 images"
+        rows.append(compare(name, side, per_thousand["ours"], per_thousand[side], None, said, unit=unit))
+    return rows
 
 
 def check_answers(name: str, ours: Answers, rival: Answers) -> dict[str, Any]:
@@ -167,8 +176,19 @@ def answer_ours(
     mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings, reader: ImageReader
 ) -> Answers:
     """Through `answer_samples`, as every verb asks; `reader` holds the images already."""
-    predictions = answer_samples(mllm, samples, questions, answering, reader=reader)
-    by_answer = {answer: [p for p in predictions if p.answer == answer] for answer in answering.answers}
+    return _answers(answer_samples(mllm, samples, questions, answering, reader=reader))
+
+
+def answer_apart(
+    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings, reader: ImageReader
+) -> Answers:
+    """The same, one way of answering after the other: an ablation."""
+    alone = [answering.model_copy(update={"answers": (answer,)}) for answer in answering.answers]
+    return _answers([p for one in alone for p in answer_samples(mllm, samples, questions, one, reader=reader)])
+
+
+def _answers(predictions: Sequence[Prediction]) -> Answers:
+    by_answer = {name: [p for p in predictions if p.answer == name] for name in ("label", "reasoning", "likelihood")}
     return Answers(
         tuple(p.text for p in by_answer["label"]),
         tuple(p.text for p in by_answer["reasoning"]),

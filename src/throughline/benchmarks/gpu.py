@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from throughline.mllm.flops import shape_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, Geometry, random_mllm, shallow
 from throughline.mllm.lora import base_of
+from throughline.mllm.plan import Plan
 
 LOGIT_BOUND = 0.02
 """Of the logits' norm: a bfloat16 has eight binary digits, so a product is off by up to 0.4 %, and layers add up."""
@@ -43,9 +43,8 @@ TERRA_INCOGNITA = {"location_100": 4879, "location_38": 9767, "location_43": 402
 CLASSES, EPOCHS, ROUNDS = 10, 3, 3
 """TerraIncognita's classes; the paper's epochs a stage and rounds of self-labelling."""
 
-Way = Callable[[Any], AbstractContextManager[Any]]
-WAYS: Mapping[str, Way] = {"sdpa": lambda model: nullcontext()}
-"""Attention of the tree's steps by name: what is entered with the model around them. The rival's is always SDPA's."""
+WAYS: Mapping[str, Plan] = {"sdpa": Plan(), "flex": Plan(flex=True)}
+"""Attention of the tree's steps by name. The rival's is always SDPA's."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Side:
 
 
 def measure_gpu(
-    settings: GpuSettings, told: Callable[[str], None] = lambda line: None, ways: Mapping[str, Way] = WAYS
+    settings: GpuSettings, told: Callable[[str], None] = lambda line: None, ways: Mapping[str, Plan] = WAYS
 ) -> list[BenchRow]:
     """Rows for every way of attention: step time, rates, utilisation, memory, hours of TerraIncognita.
 
@@ -172,7 +171,7 @@ def _measured(
     precision: Precision,
     ceiling: float,
     told: Callable[[str], None],
-    ways: Mapping[str, Way],
+    ways: Mapping[str, Plan],
 ) -> list[BenchRow]:
     device = settings.device
     told(f"drawing the weights of {geometry.name}")
@@ -181,15 +180,14 @@ def _measured(
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     work = make_workload(mllm.chat, geometry.image_size, class_list(CLASSES), settings.batch)
-    batch = tree_batch(mllm, work).to(device)
     separate = [_on(rows, device) for rows in separate_rows(mllm, work)]
     shape = shape_of(base_of(model).config)
     rows: list[BenchRow] = []
-    for name, way in ways.items():
+    for name, plan in ways.items():
         told(f"steps of {settings.batch} samples, attention {name}")
-        with way(model):
-            difference = _difference(model, batch, separate)
-        ours, rival = _steps(model, batch, separate, settings.batch, way)
+        batch = tree_batch(replace(mllm, plan=plan), work).to(device)
+        difference = _difference(model, batch, separate)
+        ours, rival = _steps(model, batch, separate, settings.batch)
         model.train()
         memories = [_peak(step, device) for step in (ours, rival)]
         timed = take_turns({"tree": _timed(ours, device), RIVAL: _timed(rival, device)}, settings.trials)
@@ -269,14 +267,13 @@ def _difference(model: Any, batch: TreeBatch, separate: Sequence[SeparateRows]) 
 
 
 def _steps(
-    model: Any, batch: TreeBatch, separate: Sequence[SeparateRows], samples: int, way: Way
+    model: Any, batch: TreeBatch, separate: Sequence[SeparateRows], samples: int
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """A step of each side, forward and backward, from no gradients."""
 
     def ours() -> None:
         model.zero_grad(set_to_none=True)
-        with way(model):
-            torch.autograd.backward(score_trees(model, batch).loss_sum() / samples)
+        torch.autograd.backward(score_trees(model, batch).loss_sum() / samples)
 
     def rival() -> None:
         model.zero_grad(set_to_none=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from throughline.benchmarks.ablations import TRAINING, chosen, training_without
 from throughline.benchmarks.contenders import (
     common_settings,
     row_widths,
@@ -53,12 +54,15 @@ class MemorySettings:
     batch: int = 4
     threads: int | None = None
     device: str = "cpu"
+    ablate: tuple[str, ...] = ()
+    """Names of `ablations.TRAINING`, or `all`: rows of our own side without them."""
 
 
 def measure_memory(settings: MemorySettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
     """A row for every geometry and class list without gradient checkpointing, and one with it. Raises ThroughlineError
     where TRL is not installed; UsageError on an unknown class list or a batch that the workload cannot fill."""
     lists = [class_list(size) for size in settings.classes]
+    left_out = chosen(settings.ablate, TRAINING)
     require_trl()
     texts = tokenizer_texts()
     rows = []
@@ -75,6 +79,7 @@ def measure_memory(settings: MemorySettings, told: Callable[[str], None] = lambd
                     name += ", gradient checkpointing" if checkpointing else ""
                     told(name)
                     rows.append(measure_workload(name, mllm, model, work, checkpointing, common))
+                    rows += [ablated(rows[-1], thing, mllm, model, work, checkpointing) for thing in left_out]
     return rows
 
 
@@ -113,6 +118,19 @@ def measure_workload(
         },
         unit="MiB",
         ours_over_rival=True,
+    )
+
+
+def ablated(row: BenchRow, thing: str, mllm: Mllm, model: Any, work: Workload, checkpointing: bool) -> BenchRow:
+    """Our own step without `thing` in the place of the row's rival."""
+    batch, device = tree_batch(mllm, work), row.settings["device"]
+    rival = training_without(thing, mllm, model, work)
+    with _checkpointed(model) if checkpointing else contextlib.nullcontext():
+        peak = peak_of_step(model, rival.take_step, tensors_of(batch), device)
+    settings = {name: value for name, value in row.settings.items() if not name.startswith("rival_")}
+    settings |= {f"rival_{key}": value for key, value in rival.settings.items()}
+    return compare(
+        row.name, rival.name, [row.ours_value], [peak / MEBIBYTE], None, settings, row.unit, ours_over_rival=True
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from throughline.benchmarks.ablations import SAMPLING, chosen, with_plan, without
 from throughline.benchmarks.machine import on_threads
 from throughline.benchmarks.sampling_checks import check_draws, check_greedy
 from throughline.benchmarks.sampling_sides import (
@@ -48,11 +49,14 @@ class SampleSettings:
     draws: int = 2_000
     trials: int = 5
     threads: int | None = None
+    ablate: tuple[str, ...] = ()
+    """Names of `ablations.SAMPLING`, or `all`: rows of our own side without them, beside the rivals."""
 
 
 def measure_sample(settings: SampleSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
     """Rows of every geometry and spread of lengths. Raises ThroughlineError when greedy tokens differ or first tokens
     do not follow the softmax, on either side, before anything is timed."""
+    left_out = chosen(settings.ablate, SAMPLING)
     texts = tokenizer_texts()
     rows = []
     with on_threads(settings.threads):
@@ -68,6 +72,10 @@ def measure_sample(settings: SampleSettings, told: Callable[[str], None] = lambd
                 rivals: dict[str, Side] = {
                     f"generate(num_return_sequences={len(lengths)})": partial(generate_sequences, work, lengths, cache),
                     PREFILLED: partial(generate_on_prefix, work, lengths),
+                    **{
+                        without(thing): partial(sample_ours, replace(work, mllm=with_plan(work.mllm, thing)), lengths)
+                        for thing in left_out
+                    },
                 }
                 rows += measure_lengths(
                     name, lengths, partial(sample_ours, work, lengths), rivals, settings.trials, common

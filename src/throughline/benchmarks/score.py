@@ -6,13 +6,14 @@ are ready before it. `throughline bench score` calls this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from throughline.benchmarks.ablations import SCORING, chosen, with_plan, without
 from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.plain import (
     ROWS_AT_ONCE,
@@ -56,6 +57,8 @@ class ScoreSettings:
     images: tuple[int, ...] = (1, 4)
     trials: int = 3
     threads: int | None = None
+    ablate: tuple[str, ...] = ()
+    """Names of `ablations.SCORING`, or `all`: rows of our own side without them, beside the rivals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,7 @@ def measure_score(settings: ScoreSettings, told: Callable[[str], None] = lambda 
     """Rows of every geometry, class list and number of images. Raises ThroughlineError when a rival's likelihoods are
     not ours, before anything is timed; UsageError on an unknown class list."""
     lists = [class_list(size) for size in settings.classes]
+    left_out = chosen(settings.ablate, SCORING)
     texts = tokenizer_texts()
     rows = []
     with on_threads(settings.threads):
@@ -82,13 +86,15 @@ def measure_score(settings: ScoreSettings, told: Callable[[str], None] = lambda 
                     name = f"score {geometry}, {len(classes)} classes, {images} image{'s' * (images > 1)} at a time"
                     told(name)
                     trials = settings.trials if images == 1 else 1
-                    rows += measure_scoring(name, make_score_work(mllm, geometry, classes, images), trials)
+                    rows += measure_scoring(name, make_score_work(mllm, geometry, classes, images, left_out), trials)
     return rows
 
 
-def make_score_work(mllm: Mllm, geometry: str, classes: tuple[str, ...], images: int) -> ScoreWork:
+def make_score_work(
+    mllm: Mllm, geometry: str, classes: tuple[str, ...], images: int, left_out: Sequence[str] = ()
+) -> ScoreWork:
     """The label question about `images` drawn images; pixel values are made here, of the same pixels, by each side's
-    own call of the processor."""
+    own call of the processor. Ours without each of `left_out` is among the rivals."""
     pictures = drawn_pictures(images, GEOMETRIES[geometry].image_size)
     question, labels = make_prompts(classes).label, [class_name(name) for name in classes]
     messages = user_turn(question)
@@ -96,7 +102,13 @@ def make_score_work(mllm: Mllm, geometry: str, classes: tuple[str, ...], images:
     asked = ask_labels(mllm.chat.processor, question, pictures, labels)
     return ScoreWork(
         ours=lambda: label_log_likelihood(mllm, messages, encoded, labels),
-        rivals={name: partial(score, mllm.model, asked) for name, score in RIVALS.items()},
+        rivals={
+            **{name: partial(score, mllm.model, asked) for name, score in RIVALS.items()},
+            **{
+                without(thing): partial(label_log_likelihood, with_plan(mllm, thing), messages, encoded, labels)
+                for thing in left_out
+            },
+        },
         images=images,
         settings={
             "geometry": geometry,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from throughline.benchmarks.ablations import TRAINING, chosen, training_without
 from throughline.benchmarks.contenders import (
     Contender,
     Key,
@@ -45,6 +46,8 @@ class StepSettings:
     batch: int | None = None
     threads: int | None = None
     tiles: tuple[int, ...] = (1, 6)
+    ablate: tuple[str, ...] = ()
+    """Names of `ablations.TRAINING`, or `all`: rows of our own side without them, beside the rivals."""
 
     def trials_of(self, geometry: str, tiles: int) -> int:
         """Timed steps of each side: steps of milliseconds take more of them to a steady median."""
@@ -61,6 +64,7 @@ def measure_step(settings: StepSettings, told: Callable[[str], None] = lambda li
     installed, and when two ways disagree on an NLL, before they are timed; UsageError on an unknown class list or a
     batch that the workload cannot fill."""
     lists = [class_list(size) for size in settings.classes]
+    left_out = chosen(settings.ablate, TRAINING)
     require_trl()
     texts = tokenizer_texts()
     rows = []
@@ -79,6 +83,7 @@ def measure_step(settings: StepSettings, told: Callable[[str], None] = lambda li
                         sft_trainer(mllm, model, work, grouped=False),
                         sft_trainer(mllm, model, work, grouped=True),
                         separate_sequences(mllm, model, work),
+                        *(training_without(thing, mllm, model, work) for thing in left_out),
                     )
                     common = common_settings(geometry, len(classes), mllm, model, work)
                     ours, trials = token_trees(mllm, model, work), settings.trials_of(geometry, tiles)

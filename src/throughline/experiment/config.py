@@ -17,7 +17,15 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment.presets import preset_names, preset_path
-from throughline.settings import AnswerSettings, LoraSettings, Quantization, SamplingSettings, Settings, StageSettings
+from throughline.settings import (
+    AnswerSettings,
+    Attention,
+    LoraSettings,
+    Quantization,
+    SamplingSettings,
+    Settings,
+    StageSettings,
+)
 
 
 def _listed(value: Any) -> Any:
@@ -87,6 +95,9 @@ class ModelConfig(Settings):
     """Most tiles an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
+    attention: Attention = "sdpa"
+    """Kernel of the decoder's attention in training: `flex` is FlexAttention, for CUDA; `throughline bench gpu` tells
+    which is faster on a card."""
     quantization: Quantization = "none"
     """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -68,6 +68,7 @@ class Learning:
             device=pick_device(model.device),
             hub=model.hub,
             quantization=model.quantization,
+            attention=model.attention,
         )
         room, settings = int(config.data.cache_gb * 1e9), processor_settings(self.mllm.chat)
         cache = PixelCache(run_folder / PIXELS, room, settings) if room else None

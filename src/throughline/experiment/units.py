@@ -177,14 +177,15 @@ def _unit(
 def _model_inputs(config: RunConfig, method: Method, checkpoint: str | None) -> dict[str, Any]:
     """What the base and its adapter are. Weights as they were loaded have no entry, as before there were others."""
     model = config.model
-    quantized = {} if model.quantization == "none" else {"quantization": model.quantization}
+    others: dict[str, str] = {} if model.quantization == "none" else {"quantization": model.quantization}
+    others |= {} if model.attention == "sdpa" else {"attention": model.attention}
     return {
         "checkpoint": checkpoint,
         "tiles": model.tiles,
         "dtype": model.dtype,
         "device": model.device,
         "lora": model.lora.model_dump(mode="json") if method.trains else None,
-        **quantized,
+        **others,
     }
 
 

@@ -21,9 +21,6 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
 from throughline.mllm.prefix import Branches, Prefix, encode_prefix
 
-REGRID = 0.75
-"""Rows are copied together once no more than this share of them is still going: copying at every end costs more."""
-
 
 class Decoder(Protocol):
     """Rows in flat order, `each` a prompt."""
@@ -48,7 +45,7 @@ class OnPrefix:
     nobody reads them, until the grid is made smaller."""
 
     def __init__(self, mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> None:
-        self.model, self.pad_id = mllm.model, mllm.chat.pad_id
+        self.model, self.pad_id, self.regrid = mllm.model, mllm.chat.pad_id, mllm.plan.regrid
         self.head = base_of(mllm.model).get_output_embeddings()
         prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
         rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
@@ -79,7 +76,7 @@ class OnPrefix:
         for row in going:
             of_prompt.setdefault(row // self.each, []).append(row)
         widest = max(map(len, of_prompt.values()))
-        if len(of_prompt) * widest > REGRID * len(self.branches):
+        if len(of_prompt) * widest > self.regrid * len(self.branches):
             return
         # a prompt with fewer rows left is filled up with copies of one, so that the grid stays a grid
         kept = [row for rows in of_prompt.values() for row in rows + rows[:1] * (widest - len(rows))]

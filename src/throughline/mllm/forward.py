@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughline.mllm.attention import TreeLayout, layout_arguments
+from throughline.mllm.attention import layout_arguments
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.head import marked_nll
 from throughline.mllm.lora import base_of
@@ -84,7 +84,7 @@ def _all_logits(model: Any, batch: TreeBatch, marked: Tensor) -> Tensor:
 
 def _model_arguments(model: Any, batch: TreeBatch) -> dict[str, Any]:
     tokens = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, **_image_arguments(model, batch)}
-    if isinstance(batch.attention, TreeLayout):
+    if not isinstance(batch.attention, Tensor):
         return tokens | layout_arguments(batch.attention, batch.input_ids)
     return tokens | {"attention_mask": _as_model_mask(batch.attention, model.dtype), "use_cache": False}
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-CHUNK = 1 << 24
-"""Logits at a time: 64 MiB of float32; a hundred positions of a vocabulary of 150,000."""
+from throughline.mllm import sizes
 
 
 def marked_nll(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) -> Tensor:
@@ -57,6 +56,6 @@ class _MarkedNll(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-    size = max(1, CHUNK // len(weight))
+    size = max(1, sizes.LOGITS_AT_ONCE // len(weight))
     for start in range(0, len(hidden), size):
         yield start, linear(hidden[start : start + size], weight, bias).float()

@@ -10,6 +10,8 @@ dropout its mask only. `lora` asks peft to use it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ class LoraLinear(lora.Linear):
     On a base in half precision the factors stay in float32, as peft keeps them, and multiply in half precision.
     """
 
+    one_node = True
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`(..., in)` to `(..., out)`."""
         name = self._in_one_node(x)
@@ -35,13 +39,26 @@ class LoraLinear(lora.Linear):
 
     def _in_one_node(self, x: Tensor) -> str | None:
         """The adapter's name, or None."""
-        if self.merged or self.disable_adapters or len(self.active_adapters) != 1:
+        if not self.one_node or self.merged or self.disable_adapters or len(self.active_adapters) != 1:
             return None
         name = str(self.active_adapters[0])
         if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
             return None
         one_type = x.dtype == self.get_base_layer().weight.dtype
         return name if one_type and not torch.is_autocast_enabled(x.device.type) else None
+
+
+@contextmanager
+def in_pefts_way(model: nn.Module) -> Iterator[None]:
+    """Every layer of the model goes peft's own way inside: to see what the node is worth."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for layer in layers:
+        layer.one_node = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.one_node = True
 
 
 class _LinearWithLora(torch.autograd.Function):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from throughline.errors import ThroughlineError
 from throughline.mllm.attention import use_layouts
 from throughline.mllm.chat import Path
 from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
@@ -30,13 +31,18 @@ class Plan:
     """One way to run a tree. Every way gives the same numbers up to rounding."""
 
     rows: Literal["packed", "masked", "paths"] = "packed"
+    flex: bool = False
+    """Attention of packed rows by FlexAttention."""
     whole_logits: bool = False
     """All logits at once from the model's own call, not chunk by chunk from its head."""
+    regrid: float = 0.75
+    """Continuations that have ended leave once no more than this share is still going: what goes on is copied together,
+    and copying at every end costs more. 0: never."""
 
     @property
     def takes_layouts(self) -> bool:
         """Whether continuations can grow on a shared prefix (`prefix`)."""
-        return self == Plan()
+        return self.rows == "packed" and not self.whole_logits
 
     @property
     def pads(self) -> bool:
@@ -46,7 +52,7 @@ class Plan:
     def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
         """The rows as this way lays them out."""
         if self.rows == "packed":
-            batch = collate_packed(rows)
+            batch = collate_packed(rows, self.flex)
         elif self.rows == "masked":
             batch = collate_masked(rows, pad_id)
         else:
@@ -67,11 +73,19 @@ def choose_plan(model: Any, pad_id: int, axes: int) -> Plan:
         use_layouts(model)
     except (AttributeError, ValueError, NotImplementedError):  # no decoder of its own, or attention not looked up
         logger.debug("%s does not look its attention up", type(model).__name__)
-    plans = [Plan(rows, whole) for whole in (False, True) for rows in ("packed", "masked", "paths")]
+    plans = [Plan(rows, whole_logits=whole) for whole in (False, True) for rows in ("packed", "masked", "paths")]
     plan = next((plan for plan in plans if agrees(model, plan, pad_id, axes)), PLAINEST)
     if plan.rows in _SLOWER:
         logger.warning("%s %s (slower, same numbers)", type(model).__name__, _SLOWER[plan.rows])
     return plan
+
+
+def with_flex(model: Any, plan: Plan, pad_id: int, axes: int, where: str) -> Plan:
+    """The plan with FlexAttention in its packed rows; ThroughlineError where the model does not compute it exactly."""
+    flexible = replace(plan, flex=True)
+    if plan.rows != "packed" or not agrees(model, flexible, pad_id, axes):
+        raise ThroughlineError("this checkpoint does not run with FlexAttention", where, "use attention: sdpa")
+    return flexible
 
 
 @torch.no_grad()

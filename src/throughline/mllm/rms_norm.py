@@ -9,6 +9,8 @@ and one number a token. `load` puts it into a model; whether a module is such a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -24,11 +26,17 @@ def use_nodes(model: nn.Module) -> int:
     return len(found)
 
 
-def use_own(model: nn.Module) -> None:
-    """Gives every norm its own way back."""
-    for module in model.modules():
-        if getattr(module.__dict__.get("forward"), "__func__", None) is _forward:
-            del module.forward
+@contextmanager
+def in_own_way(model: nn.Module) -> Iterator[None]:
+    """Every norm computes in its own way inside: to see what the node is worth."""
+    norms = [m for m in model.modules() if getattr(m.__dict__.get("forward"), "__func__", None) is _forward]
+    for norm in norms:
+        del norm.forward
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.forward = MethodType(_forward, norm)
 
 
 def _forward(self: Any, hidden_states: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from throughline.mllm.flops import Shape, Tower
 
+LOGITS_AT_ONCE = 1 << 24
+"""That the head computes: 64 MiB of float32; a hundred positions of a vocabulary of 150,000."""
+
 
 def linear_parameters(tower: Tower) -> int:
     """Weights of the tower's linear layers."""

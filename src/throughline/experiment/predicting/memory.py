@@ -1,11 +1,11 @@
 """The peak of memory that a unit needs, term by term. Estimates of ours, in bytes.
 
-    weights      every parameter in the config's type; 4-bit: half a byte for each weight of the linear layers, and for
-                 each block of 64 a scale of 8 bits and its own share of another (`NF4_BYTES`)
+    weights      every parameter in the config's type; 4-bit: half a byte for each weight of the decoder's linear
+                 layers, and for each block of 64 a scale of 8 bits and its own share of another (`NF4_BYTES`)
     adapter      parameters, gradients and AdamW's two moments, each in float32
     activations  of a micro-batch, `sizes.kept_bytes` for each token and layer; with gradient checkpointing each layer's
                  input, and one layer whole; and the mask
-    logits       of the micro-batch's marked positions, at most LOGITS_AT_ONCE: as computed, in float32, their gradient
+    logits       of the micro-batch's marked positions, at most LOGITS_AT_ONCE: as computed, and in float32
     cache        of a batch being answered or sampled, at its longest; its logits in float32 and twice in float64
     allowance    CUDA's context, or Python with torch; fragments
 
@@ -20,12 +20,18 @@ from throughline.experiment.config import RunConfig
 from throughline.experiment.predicting.tokens import Paths
 from throughline.experiment.predicting.work import VALUE_BYTES, adapter_ranks, tree_tokens
 from throughline.mllm.shapes import CheckpointShape
-from throughline.mllm.sizes import adapter_parameters, cache_bytes, kept_bytes, linear_parameters, parameters
+from throughline.mllm.sizes import (
+    LOGITS_AT_ONCE,
+    adapter_parameters,
+    cache_bytes,
+    kept_bytes,
+    linear_parameters,
+    parameters,
+)
 from throughline.training.methods import Method
 
 ADAPTER_BYTES = 16
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # bitsandbytes' double quantisation: 256 blocks share a float32
-LOGITS_AT_ONCE = 1024
 ALLOWANCE = 10**9
 
 
@@ -58,16 +64,16 @@ def peak_memory(method: Method, config: RunConfig, model: CheckpointShape, paths
         weights=_weights(config, model),
         adapter=adapter * ADAPTER_BYTES,
         activations=rows * _activations(config, model, tokens, paths.tiles, computed),
-        logits=min(rows * marked, LOGITS_AT_ONCE) * shape.vocabulary * (computed + 8),
+        logits=min(rows * marked * shape.vocabulary, LOGITS_AT_ONCE) * (computed + 4),
         cache=_asking(method, config, model, paths, value),
     )
 
 
 def _weights(config: RunConfig, model: CheckpointShape) -> int:
     value, all_of_it = VALUE_BYTES[config.model.dtype], parameters(model.shape, model.tied)
-    if getattr(config.model, "quantization", None) in {None, "none"}:
+    if config.model.quantization == "none":
         return all_of_it * value
-    linear = linear_parameters(model.shape.vision) + linear_parameters(model.shape.decoder)
+    linear = linear_parameters(model.shape.decoder)
     return round(linear * NF4_BYTES) + (all_of_it - linear) * value
 
 

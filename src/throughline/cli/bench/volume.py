@@ -1,0 +1,58 @@
+"""`throughline bench teacher` and `scale`: what an endpoint and a hundred thousand images cost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from throughline.cli.bench.options import Bench, told
+from throughline.cli.parsing import positive_int
+
+if TYPE_CHECKING:
+    from throughline.benchmarks.timing import BenchRow
+
+
+def _add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed runs of each side")
+    parser.add_argument(
+        "--images", type=positive_int, default=200_000, metavar="N", help="images in the measurement of memory"
+    )
+
+
+def _measure_teacher(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.teacher import TeacherSettings, measure_teacher
+
+    few, _ = TeacherSettings.images
+    return measure_teacher(TeacherSettings(trials=arguments.trials, images=(few, arguments.images)), told)
+
+
+def _add_scale_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--few", type=positive_int, default=10_000, metavar="N", help="images that many are set against"
+    )
+    parser.add_argument(
+        "--many",
+        type=positive_int,
+        default=100_000,
+        metavar="N",
+        help="images; 100,000 take half an hour or more and 4 GB of disk",
+    )
+
+
+def _measure_scale(arguments: argparse.Namespace) -> Sequence[BenchRow]:
+    from throughline.benchmarks.scale import ScaleSettings, measure_scale
+
+    return measure_scale(ScaleSettings(images=(arguments.few, arguments.many)), told)
+
+
+TEACHER = Bench(
+    "asking an endpoint for chains against the server's capacity and plain clients",
+    _add_teacher_options,
+    _measure_teacher,
+)
+SCALE = Bench(
+    "what an image costs when there are ten times as many: check, split, cache, label-path evaluation, memory",
+    _add_scale_options,
+    _measure_scale,
+)

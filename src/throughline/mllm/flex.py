@@ -1,0 +1,85 @@
+"""Token trees in one row by FlexAttention: one kernel for the whole row, which skips every block that nobody sees.
+
+The same row, the same numbers as `attention.TreeLayout`. On a GPU the kernel is compiled, once for all lengths; off
+it PyTorch computes the same densely, which serves the tests. Whether it is faster than trunks and crowns by SDPA
+depends on card and model: `throughline bench gpu` tells, and `model.attention` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+
+@dataclass(frozen=True, eq=False)
+class FlexLayout:
+    """For each token of the row its node and its place in depth-first order `(tokens,)`, both over all trees; and
+    `(nodes, nodes)` whether the first node's tokens see the second's."""
+
+    node: Tensor
+    place: Tensor
+    sees: Tensor
+
+    def to(self, device: torch.device | str) -> FlexLayout:
+        """The same on `device`."""
+        return replace(self, node=self.node.to(device), place=self.place.to(device), sees=self.sees.to(device))
+
+    def pairs(self) -> int:
+        """Pairs of query and key in the blocks that are computed."""
+        rows, columns = self.mask.BLOCK_SIZE
+        return int(self.mask.kv_num_blocks.sum() + self._full_blocks()) * rows * columns
+
+    @cached_property
+    def mask(self) -> BlockMask:
+        """Made once, for all layers."""
+        node, place, sees = self.node, self.place, self.sees
+
+        def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return sees[node[query], node[key]] & (place[key] <= place[query])
+
+        length = len(node)
+        return create_block_mask(visible, None, None, length, length, device=str(node.device))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """See `attention.Layout`."""
+        if dropout:
+            raise NotImplementedError("FlexAttention drops nothing out")
+        kernel: Callable[..., Any] = _compiled() if query.device.type == "cuda" else flex_attention
+        out = kernel(query, key, value, block_mask=self.mask, scale=scaling, enable_gqa=True)
+        return torch.as_tensor(out).transpose(1, 2)
+
+    def _full_blocks(self) -> int:
+        full = self.mask.full_kv_num_blocks
+        return 0 if full is None else int(full.sum())
+
+
+def flex_layout(
+    trees: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]], tokens: int
+) -> FlexLayout:
+    """Of trees, each as the places of its tokens in the row, the node of each token and the parent of each node, -1 for
+    the root."""
+    node, place = np.empty(tokens, dtype=np.int64), np.empty(tokens, dtype=np.int64)
+    blocks = []
+    first = 0
+    for at, nodes, parent in trees:
+        node[at], place[at] = nodes + first, np.arange(len(at))
+        sees = np.eye(len(parent), dtype=bool)
+        for child, above in enumerate(parent):  # parents come before children
+            if above >= 0:
+                sees[child] |= sees[above]
+        blocks.append(torch.from_numpy(sees))
+        first += len(parent)
+    return FlexLayout(torch.from_numpy(node), torch.from_numpy(place), torch.block_diag(*blocks).bool())
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
