@@ -66,17 +66,17 @@ def test_memory_and_scores_have_rows_of_what_was_left_out():
     assert ablated.rival == "without logits in chunks" and ablated.ours_value == plain.ours_value
     assert ablated.ratio == ablated.ours_value / ablated.rival_value
     rows = measure_score(ScoreSettings(("pocket",), (7,), images=(1,), trials=1, threads=1, ablate=("all",)))
-    assert [row.rival for row in rows][-1] == "without shared prefix"
+    assert [row.rival for row in rows][-1] == "without layouts"
 
 
 def test_names_are_checked_and_all_is_all():
     assert chosen((), TRAINING) == ()
     assert chosen(("all",), SAMPLING) == SAMPLING
     assert chosen(("leaving",), EVALUATING) == ("leaving",)
-    with pytest.raises(UsageError, match=r"nothing here is called 'speed'.*shared prefix, or all"):
+    with pytest.raises(UsageError, match=r"nothing here is called 'speed'.*layouts, or all"):
         chosen(("speed",), SCORING)
 
 
 def test_a_plan_without_something_is_another_plan(pocket_step):
     plans = {with_plan(pocket_step.mllm, thing).plan for thing in (*TRAINING[:3], *SAMPLING)}
-    assert pocket_step.mllm.plan not in plans and len(plans) == 4  # without packed rows is without shared prefix, too
+    assert pocket_step.mllm.plan not in plans and len(plans) == 4  # without packed rows is without layouts, too

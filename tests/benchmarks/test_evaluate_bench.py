@@ -36,7 +36,7 @@ def test_a_few_texts_may_differ_and_are_counted():
 )
 def test_other_answers_give_no_row(other):
     with pytest.raises(ThroughlineError, match="of 400 texts and log-probabilities by"):
-        measure_answering("x", Asked(lambda: SAID), Asked(lambda: other), 1, {})
+        measure_answering("x", Asked(lambda: SAID), {"plain": Asked(lambda: other)}, 1, {})
 
 
 def test_images_are_spread_over_styles_and_classes(tmp_path):

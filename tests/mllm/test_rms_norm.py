@@ -50,6 +50,14 @@ def test_a_norm_that_computes_something_else_keeps_its_own_way() -> None:
     assert use_nodes(nn.Sequential(Shifted(6), nn.LayerNorm(6), nn.Linear(6, 6))) == 0
 
 
+def test_a_norm_with_a_gate_keeps_its_own_way() -> None:
+    class Gated(Qwen2RMSNorm):  # type: ignore[misc]
+        def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
+            return super().forward(hidden_states) * gate
+
+    assert use_nodes(Gated(6)) == 0
+
+
 def test_a_trained_weight_gets_its_gradient() -> None:
     module = norm_of(torch.float32)
     use_nodes(module)
@@ -60,5 +68,6 @@ def test_a_trained_weight_gets_its_gradient() -> None:
 
 def test_every_decoder_of_the_three_families_has_them(checkpoints: dict[str, Path], family: str) -> None:
     model = load_mllm(str(checkpoints[family])).model
-    layers = model.get_decoder().layers
-    assert all("forward" in norm.__dict__ for layer in layers for norm in (layer.input_layernorm,))
+    norms = [module for module in model.get_decoder().modules() if hasattr(module, "variance_epsilon")]
+    assert len(norms) == 2 * len(model.get_decoder().layers) + 1
+    assert all("forward" in norm.__dict__ for norm in norms)

@@ -44,6 +44,19 @@ def change(trained: dict[str, Tensor], start: dict[str, Tensor]) -> Tensor:
     return torch.cat([(trained[name] - start[name]).flatten() for name in sorted(start)])
 
 
+@pytest.mark.parametrize(("autocast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_autocast_reaches_the_decoder(
+    tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path, autocast: bool, dtype: torch.dtype
+) -> None:
+    mllm = load_mllm(str(tiny_checkpoint))
+    model = with_lora(mllm)
+    seen: set[torch.dtype] = set()
+    layer = mllm.model.get_decoder().layers[0].mlp.down_proj
+    layer.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    train(mllm, model, samples_of(tiny_images, 4), tmp_path, settings(autocast=autocast, epochs=1))
+    assert seen == {dtype}
+
+
 # what a step averages over ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,5 @@
 """Our own side without one thing at a time: what `--ablate` puts among the rivals, so that every optimisation has a row
-with what it is worth. Each of them gives the same numbers, or the bench refuses, as it would for a rival.
+with what it is worth. Where a bench compares numbers before it starts its clock, it compares these, too.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ NODES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
     "norms in one node": in_own_way,
 }
 CONTINUATION_PLANS: dict[str, Plan] = {
-    "shared prefix": Plan("masked"),
+    "layouts": Plan("masked"),  # masks for trees, and transformers' own cache, copied for every continuation
     "leaving": Plan(regrid=0.0),
 }
 TOGETHER = "asking together"
 
 TRAINING = (*TREE_PLANS, *NODES)
-SCORING = ("shared prefix",)
+SCORING = ("layouts",)
 SAMPLING = tuple(CONTINUATION_PLANS)
 EVALUATING = (*SAMPLING, TOGETHER)
 """What each bench can do without."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from throughline.benchmarks.ablations import EVALUATING, TOGETHER, chosen, with_plan, without
 from throughline.benchmarks.machine import machine_settings, on_threads
-from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, render
+from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, plainly, render
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import class_name, make_prompts
@@ -109,7 +109,7 @@ def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = l
         told(f"{name}: a batch of each side first")
         check_answers(name, ours(few), rival(few))
         told(name)
-        rivals = {RIVAL: Asked(lambda: rival(len(samples)))}
+        rivals = {RIVAL: Asked(plainly(mllm.model, lambda: rival(len(samples))))}
         rivals |= {without(thing): Asked(partial(ablated, thing)) for thing in left_out}
         return measure_answering(
             name,

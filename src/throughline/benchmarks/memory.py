@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from throughline.benchmarks.ablations import TRAINING, chosen, training_without
+from throughline.benchmarks.ablations import NODES, TRAINING, TREE_PLANS, chosen, training_without, with_plan
 from throughline.benchmarks.contenders import (
     common_settings,
     row_widths,
@@ -35,6 +35,7 @@ from throughline.benchmarks.machine import on_threads
 from throughline.benchmarks.timing import BenchRow, compare
 from throughline.benchmarks.trl_rival import LENGTH_GROUPED, require_trl, trl_step
 from throughline.benchmarks.workload import Workload, class_list, make_workload, tokenizer_texts
+from throughline.mllm.attention import TreeLayout
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
@@ -123,10 +124,16 @@ def measure_workload(
 
 def ablated(row: BenchRow, thing: str, mllm: Mllm, model: Any, work: Workload, checkpointing: bool) -> BenchRow:
     """Our own step without `thing` in the place of the row's rival."""
-    batch, device = tree_batch(mllm, work), row.settings["device"]
+    samples, device = len(work.examples), row.settings["device"]
     rival = training_without(thing, mllm, model, work)
+    batch = tree_batch(with_plan(mllm, thing) if thing in TREE_PLANS else mllm, work)
+
+    def step() -> None:
+        with NODES[thing](model) if thing in NODES else contextlib.nullcontext():
+            torch.autograd.backward(score_trees(model, batch.to(device)).loss_sum() / samples)
+
     with _checkpointed(model) if checkpointing else contextlib.nullcontext():
-        peak = peak_of_step(model, rival.take_step, tensors_of(batch), device)
+        peak = peak_of_step(model, step, tensors_of(batch), device)
     settings = {name: value for name, value in row.settings.items() if not name.startswith("rival_")}
     settings |= {f"rival_{key}": value for key, value in rival.settings.items()}
     return compare(
@@ -177,7 +184,8 @@ def cuda_peak(run: Callable[[], object]) -> int:
 def tensors_of(batch: TreeBatch) -> dict[str, Tensor]:
     """The tensors that a batch brings with it."""
     own = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return own | dict(batch.image_inputs)
+    masks = batch.attention.masks if isinstance(batch.attention, TreeLayout) else ()
+    return own | dict(batch.image_inputs) | {f"mask {i}": mask for i, mask in enumerate(masks) if mask is not None}
 
 
 @contextlib.contextmanager

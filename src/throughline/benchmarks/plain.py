@@ -1,15 +1,17 @@
 """Plain transformers, as a user without this package writes it: the rival of `score`, `sample` and `evaluate`.
 
 Only a model and its processor are used here: the processor's chat template, tokenizer and batch encoding, the model's
-own `forward`, `generate` and key-value cache. Everything is encoded before the clock starts.
+own `forward`, `generate` and key-value cache. What this package has put into the model is out of it meanwhile
+(`plainly`). Everything is encoded before the clock starts.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,27 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from throughline.mllm.lora_linear import in_pefts_way
+from throughline.mllm.rms_norm import in_own_way
+
+Result = TypeVar("Result")
+
 Inputs = dict[str, Tensor]
 """What the model takes by name: `input_ids` and `attention_mask` `(images, tokens)`, `pixel_values`."""
 
 ROWS_AT_ONCE = 69
 """Labels of the batched cache that go through the model together: 65 at once, 345 in five parts."""
+
+
+def plainly(model: Any, run: Callable[..., Result]) -> Callable[..., Result]:
+    """`run` with the model as transformers and peft have it: its own norms, peft's own LoRA layers."""
+
+    @functools.wraps(run)
+    def as_it_was(*arguments: Any, **options: Any) -> Result:
+        with in_own_way(model), in_pefts_way(model):
+            return run(*arguments, **options)
+
+    return as_it_was
 
 
 def render(processor: Any, question: str, answer: str | None = None, images: int = 1) -> str:

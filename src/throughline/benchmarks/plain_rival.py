@@ -1,7 +1,8 @@
 """Two separate sequences for a sample, in plain transformers without padding: what one writes by hand.
 
 Rows of one length share a batch, so that none is padded and the kernel's own causal attention serves instead of a mask;
-logits at the answers only. The model is the one that the trees train, its LoRA layers included. A rival of `step`.
+logits at the answers only. The model is the one that the trees train, with its own norms and peft's own LoRA layers. A
+rival of `step`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from throughline.benchmarks.contenders import LORA, Contender, Key, paths_of, row_widths
+from throughline.benchmarks.plain import plainly
 from throughline.benchmarks.workload import Workload
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.flops import Row, shape_of, step_flops
@@ -67,9 +69,9 @@ def separate_sequences(mllm: Mllm, model: Any, work: Workload) -> Contender:
         "logits": sum(row.marked for row in counted),
         "gflops": round(flops / 1e9, 3),
         "batches": "rows of one length, no padding",
-        "lora": "the layers of the trees",
+        "lora": "peft's own layers",
     }
-    return Contender(NAME, model, take_step, nll, flops, settings)
+    return Contender(NAME, model, plainly(model, take_step), plainly(model, nll), flops, settings)
 
 
 def separate_rows(mllm: Mllm, work: Workload) -> list[SeparateRows]:

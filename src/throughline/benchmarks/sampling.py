@@ -16,6 +16,7 @@ import numpy as np
 
 from throughline.benchmarks.ablations import SAMPLING, chosen, with_plan, without
 from throughline.benchmarks.machine import on_threads
+from throughline.benchmarks.plain import plainly
 from throughline.benchmarks.sampling_checks import check_draws, check_greedy
 from throughline.benchmarks.sampling_sides import (
     CACHES,
@@ -70,8 +71,10 @@ def measure_sample(settings: SampleSettings, told: Callable[[str], None] = lambd
                 name = f"sample {geometry}, K={settings.sequences}, {spread}"
                 told(name)
                 rivals: dict[str, Side] = {
-                    f"generate(num_return_sequences={len(lengths)})": partial(generate_sequences, work, lengths, cache),
-                    PREFILLED: partial(generate_on_prefix, work, lengths),
+                    f"generate(num_return_sequences={len(lengths)})": plainly(
+                        work.mllm.model, partial(generate_sequences, work, lengths, cache)
+                    ),
+                    PREFILLED: plainly(work.mllm.model, partial(generate_on_prefix, work, lengths)),
                     **{
                         without(thing): partial(sample_ours, replace(work, mllm=with_plan(work.mllm, thing)), lengths)
                         for thing in left_out
@@ -121,7 +124,10 @@ def geometric_lengths(count: int, mean: float, most: int) -> tuple[int, ...]:
 
 def faster_cache(work: SampleWork, lengths: Sequence[int]) -> tuple[str, dict[str, Any]]:
     """Which of its caches `generate` is faster with, and the seconds of each."""
-    sides: dict[str, Side] = {cache: partial(generate_sequences, work, lengths, cache) for cache in CACHES}
+    model = work.mllm.model
+    sides: dict[str, Side] = {
+        cache: plainly(model, partial(generate_sequences, work, lengths, cache)) for cache in CACHES
+    }
     seconds = {cache: taken[0] for cache, taken in take_turns(sides, trials=1).items()}
     tried = {f"seconds_{cache}_cache": round(taken, 4) for cache, taken in seconds.items()}
     return min(CACHES, key=seconds.__getitem__), tried

@@ -22,6 +22,7 @@ from throughline.benchmarks.plain import (
     batched_cache,
     loop_on_cache,
     one_pass_per_label,
+    plainly,
 )
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
@@ -103,7 +104,7 @@ def make_score_work(
     return ScoreWork(
         ours=lambda: label_log_likelihood(mllm, messages, encoded, labels),
         rivals={
-            **{name: partial(score, mllm.model, asked) for name, score in RIVALS.items()},
+            **{name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()},
             **{
                 without(thing): partial(label_log_likelihood, with_plan(mllm, thing), messages, encoded, labels)
                 for thing in left_out

@@ -30,6 +30,7 @@ from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.flops import Row, Shape, linear_flops, shape_of, step_flops
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
+from throughline.mllm.rms_norm import in_own_way
 
 DEFAULT_PADDING = "TRL SFTTrainer, default padding"
 LENGTH_GROUPED = "TRL SFTTrainer, length-grouped"
@@ -165,9 +166,10 @@ def trl_flops(shape: Shape, rows: list[Row], rank: int) -> int:
 
 
 def _same_weights(model: Any) -> Any:
-    """The base once more, without adapter: modules of its own around the same frozen tensors."""
+    """The base once more, without adapter: modules and norms of its own around the same frozen tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared).unload()
+    with in_own_way(model):  # a copied module would keep what was put into its original
+        return copy.deepcopy(model, shared).unload()
 
 
 def _lora_config(model: Any) -> LoraConfig:

@@ -80,7 +80,8 @@ def answer_samples(
     it took; what they share, reading the images included, is split evenly among them.
     """
     reader = reader or ImageReader(mllm.chat)
-    constraint = StageConstraint(mllm.chat, questions.format) if settings.constrained else None
+    constrained = settings.constrained and "reasoning" in settings.answers
+    constraint = StageConstraint(mllm.chat, questions.format) if constrained else None
     predictions: list[Prediction] = []
     with mllm.asked():
         for start in range(0, len(samples), settings.batch):

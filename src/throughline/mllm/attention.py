@@ -30,8 +30,8 @@ class Layout(Protocol):
 
 
 def use_layouts(model: Any) -> None:
-    """Lets the model's decoder take layouts; the vision tower stays as it is. Raises what transformers raises for a
-    family that does not look its attention up."""
+    """Lets the model's decoder take layouts, as far as its family looks its attention up; the vision tower stays as it
+    is."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.get_decoder().set_attn_implementation(NAME)
@@ -98,7 +98,7 @@ class TreeLayout:
         trunk_values: list[Tensor] = []
         for trunk, *slices in zip(self.trunks, queries, keys, values, strict=False):
             q, k, v = (x.unflatten(1, trunk).transpose(0, 1) for x in slices)
-            out = _sdpa(q, k, v, None, scaling, dropout)  # (count, heads, length, width)
+            out = grouped_sdpa(q, k, v, None, scaling, dropout)  # (count, heads, length, width)
             parts.append(out.transpose(1, 2).flatten(0, 1))
             trunk_keys += k.unbind(0)
             trunk_values += v.unbind(0)
@@ -107,7 +107,7 @@ class TreeLayout:
             if mask is not None:
                 q, k, v = next(crowns)
                 k, v = torch.cat([k_trunk, k], dim=1), torch.cat([v_trunk, v], dim=1)
-                out = _sdpa(q[None], k[None], v[None], mask.to(q.dtype), scaling, dropout)
+                out = grouped_sdpa(q[None], k[None], v[None], mask.to(q.dtype), scaling, dropout)
                 parts.append(out[0].transpose(0, 1))
         return torch.cat(parts)[None]
 
@@ -129,7 +129,9 @@ def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
     return TreeLayout(tuple(trunks), tuple(masks))
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+def grouped_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
+) -> Tensor:
     """Causal without a mask. Grouped heads are handed to the kernel as they are where it takes them without falling
     back to plain matrix products: on a CPU always, on a GPU without a mask."""
     grouped = query.shape[1] != key.shape[1]
@@ -162,11 +164,13 @@ def attend_grouped(
     split = query.transpose(0, 1).reshape(prompts, each, kv_heads, -1, width) * scaling
     together = split.transpose(1, 2).flatten(2, 3)
     apart = split.flatten(0, 1)
-    of_prompt = together @ shared[0].transpose(2, 3)  # (prompts, kv heads, each x group, tokens)
+    # Scores in float32, as fused kernels keep them: a bfloat16 score of 30 would be off by a tenth.
+    of_prompt = together.float() @ shared[0].transpose(2, 3).float()  # (prompts, kv heads, each x group, tokens)
     if hidden is not None:
-        of_prompt = of_prompt + hidden.to(of_prompt.dtype)
-    of_own = (apart @ own[0].transpose(2, 3)).unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
-    weights = torch.softmax(torch.cat([of_prompt, of_own], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+        of_prompt = of_prompt + hidden
+    of_own = apart.float() @ own[0].transpose(2, 3).float()
+    of_own = of_own.unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
+    weights = torch.softmax(torch.cat([of_prompt, of_own], dim=-1), dim=-1).to(query.dtype)
     from_prompt = weights[..., :tokens] @ shared[1]
     weights_own = (
         weights[..., tokens:].unflatten(2, (each, -1)).transpose(1, 2).reshape(prompts * each, kv_heads, -1, past)

@@ -1,8 +1,8 @@
 """Token trees in one row by FlexAttention: one kernel for the whole row, which skips every block that nobody sees.
 
-The same row, the same numbers as `attention.TreeLayout`. On a GPU the kernel is compiled, once for all lengths; off
-it PyTorch computes the same densely, which serves the tests. Whether it is faster than trunks and crowns by SDPA
-depends on card and model: `throughline bench gpu` tells, and `model.attention` chooses.
+The same row, the same numbers as `attention.TreeLayout`. On a GPU kernel and mask are compiled, once for all lengths;
+off it, where FlexAttention has no backward pass, the same mask goes to SDPA whole, which serves the tests. Whether it
+is faster than trunks and crowns depends on card and model: `throughline bench gpu` tells, `model.attention` chooses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from throughline.mllm.attention import grouped_sdpa
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +47,24 @@ class FlexLayout:
         def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return sees[node[query], node[key]] & (place[key] <= place[query])
 
-        length = len(node)
-        return create_block_mask(visible, None, None, length, length, device=str(node.device))
+        make = _compiled(create_block_mask) if self.node.device.type == "cuda" else create_block_mask
+        length = len(self.node)
+        mask: BlockMask = make(visible, None, None, length, length, device=str(self.node.device))
+        return mask
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """`(1, 1, tokens, tokens)`, 0 or -inf."""
+        seen = self.sees[self.node][:, self.node] & (self.place <= self.place[:, None])
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)[None, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
         """See `attention.Layout`."""
         if dropout:
             raise NotImplementedError("FlexAttention drops nothing out")
-        kernel: Callable[..., Any] = _compiled() if query.device.type == "cuda" else flex_attention
+        if query.device.type != "cuda":
+            return grouped_sdpa(query, key, value, self.dense.to(query.dtype), scaling).transpose(1, 2)
+        kernel = _compiled(flex_attention)
         out = kernel(query, key, value, block_mask=self.mask, scale=scaling, enable_gqa=True)
         return torch.as_tensor(out).transpose(1, 2)
 
@@ -80,6 +92,7 @@ def flex_layout(
     return FlexLayout(torch.from_numpy(node), torch.from_numpy(place), torch.block_diag(*blocks).bool())
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True)
+@lru_cache(maxsize=2)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return compiled

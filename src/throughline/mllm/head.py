@@ -4,12 +4,11 @@
 
 A batch's logits at once would be marked positions x vocabulary, gigabytes with 150,000 words. The head is frozen and an
 NLL depends on one hidden state only, so its gradient is computed where its logits are and scaled later: nothing of size
-vocabulary is kept, and nothing is computed twice. `forward` calls this.
+vocabulary is kept, and no product is computed twice. `forward` calls this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,32 +29,31 @@ def marked_nll(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) -> Tens
 class _MarkedNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, targets: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        expected = torch.empty_like(hidden) if wanted else None  # the head's rows, averaged by probability
+        slopes = hidden.new_empty(len(rows), hidden.shape[1]) if ctx.needs_input_grad[0] else None
         nll = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
-        for start, logits in _chunks(hidden, weight, bias):
-            stop = start + len(logits)
-            here = ((rows >= start) & (rows < stop)).nonzero()[:, 0]
+        for here in _chunks(rows, len(weight)):
+            seen, row = torch.unique(rows[here], return_inverse=True)
+            logits = linear(hidden[seen], weight, bias).float()
             normaliser = torch.logsumexp(logits, dim=-1)
-            nll[here] = normaliser[rows[here] - start] - logits[rows[here] - start, targets[here]]
-            if expected is not None:
-                probabilities = logits.sub_(normaliser[:, None]).exp_()
-                expected[start:stop] = probabilities.to(weight.dtype) @ weight
-        if expected is not None:
-            ctx.save_for_backward(expected, weight, rows, targets)
+            nll[here] = normaliser[row] - logits[row, targets[here]]
+            if slopes is not None:
+                # probability minus one at the target, in float32: where the model is sure they all but cancel
+                slope = logits.sub_(normaliser[:, None]).exp_()[row]
+                slope[torch.arange(len(row), device=row.device), targets[here]] -= 1
+                slopes[here] = (slope.to(weight.dtype) @ weight).to(slopes.dtype)
+        if slopes is not None:
+            ctx.save_for_backward(slopes, rows)
+            ctx.positions = len(hidden)
         return nll
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        expected, weight, rows, targets = ctx.saved_tensors
-        outer = gradients[0].to(expected.dtype)
-        of_row = torch.zeros(len(expected), dtype=expected.dtype, device=expected.device).index_add_(0, rows, outer)
-        gradient = expected * of_row[:, None]
-        gradient.index_add_(0, rows, weight[targets] * -outer[:, None])
-        return gradient, None, None, None, None
+        slopes, rows = ctx.saved_tensors
+        scaled = slopes * gradients[0][:, None]  # float32, whatever the slopes are
+        gradient = scaled.new_zeros(ctx.positions, slopes.shape[1]).index_add_(0, rows, scaled)
+        return gradient.to(slopes.dtype), None, None, None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-    size = max(1, sizes.LOGITS_AT_ONCE // len(weight))
-    for start in range(0, len(hidden), size):
-        yield start, linear(hidden[start : start + size], weight, bias).float()
+def _chunks(rows: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
+    """Scored tokens in parts of a bounded number of logits, those of a position together as far as may be."""
+    return rows.argsort(stable=True).split(max(1, sizes.LOGITS_AT_ONCE // vocabulary))

@@ -22,7 +22,7 @@ from throughline.mllm.prefix import Branches, Prefix, encode_prefix
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 AT_ONCE = 8192
-"""Label tokens in one pass: images of long class lists go in turns, so that memory is bounded."""
+"""Tokens behind the prefixes in one pass: images of long class lists go in turns, so that memory is bounded."""
 
 
 def label_trie(mllm: Mllm, messages: Sequence[Message], image: EncodedImage, labels: Sequence[str]) -> Tree:
@@ -54,7 +54,8 @@ def label_log_likelihood(
         prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
         rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
         rest = torch.from_numpy(np.stack(rests)).to(mllm.device)
-        turns = torch.arange(len(images), device=mllm.device).split(max(1, AT_ONCE // max(1, len(crown.tokens))))
+        tokens = max(1, len(crown.tokens) + rest.shape[1])
+        turns = torch.arange(len(images), device=mllm.device).split(max(1, AT_ONCE // tokens))
         parts = [
             _on_prefix(mllm, prefix if len(turns) == 1 else prefix.chosen(turn), rest[turn], crown) for turn in turns
         ]

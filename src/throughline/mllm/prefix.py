@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughline.mllm.attention import TreeLayout, attend_grouped, layout_arguments, tree_layout
+from throughline.mllm.attention import TreeLayout, attend_grouped, grouped_sdpa, layout_arguments, tree_layout
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.lora import base_of
 
@@ -137,14 +137,10 @@ class Branches:
         positions = (following[:, :, None] + offsets).flatten(1)
         if seen is None:
             seen = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
-        self._seen = None if count == 1 else self._visible(seen)
+        self._seen = None if count == 1 else self._visible(seen).to(self.prefix.state.dtype)
         states = _states(model, tokens.flatten(), positions, self, {})
         self.length += count
         return states.unflatten(0, tokens.shape)
-
-    def cut(self, length: int) -> None:
-        """Forgets all but the first `length` tokens of every branch."""
-        self.length = length
 
     def keep(self, branches: Sequence[int], each: int) -> None:
         """Keeps these branches, `each` of every prompt that has any left, prompt by prompt."""
@@ -171,9 +167,7 @@ class Branches:
             for shared, own in zip(prompt, (keys, values), strict=True)
         )
         assert self._seen is not None
-        out = torch.nn.functional.scaled_dot_product_attention(
-            queries, whole_keys, whole_values, self._seen.to(query.dtype), scale=scaling, enable_gqa=True
-        )
+        out = grouped_sdpa(queries, whole_keys, whole_values, self._seen, scaling)
         return out.transpose(1, 2).flatten(0, 1)[None]
 
     def _joined(self, kept: list[Tensor], layer: int, new: Tensor) -> Tensor:

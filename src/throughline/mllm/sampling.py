@@ -62,7 +62,7 @@ def sample(
     with mllm.asked():
         decoder = make_decoder(mllm, prompts, each, prefix)
         matchers = constraint.start(len(flat)) if constraint is not None else None
-        drawn = _drawn(decoder, settings, flat, most, stop or _stop_ids(mllm), matchers)
+        drawn = _drawn(decoder, settings, flat, most, _stop_ids(mllm) if stop is None else stop, matchers)
     found = [Continuation(tuple(tokens), mllm.chat.decode(tokens), why) for tokens, why in drawn]
     return [found[i : i + each] for i in range(0, len(found), each)]
 

@@ -8,6 +8,7 @@ completion mark.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import math
@@ -87,7 +88,8 @@ class TreeTrainer(Trainer):
         # Here rather than in the loader: what is laid out is large (images side by side, masks), what comes from
         # another process is copied, and of a whole effective batch only one micro-batch is needed at a time.
         batch = self.lay_out([[tree] for tree in inputs["trees"]]).to(self.args.device)
-        scores = score_trees(model, batch)
+        with self.accelerator.autocast():  # the model's inner parts are called, past what Trainer wraps around it
+            scores = score_trees(model, batch)
         self._note_parts(scores.branch_nll().detach(), batch)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["trees"])
         # gradients are averaged over devices afterwards
@@ -287,9 +289,11 @@ def _allow_open_files() -> None:
     """A tensor on its way from another process holds an open file; 1,024, as is usual, may be too few for a batch."""
     import resource  # not on Windows, nor are forks
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = 1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+    if now != resource.RLIM_INFINITY and now < enough:
+        with contextlib.suppress(ValueError, OSError):  # a system may grant less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 def _whole_checkpoint(folder: Path) -> Path | None:
