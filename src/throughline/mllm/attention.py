@@ -149,14 +149,14 @@ def attend_grouped(
     shared: tuple[Tensor, Tensor],
     own: tuple[Tensor, Tensor],
     each: int,
-    hidden: Tensor | None,
+    beyond: Tensor | None,
     scaling: float,
 ) -> Tensor:
     """One new token of every branch against its prompt and its own past, the prompt's keys and values read once for all
     its `each` branches.
 
     query `(heads, branches, width)`; shared keys and values `(prompts, kv heads, tokens, width)`, own ones `(branches,
-    kv heads, past, width)`; hidden 0 or -inf `(prompts, 1, 1, tokens)` or None. Gives `(branches, heads, width)`.
+    kv heads, past, width)`; beyond 0 or -inf `(prompts, 1, 1, tokens)` or None. Gives `(branches, heads, width)`.
     """
     prompts, kv_heads, tokens, width = shared[0].shape
     past = own[0].shape[2]
@@ -166,8 +166,8 @@ def attend_grouped(
     apart = split.flatten(0, 1)
     # Scores in float32, as fused kernels keep them: a bfloat16 score of 30 would be off by a tenth.
     of_prompt = together.float() @ shared[0].transpose(2, 3).float()  # (prompts, kv heads, each x group, tokens)
-    if hidden is not None:
-        of_prompt = of_prompt + hidden
+    if beyond is not None:
+        of_prompt = of_prompt + beyond
     of_own = apart.float() @ own[0].transpose(2, 3).float()
     of_own = of_own.unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
     weights = torch.softmax(torch.cat([of_prompt, of_own], dim=-1), dim=-1).to(query.dtype)

@@ -90,7 +90,7 @@ def collate_packed(rows: Sequence[Sequence[Tree]], flex: bool = False) -> TreeBa
     images.sort(key=lambda placed: placed[0])  # features are put in where placeholders stand, in the order of the row
     layout: TreeLayout | FlexLayout
     if flex:
-        layout = flex_layout([(places[i], tree.node, tree.parent) for i, tree in enumerate(trees)], ids.shape[1])
+        layout = flex_layout([(places[i], tree) for i, tree in enumerate(trees)], ids.shape[1])
     else:
         layout = tree_layout([(trunks[index], trees[index].visible()) for index in order])
     return marks.batch(ids, positions, layout, join_inputs([image for _, image in images]), None)

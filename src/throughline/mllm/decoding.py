@@ -48,8 +48,7 @@ class OnPrefix:
         self.model, self.pad_id, self.regrid = mllm.model, mllm.chat.pad_id, mllm.plan.regrid
         self.head = base_of(mllm.model).get_output_embeddings()
         prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
-        rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
-        self.rest = torch.from_numpy(np.stack(rests)).to(mllm.device)  # (prompts, n)
+        self.rest = prefix.rest_of(prompts)
         self.each = each
         self.branches = Branches(prefix, each)
         self.row_at: list[int] = list(range(len(self.branches)))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from throughline.mllm.attention import grouped_sdpa
+from throughline.mllm.tree import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +74,15 @@ class FlexLayout:
         return 0 if full is None else int(full.sum())
 
 
-def flex_layout(
-    trees: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]], tokens: int
-) -> FlexLayout:
-    """Of trees, each as the places of its tokens in the row, the node of each token and the parent of each node, -1 for
-    the root."""
+def flex_layout(trees: Sequence[tuple[NDArray[np.int64], Tree]], tokens: int) -> FlexLayout:
+    """Of trees, each with the places of its tokens in the row."""
     node, place = np.empty(tokens, dtype=np.int64), np.empty(tokens, dtype=np.int64)
-    blocks = []
     first = 0
-    for at, nodes, parent in trees:
-        node[at], place[at] = nodes + first, np.arange(len(at))
-        sees = np.eye(len(parent), dtype=bool)
-        for child, above in enumerate(parent):  # parents come before children
-            if above >= 0:
-                sees[child] |= sees[above]
-        blocks.append(torch.from_numpy(sees))
-        first += len(parent)
-    return FlexLayout(torch.from_numpy(node), torch.from_numpy(place), torch.block_diag(*blocks).bool())
+    for at, tree in trees:
+        node[at], place[at] = tree.node + first, np.arange(len(at))
+        first += len(tree.parent)
+    sees = torch.block_diag(*(torch.from_numpy(tree.ancestry()) for _, tree in trees))
+    return FlexLayout(torch.from_numpy(node), torch.from_numpy(place), sees.bool())
 
 
 @lru_cache(maxsize=2)

@@ -1,8 +1,8 @@
 """Images on their way into the model: from memory where they were just used, from the pixel cache, else decoded.
 
-`training` sees every image once an epoch and path, `evaluation` once an answer: the reader holds the preprocessed
-tensors up to a stated number of bytes, oldest out first, and what does not fit comes back from the cache on disk. Who
-knows which images come next says so, and they are read while the model computes.
+`training` sees every image once an epoch, `evaluation` once a model: the reader holds the preprocessed tensors up to a
+stated number of bytes, oldest out first, and what does not fit comes back from the cache on disk. Who knows which
+images come next says so, and as many as fit into as much room again are read while the model computes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ImageReader:
     def __init__(self, chat: Chat, limit_bytes: int = DEFAULT_BYTES, cache: PixelCache | None = None) -> None:
         self.chat, self.limit_bytes, self.cache = chat, limit_bytes, cache
         self._held: OrderedDict[str, EncodedImage] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._last_size = 0
         self._coming: dict[str, Future[EncodedImage]] = {}
         self._reads_in = os.getpid()
 
@@ -49,13 +49,17 @@ class ImageReader:
         return encoded
 
     def expect(self, samples: Sequence[Sample]) -> None:
-        """Reads these in the background, in this order; what was expected before and not asked for is forgotten.
+        """Reads these in the background, in this order, as far as `limit_bytes` reach by the size of the image last
+        read; what was expected before and not asked for is forgotten.
 
         A fault is raised when the image is asked for, as it is without this call.
         """
         before, self._coming = self._coming, {}
+        room = max(1, self.limit_bytes // self._last_size) if self._last_size else len(samples)
         for sample in samples:
             key = sample.image_sha256
+            if len(self._coming) == room:
+                break
             if key not in self._held and key not in self._coming:
                 known = key in before
                 self._coming[key] = before.pop(key) if known else self._background.submit(self._read, sample)
@@ -83,7 +87,8 @@ class ImageReader:
 
     def _hold(self, encoded: EncodedImage) -> None:
         self._held[encoded.key] = encoded
-        self._bytes += _size(encoded)
+        self._last_size = _size(encoded)
+        self._bytes += self._last_size
         while self._bytes > self.limit_bytes and len(self._held) > 1:
             _, oldest = self._held.popitem(last=False)
             self._bytes -= _size(oldest)

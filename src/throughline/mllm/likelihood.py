@@ -52,8 +52,7 @@ def label_log_likelihood(
             return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(images), len(labels)))
         prompts = [mllm.chat.prompt(messages, [image]) for image in images]
         prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
-        rests = [prompt.tokens[length:] for prompt, length in zip(prompts, prefix.lengths, strict=True)]
-        rest = torch.from_numpy(np.stack(rests)).to(mllm.device)
+        rest = prefix.rest_of(prompts)
         tokens = max(1, len(crown.tokens) + rest.shape[1])
         turns = torch.arange(len(images), device=mllm.device).split(max(1, AT_ONCE // tokens))
         parts = [

@@ -27,14 +27,14 @@ ROOM = 64
 class Prefix:
     """Prompts through the model. All tensors are in the order of the prompts; shorter ones are padded on the right.
 
-    `keys` and `values` of each layer `(prompts, heads, tokens, width)`; `hidden` `(prompts, 1, 1, tokens)` 0 or -inf,
+    `keys` and `values` of each layer `(prompts, heads, tokens, width)`; `beyond` `(prompts, 1, 1, tokens)` 0 or -inf,
     None where all have one length; `state` `(prompts, width of the model)` after each prompt's last token; `following`
     `(axes, prompts)` the position of the token that comes next.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    hidden: Tensor | None
+    beyond: Tensor | None
     lengths: tuple[int, ...]
     state: Tensor
     following: Tensor
@@ -42,12 +42,17 @@ class Prefix:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def rest_of(self, prompts: Sequence[Path]) -> Tensor:
+        """`(prompts, n)`: the tokens that these have beyond the prefix, as many each."""
+        rests = [prompt.tokens[length:] for prompt, length in zip(prompts, self.lengths, strict=True)]
+        return torch.from_numpy(np.stack(rests)).to(self.state.device)
+
     def chosen(self, prompts: Tensor) -> Prefix:
         """The prefix of these prompts only."""
         return Prefix(
             tuple(key[prompts] for key in self.keys),
             tuple(value[prompts] for value in self.values),
-            None if self.hidden is None else self.hidden[prompts],
+            None if self.beyond is None else self.beyond[prompts],
             tuple(self.lengths[prompt] for prompt in prompts.tolist()),
             self.state[prompts],
             self.following[:, prompts],
@@ -75,14 +80,14 @@ def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
     ends = torch.tensor(lengths, device=device).cumsum(0)
     longest, same = lengths[-1], lengths[0] == lengths[-1]
     following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
-    hidden = None
+    beyond = None
     if not same:
-        beyond = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device)[:, None]
-        hidden = torch.zeros(beyond.shape, device=device).masked_fill(beyond, -torch.inf)[back][:, None, None]
+        outside = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device)[:, None]
+        beyond = torch.zeros(outside.shape, device=device).masked_fill(outside, -torch.inf)[back][:, None, None]
     return Prefix(
         tuple(_by_prompt(key, lengths, back) for key in layout.keys),
         tuple(_by_prompt(value, lengths, back) for value in layout.values),
-        hidden,
+        beyond,
         tuple(len(prompt.tokens) for prompt in prompts),
         states[ends - 1][back],
         following[back].expand(len(positions), -1),
@@ -159,7 +164,7 @@ class Branches:
         prompt = self.prefix.keys[layer], self.prefix.values[layer]
         count = key.shape[2] // len(self)
         if count == 1:
-            out = attend_grouped(query[0], prompt, (keys, values), self.each, self.prefix.hidden, scaling)
+            out = attend_grouped(query[0], prompt, (keys, values), self.each, self.prefix.beyond, scaling)
             return out[None]
         queries = query[0].unflatten(1, (len(self), count)).transpose(0, 1)
         whole_keys, whole_values = (
@@ -189,10 +194,10 @@ class Branches:
         longest = self.prefix.keys[0].shape[2]
         mask = torch.zeros(1, 1, count, longest + self.length + count, device=seen.device)
         mask[..., longest + self.length :].masked_fill_(~seen, -torch.inf)
-        if self.prefix.hidden is None:
+        if self.prefix.beyond is None:
             return mask
         mask = mask.repeat(len(self), 1, 1, 1)
-        mask[..., :longest] += self.prefix.hidden.repeat_interleave(self.each, dim=0)
+        mask[..., :longest] += self.prefix.beyond.repeat_interleave(self.each, dim=0)
         return mask
 
 

@@ -61,14 +61,17 @@ class Tree:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def ancestry(self) -> NDArray[np.bool_]:
+        """`(nodes, nodes)`: whether column j is row i itself or one of its ancestors."""
+        above = np.eye(len(self.parent), dtype=bool)
+        for child, parent in enumerate(self.parent):  # parents come before children
+            if parent >= 0:
+                above[child] |= above[parent]
+        return above
+
     def visible(self) -> NDArray[np.bool_]:
         """`(n, n)`: row i may attend to column j — earlier tokens of its own node, and all tokens of its ancestors."""
-        nodes = len(self.parent)
-        above = np.eye(nodes, dtype=bool)
-        for child in range(nodes):  # parents come before children
-            if self.parent[child] >= 0:
-                above[child] |= above[self.parent[child]]
-        allowed = above[self.node][:, self.node]
+        allowed = self.ancestry()[self.node][:, self.node]
         return np.asarray(np.tril(allowed), dtype=bool)
 
 
