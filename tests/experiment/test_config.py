@@ -95,6 +95,15 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_expected(override,
         assert part in line
 
 
+def test_a_server_and_4_bit_weights_are_refused_in_one_line():
+    serve = "training.sampler.serve=vllm serve {checkpoint} --port {port}"
+    assert load_config("demo", [serve]).training.sampler.serve
+    with pytest.raises(ThroughlineError) as refused:
+        load_config("demo", [serve, "model.quantization=nf4"])
+    assert refused.value.what.startswith("a server is given merged weights") and "\n" not in str(refused.value)
+    assert "drop model.quantization" in str(refused.value)
+
+
 def test_images_and_a_drawn_world_together_are_refused():
     assert "data.drawn=null" in told("demo", "data.images=x")
     assert load_config("demo", ["data.images=x", "data.drawn=null"]).dataset == "demo"

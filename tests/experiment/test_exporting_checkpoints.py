@@ -14,8 +14,9 @@ from tests.evaluation.small import in_this_process, write_chains, write_images, 
 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
-from throughline.evaluation.saved_model import open_model, read_record
+from throughline.evaluation.saved_model import RECORD, open_model, read_record
 from throughline.experiment import exporting, fitting
+from throughline.experiment.exporting import EXPORT_RECORD
 from throughline.experiment.fitting import fit_config, fit_model
 from throughline.experiment.folder import write_config
 from throughline.mllm.chat import user_turn
@@ -117,6 +118,25 @@ def test_a_run_whose_images_have_gone_wants_the_classes(export: Export, run_fold
     assert code == 2 and "name the classes with --classes" in err
     code, out, _ = export(unit, "--classes", "boat,cat,dog", "--json")
     assert code == 0 and json.loads(out)["method"] == "mtct"
+
+
+def test_an_adapter_of_4_bit_weights_is_merged_into_full_width_when_asked_to(
+    export: Export, run_folder: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    shutil.copytree(model, tmp_path / "model")
+    config, record = tmp_path / "run" / "config.yaml", tmp_path / "model" / RECORD
+    assert "quantization: none" in config.read_text()
+    config.write_text(config.read_text().replace("quantization: none", "quantization: nf4"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"quantization": "nf4"}))
+    (unit,) = (tmp_path / "run").glob("units/*mtct-*")
+    for number, trained in enumerate((unit, tmp_path / "model")):
+        code, _, err = export(trained)
+        assert code == 1 and "trained on weights in nf4" in err and "--quantization none" in err
+        code, out, err = export(trained, "--quantization", "none", out=tmp_path / str(number))
+        assert code == 0, err
+        assert "fitted beside weights in nf4" in out
+        assert json.loads((tmp_path / str(number) / EXPORT_RECORD).read_text())["quantization"] == "nf4"
 
 
 def test_a_fault_is_one_line_and_leaves_nothing(

@@ -22,12 +22,13 @@ from throughline.experiment.predicting.measured import calibrated, compare_with_
 from throughline.experiment.predicting.memory import peak_memory
 from throughline.experiment.predicting.prediction import RunPrediction, predict_run, read_paths
 from throughline.experiment.predicting.tokens import PromptCounter, count_paths
-from throughline.experiment.predicting.work import Phase, phases_of
+from throughline.experiment.predicting.work import Phase, crown_pairs, phases_of, tree_tokens
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.mllm.chat import user_turn
 from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import load_mllm
 from throughline.mllm.shapes import read_shape
+from throughline.mllm.sizes import NF4_BYTES, linear_parameters
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree
 
@@ -147,6 +148,64 @@ def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
     memory = [peak_memory(METHODS["mtct"], config, model, paths) for config in (plain, saving)]
     assert memory[1].activations < memory[0].activations / 2
     assert memory[0].weights == memory[1].weights
+
+
+def test_a_tree_is_paid_for_as_its_packed_row_computes_it(demo):
+    """Trunk, and crown with the whole tree: a lone path is one trunk, without a mask."""
+    preview, _ = demo
+    _, paths, _ = read_paths(preview.config, preview.images)
+    mllm, chains = load_mllm("pocket"), sample_chains(preview.config, preview.images).texts
+    prompts = make_prompts(preview.images.classes)
+    for name in ("mtct", "reasoning"):
+        example, marked = Example("cup", chains[0]), METHODS[name].marked
+        tree = sample_tree(mllm.chat, prompts, mllm.chat.encode_image(image_of(0, 64, 64), "0"), example, marked)
+        as_counted = replace(paths, chain=len(tree.tokens) - tree_tokens(METHODS[name], replace(paths, chain=0))[0])
+        layout = mllm.collate([[tree]]).attention
+        masks = sum(mask.numel() for mask in layout.masks if mask is not None)
+        assert crown_pairs(METHODS[name], as_counted) == masks
+        trunk = paths.shared if masks else len(tree)
+        assert layout.pairs() == masks + trunk**2
+
+
+def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
+    from throughline.mllm.lora import add_lora, folded
+
+    preview, _ = demo
+    model, paths, _ = read_paths(preview.config, preview.images)
+
+    def asking(method, *overrides):
+        return peak_memory(METHODS[method], load_config("demo", overrides), model, paths).asking
+
+    mllm = load_mllm("pocket")
+    wrapped = add_lora(mllm.model, preview.config.model.lora, seed=0)
+    before = {weight.data_ptr() for weight in wrapped.parameters()}
+    with folded(wrapped):
+        clones = sum(weight.nbytes for weight in wrapped.parameters() if weight.data_ptr() not in before)
+    assert asking("mtct") - asking("zero_shot") == clones
+    assert asking("mtct", "model.dtype=bfloat16") == asking("zero_shot", "model.dtype=bfloat16")
+    only_vision = asking("mtct", "model.quantization=nf4") - asking("zero_shot", "model.quantization=nf4")
+    assert 0 < only_vision < clones  # weights in 4 bits are not folded into
+    one, ten = (asking("zero_shot", f"evaluation.answering.batch={batch}") for batch in (1, 10))
+    assert ten == 10 * one
+    tiles = replace(paths, tiles=100)  # whatever else a batch holds, its tiles are seen together
+    settings = preview.config
+    more = peak_memory(METHODS["zero_shot"], settings, model, tiles).asking
+    vision = model.shape.vision
+    at_least = settings.evaluation.answering.batch * 100 * model.shape.patches * 2 * vision.mlp * 4
+    assert more > at_least
+
+
+def test_decoding_reads_four_bits_of_quantized_weights(demo):
+    preview, _ = demo
+    model, paths, _ = read_paths(preview.config, preview.images)
+
+    def read(*overrides):
+        config = load_config("demo", ["model.dtype=bfloat16", "evaluation.answering.answers=[label]", *overrides])
+        return phases_of(METHODS["zero_shot"], Cost(images_measured=1), config, model.shape, paths)[-1]
+
+    whole, quarter = read(), read("model.quantization=nf4")
+    saved = linear_parameters(model.shape.decoder) * whole.steps * (2 - NF4_BYTES)
+    assert whole.bytes_read - quarter.bytes_read == pytest.approx(saved, rel=1e-3)
 
 
 def test_activations_are_about_what_a_step_really_keeps(demo):

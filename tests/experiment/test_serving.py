@@ -17,8 +17,9 @@ from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 from throughline.errors import ThroughlineError
 from throughline.experiment import fitting, serving
-from throughline.experiment.config import RunConfig
+from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.fitting import FittedModel, fit_config, fit_model
+from throughline.experiment.run import preview_run, run_experiment
 from throughline.files import read_json_lines
 from throughline.teaching import server_process
 
@@ -118,6 +119,14 @@ def test_a_program_that_is_not_there_is_found_before_anything_is_trained(
     with pytest.raises(ThroughlineError, match="no such program to serve with"):
         fit(small("no-such-server {checkpoint} --port {port}"), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_run_is_previewed_where_its_server_is_not_and_started_only_where_it_is(tmp_path: Path) -> None:
+    config = load_config("demo", ["training.sampler.serve=no-such-server {checkpoint} --port {port}"])
+    assert any("sarr" in unit.method for unit in preview_run(config).units)
+    with pytest.raises(ThroughlineError, match="no such program to serve with"):
+        run_experiment(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_round_whose_chains_are_all_there_starts_no_server(

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the weights written (default: that of the base's files)",
     )
     parser.add_argument(
+        "--quantization",
+        choices=("none",),
+        help="none: merge into the base's weights of full width what was fitted beside 4-bit ones (refused otherwise)",
+    )
+    parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -58,7 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     exported = export_merged(
         arguments.model,
         arguments.out,
-        Base(checkpoint=arguments.checkpoint, hub=arguments.hub, device=arguments.device),
+        Base(
+            checkpoint=arguments.checkpoint,
+            hub=arguments.hub,
+            quantization=arguments.quantization,
+            device=arguments.device,
+        ),
         classes=arguments.classes,
         images=arguments.images,
         dtype=arguments.dtype,
@@ -82,5 +92,7 @@ def _told(exported: Exported, out: Path) -> str:
         lines.append(
             f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of what was learnt"
         )
+    if exported.quantization != "none":
+        lines.append(f"the adapter was fitted beside weights in {exported.quantization}, not those of full width")
     lines.append(f"serve it with: transformers serve {out}, or vllm serve {out}")
     return "\n".join(lines)

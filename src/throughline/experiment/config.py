@@ -231,6 +231,15 @@ class RunConfig(Settings):
     threads: int = Field(default=1, ge=1)
     """torch threads of a worker. Part of every unit's hash: gradients differ in their last bits between counts."""
 
+    @model_validator(mode="after")
+    def _served_in_full_width(self) -> RunConfig:
+        if self.model.quantization != "none" and self.training.sampler.serve is not None:
+            raise ValueError(
+                "a server is given merged weights, and 4-bit weights cannot be merged: "
+                "drop model.quantization, or training.sampler.serve"
+            )
+        return self
+
     @property
     def dataset(self) -> str:
         """What results call the images. Never their path: the same images elsewhere give the same results."""
@@ -315,7 +324,7 @@ def _first_fault(error: ValidationError, values: dict[str, Any], where: str) -> 
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if fault["type"] == "value_error":
         what, _, remedy = message.partition(": ")
-        return f"{key}: {what}", where, remedy or None
+        return f"{key}: {what}" if key else what, where, remedy or None
     if fault["type"] == "missing":
         return f"{key} is missing", where, "add it to the config, or with --set"
     return f"{key} is {_shown(fault['input'])}, expected: {message}", where, None

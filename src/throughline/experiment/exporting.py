@@ -32,6 +32,7 @@ from throughline.mllm.load import DTYPES, Mllm, load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
+from throughline.settings import Quantization
 
 SCHEMA = 1
 EXPORT_RECORD = "throughline-export.json"
@@ -45,6 +46,8 @@ class Exported:
     method: str
     base: Mapping[str, str]
     adapter_sha256: str
+    quantization: Quantization
+    """How the decoder's weights were held in training; those written are of full width."""
     classes: tuple[str, ...]
     prompts: Mapping[str, str]
     """Both questions, word for word as they were trained: an image first, then one of them, in one user turn."""
@@ -68,6 +71,8 @@ class _Trained:
     base: str
     """Where the base was opened."""
     adapter: Path
+    quantization: Quantization
+    """Of the base in training; in memory it is of full width."""
 
 
 def export_merged(
@@ -82,8 +87,9 @@ def export_merged(
     """Merges the model called `name` into the folder `out`; `dtype` is that of the base's own files by default.
 
     `images` are what both are compared on, drawn noise where not given. `classes` replace the recorded ones. Raises
-    ThroughlineError, leaving nothing at `out`, for a folder that holds something, for what is no trained model, and
-    when the checkpoint is not the adapter's equal.
+    ThroughlineError, leaving nothing at `out`, for a folder that holds something, for what is no trained model, for one
+    that was trained on 4-bit weights unless `base` asks for those of full width, and when the checkpoint is not the
+    adapter's equal.
     """
     _require_place(out)
     if classes is not None:
@@ -99,6 +105,7 @@ def export_merged(
             method=trained.method,
             base={"name": trained.mllm.name, "fingerprint": trained.mllm.fingerprint},
             adapter_sha256=file_sha256(trained.adapter / ADAPTER_WEIGHTS),
+            quantization=trained.quantization,
             classes=questions.classes,
             prompts={"label": questions.prompts.label, "reasoning": questions.prompts.reasoning},
             format=questions.format.name,
@@ -138,12 +145,23 @@ def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
     folder = Path(name).expanduser()
     if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
         return _of_a_run(folder, base, classes)
-    if find_record(name, base.hub) is None:
+    record = find_record(name, base.hub)
+    if record is None:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
+    _require_full_width(record.quantization, base, folder)
     opened = open_model(name, classes, base)
-    assert opened.record is not None
-    source = checkpoint_source(base.checkpoint or opened.record.checkpoint.source, base.hub)
-    return _Trained(opened.mllm, opened.questions, opened.method, source, folder / ADAPTER)
+    source = checkpoint_source(base.checkpoint or record.checkpoint.source, base.hub)
+    return _Trained(opened.mllm, opened.questions, opened.method, source, folder / ADAPTER, record.quantization)
+
+
+def _require_full_width(trained_on: Quantization, base: Base, folder: Path) -> None:
+    """The adapter has learnt to make up for the error of its base's 4 bits: without them it is asked for by name."""
+    if (base.quantization or trained_on) != "none":
+        raise ThroughlineError(
+            f"this adapter was trained on weights in {trained_on}, which it cannot be merged into",
+            folder,
+            "add --quantization none to merge it into the base's weights of full width",
+        )
 
 
 def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Trained:
@@ -154,6 +172,7 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     unit = json.loads((unit_folder / "unit.json").read_text())
     run = unit_folder.absolute().parent.parent
     config = load_config(str(run / "config.yaml"))
+    _require_full_width(config.model.quantization, base, folder)
     source, hub = base.checkpoint or config.model.checkpoint, base.hub or config.model.hub
     if checkpoint_folder(source) is None and not hub:
         raise ThroughlineError("no such checkpoint", source, "name the unit's base with --checkpoint")
@@ -169,7 +188,8 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     load_adapter(mllm.model, folder / ADAPTER)
     chosen = tuple(classes) if classes else _classes_of(config, run)
     form = FORMATS[config.chains.format]
-    return _Trained(mllm, Questions(make_prompts(chosen, form), chosen, form), unit["method"], source, folder / ADAPTER)
+    questions = Questions(make_prompts(chosen, form), chosen, form)
+    return _Trained(mllm, questions, unit["method"], source, folder / ADAPTER, config.model.quantization)
 
 
 def _classes_of(config: RunConfig, run: Path) -> tuple[str, ...]:

@@ -64,14 +64,16 @@ class FinishedRun:
 
 
 def preview_run(config: RunConfig) -> Preview:
-    """Finds every fault that can be found without torch and without writing; raises ThroughlineError for the first."""
+    """Finds every fault that can be found without torch and without writing; raises ThroughlineError for the first.
+
+    What only the machine that computes must have, a server's program, is not looked for.
+    """
     images = preview_images(config)
     source = checkpoint_source(config.model.checkpoint, config.model.hub)
     # Chains that are not built yet stand in by a word, so that methods which need some are found to have some.
     chains = dict.fromkeys(images.domains, "unknown") if has_chains(config) else None
     units = plan(config, images, chains, source)
     require_chain_source(config)
-    require_server(config)
     return Preview(config, images, units, estimate_costs(units, config, images))
 
 
@@ -90,6 +92,7 @@ def run_experiment(
     failed units after the others at work have finished; Interrupted after Ctrl-C.
     """
     images = preview_run(config).images
+    require_server(config)
     with locked(run_folder):
         if config.data.drawn is not None:
             told("drawing images")

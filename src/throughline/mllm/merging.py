@@ -99,7 +99,7 @@ def _addition(layer: Any, name: str) -> Tensor:
         raise ThroughlineError(
             "this adapter cannot be merged: it is no plain LoRA on weights of full width",
             name,
-            "load the base without quantization, and a LoRA adapter on linear layers",
+            "load the base with quantization `none`, and a plain LoRA adapter on linear layers",
         )
     chosen = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
     products = [

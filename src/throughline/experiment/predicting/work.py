@@ -8,7 +8,9 @@
     likelihood      all class names as one trie behind the label prompt
 
 No padding is counted, no sample is rejected, and chains that the model writes end where those it learnt from end.
-Adapters are folded into float32 weights for asking, beside others they are computed.
+A tree's attention is counted as its packed row computes it: the trunk with itself, the crown with the whole tree.
+Adapters are folded into float32 weights for asking, beside others they are computed: where the decoder's weights are in
+4 bits, beside all. Of these weights decoding reads the 4 bits; what widening them takes is not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from throughline.experiment.costs import Cost
 from throughline.experiment.predicting.tokens import Paths
 from throughline.mllm.decode_flops import appended_flops, cached_tokens_read, decoding_flops, prompt_flops
 from throughline.mllm.flops import Row, Shape, step_flops
-from throughline.mllm.sizes import cache_bytes, decoder_parameters
+from throughline.mllm.sizes import cache_bytes, decoder_bytes
 from throughline.settings import LoraSettings
 from throughline.training.methods import Method
 
@@ -66,7 +68,8 @@ class Answer:
 def phases_of(method: Method, cost: Cost, config: RunConfig, shape: Shape, paths: Paths) -> tuple[Phase, ...]:
     """The phases of a unit in their order; those that do nothing are left out."""
     rank = config.model.lora.rank if method.trains else 0
-    asking = _Asking(config, shape, paths, 0 if config.model.dtype == "float32" else rank)
+    folded = config.model.dtype == "float32" and config.model.quantization == "none"
+    asking = _Asking(config, shape, paths, 0 if folded else rank)
     found = [
         _training(method, cost, config, shape, paths),
         asking.self_labelling(cost),
@@ -84,6 +87,14 @@ def tree_tokens(method: Method, paths: Paths) -> tuple[int, int]:
     return (label, paths.label) if method.marked == ("label",) else (chain, paths.chain)
 
 
+def crown_pairs(method: Method, paths: Paths) -> int:
+    """Pairs of query and key between a tree's crown and the tree, which a mask is made for; a lone path has none."""
+    if method.marked != ("label", "chain"):
+        return 0
+    tokens, _ = tree_tokens(method, paths)
+    return (tokens - paths.shared) * tokens
+
+
 def adapter_ranks(lora: LoraSettings) -> tuple[int, int]:
     """Rank in the vision tower and in the decoder; a tower of which some layers are adapted counts as if all were."""
     return (lora.rank if lora.vision else 0), (lora.rank if lora.decoder else 0)
@@ -93,7 +104,9 @@ def _training(method: Method, cost: Cost, config: RunConfig, shape: Shape, paths
     if not method.trains:
         return Phase(TRAINING)
     tokens, marked = tree_tokens(method, paths)
-    step = step_flops(shape, [Row(tokens, paths.tiles, marked)], config.model.lora.rank)
+    crown = crown_pairs(method, paths)
+    trunk = paths.shared if crown else tokens
+    step = step_flops(shape, [Row(tokens, paths.tiles, marked, trunk**2 + crown)], config.model.lora.rank)
     flops = step.total + (step.forward if config.training.stage.gradient_checkpointing else 0)
     return Phase(TRAINING, tokens=tokens * cost.training_samples, flops=flops * cost.training_samples)
 
@@ -144,6 +157,7 @@ class _Asking:
         behind = appended_flops(self.shape, answer.context, answer.prompt, 1, self.rank) if answer.context else 0
         decoded = decoding_flops(self.shape, begun, steps, self.rank)
         value = VALUE_BYTES[self.config.model.dtype]
+        weights = decoder_bytes(self.shape, value, self.config.model.quantization != "none")
         cache = cached_tokens_read(begun, steps) * cache_bytes(self.shape, value)
         return Phase(
             name,
@@ -152,7 +166,7 @@ class _Asking:
             flops=behind * sequences,
             decoding_flops=decoded * sequences,
             steps=longest * batches,
-            bytes_read=decoder_parameters(self.shape) * value * longest * batches + cache * sequences,
+            bytes_read=weights * longest * batches + cache * sequences,
         )
 
     def _batches(self, images: int) -> int:
