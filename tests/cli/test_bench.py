@@ -109,11 +109,11 @@ def test_sizes_reach_the_bench_of_scale(monkeypatch, capsys):
     asked = []
 
     def measure(settings, told):
-        asked.append(settings.images)
-        return [compare("scale, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
+        asked.append((settings.images, settings.threads))
+        return [compare("scale pocket, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
 
     monkeypatch.setattr("throughline.benchmarks.scale.measure_scale", measure)
-    assert main(["bench", "scale", "--few", "40", "--many", "80"]) == 0
+    assert main(["bench", "scale", "--few", "40", "--many", "80", "--threads", "1"]) == 0
     assert main(["bench", "scale", "--json"]) == 0
-    assert asked == [(40, 80), (10_000, 100_000)]
-    assert "scale, check" in capsys.readouterr().out
+    assert asked == [((40, 80), 1), ((10_000, 100_000), None)]
+    assert "scale pocket, check" in capsys.readouterr().out
