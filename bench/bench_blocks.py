@@ -13,6 +13,7 @@ from records import Bench, BenchRow, CostOfDemo, DemoProfile, DemoTime, HelpTime
 from throughline.reporting.tables import Table, to_markdown
 
 BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "scale", "teacher", "gpu")
+"""What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""
 
 
 def bench_block(name: str) -> Callable[[Path], str]:

@@ -85,6 +85,7 @@ def test_an_unknown_class_list_is_wrong_usage_in_one_line(capsys):
 def test_words_that_are_no_numbers_and_unknown_benchmarks_are_wrong_usage(capsys):
     assert main(["bench", "step", "--classes", "seven"]) == 2
     assert main(["bench", "step", "--classes", ","]) == 2
+    assert main(["bench", "step", "--ablate=,"]) == 2
     assert main(["bench", "stepp"]) == 2
     assert "did you mean step?" in capsys.readouterr().err
 
