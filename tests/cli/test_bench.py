@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from throughline.benchmarks.ablations import EVALUATING, SAMPLING, SCORING, TRAINING
 from throughline.benchmarks.memory import MemorySettings
 from throughline.benchmarks.step import StepSettings
 from throughline.benchmarks.timing import compare
@@ -96,6 +97,17 @@ def test_summary_and_geometries_are_those_that_exist():
     bench.BENCHES["step"].add_options(parser)
     named = next(action.choices for action in parser._actions if action.dest == "geometry")
     assert set(named) == set(GEOMETRIES) - {"internvl3-8b"}  # for a GPU's own benchmark
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("step", TRAINING), ("memory", TRAINING), ("score", SCORING), ("sample", SAMPLING), ("evaluate", EVALUATING)],
+)
+def test_the_help_names_every_ablation_and_no_other(name, known):
+    parser = bench.argparse.ArgumentParser()
+    bench.BENCHES[name].add_options(parser)
+    text = next(action.help for action in parser._actions if action.dest == "ablate")
+    assert f"({', '.join(known)}; default: none)" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
