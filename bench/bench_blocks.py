@@ -13,6 +13,7 @@ from records import Bench, BenchRow, CostOfDemo, DemoProfile, DemoTime, HelpTime
 from throughline.reporting.tables import Table, to_markdown
 
 BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "scale", "teacher", "gpu")
+"""What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""
 
 
 def bench_block(name: str) -> Callable[[Path], str]:
@@ -41,8 +42,8 @@ def _bench(found: Bench) -> str:
         for row in found.rows
     )
     notes = (
-        f"`{found.command}`. Medians with first and third quartile. Ratio: the rival's over ours; for memory and for "
-        f"rates ours over the rival's.{' Predicted: from the FLOP count.' if predicted else ''}",
+        f"`{found.command}`. Medians with first and third quartile. Ratio: rival over ours; of memory and "
+        f"rates ours over rival.{' Predicted: from the FLOP count.' if predicted else ''}",
         f"Settings of every row: {_listed(_common(found.rows)) or 'none in common'}.",
         *_own_settings(found.rows),
         found.environment.sentence(),

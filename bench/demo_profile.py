@@ -24,8 +24,9 @@ START = "import sys; from throughline.cli.main import main; sys.exit(main())"
 """The command, whatever the source: its script would bring the installed one."""
 
 PARTS = {
+    "reading images": r"(?<!<module>) \(\S*mllm/(images|pixel_cache)\.py|load_image|encode_image",
     "training: backward pass": r"autograd/graph\.py",
-    "training: reading images, building trees": r"sample_tree|_reading|pixel_cache|TreeDataset",
+    "training: building trees": r"sample_tree|TreeDataset",
     "training: laying trees out": r"collat",
     "training: forward pass": r"compute_loss",
     "training: optimiser, checkpoints, the rest": r"train_stage",
@@ -33,9 +34,12 @@ PARTS = {
     "answering": r"answer_samples",
     "drawing, the describer's chains": r"write_world|draw_images|build_chains|gather_chains",
     "the report": r"write_page",
-    "starting: imports, loading the checkpoint": r"",
+    "starting: imports, loading the checkpoint": r"importlib|_find_and_load|load_mllm|<module> \((?!<string>)",
+    "the rest": r"",
 }
-"""Part: what its stacks go through; the first that fits counts, and the last fits all."""
+"""Part: what its stacks go through; the first that fits counts, and the last fits all. Images come first: they are read
+in a thread of their own, on whose stack nobody stands who asked for them, and once were read by whoever asked. Every
+stack of the main thread begins with the `<module>` of `<string>`, the command itself."""
 
 
 def profile_demo(folder: Path, source: Path | None, commit: str) -> DemoProfile:

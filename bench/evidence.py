@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import documents
+from bench_blocks import BENCHES
 from chains_study import study_chains
 from demo_profile import profile_demo
 from kills import Plan, measure_kills
@@ -133,7 +134,6 @@ def help_time() -> None:
     print(f"median of seven: {record.median} s")
 
 
-BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "scale", "teacher", "gpu")
 COMMANDS = {
     "step_ablated": ("step", "--ablate", "--tiles", "1", "--classes", "65"),
     "memory": ("memory", "--ablate"),

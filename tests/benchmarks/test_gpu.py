@@ -1,5 +1,7 @@
 """`bench gpu` whole, with the pocket geometry on the CPU; what needs a GPU is memory and the numbers."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +9,12 @@ import torch
 
 from throughline.benchmarks import gpu
 from throughline.benchmarks.gpu import GpuSettings, Side, checked_precision, fold_samples, measure_gpu, rows_of_sides
-from throughline.benchmarks.workload import tokenizer_texts
+from throughline.benchmarks.workload import POOL, tokenizer_texts
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.errors import ThroughlineError
+from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.geometries import GEOMETRIES
+from throughline.mllm.plan import Plan
 
 SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
 
@@ -37,6 +40,33 @@ def test_every_number_of_a_row_follows_from_its_step_time():
     assert whole.rival_value == pytest.approx(4 * fold.rival_value)
     assert step.settings["dtype"] == "bfloat16" and step.settings["largest_nll_difference"] < 0.05
     assert "peak memory" not in rows  # nobody counts it here
+
+
+def test_settings_say_which_rows_the_tokens_are_of():
+    rows = {row.name.partition(": ")[2]: row for row in measure_gpu(SETTINGS, ways={"sdpa": Plan()})}
+    step, tokens = rows["step"], rows["tokens"]
+
+    def counted(batches: str) -> int:
+        return sum(math.prod(map(int, batch.split("x"))) for batch in batches.split(" + "))
+
+    assert tokens.ours_value * step.ours_value == pytest.approx(counted(step.settings["ours_rows"]))
+    assert tokens.rival_value * step.rival_value == pytest.approx(counted(step.settings["rival_rows"]))
+
+
+def test_more_samples_than_there_are_is_wrong_usage_before_weights_are_drawn(monkeypatch):
+    monkeypatch.setattr(gpu, "random_mllm", lambda *_, **__: pytest.fail("drawn"))
+    with pytest.raises(UsageError, match="at most"):
+        measure_gpu(replace(SETTINGS, batch=POOL + 1))
+
+
+@pytest.mark.parametrize("part", ["checked_precision", "matmul_ceiling"])
+def test_too_little_memory_is_one_line_wherever_it_runs_out(part, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu, part, full)
+    with pytest.raises(ThroughlineError, match="use a smaller --batch"):
+        measure_gpu(SETTINGS)
 
 
 def test_memory_is_ours_over_the_rivals():

@@ -10,6 +10,7 @@ from throughline.benchmarks import scale
 from throughline.benchmarks.scale import STAGES, Measured, ScaleSettings, measure_images, measure_scale, write_images
 from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
+from throughline.errors import UsageError
 
 
 def test_its_images_are_fit_for_training_and_no_two_are_the_same_file(tmp_path: Path) -> None:
@@ -29,6 +30,13 @@ def test_every_stage_sees_every_image_and_the_cache_is_full(tmp_path: Path) -> N
     assert all(seconds > 0 for seconds in found.seconds.values())
     assert found.megabytes > 100  # torch alone
     assert found.facts["cache_hits"] == 1.0
+    assert {"geometry", "threads", "dtype", "torch", "transformers"} <= set(found.facts)
+
+
+def test_as_many_against_as_many_is_wrong_usage_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "write_images", lambda *_: pytest.fail("written"))
+    with pytest.raises(UsageError, match="fewer"):
+        measure_scale(ScaleSettings(images=(40, 40)))
 
 
 def test_rows_set_many_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +51,7 @@ def test_rows_set_many_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "in_a_fresh_process", fake)
     *stages, memory = measure_scale(ScaleSettings(images=(40, 80)))
     assert measured == [40, 80, 40]
-    assert [row.name for row in stages] == [f"scale, {stage}" for stage in STAGES]
+    assert [row.name for row in stages] == [f"scale pocket, {stage}" for stage in STAGES]
     assert {row.rival for row in stages} == {"the same with 40 images"}
     assert {row.ratio for row in stages} == {0.5}  # the rival's seconds over ours
     assert memory.ratio == pytest.approx(580 / 540)  # ours over the rival's

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from throughline.benchmarks.ablations import EVALUATING, SAMPLING, SCORING, TRAINING
 from throughline.benchmarks.memory import MemorySettings
 from throughline.benchmarks.step import StepSettings
 from throughline.benchmarks.timing import compare
@@ -85,6 +86,7 @@ def test_an_unknown_class_list_is_wrong_usage_in_one_line(capsys):
 def test_words_that_are_no_numbers_and_unknown_benchmarks_are_wrong_usage(capsys):
     assert main(["bench", "step", "--classes", "seven"]) == 2
     assert main(["bench", "step", "--classes", ","]) == 2
+    assert main(["bench", "step", "--ablate=,"]) == 2
     assert main(["bench", "stepp"]) == 2
     assert "did you mean step?" in capsys.readouterr().err
 
@@ -95,6 +97,17 @@ def test_summary_and_geometries_are_those_that_exist():
     bench.BENCHES["step"].add_options(parser)
     named = next(action.choices for action in parser._actions if action.dest == "geometry")
     assert set(named) == set(GEOMETRIES) - {"internvl3-8b"}  # for a GPU's own benchmark
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("step", TRAINING), ("memory", TRAINING), ("score", SCORING), ("sample", SAMPLING), ("evaluate", EVALUATING)],
+)
+def test_the_help_names_every_ablation_and_no_other(name, known):
+    parser = bench.argparse.ArgumentParser()
+    bench.BENCHES[name].add_options(parser)
+    text = next(action.help for action in parser._actions if action.dest == "ablate")
+    assert f"({', '.join(known)}; default: none)" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
@@ -109,11 +122,11 @@ def test_sizes_reach_the_bench_of_scale(monkeypatch, capsys):
     asked = []
 
     def measure(settings, told):
-        asked.append(settings.images)
-        return [compare("scale, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
+        asked.append((settings.images, settings.threads))
+        return [compare("scale pocket, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
 
     monkeypatch.setattr("throughline.benchmarks.scale.measure_scale", measure)
-    assert main(["bench", "scale", "--few", "40", "--many", "80"]) == 0
+    assert main(["bench", "scale", "--few", "40", "--many", "80", "--threads", "1"]) == 0
     assert main(["bench", "scale", "--json"]) == 0
-    assert asked == [(40, 80), (10_000, 100_000)]
-    assert "scale, check" in capsys.readouterr().out
+    assert asked == [((40, 80), 1), ((10_000, 100_000), None)]
+    assert "scale pocket, check" in capsys.readouterr().out

@@ -12,21 +12,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from throughline.errors import ThroughlineError
+
 Found = TypeVar("Found")
 
 
 def in_a_fresh_process(measure: Callable[..., Found], *arguments: Any) -> Found:
-    """What `measure(*arguments)`, a function of a module, returns there. EOFError when the process dies of it."""
+    """What `measure(*arguments)`, a function of a module, returns there.
+
+    Raises ThroughlineError, in one line, with what it raised there, or with how the process ended when it said nothing:
+    the system kills without a word when memory runs out.
+    """
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe(duplex=False)
     process = spawning.Process(target=_tell, args=(there, measure, arguments))
     process.start()
     there.close()
     try:
-        found: Found = here.recv()
-        return found
+        found, fault = here.recv()
+    except EOFError:
+        found, fault = None, None
     finally:
         process.join()
+    if fault is not None:
+        raise fault
+    if process.exitcode != 0:
+        raise ThroughlineError(f"the measuring process ended with exit code {process.exitcode}", measure.__name__)
+    returned: Found = found
+    return returned
 
 
 def peak_megabytes() -> float:
@@ -39,4 +52,10 @@ def peak_megabytes() -> float:
 
 
 def _tell(pipe: Any, measure: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    pipe.send(measure(*arguments))
+    try:
+        found, fault = measure(*arguments), None
+    except ThroughlineError as error:
+        found, fault = None, ThroughlineError(str(error))
+    except Exception as error:  # whatever it is: the parent has to know, and a second traceback says no more
+        found, fault = None, ThroughlineError(f"{type(error).__name__}: {error}", measure.__name__)
+    pipe.send((found, fault))

@@ -1,9 +1,9 @@
 """MTCT training of InternVL3-8B's exact geometry on a CUDA GPU, as token trees and as separate sequences.
 
 Random weights drawn on the device in bfloat16, nothing downloaded. First bfloat16 is held against float32 on two layers
-of the same widths; then both ways take turns, forward and backward, on the same samples, laid out beforehand as loader
-workers lay them out. Utilisation is model FLOPs over the card's own matrix product, measured in the same process.
-`throughline bench gpu` calls this.
+of the same widths; then both ways take turns, forward and backward, on the same samples. Layout and transfer to the
+card are in nobody's time here; in training they are the training process's. Utilisation is model FLOPs over the card's
+own matrix product, measured in the same process. `throughline bench gpu` calls this.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from throughline.benchmarks.contenders import LORA, rows_of_trees, tree_batch, with_random_lora
+from throughline.benchmarks.contenders import LORA, row_widths, rows_of_trees, tree_batch, with_random_lora
 from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.plain_rival import NAME as RIVAL
 from throughline.benchmarks.plain_rival import SeparateRows, rows_of_paths, separate_rows
 from throughline.benchmarks.step import largest_difference
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
-from throughline.benchmarks.workload import class_list, make_workload, tokenizer_texts
+from throughline.benchmarks.workload import class_list, make_workload, require_batch, tokenizer_texts
 from throughline.domains.splits import HOLDOUT_FRACTION
 from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.collating import TreeBatch
@@ -88,17 +88,18 @@ def measure_gpu(
     """Rows for every way of attention: step time, rates, utilisation, memory, hours of TerraIncognita.
 
     Raises ThroughlineError where there is no GPU, where bfloat16 is further from float32 than the bounds, and when the
-    memory does not suffice; UsageError for an unknown geometry.
+    memory does not suffice; UsageError for an unknown geometry and for more samples than there are.
     """
     _require_device(settings.device)
     if settings.geometry not in GEOMETRIES:
         raise UsageError(f"no geometry named {settings.geometry}", do=f"choose from {', '.join(GEOMETRIES)}")
+    require_batch(settings.batch)
     geometry, texts = GEOMETRIES[settings.geometry], tokenizer_texts()
-    told(f"bfloat16 against float32, {CHECKED_LAYERS} layers of {geometry.name}")
-    precision = checked_precision(geometry, texts, settings.device)
-    told("the ceiling of matrix products")
-    ceiling = matmul_ceiling(settings.device)
     try:
+        told(f"bfloat16 against float32, {CHECKED_LAYERS} layers of {geometry.name}")
+        precision = checked_precision(geometry, texts, settings.device)
+        told("the ceiling of matrix products")
+        ceiling = matmul_ceiling(settings.device)
         return _measured(settings, geometry, texts, precision, ceiling, told, ways)
     except torch.OutOfMemoryError as error:
         raise ThroughlineError(
@@ -218,6 +219,8 @@ def _measured(
             "bf16_nll_difference": precision.nll_difference,
             "largest_nll_difference": difference,
             "ceiling_tflops": round(ceiling / 1e12, 3),
+            "ours_rows": row_widths([batch.input_ids.shape]),
+            "rival_rows": row_widths(rows.input_ids.shape for rows in separate),
             "gflops_tree": round(tree.flops / 1e9, 3),
             "gflops_separate": round(paths.flops / 1e9, 3),
             "fold_samples": fold_samples(),
@@ -228,8 +231,8 @@ def _measured(
 
 
 def rows_of_sides(name: str, tree: Side, paths: Side, ceiling: float, settings: dict[str, Any]) -> list[BenchRow]:
-    """What the two sides' steps come to. Of seconds and hours the ratio is rival over ours, of all else ours over
-    rival; tokens a second are those of the own rows, of which the tree has fewer for the same samples.
+    """What the two sides' steps come to, ratios as `BenchRow` has them. Tokens a second are those of the own rows, of
+    which the tree has fewer for the same samples.
 
     Hours are of training alone, sampling and answering not counted: the first stage, and it with the rounds.
     """
@@ -239,8 +242,7 @@ def rows_of_sides(name: str, tree: Side, paths: Side, ceiling: float, settings: 
 
     def rate(what: str, unit: str, of: Callable[[Side, float], float]) -> None:
         ours, rival = ([of(side, second) for second in side.seconds] for side in (tree, paths))
-        row = compare(f"{name}: {what}", RIVAL, ours, rival, None, settings, unit)
-        found.append(replace(row, ratio=row.ours_value / row.rival_value))
+        found.append(compare(f"{name}: {what}", RIVAL, ours, rival, None, settings, unit, ours_over_rival=True))
 
     rate("samples", "samples/s", lambda side, second: side.samples / second)
     rate("tokens", "tokens/s", lambda side, second: side.tokens / second)

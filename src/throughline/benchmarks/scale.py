@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
+from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.timing import BenchRow, compare
 from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
@@ -25,12 +26,14 @@ from throughline.domains.splits import split_domains
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.scenes import sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, render
+from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.assessment import assess
 from throughline.evaluation.saved_model import OpenedModel, open_model
 from throughline.mllm.images import ImageReader
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.settings import AnswerSettings
 
+GEOMETRY = "pocket"
 SHOWN = CLASSES[:10]
 SIDE = 64
 SCENES = 8
@@ -49,6 +52,8 @@ class ScaleSettings:
     """Room in the cache as a share of what all images take, so that filling it takes old images out at both sizes."""
     batch: int = AnswerSettings().batch
     """Images asked together."""
+    threads: int | None = None
+    """torch's; None is its own choice."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,12 @@ class Measured:
 def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
     """A row for each stage, in seconds for 1,000 images, and one for memory, whose ratio is ours over the rival's.
 
-    The few are measured before and after the many: a machine that slows down shows in their spread.
+    The few are measured before and after the many: a machine that slows down shows in their spread. Raises UsageError
+    where the few are not fewer, ThroughlineError where a process fails or does not answer for every image.
     """
     few, many = settings.images
+    if few >= many:
+        raise UsageError(f"--few {few:,} against --many {many:,}", do="the few have to be fewer")
     with tempfile.TemporaryDirectory() as folder:
         roots = {count: Path(folder) / str(count) for count in (few, many)}
         for count, root in roots.items():
@@ -81,14 +89,19 @@ def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda 
 
 
 def measure_images(root: Path, settings: ScaleSettings) -> Measured:
-    """All stages on the images in `root`, in this process."""
+    """All stages on the images in `root`, in this process. ThroughlineError where an image is left out."""
+    with on_threads(settings.threads):
+        return _measured(root, settings)
+
+
+def _measured(root: Path, settings: ScaleSettings) -> Measured:
     watch = _Watch()
     with watch.stage("check"):
         errors = check_images(root).errors
     with watch.stage("split"):
         images = read_images(root)
         split_domains(images, trial_seed=0)
-    model = open_model("pocket", images.classes)
+    model = open_model(GEOMETRY, images.classes)
     model = replace(model, answering=AnswerSettings(answers=("label",), batch=settings.batch))
     _warm_up(model, images)
     hits = _through_the_cache(model, images, settings, watch)
@@ -96,9 +109,17 @@ def measure_images(root: Path, settings: ScaleSettings) -> Measured:
         (*_, line) = assess(model, images).lines
     count = len(images.samples)
     if errors or line["n"] != count:
-        raise RuntimeError(f"{errors[:1]}: {line['n']} of {count} images answered")  # then nothing was measured
+        raise ThroughlineError(
+            f"{line['n']} of {count} images answered, {len(errors)} faults", root, "nothing was measured: report it"
+        )
     watch.images |= {stage: count for stage in STAGES if stage != "cache read"}
-    facts = {"pixels": SIDE, "batch": settings.batch, "cache_hits": hits, "checkpoint": model.mllm.name}
+    facts = {
+        "geometry": GEOMETRY,
+        "pixels": SIDE,
+        "batch": settings.batch,
+        "cache_hits": hits,
+        **machine_settings(model.mllm.model),
+    }
     return Measured(watch.for_1000(), peak_megabytes(), facts)
 
 
@@ -168,14 +189,16 @@ def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSett
 
 def _stage_row(stage: str, many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
     ours, theirs = ([one.seconds[stage] for one in found] for found in (many, few))
-    return compare(f"scale, {stage}", _rival(facts), ours, theirs, None, facts, unit="seconds for 1,000 images")
+    return compare(
+        f"scale {GEOMETRY}, {stage}", _rival(facts), ours, theirs, None, facts, unit="seconds for 1,000 images"
+    )
 
 
 def _memory_row(many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
     ours, theirs = ([one.megabytes for one in found] for found in (many, few))
-    row = compare("scale, memory", _rival(facts), ours, theirs, None, facts, unit="MB")
-    difference = round(statistics.median(ours) - statistics.median(theirs), 1)
-    return replace(row, ratio=row.ours_value / row.rival_value, settings={**facts, "difference": difference})
+    said = {**facts, "difference": round(statistics.median(ours) - statistics.median(theirs), 1)}
+    name = f"scale {GEOMETRY}, memory"
+    return compare(name, _rival(facts), ours, theirs, None, said, unit="MB", ours_over_rival=True)
 
 
 def _rival(facts: dict[str, Any]) -> str:

@@ -18,8 +18,11 @@ Side = Callable[[], object]
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One comparison. Values are medians in `unit`, spreads the first and third quartile, `ratio` rival over ours (for
-    memory: ours over rival); `predicted_ratio` is what a count of operations says, where there is one."""
+    """One comparison. Values are medians in `unit`, spreads the first and third quartile.
+
+    `ratio` is rival over ours; of memory and rates ours over rival. `predicted_ratio` is what a count of operations
+    says, where there is one.
+    """
 
     name: str
     rival: str

@@ -70,8 +70,7 @@ def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: 
     Images are `image_size` pixels a side, or have the shape that `chat` cuts into as many tiles of that size as it cuts
     at most. Raises UsageError where `batch` is above the number of scenes.
     """
-    if batch > POOL:
-        raise UsageError(f"a step of {batch} images", do=f"use a batch of at most {POOL}")
+    require_batch(batch)
     across, down = tile_grid(chat.tiles)
     scenes = _described()[:batch]
     pictures = tuple(
@@ -86,6 +85,12 @@ def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: 
             for index, (_, _, chain) in enumerate(scenes)
         ),
     )
+
+
+def require_batch(batch: int) -> None:
+    """UsageError where a workload cannot have `batch` samples; for those who would find out late."""
+    if batch > POOL:
+        raise UsageError(f"a step of {batch} images", do=f"use a batch of at most {POOL}")
 
 
 def tile_grid(tiles: int) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trials", type=positive_int, default=3, metavar="N", help="timed turns of every side")
     add_threads(parser)
-    add_ablate(parser, "shared prefix")
+    add_ablate(parser, "layouts")
 
 
 def _measure_score(arguments: argparse.Namespace) -> Sequence[BenchRow]:
@@ -55,7 +55,7 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     add_geometry(parser, "pocket and bench-40m")
     parser.add_argument("--trials", type=positive_int, default=5, metavar="N", help="timed calls of every side")
     add_threads(parser)
-    add_ablate(parser, "shared prefix, leaving")
+    add_ablate(parser, "layouts, leaving")
 
 
 def _measure_sample(arguments: argparse.Namespace) -> Sequence[BenchRow]:
@@ -74,7 +74,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=positive_int, default=1_000, metavar="N", help="drawn images to ask about")
     parser.add_argument("--trials", type=positive_int, default=2, metavar="N", help="timed runs of each side")
     add_threads(parser)
-    add_ablate(parser, "shared prefix, leaving, asking together")
+    add_ablate(parser, "layouts, leaving, asking together")
 
 
 def _measure_evaluate(arguments: argparse.Namespace) -> Sequence[BenchRow]:

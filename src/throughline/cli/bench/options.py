@@ -63,10 +63,17 @@ def add_ablate(parser: argparse.ArgumentParser, known: str) -> None:
         nargs="?",
         const=("all",),
         default=(),
-        type=lambda text: tuple(words(text)),
+        type=_names,
         metavar="A,B",
         help=f"add rows of our own side without these, without a value without each ({known}; default: none)",
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = words(text)
+    if not found:
+        raise argparse.ArgumentTypeError("nothing is named")
+    return found
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -17,7 +17,9 @@ def print_table(rows: Sequence[BenchRow]) -> None:
 
     # Off a terminal nothing is folded to 80 columns: there the reader is a file or a program.
     console = Console() if sys.stdout.isatty() else Console(width=4096)
-    table = Table(title="medians (first to third quartile); ratio: rival over ours, of memory ours over rival")
+    table = Table(
+        title="medians (first to third quartile); ratio: rival over ours; of memory and rates ours over rival"
+    )
     for heading in ("benchmark", "rival", "unit"):
         table.add_column(heading)
     for heading in ("ours", "theirs", "ratio", "predicted", "share of it"):

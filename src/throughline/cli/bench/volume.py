@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from throughline.cli.bench.options import Bench, told
+from throughline.cli.bench.options import Bench, add_threads, told
 from throughline.cli.parsing import positive_int
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ def _add_scale_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images; 100,000 take half an hour or more and 4 GB of disk",
     )
+    add_threads(parser)
 
 
 def _measure_scale(arguments: argparse.Namespace) -> Sequence[BenchRow]:
     from throughline.benchmarks.scale import ScaleSettings, measure_scale
 
-    return measure_scale(ScaleSettings(images=(arguments.few, arguments.many)), told)
+    settings = ScaleSettings(images=(arguments.few, arguments.many), threads=arguments.threads)
+    return measure_scale(settings, told)
 
 
 TEACHER = Bench(
