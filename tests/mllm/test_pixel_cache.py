@@ -11,11 +11,13 @@ import signal
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.mllm.tiny import image_of
 
+from throughline.mllm import pixel_cache
 from throughline.mllm.chat import EncodedImage
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.pixel_cache import MARGIN, PixelCache, processor_settings
@@ -228,6 +230,20 @@ def test_processes_share_it_and_one_is_killed(tmp_path: Path) -> None:
     assert 0 < size(tmp_path) <= limit * (1 + 3 / MARGIN)
     cache = PixelCache(tmp_path, limit, "settings")
     assert any(same(cache.get(noise(n).key), noise(n)) for n in range(60))
+
+
+def test_a_file_that_another_process_takes_out_while_it_is_opened_is_a_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors looks at the file, then torch maps it: in between it may go."""
+    cache = PixelCache(tmp_path, ROOM, "settings")
+    cache.put(noise(0))
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("unable to open file in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(pixel_cache, "safe_open", gone)
+    assert cache.get(noise(0).key) is None
 
 
 def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class PixelCache:
             with safe_open(path, framework="pt") as file:
                 facts, names = file.metadata() or {}, file.keys()
                 inputs = {name: file.get_tensor(name) for name in names}
-        except (OSError, SafetensorError):
+        except (OSError, RuntimeError, SafetensorError):  # torch says RuntimeError when another process takes it out
             return None
         if facts.pop("checksum", None) != _checksum(path.name, facts, inputs):
             return None
