@@ -54,8 +54,16 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py chains
 	$(VENV)/bin/python bench/evidence.py demo-kills
 	$(VENV)/bin/python bench/evidence.py demo-time
+	$(VENV)/bin/python bench/evidence.py cost-of-demo
 	$(VENV)/bin/python bench/evidence.py help-time
+	$(VENV)/bin/python bench/evidence.py demo-profile
 	$(VENV)/bin/python bench/evidence.py bench-step
+	$(VENV)/bin/python bench/evidence.py bench-step-ablated
+	$(VENV)/bin/python bench/evidence.py bench-memory
+	$(VENV)/bin/python bench/evidence.py bench-score
+	$(VENV)/bin/python bench/evidence.py bench-sample
+	$(VENV)/bin/python bench/evidence.py bench-evaluate
+	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-teacher
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
