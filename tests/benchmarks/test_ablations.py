@@ -79,4 +79,4 @@ def test_names_are_checked_and_all_is_all():
 
 def test_a_plan_without_something_is_another_plan(pocket_step):
     plans = {with_plan(pocket_step.mllm, thing).plan for thing in (*TRAINING[:3], *SAMPLING)}
-    assert pocket_step.mllm.plan not in plans and len(plans) == 4  # without packed rows is without layouts, too
+    assert pocket_step.mllm.plan not in plans and len(plans) == 5  # without packed rows is without layouts, too

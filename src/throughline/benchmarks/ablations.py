@@ -29,13 +29,14 @@ NODES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
 CONTINUATION_PLANS: dict[str, Plan] = {
     "layouts": Plan("masked"),  # masks for trees, and transformers' own cache, copied for every continuation
     "leaving": Plan(regrid=0.0),
+    "packed weights": Plan(packed_weights=False),
 }
 TOGETHER = "asking together"
 
 TRAINING = (*TREE_PLANS, *NODES)
 SCORING = ("layouts",)
 SAMPLING = tuple(CONTINUATION_PLANS)
-EVALUATING = (*SAMPLING, TOGETHER)
+EVALUATING = ("layouts", "leaving", TOGETHER)
 """What each bench can do without."""
 
 

@@ -38,6 +38,8 @@ class Plan:
     regrid: float = 0.75
     """Continuations that have ended leave once no more than this share is still going: what goes on is copied together,
     and copying at every end costs more. 0: never."""
+    packed_weights: bool = True
+    """Long continuations go through packed copies of large weights where that is faster (`packed_weights`)."""
 
     @property
     def takes_layouts(self) -> bool:

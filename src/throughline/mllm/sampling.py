@@ -17,6 +17,7 @@ from throughline.mllm.chat import Path
 from throughline.mllm.constraints import Matchers, StageConstraint
 from throughline.mllm.decoding import Decoder, make_decoder
 from throughline.mllm.load import Mllm
+from throughline.mllm.packed_weights import packed_weights
 from throughline.mllm.prefix import Prefix
 from throughline.settings import SamplingSettings
 
@@ -59,7 +60,8 @@ def sample(
     most = [settings.max_new_tokens] * len(flat)
     if limits is not None:
         most = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
-    with mllm.asked():
+    steps = max(most, default=0) if mllm.plan.packed_weights else 0
+    with mllm.asked(), packed_weights(mllm.model, steps):
         decoder = make_decoder(mllm, prompts, each, prefix)
         matchers = constraint.start(len(flat)) if constraint is not None else None
         drawn = _drawn(decoder, settings, flat, most, _stop_ids(mllm) if stop is None else stop, matchers)

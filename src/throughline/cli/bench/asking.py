@@ -55,7 +55,7 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     add_geometry(parser, "pocket and bench-40m")
     parser.add_argument("--trials", type=positive_int, default=5, metavar="N", help="timed calls of every side")
     add_threads(parser)
-    add_ablate(parser, "layouts, leaving")
+    add_ablate(parser, "layouts, leaving, packed weights")
 
 
 def _measure_sample(arguments: argparse.Namespace) -> Sequence[BenchRow]:
