@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -68,7 +69,7 @@ class Measured:
 def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
     """A row for each stage, in seconds for 1,000 images, and one for memory, whose ratio is ours over the rival's.
 
-    The few are measured before and after the many: a machine that slows down shows in their spread. Raises UsageError
+    In turns, the few before and after the many: a machine that slows down shows in the spread. Raises UsageError
     where the few are not fewer, ThroughlineError where a process fails or does not answer for every image.
     """
     few, many = settings.images
@@ -80,7 +81,7 @@ def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda 
             told(f"writing {count:,} images")
             write_images(root, count)
         found: dict[int, list[Measured]] = {few: [], many: []}
-        for count in (few, many, few):
+        for count in (few, many, few, many, few):
             told(f"{count:,} images")
             found[count].append(in_a_fresh_process(measure_images, roots[count], settings))
     facts = {**found[many][0].facts, "few": few, "many": many, "cached_share": settings.cached_share}
@@ -168,7 +169,11 @@ def _warm_up(model: OpenedModel, images: ImageSet) -> None:
 
 
 def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSettings, watch: _Watch) -> float:
-    """Stores all images, then reads the last quarter of them; gives the share of these that were still there."""
+    """Stores all images, then reads the last quarter of them; gives the share of these that were still there.
+
+    Halfway, when the cache is full, the system has to put on disk what it put off: it does so by itself after half a
+    minute, which many images take and few do not, and a file on disk costs ten times as much to take out.
+    """
     chat, samples = model.mllm.chat, images.samples
     with tempfile.TemporaryDirectory() as folder:
         one = PixelCache(Path(folder) / "one", 1 << 30, "size of an image")
@@ -177,9 +182,12 @@ def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSett
         room = int(settings.cached_share * len(samples) * path.stat().st_size)
         cache = PixelCache(Path(folder) / "all", room, processor_settings(chat))
         reader = ImageReader(chat, cache=cache)
+        os.sync()
         with watch.stage("cache fill"):
-            for sample in samples:
+            for number, sample in enumerate(samples):
                 reader.encode(sample)
+                if number == len(samples) // 2:
+                    os.sync()
         latest = samples[-len(samples) // 4 :]
         with watch.stage("cache read"):
             hits = sum(cache.get(sample.image_sha256) is not None for sample in latest)

@@ -51,7 +51,7 @@ class StepSettings:
 
     def trials_of(self, geometry: str, tiles: int) -> int:
         """Timed steps of each side: steps of milliseconds take more of them to a steady median."""
-        usual = 9 if geometry == "pocket" else 5 if tiles == 1 else 3
+        usual = 9 if geometry == "pocket" else 4 if tiles == 1 else 3
         return self.trials or usual
 
     def batch_of(self, geometry: str, tiles: int) -> int:

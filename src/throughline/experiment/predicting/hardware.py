@@ -47,10 +47,9 @@ class Shares:
 # A decoder layer of eager PyTorch launches a few dozen kernels.
 GPU = Shares(training=0.35, prompts=0.45, decoding=0.25, bandwidth=0.6, seconds_a_layer=6e-4, starting=60.0)
 
-# PLACEHOLDER FROM A FIRST MEASUREMENT, to be taken anew after `throughline demo --out RUN` on an idle machine, by
-# `python bench/cost_model.py RUN`. Means of three demos of 250 to 258 s, two workers of one thread each, on two cores
-# of 102 GFLOP/s in float32 products; training then comes out within 6 % of what each unit took, answering within 20 %.
-CPU = Shares(training=0.37, prompts=0.37, decoding=0.19, bandwidth=1.0, seconds_a_layer=1.7e-3, starting=8.0)
+# Calibrated by `python bench/cost_model.py RUN` on three demos of 181 to 184 s, two workers of one thread each, on two
+# idle cores of 95 to 102 GFLOP/s in float32 products: the means of the three.
+CPU = Shares(training=0.48, prompts=0.48, decoding=0.24, bandwidth=1.0, seconds_a_layer=7.5e-4, starting=8.0)
 
 
 @dataclass(frozen=True)
