@@ -36,7 +36,7 @@ TOGETHER = "asking together"
 TRAINING = (*TREE_PLANS, *NODES)
 SCORING = ("layouts",)
 SAMPLING = tuple(CONTINUATION_PLANS)
-EVALUATING = ("layouts", "leaving", TOGETHER)
+EVALUATING = ("layouts", "leaving", TOGETHER)  # the pocket has no weight that is worth packing
 """What each bench can do without."""
 
 

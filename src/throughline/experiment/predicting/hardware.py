@@ -47,7 +47,7 @@ class Shares:
 # A decoder layer of eager PyTorch launches a few dozen kernels.
 GPU = Shares(training=0.35, prompts=0.45, decoding=0.25, bandwidth=0.6, seconds_a_layer=6e-4, starting=60.0)
 
-# Calibrated by `python bench/cost_model.py RUN` on three demos of 181 to 184 s, two workers of one thread each, on two
+# Calibrated by `python bench/cost_model.py RUN` on three demos of 181 to 187 s, two workers of one thread each, on two
 # idle cores of 95 to 102 GFLOP/s in float32 products: the means of the three.
 CPU = Shares(training=0.48, prompts=0.48, decoding=0.24, bandwidth=1.0, seconds_a_layer=7.5e-4, starting=8.0)
 
