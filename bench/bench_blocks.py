@@ -12,7 +12,7 @@ from certificate_block import NOT_MEASURED
 from records import Bench, BenchRow, CostOfDemo, DemoProfile, DemoTime, HelpTime, read_record
 from throughline.reporting.tables import Table, to_markdown
 
-BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "scale", "teacher", "gpu")
+BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "input", "scale", "teacher", "gpu")
 """What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from throughline.benchmarks.ablations import EVALUATING, SAMPLING, SCORING, TRAINING
+from throughline.benchmarks.input import INPUT
 from throughline.benchmarks.memory import MemorySettings
 from throughline.benchmarks.step import StepSettings
 from throughline.benchmarks.timing import compare
@@ -101,13 +102,20 @@ def test_summary_and_geometries_are_those_that_exist():
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("step", TRAINING), ("memory", TRAINING), ("score", SCORING), ("sample", SAMPLING), ("evaluate", EVALUATING)],
+    [
+        ("step", TRAINING),
+        ("memory", TRAINING),
+        ("score", SCORING),
+        ("sample", SAMPLING),
+        ("evaluate", EVALUATING),
+        ("input", INPUT),
+    ],
 )
 def test_the_help_names_every_ablation_and_no_other(name, known):
     parser = bench.argparse.ArgumentParser()
     bench.BENCHES[name].add_options(parser)
     text = next(action.help for action in parser._actions if action.dest == "ablate")
-    assert f"({', '.join(known)}; default: none)" in text
+    assert f"({', '.join(known)}; default: {'all' if name == 'input' else 'none'})" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")

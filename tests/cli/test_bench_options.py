@@ -1,8 +1,9 @@
-"""The options of `bench score`, `bench sample` and `bench evaluate` reach their measurements."""
+"""The options of `bench score`, `sample`, `evaluate` and `input` reach their measurements."""
 
 import pytest
 
 from throughline.benchmarks.evaluating import EvaluateSettings
+from throughline.benchmarks.input import InputSettings
 from throughline.benchmarks.sampling import SampleSettings
 from throughline.benchmarks.score import ScoreSettings
 from throughline.benchmarks.timing import compare
@@ -24,8 +25,13 @@ GIVEN = {
         EvaluateSettings(images=10, trials=1, threads=2),
         EvaluateSettings(),
     ),
+    "input": (
+        ["--images", "10", "--pixels", "64", "--trials", "1", "--threads", "2", "--ablate", "pixel cache"],
+        InputSettings(images=10, pixels=64, trials=1, threads=2, ablate=("pixel cache",)),
+        InputSettings(),
+    ),
 }
-FILES = {"score": "score", "sample": "sampling", "evaluate": "evaluating"}
+FILES = {"score": "score", "sample": "sampling", "evaluate": "evaluating", "input": "input"}
 
 
 @pytest.mark.parametrize("name", GIVEN)

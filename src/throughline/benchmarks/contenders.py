@@ -113,9 +113,9 @@ def row_widths(shapes: Iterable[Sequence[int]]) -> str:
     return " + ".join(f"{rows}x{tokens}" for rows, tokens in shapes)
 
 
-def with_random_lora(mllm: Mllm) -> Any:
+def with_random_lora(mllm: Mllm, lora: LoraSettings = LORA) -> Any:
     """The model with LoRA in both towers as training adds it, second factors drawn too: zeros would hide a fault."""
-    model = add_lora(mllm.model, LORA, seed=0)
+    model = add_lora(mllm.model, lora, seed=0)
     draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image
 
@@ -57,6 +58,17 @@ def tokenizer_texts() -> list[str]:
 def drawn_pictures(count: int, image_size: int) -> list[Image.Image]:
     """`count` of the pool's scenes, `image_size` pixels a side."""
     return [render(scene, style, image_size) for style, scene, _ in _described()[:count]]
+
+
+def write_scenes(root: Path, count: int, image_size: int) -> dict[Path, str]:
+    """`count` of the pool's scenes as JPEG files of an image set, `image_size` pixels a side: the chain of each file."""
+    chains = {}
+    for index, (style, scene, chain) in enumerate(_described()[:count]):
+        path = root / style / CLASSES[index % len(CLASSES)] / f"{index:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render(scene, style, image_size).save(path, quality=90)
+        chains[path] = chain
+    return chains
 
 
 def chain_lengths(chat: Chat) -> list[int]:

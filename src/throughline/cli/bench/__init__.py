@@ -11,7 +11,7 @@ import json
 from throughline.cli.bench.asking import EVALUATE, SAMPLE, SCORE
 from throughline.cli.bench.table import print_table
 from throughline.cli.bench.training import GPU, MEMORY, STEP
-from throughline.cli.bench.volume import SCALE, TEACHER
+from throughline.cli.bench.volume import INPUT, SCALE, TEACHER
 
 SUMMARY = "measure this system against its rivals on this machine"
 
@@ -21,6 +21,7 @@ BENCHES = {
     "score": SCORE,
     "sample": SAMPLE,
     "evaluate": EVALUATE,
+    "input": INPUT,
     "scale": SCALE,
     "teacher": TEACHER,
     "gpu": GPU,

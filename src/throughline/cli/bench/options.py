@@ -56,16 +56,17 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive_int, metavar="N", help="torch threads (default: torch's own choice)")
 
 
-def add_ablate(parser: argparse.ArgumentParser, known: str) -> None:
-    """`--ablate`; empty where it is not given."""
+def add_ablate(parser: argparse.ArgumentParser, known: str, default: tuple[str, ...] = ()) -> None:
+    """`--ablate`; `default` where it is not given."""
     parser.add_argument(
         "--ablate",
         nargs="?",
         const=("all",),
-        default=(),
+        default=default,
         type=_names,
         metavar="A,B",
-        help=f"add rows of our own side without these, without a value without each ({known}; default: none)",
+        help=f"add rows of our own side without these, without a value without each "
+        f"({known}; default: {', '.join(default) or 'none'})",
     )
 
 
