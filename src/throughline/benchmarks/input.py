@@ -43,8 +43,6 @@ TOLERANCE = 1e-4
 """Largest difference between two sides, relative where a number is beyond 1; the cache and reading ahead have none."""
 
 QUESTIONS = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)
-LIKELIHOOD = ("likelihood",)
-"""The way of asking that is timed: with random weights the others go on until they are cut off."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +225,8 @@ INPUT: dict[str, Callable[[InputWork], Sides]] = {
 
 
 def _ask(work: InputWork, mllm: Mllm, reader: ImageReader) -> Tensor:
-    """`(images, classes)` log-probabilities."""
-    answering = AnswerSettings(answers=LIKELIHOOD, batch=work.settings.batch)
+    """`(images, classes)` log-probabilities; with random weights the other ways go on until they are cut off."""
+    answering = AnswerSettings(answers=("likelihood",), batch=work.settings.batch)
     said = answer_samples(mllm, work.samples, QUESTIONS, answering, reader=reader)
     return torch.tensor([one.probabilities for one in said], dtype=torch.float64).log()
 

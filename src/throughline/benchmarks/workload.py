@@ -61,7 +61,7 @@ def drawn_pictures(count: int, image_size: int) -> list[Image.Image]:
 
 
 def write_scenes(root: Path, count: int, image_size: int) -> dict[Path, str]:
-    """`count` of the pool's scenes as JPEG files of an image set, `image_size` pixels a side: the chain of each file."""
+    """`count` of the pool's scenes as JPEG files, `image_size` pixels a side, by domain: the chain of each file."""
     chains = {}
     for index, (style, scene, chain) in enumerate(_described()[:count]):
         path = root / style / CLASSES[index % len(CLASSES)] / f"{index:03}.jpg"
