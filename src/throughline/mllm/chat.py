@@ -121,6 +121,30 @@ class Chat:
         ids = np.asarray(tokens, dtype=np.int64)
         return Path(ids, self._positions(ids, images), tuple(images), start)
 
+    def answer_spans(self, messages: Sequence[Message], answer: str) -> list[tuple[int, int]]:
+        """For every token of the answer, as `answered` has them, where it begins and ends in `answer`.
+
+        What closes the turn lies behind the end: its span is empty. A token that merged with the prompt's last
+        characters begins at 0. ThroughlineError for a tokenizer that does not tell.
+        """
+        bare = self._prompt_text(canonical_json(list(messages)))
+        text = bare + self._lead + answer + self.end_of_turn
+        opened = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        try:
+            found = self.tokenizer(text, add_special_tokens=not opened, return_offsets_mapping=True)
+        except NotImplementedError:
+            raise ThroughlineError(
+                f"{type(self.tokenizer).__name__} does not tell which characters a token is",
+                do="use a checkpoint with a fast tokenizer (tokenizer.json)",
+            ) from None
+        start = _common_prefix(self._prompt_tokens(bare), found["input_ids"])
+        first = len(bare) + len(self._lead)
+
+        def within(place: int) -> int:
+            return min(max(place - first, 0), len(answer))
+
+        return [(within(begin), within(end)) for begin, end in found["offset_mapping"][start:]]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens: special tokens and outer white space left out, all else as it came."""
         text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -34,7 +34,8 @@ class ImageReuse:
 @dataclass(frozen=True, eq=False)
 class TreeBatch:
     """What one model call needs. B rows of S tokens; `scored` and `predictors` are flat indices into B x S, branch
-    after branch, `lengths` the number of scored tokens of each branch; `sample` says whose branch it is."""
+    after branch, `lengths` the number of scored tokens of each branch; `sample` says whose branch it is, `noted` from
+    which to which of its tokens probabilities are wanted."""
 
     input_ids: Tensor  # (B, S)
     position_ids: Tensor  # (B, S), or (axes, B, S) with multimodal RoPE
@@ -48,6 +49,7 @@ class TreeBatch:
     weights: tuple[float, ...]
     means: tuple[bool, ...]
     sample: tuple[int, ...]
+    noted: tuple[tuple[int, int], ...]
     whole_logits: bool = False  # of all marked positions at once, by the model's own call
 
     def to(self, device: torch.device | str) -> TreeBatch:
@@ -158,12 +160,12 @@ class _Marks:
     def __init__(self) -> None:
         self.scored: list[np.ndarray[Any, Any]] = []
         self.predictors: list[np.ndarray[Any, Any]] = []
-        self.rest: list[tuple[str, float, bool, int]] = []
+        self.rest: list[tuple[str, float, bool, int, tuple[int, int]]] = []
 
     def add(self, name: str, scored: Any, predictors: Any, branch: Branch, sample: int) -> None:
         self.scored.append(scored)
         self.predictors.append(predictors)
-        self.rest.append((name, branch.weight, branch.reduce == "mean", sample))
+        self.rest.append((name, branch.weight, branch.reduce == "mean", sample, branch.noted))
 
     def batch(
         self,
@@ -173,7 +175,7 @@ class _Marks:
         images: dict[str, Tensor],
         reuse: ImageReuse | None,
     ) -> TreeBatch:
-        names, weights, means, sample = zip(*self.rest, strict=True)
+        names, weights, means, sample, noted = zip(*self.rest, strict=True)
         position_ids = torch.from_numpy(positions)
         return TreeBatch(
             input_ids=torch.from_numpy(ids),
@@ -188,6 +190,7 @@ class _Marks:
             weights=weights,
             means=means,
             sample=sample,
+            noted=noted,
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from throughline.mllm.attention import layout_arguments
 from throughline.mllm.collating import TreeBatch
-from throughline.mllm.head import marked_nll
+from throughline.mllm.head import marked_measures, marked_nll, measures_of
 from throughline.mllm.lora import base_of
 
 
@@ -63,6 +63,21 @@ def score_trees(model: Any, batch: TreeBatch) -> TreeScores:
         return TreeScores(torch.logsumexp(logits, dim=-1)[rows] - logits[rows, targets], batch)
     states = base_of(model).model(**_model_arguments(model, batch)).last_hidden_state
     return TreeScores(marked_nll(states.flatten(0, 1)[marked], head, rows, targets), batch)
+
+
+@torch.no_grad()
+def measure_trees(model: Any, batch: TreeBatch) -> tuple[TreeScores, Tensor]:
+    """The scores without gradient, and beside every token's NLL the entropy, in nats, of the distribution that it was
+    drawn from: `(scored tokens,)`."""
+    marked, rows = torch.unique(batch.predictors, return_inverse=True)
+    targets = batch.input_ids.view(-1)[batch.scored]
+    head = _frozen_head(model, batch)
+    if head is None:
+        nll, entropy = measures_of(_all_logits(model, batch, marked), rows, targets)
+    else:
+        states = base_of(model).model(**_model_arguments(model, batch)).last_hidden_state
+        nll, entropy = marked_measures(states.flatten(0, 1)[marked], head, rows, targets)
+    return TreeScores(nll, batch), entropy
 
 
 def _frozen_head(model: Any, batch: TreeBatch) -> Any:

@@ -26,6 +26,27 @@ def marked_nll(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) -> Tens
     return torch.as_tensor(_MarkedNll.apply(hidden, head.weight, head.bias, rows, targets))
 
 
+@torch.no_grad()
+def marked_measures(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`(m,)` NLL as `marked_nll` gives it and `(m,)` entropy of the distribution it is of, in nats; both float32.
+
+    H = logsumexp(z) - sum_v softmax(z)_v z_v
+    """
+    nll, entropy = (torch.empty(len(rows), dtype=torch.float32, device=hidden.device) for _ in range(2))
+    for here in _chunks(rows, len(head.weight)):
+        seen, row = torch.unique(rows[here], return_inverse=True)
+        logits = linear(hidden[seen], head.weight, head.bias).float()
+        nll[here], entropy[here] = measures_of(logits, row, targets[here])
+    return nll, entropy
+
+
+def measures_of(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from `(n, vocabulary)` logits."""
+    normaliser = torch.logsumexp(logits, dim=-1)
+    expected = (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
+    return normaliser[rows] - logits[rows, targets], (normaliser - expected)[rows]
+
+
 class _MarkedNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, targets: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained."""
+    """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained. `noted` is the range
+    of the answer's tokens whose probability whoever trains wants to see; it changes no loss."""
 
     path: Path
     name: str
     weight: float = 1.0
     reduce: Reduce = "mean"
+    noted: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ class Branch:
     predictors: Tokens
     weight: float
     reduce: Reduce
+    noted: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +220,7 @@ def image_places(path: Path, image_token_id: int) -> list[Tokens]:
 
 def _branch(leaf: Leaf, route: Tokens) -> Branch:
     start = leaf.path.answer_start
-    return Branch(leaf.name, route[start:], route[start - 1 : -1], leaf.weight, leaf.reduce)
+    return Branch(leaf.name, route[start:], route[start - 1 : -1], leaf.weight, leaf.reduce, leaf.noted)
 
 
 def _common_rows(a: Tokens, b: Tokens) -> int:
