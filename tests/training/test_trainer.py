@@ -124,8 +124,9 @@ def test_loss_lines_say_where_and_what(stage: Any, tmp_path: Path) -> None:
     assert [line["step"] for line in told] == [2, 4, 6]
     assert {line["steps"] for line in told} == {6}
     for line in lines:
-        assert set(line) == {"step", "epoch", "loss", "losses", "lr"}
-        assert set(line["losses"]) == {"label", "chain"}
+        assert set(line) == {"step", "epoch", "loss", "losses", "class_probability", "lr"}
+        assert set(line["losses"]) == set(line["class_probability"]) == {"label", "chain"}
+        assert all(0 < value < 1 for value in line["class_probability"].values())
     assert lines[-1]["epoch"] == 2
     assert lines[-1]["loss"] < lines[0]["loss"]
 

@@ -9,6 +9,7 @@ The loss of a batch is the mean of L over its samples (`trainer`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from throughline.chains.prompts import Prompts
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
@@ -39,10 +40,23 @@ def sample_tree(
     leaves = []
     if "label" in marked:
         path = chat.answered(user_turn(prompts.label), [image], example.label)
-        leaves.append(Leaf(path, "label", 1.0, label_reduce))
+        noted = class_tokens(chat, prompts.label, example.label, example.label)
+        leaves.append(Leaf(path, "label", 1.0, label_reduce, noted))
     if "chain" in marked:
         if example.chain is None:
             raise ValueError("a chain is marked, the example has none")
         path = chat.answered(user_turn(prompts.reasoning), [image], example.chain)
-        leaves.append(Leaf(path, "chain", 1.0, "mean"))
+        noted = class_tokens(chat, prompts.reasoning, example.chain, example.label)
+        leaves.append(Leaf(path, "chain", 1.0, "mean", noted))
     return merge_paths(leaves, chat.image_token_id)
+
+
+@lru_cache(maxsize=1 << 15)  # the same texts in every epoch
+def class_tokens(chat: Chat, question: str, answer: str, label: str) -> tuple[int, int]:
+    """From which to which token of the answer the class is named for the last time; (0, 0) where it is not."""
+    begin = answer.casefold().rfind(label.casefold())
+    if begin < 0:
+        return 0, 0
+    spans = chat.answer_spans(user_turn(question), answer)
+    within = [i for i, (start, end) in enumerate(spans) if max(start, begin) < min(end, begin + len(label))]
+    return (within[0], within[-1] + 1) if within else (0, 0)

@@ -24,8 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
-from throughline.mllm.collating import TreeBatch
-from throughline.mllm.forward import score_trees
+from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
@@ -90,19 +89,25 @@ class TreeTrainer(Trainer):
         batch = self.lay_out([[tree] for tree in inputs["trees"]]).to(self.args.device)
         with self.accelerator.autocast():  # the model's inner parts are called, past what Trainer wraps around it
             scores = score_trees(model, batch)
-        self._note_parts(scores.branch_nll().detach(), batch)
+        self._note_parts(scores)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["trees"])
         # gradients are averaged over devices afterwards
         return scores.loss_sum() * self.accelerator.num_processes / samples
 
-    def _note_parts(self, nll: torch.Tensor, batch: TreeBatch) -> None:
-        for name, value in zip(batch.names, nll.tolist(), strict=True):
-            self.parts.setdefault(name, []).append(value)
+    def _note_parts(self, scores: TreeScores) -> None:
+        """Each branch's NLL, and the mean probability of the tokens of it that were to be noted."""
+        batch = scores.batch
+        for name, value in zip(batch.names, scores.branch_nll().tolist(), strict=True):
+            self.parts.setdefault(f"nll_{name}", []).append(value)
+        tokens = torch.split(scores.token_nll.detach().cpu(), list(batch.lengths))
+        for name, nll, (start, end) in zip(batch.names, tokens, batch.noted, strict=True):
+            if end > start:
+                self.parts.setdefault(f"class_{name}", []).append(float((-nll[start:end]).exp().mean()))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the mean NLL of each kind of branch since the last line, so that checkpoints carry it too."""
+        """Adds the means of what was noted since the last line, so that checkpoints carry them too."""
         if "loss" in logs:
-            logs |= {f"nll_{name}": sum(values) / len(values) for name, values in sorted(self.parts.items())}
+            logs |= {name: sum(values) / len(values) for name, values in sorted(self.parts.items())}
             self.parts.clear()
         super().log(logs, *args, **kwargs)
 
@@ -142,14 +147,18 @@ class _Notes(TrainerCallback):
 
 def loss_line(logs: dict[str, Any]) -> LossLine:
     """A line of `training.jsonl` from a line of the Trainer's log history."""
-    parts = {name.removeprefix("nll_"): value for name, value in logs.items() if name.startswith("nll_")}
     return {
         "step": logs.get("step"),
         "epoch": logs["epoch"],
         "loss": logs["loss"],
-        "losses": parts,
+        "losses": _noted(logs, "nll_"),
+        "class_probability": _noted(logs, "class_"),
         "lr": logs["learning_rate"],
     }
+
+
+def _noted(logs: dict[str, Any], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
 
 
 def train_stage(
