@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from throughline.errors import ThroughlineError
@@ -96,3 +98,21 @@ class ImageSet:
         """SHA-256 (hex) of the content: ids, domains, labels, groups and image bytes; no path and no name."""
         rows = [[s.id, s.domain, list(s.labels), s.task, s.group, s.parent_id, s.image_sha256] for s in self.samples]
         return content_hash({"domains": self.domains, "classes": self.classes, "samples": rows})
+
+
+def spread(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
+    """At most `limit` of the samples in their own order, taken from the domains in turn and within each from its
+    classes in turn."""
+    domains, classes = sorted({one.domain for one in samples}), sorted({one.label for one in samples})
+    by_domain = []
+    for number, domain in enumerate(domains):
+        # each domain begins with another class, so that few images show many classes
+        first = number * len(classes) // len(domains)
+        mine: dict[str, list[Sample]] = {label: [] for label in classes[first:] + classes[:first]}
+        for one in samples:
+            if one.domain == domain:
+                mine[one.label].append(one)
+        by_domain.append([one for row in zip_longest(*mine.values()) for one in row if one is not None])
+    in_turn = (one for row in zip_longest(*by_domain) for one in row if one is not None)
+    chosen = {one.id for one in islice(in_turn, limit)}
+    return tuple(one for one in samples if one.id in chosen)

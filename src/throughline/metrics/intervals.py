@@ -143,6 +143,23 @@ def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
     return tables
 
 
+def clustered_interval(
+    sums: ArrayLike, counts: ArrayLike, rng: np.random.Generator, *, draws: int = 1000, level: float = 0.95
+) -> Interval:
+    """Percentile interval of `sum(sums) / sum(counts)` over images drawn with replacement.
+
+    `sums`, `counts` `(images,)`: what an image's tokens add up to, and how many they are. The tokens of one image are
+    not independent, so whole images are drawn.
+    """
+    total, weight = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if total.shape != weight.shape or total.ndim != 1 or not weight.sum() > 0:
+        raise ValueError(f"sums {total.shape} and counts {weight.shape} of no images")
+    drawn = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=draws)  # (draws, images)
+    below = drawn @ weight
+    means = (drawn @ total)[below > 0] / below[below > 0]
+    return percentile_interval(means, float(total.sum() / weight.sum()), level)
+
+
 def _resampled_means(
     table: NDArray[np.float64], chosen: NDArray[np.int64] | None, draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ import argparse
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from throughline.cli.parsing import positive_int
 from throughline.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
-    from throughline.domains.samples import ImageSet
     from throughline.teaching.prices import Price
     from throughline.teaching.recording import BuildPlan
 
@@ -115,21 +113,13 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
 
 def limited(plan: BuildPlan, limit: int | None) -> BuildPlan:
     """The plan for `limit` of its images, spread over domains and classes; for all where it is None."""
-    return plan if limit is None else replace(plan, images=spread(plan.images, limit))
+    from throughline.domains.samples import spread
 
-
-def spread(images: ImageSet, limit: int) -> ImageSet:
-    """`limit` images, domains in turn and within each its classes in turn; classes and domains stay as they are."""
-    by_domain = []
-    for number, domain in enumerate(images.domains):
-        # each domain begins with another class, so that few images show many classes
-        first = number * len(images.classes) // len(images.domains)
-        classes = images.classes[first:] + images.classes[:first]
-        by_class = [[one for one in images.in_domain(domain) if one.label == label] for label in classes]
-        by_domain.append([one for row in zip_longest(*by_class) for one in row if one is not None])
-    in_turn = (one for row in zip_longest(*by_domain) for one in row if one is not None)
-    chosen = {sample.id for sample in islice(in_turn, limit)}
-    return replace(images, samples=tuple(sample for sample in images.samples if sample.id in chosen))
+    return (
+        plan
+        if limit is None
+        else replace(plan, images=replace(plan.images, samples=spread(plan.images.samples, limit)))
+    )
 
 
 def params_of(arguments: argparse.Namespace) -> dict[str, Any]:
