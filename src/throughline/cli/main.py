@@ -32,6 +32,7 @@ VERBS = {
     "predict": "label, confidence and chain for images",
     "export": "a trained model as one checkpoint that servers load",
     "report": "tables and the self-contained page of a finished run",
+    "analyze": "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness",
     "bench": "measure this system against its rivals on this machine",
 }
 

@@ -222,6 +222,15 @@ def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | 
     from throughline.evaluation.answering import Questions
     from throughline.mllm.lora import load_adapter
 
+    mllm = load_base(record, base)
+    load_adapter(mllm.model, folder / ADAPTER)
+    form = FORMATS[record.format]
+    prompts = make_prompts(classes, form) if classes else Prompts(record.prompts["label"], record.prompts["reasoning"])
+    return OpenedModel(mllm, Questions(prompts, classes or record.classes, form), record.answering, record)
+
+
+def load_base(record: ModelRecord, base: Base) -> Mllm:
+    """What a saved model was fitted on, without its adapter. Raises ThroughlineError when that is not to be had."""
     own = record.checkpoint
     source = base.checkpoint or own.source
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
@@ -244,10 +253,7 @@ def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | 
             source,
             "name the right one with --checkpoint",
         )
-    load_adapter(mllm.model, folder / ADAPTER)
-    form = FORMATS[record.format]
-    prompts = make_prompts(classes, form) if classes else Prompts(record.prompts["label"], record.prompts["reasoning"])
-    return OpenedModel(mllm, Questions(prompts, classes or record.classes, form), record.answering, record)
+    return mllm
 
 
 def _require_source(name: str, hub: bool, remedy: str) -> None:

@@ -1,0 +1,122 @@
+"""`throughline analyze RUN`: the paper's analyses of a finished run, or of any checkpoint on any chain journal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
+from throughline.cli.parsing import positive_int, words
+from throughline.cli.watching import watching
+from throughline.errors import UsageError
+
+if TYPE_CHECKING:
+    from throughline.analysis.records import Analysis
+    from throughline.experiment.analyzing.model_subject import ModelSource
+
+SUMMARY = "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="a run folder; further ones that differ from it in one key of their configs show what that key is worth",
+    )
+    parser.add_argument(
+        "--what",
+        type=words,
+        metavar="A,B",
+        help="probabilities, entropy, mismatch, optimisation, conclusions, divergence, sensitivity (default: all)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=positive_int,
+        default=200,
+        metavar="N",
+        help="images of a fold, and of a domain, that are looked at, at most",
+    )
+    parser.add_argument(
+        "--methods",
+        type=words,
+        metavar="A,B",
+        help="methods whose conclusions are tampered with (default: all that write chains)",
+    )
+    parser.add_argument(
+        "--clip", metavar="NAME", help="a CLIP checkpoint for the divergence, beside the model's own towers"
+    )
+    parser.add_argument("--model", metavar="MODEL", help=f"instead of a run, with --chains: {MODEL_HELP}")
+    parser.add_argument("--chains", metavar="STORE", help="a chain journal, or a folder of journal-*.jsonl")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the journal's images (default: those that it names)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where --model's analysis goes (default: runs/analysis-MODEL)"
+    )
+    parser.add_argument("--json", action="store_true", help="print analysis.json on stdout instead of a summary")
+    add_base_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, writes `analysis.json` and a run's page."""
+    if bool(arguments.runs) == (arguments.model is not None):
+        raise UsageError("an analysis is of runs or of a model", do="name run folders, or --model and --chains")
+    if arguments.model is not None and arguments.chains is None:
+        raise UsageError("--model needs the chains it is to be asked about", do="name a journal with --chains")
+    from throughline.analysis.records import FILE
+    from throughline.experiment.analyzing.analyze import WHAT, AnalyzeSettings, analyze_model, analyze_run
+
+    methods = None if arguments.methods is None else tuple(arguments.methods)
+    settings = AnalyzeSettings(tuple(arguments.what or WHAT), arguments.limit, arguments.clip, arguments.hub, methods)
+    with watching() as watcher:
+        if arguments.model is None:
+            folder, *others = arguments.runs
+            found = analyze_run(folder, settings, others, watcher.told)
+        else:
+            folder, source = _of_model(arguments)
+            found = analyze_model(source, folder, settings, watcher.told)
+    for one in found.missing:
+        print(f"note: not measured: {one.what}: {one.why}", file=sys.stderr)
+    print(found.model_dump_json(indent=1) if arguments.json else summary_of(found))
+    print(f"numbers: {folder / FILE}", file=sys.stderr)
+    if arguments.model is None:
+        from throughline.reporting.page import write_page
+
+        print(f"report: {write_page(folder)}", file=sys.stderr)
+    return 0
+
+
+def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:
+    from throughline.experiment.analyzing.model_subject import ModelSource
+    from throughline.mllm.checkpoints import checkpoint_name
+
+    source = ModelSource(arguments.model, arguments.chains, arguments.images, base_of(arguments))
+    return arguments.out or Path("runs") / f"analysis-{checkpoint_name(arguments.model)}", source
+
+
+SHOWN = {("label", "class"), ("teacher", "chain")}
+
+
+def summary_of(found: Analysis) -> str:
+    """What stands out, a line each; the rest is in the file and on the page."""
+    lines = []
+    for fold in found.folds:
+        for one in fold.moved:
+            if one.before.method is None and (one.source, one.kind) in SHOWN:
+                net = one.net
+                lines.append(
+                    f"{fold.name}: {one.after.name}, {one.source} {one.kind} tokens above 0.75: "
+                    f"{net.mean:+.1f} points ({net.low:+.1f} to {net.high:+.1f})"
+                )
+        lines += [
+            f"{fold.name}: {line.state.name}, perplexity of {line.source} chains {line.perplexity.mean:.2f}"
+            for line in fold.mismatch
+        ]
+    for apart in found.divergence:
+        lines.append(f"divergence of {apart.of}, {apart.encoder}: {apart.mean:.3f} in the mean over pairs of domains")
+    return "\n".join(lines) or "nothing was measured"

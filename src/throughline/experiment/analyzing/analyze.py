@@ -1,0 +1,163 @@
+"""An analysis from a run folder, or from any checkpoint and any chain journal, to `analysis.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
+from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
+from throughline.drawn.world import SCENES
+from throughline.errors import UsageError
+from throughline.experiment.analyzing.domains_apart import domains_apart
+from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
+from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
+from throughline.experiment.analyzing.run_states import RunFold, read_analyzed_run
+from throughline.experiment.analyzing.scored import SHARDS, Scoring
+from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
+from throughline.experiment.analyzing.weights import Weights
+from throughline.experiment.folder import locked
+from throughline.files import content_hash, write_atomically
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class AnalyzeSettings:
+    """What is looked at. `limit` images of each fold, and of each domain in the divergence, at most; `conclusions_of`
+    are the methods whose conclusions are tampered with, None for all that write chains."""
+
+    what: tuple[str, ...]
+    limit: int = 200
+    clip: str | None = None
+    hub: bool = False
+    conclusions_of: tuple[str, ...] | None = None
+
+
+ON_TOKENS = {"probabilities": ("buckets", "moved", "context", "shaded"), "entropy": ("entropy", "overlap")}
+FOLD_FIELDS = {**ON_TOKENS, "mismatch": ("mismatch",), "optimisation": ("curves",), "conclusions": ("variants",)}
+"""What of a fold's record each analysis fills."""
+
+WHAT = (*FOLD_FIELDS, "divergence", "sensitivity")
+"""All analyses."""
+
+
+def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] = (), told: Told = print) -> Analysis:
+    """Measures what is not on disk yet and writes `analysis.json` into the run folder. Sensitivity is over the rounds
+    of the run, and over the config key in which the run and `others` differ.
+
+    What is not asked for stays as it was in the file, if that was of as many images. Raises ThroughlineError for a
+    folder that is no run or that another process works in, UsageError for an unknown analysis.
+    """
+    require_known(settings.what)
+    run = read_analyzed_run(folder)
+    with locked(folder):
+        scoring = Scoring(run.subject(), Weights(run.load), told)
+        found = _measured(scoring, run.folds, settings)
+        if "sensitivity" in settings.what:
+            more, lacking = runs_varied([run, *map(read_analyzed_run, others)]) if others else ([], [])
+            found = found.model_copy(
+                update={
+                    "sensitivity": (*rounds_varied(run), *more),
+                    "missing": (*found.missing, *lacking),
+                }
+            )
+        found = kept_from(read_analysis(folder / FILE), found, settings.what)
+        write_analysis(folder / FILE, found)
+    return found
+
+
+def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, told: Told = print) -> Analysis:
+    """A model, fitted or plain, on the accepted chains of a journal; `analysis.json` goes to `folder`.
+
+    There are no rounds and no held-out answers: conclusions and sensitivity are left out and noted. Of a plain
+    checkpoint there is no before and after either.
+    """
+    require_known(settings.what)
+    subject, fold, load = open_subject(source, folder)
+    found = _measured(Scoring(subject, Weights(load), told), [fold], settings)
+    write_analysis(folder / FILE, found)
+    return found
+
+
+def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeSettings) -> Analysis:
+    """All but sensitivity, which needs whole runs."""
+    subject = scoring.subject
+    folds: list[Fold] = []
+    missing: list[Missing] = []
+    for fold in run_folds:
+        one = FoldAnalysis(scoring, fold, settings.limit, settings.conclusions_of)
+        folds.append(one.measure(settings.what))
+        missing += one.missing
+    return Analysis(
+        dataset=subject.images.name,
+        model=subject.model,
+        drawn=(subject.images.root / SCENES).is_file(),
+        limit=settings.limit,
+        classes=subject.questions.classes,
+        folds=tuple(folds),
+        divergence=_divergence(scoring, settings) if "divergence" in settings.what else (),
+        missing=tuple(missing),
+    )
+
+
+def kept_from(before: Analysis | None, found: Analysis, what: Sequence[str]) -> Analysis:
+    """`found` with what was not asked for as it stood before, of folds with the same weights."""
+    if before is None or before.limit != found.limit or before.classes != found.classes:
+        return found
+    old = {(fold.targets, fold.seed, fold.states): fold for fold in before.folds}
+    folds = []
+    for fold in found.folds:
+        earlier = old.get((fold.targets, fold.seed, fold.states))
+        names = [name for key, fields in FOLD_FIELDS.items() if key not in what for name in fields]
+        kept = {} if earlier is None else {name: getattr(earlier, name) for name in names}
+        folds.append(fold.model_copy(update=kept))
+    whole = {name: getattr(before, name) for name in ("divergence", "sensitivity") if name not in what}
+    return found.model_copy(update={"folds": tuple(folds), **whole})
+
+
+def require_known(what: Sequence[str]) -> None:
+    """UsageError for an analysis that does not exist."""
+    for name in what:
+        if name not in WHAT:
+            raise UsageError(f"no analysis is called {name!r}", do=f"choose from {', '.join(WHAT)}")
+
+
+def write_analysis(path: Path, analysis: Analysis) -> None:
+    """Indented, so that two of them can be compared by eye."""
+    write_atomically(path, analysis.model_dump_json(indent=1) + "\n")
+
+
+def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[Divergence, ...]:
+    subject = scoring.subject
+    inputs = {
+        "version": DIVERGENCE_VERSION,
+        "images": subject.images.fingerprint(),
+        "checkpoint": subject.checkpoint,
+        "chains": content_hash(dict(subject.chains)),
+        "limit": settings.limit,
+        "clip": settings.clip,
+    }
+    path = subject.folder / SHARDS / f"divergence-{content_hash(inputs)[:12]}.json"
+    if path.is_file():
+        return _DIVERGENCES.validate_json(path.read_text())
+    scoring.told("divergence between domains")
+    with scoring.weights.at(None) as mllm:
+        found = tuple(
+            domains_apart(
+                scoring.scorer(mllm),
+                subject.images.samples,
+                subject.chains,
+                settings.limit,
+                settings.clip,
+                settings.hub,
+            )
+        )
+    write_atomically(path, _DIVERGENCES.dump_json(found))
+    return found
+
+
+_DIVERGENCES = TypeAdapter(tuple[Divergence, ...])

@@ -1,0 +1,95 @@
+"""Any model and any chain journal as an analysis sees them: no run, no rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.journal import scan_journal
+from throughline.chains.prompts import Prompts, make_prompts
+from throughline.chains.records import Header
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.errors import ThroughlineError
+from throughline.evaluation.answering import Questions
+from throughline.evaluation.folds import keep_all
+from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
+from throughline.experiment.analyzing.run_states import FinishedUnit, RunFold, Subject
+from throughline.experiment.preparation import journal_paths
+from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
+from throughline.mllm.load import Mllm
+from throughline.settings import AnswerSettings
+from throughline.teaching.building import accepted_chains
+from throughline.training.methods import METHODS
+
+RULE = "correct"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """`model` is a folder of `throughline fit` or a checkpoint, `chains` a journal or a store; `images` where the
+    journal does not say where they lie, or wrongly."""
+
+    model: str
+    chains: str
+    images: Path | None = None
+    base: Base = field(default_factory=Base)
+
+
+def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, RunFold, Callable[[], Mllm]]:
+    """The subject, its one fold, which holds nothing out, and what loads the weights. Nothing is loaded here.
+
+    Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
+    """
+    record = find_record(source.model, source.base.hub)
+    journals = journal_paths(source.chains)
+    header = _header(journals)
+    root = source.images or (Path(header.images) if header is not None and header.images else None)
+    if root is None:
+        raise ThroughlineError("the journal does not say where its images lie", source.chains, "give --images DIR")
+    images = read_images(root)
+    questions = _questions(record, header, images)
+    chains = accepted_chains(journals, images, questions.format, RULE)
+    if not chains:
+        raise ThroughlineError("no chain of these images is accepted", source.chains, f"rule {RULE}, {root}")
+    name = checkpoint_name(source.model)
+    adapter = Path(source.model).expanduser() / "adapter"
+    subject = Subject(
+        model=name,
+        folder=folder,
+        images=images,
+        questions=questions,
+        chains=chains,
+        checkpoint=fingerprint_checkpoint(source.model) if record is None else record.checkpoint.fingerprint,
+        loading=_loading(record, source.base),
+        answering=AnswerSettings() if record is None else record.answering,
+        adapter=lambda state: None if state.method is None else adapter,
+    )
+    units = {}
+    if record is not None:
+        units = {record.method: FinishedUnit(name, adapter.parent, METHODS[record.method], (), record.seed, 0)}
+    fold = RunFold((), 0 if record is None else record.seed, keep_all(images), units)
+    if record is not None:
+        return subject, fold, lambda: load_base(record, source.base)
+    return subject, fold, lambda: open_model(source.model, questions.classes, source.base).mllm
+
+
+def _loading(record: ModelRecord | None, base: Base) -> tuple[object, ...]:
+    """What of opening it changes numbers."""
+    own = (1, "float32", "none") if record is None else (record.tiles, record.dtype, record.quantization)
+    return tuple(given or usual for given, usual in zip((base.tiles, base.dtype, base.quantization), own, strict=True))
+
+
+def _header(journals: Sequence[Path]) -> Header | None:
+    return next((record for _, _, record in scan_journal(journals) if isinstance(record, Header)), None)
+
+
+def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> Questions:
+    """Those that a fitted model was trained with, else ours for the images' classes in the journal's format."""
+    if record is not None:
+        prompts = Prompts(record.prompts["label"], record.prompts["reasoning"])
+        return Questions(prompts, record.classes, FORMATS[record.format])
+    form = FORMATS[header.format] if header is not None else FIVE_STAGE
+    return Questions(make_prompts(images.classes, form), images.classes, form)

@@ -1,0 +1,85 @@
+"""Which texts are scored by which weights, and the file of each such pair: what is whole is not scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from throughline.analysis.passages import Passages
+from throughline.analysis.records import Source, State
+from throughline.analysis.scoring import VERSION, Scorer
+from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
+from throughline.chains.prompts import class_name
+from throughline.domains.samples import Sample, spread
+from throughline.experiment.analyzing.run_states import Subject
+from throughline.experiment.analyzing.weights import Weights
+from throughline.files import content_hash, file_sha256
+from throughline.mllm.load import Mllm
+from throughline.mllm.lora import ADAPTER_WEIGHTS
+
+SHARDS = "analysis"
+"""In the subject's folder."""
+
+Told = Callable[[str], None]
+
+
+def given_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> tuple[Passages, ...]:
+    """Images with a teacher's chain, `limit` of them spread over domains and classes: class and chain of each. All
+    images, with their class alone, where there is no chain."""
+    with_chain = [one for one in samples if one.id in chains] or list(samples)
+    found = []
+    for one in spread(with_chain, limit):
+        texts: dict[Source, str] = {"label": class_name(one.label)}
+        if one.id in chains:
+            texts["teacher"] = chains[one.id]
+        found.append(Passages(one, texts))
+    return tuple(found)
+
+
+def own_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> tuple[Passages, ...]:
+    """Images with a chain of the model's own."""
+    return tuple(
+        Passages(one, {"self": chains[one.id]}) for one in spread([s for s in samples if s.id in chains], limit)
+    )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A subject, the weights it is looked at with, and its shards."""
+
+    subject: Subject
+    weights: Weights
+    told: Told
+
+    def scorer(self, mllm: Mllm) -> Scorer:
+        """These weights with the subject's questions."""
+        questions = self.subject.questions
+        return Scorer(mllm, self.weights.reader, questions.prompts, questions.format, questions.classes)
+
+    def tokens(self, state: State, passages: Sequence[Passages], what: str) -> TokenTable:
+        """The passages' tokens as `state` sees them; from disk where they were scored before."""
+        content = [[one.sample.image_sha256, one.sample.id, sorted(one.texts.items())] for one in passages]
+        path = self.shard(f"tokens-{what}", state, content, VERSION).with_suffix(".parquet")
+        if not path.is_file():
+            with self.weights.at(self.subject.adapter(state)) as mllm:
+                write_tokens(path, self.scorer(mllm).score(passages, self.counted(state, what)))
+        return read_tokens(path)
+
+    def shard(self, what: str, state: State, content: object, version: int) -> Path:
+        """A file name that changes with everything its numbers depend on."""
+        adapter, prompts = self.subject.adapter(state), self.subject.questions.prompts
+        inputs = {
+            "version": version,
+            "checkpoint": self.subject.checkpoint,
+            "adapter": None if adapter is None else file_sha256(adapter / ADAPTER_WEIGHTS),
+            "loading": list(self.subject.loading),
+            "questions": [prompts.label, prompts.reasoning],
+            "content": content,
+        }
+        name = f"{what}-{state.name.replace(' ', '-')}-{content_hash(inputs)[:12]}"
+        return self.subject.folder / SHARDS / name
+
+    def counted(self, state: State, what: str) -> Callable[[int, int], None]:
+        """Progress as a line."""
+        return lambda done, total: self.told(f"{what}, {state.name}: {done}/{total} images")

@@ -1,0 +1,293 @@
+"""Analyses of a real, tiny run: what is found, what is kept, what is said to be missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tests.evaluation.small import write_chains
+from tests.training.small import chain_of
+
+from throughline.analysis.records import FILE, read_analysis
+from throughline.cli.main import main
+from throughline.domains.samples import ImageSet, spread
+from throughline.errors import ThroughlineError, UsageError
+from throughline.experiment import run
+from throughline.experiment.analyzing import analyze, fold_analysis, scored
+from throughline.experiment.analyzing.analyze import WHAT, AnalyzeSettings, analyze_run
+from throughline.experiment.analyzing.run_states import BASE, AnalyzedRun, read_analyzed_run
+from throughline.experiment.config import load_config
+from throughline.experiment.execution import execute
+from throughline.experiment.folder import begin_unit, finish_unit
+from throughline.experiment.run import run_experiment
+from throughline.files import read_json_lines, write_json_lines
+from throughline.mllm import sampler
+from throughline.mllm.load import load_mllm
+from throughline.mllm.lora import load_adapter
+from throughline.mllm.sampling import Continuation
+
+ALL = AnalyzeSettings(WHAT, limit=6)
+METHODS = ["zero_shot", "cls", "mtct", "mtct_sarr"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four methods on one target; its rounds accept a chain of every second image, and all held-out images
+    have one. Read only."""
+    folder = tmp_path_factory.mktemp("analyzed")
+    values = {
+        "data": {"images": str(tiny_images.root), "targets": ["sketch"]},
+        "model": {"checkpoint": str(tiny_checkpoint), "device": "cpu"},
+        "chains": {"journal": str(write_chains(tiny_images.root, folder / "journal-0.jsonl"))},
+        "methods": METHODS,
+        "training": {
+            "rounds": 2,
+            "self_labelling": {"temperature": 0.7, "max_new_tokens": 4},
+            "stage": {"epochs": 1, "batch": 8, "micro_batch": 8, "lr": 5e-3},
+        },
+        "evaluation": {"answering": {"batch": 15, "label_tokens": 3, "chain_tokens": 4}},
+    }
+    (folder / "trial.yaml").write_text(yaml.safe_dump(values))
+    by_hash = {one.image_sha256: one for one in tiny_images.samples}
+
+    def written(mllm, prompts, settings, generators=None, **options):
+        """Every second image gets its class, the others a class that is wrong."""
+        found = []
+        for prompt in prompts:
+            one = by_hash[prompt.images[0].key]
+            wrong = "dog" if one.label == "cat" else "cat"
+            label = one.label if int(Path(one.id).stem) % 2 == 0 else wrong
+            found.append([Continuation((), chain_of(label, len(found)), "stop")])
+        return found
+
+    def units_here(units, job, *, done, finished, **_):
+        for unit in units:
+            begin_unit(job.run_folder, unit)
+            execute(unit, job.config, job.images, job.run_folder, lambda line: None)
+            finish_unit(job.run_folder, unit)
+            finished(unit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_units", units_here)
+        patch.setattr(sampler, "sample", written)
+        run_experiment(load_config(str(folder / "trial.yaml")), folder / "run")
+    for path in (folder / "run" / "units").glob("*/predictions.jsonl"):
+        rows = [
+            row | ({"text": chain_of("cat", i)} if row["answer"] == "reasoning" else {})
+            for i, row in enumerate(read_json_lines(path))
+        ]
+        write_json_lines(path, rows)
+    return folder / "run"
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def base_writes_chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a random model writes is no chain."""
+    monkeypatch.setattr(
+        fold_analysis,
+        "sample",
+        lambda mllm, prompts, settings: [[Continuation((), chain_of("cup", i), "stop")] for i, _ in enumerate(prompts)],
+    )
+    return
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def test_every_analysis_of_a_run_is_found(folder: Path) -> None:
+    found = analyze_run(folder, ALL, told=silent)
+    assert found == read_analysis(folder / FILE)
+    (fold,) = found.folds
+    names = [state.name for state in fold.states]
+    assert names == ["base", "cls", "mtct", "mtct_sarr round 1", "mtct_sarr round 2"]
+    assert {(one.state.name, one.source, one.kind) for one in fold.buckets} == {
+        (name, *kind) for name in names for kind in (("label", "class"), ("teacher", "class"), ("teacher", "chain"))
+    }
+    assert all(one.images == 6 for one in fold.buckets)
+    moved = {(one.before.name, one.after.name, one.source, one.kind) for one in fold.moved}
+    assert ("base", "mtct", "teacher", "chain") in moved
+    assert ("mtct", "mtct_sarr round 2", "self", "chain") in moved
+    assert [(one.state, one.images) for one in fold.context] == [(BASE, 6)]
+    assert {one.method for one in fold.curves} == {"cls", "mtct", "mtct_sarr"}
+    assert {(one.after.name, one.source) for one in fold.entropy} == {
+        ("mtct", "teacher"),
+        ("mtct_sarr round 2", "self"),
+    }
+    assert len(fold.overlap) == 1
+    assert [one.state.name for one in fold.mismatch if one.source == "self"] == [
+        "base",
+        "mtct",
+        "mtct_sarr round 1",
+        "mtct_sarr round 2",
+    ]
+    assert {one.state.name for one in fold.variants} == {"base", "mtct", "mtct_sarr round 2"}
+    assert {one.source for one in fold.shaded} == {"teacher", "self"}
+    assert {one.of for one in found.divergence} == {"images", "chains", "class words", "descriptive words"}
+    assert [row.value for row in found.sensitivity[0].rows] == ["0", "1", "2"]
+    assert found.missing == ()
+
+
+def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Path) -> None:
+    """The label tokens' mean probability after mtct, from a model opened by hand."""
+    found = analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
+    analyzed = read_analyzed_run(folder)
+    (fold,) = analyzed.folds
+    unit = fold.units["mtct"]
+    mllm = load_mllm(str(tiny_checkpoint))
+    load_adapter(mllm.model, unit.folder / "adapter")
+    samples = spread([one for one in fold.fold.train if one.id in analyzed.subject().chains], 6)
+    p = []
+    processor = mllm.chat.processor
+    questions = analyzed.subject().questions
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": questions.prompts.label}]}
+    prompt = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    from throughline.domains.images import load_image
+
+    for one in samples:
+        options = {"images": [load_image(one.path)], "return_tensors": "pt", "crop_to_patches": False}
+        start = processor(text=prompt, **options)["input_ids"].shape[1]
+        whole = processor(text=prompt + one.label, **options)
+        with torch.no_grad():
+            logits = mllm.model(**whole).logits[0, start - 1 : -1]
+        ids = whole["input_ids"][0, start:]
+        p += torch.softmax(logits, dim=-1)[torch.arange(len(ids)), ids].tolist()
+    (mine,) = (b for b in found.folds[0].buckets if (b.state, b.source) == (unit.state, "label"))
+    assert mine.tokens == len(p) and mine.mean.mean == pytest.approx(sum(p) / len(p), abs=1e-4)
+
+
+def test_a_second_time_no_model_is_opened_and_nothing_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = analyze_run(folder, ALL, told=silent)
+    content = (folder / FILE).read_bytes()
+    monkeypatch.setattr(AnalyzedRun, "load", lambda self: pytest.fail("opened"))
+    assert analyze_run(folder, ALL, told=silent) == first
+    analyze_run(folder, replace(ALL, what=("mismatch",)), told=silent)
+    assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was
+
+
+def test_a_stopped_analysis_goes_on_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = analyze_run(Path(shutil.copytree(folder, folder.parent / "other")), ALL, told=silent)
+    written, write = [], scored.write_tokens
+
+    def stop_at_the_fourth(path, pieces):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, pieces)
+
+    monkeypatch.setattr(scored, "write_tokens", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        analyze_run(folder, ALL, told=silent)
+    assert not (folder / FILE).exists()
+    rewritten: list[Path] = []
+    monkeypatch.setattr(scored, "write_tokens", lambda path, pieces: (rewritten.append(path), write(path, pieces)))
+    assert analyze_run(folder, ALL, told=silent) == whole
+    assert rewritten and not set(written) & set(rewritten)
+
+
+def test_other_images_or_weights_are_scored_anew(folder: Path) -> None:
+    analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
+    before = set((folder / scored.SHARDS).iterdir())
+    analyze_run(folder, replace(ALL, what=("probabilities",), limit=4), told=silent)
+    assert len(set((folder / scored.SHARDS).iterdir())) > len(before)
+
+
+def test_what_a_run_lacks_is_said(folder: Path) -> None:
+    for unit in (folder / "units").glob("*mtct_sarr*"):
+        (unit / "done").unlink()
+    (folder / "chains" / "accepted.jsonl").unlink()
+    found = analyze_run(folder, ALL, told=silent)
+    (fold,) = found.folds
+    assert [state.name for state in fold.states] == ["base", "cls", "mtct"]
+    assert any("teacher's chains" in one.what for one in found.missing)
+    assert {one.source for one in fold.buckets} == {"label"} and not fold.entropy and not found.sensitivity
+
+
+def test_loss_lines_of_an_older_version_have_no_class_probability(folder: Path) -> None:
+    for path in (folder / "units").glob("*/training.jsonl"):
+        lines = [{k: v for k, v in row.items() if k != "class_probability"} for row in read_json_lines(path)]
+        write_json_lines(path, lines)
+    found = analyze_run(folder, replace(ALL, what=("optimisation",)), told=silent)
+    assert len(found.missing) == 3 and all("class probability" in one.what for one in found.missing)
+
+
+def test_chains_that_were_kept_are_not_the_models_own(folder: Path) -> None:
+    (unit,) = (folder / "units").glob("*mtct_sarr*")
+    path = unit / "round-1" / "accepted.jsonl"
+    rows = read_json_lines(path)
+    write_json_lines(path, [*rows, {"sample_id": "photo/cat/1.png", "text": chain_of("cat")}])
+    own = read_analyzed_run(folder).folds[0].units["mtct_sarr"].own_chains(1)
+    assert own == {row["sample_id"]: row["text"] for row in rows}
+
+
+def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "rank-4"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["lora"]["rank"], config["name"] = 4, "rank-4"
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    for path in (other / "units").glob("*/predictions.jsonl"):
+        write_json_lines(path, [row | {"predicted": row["labels"][0]} for row in read_json_lines(path)])
+    found = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent)
+    ranks = [one for one in found.sensitivity if one.setting == "model.lora.rank"]
+    assert {row.method for one in ranks for row in one.rows} == set(METHODS)
+    for one in ranks:
+        first, second = one.rows
+        assert (first.value, second.value, second.against, second.accuracy.mean) == ("8", "4", "8", 1.0)
+        assert second.points.mean == pytest.approx(100 * (1 - first.accuracy.mean))
+    config["training"]["rounds"] = 1
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    lacking = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).missing
+    assert "model.lora.rank, training.rounds" in lacking[0].why
+
+
+def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ThroughlineError, match="no run folder"):
+        analyze_run(tmp_path, ALL)
+    with pytest.raises(UsageError, match=r"no analysis is called 'entropie'.*entropy"):
+        analyze_run(folder, replace(ALL, what=("entropie",)))
+    for unit in (folder / "units").iterdir():
+        (unit / "done").unlink(missing_ok=True)
+    with pytest.raises(ThroughlineError, match="no unit of this run is done"):
+        analyze_run(folder, ALL)
+    assert main(["analyze"]) == 2
+    assert main(["analyze", "--model", "pocket"]) == 2
+    assert "name a journal with --chains" in capsys.readouterr().err
+
+
+def test_the_verb_prints_a_summary_and_writes_page_and_numbers(folder: Path, capsys) -> None:
+    assert main(["analyze", str(folder), "--what", "probabilities,mismatch", "--limit", "4"]) == 0
+    printed = capsys.readouterr()
+    assert "sketch, seed 0: mtct, teacher chain tokens above 0.75" in printed.out
+    assert (folder / "report" / "index.html").is_file() and "numbers: " in printed.err
+    assert main(["analyze", str(folder), "--what", "mismatch", "--limit", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["limit"] == 4
+
+
+def test_a_plain_checkpoint_on_a_journal(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path, capsys) -> None:
+    journal = write_chains(tiny_images.root, tmp_path / "journal-0.jsonl")
+    words = ["analyze", "--model", str(tiny_checkpoint), "--chains", str(journal), "--limit", "4"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert "give --images DIR" in capsys.readouterr().err
+    assert main([*words, "--images", str(tiny_images.root), "--out", str(tmp_path / "out")]) == 0
+    found = read_analysis(tmp_path / "out" / FILE)
+    (fold,) = found.folds
+    assert [state.name for state in fold.states] == ["base"] and not fold.moved
+    assert {(one.source, one.kind) for one in fold.buckets} == {
+        ("label", "class"),
+        ("teacher", "class"),
+        ("teacher", "chain"),
+    }
+    assert {one.source for one in fold.mismatch} == {"teacher", "self"}
+    assert analyze.WHAT and found.divergence
