@@ -14,6 +14,7 @@ import numpy as np
 
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
+from claims import PARTS, claims_block
 from records import BuiltChains, ChainsStudy, DemoKills, read_record
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.errors import ThroughlineError
@@ -141,6 +142,11 @@ def matched(root: Path) -> str:
     columns = ("difference", "answer path", "points", "95 % interval", "p", "p, Holm", "runs")
     notes = ("Paired bootstrap as above, split all. Holm's correction is over the rows of this table.", DRAWN_NOTE)
     return to_markdown(Table("matched controls", columns, rows, notes), with_title=False)
+
+
+def claims(part: str) -> Callable[[Path], str]:
+    """The paper's claims of one kind beside demo_full's numbers."""
+    return lambda root: claims_block(part)(root, read_finished(root, "demo_full"))
 
 
 def rounds(root: Path) -> str:
@@ -295,6 +301,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{f"differences-{answer}": differences_block(answer) for answer in ANSWER_ORDER},
     "matched": matched,
     "rounds": rounds,
+    **{f"claims-{part}": claims(part) for part in PARTS},
     "kills": kills,
     "digits-rotation": digits_block("rotation"),
     "digits-colour": digits_block("colour"),

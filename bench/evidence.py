@@ -45,6 +45,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 def demo_full() -> None:
     """Four targets, three seeds, with matched controls: runs/demo_full, reduced to evidence/demo_full."""
     throughline("demo", "--full", "--out", "runs/demo_full")
+    throughline("analyze", "runs/demo_full", "--limit", "48")
     reduced = reduce_run(ROOT / "runs" / "demo_full", EVIDENCE / "demo_full")
     print(f"{len(reduced.results):,} results lines of {len(reduced.units)} units")
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from throughline.analysis.records import FILE as ANALYSIS
+from throughline.analysis.records import Analysis, read_analysis
 from throughline.errors import ThroughlineError
 from throughline.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.reporting.runs import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
@@ -19,7 +21,8 @@ ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpu
 
 
 def reduce_run(run_folder: Path, reduced: Path) -> Run:
-    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, predictions.parquet; reads it back.
+    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, predictions.parquet, where there is
+    one analysis.json; reads it back.
 
     Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, whose config names
     an absolute path, or whose samples have several labels. The predictions are written last: a reduction that was
@@ -34,8 +37,17 @@ def reduce_run(run_folder: Path, reduced: Path) -> Run:
     write_json(reduced / "environment.json", reduced_environment(run.environment))
     write_json_lines(reduced / "results.jsonl", read_json_lines(run_folder / "results.jsonl"))
     write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
+    analysis = read_analysis(run_folder / ANALYSIS)
+    if analysis is not None:
+        write_atomically(reduced / ANALYSIS, without_texts(analysis).model_dump_json(indent=1) + "\n")
     write_atomically(reduced / REDUCED_PREDICTIONS, _parquet(rows))
     return read_run(reduced)
+
+
+def without_texts(analysis: Analysis) -> Analysis:
+    """Numbers only: chains that are shown token by token, and curves of every step, are for the run's own page."""
+    folds = tuple(fold.model_copy(update={"shaded": (), "curves": ()}) for fold in analysis.folds)
+    return analysis.model_copy(update={"folds": folds})
 
 
 def require_whole(run: Run) -> None:

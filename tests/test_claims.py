@@ -1,0 +1,146 @@
+"""Claims get the verdict that their interval gives them, from the numbers of the folds that they name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+
+import claims
+from throughline.analysis.records import (
+    FILE,
+    Analysis,
+    Buckets,
+    Divergence,
+    Estimate,
+    Fold,
+    Moved,
+    Pair,
+    Sensitivity,
+    Setting,
+    State,
+    Variant,
+)
+
+BASE = State(method=None, unit=None, round=None)
+CLS = State(method="cls", unit="c", round=None)
+CHAINS = State(method="reasoning", unit="r", round=None)
+FIRST, LAST = (State(method="mtct_sarr", unit="s", round=number) for number in (1, 2))
+
+
+def about(value: float) -> Estimate:
+    return Estimate(mean=value, low=value - 1, high=value + 1)
+
+
+def moved(after: State, source: str, kind: str, net: float) -> Moved:
+    return Moved(
+        before=BASE, after=after, source=source, kind=kind, tokens=9, low_to_high=0, high_to_low=0, net=about(net)
+    )
+
+
+def bucket(state: State, high: float) -> Buckets:
+    return Buckets(
+        state=state, source="label", kind="class", images=2, tokens=9, low=0, high=high, mean=about(0.5), histogram=(9,)
+    )
+
+
+def variant(name: str, accuracy: float) -> Variant:
+    return Variant(state=LAST, name=name, about="chain", images=4, accuracy=about(accuracy), probability=about(0.5))
+
+
+def fold(target: str, seed: int, **parts) -> Fold:
+    return Fold(targets=(target,), seed=seed, states=(BASE, CLS, CHAINS, FIRST, LAST), **parts)
+
+
+def analysis_of(folds, **more) -> Analysis:
+    return Analysis(dataset="drawn", model="pocket", drawn=True, limit=4, classes=("a", "b"), folds=folds, **more)
+
+
+def row(says: str, analysis: Analysis):
+    (claim,) = (one for one in (*claims.CHALLENGES, *claims.ROUNDS) if one.says == says)
+    return claims.row_of(claim, analysis)
+
+
+@pytest.mark.parametrize(
+    ("chains", "verdict"),
+    [((1.0, 2.0, 3.0), "seen"), ((30.0, 31.0, 32.0), "the reverse"), ((5, 10, 15), "not told apart")],
+)
+def test_the_interval_over_seeds_decides(chains, verdict):
+    folds = tuple(
+        fold("sketch", i, moved=(moved(CLS, "label", "class", 10.0), moved(CHAINS, "teacher", "class", net)))
+        for i, net in enumerate(chains)
+    )
+    found = row("Labels do it better than chains", analysis_of(folds))
+    assert found[-1] == verdict
+    assert float(found[3].split()[0]) == pytest.approx(10 - sum(chains) / 3, abs=0.01)
+
+
+def test_the_last_round_stands_for_its_method():
+    folds = (fold("sketch", 0, moved=(moved(FIRST, "self", "chain", 1.0), moved(LAST, "self", "chain", 7.0))),)
+    assert row("The model's own chains are learnt more easily", analysis_of(folds))[3] == "7.00 points"
+
+
+def test_what_no_fold_speaks_of_is_not_measured():
+    found = row("Both together come near labels alone", analysis_of((fold("sketch", 0, buckets=(bucket(CLS, 0.9),)),)))
+    assert found[3:] == ("X", "X", "not measured")
+
+
+def test_falls_are_of_the_whole_chains_accuracy():
+    variants = (variant("whole chain", 0.5), variant("another image", 0.1), variant("another image's chain", 0.5))
+    analysis = analysis_of((fold("sketch", 0, variants=variants),))
+    assert row("The image decides the conclusion", analysis)[3] == "40.00 points"
+    assert row("So does the chain", analysis)[3:] == ("0.00 points", "0.00 to 0.00", "not told apart")
+
+
+def apart(of: str, *distances: float) -> Divergence:
+    pairs = tuple(
+        Pair(first="a", second=str(i), distance=d, expected=0.1, p_value=0.5) for i, d in enumerate(distances)
+    )
+    return Divergence(
+        encoder="own", of=of, source=None, samples=9, permutations=9, mean=sum(distances) / len(distances), pairs=pairs
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "chains", "verdict"),
+    [
+        ((0.5, 0.6), (0.2, 0.3), "seen"),
+        ((0.1, 0.2), (0.5, 0.6), "the reverse"),
+        ((0.1, 0.6), (0.2, 0.3), "not told apart"),
+    ],
+)
+def test_divergence_is_above_chance_and_of_every_pair(images, chains, verdict):
+    analysis = analysis_of((), divergence=(apart("images", *images), apart("chains", *chains)))
+    ((*_, numbers, _, said),) = claims.divergence_rows(analysis)
+    assert said == verdict
+    assert numbers == f"{sum(images) / 2 - 0.1:.3f} and {sum(chains) / 2 - 0.1:.3f}"
+
+
+def test_rounds_are_those_of_the_whole_method():
+    def setting(method, value, against, points):
+        return Setting(
+            value=value,
+            method=method,
+            answer="label",
+            runs=3,
+            accuracy=about(0.5),
+            against=against,
+            points=None if points is None else Estimate(mean=points, low=points - 0.5, high=points + 0.5),
+            p_value=None if points is None else 0.01,
+        )
+
+    tables = tuple(
+        Sensitivity(setting="rounds", rows=(setting(m, "0", None, None), setting(m, "1", "0", 2.0)))
+        for m in ("sarr", "mtct_sarr")
+    )
+    (found,) = claims.round_tests(analysis_of((), sensitivity=tables))
+    assert found[0] == "Round 1 beats round 0" and found[3] == "+2.0 points, p 0.010" and found[-1] == "seen"
+
+
+def test_blocks_without_evidence_say_so(tmp_path: Path):
+    assert claims.claims_block("challenges")(tmp_path, None) == claims.NOT_MEASURED
+    assert claims.claims_block("rounds")(tmp_path, object()) == claims.NOT_MEASURED
+    assert not (tmp_path / "evidence" / "demo_full" / FILE).exists()
