@@ -19,9 +19,10 @@ from throughline.cli.main import main
 from throughline.domains.samples import ImageSet, spread
 from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment import run
-from throughline.experiment.analyzing import analyze, fold_analysis, scored
-from throughline.experiment.analyzing.analyze import WHAT, AnalyzeSettings, analyze_run
+from throughline.experiment.analyzing import fold_analysis, scored
+from throughline.experiment.analyzing.analyze import analyze_run
 from throughline.experiment.analyzing.run_states import BASE, AnalyzedRun, read_analyzed_run
+from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
 from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
 from throughline.experiment.folder import begin_unit, finish_unit
@@ -290,4 +291,4 @@ def test_a_plain_checkpoint_on_a_journal(tiny_checkpoint: Path, tiny_images: Ima
         ("teacher", "chain"),
     }
     assert {one.source for one in fold.mismatch} == {"teacher", "self"}
-    assert analyze.WHAT and found.divergence
+    assert found.divergence

@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is not None and arguments.chains is None:
         raise UsageError("--model needs the chains it is to be asked about", do="name a journal with --chains")
     from throughline.analysis.records import FILE
-    from throughline.experiment.analyzing.analyze import WHAT, AnalyzeSettings, analyze_model, analyze_run
+    from throughline.experiment.analyzing.analyze import analyze_model, analyze_run
+    from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
 
     methods = None if arguments.methods is None else tuple(arguments.methods)
     settings = AnalyzeSettings(tuple(arguments.what or WHAT), arguments.limit, arguments.clip, arguments.hub, methods)

@@ -7,6 +7,12 @@ from pathlib import Path
 
 SUMMARY = "the whole experiment on drawn images, in minutes, without GPU or network"
 
+ANALYZED = 24
+"""Images of a fold that the demo's analyses look at; `throughline analyze` looks at more."""
+
+TAMPERED = ("zero_shot", "mtct_sarr")
+"""Methods whose conclusions the demo tampers with."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `demo`."""
@@ -21,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the preset `demo` or `demo_full` and prints the table and the page's path."""
     from throughline.cli.run import run_and_report
+    from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
     from throughline.experiment.config import load_config
 
     preset = "demo_full" if arguments.full else "demo"
     overrides = [] if arguments.workers is None else [f"workers={arguments.workers}"]
     config = load_config(preset, overrides)
-    run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json)
+    analysis = AnalyzeSettings(WHAT, limit=ANALYZED, conclusions_of=TAMPERED)
+    run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json, analysis=analysis)
     return 0

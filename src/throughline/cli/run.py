@@ -11,6 +11,7 @@ from throughline.cli.parsing import positive_int
 from throughline.errors import UsageError
 
 if TYPE_CHECKING:
+    from throughline.experiment.analyzing.settings import AnalyzeSettings
     from throughline.experiment.config import RunConfig
     from throughline.experiment.run import FinishedRun
 
@@ -62,8 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_and_report(config: RunConfig, folder: Path, *, redo_stale: bool = False, as_json: bool = False) -> FinishedRun:
-    """Runs with progress on stderr, then prints the tables (or JSON) and writes the page."""
+def run_and_report(
+    config: RunConfig,
+    folder: Path,
+    *,
+    redo_stale: bool = False,
+    as_json: bool = False,
+    analysis: AnalyzeSettings | None = None,
+) -> FinishedRun:
+    """Runs with progress on stderr, analyses the run where `analysis` says how, then prints the tables (or JSON) and
+    writes the page."""
     from throughline.cli.watching import watching
     from throughline.experiment.run import run_experiment
     from throughline.files import read_json_lines
@@ -72,6 +81,10 @@ def run_and_report(config: RunConfig, folder: Path, *, redo_stale: bool = False,
         finished = run_experiment(
             config, folder, redo_stale=redo_stale, told=watcher.told, on_progress=watcher.progressed
         )
+        if analysis is not None:
+            from throughline.experiment.analyzing.analyze import analyze_run  # brings torch
+
+            analyze_run(folder, analysis, told=watcher.told)
     from throughline.reporting.page import write_page
     from throughline.reporting.runs import read_run
     from throughline.reporting.summaries import groups

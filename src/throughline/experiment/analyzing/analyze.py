@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,38 +10,18 @@ from pydantic import TypeAdapter
 from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
 from throughline.drawn.world import SCENES
-from throughline.errors import UsageError
 from throughline.experiment.analyzing.domains_apart import domains_apart
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
 from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
 from throughline.experiment.analyzing.run_states import RunFold, read_analyzed_run
 from throughline.experiment.analyzing.scored import SHARDS, Scoring
+from throughline.experiment.analyzing.settings import FOLD_FIELDS, AnalyzeSettings, require_known
 from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
 from throughline.experiment.analyzing.weights import Weights
 from throughline.experiment.folder import locked
 from throughline.files import content_hash, write_atomically
 
 Told = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class AnalyzeSettings:
-    """What is looked at. `limit` images of each fold, and of each domain in the divergence, at most; `conclusions_of`
-    are the methods whose conclusions are tampered with, None for all that write chains."""
-
-    what: tuple[str, ...]
-    limit: int = 200
-    clip: str | None = None
-    hub: bool = False
-    conclusions_of: tuple[str, ...] | None = None
-
-
-ON_TOKENS = {"probabilities": ("buckets", "moved", "context", "shaded"), "entropy": ("entropy", "overlap")}
-FOLD_FIELDS = {**ON_TOKENS, "mismatch": ("mismatch",), "optimisation": ("curves",), "conclusions": ("variants",)}
-"""What of a fold's record each analysis fills."""
-
-WHAT = (*FOLD_FIELDS, "divergence", "sensitivity")
-"""All analyses."""
 
 
 def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] = (), told: Told = print) -> Analysis:
@@ -117,13 +96,6 @@ def kept_from(before: Analysis | None, found: Analysis, what: Sequence[str]) -> 
         folds.append(fold.model_copy(update=kept))
     whole = {name: getattr(before, name) for name in ("divergence", "sensitivity") if name not in what}
     return found.model_copy(update={"folds": tuple(folds), **whole})
-
-
-def require_known(what: Sequence[str]) -> None:
-    """UsageError for an analysis that does not exist."""
-    for name in what:
-        if name not in WHAT:
-            raise UsageError(f"no analysis is called {name!r}", do=f"choose from {', '.join(WHAT)}")
 
 
 def write_analysis(path: Path, analysis: Analysis) -> None:
