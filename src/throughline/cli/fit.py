@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="config whose model and training are taken, e.g. demo, paper/pacs (default: demo for the pocket "
         "checkpoint, else the paper's values)",
     )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="a finished run on the same images: its held-out results go into the model's card (default: none)",
+    )
     parser.add_argument("--seed", type=_whole, default=0, help="whole number of the draws in training")
     _add_model_arguments(parser)
     _add_training_arguments(parser)
@@ -115,7 +121,9 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fits, or says that the model is there already."""
     from throughline.cli.watching import watching
+    from throughline.evaluation.model_card import model_card
     from throughline.experiment.fitting import fit_config, fit_model
+    from throughline.files import write_atomically
 
     chosen = {key: getattr(arguments, option) for option, key in CHANGES.items()}
     config = fit_config(
@@ -126,9 +134,17 @@ def run(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         changes={key: value for key, value in chosen.items() if value is not None},
     )
+    held_out = None
+    if arguments.run is not None:  # what is at fault with the run is said before the training
+        from throughline.experiment.preparation import preview_images
+        from throughline.reporting.cards import held_out_section
+
+        held_out = held_out_section(arguments.run, config.methods[0], preview_images(config).fingerprint())
     with watching() as watcher:
         fitted = fit_model(config, arguments.out, told=watcher.told, on_progress=watcher.progressed)
     record = fitted.record
+    if held_out is not None:
+        write_atomically(fitted.folder / "README.md", model_card(record, held_out))
     if arguments.json:
         print(json.dumps(record.to_json(), indent=2))
         return 0

@@ -13,9 +13,10 @@ METHOD_WORDS = {
 }
 
 
-def model_card(record: ModelRecord) -> str:
-    """Markdown with the front matter that model hubs read."""
-    sections = [_front_matter(record), _summary(record), _use(record), _training(record), _limits(record)]
+def model_card(record: ModelRecord, held_out: str | None = None) -> str:
+    """Markdown with the front matter that model hubs read; `held_out` is a section on domains that it had not seen."""
+    seen = [held_out.strip()] if held_out is not None else []
+    sections = [_front_matter(record), _summary(record), _use(record), *seen, _training(record), _limits(record)]
     return "\n\n".join(sections) + "\n"
 
 

@@ -76,6 +76,13 @@ def add_export(commands: Any) -> None:
     export.add_argument("--every-accepted", action="store_true", help="all accepted chains, not each image's first")
     export.add_argument("--with-labels", action="store_true", help="the JSONL asks the label question, too")
     export.add_argument("--licence", metavar="ID", help="the Hub's identifier, e.g. cc-by-4.0 (default: none given)")
+    export.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="an analysed run on the same images: how foreign the chains are to its base, and how far apart domains "
+        "are in them, go into the card (default: none)",
+    )
     export.set_defaults(act=_export)
 
 
@@ -120,6 +127,11 @@ def _export(arguments: argparse.Namespace) -> int:
     images = _images(require_store(arguments.store), arguments.images)
     if images is None:
         raise ThroughlineError("an export needs the images", arguments.store, "name their folder with --images")
+    measured = None
+    if arguments.run is not None:
+        from throughline.reporting.cards import chains_section
+
+        measured = chains_section(arguments.run, images.fingerprint())
     with progress("exporting", "images") as told:
         summary = export_chains(
             arguments.store,
@@ -130,6 +142,7 @@ def _export(arguments: argparse.Namespace) -> int:
             every_accepted=arguments.every_accepted,
             with_labels=arguments.with_labels,
             licence=arguments.licence,
+            measured=measured,
             told=told,
         )
     print("\n".join([*summary.lines(), str(summary.folder)]))

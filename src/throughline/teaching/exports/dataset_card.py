@@ -93,6 +93,7 @@ def card_text(
         f"Those exported here: {summary.spent_on_exported}.",
         "## Acceptance",
         *_acceptance(plan, summary),
+        *([plan.measured.strip()] if plan.measured else []),
         "## To train",
         training,
         "## Counted",

@@ -42,6 +42,7 @@ def export_chains(
     every_accepted: bool = False,
     with_labels: bool = False,
     licence: str | None = None,
+    measured: str | None = None,
     shard_bytes: int = 400_000_000,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
@@ -49,7 +50,8 @@ def export_chains(
 
     For each sample the first accepted candidate (lowest round and candidate number, then the first read), or all of
     them with `every_accepted`; none that a judge model did not agree with. `with_labels` adds the label question to
-    the JSONL; `licence` is the Hub's identifier (`cc-by-4.0`); a Parquet shard holds about `shard_bytes` of images and
+    the JSONL; `licence` is the Hub's identifier (`cc-by-4.0`); `measured` is a section of the
+    card, in Markdown; a Parquet shard holds about `shard_bytes` of images and
     texts; `told` gets (samples done, of how many).
 
     The folder appears whole, at the end: a killed export leaves what stood there before. ThroughlineError when it
@@ -58,7 +60,7 @@ def export_chains(
     """
     folder = folder.resolve()  # a rename would replace a symbolic link, not the folder behind it
     _require_free(folder)
-    plan = ExportPlan(images, format, rule, every_accepted, with_labels, licence)
+    plan = ExportPlan(images, format, rule, every_accepted, with_labels, licence, measured)
     survey = Survey(plan)
     survey.read(store)
     chosen = survey.chosen()

@@ -32,6 +32,8 @@ class ExportPlan:
     """The label question goes into the JSONL as well."""
     licence: str | None = None
     """As the Hub names it."""
+    measured: str | None = None
+    """A section of the card, in Markdown."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:

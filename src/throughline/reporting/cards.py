@@ -1,0 +1,112 @@
+"""What a finished run and its analysis say in the cards of what was made on the same images: a final model, a dataset
+of chains. Called by the verbs `fit` and `chains export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
+from throughline.errors import ThroughlineError
+from throughline.reporting.runs import Run, read_run
+from throughline.reporting.summaries import ANSWER_ORDER, CorrectAnswers, groups, in_order
+from throughline.reporting.tables import Table, results_table, to_markdown
+
+BESIDE = ("zero_shot", "cls")
+"""Methods that are shown beside the model's own, where the run has them."""
+
+
+def held_out_section(folder: Path, method: str, images: str) -> str:
+    """Markdown for a model card: the method's accuracy on each domain while it was held out, and what its answers hang
+    on. `images` is the fingerprint of the images that the model was fitted on.
+
+    Raises ThroughlineError for a run of other images, or without results of the method.
+    """
+    run = read_run(folder)
+    _require_same_images(run, images)
+    found = [group for group in groups(run.results) if group.factors == "{}"]
+    lines = [line for line in run.results if line.round is None and line.method == method and line.split == "all"]
+    if not found or not lines:
+        raise ThroughlineError(f"the run has no results of {method}", folder, "run this method, or fit one that it has")
+    correct = CorrectAnswers(run)
+    tables = []
+    for answer in in_order((line.answer for line in lines), ANSWER_ORDER):
+        table = results_table(run, found[0], "all", answer, correct)
+        rows = tuple(row for row in table.rows if row[0] in (*BESIDE, method))
+        tables.append(to_markdown(replace(table, title=f"{answer} path", rows=rows)))
+    about = (
+        "Accuracy on each domain while it was held out and the others were trained on, by `throughline run` on the "
+        "same images: the estimate for a domain that this model has not seen. This model itself has seen all of them."
+    )
+    analysis = read_analysis(folder / FILE)
+    return "\n\n".join(["## Held out", about, *tables, *(_hanging_on(analysis, method) if analysis else [])])
+
+
+def chains_section(folder: Path, images: str) -> str:
+    """Markdown for a dataset card: how foreign the chains are to the base, and how far apart domains are in them.
+
+    Raises ThroughlineError for a run of other images, or one that was not analysed.
+    """
+    run = read_run(folder)
+    _require_same_images(run, images)
+    analysis = read_analysis(folder / FILE)
+    if analysis is None:
+        raise ThroughlineError("this run was not analysed", folder, f"throughline analyze {folder}")
+    return "\n\n".join(["## Measured", *_foreign(analysis), *_apart(analysis)])
+
+
+def _require_same_images(run: Run, images: str) -> None:
+    seen = {str((unit.description.get("inputs") or {}).get("images")) for unit in run.units.values()}
+    if seen != {images}:
+        raise ThroughlineError("the run is of other images than these", run.folder, "name a run of the same images")
+
+
+def _hanging_on(analysis: Analysis, method: str) -> list[str]:
+    """Whether the conclusion follows the image and the chain, in the mean over folds."""
+    names = {"another image": "another image", "another image's chain": "another image's chain"}
+    whole = _accuracy(analysis.folds, method, "whole chain")
+    falls = [(said, _accuracy(analysis.folds, method, name)) for name, said in names.items()]
+    if whole is None:
+        return []
+    said = "; ".join(f"given {name} {100 * value:.0f} %" for name, value in falls if value is not None)
+    about = "Right conclusions on held-out images with a well-formed chain"
+    return [f"{about}: {100 * whole:.0f} % as they are; {said}."]
+
+
+def _accuracy(folds: Sequence[Fold], method: str, variant: str) -> float | None:
+    found = [v.accuracy.mean for fold in folds for v in fold.variants if (v.state.method, v.name) == (method, variant)]
+    return float(np.mean(found)) if found else None
+
+
+def _foreign(analysis: Analysis) -> list[str]:
+    base = [line for fold in analysis.folds for line in fold.mismatch if line.state.method is None]
+    by_source = {source: [x.perplexity.mean for x in base if x.source == source] for source in ("teacher", "self")}
+    if not by_source["teacher"]:
+        return []
+    own = f"; on chains of its own {np.mean(by_source['self']):.2f}" if by_source["self"] else ""
+    teacher = f"{np.mean(by_source['teacher']):.2f}"
+    return [f"Perplexity of {analysis.model}, untrained, on these chains: {teacher}{own}."]
+
+
+def _apart(analysis: Analysis) -> list[str]:
+    rows = tuple(
+        (
+            one.of,
+            one.encoder,
+            f"{one.mean:.3f}",
+            f"{np.mean([pair.expected for pair in one.pairs]):.3f}",
+            f"{sum(pair.p_value < 0.05 for pair in one.pairs)} of {len(one.pairs)}",
+        )
+        for one in analysis.divergence
+    )
+    if not rows:
+        return []
+    notes = (
+        "Squared distance of domain means (linear MMD²), rows of unit length, mean over pairs of domains; by chance: "
+        f"over {analysis.divergence[0].permutations} permutations.",
+    )
+    columns = ("of", "encoder", "distance", "by chance", "pairs with p < 0.05")
+    return [to_markdown(Table("Distance between domains", columns, rows, notes))]
