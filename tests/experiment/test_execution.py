@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -165,6 +166,31 @@ def test_the_matched_control_takes_the_steps_of_the_stages_and_the_rounds(undist
     assert steps_of(undisturbed, "mtct") == (3, 3)
     assert steps_of(undisturbed, "mtct_sarr") == (6, 9)
     assert steps_of(undisturbed, "cls_matched") == (9, 9)
+
+
+def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tmp_path: Path) -> None:
+    """Two chains of most images, one of the others; steps are counted before, and a run with one has the old hashes."""
+    lines = (config_file.parent / "journal-0.jsonl").read_text().splitlines()
+    seconds = []
+    for line in map(json.loads, lines):
+        if line["kind"] == "candidate" and not line["sample_id"].endswith("/0.png"):
+            text = line["text"].replace("A picture.", "Another picture.")
+            seconds.append(json.dumps(line | {"key": f"second {line['key']}", "candidate": 1, "text": text}))
+    journal = tmp_path / "journal-0.jsonl"
+    journal.write_text("\n".join([*lines, *seconds]) + "\n")
+    words = (f"chains.journal={journal}", "methods=mtct,cls")
+    run_of_two = here(tmp_path / "two", *words, "chains.per_image=2")
+    rows = read_json_lines(run_of_two.folder / "chains" / "accepted.jsonl")
+    assert len(rows) == 2 * len({row["sample_id"] for row in rows}) - len({r["sample_id"][:-6] for r in rows})
+    config = load_config(str(config_file), (*words, "chains.per_image=2"))
+    inside = leave_out(read_images(Path(config.data.images)), ("sketch",), 0).train
+    examples = sum(1 + (not one.id.endswith("/0.png")) for one in inside)
+    assert steps_of(run_of_two, "mtct") == (math.ceil(examples / 8),) * 2
+    assert steps_of(run_of_two, "cls") == (3, 3)  # labels have no chain to repeat
+    (most,) = (c for n, c in run.preview_run(config).costs.items() if "mtct" in n)
+    assert most.optimiser_steps == math.ceil(2 * len(inside) / 8)  # at most: as if every image had two
+    one = here(tmp_path / "one", "methods=mtct")
+    assert "per_image" not in (one.folder / "config.yaml").read_text()
 
 
 def test_loss_lines_cover_every_stage(undisturbed: FinishedRun) -> None:

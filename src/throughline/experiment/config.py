@@ -108,6 +108,10 @@ class ModelConfig(Settings):
     """The adapter that training fits."""
 
 
+def _is_one(value: int) -> bool:
+    return value == 1
+
+
 class ChainsConfig(Settings):
     """Where the reasoning chains of the first stage come from; at most one of `teacher` and `journal`."""
 
@@ -120,12 +124,17 @@ class ChainsConfig(Settings):
     journal: str | None = None
     """A chain journal (JSONL), or a folder of `journal-*.jsonl`, to take candidates from."""
     candidates: int = Field(default=4, ge=1)
-    """Chains the teacher is asked for per image until one is accepted."""
+    """Chains the teacher is asked for per image until enough are accepted."""
+    per_image: int = Field(default=1, ge=1, exclude_if=_is_one)  # one is not written: hashes are older than it
+    """Accepted chains of an image that the first stage learns from, each as an example of its own: an epoch takes as
+    many times the steps (open in the paper; ours: 1)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ChainsConfig:
         if self.teacher is not None and self.journal is not None:
             raise ValueError("both teacher and journal are given: keep one, --set chains.teacher=null drops the other")
+        if self.per_image > self.candidates and self.teacher is not None:
+            raise ValueError(f"{self.per_image} chains of {self.candidates} candidates: raise chains.candidates")
         return self
 
 

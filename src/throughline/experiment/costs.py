@@ -73,7 +73,8 @@ def _stage_cost(config: RunConfig, samples: int) -> Cost:
 def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
     if not method.trains:
         return Cost()
-    stage = _stage_cost(config, samples)
+    chains = config.chains.per_image if method.needs_chains and method.steps_like is None else 1
+    stage = _stage_cost(config, samples * chains)
     if method.self_labelled:
         rounds = config.training.rounds
         return Cost(stage.training_samples * rounds, stage.optimiser_steps * rounds, samples * rounds)

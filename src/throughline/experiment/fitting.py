@@ -270,7 +270,7 @@ def _training_chains(config: RunConfig, chains: Chains) -> TrainingChains:
     return TrainingChains(
         source="describer" if config.chains.journal is None else "journal",
         rule=config.chains.rule,
-        accepted=len(chains.texts),
+        accepted=sum(map(len, chains.texts.values())),
         sha256=content_hash(dict(chains.by_domain)),
     )
 

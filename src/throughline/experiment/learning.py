@@ -21,7 +21,7 @@ from throughline.evaluation.folds import Fold, keep_all
 from throughline.evaluation.selection import Candidate, select_best
 from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import PIXELS, STAGE, stage_steps, unit_folder
-from throughline.experiment.preparation import read_chains
+from throughline.experiment.preparation import read_all_chains, read_chains
 from throughline.experiment.units import Unit
 from throughline.files import read_json_lines, write_json, write_json_lines
 from throughline.mllm.constraints import constraint_of
@@ -40,6 +40,9 @@ from throughline.training.rounds import RoundPlan, self_label
 from throughline.training.trainer import LossLine, TreeDataset, forget_checkpoints, train_stage
 
 Told = Callable[[str], None]
+
+Taught = tuple[Sample, str | None]
+"""An image that is trained on, and the chain that goes with it."""
 
 
 def learn(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, told: Told) -> None:
@@ -90,16 +93,18 @@ class Learning:
 
     def _first_stage(self) -> None:
         """Labels, teacher's chains or both, from the base."""
-        chains = read_chains(self.run_folder) if self.method.needs_chains else {}
-        samples = [s for s in self.fold.train if not self.method.needs_chains or s.id in chains]
-        if not samples:
+        examples: list[Taught] = [(one, None) for one in self.fold.train]
+        if self.method.needs_chains:
+            chains = read_all_chains(self.run_folder)
+            examples = [(one, text) for one in self.fold.train for text in chains.get(one.id, ())]
+        if not examples:
             raise ThroughlineError("no source image has an accepted chain", self.unit.slug, "build more chains")
         steps = self._steps_of(self.unit.steps_like) if self.unit.steps_like else None
         if (self.folder / STAGE).is_file():
             self.model = load_adapter(self.mllm.model, self.folder / "adapter")
         else:
             self.model = add_lora(self.mllm.model, self.config.model.lora, seed_of(self.unit.seed, "lora") % 2**32)
-            taken, lines = self._train(samples, chains, 0, self.folder, steps)
+            taken, lines = self._train(examples, 0, self.folder, steps)
             write_json_lines(self.folder / "training.jsonl", lines)
             save_adapter(self.model, self.folder / "adapter")
             write_json(self.folder / STAGE, {"optimiser_steps": taken, "cumulative_steps": taken})
@@ -158,15 +163,15 @@ class Learning:
             told=self.counted(f"round {number}", "chains"),
         )
         chains = dict(result.accepted) if training.rejected == "drop" else {**kept, **result.accepted}
-        samples = [s for s in self.fold.train if s.id in chains]
+        examples: list[Taught] = [(s, chains[s.id]) for s in self.fold.train if s.id in chains]
         probe = output_probe(self.mllm, self.fold.train, self.questions.prompts, self.questions.classes, self.reader)
-        taken, lines = self._train(samples, chains, number, folder, None) if samples else (0, [])
+        taken, lines = self._train(examples, number, folder, None) if examples else (0, [])
         after = output_probe(self.mllm, self.fold.train, self.questions.prompts, self.questions.classes, self.reader)
         changed = bool((probe != after).any())
-        if samples and not changed:
+        if examples and not changed:
             raise ThroughlineError(f"round {number} trained, and the output did not change", self.unit.slug)
         write_json_lines(folder / "training.jsonl", lines)
-        write_json(folder / "round.json", {**result.line(number), "adapter_changed": changed, "trained": len(samples)})
+        write_json(folder / "round.json", {**result.line(number), "adapter_changed": changed, "trained": len(examples)})
         write_json_lines(folder / "accepted.jsonl", [{"sample_id": i, "text": chains[i]} for i in sorted(chains)])
         save_adapter(self.model, folder / "adapter")
         after_round(number, folder)
@@ -184,15 +189,15 @@ class Learning:
         return ServedSampler(self.mllm, settings, self.questions, self.fold.train, folder, self.told)
 
     def _train(
-        self, samples: Sequence[Sample], chains: Mapping[str, str], number: int, folder: Path, max_steps: int | None
+        self, examples: Sequence[Taught], number: int, folder: Path, max_steps: int | None
     ) -> tuple[int, list[LossLine]]:
         stage = self.config.training.stage
         marked = self.method.marked
         name = f"round {number}" if number else "first"
 
         def tree(index: int) -> Tree:
-            one = samples[index]
-            example = Example(class_name(one.label), chains.get(one.id))
+            one, chain = examples[index]
+            example = Example(class_name(one.label), chain)
             image = self.reader.encode(one)
             return sample_tree(self.mllm.chat, self.questions.prompts, image, example, marked, stage.label_reduce)
 
@@ -204,7 +209,7 @@ class Learning:
         select = self.config.evaluation.selection == "validation" and not self.method.self_labelled
         taken, lines = train_stage(
             self.model,
-            TreeDataset(len(samples), tree),
+            TreeDataset(len(examples), tree),
             self.mllm.collate,
             stage.model_copy(update={"bucket_lengths": stage.bucket_lengths and self.mllm.plan.pads}),
             seed=seed_of(self.unit.seed, "stage", number),

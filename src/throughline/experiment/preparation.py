@@ -25,7 +25,7 @@ CHAINS = "chains"
 class Chains:
     """Accepted chain texts by sample id, and for each domain a hash of its own: what a fold learns from is content."""
 
-    texts: Mapping[str, str]
+    texts: Mapping[str, tuple[str, ...]]
     by_domain: Mapping[str, str]
 
 
@@ -109,7 +109,7 @@ def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chai
     """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
     from throughline.chains.formats import FORMATS
     from throughline.chains.prompts import make_prompts
-    from throughline.teaching.building import accepted_chains, build_chains
+    from throughline.teaching.building import all_accepted_chains, build_chains
     from throughline.teaching.recording import BuildPlan
     from throughline.teaching.teachers import Describer
 
@@ -120,32 +120,42 @@ def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chai
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
         question = make_prompts(images.classes, chain_format).reasoning
-        plan = BuildPlan(images, chain_format, settings.rule, settings.candidates)
+        plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), run_folder / CHAINS)
         journals = (run_folder / CHAINS / "journal-0.jsonl",)
-    texts = accepted_chains(journals, images, chain_format, settings.rule)
-    texts = {name: texts[name] for name in sorted(texts) if name in images.by_id}
+    accepted = all_accepted_chains(journals, images, chain_format, settings.rule)
+    texts = {name: accepted[name][: settings.per_image] for name in sorted(accepted) if name in images.by_id}
     if not texts:
         raise ThroughlineError(
             "no chain of a source image is accepted",
             settings.journal or run_folder / CHAINS,
             f"look at the verdicts of rule {settings.rule} with `throughline chains stats`",
         )
-    write_json_lines(_accepted(run_folder), ({"sample_id": name, "text": text} for name, text in texts.items()))
+    write_json_lines(
+        _accepted(run_folder), ({"sample_id": name, "text": text} for name in texts for text in texts[name])
+    )
     return Chains(texts, hash_by_domain(texts, images))
 
 
-def read_chains(run_folder: Path) -> dict[str, str]:
+def read_all_chains(run_folder: Path) -> dict[str, tuple[str, ...]]:
     """Accepted chain texts by sample id, as `prepare_chains` wrote them; empty where the run has none."""
     path = _accepted(run_folder)
-    return {row["sample_id"]: row["text"] for row in read_json_lines(path)} if path.is_file() else {}
+    found: dict[str, tuple[str, ...]] = {}
+    for row in read_json_lines(path) if path.is_file() else ():
+        found[row["sample_id"]] = (*found.get(row["sample_id"], ()), row["text"])
+    return found
 
 
-def hash_by_domain(texts: Mapping[str, str], images: ImageSet) -> dict[str, str]:
+def read_chains(run_folder: Path) -> dict[str, str]:
+    """The first of each sample."""
+    return {name: texts[0] for name, texts in read_all_chains(run_folder).items()}
+
+
+def hash_by_domain(texts: Mapping[str, tuple[str, ...]], images: ImageSet) -> dict[str, str]:
     """Content hash of the chains of each domain that has any."""
     rows: dict[str, list[tuple[str, str]]] = {}
     for name in sorted(texts):
-        rows.setdefault(images.by_id[name].domain, []).append((name, texts[name]))
+        rows.setdefault(images.by_id[name].domain, []).extend((name, text) for text in texts[name])
     return {domain: content_hash(found) for domain, found in rows.items()}
 
 

@@ -143,7 +143,15 @@ def _batches(leads: Iterator[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
-    """The first accepted chain of each sample among the candidates of existing journals, judged anew by `rule`.
+    """The first of `all_accepted_chains` of each sample."""
+    return {name: texts[0] for name, texts in all_accepted_chains(journals, images, format, rule).items()}
+
+
+def all_accepted_chains(
+    journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str
+) -> dict[str, tuple[str, ...]]:
+    """Each sample's accepted chains among the candidates of existing journals, judged anew by `rule`: in the order of
+    rounds and candidates, a text that comes twice once.
 
     What a judge model did not agree with is not accepted, whatever the rule says.
     """
@@ -157,9 +165,10 @@ def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFor
             if sample is not None and verdict_on(record, rule, format, images.classes, sample.label).accepted:
                 chain = ((record.round, record.candidate), request_of(record), record.text)
                 accepted.setdefault(sample.id, []).append(chain)
-    first: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for sample_id in sorted(accepted):
         kept = [(order, text) for order, request, text in accepted[sample_id] if not vetoes.on(request)]
         if kept:
-            first[sample_id] = min(kept, key=lambda one: one[0])[1]  # of equals, the first read
-    return first
+            in_order = sorted(kept, key=lambda one: one[0])  # stable: of equals, the first read comes first
+            found[sample_id] = tuple(dict.fromkeys(text for _, text in in_order))
+    return found
