@@ -15,7 +15,8 @@ import numpy as np
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
-from records import BuiltChains, ChainsStudy, DemoKills, read_record
+from records import BuiltChains, ChainsStudy, DemoKills, SensitivityStudy, read_record
+from throughline.analysis.records import Estimate
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.errors import ThroughlineError
 from throughline.files import write_atomically
@@ -147,6 +148,38 @@ def matched(root: Path) -> str:
 def claims(part: str) -> Callable[[Path], str]:
     """The paper's claims of one kind beside demo_full's numbers."""
     return lambda root: claims_block(part)(root, read_finished(root, "demo_full"))
+
+
+def sensitivity(root: Path) -> str:
+    """What settings are worth."""
+    found = read_record(root / "evidence" / "sensitivity.json", SensitivityStudy)
+    if found is None:
+        return NOT_MEASURED
+    rows = tuple(
+        (
+            f"{one.setting}: {row.value}",
+            row.method,
+            row.answer,
+            percent_of(row.accuracy),
+            "" if row.points is None else f"{row.points.mean:+.1f} ({row.points.low:+.1f} to {row.points.high:+.1f})",
+            "" if row.p_value is None else f"{row.p_value:.3f}",
+        )
+        for one in found.found
+        for row in one.rows
+    )
+    notes = (
+        f"`{found.command}`: one style held out, three seeds. Points against the first value, of rounds against the "
+        "round before; paired bootstrap over seeds and images. No correction for how many there are.",
+        DRAWN_NOTE,
+        found.environment.sentence(),
+    )
+    columns = ("setting", "method", "answer path", "accuracy, %", "points", "p")
+    return to_markdown(Table("settings", columns, rows, notes), with_title=False)
+
+
+def percent_of(value: Estimate) -> str:
+    """`45.1 (42.0 to 48.2)`."""
+    return f"{100 * value.mean:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
 
 
 def rounds(root: Path) -> str:
@@ -302,6 +335,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "matched": matched,
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
+    "sensitivity": sensitivity,
     "kills": kills,
     "digits-rotation": digits_block("rotation"),
     "digits-colour": digits_block("colour"),

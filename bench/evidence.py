@@ -26,7 +26,18 @@ from bench_blocks import BENCHES
 from chains_study import study_chains
 from demo_profile import profile_demo
 from kills import Plan, measure_kills
-from records import Bench, BenchRow, CostOfDemo, CostPart, DemoTime, HelpTime, this_machine, write_record
+from records import (
+    Bench,
+    BenchRow,
+    CostOfDemo,
+    CostPart,
+    DemoTime,
+    HelpTime,
+    SensitivityStudy,
+    this_machine,
+    write_record,
+)
+from sensitivity_study import study
 from throughline.drawn.world import contact_sheet
 from throughline.errors import ThroughlineError
 from throughline.experiment.predicting.measured import compare_with_run
@@ -196,6 +207,19 @@ def docs() -> None:
         print(f"rewritten: {path.relative_to(ROOT)}")
 
 
+def sensitivity() -> None:
+    """bench/sensitivity.yaml with one key changed at a time, and with five rounds."""
+
+    def compared(base: Path, others: list[Path]) -> None:
+        throughline("analyze", *(str(path.relative_to(ROOT)) for path in (base, *others)), "--what", "sensitivity")
+
+    found = study(ROOT, lambda *words: throughline("run", *words), compared)
+    record = SensitivityStudy(
+        command="python bench/evidence.py sensitivity", found=list(found), environment=this_machine()
+    )
+    write_record(EVIDENCE / "sensitivity.json", record)
+
+
 def executable() -> Path:
     """The `throughline` of the Python that runs this file, as a user would start it."""
     path = Path(sys.executable).with_name("throughline")
@@ -221,6 +245,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "help-time": help_time,
     **{f"bench-{name.replace('_', '-')}": partial(bench, name) for name in BENCHES},
     "chains": chains,
+    "sensitivity": sensitivity,
     "docs": docs,
 }
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from throughline.analysis.records import Sensitivity
 from throughline.errors import ThroughlineError
 from throughline.experiment.environment import describe_environment
 from throughline.files import write_json
@@ -115,6 +116,14 @@ class ChainsStudy(Record):
     images: int
     candidates: int
     builds: list[BuiltChains]
+
+
+class SensitivityStudy(Record):
+    """What settings and rounds are worth on the drawn world."""
+
+    command: str
+    found: list[Sensitivity] = Field(min_length=1)
+    environment: Machine
 
 
 class BenchRow(BaseModel):

@@ -249,8 +249,12 @@ def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tm
         assert second.points.mean == pytest.approx(100 * (1 - first.accuracy.mean))
     config["training"]["rounds"] = 1
     (other / "config.yaml").write_text(yaml.safe_dump(config))
+    both = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).sensitivity[-1]
+    assert both.setting == "model.lora.rank, training.rounds"
+    assert [row.value for row in both.rows] == ["8, 2", "4, 1"]
+    (other / "config.yaml").write_text((folder / "config.yaml").read_text())
     lacking = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).missing
-    assert "model.lora.rank, training.rounds" in lacking[0].why
+    assert lacking[0].why == "their configs are the same"
 
 
 def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

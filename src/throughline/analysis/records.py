@@ -254,7 +254,7 @@ class Setting(Record):
 
 
 class Sensitivity(Record):
-    """How much a setting matters: rounds of one run, or a config key that several runs differ in."""
+    """How much a setting matters: rounds of one run, or the config keys in which several runs differ."""
 
     setting: str
     rows: tuple[Setting, ...]

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="RUN",
-        help="a run folder; further ones that differ from it in one key of their configs show what that key is worth",
+        help="a run folder; further ones are set against it: what a setting, in which their configs differ, is worth",
     )
     parser.add_argument(
         "--what",

@@ -26,7 +26,7 @@ Told = Callable[[str], None]
 
 def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] = (), told: Told = print) -> Analysis:
     """Measures what is not on disk yet and writes `analysis.json` into the run folder. Sensitivity is over the rounds
-    of the run, and over the config key in which the run and `others` differ.
+    of the run, and over the config keys in which the run and `others` differ.
 
     What is not asked for stays as it was in the file, if that was of as many images. Raises ThroughlineError for a
     folder that is no run or that another process works in, UsageError for an unknown analysis.

@@ -1,4 +1,4 @@
-"""What a setting is worth, from runs that are there: the rounds of one, and the config key that several differ in."""
+"""What a setting is worth, from runs that are there: the rounds of one, and the config keys in which several differ."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from throughline.analysis.records import Missing, Sensitivity
 from throughline.analysis.sensitivity import sensitivity
 from throughline.experiment.analyzing.run_states import AnalyzedRun, FinishedUnit, RunFold
 from throughline.metrics.intervals import Runs
+
+UNSAID = "default"
+"""Stands for a key that a config leaves out at its usual value."""
 
 IGNORED = ("name", "workers", "data.cache_gb", "model.device")
 """Keys in which runs may differ without being different experiments."""
@@ -48,27 +51,29 @@ def _right(unit: FinishedUnit, number: int | None, answer: str) -> list[float]:
 
 
 def runs_varied(runs: Sequence[AnalyzedRun]) -> tuple[list[Sensitivity], list[Missing]]:
-    """Several runs that differ in one key of their configs: every method and way of answering that all have."""
+    """Several runs set against the first: every method and way of answering that all have.
+
+    The setting is the config key in which they differ, several keys together where there are more.
+    """
     configs = [_flat(run.config.model_dump(mode="json")) for run in runs]
-    keys = [key for key in configs[0] if any(config.get(key) != configs[0][key] for config in configs)]
-    keys = [key for key in keys if key not in IGNORED]
-    if len(keys) != 1:
-        why = f"they differ in {', '.join(keys)}" if keys else "their configs are the same"
-        return [], [Missing(what="sensitivity of several runs", why=why)]
-    (key,) = keys
+    known = dict.fromkeys(key for config in configs for key in config if key not in IGNORED)
+    keys = [key for key in known if len({str(config.get(key, UNSAID)) for config in configs}) > 1]
+    if not keys:
+        return [], [Missing(what="sensitivity of several runs", why="their configs are the same")]
+    names = [", ".join(str(config.get(key, UNSAID)) for key in keys) for config in configs]
     found = []
     shared = [name for name in runs[0].folds[0].units if all(any(name in f.units for f in run.folds) for run in runs)]
     for method in shared:
         for answer in runs[0].config.evaluation.answering.answers:
             values = {
-                str(config[key]): {
+                name: {
                     ("+".join(fold.targets), fold.seed): _right(fold.units[method], None, answer)
                     for fold in run.folds
                     if method in fold.units
                 }
-                for run, config in zip(runs, configs, strict=True)
+                for run, name in zip(runs, names, strict=True)
             }
-            one = sensitivity(key, method, answer, values, against_previous=False)
+            one = sensitivity(", ".join(keys), method, answer, values, against_previous=False)
             found += [] if one is None else [one]
     return found, []
 
