@@ -1,5 +1,5 @@
-"""The blocks of README.md and docs/ that are generated, each from what lies in evidence/ now. Called by
-`evidence.py docs`, which writes them, and by tests/test_documents.py, which compares them.
+"""The blocks of README.md and docs/ that are generated, each from what lies in evidence/ now, those of the reference
+from the code. Called by `evidence.py docs`, which writes them, and by tests/test_documents.py, which compares them.
 
 Where nothing was measured yet a block says so. Evidence that is malformed, not whole or contradicts itself is a
 ThroughlineError: no document is made from it.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import reference
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
@@ -36,7 +37,7 @@ from throughline.reporting.tables import (
 )
 from throughline.training.methods import METHODS
 
-DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md")
+DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md")
 MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
 
 
@@ -348,4 +349,5 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "help-time": help_time,
     "picture": picture,
     "gpu-memory": gpu_memory,
+    **reference.BLOCKS,
 }

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 import documents  # noqa: E402
 import kills  # noqa: E402
 import records  # noqa: E402
+import reference  # noqa: E402
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A path from the root of somebody's machine, with two parts or more; not an address, not a relative path.
@@ -274,7 +275,7 @@ def test_malformed_evidence_makes_no_document(name: str, damage: str, tmp_path: 
         documents.BLOCKS[BLOCK_OF[name]](tmp_path)
 
 
-@pytest.mark.parametrize("block", sorted(set(documents.BLOCKS) - {"gpu-memory"}))
+@pytest.mark.parametrize("block", sorted(set(documents.BLOCKS) - {"gpu-memory", *reference.BLOCKS}))
 def test_a_block_without_evidence_says_that_nothing_was_measured(block: str, tmp_path: Path) -> None:
     assert documents.NOT_MEASURED in documents.BLOCKS[block](tmp_path)
 

@@ -10,6 +10,7 @@ class Outcome(StrEnum):
     """`ok`, or the one fault by which a text is no usable answer or chain."""
 
     OK = "ok"
+    """Usable: an answer names one class, a chain keeps to its format."""
     # what the answer says
     OUT_OF_LIST = "out_of_list"
     """Words, but none of the classes."""
@@ -27,8 +28,11 @@ class Outcome(StrEnum):
     MISSING_STAGE = "missing_stage"
     """A stage of the format is absent, or one of its two tags is."""
     REPEATED_STAGE = "repeated_stage"
+    """A stage is there more than once."""
     WRONG_ORDER = "wrong_order"
+    """All stages are there, in another order than the format's."""
     EMPTY_STAGE = "empty_stage"
+    """A stage holds no word."""
     TRAILING_TEXT = "trailing_text"
     """Text outside the stages: after, between or before them."""
     # what happened on the way
