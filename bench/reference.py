@@ -293,7 +293,7 @@ RUN_FOLDER: tuple[tuple[str, str], ...] = (
     (f"{UNIT}/{DONE}", "written last: the hash of all inputs"),
     (f"{UNITS}/{STALE}/…", "units set aside by `--redo stale`"),
     ("results.jsonl", "all units' results lines, sorted; derived, never edited"),
-    ("report/index.html", "the page, one self-contained file"),
+    ("report/…", "the page, `index.html`, one self-contained file; and what is written beside it"),
     (ANALYSIS, "what `throughline analyze` measured"),
     ("analysis/…", "its measurements by image, so that a second call goes on"),
     (f"{PIXELS}/…", "preprocessed images, gone when the run is finished"),
