@@ -119,7 +119,7 @@ SHOWN = sorted(
 def test_every_command_can_be_typed(command: str) -> None:
     _, verb, *words = shlex.split(command, comments=True)
     arguments = reference.parser_of(verb).parse_args(words)
-    if verb == "run" and not arguments.config.endswith(".yaml"):
+    if verb == "run" and not arguments.config.endswith(".yaml") and "$" not in command:  # a shell fills those in
         load_config(arguments.config, arguments.set)
 
 
