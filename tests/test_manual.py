@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 import reference  # noqa: E402
 
 DOCS = ROOT / "docs"
-PAGES = (DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md")))
+TUTORIAL, HOW_TOS = DOCS / "tutorial.md", tuple(sorted((DOCS / "howto").glob("*.md")))
+PAGES = (TUTORIAL, *HOW_TOS)
 MANUAL = (DOCS / "README.md", DOCS / "reference.md", *PAGES)
 FENCE = re.compile(r"^```(\w*) ?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"needs-answers", "needs-cluster", "needs-gpu", "needs-model", "needs-server"}
@@ -58,7 +59,7 @@ ASKING = ("analyze", "evaluate", "export", "predict")
 
 STARTED = """
 import json, os, sys, traceback
-import peft, throughline.mllm.load
+import throughline.mllm.load
 from throughline.cli.main import main
 
 for line in sys.stdin:
@@ -129,19 +130,17 @@ def run_page(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_command_of_a_page_runs_in_its_order(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path)
-    if page.name == "tutorial.md":
-        run = tmp_path / "runs" / "my_experiment"
-        files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
-        assert {"analysis.json", "report/index.html", "results.jsonl"} <= set(files)
-        assert [path for path in files if not reference.described_in_run_folder(path)] == []
-        assert (tmp_path / "my_checkpoint" / "model.safetensors").is_file()
+def test_every_command_of_the_tutorial_runs_in_its_order(tmp_path: Path) -> None:
+    run_page(TUTORIAL, tmp_path)
+    run = tmp_path / "runs" / "my_experiment"
+    files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+    assert {"analysis.json", "report/index.html", "results.jsonl"} <= set(files)
+    assert [path for path in files if not reference.described_in_run_folder(path)] == []
+    assert (tmp_path / "my_checkpoint" / "model.safetensors").is_file()
 
 
 def test_the_tutorial_passes_through_every_verb_of_the_way() -> None:
-    shown = {command.split()[1] for block in blocks(PAGES[0]) for command in commands(block) if block.language == "sh"}
+    shown = {command.split()[1] for block in blocks(TUTORIAL) for command in commands(block) if block.language == "sh"}
     assert {"data", "chains", "run", "report", "analyze", "fit", "evaluate", "predict", "export"} <= shown
 
 
@@ -212,3 +211,10 @@ def test_changelog_and_citation_name_this_version() -> None:
     assert (citation["cff-version"], str(citation["version"])) == ("1.2.0", version[1])
     assert citation["license"] == "Apache-2.0"
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# Last, so that two test workers share the long tests: the first has the tutorial.
+@pytest.mark.slow
+@pytest.mark.parametrize("page", HOW_TOS, ids=name_of)
+def test_every_command_of_a_how_to_runs_in_its_order(page: Path, tmp_path: Path) -> None:
+    run_page(page, tmp_path)
