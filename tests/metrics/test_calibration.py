@@ -80,3 +80,35 @@ def test_the_curve_does_not_depend_on_the_order_of_equal_confidences() -> None:
     orders = [[3, *p] for p in ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])]
     expected = np.mean([np.mean(np.cumsum(~correct[o]) / np.arange(1, 5)) for o in orders])
     assert areas == {round(float(expected), 12)}
+
+
+def test_reliability_bins_are_scikit_learns_curve() -> None:
+    rng = np.random.default_rng(5)
+    confidence = rng.uniform(0.3, 1.0, 400)
+    correct = rng.uniform(size=400) < confidence**2
+    found = reliability(confidence, correct, bins=10)
+    true, predicted = calibration_curve(correct, confidence, n_bins=10)
+    filled = found.counts > 0
+    assert found.counts.sum() == 400 and filled.sum() == len(true) == 7
+    np.testing.assert_allclose(found.accuracy[filled], true)
+    np.testing.assert_allclose(found.confidence[filled], predicted)
+    assert np.isnan(found.accuracy[~filled]).all()
+
+
+def test_reliability_bins_give_the_calibration_error() -> None:
+    confidence, correct = np.array([0.1, 0.2, 0.95, 1.0, 0.0]), np.array([0, 1, 1, 0, 0], dtype=bool)
+    found = reliability(confidence, correct, bins=10)
+    assert found.counts.tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    gaps = np.abs(found.confidence - found.accuracy) * found.counts / 5
+    assert np.nansum(gaps) == pytest.approx(expected_calibration_error(confidence, correct, bins=10))
+
+
+def test_abstaining_by_a_rule_is_one_point_and_a_threshold_a_curve() -> None:
+    found = abstention([True, True, False, True], [True, False, False, True])
+    assert (found.coverage, found.risk) == (0.75, pytest.approx(1 / 3))
+    nothing = abstention([False, False], [True, True])
+    assert nothing.coverage == 0 and np.isnan(nothing.risk)
+    with pytest.raises(ValueError, match="one length"):
+        abstention([True], [True, False])
+    curve = risk_coverage_curve([0.9, 0.8, 0.7, 0.6], [True, False, True, False])
+    assert [curve.risk_at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 0, 0.5, pytest.approx(1 / 3), 0.5]

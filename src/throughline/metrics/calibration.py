@@ -1,5 +1,5 @@
 """Do confidences mean what they say: calibration error, proper scores, and what refusing doubtful answers
-buys. Called by evaluation with the label likelihoods of each sample."""
+buys. Called by evaluation with the label likelihoods of each sample, and by reporting."""
 
 from __future__ import annotations
 
@@ -26,6 +26,58 @@ class RiskCoverage:
         """AURC: the mean risk over all coverages; lower is better."""
         return float(self.risk.mean())
 
+    def risk_at(self, coverage: float) -> float:
+        """The risk when `coverage` of the samples, to the nearest sample and at least one, are answered."""
+        count = len(self.risk)
+        return float(self.risk[min(count, max(1, round(coverage * count))) - 1])
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of equal width over the confidence; a bin without samples has NaN for both means."""
+
+    confidence: NDArray[np.float64]
+    """`(bins,)`: mean confidence of the samples in each bin."""
+    accuracy: NDArray[np.float64]
+    """`(bins,)`: share of right answers among them."""
+    counts: NDArray[np.int64]
+    """`(bins,)`."""
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """What one rule of answering or not comes to. `risk` is NaN where nothing is answered."""
+
+    coverage: float
+    """Share of the samples that are answered."""
+    risk: float
+    """Share of wrong answers among those answered."""
+
+
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> Reliability:
+    """The diagram's bins, (a, b] with 0 in the first, as in `expected_calibration_error`.
+
+    `confidence` `(samples,)` in 0..1, `correct` `(samples,)`.
+    """
+    confidences, flags = _confidences(confidence, correct)
+    number = _equal_width(confidences, bins)
+    counts = np.bincount(number, minlength=bins)
+    filled = np.where(counts > 0, counts, np.nan)
+    return Reliability(
+        confidence=np.bincount(number, weights=confidences, minlength=bins) / filled,
+        accuracy=np.bincount(number, weights=flags, minlength=bins) / filled,
+        counts=counts.astype(np.int64),
+    )
+
+
+def abstention(answered: ArrayLike, correct: ArrayLike) -> Abstention:
+    """Coverage and risk of answering the samples of `answered` `(samples,)` only; `correct` `(samples,)`."""
+    kept, flags = np.asarray(answered, dtype=bool), np.asarray(correct, dtype=bool)
+    if kept.ndim != 1 or kept.shape != flags.shape or kept.size == 0:
+        raise ValueError(f"expected two filled vectors of one length, got {kept.shape} and {flags.shape}")
+    risk = float((~flags[kept]).mean()) if kept.any() else float("nan")
+    return Abstention(coverage=float(kept.mean()), risk=risk)
+
 
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, bins: int = 15, binning: Binning = "equal_width"
@@ -40,8 +92,7 @@ def expected_calibration_error(
     if bins < 1:
         raise ValueError("at least one bin")
     if binning == "equal_width":
-        inner_edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
-        number = np.digitize(confidences, inner_edges, right=True)
+        number = _equal_width(confidences, bins)
     else:
         number = np.empty(len(confidences), dtype=np.int64)
         number[np.argsort(confidences, kind="stable")] = np.arange(len(confidences)) * bins // len(confidences)
@@ -81,6 +132,12 @@ def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCovera
     group_error = np.bincount(group, weights=1.0 - flags) / sizes
     kept = np.arange(1, len(flags) + 1)
     return RiskCoverage(coverage=kept / len(flags), risk=np.cumsum(np.repeat(group_error, sizes)) / kept)
+
+
+def _equal_width(confidences: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """The bin of each confidence, bins (a, b] and 0 in the first."""
+    number: NDArray[np.int64] = np.digitize(confidences, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)
+    return number
 
 
 def _confidences(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +19,9 @@ from throughline.errors import ThroughlineError
 from throughline.files import require_writable, write_atomically
 from throughline.reporting.gallery import LONGEST_TEXT, parts, thumbnail
 from throughline.reporting.self_contained import render_page
+from throughline.reporting.untrusted import embedded, one_line, visible
 from throughline.seeding import seed_of
 
-# Names (ids, models, rules, finish reasons) come from files as well; longer ones are no names.
-LONGEST_NAME = 300
 # A question holds its class list: DomainNet's 345 classes take 4,000 characters.
 LONGEST_QUESTION = 20_000
 # Of one image: more than anybody asks a teacher for, few enough that no single card fills the page.
@@ -82,7 +79,7 @@ def write_chains_page(
     cards = [_card(sample_id, standings[sample_id][0], found, images) for sample_id, found in gathered.items()]
     asked = {attempt.prompt_sha256 for found in gathered.values() for attempt in found.attempts.values()}
     page_bytes = _html(
-        name=_name(store.resolve().name),
+        name=one_line(store.resolve().name),
         cards=cards,
         prompts=[_question(prompts[sha256]) for sha256 in sorted(asked & prompts.keys())],
         images_in_store=len(standings),
@@ -266,9 +263,9 @@ def _card(sample_id: str, domain: str, found: _Gathered, images: ImageSet | None
     if len(attempts) > MOST_CANDIDATES:
         notes.append(f"The first {MOST_CANDIDATES} of {len(attempts):,} candidates are shown.")
     return {
-        "id": _name(sample_id),
-        "domain": _name(domain),
-        "labels": [_name(label) for label in sample.labels] if sample is not None else [],
+        "id": one_line(sample_id),
+        "domain": one_line(domain),
+        "labels": [one_line(label) for label in sample.labels] if sample is not None else [],
         "picture": thumbnail(images.root, sample_id) if images is not None and sample is not None else None,
         "notes": notes,
         "candidates": [_candidate(one, found) for one in attempts[:MOST_CANDIDATES]],
@@ -283,62 +280,36 @@ def _candidate(attempt: _Attempt, found: _Gathered) -> dict[str, Any]:
     )
     strictest = max(verdicts, key=lambda verdict: _STRICTNESS.get(verdict.rule, 0), default=None)
     usage = attempt.usage or Usage()
-    text = _visible(attempt.text)
+    text = visible(attempt.text)
     shortened = max(attempt.characters, len(text)) > LONGEST_TEXT
     return {
-        "key": _name(attempt.key),
+        "key": one_line(attempt.key),
         "number": attempt.number,
         "round": attempt.round,
-        "source": _name(attempt.source),
-        "model": _name(attempt.model),
-        "finish": _name(attempt.finish_reason) if attempt.finish_reason is not None else None,
+        "source": one_line(attempt.source),
+        "model": one_line(attempt.model),
+        "finish": one_line(attempt.finish_reason) if attempt.finish_reason is not None else None,
         "failed": attempt.failed,
         "usage": [usage.prompt_tokens, usage.completion_tokens, usage.cost],
         "parts": [[part.stage, part.text] for part in parts(text)],
         "characters": attempt.characters if shortened else None,
         "contradicted": attempt.key in found.contradicted,
         "verdicts": [
-            {"rule": _name(verdict.rule), "outcome": verdict.outcome.value, "accepted": verdict.accepted}
+            {"rule": one_line(verdict.rule), "outcome": verdict.outcome.value, "accepted": verdict.accepted}
             for verdict in verdicts
         ],
         "strictest": verdicts.index(strictest) if strictest is not None else None,
     }
 
 
-# Controls but tab and line feed, the marks that turn the writing direction (they could make a text read as another
-# one), halves of surrogate pairs (they are no UTF-8).
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def _visible(text: str) -> str:
-    """The text with what could not be seen written out, such as ⟨U+0007⟩; ends of lines are line feeds."""
-    return _UNSEEN.sub(lambda hit: f"⟨U+{ord(hit[0]):04X}⟩", text.replace("\r\n", "\n"))
-
-
-def _name(text: str) -> str:
-    """A name as it is shown: visible, on one line, of bearable length."""
-    line = _visible(" ".join(text[: LONGEST_NAME + 1].split()))
-    return line if len(line) <= LONGEST_NAME else line[:LONGEST_NAME] + "…"
-
-
 def _question(text: str) -> str:
-    return _visible(text if len(text) <= LONGEST_QUESTION else text[:LONGEST_QUESTION] + " […]")
+    return visible(text if len(text) <= LONGEST_QUESTION else text[:LONGEST_QUESTION] + " […]")
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _embedded(value: Any) -> str:
-    """JSON that may stand inside `<script>`: no "<" can end the block or open a comment, no character ends a line of
-    JavaScript that ends none of JSON."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-    # these characters occur inside strings only, where JSON spells them either way
-    for character in "<>\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _html(*, cards: Sequence[Mapping[str, Any]], **shown: Any) -> str:
-    shown |= {"images": len(cards), "data": _embedded(cards)}
+    shown |= {"images": len(cards), "data": embedded(cards)}
     return render_page("chains.html.jinja", "chains.js", ("page.css", "chains.css"), shown)
