@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from throughline.metrics.calibration import (
+    abstention,
     brier_score,
     expected_calibration_error,
     negative_log_likelihood,
+    reliability,
     risk_coverage_curve,
 )
 

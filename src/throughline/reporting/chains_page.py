@@ -312,4 +312,4 @@ def _sha256(text: str) -> str:
 
 def _html(*, cards: Sequence[Mapping[str, Any]], **shown: Any) -> str:
     shown |= {"images": len(cards), "data": embedded(cards)}
-    return render_page("chains.html.jinja", "chains.js", ("page.css", "chains.css"), shown)
+    return render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown)

@@ -1,5 +1,4 @@
-"""The figures of a run's results: rounds, loss curves, accuracy with intervals. Called by `page` and by the commands that
-renew the documents' figures."""
+"""The figures of a run's results: rounds, loss curves, accuracy with intervals. Called by `page`."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def accuracy_figure(summaries: Mapping[str, Sequence[MethodSummary]]) -> Plot | 
                 places.append(place + (number - (len(shown) - 1) / 2) * height)
                 values.append(100 * mean)
                 errors.append((100 * max(0.0, mean - low), 100 * max(0.0, high - mean)))
-                drawn.append((answer, methods[place], mean, low, high))
+                drawn.append((answer, method, mean, low, high))
             axes.barh(
                 places, values, height=height * 0.9, color=COLOURS[number], label=f"{answer} path",
                 xerr=np.array(errors).T, error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
@@ -83,7 +82,7 @@ def rounds_figure(run: Run, group: Group, split: str) -> Plot | None:
                         by_round.setdefault(line.round, []).append(100 * line.accuracy)
                 means = [float(np.mean(by_round[r])) for r in sorted(by_round)]
                 dash = DASHES[place % 3]
-                drawn += [(method, answer, r, mean / 100, None) for r, mean in zip(sorted(by_round), means, strict=True)]
+                drawn += [(method, answer, r, m / 100, None) for r, m in zip(sorted(by_round), means, strict=True)]
                 left.plot(sorted(by_round), means, linestyle=dash, label=f"{method}, {answer}", **style)
             accepted = acceptance.get(method, {})
             if accepted:

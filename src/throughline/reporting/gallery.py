@@ -1,5 +1,5 @@
-"""The gallery of held-out images: which images, with what every method said about them on each answer path.
-Text of a model is untrusted and stays text. Called by `page`."""
+"""The gallery of held-out images: which images, with what every method said about them on each answer path. Text of a
+model is untrusted and stays text: it travels as JSON. Called by `page`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from throughline.errors import ThroughlineError
 from throughline.reporting.runs import Prediction, ResultLine, Run
 from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, Group, in_order
+from throughline.reporting.untrusted import one_line, visible
 from throughline.seeding import generator
 
+# A reader turns no more pages than that, and a browser filters them in a few milliseconds.
+MOST_IMAGES = 5000
 THUMBNAIL_PIXELS = 160
 # A chain longer than this (a model that never stops) would swell the page for nothing.
 LONGEST_TEXT = 4000
@@ -38,7 +42,8 @@ class Said:
     predicted: str | None
     outcome: str
     correct: bool
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] | None
+    """Its text; None where the page does not carry it."""
 
 
 @dataclass(frozen=True)
@@ -68,47 +73,102 @@ class Card:
     domain: str
     labels: tuple[str, ...]
     thumbnail: str | None
-    """A data URI, None where the image could not be read."""
+    """A data URI; None where the image could not be read, or is not among those that have one."""
     entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The cards, and the method whose answers decided which images are shown."""
+    """The cards, those with picture and texts first, and the method whose answers decided which these are."""
 
     cards: tuple[Card, ...]
     chosen_by: str
+    told: int
+    """How many of the cards have their texts (and pictures, where there is an image folder)."""
     right: int
-    """How many of the cards that method got right on its last answer path."""
+    """How many of those that method got right on its last answer path."""
+    total: int
+    """Held-out images in all."""
 
 
-def make_gallery(run: Run, group: Group, images_root: Path | None, limit: int = 48) -> Gallery | None:
-    """`limit` images spread over targets, half of them wrong where there are enough, the same for the same
-    run.
+def make_gallery(
+    run: Run, group: Group, images_root: Path | None, told: int = 48, limit: int = MOST_IMAGES
+) -> Gallery | None:
+    """At most `limit` images spread over targets, `told` of them with picture and texts; the same for the same run.
 
-    Right and wrong are those of one method, the first of DECIDING that has predictions,
-    on its lowest seed; every other method's answers to the same images stand beside. None without
+    Of the told half are wrong where there are enough; right and wrong are those of one method, the first of DECIDING
+    that has predictions, on its lowest seed; every other method's answers to the same images stand beside. None without
     predictions.
     """
-    chosen_units = _one_unit_per_method_and_target(run, group)
-    if not chosen_units:
+    units = _one_unit_per_method_and_target(run, group)
+    if not units:
         return None
-    methods = in_order((method for method, _ in chosen_units), METHOD_ORDER)
-    deciding = next((method for method in DECIDING if method in methods), methods[-1])
-    targets = sorted({target for method, target in chosen_units if method == deciding})
-    cards: list[Card] = []
-    right = 0
+    methods = in_order((method for method, _ in units), METHOD_ORDER)
+    targets = sorted({target for _, target in units})
+    first: list[Card] = []
+    others: list[Card] = []
+    right = total = 0
     for number, target in enumerate(targets):
-        share = limit // len(targets) + (number < limit % len(targets))
-        answers = {
-            method: _by_sample(run, chosen_units[method, target])
-            for method in methods
-            if (method, target) in chosen_units
-        }
-        for sample_id, correct in _choose(answers[deciding], share, target):
-            right += correct
-            cards.append(_card(sample_id, answers, chosen_units, target, images_root))
-    return Gallery(tuple(cards), deciding, right)
+        answers = {method: _by_sample(run, units[method, target]) for method in methods if (method, target) in units}
+        deciding = answers[_deciding_method(answers)]
+        chosen = _choose(deciding, _share(told, number, len(targets)), target)
+        right += sum(correct for _, correct in chosen)
+        total += len(deciding)
+        names = [name for name, _ in chosen]
+        first += [_card(name, answers, units, target, images_root, with_text=True) for name in names]
+        rest = sorted(set(deciding) - set(names))
+        generator(0, "report gallery, the rest", target).shuffle(rest)
+        room = _share(limit, number, len(targets)) - len(names)
+        others += [_card(name, answers, units, target, None, with_text=False) for name in sorted(rest[: max(0, room)])]
+    return Gallery((*first, *others), _deciding_method(dict.fromkeys(methods)), len(first), right, total)
+
+
+def gallery_data(gallery: Gallery) -> dict[str, Any]:
+    """For the page's script: names once, then per image its answers as places in the lists of names."""
+    methods = in_order((entry.method for card in gallery.cards for entry in card.entries), METHOD_ORDER)
+    said = [one for card in gallery.cards for entry in card.entries for one in entry.said]
+    answers = in_order((one.answer for one in said), ANSWER_ORDER)
+    outcomes = sorted({one.outcome for one in said})
+    domains = sorted({card.domain for card in gallery.cards})
+    classes = sorted(
+        {label for card in gallery.cards for label in card.labels}
+        | {s.predicted for s in said if s.predicted is not None}
+    )
+    place = {name: number for number, name in enumerate(classes)}
+    return {
+        "methods": [one_line(name) for name in methods],
+        "answers": [one_line(name) for name in answers],
+        "outcomes": [one_line(name) for name in outcomes],
+        "domains": [one_line(name) for name in domains],
+        "classes": [one_line(name) for name in classes],
+        "first": methods.index(gallery.chosen_by),
+        "images": [
+            [
+                one_line(card.sample_id),
+                domains.index(card.domain),
+                [place[label] for label in card.labels],
+                card.thumbnail,
+                [
+                    [
+                        methods.index(entry.method),
+                        entry.seed,
+                        [
+                            [
+                                answers.index(one.answer),
+                                -1 if one.predicted is None else place[one.predicted],
+                                outcomes.index(one.outcome),
+                                int(one.correct),
+                                None if one.parts is None else [[part.stage, visible(part.text)] for part in one.parts],
+                            ]
+                            for one in entry.said
+                        ],
+                    ]
+                    for entry in card.entries
+                ],
+            ]
+            for card in gallery.cards
+        ],
+    }
 
 
 def parts(text: str) -> tuple[Part, ...]:
@@ -186,12 +246,16 @@ def _card(
     units: Mapping[tuple[str, str], ResultLine],
     target: str,
     images_root: Path | None,
+    with_text: bool,
 ) -> Card:
     entries = tuple(
         Entry(
             method=method,
             seed=units[method, target].seed,
-            said=tuple(Said(p.answer, p.predicted, p.outcome, p.correct, parts(p.text)) for p in found[sample_id]),
+            said=tuple(
+                Said(p.answer, p.predicted, p.outcome, p.correct, parts(p.text) if with_text else None)
+                for p in found[sample_id]
+            ),
         )
         for method, found in answers.items()
         if sample_id in found
@@ -199,3 +263,12 @@ def _card(
     first = next(found[sample_id][0] for found in answers.values() if sample_id in found)
     picture = thumbnail(images_root, sample_id) if images_root else None
     return Card(sample_id, first.domain, first.labels, picture, entries)
+
+
+def _deciding_method(methods: Mapping[str, object]) -> str:
+    return next((method for method in DECIDING if method in methods), list(methods)[-1])
+
+
+def _share(total: int, number: int, count: int) -> int:
+    """What of `total` falls to one of `count`, the first ones taking what does not divide."""
+    return total // count + (number < total % count)

@@ -123,6 +123,8 @@ def panels(count: int, height: float, columns: int = 3, **shared: Any) -> tuple[
     found = list(np.atleast_1d(figure.subplots(down, across, squeeze=False, **shared)).ravel())
     for axes in found[count:]:
         axes.set_visible(False)
+    for axes in found[max(0, count - across) : count]:
+        axes.tick_params(labelbottom=True)  # shared axes are named at the very bottom only, and there may be no panel
     return figure, found[:count]
 
 

@@ -61,6 +61,8 @@ class Prediction:
     predicted: str | None
     outcome: str
     text: str
+    confidence: float | None = None
+    """Of the likelihood path: the probability of the class that it names."""
 
     @property
     def correct(self) -> bool:
@@ -106,6 +108,8 @@ class Unit:
     rounds: tuple[RoundLine, ...]
     done: bool
     faults: tuple[str, ...]
+    steps: int | None = None
+    """Optimiser steps from the base to these weights, those of what the unit started from included."""
     reduced_to: tuple[Prediction, ...] | None = None
     """The predictions, without their texts, where the run is a reduced one."""
 
@@ -188,6 +192,7 @@ def _result(row: Mapping[str, Any]) -> ResultLine:
 
 
 def _prediction(row: Mapping[str, Any]) -> Prediction:
+    probabilities = row.get("probabilities")
     return Prediction(
         sample_id=str(row["sample_id"]),
         domain=str(row["domain"]),
@@ -196,6 +201,7 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
         predicted=None if row["predicted"] is None else str(row["predicted"]),
         outcome=str(row["outcome"]),
         text=str(row.get("text") or ""),
+        confidence=float(max(probabilities)) if probabilities else None,
     )
 
 
@@ -233,7 +239,18 @@ def _unit(folder: Path) -> Unit:
     done = (folder / "done").is_file()
     if not done:
         faults.append("not done")
-    return Unit(folder.name, folder, description, training, rounds, done, tuple(faults))
+    # no fault without it: what was never trained has none, nor has a run of an older version
+    steps = _json_object(folder / "stage.json", [], "stage.json").get("cumulative_steps")
+    return Unit(
+        folder.name,
+        folder,
+        description,
+        training,
+        rounds,
+        done,
+        tuple(faults),
+        steps if isinstance(steps, int) else None,
+    )
 
 
 def _reduced_units(folder: Path, results: tuple[ResultLine, ...]) -> dict[str, Unit]:
@@ -253,7 +270,7 @@ def _reduced_units(folder: Path, results: tuple[ResultLine, ...]) -> dict[str, U
         }
         own = tuple(found for unit, found in rounds if unit == line.unit)
         units[line.unit] = Unit(
-            line.unit, folder, description, (), own, True, tuple(torn), tuple(predictions[line.unit])
+            line.unit, folder, description, (), own, True, tuple(torn), reduced_to=tuple(predictions[line.unit])
         )
     return units
 

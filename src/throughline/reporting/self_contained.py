@@ -15,12 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(template: str, script: str, styles: Sequence[str], shown: Mapping[str, Any]) -> str:
-    """The page as text. `template`, `script` and `styles` are files of `templates/`; what is `shown` is escaped.
+def render_page(template: str, scripts: Sequence[str], styles: Sequence[str], shown: Mapping[str, Any]) -> str:
+    """The page as text. `template`, `scripts` and `styles` are files of `templates/`; what is `shown` is escaped.
 
-    The template gets `script`, `script_hash` (base64 SHA-256, for its content policy) and `style` besides.
+    The template gets `script` (all of them, one behind the other), `script_hash` (base64 SHA-256, for its content
+    policy) and `style` besides.
     """
-    code = (_TEMPLATES / script).read_text("utf-8")
+    code = "".join((_TEMPLATES / name).read_text("utf-8") for name in scripts)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -1,0 +1,165 @@
+"""Token probabilities as tables, before and after training, with the paper's figures beside them. Called by
+`analysis_page`."""
+
+from __future__ import annotations
+
+from throughline.analysis.records import Analysis
+from throughline.reporting.folds import (
+    KIND,
+    WHOSE,
+    averaged,
+    by_state,
+    drawn_notes,
+    last_of_unit,
+    mean_of,
+    several_folds,
+    together,
+)
+from throughline.reporting.published import NOTE
+from throughline.reporting.tables import MISSING, Table
+
+
+def probability_tables(analysis: Analysis) -> tuple[Table, ...]:
+    """One per source and kind of tokens: each state's shares below 0.25 and above 0.75, and what moved since the
+    base."""
+    buckets = [one for fold in analysis.folds for one in fold.buckets]
+    moved = [one for fold in analysis.folds for one in fold.moved if one.before.method is None]
+    tables = []
+    for source, kind in dict.fromkeys((one.source, one.kind) for one in buckets):
+        ours = by_state([one for one in buckets if (one.source, one.kind) == (source, kind)])
+        gone = together([one for one in moved if (one.source, one.kind) == (source, kind)], lambda one: one.after.name)
+        rows = tuple(
+            (
+                name,
+                str(sum(one.tokens for one in found)),
+                mean_of([one.low for one in found]),
+                mean_of([one.high for one in found]),
+                averaged([one.mean for one in found], 3),
+                mean_of([one.low_to_high for one in gone.get(name, [])]),
+                mean_of([one.high_to_low for one in gone.get(name, [])]),
+                averaged([one.net for one in gone.get(name, [])], sign="+"),
+            )
+            for name, found in ours.items()
+        )
+        tables.append(
+            Table(
+                title=f"Token probabilities: {WHOSE[source]}, {KIND[kind]}",
+                columns=(
+                    "weights",
+                    "tokens",
+                    "below 0.25, %",
+                    "above 0.75, %",
+                    "mean",
+                    "low to high, %",
+                    "high to low, %",
+                    "gained above 0.75, points",
+                ),
+                rows=rows,
+                notes=(f"Images that were trained on. {several_folds(analysis)}", *drawn_notes(analysis)),
+            )
+        )
+    return tuple(tables)
+
+
+def own_moved_table(analysis: Analysis) -> Table | None:
+    """What the rounds moved on the model's own chains, from the base and from where they started."""
+    moved = [one for fold in analysis.folds for one in fold.moved if one.source == "self"]
+    if not moved:
+        return None
+    rows = []
+    for (before, after, kind), found in together(
+        moved, lambda one: (one.before.name, one.after.name, one.kind)
+    ).items():
+        rows.append(
+            (
+                f"{before} to {after}",
+                KIND[kind],
+                str(sum(one.tokens for one in found)),
+                mean_of([one.low_to_high for one in found]),
+                mean_of([one.high_to_low for one in found]),
+                averaged([one.net for one in found], sign="+"),
+            )
+        )
+    return Table(
+        title="Token probabilities: the model's own chains, as the first round accepted them",
+        columns=("weights", "tokens of", "tokens", "low to high, %", "high to low, %", "gained above 0.75, points"),
+        rows=tuple(rows),
+        notes=(several_folds(analysis), *drawn_notes(analysis)),
+    )
+
+
+def context_table(analysis: Analysis) -> Table | None:
+    """What a teacher's chain before the class does to the base's probability of it."""
+    found = [one for fold in analysis.folds for one in fold.context]
+    if not found:
+        return None
+    row = (
+        "tokens of the class",
+        str(sum(one.images for one in found)),
+        mean_of([one.low_without for one in found]),
+        mean_of([one.low_with_chain for one in found]),
+        mean_of([one.without for one in found]),
+        mean_of([one.with_chain for one in found]),
+        averaged([one.net for one in found], sign="+"),
+    )
+    return Table(
+        title="The base, without and with a teacher's chain as context",
+        columns=(
+            "tokens", "images", "below 0.25, without, %", "with, %", "above 0.75, without, %", "with, %",
+            "gained above 0.75, points",
+        ),
+        rows=(row,),
+        notes=(several_folds(analysis), *drawn_notes(analysis)),
+    )  # fmt: skip
+
+
+def beside_the_paper(analysis: Analysis) -> Table | None:
+    """Each figure that the paper prints about token probabilities, with what was measured here."""
+    if not any(fold.buckets for fold in analysis.folds):
+        return None
+    buckets = [one for fold in analysis.folds for one in fold.buckets]
+    moved = [one for fold in analysis.folds for one in fold.moved if one.before.method is None]
+    context = [one.net for fold in analysis.folds for one in fold.context]
+
+    def high(method: str, source: str) -> str:
+        found = [b for b in buckets if (b.state.method, b.source, b.kind) == (method, source, "class")]
+        return mean_of([one.high for one in last_of_unit(found, lambda one: one.state)])
+
+    def gained(method: str, source: str) -> str:
+        found = [m for m in moved if (m.after.method, m.source, m.kind) == (method, source, "class")]
+        nets = [one.net for one in last_of_unit(found, lambda one: one.after)]
+        return averaged(nets, sign="+")
+
+    left = [b.low for b in buckets if (b.state.method, b.source, b.kind) == ("mtct", "teacher", "chain")]
+    none = MISSING
+    rows = (
+        ("class tokens above 0.75 after reasoning-chain SFT, %", "86.33", "reasoning", high("reasoning", "label"),
+         high("reasoning", "teacher"), none),
+        ("class tokens above 0.75 after direct-label SFT, %", "92.23", "cls", high("cls", "label"),
+         high("cls", "teacher"), none),
+        ("class tokens above 0.75 after MTCT, %", "90.23", "mtct", high("mtct", "label"),
+         high("mtct", "teacher"), none),
+        ("class tokens, low to high, reasoning-chain SFT, points", "+1.88", "reasoning", gained("reasoning", "label"),
+         gained("reasoning", "teacher"), none),
+        ("class tokens, low to high, direct-label SFT, points", "+43.38", "cls", gained("cls", "label"),
+         gained("cls", "teacher"), none),
+        ("class tokens, low to high, self-generated-chain SFT, points", "+29.74", "sarr", gained("sarr", "label"),
+         gained("sarr", "teacher"), gained("sarr", "self")),
+        ("class tokens, low to high, with a chain as context, points", "+43.28", "base", none,
+         averaged(context, sign="+"), none),
+        ("chain tokens still below 0.25 after MTCT, %", "19.33", "mtct", none, mean_of(left), none),
+    )  # fmt: skip
+    return Table(
+        title="Beside the paper's figures",
+        columns=(
+            "quantity", "published", "weights here", "here, label question", "here, behind a teacher's chain",
+            "here, behind own chains",
+        ),
+        rows=rows,
+        notes=(
+            f"{NOTE} TerraIncognita; the paper does not say under which question its class tokens stood, so both are "
+            "given.",
+            "Here, points: what the share above 0.75 gained from the base.",
+            *drawn_notes(analysis),
+        ),
+    )  # fmt: skip
