@@ -1,14 +1,15 @@
-"""`throughline report RUN`: prints a run's tables and writes its page. Reads the run folder only, loads no model."""
+"""`throughline report RUN...`: prints a run's tables and writes its page, or sets several runs side by side. Reads run
+folders only, loads no model."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.errors import ThroughlineError
+from throughline.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.reporting.runs import Run
@@ -19,7 +20,19 @@ SUMMARY = "tables and the self-contained page of a finished run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as `throughline run` wrote it")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folder, as `throughline run` wrote it; of several a page sets the tables side by side",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the page and its figures (default: report/ in the run's folder, of several runs in the first)",
+    )
     parser.add_argument(
         "--format",
         choices=("terminal", "markdown", "latex"),
@@ -30,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("in", "out", "all"),
         help="part of the target: in (the 80 %% that DomainBed reports), out (the rest) or all "
-        "(default: in, or all where there is no in)",
+        "(default: in, or all where there is no in; of several runs all)",
     )
     parser.add_argument(
         "--answer",
@@ -51,29 +64,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints every table that the options ask for, then writes report/index.html."""
+    """Prints every table that the options ask for, then writes the page."""
+    if len(arguments.runs) > 1:
+        return _side_by_side(arguments)
     from throughline.reporting.page import write_page
     from throughline.reporting.runs import read_run
-    from throughline.reporting.tables import to_latex, to_markdown, to_terminal
 
     images: Path | None = arguments.images
     if images is not None and not images.is_dir():
         raise ThroughlineError("no such image folder", images, "name the folder that holds the domains")
-    found = read_run(arguments.run)
-    renderings: dict[str, Callable[[Table], str]] = {
-        "terminal": to_terminal,
-        "markdown": to_markdown,
-        "latex": to_latex,
-    }
-    render = renderings[arguments.format]
-    tables = _tables(found, arguments.split, arguments.answer, arguments.baseline)
-    print("\n".join(render(table) for table in tables), end="")
-    page = write_page(arguments.run, images)
+    (folder,) = arguments.runs
+    found = read_run(folder)
+    _print(_tables(found, arguments.split, arguments.answer, arguments.baseline), arguments.format)
+    page = write_page(folder, images, arguments.out)
     # on stderr, so that a table can be piped into a file
     for fault in found.faults:
         print(f"note: {fault}", file=sys.stderr)
     print(f"report: {page}", file=sys.stderr)
     return 0
+
+
+def _side_by_side(arguments: argparse.Namespace) -> int:
+    for option, value in (("--images", arguments.images), ("--baseline", arguments.baseline)):
+        if value is not None:
+            raise UsageError(f"{option} is for the page of one run", do="leave it out, or name one run")
+    from throughline.reporting.runs import read_run
+    from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, write_side_by_side
+
+    columns = columns_of([read_run(folder) for folder in arguments.runs])
+    tables = joint_tables(columns, arguments.split or "all", arguments.answer)
+    _print([*tables, *difference_tables(columns, arguments.answer)], arguments.format)
+    print(f"report: {write_side_by_side(arguments.runs, arguments.out)}", file=sys.stderr)
+    return 0
+
+
+def _print(tables: Iterable[Table], form: str) -> None:
+    from throughline.reporting.tables import to_latex, to_markdown, to_terminal
+
+    renderings: dict[str, Callable[[Table], str]] = {
+        "terminal": to_terminal,
+        "markdown": to_markdown,
+        "latex": to_latex,
+    }
+    print("\n".join(renderings[form](table) for table in tables), end="")
 
 
 def _tables(found: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:

@@ -21,7 +21,7 @@ from throughline.training.methods import METHODS
 
 FULL = "mtct_sarr"
 CONTROLS = ("cls_matched", "mtct_matched")
-_YES, _NO = "yes", "–"
+_YES, _NO = "yes", "no"
 
 
 def ablation_table(
@@ -34,7 +34,7 @@ def ablation_table(
     compared = {one.method: one for one in compare(correct, group, answer, rows, FULL)} if FULL in rows else {}
     steps = _steps(run, group)
     columns: tuple[str, ...] = ("method", "labels", "teacher's chains", "own chains", "optimiser steps", "Avg")
-    columns += (f"{FULL} minus this, points", "95 % interval", "p", "p, Holm") if compared else ()
+    columns += (f"{FULL} minus this", "95 % interval", "p", "p, Holm") if compared else ()
     cells = []
     for method in in_order(rows, METHOD_ORDER):
         trained = (_YES if learns else _NO for learns in trains_on(method))
@@ -71,7 +71,7 @@ def _notes(group: Group, rows: Iterable[str]) -> tuple[str, ...]:
         )
     if FULL in rows:
         notes.append(
-            "Differences: paired bootstrap over seeds and images, the same images for both; Holm over these rows."
+            "Differences in points: paired bootstrap over seeds and images, the same images for both; Holm over these rows."
         )
     return (*notes, *([DRAWN_NOTE] if is_drawn(group) else []))
 

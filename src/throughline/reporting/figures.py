@@ -28,7 +28,7 @@ def accuracy_figure(summaries: Mapping[str, Sequence[MethodSummary]]) -> Plot | 
     height = 0.8 / len(shown)
     drawn: list[tuple[object, ...]] = []
     with house_style():
-        figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(methods) * (0.4 + len(shown) * 0.6)))
+        figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(methods) * (0.4 + len(shown) * 0.6)), layout="constrained")
         axes = figure.subplots()
         for number, answer in enumerate(shown):
             places, values, errors = [], [], []

@@ -16,7 +16,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from throughline.files import write_atomically
@@ -60,9 +59,7 @@ class Plot:
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(
-                buffer, format="svg", bbox_inches="tight", pad_inches=0.05, transparent=True, metadata=metadata
-            )
+            self.figure.savefig(buffer, format="svg", bbox_inches=self._box, transparent=True, metadata=metadata)
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -76,11 +73,20 @@ class Plot:
         """On white, for slides and papers."""
         buffer = io.BytesIO()
         with house_style():
-            FigureCanvasAgg(self.figure)
             self.figure.savefig(
-                buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", facecolor="white", metadata={"Software": None}
+                buffer,
+                format="png",
+                dpi=PNG_DPI,
+                bbox_inches=self._box,
+                facecolor="white",
+                metadata={"Software": None},
             )
         return buffer.getvalue()
+
+    @property
+    def _box(self) -> str | None:
+        """A figure that lays itself out fills its paper; finding out what is drawn on costs as much as drawing it."""
+        return None if self.figure.get_layout_engine() is not None else "tight"
 
     def csv(self) -> str:
         """A line of names, then the numbers; an empty cell where there is none."""
