@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from throughline.files import in_threads
+from throughline.files import in_threads, read_json_lines, write_json_lines
 
 
 def test_threads_give_results_in_order_and_take_only_some_items_ahead() -> None:
@@ -28,3 +29,11 @@ def test_a_fault_in_a_thread_is_raised_where_its_result_is_taken() -> None:
     assert [next(found), next(found)] == [-1, -1]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+def test_a_row_may_hold_any_end_of_line_but_a_line_feed(tmp_path: Path) -> None:
+    rows = [{"text": "one\u2028two\u0085three\x0bfour\rfive\nsix"}, {"text": ""}]
+    write_json_lines(tmp_path / "rows.jsonl", rows)
+    assert read_json_lines(tmp_path / "rows.jsonl") == rows
+    write_json_lines(tmp_path / "rows.jsonl", [])
+    assert read_json_lines(tmp_path / "rows.jsonl") == []

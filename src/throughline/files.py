@@ -114,7 +114,9 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSONL file that this project wrote whole; a line that is no JSON object is an error."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    text = path.read_text("utf-8").removesuffix("\n")
+    # at line feeds alone: a row may hold other ends of lines, such as U+2028, that JSON does not escape
+    for number, line in enumerate(text.split("\n") if text else (), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
