@@ -16,7 +16,7 @@ from throughline.files import content_hash, write_atomically, write_json, write_
 CLASSES = ("cup", "bowl", "boat")
 SKILL = {"zero_shot": 0.4, "cls": 0.6, "reasoning": 0.58, "mtct": 0.7, "sarr": 0.62, "mtct_sarr": 0.8}
 ROUNDS = {"sarr": 2, "mtct_sarr": 2}
-ATTACK = "<script>alert('chain')</script><img src=https://elsewhere.example/x.png onerror=alert(1)>"
+ATTACK = "<script>alert('chain')</script><img src=https://elsewhere.example/x.png onerror=alert(1)>\u2028{{ 7 * 7 }}"
 Row = dict[str, Any]
 
 
@@ -54,6 +54,10 @@ def predictions(images: Path, target: str, method: str, seed: int, size: int) ->
                 predicted, outcome, text = None, "out_of_list", ATTACK
             row = {"sample_id": sample_id, "domain": target, "labels": [label], "answer": answer}
             rows.append({**row, "predicted": predicted, "outcome": outcome, "text": text})
+            if answer == "likelihood":
+                sure = round(float(rng.uniform(0.5, 1.0)), 4)
+                others = (1 - sure) / (len(CLASSES) - 1)
+                rows[-1]["probabilities"] = [sure if name == predicted else others for name in CLASSES]
     return rows
 
 
@@ -115,6 +119,7 @@ def write_unit(fake: FakeRun, target: str, method: str, seed: int, size: int) ->
     write_json_lines(folder / "predictions.jsonl", rows)
     if method != "zero_shot":
         write_json_lines(folder / "training.jsonl", losses(method))
+        write_json(folder / "stage.json", {"cumulative_steps": 20 * (1 + ROUNDS.get(method, 0)), "optimiser_steps": 20})
     if rounds:
         write_json_lines(folder / "rounds.jsonl", rounds)
     write_atomically(folder / "done", content_hash(lines))

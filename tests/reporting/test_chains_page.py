@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.reporting.test_page import BROWSER, Reader
+from tests.reporting.browser import BROWSER
+from tests.reporting.test_page import Reader
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter, read_journal

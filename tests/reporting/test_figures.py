@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from throughline.reporting.figures import accuracy_figure, loss_figure, rounds_figure
+from throughline.reporting.plotting import Plot
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import CorrectAnswers, groups, summarise
 
@@ -12,11 +13,15 @@ if TYPE_CHECKING:
     from conftest import FakeRun
 
 
-def figures(run: Run) -> list[str | None]:
+def plots(run: Run) -> list[Plot | None]:
     (group,) = groups(run.results)
     correct = CorrectAnswers(run)
     rows = {answer: summarise(run, group, "all", answer, correct) for answer in ("label", "reasoning")}
     return [accuracy_figure(rows), rounds_figure(run, group, "all"), loss_figure(run, group)]
+
+
+def figures(run: Run) -> list[str | None]:
+    return [None if plot is None else plot.svg() for plot in plots(run)]
 
 
 def test_figures_are_the_same_bytes_each_time_and_carry_no_date(fake_run: FakeRun) -> None:

@@ -69,8 +69,8 @@ def test_the_environment_is_versions_and_cores_only(make_run: Callable[..., Fake
     assert reduce_run(folder, tmp_path / "reduced").environment == {"python": "3.11.9", "cores": 2}
 
 
-def test_a_page_can_be_made_of_a_reduced_run(reduced: Run) -> None:
-    page = page_html(reduced, None)
+def test_a_page_can_be_made_of_a_reduced_run(reduced: Run, tmp_path: Path) -> None:
+    page = page_html(reduced, None, tmp_path)
     assert "mtct_sarr" in page and "The run folder is complete." in page
 
 

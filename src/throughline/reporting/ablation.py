@@ -71,7 +71,7 @@ def _notes(group: Group, rows: Iterable[str]) -> tuple[str, ...]:
         )
     if FULL in rows:
         notes.append(
-            "Differences in points: paired bootstrap over seeds and images, the same images for both; Holm over these rows."
+            "Differences in points: paired bootstrap over seeds and images, the same images; Holm over these rows."
         )
     return (*notes, *([DRAWN_NOTE] if is_drawn(group) else []))
 

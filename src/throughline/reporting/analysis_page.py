@@ -65,7 +65,7 @@ def find_analysis(run: Run) -> Found:
     try:
         analysis = read_analysis(run.folder / FILE)
     except ThroughlineError as error:
-        return Found(None, (f"{FILE} cannot be read ({error}): {command} writes it again.",))
+        return Found(None, (f"{FILE} cannot be used: {error.what}; {command} writes it again.",))
     if analysis is None:
         return Found(None, ())
     known = {line.unit for line in run.results}

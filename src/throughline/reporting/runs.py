@@ -311,7 +311,9 @@ def _read_tolerantly(path: Path, make: Callable[[Mapping[str, Any]], Record]) ->
     if not path.is_file():
         return (), []
     records, torn = [], 0
-    for line in path.read_text(errors="replace").splitlines():
+    text = path.read_text("utf-8", errors="replace").removesuffix("\n")
+    # at line feeds alone: what a model wrote may hold other ends of lines, such as U+2028
+    for line in text.split("\n") if text else ():
         try:
             records.append(make(json.loads(line)))
         except (KeyError, TypeError, ValueError, AttributeError):

@@ -47,7 +47,7 @@ class Column:
 
 
 def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> Path:
-    """Writes side-by-side.html into `folder`, or report/ of the first run, and gives its path. Same runs, same bytes."""
+    """Writes side-by-side.html into `folder`, or report/ of the first run, and gives its path."""
     runs = [read_run(one) for one in folders]
     path = (folder or folders[0] / "report") / FILE
     columns = columns_of(runs)
@@ -160,8 +160,8 @@ def _joint(
         columns=("method", *(column.name for column in columns)),
         rows=rows,
         notes=(
-            "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets the "
-            "95 % interval over seeds and images. Runs of different domains or images are not comparable.",
+            "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets "
+            "the 95 % interval over seeds and images. Runs of different domains or images are not comparable.",
             *_drawn(columns),
         ),
     )
@@ -193,8 +193,8 @@ def _differences(columns: Sequence[Column], answer: str) -> Table | None:
         columns=("method", *(other.name for other in others)),
         rows=rows,
         notes=(
-            "Points with 95 % interval: paired bootstrap over seeds and images, on the same images; p after Holm, over the "
-            "cells of this table.",
+            "Points with 95 % interval: paired bootstrap over seeds and images, on the same images; p after Holm, over "
+            "the cells of this table.",
             *_drawn(columns),
         ),
     )
@@ -206,7 +206,7 @@ def _same_images(ours: Answers, theirs: Answers) -> bool:
     return same and all(by_target.setdefault(key[0], set(ours[key])) == set(ours[key]) for key in ours)
 
 
-def _vectors(answers: Answers) -> dict[tuple[str, int], np.ndarray]:  # type: ignore[type-arg]
+def _vectors(answers: Answers) -> dict[tuple[str, int], np.ndarray]:
     return {key: np.array([found[name] for name in sorted(found)]) for key, found in answers.items()}
 
 
