@@ -30,9 +30,11 @@ class Browser:
         their_in, self._out = os.pipe()
         self._in, their_out = os.pipe()
         # the browser reads commands from descriptor 3 and answers on 4; the shell puts ours there
+        # whatever a page asks for is refused at once: nobody listens on port 1
         options = [
             "--headless", "--disable-gpu", "--remote-debugging-pipe", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
+            "--proxy-server=http://127.0.0.1:1", "--proxy-bypass-list=<-loopback>",
         ]  # fmt: skip
         if os.geteuid() == 0:
             options.append("--no-sandbox")  # a browser run by root refuses to start otherwise
@@ -45,8 +47,8 @@ class Browser:
         )
         os.close(their_in)
         os.close(their_out)
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session: str | None = None
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
@@ -109,17 +111,21 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if getattr(self, "_session", None):
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
+        number = self._send(method, parameters)
         while True:
             answer = self._read()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 assert "error" not in answer, answer["error"]
                 result: dict[str, Any] = answer["result"]
                 return result
+
+    def _send(self, method: str, parameters: dict[str, Any]) -> int:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        return self._number
 
     def _read(self) -> dict[str, Any]:
         ends = time.monotonic() + PATIENCE
@@ -141,6 +147,9 @@ class Browser:
             address = said["request"]["url"]
             if not address.startswith("data:"):
                 self.requests.append(address)
+        elif method == "Page.javascriptDialogOpening":
+            self.complaints.append(said["message"])
+            self._send("Page.handleJavaScriptDialog", {"accept": True})  # the page stands still until somebody does
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(str(said["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and said["type"] in {"error", "warning"}:

@@ -1,0 +1,263 @@
+"""The report as a reader has it, in a headless Chromium: nothing is asked of the network, nothing complained of, every
+control works, five thousand images stay quick, and what a model wrote stays text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.reporting.analysis_fixture import HOSTILE, write_full_analysis
+from tests.reporting.browser import BROWSER, Browser
+from tests.reporting.conftest import ATTACK, CLASSES, FakeRun, chain, line, write_run
+
+from throughline.files import write_atomically, write_json, write_json_lines
+from throughline.reporting.page import write_page
+from throughline.reporting.runs import Run, read_run
+from throughline.reporting.side_by_side import write_side_by_side
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no headless browser on this machine")
+Answers = dict[tuple[str, str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    made = write_run(tmp_path_factory.mktemp("run"), seeds=(0, 1))
+    write_full_analysis(read_run(made.folder))
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(fake: FakeRun) -> Run:
+    return read_run(fake.folder)
+
+
+@pytest.fixture(scope="module")
+def page(fake: FakeRun) -> Path:
+    return write_page(fake.folder, fake.images)
+
+
+@pytest.fixture
+def opened(browser: Browser, page: Path) -> Browser:
+    browser.open(page)
+    return browser
+
+
+def choose(browser: Browser, form: str, **values: str) -> Any:
+    """Sets fields as a reader does; gives what the form's output says."""
+    return browser.evaluate(
+        f"""(() => {{ const form = document.querySelector({json.dumps(form)} + " form");
+        for (const [name, value] of Object.entries({json.dumps(values)})) {{
+          const field = form.elements[name];
+          const option = [...(field.options ?? [])].find((one) => one.text === value || one.value === value);
+          field.value = option ? option.value : value;
+          field.dispatchEvent(new Event("input", {{bubbles: true}}));
+        }}
+        return form.querySelector("output").textContent; }})()"""
+    )
+
+
+def entries_of(run: Run) -> dict[tuple[str, str], Answers]:
+    """Sample and method → its answers, of the seed that the gallery shows."""
+    found: dict[tuple[str, str], Answers] = {}
+    for one in {r.unit: r for r in run.results if r.seed == 0}.values():
+        for said in run.units[one.unit].predictions():
+            found.setdefault((said.sample_id, one.method), {})[said.domain, said.labels[0], said.answer] = said
+    return found
+
+
+def test_nothing_is_asked_for_and_nothing_complained_of(opened: Browser) -> None:
+    opened.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    assert opened.requests == [] and opened.complaints == []
+    assert opened.evaluate("document.querySelectorAll('figure.plot svg').length") == 13
+
+
+def test_a_fault_and_a_request_would_be_noticed(browser: Browser, tmp_path: Path) -> None:
+    careless = tmp_path / "careless.html"
+    careless.write_text(f"<body>{HOSTILE.removeprefix('</script>')}<script>null.nothing</script>")
+    browser.open(careless)
+    assert browser.requests == ["https://elsewhere.example/x.png"]
+    assert "1" in browser.complaints and any("null" in complaint for complaint in browser.complaints)
+
+
+def test_what_a_model_wrote_stays_text(opened: Browser) -> None:
+    choose(opened, ".gallery", method="all", verdict="wrong")
+    opened.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    shown = opened.evaluate("document.querySelector('.cards').textContent")
+    assert ATTACK in shown and "{{ 7 * 7 }}" in shown
+    tokens = opened.evaluate("[...document.querySelectorAll('.token')].map((one) => one.textContent)")
+    assert HOSTILE in tokens
+    bare = opened.evaluate("document.querySelectorAll('main img:not([src^=\"data:image/jpeg\"])').length")
+    scripts = opened.evaluate("document.querySelectorAll('script:not([type])').length")
+    assert (bare, scripts) == (0, 1)
+    assert opened.requests == [] and opened.complaints == []
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"method": "mtct_sarr"},
+        {"method": "all", "domain": "sketch", "label": "cup"},
+        {"method": "cls", "verdict": "every path right"},
+        {"method": "cls", "verdict": "some path wrong", "paths": "agree"},
+        {"method": "all", "paths": "disagree", "label": "boat"},
+    ],
+)
+def test_every_filter_finds_what_it_should(opened: Browser, run: Run, wanted: dict[str, str]) -> None:
+    expected = set()
+    for (sample_id, method), answers in entries_of(run).items():
+        (domain, label, _), *_ = answers
+        classes = {one.predicted for one in answers.values()}
+        right = "every path right" if all(one.correct for one in answers.values()) else "some path wrong"
+        agree = "agree" if len(classes) == 1 and None not in classes else "disagree"
+        facts = {"method": method, "domain": domain, "label": label, "verdict": right, "paths": agree}
+        if all(value in {"all", facts[name]} for name, value in wanted.items()):
+            expected.add(sample_id)
+    assert expected
+    assert choose(opened, ".gallery", **wanted) == f"{len(expected)} of 60 images"
+    shown = opened.evaluate("[...document.querySelectorAll('.gallery .id')].map((one) => one.textContent)")
+    assert len(shown) == min(24, len(expected)) and set(shown) <= expected
+
+
+def test_pages_turn_and_clear_brings_everything_back(opened: Browser) -> None:
+    choose(opened, ".gallery", method="all")
+    first = opened.evaluate("document.querySelector('.gallery .id').textContent")
+    opened.evaluate("document.querySelector('.gallery .next').click()")
+    assert opened.evaluate("document.querySelector('.where').textContent") == "page 2 of 3"
+    assert opened.evaluate("document.querySelector('.gallery .id').textContent") != first
+    choose(opened, ".gallery", label="cup", domain="sketch")
+    cleared = """new Promise((done) => { document.querySelector(".gallery [type=reset]").click();
+      setTimeout(() => done(document.querySelector(".gallery output").textContent), 50); })"""
+    assert opened.evaluate(cleared) == "60 of 60 images"
+
+
+def test_pointing_at_a_token_or_reaching_it_by_key_tells_its_probabilities(opened: Browser) -> None:
+    told = "document.querySelector('#shading output').textContent"
+    opened.point_at(".token")
+    assert opened.evaluate(told) == "“<SUMMARY”: 0.125 (base), 0.875 (mtct)"
+    opened.evaluate("document.querySelector('#shading select[name=by]').focus()")
+    opened.press("Tab")
+    opened.press("ArrowRight")
+    assert opened.evaluate("document.activeElement.textContent") == " a"
+    assert opened.evaluate(told) == "“a”: 0.500 (base), 0.750 (mtct)"
+    opened.press("End")
+    assert opened.evaluate(told) == f"“{HOSTILE}”: 0.063 (base), 0.188 (mtct)"
+    assert opened.complaints == []
+
+
+def test_chains_are_shaded_by_either_state(opened: Browser) -> None:
+    unexpected = "[...document.querySelectorAll('.tokens')[0].children].map((one) => one.style.cssText)"
+    assert opened.evaluate(unexpected)[0] == "--unexpected: 0.125;"
+    choose(opened, "#shading", by="before training")
+    assert opened.evaluate(unexpected)[0] == "--unexpected: 0.875;"
+    columns = opened.evaluate("[...document.querySelectorAll('.column h3')].map((one) => one.textContent)")
+    assert columns == ["A teacher's chains base to mtct", "The model's own chains base to mtct"]
+    choose(opened, "#shading", fold="sketch, seed 1")
+    assert opened.evaluate("document.querySelectorAll('.shaded').length") == 4
+
+
+def test_the_confusion_table_follows_its_fields(opened: Browser, run: Run) -> None:
+    told = choose(opened, ".confusion", target="sketch", method="cls", answer="label")
+    units = {r.unit for r in run.results if (r.method, r.target) == ("cls", "sketch")}
+    said = [p for name in units for p in run.units[name].predictions() if p.answer == "label"]
+    assert told == f"{sum(p.correct for p in said)} of {len(said)} right"
+    rows = opened.evaluate(
+        "[...document.querySelectorAll('.confusion tbody tr')].map((row) => [...row.cells].map((c) => c.textContent))"
+    )
+    classes = [*sorted(CLASSES), None]
+    assert [row[0] for row in rows] == classes[:-1]
+    for row in rows:
+        counts = [sum(p.labels == (row[0],) and p.predicted == name for p in said) for name in classes]
+        assert [int(cell or 0) for cell in row[1:]] == counts
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, page: Path, scheme: str) -> None:
+    browser.emulate(scheme=scheme)
+    browser.open(page, width=360, height=740)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    browser.emulate()
+
+
+def test_in_print_the_controls_are_gone_and_figures_fit(browser: Browser, page: Path) -> None:
+    browser.open(page, width=700)
+    browser.emulate(media="print", scheme="dark")
+    seen = browser.evaluate(
+        """[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector("nav")).display,
+        Math.max(...[...document.querySelectorAll(".plot svg")].map((one) => one.getBoundingClientRect().right))]"""
+    )
+    browser.emulate()
+    assert seen[:2] == ["rgb(255, 255, 255)", "none"] and seen[2] <= 700
+
+
+def test_several_runs_open_without_a_word(browser: Browser, fake: FakeRun, tmp_path: Path) -> None:
+    other = write_run(tmp_path, seeds=(0, 1), methods=("cls",))
+    browser.open(write_side_by_side([fake.folder, other.folder]))
+    assert browser.requests == [] and browser.complaints == []
+    assert browser.evaluate("document.querySelectorAll('section').length") > 6
+
+
+# ---- five thousand images
+
+
+def write_large_run(root: Path, images: int, methods: tuple[str, ...]) -> FakeRun:
+    fake = FakeRun(root / "runs" / "large", root / "images", methods)
+    lines: list[dict[str, Any]] = []
+    for place, method in enumerate(methods):
+        name = f"{method}-photo-0"
+        description = {"dataset": "drawn", "targets": ["photo"], "method": method, "model": "pocket", "seed": 0}
+        rows = []
+        for number in range(images):
+            label = CLASSES[number % 3]
+            for path, answer in enumerate(("label", "reasoning", "likelihood")):
+                predicted = CLASSES[(number + (number * (place + 3) + path) % 7 // 5) % 3]
+                row = {"sample_id": f"photo/{label}/{number:05d}.png", "domain": "photo", "labels": [label]}
+                text = chain(predicted) if answer == "reasoning" else predicted
+                rows.append({**row, "answer": answer, "predicted": predicted, "outcome": "ok", "text": text})
+        made = [line(name, description, "all", answer, rows) for answer in ("label", "reasoning", "likelihood")]
+        folder = fake.folder / "units" / name
+        write_json(folder / "unit.json", description)
+        write_json(folder / "metrics.json", made)
+        write_json_lines(folder / "predictions.jsonl", rows)
+        write_atomically(folder / "done", "done")
+        lines += made
+    write_json_lines(fake.folder / "results.jsonl", lines)
+    return fake
+
+
+def test_five_thousand_images_are_there_at_once_and_filtered_at_once(browser: Browser, tmp_path: Path) -> None:
+    fake = write_large_run(tmp_path, 5000, ("zero_shot", "cls", "mtct", "mtct_sarr"))
+    page = write_page(fake.folder)
+    # the first paint comes while the rest is still read; whole means that every script has run
+    painted = """new Promise((done) => new PerformanceObserver((list) => {
+      for (const entry of list.getEntriesByName("first-contentful-paint")) {
+        done([entry.startTime, performance.getEntriesByType("navigation")[0].loadEventEnd]);
+      }}).observe({type: "paint", buffered: true}))"""
+    filtered = """Math.max(...Object.entries({label: 1, verdict: "wrong", paths: "disagree", method: ""}).map(
+      ([name, value]) => {
+        const form = document.querySelector(".gallery form");
+        const begun = performance.now();
+        form.elements[name].value = value;
+        form.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+        document.querySelector(".gallery").getBoundingClientRect();
+        return performance.now() - begun;
+      }))"""
+    paints, filters = [], []
+    for _ in range(3):
+        browser.open(page)
+        paints.append(browser.evaluate(painted))
+        filters.append(browser.evaluate(filtered))
+    assert choose(browser, ".gallery", label="all", verdict="all", paths="all") == "5,000 of 5,000 images"
+    assert browser.evaluate("document.querySelectorAll('.gallery .card').length") == 24
+    first, whole = min(paints, key=max)
+    print(f"first paint {first:.0f} ms, whole page {whole:.0f} ms, slowest filter {min(filters):.0f} ms")
+    assert 0 < first < 2000 and 0 < whole < 2000
+    assert min(filters) < 200
