@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from throughline.files import write_atomically
+from throughline.files import read_json_lines, write_atomically, write_json_lines
 from throughline.reporting.gallery import Part, make_gallery, parts, thumbnail
 from throughline.reporting.page import write_page
 from throughline.reporting.runs import read_run
@@ -140,6 +140,70 @@ def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable
         file.unlink()
     text = write_page(fake.folder, fake.images).read_text()
     assert "no predictions yet" in text and "so nothing to count" in text and "missing or unreadable" in text
+
+
+def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("zero_shot",), seeds=(0,), targets=("sketch",))
+    for file in fake.folder.glob("units/*/predictions.jsonl"):
+        rows = [row for row in read_json_lines(file) if row["answer"] == "label"]
+        write_json_lines(file, rows)
+    results = [row for row in read_json_lines(fake.folder / "results.jsonl") if row["answer"] == "label"]
+    write_json_lines(fake.folder / "results.jsonl", results)
+    text = write_page(fake.folder, fake.images).read_text()
+    for words in ("no rounds in this run", "nothing was trained", "no predictions with a confidence", "No chain was scored",
+                  "This run has no analysis yet", "The run folder is complete."):  # fmt: skip
+        assert words in text, words
+
+
+def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("cls", "mtct"), seeds=(0,))
+    (stopped,) = fake.folder.glob("units/mtct-sketch-0-*")
+    for name in ("done", "predictions.jsonl", "metrics.json"):
+        (stopped / name).unlink()
+    kept = [row for row in read_json_lines(fake.folder / "results.jsonl") if row["unit"] != stopped.name]
+    write_json_lines(fake.folder / "results.jsonl", kept)
+    text = write_page(fake.folder, fake.images).read_text()
+    assert f"<li>{stopped.name}: not done</li>" in text and "3 things are missing or unreadable" in text
+    shown = {(image[0].split("/")[0], tuple(entry[0] for entry in image[4])) for image in gallery_of(text)["images"]}
+    assert shown == {("painting", (0, 1)), ("sketch", (0,))}
+
+
+def test_several_groups_of_results_have_figures_of_their_own(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("cls", "mtct"), seeds=(0,), targets=("sketch",))
+    rows = read_json_lines(fake.folder / "results.jsonl")
+    shifted = [{**row, "factors": {"severity": 3}} if row["method"] == "mtct" else row for row in rows]
+    write_json_lines(fake.folder / "results.jsonl", shifted)
+    text = write_page(fake.folder, fake.images).read_text()
+    ids = [str(attributes["id"]) for _, attributes in Reader(text).tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert {"accuracy.csv", "accuracy-2.csv", "confusion-1-2.png"} <= {
+        path.name for path in (fake.folder / "report" / "figures").iterdir()
+    }
+    assert text.count('class="gallery"') == 2 and "severity" in text
+
+
+def test_names_of_another_hand_stay_text_in_figures_and_data(make_run: Callable[..., FakeRun]) -> None:
+    """Targets, classes and methods come from files as well; matplotlib would take a dollar sign for mathematics."""
+    attack = '--></script></svg><script>alert(1)</script>$x_{$ & "'
+    fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
+    for file in (*fake.folder.glob("units/*/predictions.jsonl"), fake.folder / "results.jsonl"):
+        rows = [
+            {
+                **row,
+                **(
+                    {"labels": [attack], "domain": attack}
+                    if "labels" in row
+                    else {"targets": [attack], "method": attack}
+                ),
+            }
+            for row in read_json_lines(file)
+        ]
+        write_json_lines(file, rows)
+    text = write_page(fake.folder).read_text()
+    reader = Reader(text)
+    assert reader.faults == [] and reader.open == []
+    assert sum(tag == "script" for tag, _ in reader.tags) == 3 and "<script>alert" not in text
+    assert gallery_of(text)["domains"] == [attack]
 
 
 def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., FakeRun]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from throughline.analysis.records import Analysis, Buckets, Curve, Divergence, Mismatch
 from throughline.reporting.folds import KIND, WHOSE, by_state, last_of_unit, together
@@ -109,6 +110,8 @@ def perplexity_figure(analysis: Analysis) -> Plot | None:
             axes.set_xticks(range(-1, rounds + 1), ["base", "start", *map(str, range(1, rounds + 1))])
             axes.set_xlabel("round of self-labelling")
         places[0].set_yscale("log")
+        places[0].yaxis.set_major_formatter(LogFormatter())
+        places[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         places[0].set_ylabel("perplexity")
         legend_above(figure, places)
     description = "Perplexity of teacher's and own chains by round of self-labelling"

@@ -41,6 +41,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "text.parse_math": False,  # names come from folders and files: a dollar sign in one is a dollar sign
 }
 
 
