@@ -150,8 +150,14 @@ def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Call
     results = [row for row in read_json_lines(fake.folder / "results.jsonl") if row["answer"] == "label"]
     write_json_lines(fake.folder / "results.jsonl", results)
     text = write_page(fake.folder, fake.images).read_text()
-    for words in ("no rounds in this run", "nothing was trained", "no predictions with a confidence", "No chain was scored",
-                  "This run has no analysis yet", "The run folder is complete."):  # fmt: skip
+    for words in (
+        "no rounds in this run",
+        "nothing was trained",
+        "no predictions with a confidence",
+        "No chain was scored",
+        "This run has no analysis yet",
+        "The run folder is complete.",
+    ):
         assert words in text, words
 
 
@@ -187,17 +193,11 @@ def test_names_of_another_hand_stay_text_in_figures_and_data(make_run: Callable[
     attack = '--></script></svg><script>alert(1)</script>$x_{$ & "'
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
     for file in (*fake.folder.glob("units/*/predictions.jsonl"), fake.folder / "results.jsonl"):
-        rows = [
-            {
-                **row,
-                **(
-                    {"labels": [attack], "domain": attack}
-                    if "labels" in row
-                    else {"targets": [attack], "method": attack}
-                ),
-            }
-            for row in read_json_lines(file)
-        ]
+        rows = read_json_lines(file)
+        for row in rows:
+            row |= (
+                {"labels": [attack], "domain": attack} if "labels" in row else {"targets": [attack], "method": attack}
+            )
         write_json_lines(file, rows)
     text = write_page(fake.folder).read_text()
     reader = Reader(text)
