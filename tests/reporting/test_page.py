@@ -195,9 +195,8 @@ def test_names_of_another_hand_stay_text_in_figures_and_data(make_run: Callable[
     for file in (*fake.folder.glob("units/*/predictions.jsonl"), fake.folder / "results.jsonl"):
         rows = read_json_lines(file)
         for row in rows:
-            row |= (
-                {"labels": [attack], "domain": attack} if "labels" in row else {"targets": [attack], "method": attack}
-            )
+            names = ("labels", "domain") if "labels" in row else ("targets", "method")
+            row.update({names[0]: [attack], names[1]: attack})
         write_json_lines(file, rows)
     text = write_page(fake.folder).read_text()
     reader = Reader(text)

@@ -84,8 +84,8 @@ def analysis_sections(run: Run, found: Found) -> tuple[Section, ...]:
             run,
             "rounds-expected",
             "Rounds: what the weights make of the chains",
-            "A teacher's chains are in the teacher's words, own chains in the model's. Each state of the weights "
-            "scored both.",
+            "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the "
+            "same texts throughout; own chains are what the base wrote, and then what each round accepted.",
             () if analysis is None else _some(mismatch_table(analysis)),
             () if analysis is None else _some(perplexity_figure(analysis)),
         ),
