@@ -43,8 +43,8 @@ def mismatch_table(analysis: Analysis) -> Table | None:
         rows=tuple(rows),
         notes=(
             f"Perplexity: exp of the mean over chains of the mean NLL over a chain's tokens. {several_folds(analysis)}",
-            "Own chains are other texts in each row: the base's own, then what the first round accepted for the weights it "
-            "started from, then what each round accepted.",
+            "Own chains are other texts in each row: the base's own; what the first round accepted, for the weights it "
+            "started from; what each round accepted.",
             "Distance: Wasserstein, between the distributions of token probabilities of two successive states.",
             *drawn_notes(analysis),
         ),
