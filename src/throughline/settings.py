@@ -6,15 +6,32 @@ Values the RD-MLDG paper states are marked (paper); those it leaves open name wh
 from __future__ import annotations
 
 from operator import not_
-from typing import Literal
+from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Frozen; an unknown key is an error. A list may be written `a,b`, and one of a single value as that value, so that
+    it can be given on a command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: _as_list(value) if cls._is_list(name) else value for name, value in values.items()}
+
+    @classmethod
+    def _is_list(cls, name: str) -> bool:
+        field = cls.model_fields.get(name)
+        return field is not None and get_origin(field.annotation) is tuple
+
+
+def _as_list(value: Any) -> Any:
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 Attention = Literal["sdpa", "flex"]

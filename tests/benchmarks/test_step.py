@@ -149,8 +149,8 @@ def test_an_image_is_cut_into_the_tiles_that_are_asked_for_and_a_thumbnail(pocke
 def test_large_steps_are_few_unless_more_are_asked_for():
     usual, asked = StepSettings(), StepSettings(trials=2, batch=3)
     assert usual.batch_of("bench-40m", 6) < usual.batch_of("bench-40m", 1) == usual.batch_of("pocket", 6)
-    assert usual.trials_of("bench-40m") < usual.trials_of("pocket")
-    assert (asked.trials_of("bench-40m"), asked.batch_of("bench-40m", 6)) == (2, 3)
+    assert usual.trials_of("bench-40m", 6) < usual.trials_of("bench-40m", 1) < usual.trials_of("pocket", 6)
+    assert (asked.trials_of("bench-40m", 6), asked.batch_of("bench-40m", 6)) == (2, 3)
 
 
 def test_a_class_list_or_a_batch_that_is_not_to_be_had_is_named(pocket_step):

@@ -124,3 +124,10 @@ def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text):
 def test_a_malformed_override_is_wrong_usage(override):
     with pytest.raises(UsageError):
         load_config("demo", [override])
+
+
+def test_a_lone_value_and_words_with_commas_are_lists_everywhere(config_file):
+    words = ("evaluation.answering.answers=likelihood", "model.lora.vision=q_proj,v_proj", "model.lora.decoder=[]")
+    config = load_config(str(config_file), words)
+    assert config.evaluation.answering.answers == ("likelihood",)
+    assert (config.model.lora.vision, config.model.lora.decoder) == (("q_proj", "v_proj"), ())

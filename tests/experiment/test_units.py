@@ -206,3 +206,13 @@ def test_the_plan_hashes_the_versions_that_the_stages_modules_bear() -> None:
 
     modules = {"training": trainer, "sampling": rounds, "answering": answering}
     assert {name: module.VERSION for name, module in modules.items()} == STAGE_VERSIONS
+
+
+def test_a_drawn_world_is_called_so_wherever_it_lies(config_file, images):
+    from throughline.experiment.preparation import preview_images
+
+    config = load_config(str(config_file))
+    assert preview_images(config).name == "trial"
+    (images / "scenes.jsonl").write_text("")
+    assert preview_images(config).name == "drawn-trial"
+    assert preview_images(load_config(str(config_file), ["data.name=drawn_2"])).name == "drawn_2"

@@ -33,6 +33,9 @@ from throughline.seeding import generator
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""
 
+TOLD_EVERY = 16
+"""Images."""
+
 WHOLE = "whole chain"
 BLANK = 128
 """Grey, in each channel: what is left of an image that is blanked."""
@@ -79,7 +82,8 @@ class ConclusionReader:
             if others:
                 other = others[int(generator(seed, "another image", one.sample.id).integers(len(others)))]
                 yield from self._read(one, other)
-            told(number + 1, len(chained))
+            if (number + 1) % TOLD_EVERY == 0 or number + 1 == len(chained):
+                told(number + 1, len(chained))
 
     def _read(self, one: Chained, other: Chained) -> Iterator[Read]:
         own, theirs = self.reader.encode(one.sample), self.reader.encode(other.sample)

@@ -49,9 +49,9 @@ class StepSettings:
     ablate: tuple[str, ...] = ()
     """Names of `ablations.TRAINING`, or `all`: rows of our own side without them, beside the rivals."""
 
-    def trials_of(self, geometry: str) -> int:
+    def trials_of(self, geometry: str, tiles: int) -> int:
         """Timed steps of each side: steps of milliseconds take more of them to a steady median."""
-        return self.trials or (9 if geometry == "pocket" else 3)
+        return self.trials or (9 if geometry == "pocket" else 3 if tiles == 1 else 2)
 
     def batch_of(self, geometry: str, tiles: int) -> int:
         """Samples in a step: one where an image alone is thousands of tokens in a large model."""
@@ -85,7 +85,7 @@ def measure_step(settings: StepSettings, told: Callable[[str], None] = lambda li
                         *(training_without(thing, mllm, model, work) for thing in left_out),
                     )
                     common = common_settings(geometry, len(classes), mllm, model, work)
-                    ours, trials = token_trees(mllm, model, work), settings.trials_of(geometry)
+                    ours, trials = token_trees(mllm, model, work), settings.trials_of(geometry, tiles)
                     rows += measure_workload(name, ours, rivals, trials, common)
     return rows
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from throughline.cli.parsing import positive_int
+
 SUMMARY = "the whole experiment on drawn images, in minutes, without GPU or network"
 
 ANALYZED = 24
@@ -20,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="four targets, three seeds, matched controls: about an hour on two cores"
     )
-    parser.add_argument("--workers", type=int, default=None, help="units at a time (default: 2); changes no result")
+    parser.add_argument(
+        "--workers", type=positive_int, metavar="N", help="units at a time (default: 2); changes no result"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

@@ -34,7 +34,7 @@ from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.costs import estimate_costs, longest_first
 from throughline.experiment.environment import describe_environment
 from throughline.experiment.folder import input_changes, is_done, locked, stage_steps, unit_folder
-from throughline.experiment.preparation import Chains, gather_chains, journal_paths, require_server
+from throughline.experiment.preparation import SCENES, Chains, gather_chains, journal_paths, require_server
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan_final, with_parents
 from throughline.experiment.worker import Job
@@ -62,9 +62,6 @@ POCKET_PRESET = "demo"
 
 DESCRIBER = "describer"
 """In the place of a journal: the drawn world's own teacher."""
-
-SCENES = "scenes.jsonl"
-"""Stands in the root of a drawn world; the describer reads it."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from throughline.teaching.server_process import ServeCommand
 IMAGES = "images"
 CHAINS = "chains"
 
+SCENES = "scenes.jsonl"
+"""Stands in the root of a drawn world; the describer reads it."""
+
 
 @dataclass(frozen=True)
 class Chains:
@@ -37,7 +40,15 @@ def preview_images(config: RunConfig) -> ImageSet:
     source = Path(config.data.images or "")
     if is_table(source) and not source.is_file():
         raise ThroughlineError("no such table of images", source, "give a folder, .csv or .parquet")
-    return read_images(source, name=config.dataset)
+    return read_images(source, name=dataset_name(config, source))
+
+
+def dataset_name(config: RunConfig, images: Path) -> str:
+    """What results call the images; a drawn world is called so wherever it lies, since tables and pages say what it is
+    no evidence of."""
+    name = config.dataset
+    is_world = (images / SCENES).is_file() and not name.startswith("drawn")
+    return f"drawn-{name}" if is_world else name
 
 
 def draw_images(config: RunConfig, drawn: DrawnConfig, run_folder: Path) -> ImageSet:
@@ -69,7 +80,7 @@ def require_chain_source(config: RunConfig) -> None:
         journal_paths(config.chains.journal)
     elif config.chains.teacher == "describer" and config.data.images is not None:
         root = Path(config.data.images)
-        if not (root / "scenes.jsonl").is_file():
+        if not (root / SCENES).is_file():
             raise ThroughlineError(
                 "the describer knows drawn worlds only",
                 root,

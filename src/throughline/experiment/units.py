@@ -109,7 +109,7 @@ def plan(
         for seed in config.seeds:
             made: dict[str, Unit] = {}
             for method in methods:
-                made[method.name] = _unit(config, method, (target,), seed, content=content, made=made)
+                made[method.name] = _unit(config, method, (target,), seed, images=images, content=content, made=made)
             units += made.values()
     return tuple(units)
 
@@ -130,7 +130,7 @@ def plan_final(
     }
     made: dict[str, Unit] = {}
     for method in methods:
-        made[method.name] = _unit(config, method, (), seed, content=content, made=made)
+        made[method.name] = _unit(config, method, (), seed, images=images, content=content, made=made)
     return tuple(made.values())
 
 
@@ -140,6 +140,7 @@ def _unit(
     targets: tuple[str, ...],
     seed: int,
     *,
+    images: ImageSet,
     content: Mapping[str, str | None],
     made: Mapping[str, Unit],
 ) -> Unit:
@@ -147,7 +148,7 @@ def _unit(
     starts_from = made[method.starts_from] if method.starts_from else None
     steps_like = made[method.steps_like] if method.steps_like else None
     return Unit(
-        dataset=config.dataset,
+        dataset=images.name,
         targets=targets,
         method=method.name,
         model=checkpoint_name(config.model.checkpoint),

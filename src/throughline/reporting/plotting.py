@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,15 @@ class Plot:
     figure: Figure
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
+    box: str | None = None
+    """What savefig is told of the paper's size: `tight`, or None for a figure that fills its paper."""
 
     def svg(self) -> str:
         """An `<svg>` element: no date, no generator's name, ids of its own, text in `currentColor`."""
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(buffer, format="svg", bbox_inches=self._box, transparent=True, metadata=metadata)
+            self.figure.savefig(buffer, format="svg", bbox_inches=self.box, transparent=True, metadata=metadata)
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -78,16 +80,11 @@ class Plot:
                 buffer,
                 format="png",
                 dpi=PNG_DPI,
-                bbox_inches=self._box,
+                bbox_inches=self.box,
                 facecolor="white",
                 metadata={"Software": None},
             )
         return buffer.getvalue()
-
-    @property
-    def _box(self) -> str | None:
-        """A figure that lays itself out fills its paper; finding out what is drawn on costs as much as drawing it."""
-        return None if self.figure.get_layout_engine() is not None else "tight"
 
     def csv(self) -> str:
         """A line of names, then the numbers; an empty cell where there is none."""
@@ -114,12 +111,22 @@ def write_figures(folder: Path, plots: Sequence[Plot]) -> dict[str, str]:
             for path in trio:
                 path.unlink()
     drawn = {}
-    for plot in plots:
+    for plot in map(laid_out, plots):
         drawn[plot.name] = plot.svg()
         write_atomically(folder / f"{plot.name}.svg", drawn[plot.name], durable=False)
         write_atomically(folder / f"{plot.name}.png", plot.png(), durable=False)
         write_atomically(folder / f"{plot.name}.csv", plot.csv(), durable=False)
     return drawn
+
+
+def laid_out(plot: Plot) -> Plot:
+    """The same with its layout settled: every saving would find it again, and draw twice to do so."""
+    if plot.figure.get_layout_engine() is None:
+        return replace(plot, box="tight")
+    with house_style():
+        plot.figure.draw_without_rendering()
+        plot.figure.set_layout_engine(None)
+    return replace(plot, box=None)
 
 
 def panels(count: int, height: float, columns: int = 3, **shared: Any) -> tuple[Figure, list[Any]]:

@@ -38,7 +38,7 @@ def _add_step_options(parser: argparse.ArgumentParser) -> None:
         "--trials",
         type=positive_int,
         metavar="N",
-        help="timed steps of each side (default: 9 on the pocket, else 3)",
+        help="timed steps of each side (default: 9 on the pocket, else 3, with tiles 2)",
     )
     parser.add_argument(
         "--batch",

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 
 from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
-from throughline.drawn.world import SCENES
 from throughline.experiment.analyzing.domains_apart import domains_apart
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
 from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
@@ -19,6 +18,7 @@ from throughline.experiment.analyzing.settings import FOLD_FIELDS, AnalyzeSettin
 from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
 from throughline.experiment.analyzing.weights import Weights
 from throughline.experiment.folder import locked
+from throughline.experiment.preparation import SCENES
 from throughline.files import content_hash, write_atomically
 
 Told = Callable[[str], None]

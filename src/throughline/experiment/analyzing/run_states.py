@@ -19,7 +19,7 @@ from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, leave_out
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.folder import DONE, UNITS
-from throughline.experiment.preparation import IMAGES, read_chains
+from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
 from throughline.files import read_json_lines
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.settings import AnswerSettings
@@ -166,7 +166,7 @@ def read_analyzed_run(folder: Path) -> AnalyzedRun:
         )
     config = load_config(str(folder / "config.yaml"))
     root = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
-    images = read_images(root, name=config.dataset)
+    images = read_images(root, name=dataset_name(config, root))
     units = _finished_units(folder)
     if not units:
         raise ThroughlineError("no unit of this run is done", folder, "finish it with `throughline run`")
