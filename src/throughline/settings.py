@@ -93,7 +93,7 @@ class StageSettings(Settings):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning-rate schedule (open in the paper; OpenGVLab/InternVL: cosine)."""
     label_reduce: Literal["sum", "mean"] = "sum"
-    """Over the label's tokens: `sum` is -log p(y | x) of Eq. 1; the paper does not say which its code uses."""
+    """Over the label's tokens: `sum` is -log p(y | x) of Eq. 1; which the paper's code uses we do not know."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradient clipping (open in the paper; the default of transformers.Trainer)."""
     gradient_checkpointing: bool = False
@@ -110,7 +110,7 @@ class AnswerSettings(Settings):
     """How a finished model is asked."""
 
     answers: tuple[Literal["label", "reasoning", "likelihood"], ...] = ("label", "reasoning", "likelihood")
-    """Ways to an answer, side by side: the paper does not say which its table uses."""
+    """Ways to an answer, side by side: which of them the paper's table uses is not known to us."""
     batch: int = Field(default=32, ge=1)
     """Images asked together. Part of a unit's hash, since batched arithmetic rounds differently."""
     label_tokens: int = Field(default=32, ge=1)

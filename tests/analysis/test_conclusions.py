@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.training.small import PROMPTS, chain_of
 
+from throughline.analysis import conclusions
 from throughline.analysis.conclusions import BLANK, WHOLE, ConclusionReader, Read, chained, variants
 from throughline.analysis.records import State
 from throughline.chains.formats import FIVE_STAGE
@@ -76,6 +77,16 @@ def test_every_variant_is_what_the_plain_model_says(reader: ConclusionReader, ti
         assert reads[name].probability == pytest.approx(float(p[place]), abs=1e-4), name
         assert reads[name].correct == (int(p.argmax()) == place)
     assert len({round(read.probability, 6) for read in reads.values()}) > 6  # tampering shows
+
+
+def test_many_classes_go_in_turns_with_the_same_numbers(reader, tiny_images: ImageSet, monkeypatch) -> None:
+    pair = two(tiny_images)
+    whole = list(reader.read(pair, seed=0))
+    monkeypatch.setattr(conclusions, "AT_ONCE", 400)
+    assert len(reader._in_turns([("", "chain", {})] * 5)) == 3
+    turns = list(reader.read(pair, seed=0))
+    assert [one.variant for one in turns] == [one.variant for one in whole]
+    assert [one.probability for one in turns] == pytest.approx([one.probability for one in whole], abs=1e-4)
 
 
 def test_only_well_formed_chains_take_part(tiny_images: ImageSet) -> None:

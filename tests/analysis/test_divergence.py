@@ -45,5 +45,11 @@ def test_shuffled_domains_have_uniform_p_values():
     assert 0.35 < np.mean(p) < 0.65 and np.mean(np.array(p) <= 0.1) < 0.25
 
 
+def test_rows_that_say_nothing_are_left_out():
+    rows = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    found = divergence(rows, ["a", "a", "b", "b"], "e", "class words", "teacher", permutations=9)
+    assert found.samples == 3 and found.mean == pytest.approx(2.0)
+
+
 def test_one_domain_has_no_pair():
     assert divergence(np.ones((3, 2)), ["a"] * 3, "e", "images", None) is None

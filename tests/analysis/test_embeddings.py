@@ -10,7 +10,7 @@ import torch
 from tests.mllm.tiny import FAMILIES, write_checkpoint
 
 from throughline.analysis.embeddings import ClipTowers, OwnTowers
-from throughline.analysis.passages import CLASS, END, TEXT, Word
+from throughline.analysis.passages import CLASS, TEXT, Word
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.errors import ThroughlineError
@@ -51,8 +51,8 @@ def test_an_image_is_the_mean_of_what_the_decoder_is_given(towers: OwnTowers, ti
 def test_a_chain_is_the_mean_of_its_own_states(towers: OwnTowers) -> None:
     tokenizer = towers.mllm.chat.tokenizer
     ids = tokenizer(TEXTSAID, add_special_tokens=False)["input_ids"]
-    words = [Word(str(i), "", CLASS if i % 2 else TEXT) for i in ids] + [Word("", "", END)]
-    whole = towers.chains([TEXTSAID], [words], lambda word: word.kind != END)
+    words = [Word(str(i), "", CLASS if i % 2 else TEXT) for i in ids]
+    whole = towers.chains([TEXTSAID], [words], lambda word: True)
     some = towers.chains([TEXTSAID], [words], lambda word: word.kind == CLASS)
     with torch.no_grad():
         states = towers.mllm.model.model.language_model(input_ids=torch.tensor([ids])).last_hidden_state[0]

@@ -50,6 +50,12 @@ def test_the_answer_stands_where_the_format_has_it(form):
     assert by_kind(words, MENTION).split() == ["cat"] * (len(form.stages) - 1)
 
 
+def test_a_class_in_another_spelling_is_the_whole_answer():
+    chain = CHAIN.replace("<CONCLUSION> hot dog", "<CONCLUSION> Hot-dogs")
+    words = chain_words(chain, spans_of(chain), FIVE_STAGE, CLASSES)
+    assert by_kind(words, CLASS) == "Hot-dogs"
+
+
 def test_a_name_inside_a_word_is_no_name():
     words = chain_words("catalogue dogma", spans_of("catalogue dogma"), FIVE_STAGE, CLASSES)
     assert {word.kind for word in words} == {TEXT, END}

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tests.evaluation.small import write_chains
+from tests.mllm.tiny import write_checkpoint
 from tests.training.small import chain_of
 
 from throughline.analysis.records import FILE, read_analysis
@@ -78,7 +79,7 @@ def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pyt
         patch.setattr(run, "run_units", units_here)
         patch.setattr(sampler, "sample", written)
         run_experiment(load_config(str(folder / "trial.yaml")), folder / "run")
-    for path in (folder / "run" / "units").glob("*/predictions.jsonl"):
+    for path in (folder / "run" / "units").rglob("predictions.jsonl"):
         rows = [
             row | ({"text": chain_of("cat", i)} if row["answer"] == "reasoning" else {})
             for i, row in enumerate(read_json_lines(path))
@@ -99,7 +100,9 @@ def base_writes_chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         fold_analysis,
         "sample",
-        lambda mllm, prompts, settings: [[Continuation((), chain_of("cup", i), "stop")] for i, _ in enumerate(prompts)],
+        lambda mllm, prompts, settings, draws: [
+            [Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)
+        ],
     )
     return
 
@@ -128,12 +131,8 @@ def test_every_analysis_of_a_run_is_found(folder: Path) -> None:
         ("mtct_sarr round 2", "self"),
     }
     assert len(fold.overlap) == 1
-    assert [one.state.name for one in fold.mismatch if one.source == "self"] == [
-        "base",
-        "mtct",
-        "mtct_sarr round 1",
-        "mtct_sarr round 2",
-    ]
+    assert [one.state.name for one in fold.mismatch if one.source == "self"] == ["base", "mtct", "mtct_sarr round 1"]
+    assert {one.state.name for one in fold.mismatch if one.source == "teacher"} == set(names)
     assert {one.state.name for one in fold.variants} == {"base", "mtct", "mtct_sarr round 2"}
     assert {one.source for one in fold.shaded} == {"teacher", "self"}
     assert {one.of for one in found.divergence} == {"images", "chains", "class words", "descriptive words"}
@@ -172,10 +171,13 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
 def test_a_second_time_no_model_is_opened_and_nothing_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = analyze_run(folder, ALL, told=silent)
     content = (folder / FILE).read_bytes()
-    monkeypatch.setattr(AnalyzedRun, "load", lambda self: pytest.fail("opened"))
+    monkeypatch.setattr(AnalyzedRun, "load", lambda self, device: pytest.fail("opened"))
     assert analyze_run(folder, ALL, told=silent) == first
-    analyze_run(folder, replace(ALL, what=("mismatch",)), told=silent)
-    assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was
+    analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), told=silent)
+    assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was, and so did the limit
+    other = analyze_run(folder, replace(ALL, what=("sensitivity",), limit=7), told=silent)
+    assert other.sensitivity == first.sensitivity and other.folds[0].curves == first.folds[0].curves
+    assert not other.folds[0].buckets and other.limit == 7  # those were of six images
 
 
 def test_a_stopped_analysis_goes_on_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,12 +251,54 @@ def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tm
         assert second.points.mean == pytest.approx(100 * (1 - first.accuracy.mean))
     config["training"]["rounds"] = 1
     (other / "config.yaml").write_text(yaml.safe_dump(config))
+    another = Path(shutil.copytree(tmp_path / "rank-4", tmp_path / "twice"))
+    assert [row.value for row in _of_three(folder, other, another)] == ["8, 2", "4, 1", "4, 1 (3)"]
     both = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).sensitivity[-1]
     assert both.setting == "model.lora.rank, training.rounds"
     assert [row.value for row in both.rows] == ["8, 2", "4, 1"]
     (other / "config.yaml").write_text((folder / "config.yaml").read_text())
     lacking = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).missing
     assert lacking[0].why == "their configs are the same"
+
+
+def _of_three(folder: Path, *others: Path):
+    return analyze_run(folder, replace(ALL, what=("sensitivity",)), others, told=silent).sensitivity[-1].rows
+
+
+def test_what_was_chosen_among_the_rounds_is_a_state_of_its_own(folder: Path) -> None:
+    (unit,) = (folder / "units").glob("*mtct_sarr*")
+    write_json_lines(unit / "validation.jsonl", [{}])
+    found = analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
+    assert [state.name for state in found.folds[0].states][-2:] == ["mtct_sarr round 2", "mtct_sarr"]
+
+
+def test_other_images_or_another_checkpoint_than_the_runs_are_refused(
+    folder: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    elsewhere = Path(shutil.copytree(tiny_images.root, tmp_path / "elsewhere"))
+    only = replace(ALL, what=("optimisation",))
+    assert analyze_run(folder, replace(only, images=elsewhere), told=silent).folds
+    next(elsewhere.rglob("*.png")).write_bytes(b"another picture")
+    with pytest.raises(ThroughlineError, match=r"not the images that the run was made from.*--images"):
+        analyze_run(folder, replace(only, images=elsewhere), told=silent)
+    other = write_checkpoint("internvl", tmp_path / "other")
+    (other / "notes.json").write_text("{}")
+    with pytest.raises(ThroughlineError, match=r"not the checkpoint.*--checkpoint"):
+        analyze_run(folder, replace(only, checkpoint=str(other)), told=silent)
+
+
+def test_units_of_an_earlier_plan_are_left_out(folder: Path) -> None:
+    rows = [row for row in read_json_lines(folder / "results.jsonl") if row["method"] != "cls"]
+    write_json_lines(folder / "results.jsonl", rows)
+    found = analyze_run(folder, replace(ALL, what=("optimisation",)), told=silent)
+    assert {curve.method for curve in found.folds[0].curves} == {"mtct", "mtct_sarr"}
+
+
+def test_a_damaged_file_is_written_anew(folder: Path) -> None:
+    (folder / FILE).write_text("{")
+    lines: list[str] = []
+    analyze_run(folder, replace(ALL, what=("optimisation",)), told=lines.append)
+    assert "written anew" in lines[0] and read_analysis(folder / FILE) is not None
 
 
 def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,6 +313,10 @@ def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.C
     assert main(["analyze"]) == 2
     assert main(["analyze", "--model", "pocket"]) == 2
     assert "name a journal with --chains" in capsys.readouterr().err
+    assert main(["analyze", str(folder), "--tiles", "2"]) == 2
+    assert "--tiles does not go with a run" in capsys.readouterr().err
+    assert main(["analyze", str(folder), "--methods", "mtctsarr"]) == 2
+    assert "no method is called 'mtctsarr'" in capsys.readouterr().err
 
 
 def test_the_verb_prints_a_summary_and_writes_page_and_numbers(folder: Path, capsys) -> None:
@@ -295,4 +343,4 @@ def test_a_plain_checkpoint_on_a_journal(tiny_checkpoint: Path, tiny_images: Ima
         ("teacher", "chain"),
     }
     assert {one.source for one in fold.mismatch} == {"teacher", "self"}
-    assert found.divergence
+    assert found.divergence and {one.what for one in found.missing} == {"conclusions", "sensitivity"}

@@ -161,6 +161,16 @@ def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Call
         assert words in text, words
 
 
+def test_a_method_whose_answers_are_lost_decides_nothing(make_run: Callable[..., FakeRun]) -> None:
+    run = make_run()
+    for path in run.folder.glob("units/*mtct_sarr*/predictions.jsonl"):
+        path.write_text("")
+    assert 'id="gallery"' in write_page(run.folder, run.images).read_text()
+    for path in run.folder.glob("units/*/predictions.jsonl"):
+        path.write_text("")
+    write_page(run.folder, run.images)
+
+
 def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls", "mtct"), seeds=(0,))
     (stopped,) = fake.folder.glob("units/mtct-sketch-0-*")

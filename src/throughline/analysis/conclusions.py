@@ -4,8 +4,8 @@ were tampered with.
     p(y | image, chain so far) is proportional to p(name of y and what follows | image, question, chain up to the name)
 
 over the classes offered. Chains are a model's own, about held-out images. Stages are taken out or come from a chain
-about another class; a whole chain comes from such an image; the image is blanked, or is such an image. All variants of
-an image's chain are one token tree. The definitions are ours.
+about another class; a whole chain comes from such an image; the image is blanked, or is such an image. The variants
+of an image's chain share a token tree. The definitions are ours.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from throughline.seeding import generator
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""
 
+AT_ONCE = 8192
+"""Tokens behind an image in one pass: who sees whom is a square of them."""
+
 TOLD_EVERY = 16
 """Images."""
 
@@ -42,6 +45,8 @@ BLANK = 128
 
 About = Literal["stage removed", "stage swapped", "chain", "image", "whole"]
 Stages = Mapping[str, str]
+Variants = list[tuple[str, About, Stages]]
+"""Name, what was changed, and the stages before the answer."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +90,34 @@ class ConclusionReader:
             if (number + 1) % TOLD_EVERY == 0 or number + 1 == len(chained):
                 told(number + 1, len(chained))
 
-    def _read(self, one: Chained, other: Chained) -> Iterator[Read]:
+    def _read(self, one: Chained, other: Chained) -> list[Read]:
         own, theirs = self.reader.encode(one.sample), self.reader.encode(other.sample)
-        whole: list[tuple[str, About, Stages]] = [(WHOLE, "whole", one.stages)]
-        trees: list[tuple[EncodedImage, list[tuple[str, About, Stages]]]] = [
-            (own, whole + self._tampered(one, other)),
-            (self._blank(one.sample), [("image blanked", "image", one.stages)]),
-            (theirs, [("another image", "image", one.stages)]),
+        whole: Variants = [(WHOLE, "whole", one.stages)]
+        passes: list[list[tuple[EncodedImage, Variants]]] = [
+            [(own, some)] for some in self._in_turns(whole + self._tampered(one, other))
         ]
+        passes[-1].append((self._blank(one.sample), [("image blanked", "image", one.stages)]))
+        passes[-1].append((theirs, [("another image", "image", one.stages)]))
+        place, found = self.classes.index(one.sample.label), []
         with self.mllm.asked():
-            batch = self.mllm.collate([[self._tree(image, variants)] for image, variants in trees])
-            scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))
-        sums = iter(-nll.double().sum() for _, _, nll in scores.per_branch())
-        for _, variants in trees:
-            for name, about, _ in variants:
-                p = torch.softmax(torch.stack([next(sums) for _ in self.classes]), dim=0)
-                place = self.classes.index(one.sample.label)
-                yield Read(one.sample.id, name, about, float(p[place]), int(p.argmax()) == place)
+            for trees in passes:
+                batch = self.mllm.collate([[self._tree(image, some)] for image, some in trees])
+                scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))
+                sums = iter(-nll.double().sum() for _, _, nll in scores.per_branch())
+                for name, about, _ in (variant for _, some in trees for variant in some):
+                    p = torch.softmax(torch.stack([next(sums) for _ in self.classes]), dim=0)
+                    found.append(Read(one.sample.id, name, about, float(p[place]), int(p.argmax()) == place))
+        return found
 
-    def _tampered(self, one: Chained, other: Chained) -> list[tuple[str, About, Stages]]:
+    def _in_turns(self, variants: Variants) -> list[Variants]:
+        """As many at a time as are about `AT_ONCE` tokens: a chain is some 150, each class behind it some 8."""
+        size = max(1, AT_ONCE // (150 + 8 * len(self.classes)))
+        return [variants[start : start + size] for start in range(0, len(variants), size)]
+
+    def _tampered(self, one: Chained, other: Chained) -> Variants:
         """Variants of a chain about its own image; an answer is never lent, since it names the other class."""
         before = [name for name in self.form.stages if name != self.form.answer_stage]
-        found: list[tuple[str, About, Stages]] = []
+        found: Variants = []
         for name in before:
             found.append((f"without {name}", "stage removed", {n: t for n, t in one.stages.items() if n != name}))
         for name in before:
@@ -115,7 +126,7 @@ class ConclusionReader:
         found.append(("another image's chain", "chain", {name: other.stages[name] for name in before}))
         return found
 
-    def _tree(self, image: EncodedImage, variants: Sequence[tuple[str, About, Stages]]) -> Tree:
+    def _tree(self, image: EncodedImage, variants: Variants) -> Tree:
         chat, question = self.mllm.chat, user_turn(self.prompts.reasoning)
         leaves = [
             Leaf(chat.answered(question, [image], self._chain(stages, label)), f"{name}: {label}", 0.0, "sum")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from throughline.analysis.records import Divergence, Pair
 
-VERSION = 1
+VERSION = 2
 """Raised when the same vectors, or their encoders, would give other numbers."""
 
 PERMUTATIONS = 999
@@ -46,8 +46,11 @@ def divergence(
     source: Literal["teacher", "self"] | None,
     permutations: int = PERMUTATIONS,
 ) -> Divergence | None:
-    """All pairs of domains; `rows` `(samples, d)` are scaled here. None where fewer than two domains have samples."""
+    """All pairs of domains; `rows` `(samples, d)` are scaled here, rows of zeros say nothing and are left out. None
+    where fewer than two domains have samples."""
     scaled, names = unit_rows(np.asarray(rows, dtype=np.float64)), np.array(domains, dtype=object)
+    said = scaled.any(axis=1)
+    scaled, names = scaled[said], names[said]
     pairs = [
         _pair(scaled[names == a], scaled[names == b], str(a), str(b), permutations)
         for a, b in combinations(sorted(set(names)), 2)

@@ -37,7 +37,7 @@ class Encoder(Protocol):
         """One row an image."""
 
     def chains(self, texts: Sequence[str], words: Sequence[Sequence[Word]], chosen: Chosen) -> Rows:
-        """One row a chain, over the words chosen; zeros where none is."""
+        """One row a chain, over the words chosen, which are of the bare text's tokens; zeros where none is."""
 
 
 class OwnTowers:
@@ -67,8 +67,7 @@ class OwnTowers:
             for text, said in zip(texts, words, strict=True):
                 ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.mllm.device)
                 states = base_of(self.mllm.model).model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
-                # What closes the turn is among the words and not in the text.
-                kept = [place for place, word in enumerate(said[: len(states)]) if chosen(word)]
+                kept = [place for place, word in enumerate(said) if chosen(word)]
                 rows.append(states[kept].mean(dim=0) if kept else torch.zeros_like(states[0]))
         return _array(rows)
 

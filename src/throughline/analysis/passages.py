@@ -1,14 +1,15 @@
 """What is scored of an image: its class as the whole answer, and chains; and what each token of an answer is.
 
-Kinds of token: `class` where the class stands as the answer, `mention` where a class is named elsewhere, `tag` in a
-stage's tags, `end` for what closes the turn, `text` for the rest. Definitions are ours: the paper leaves them open.
+Kinds of token: `class` where the class stands as the answer (all of the answer where no class is spelled as the list
+has it), `mention` where a class is named elsewhere, `tag` in a stage's tags, `end` for what closes the turn, `text` for
+the rest. Definitions are ours: the paper's are not known to us.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from throughline.analysis.records import Source
@@ -64,6 +65,8 @@ def chain_words(chain: str, spans: Sequence[Span], form: ChainFormat, classes: t
         else:
             kind = TEXT
         words.append(Word(text, within, kind))
+    if not any(word.kind == CLASS for word in words):  # the parser takes other spellings than the literal one, too
+        words = [replace(w, kind=CLASS) if w.kind == TEXT and w.stage == form.answer_stage else w for w in words]
     return words
 
 

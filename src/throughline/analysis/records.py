@@ -261,10 +261,11 @@ class Sensitivity(Record):
 
 
 class Missing(Record):
-    """What could not be measured, and why."""
+    """What could not be measured, and why; `analysis` is that which lacks it, as `--what` calls it."""
 
     what: str
     why: str
+    analysis: str = ""
 
 
 class Analysis(Record):
@@ -276,6 +277,8 @@ class Analysis(Record):
     drawn: bool
     limit: int
     """Images of a fold that were looked at, at most."""
+    conclusions_of: tuple[str, ...] | None = None
+    """Methods whose conclusions were tampered with; None: all that write chains."""
     classes: tuple[str, ...]
     folds: tuple[Fold, ...]
     divergence: tuple[Divergence, ...] = ()

@@ -19,11 +19,11 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
-VERSION = 1
+VERSION = 2
 """Raised when the same weights and texts would give other rows."""
 
 AT_ONCE = 16
-"""Images in one pass."""
+"""Tiles, or images of one tile, in one pass."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Scorer:
     def score(
         self, passages: Sequence[Passages], told: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[dict[str, list[Any]]]:
-        """Columns of `tokens.COLUMNS`, a piece for every `AT_ONCE` images, in the order of the passages."""
-        for start in range(0, len(passages), AT_ONCE):
-            piece = passages[start : start + AT_ONCE]
-            self.reader.expect([one.sample for one in passages[start : start + 2 * AT_ONCE]])
+        """Columns of `tokens.COLUMNS`, piece by piece, in the order of the passages."""
+        size = max(1, AT_ONCE // self.mllm.chat.tiles)
+        for start in range(0, len(passages), size):
+            piece = passages[start : start + size]
+            self.reader.expect([one.sample for one in passages[start : start + 2 * size]])
             with self.mllm.asked():
                 yield self._columns(piece)
             told(start + len(piece), len(passages))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=positive_int,
-        default=200,
         metavar="N",
-        help="images of a fold, and of a domain, that are looked at, at most",
+        help="images of a fold, and of a domain, that are looked at, at most (default: as before, else 200)",
     )
     parser.add_argument(
         "--methods",
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help=f"instead of a run, with --chains: {MODEL_HELP}")
     parser.add_argument("--chains", metavar="STORE", help="a chain journal, or a folder of journal-*.jsonl")
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="the journal's images (default: those that it names)"
+        "--images", type=Path, metavar="DIR", help="where the images lie (default: as the run or the journal says)"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where --model's analysis goes (default: runs/analysis-MODEL)"
@@ -64,16 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes `analysis.json` and a run's page."""
-    if bool(arguments.runs) == (arguments.model is not None):
-        raise UsageError("an analysis is of runs or of a model", do="name run folders, or --model and --chains")
-    if arguments.model is not None and arguments.chains is None:
-        raise UsageError("--model needs the chains it is to be asked about", do="name a journal with --chains")
+    _require_fitting(arguments)
     from throughline.analysis.records import FILE
     from throughline.experiment.analyzing.analyze import analyze_model, analyze_run
     from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
 
-    methods = None if arguments.methods is None else tuple(arguments.methods)
-    settings = AnalyzeSettings(tuple(arguments.what or WHAT), arguments.limit, arguments.clip, arguments.hub, methods)
+    settings = AnalyzeSettings(
+        what=tuple(arguments.what or WHAT),
+        limit=arguments.limit,
+        clip=arguments.clip,
+        hub=arguments.hub,
+        conclusions_of=_methods(arguments.methods),
+        images=arguments.images,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+    )
     with watching() as watcher:
         if arguments.model is None:
             folder, *others = arguments.runs
@@ -90,6 +95,31 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(f"report: {write_page(folder)}", file=sys.stderr)
     return 0
+
+
+MODELS_OWN = ("chains", "out", "batch", "tiles", "dtype", "quantization")
+"""Options that a run's own config answers."""
+
+
+def _require_fitting(arguments: argparse.Namespace) -> None:
+    """UsageError for what does not go together, and for options that would be passed over."""
+    if bool(arguments.runs) == (arguments.model is not None):
+        raise UsageError("an analysis is of runs or of a model", do="name run folders, or --model and --chains")
+    if arguments.model is not None and arguments.chains is None:
+        raise UsageError("--model needs the chains it is to be asked about", do="name a journal with --chains")
+    of_run = arguments.model is None
+    for name in MODELS_OWN if of_run else ("batch", "methods"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name} does not go with {'a run' if of_run else '--model'}", do="leave it out")
+
+
+def _methods(named: Sequence[str] | None) -> tuple[str, ...] | None:
+    from throughline.training.methods import METHODS
+
+    for name in named or ():
+        if name not in METHODS:
+            raise UsageError(f"no method is called {name!r}", do=f"choose from {', '.join(METHODS)}")
+    return None if named is None else tuple(named)
 
 
 def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:

@@ -132,7 +132,7 @@ class Chat:
         opened = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         try:
             found = self.tokenizer(text, add_special_tokens=not opened, return_offsets_mapping=True)
-        except NotImplementedError:
+        except (NotImplementedError, ValueError):  # transformers has several kinds that do not know it
             raise ThroughlineError(
                 f"{type(self.tokenizer).__name__} does not tell which characters a token is",
                 do="use a checkpoint with a fast tokenizer (tokenizer.json)",

@@ -59,9 +59,13 @@ class Found:
     notes: tuple[str, ...]
 
 
+ANALYZE = "`throughline analyze RUN` (RUN is the run's folder)"
+"""What makes an analysis."""
+
+
 def find_analysis(run: Run) -> Found:
     """Reads the run's analysis.json. What is wrong with one, or missing in it, is told."""
-    command = f"`throughline analyze {run.name}`"
+    command = ANALYZE
     try:
         analysis = read_analysis(run.folder / FILE)
     except ThroughlineError as error:
@@ -194,7 +198,7 @@ def _section(
 ) -> Section:
     missing = None
     if not tables and not figures:
-        missing = f"Not measured in this run: `throughline analyze {run.name}` measures it."
+        missing = f"Not measured in this run: {ANALYZE} measures it."
     return Section(id, title, intro, tables, figures, folded, missing)
 
 

@@ -166,7 +166,13 @@ def variant_tables(analysis: Analysis) -> tuple[Table, ...]:
         return ()
     cells = together(found, lambda one: (one.about, one.name, one.state.name))
     images = max(one.images for one in found)
-    note = f"Held-out images, {images} at most of a fold. {several_folds(analysis)}"
+    note = (
+        f"Held-out images whose own chain is well formed and names one class, {images} at most of a fold; columns may "
+        "be of other images. The conclusion is the most likely class behind the chain, not what would be written. A "
+        "row that does not differ from the whole chain says that what was changed is not what the conclusion comes "
+        "from. "
+        f"{several_folds(analysis)}"
+    )
     tables = []
     for title, measure in (("Accuracy, %", "accuracy"), ("Probability of the true class, %", "probability")):
         rows = tuple(

@@ -14,6 +14,7 @@ from throughline.metrics.accuracy import NO_ANSWER, confusion_counts
 from throughline.reporting.answers import UnitAnswers
 from throughline.reporting.plotting import INK, Plot, house_style, panels
 from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, in_order
+from throughline.reporting.untrusted import one_line
 
 # Beyond it a table is no longer read, and the page lists the commonest mix-ups instead.
 LARGEST_TABLE = 40
@@ -64,11 +65,11 @@ def confusions(units: Sequence[UnitAnswers]) -> tuple[Confusion, ...]:
 def confusion_data(tables: Sequence[Confusion]) -> dict[str, Any]:
     """For the page's script: per table the cells that are not zero, as true, given, count, and so on."""
     return {
-        "classes": list(tables[0].classes) if tables else [],
+        "classes": [one_line(name) for name in tables[0].classes] if tables else [],
         "largest": LARGEST_TABLE,
         "tables": [
             {
-                "target": table.target,
+                "target": one_line(table.target),
                 "method": table.method,
                 "answer": table.answer,
                 "cells": [

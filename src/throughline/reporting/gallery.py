@@ -109,7 +109,10 @@ def make_gallery(
     others: list[Card] = []
     right = total = 0
     for number, target in enumerate(targets):
-        answers = {method: _by_sample(run, units[method, target]) for method in methods if (method, target) in units}
+        asked = {method: _by_sample(run, units[method, target]) for method in methods if (method, target) in units}
+        answers = {method: found for method, found in asked.items() if found}
+        if not answers:
+            continue
         deciding = answers[_deciding_method(answers)]
         chosen = _choose(deciding, _share(told, number, len(targets)), target)
         right += sum(correct for _, correct in chosen)
@@ -120,7 +123,10 @@ def make_gallery(
         generator(0, "report gallery, the rest", target).shuffle(rest)
         room = _share(limit, number, len(targets)) - len(names)
         others += [_card(name, answers, units, target, None, with_text=False) for name in sorted(rest[: max(0, room)])]
-    return Gallery((*first, *others), _deciding_method(dict.fromkeys(methods)), len(first), right, total)
+    shown = in_order((entry.method for card in (*first, *others) for entry in card.entries), METHOD_ORDER)
+    if not shown:
+        return None
+    return Gallery((*first, *others), _deciding_method(dict.fromkeys(shown)), len(first), right, total)
 
 
 def gallery_data(gallery: Gallery) -> dict[str, Any]:

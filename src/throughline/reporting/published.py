@@ -1,6 +1,6 @@
-"""What RD-MLDG's paper prints (arXiv 2602.23777), to stand beside a run's own numbers, always marked as published. Its
-numbers are InternVL3-8B's on real images; our knowledge of them is second-hand, from digests of the paper. Called by
-`page` and `analysis_tables`."""
+"""What RD-MLDG published (arXiv 2602.23777), to stand beside a run's own numbers, always marked as published. Its
+numbers are InternVL3-8B's on real images; we know them second-hand, from digests that we did not check against the
+paper's body, and say so. Called by `page` and `analysis_tables`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, 
 from throughline.reporting.tables import MISSING, Table, percent, percent_interval
 
 PAPER = "RD-MLDG, arXiv 2602.23777"
-NOTE = f"Published: {PAPER}, InternVL3-8B; not measured by us, and not comparable with another model or other images."
+NOTE = (
+    f"Published: {PAPER}, InternVL3-8B, known to us from digests; not measured by us, and not comparable with another "
+    "model or other images."
+)
+SARR_NOTE = (
+    "`sarr` here: own chains only, from where `reasoning` ended; which losses the published row used we do not know."
+)
 
 _NAMES = {"pacs": "PACS", "vlcs": "VLCS", "officehome": "OfficeHome", "terraincognita": "TerraIncognita"}
 _ORDER = tuple(_NAMES)
@@ -74,7 +80,7 @@ def published_ablation(group: Group, summaries: Mapping[str, Sequence[MethodSumm
         title=f"{_NAMES[dataset]}: this run beside the paper",
         columns=("method", "published, InternVL3-8B", *(f"here, {answer} path" for answer in ours)),
         rows=tuple(rows),
-        notes=(NOTE, f"Here: {group.model}. The paper does not say which answer path its table uses."),
+        notes=(NOTE, f"Here: {group.model}. Which answer path the paper's table uses is not known to us.", SARR_NOTE),
     )
 
 
@@ -89,7 +95,9 @@ def published_methods(group: Group) -> Table | None:
         title=f"{_NAMES[dataset]}: published results of other methods",
         columns=("method", "model", "published"),
         rows=rows,
-        notes=(f"Accuracy in percent, averaged over targets, as {PAPER} prints it; none of it measured by us.",),
+        notes=(
+            f"Accuracy in percent, averaged over targets, of {PAPER}, known to us from digests; not measured by us.",
+        ),
     )
 
 

@@ -88,7 +88,7 @@ def headline_table(run: Run, group: Group, split: str, correct: CorrectAnswers |
     all_rows = tuple(row for found in rows.values() for row in found.values())
     with_interval = any(row.interval for row in all_rows)
     notes = (
-        "Mean over the held-out domains. The paper does not say which answer path its table uses: all are shown.",
+        "Mean over the held-out domains. Which answer path the paper's table uses is not known to us: all are shown.",
         *_notes(group, all_rows, split, with_interval, with_unparsed=False),
     )
     columns = ("method", *(f"{answer} path" for answer in answers))
@@ -228,7 +228,7 @@ def _markdown(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"[\\`*_|<>]", r"\\\g<0>", text)
+    return re.sub(r"[\\`*_|<>\[\]!]", r"\\\g<0>", text)
 
 
 def _markdown_note(text: str) -> str:

@@ -8,10 +8,12 @@ The loss of a batch is the mean of L over its samples (`trainer`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from throughline.chains.prompts import Prompts
+from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
 from throughline.mllm.tree import Leaf, Reduce, Tree, merge_paths
 from throughline.training.methods import AnswerPath
@@ -53,10 +55,15 @@ def sample_tree(
 
 @lru_cache(maxsize=1 << 15)  # the same texts in every epoch
 def class_tokens(chat: Chat, question: str, answer: str, label: str) -> tuple[int, int]:
-    """From which to which token of the answer the class is named for the last time; (0, 0) where it is not."""
-    begin = answer.casefold().rfind(label.casefold())
-    if begin < 0:
+    """From which to which token of the answer the class is named for the last time; (0, 0) where it is not, or where
+    the tokenizer does not tell which characters a token is: what is noted must not keep anybody from training."""
+    named = list(re.finditer(re.escape(label), answer, re.IGNORECASE))
+    if not named:
         return 0, 0
-    spans = chat.answer_spans(user_turn(question), answer)
-    within = [i for i, (start, end) in enumerate(spans) if max(start, begin) < min(end, begin + len(label))]
+    found = named[-1]
+    try:
+        spans = chat.answer_spans(user_turn(question), answer)
+    except ThroughlineError:
+        return 0, 0
+    within = [i for i, (start, end) in enumerate(spans) if max(start, found.start()) < min(end, found.end())]
     return (within[0], within[-1] + 1) if within else (0, 0)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
+from throughline.errors import ThroughlineError
 from throughline.experiment.analyzing.domains_apart import domains_apart
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
 from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
 from throughline.experiment.analyzing.run_states import RunFold, read_analyzed_run
 from throughline.experiment.analyzing.scored import SHARDS, Scoring
-from throughline.experiment.analyzing.settings import FOLD_FIELDS, AnalyzeSettings, require_known
+from throughline.experiment.analyzing.settings import FOLD_FIELDS, WHAT, AnalyzeSettings, require_known
 from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
 from throughline.experiment.analyzing.weights import Weights
 from throughline.experiment.folder import locked
 from throughline.experiment.preparation import SCENES
 from throughline.files import content_hash, write_atomically
+from throughline.mllm.checkpoints import fingerprint_checkpoint
 
 Told = Callable[[str], None]
 
@@ -32,9 +35,11 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
     folder that is no run or that another process works in, UsageError for an unknown analysis.
     """
     require_known(settings.what)
-    run = read_analyzed_run(folder)
+    run = read_analyzed_run(folder, settings.images, settings.checkpoint)
     with locked(folder):
-        scoring = Scoring(run.subject(), Weights(run.load), told)
+        before = _read_before(folder / FILE, told)
+        settings = settings.with_limit_of(before)
+        scoring = Scoring(run.subject(), Weights(partial(run.load, settings.device)), told)
         found = _measured(scoring, run.folds, settings)
         if "sensitivity" in settings.what:
             more, lacking = runs_varied([run, *map(read_analyzed_run, others)]) if others else ([], [])
@@ -44,7 +49,7 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
                     "missing": (*found.missing, *lacking),
                 }
             )
-        found = kept_from(read_analysis(folder / FILE), found, settings.what)
+        found = kept_from(before, found, settings.what)
         write_analysis(folder / FILE, found)
     return found
 
@@ -57,7 +62,16 @@ def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, 
     """
     require_known(settings.what)
     subject, fold, load = open_subject(source, folder)
+    before = _read_before(folder / FILE, told)
+    settings = settings.with_limit_of(before)
     found = _measured(Scoring(subject, Weights(load), told), [fold], settings)
+    lacking = [
+        Missing(what=name, why="a run folder has what it needs", analysis=name)
+        for name in ("conclusions", "sensitivity")
+        if name in settings.what
+    ]
+    found = found.model_copy(update={"missing": (*found.missing, *lacking)})
+    found = kept_from(before, found, settings.what)
     write_analysis(folder / FILE, found)
     return found
 
@@ -68,14 +82,15 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
     folds: list[Fold] = []
     missing: list[Missing] = []
     for fold in run_folds:
-        one = FoldAnalysis(scoring, fold, settings.limit, settings.conclusions_of)
+        one = FoldAnalysis(scoring, fold, settings.images_at_most, settings.conclusions_of)
         folds.append(one.measure(settings.what))
         missing += one.missing
     return Analysis(
         dataset=subject.images.name,
         model=subject.model,
         drawn=(subject.images.root / SCENES).is_file(),
-        limit=settings.limit,
+        limit=settings.images_at_most,
+        conclusions_of=settings.conclusions_of,
         classes=subject.questions.classes,
         folds=tuple(folds),
         divergence=_divergence(scoring, settings) if "divergence" in settings.what else (),
@@ -83,19 +98,34 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
     )
 
 
+def _read_before(path: Path, told: Told) -> Analysis | None:
+    """What an earlier call found; one that cannot be read is written anew."""
+    try:
+        return read_analysis(path)
+    except ThroughlineError as error:
+        told(f"{error}: it is written anew")
+        return None
+
+
 def kept_from(before: Analysis | None, found: Analysis, what: Sequence[str]) -> Analysis:
-    """`found` with what was not asked for as it stood before, of folds with the same weights."""
-    if before is None or before.limit != found.limit or before.classes != found.classes:
+    """`found` with what was not asked for as it stood before, of folds with the same weights; of as many images, where
+    their number matters."""
+    if before is None or before.classes != found.classes:
         return found
+    free = {"optimisation", "sensitivity"} if before.limit != found.limit else set(WHAT)
     old = {(fold.targets, fold.seed, fold.states): fold for fold in before.folds}
     folds = []
     for fold in found.folds:
         earlier = old.get((fold.targets, fold.seed, fold.states))
-        names = [name for key, fields in FOLD_FIELDS.items() if key not in what for name in fields]
+        names = [name for key, fields in FOLD_FIELDS.items() if key in free and key not in what for name in fields]
         kept = {} if earlier is None else {name: getattr(earlier, name) for name in names}
         folds.append(fold.model_copy(update=kept))
-    whole = {name: getattr(before, name) for name in ("divergence", "sensitivity") if name not in what}
-    return found.model_copy(update={"folds": tuple(folds), **whole})
+    whole = [name for name in ("divergence", "sensitivity") if name in free and name not in what]
+    update: dict[str, object] = {name: getattr(before, name) for name in whole}
+    if "conclusions" in free and "conclusions" not in what:
+        update["conclusions_of"] = before.conclusions_of
+    missing = tuple(one for one in before.missing if one.analysis in free and one.analysis not in what)
+    return found.model_copy(update={"folds": tuple(folds), "missing": (*missing, *found.missing), **update})
 
 
 def write_analysis(path: Path, analysis: Analysis) -> None:
@@ -110,8 +140,11 @@ def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[Divergence
         "images": subject.images.fingerprint(),
         "checkpoint": subject.checkpoint,
         "chains": content_hash(dict(subject.chains)),
-        "limit": settings.limit,
-        "clip": settings.clip,
+        "loading": list(subject.loading),
+        "format": subject.questions.format.name,
+        "classes": list(subject.questions.classes),
+        "limit": settings.images_at_most,
+        "clip": None if settings.clip is None else fingerprint_checkpoint(settings.clip),
     }
     path = subject.folder / SHARDS / f"divergence-{content_hash(inputs)[:12]}.json"
     if path.is_file():
@@ -123,7 +156,7 @@ def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[Divergence
                 scoring.scorer(mllm),
                 subject.images.samples,
                 subject.chains,
-                settings.limit,
+                settings.images_at_most,
                 settings.clip,
                 settings.hub,
             )

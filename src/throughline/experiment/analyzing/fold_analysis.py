@@ -35,6 +35,7 @@ from throughline.experiment.analyzing.scored import Scoring, given_passages, own
 from throughline.files import read_json_lines, write_json_lines
 from throughline.mllm.chat import user_turn
 from throughline.mllm.sampling import sample
+from throughline.seeding import generator
 from throughline.settings import SamplingSettings
 
 SHADED = 3
@@ -73,6 +74,7 @@ class FoldAnalysis:
         for unit in self.fold.units.values():
             if unit.method.trains:
                 found += unit.rounds() or (unit.state,)
+                found += [unit.state] if unit.rounds() and unit.selects else []
         return tuple(found)
 
     # images that were trained on ------------------------------------------------------------------------------------
@@ -80,7 +82,7 @@ class FoldAnalysis:
     def _on_trained_images(self, what: Sequence[str]) -> dict[str, object]:
         given = given_passages(self.fold.fold.train, self.scoring.subject.chains, self.limit)
         if not any("teacher" in one.texts for one in given):
-            self.lacks("teacher's chains", "no chain is accepted")
+            self.lacks("teacher's chains", "no chain is accepted", "probabilities")
         tables = {state: self.scoring.tokens(state, given, "given") for state in self.states()}
         own = _OwnChains(self)
         found: dict[str, object] = {}
@@ -118,10 +120,12 @@ class FoldAnalysis:
         return [] if found is None else [found]
 
     def _entropy(self, tables: dict[State, TokenTable]) -> list[EntropyTable]:
-        """Under teacher's chains: methods whose first stage learns from them."""
+        """Under teacher's chains: methods whose first stage learns from them, and what started from one that is not
+        here."""
         found = []
         for unit in self.fold.units.values():
-            if unit.method.needs_chains and unit.method.steps_like is None:
+            learnt = unit.method.needs_chains and unit.method.steps_like is None
+            if learnt or (unit.method.self_labelled and unit.method.starts_from not in self.fold.units):
                 table = entropy_table(tables[BASE], tables[unit.state], (BASE, unit.state), "teacher")
                 found += [] if table is None else [table]
         return found
@@ -134,6 +138,10 @@ class FoldAnalysis:
             for state in (parent, *unit.rounds()):
                 found.append(mismatch(tables[state], state, "teacher", before))
                 before = tables[state]
+        seen = {one.state for one in found if one is not None}
+        found += [
+            mismatch(table, state, "teacher", tables[BASE]) for state, table in tables.items() if state not in seen
+        ]
         return [one for one in found if one is not None]
 
     def _shaded(self, tables: dict[State, TokenTable]) -> list[Shaded]:
@@ -173,7 +181,9 @@ class FoldAnalysis:
             found += [] if one is None else [one]
             if one is not None and not one.class_probability:
                 self.lacks(
-                    f"class probability by step, {unit.method.name}", "the run is of a version before it was logged"
+                    f"class probability by step, {unit.method.name}",
+                    "the run is of a version before it was logged",
+                    "optimisation",
                 )
         return tuple(found)
 
@@ -187,11 +197,14 @@ class FoldAnalysis:
             if self.conclusions_of is not None and unit.method.name not in self.conclusions_of:
                 continue
             state = unit.rounds()[-1] if unit.rounds() else unit.state
-            texts = {row["sample_id"]: row["text"] for row in unit.predictions() if row["answer"] == "reasoning"}
+            said = unit.predictions(state.round)
+            texts = {row["sample_id"]: row["text"] for row in said if row["answer"] == "reasoning"}
             questions = self.scoring.subject.questions
             whole = chained(self.fold.fold.test, texts, questions.format, questions.classes)
             if len({one.sample.label for one in whole}) < 2:
-                self.lacks(f"conclusions, {state.name}", "fewer than two classes have a well-formed chain")
+                self.lacks(
+                    f"conclusions, {state.name}", "fewer than two classes have a well-formed chain", "conclusions"
+                )
                 continue
             kept = {one.id for one in spread([one.sample for one in whole], self.limit)}
             found += variants(self._reads(state, [one for one in whole if one.sample.id in kept]), state)
@@ -199,7 +212,7 @@ class FoldAnalysis:
 
     def _reads(self, state: State, whole: list[Chained]) -> list[Read]:
         scoring, seed = self.scoring, self.fold.seed
-        content = [[one.sample.id, one.sample.image_sha256, dict(one.stages)] for one in whole]
+        content = [[one.sample.id, one.sample.label, one.sample.image_sha256, dict(one.stages)] for one in whole]
         path = scoring.shard("conclusions", state, [seed, content], READ_VERSION).with_suffix(".jsonl")
         if not path.is_file():
             questions = scoring.subject.questions
@@ -211,9 +224,10 @@ class FoldAnalysis:
                 write_json_lines(path, (asdict(one) for one in reader.read(whole, seed, told)))
         return [Read(**row) for row in read_json_lines(path)]
 
-    def lacks(self, what: str, why: str) -> None:
+    def lacks(self, what: str, why: str, analysis: str) -> None:
         """Notes what could not be measured of this fold."""
-        self.missing.append(Missing(what=f"{what} ({fold_name(self.fold.targets, self.fold.seed)})", why=why))
+        where = fold_name(self.fold.targets, self.fold.seed)
+        self.missing.append(Missing(what=f"{what} ({where})", why=why, analysis=analysis))
 
 
 @dataclass
@@ -235,7 +249,7 @@ class _OwnChains:
         found = []
         for unit, parent in self.fold.families():
             if not unit.own_chains(1):
-                self.analysis.lacks(f"own chains, {unit.method.name}", "the first round accepted none")
+                self.analysis.lacks(f"own chains, {unit.method.name}", "the first round accepted none", "probabilities")
             tables = self._tables(unit, parent)
             last = list(tables)[-1]
             found += [moved(tables[s], tables[last], (s, last), "self", "chain") for s in (BASE, parent) if s != last]
@@ -253,17 +267,14 @@ class _OwnChains:
         return found
 
     def mismatch(self) -> list[Mismatch]:
-        """The base on its own chains; then each round's weights on what that round accepted."""
+        """The base on chains of its own; then each round's accepted chains by the weights that wrote them, not by those
+        that learnt from them: the last round's have written none."""
         found = [mismatch(self._of_base(), BASE, "self", None)]
         for unit, parent in self.fold.families():
-            rounds = unit.rounds()
-            if not rounds:
-                continue
-            before = self.scoring.tokens(parent, self._passages(unit, 1), "own")
-            found.append(mismatch(before, parent, "self", None))
-            for number, state in enumerate(rounds, start=1):
-                table = self.scoring.tokens(state, self._passages(unit, number), "own")
-                found.append(mismatch(table, state, "self", before))
+            before = None
+            for number, writer in enumerate((parent, *unit.rounds()[:-1]), start=1):
+                table = self.scoring.tokens(writer, self._passages(unit, number), "own")
+                found.append(mismatch(table, writer, "self", before))
                 before = table
         return [one for one in found if one is not None]
 
@@ -286,19 +297,21 @@ class _OwnChains:
         return own_passages(self.fold.fold.train, unit.own_chains(number), self.analysis.limit)
 
     def _of_base(self) -> TokenTable:
-        """What the base writes by itself about the images whose teacher's chains are scored, greedily."""
+        """What the base writes by itself about the images whose teacher's chains are scored, drawn as rounds draw; what
+        was cut off is no chain."""
         scoring = self.scoring
         given = given_passages(self.fold.fold.train, scoring.subject.chains, self.analysis.limit)
         samples = [one.sample for one in given]
-        tokens = scoring.subject.answering.chain_tokens
+        drawn = scoring.subject.self_labelling.model_copy(update={"constrained": False})
         content = [[one.id, one.image_sha256] for one in samples]
-        path = scoring.shard("chains-own", BASE, [tokens, content], 1).with_suffix(".jsonl")
+        inputs = [drawn.model_dump(mode="json"), self.fold.seed, content]
+        path = scoring.shard("chains-own", BASE, inputs, 2).with_suffix(".jsonl")
         if not path.is_file():
-            write_json_lines(path, self._written(samples, tokens))
+            write_json_lines(path, self._written(samples, drawn))
         texts = {row["sample_id"]: row["text"] for row in read_json_lines(path) if row["text"]}
         return scoring.tokens(BASE, own_passages(samples, texts, len(samples)), "own")
 
-    def _written(self, samples: Sequence[Sample], tokens: int) -> list[dict[str, str]]:
+    def _written(self, samples: Sequence[Sample], drawn: SamplingSettings) -> list[dict[str, str]]:
         scoring, found = self.scoring, []
         batch = scoring.subject.answering.batch
         with scoring.weights.at(None) as mllm, mllm.asked():
@@ -306,6 +319,11 @@ class _OwnChains:
             for start in range(0, len(samples), batch):
                 piece = samples[start : start + batch]
                 prompts = [mllm.chat.prompt(question, [scoring.weights.reader.encode(one)]) for one in piece]
-                said = sample(mllm, prompts, SamplingSettings(temperature=0.0, max_new_tokens=tokens))
-                found += [{"sample_id": one.id, "text": row[0].text} for one, row in zip(piece, said, strict=True)]
+                draws = [[generator(self.fold.seed, "base's own chain", one.id)] for one in piece]
+                said = sample(mllm, prompts, drawn, draws)
+                found += [
+                    {"sample_id": one.id, "text": row[0].text}
+                    for one, row in zip(piece, said, strict=True)
+                    if row[0].finish_reason == "stop"
+                ]
         return found

@@ -17,6 +17,7 @@ from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
 from throughline.experiment.analyzing.run_states import FinishedUnit, RunFold, Subject
+from throughline.experiment.config import SelfLabelling
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm
@@ -65,6 +66,7 @@ def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, RunFold, C
         checkpoint=fingerprint_checkpoint(source.model) if record is None else record.checkpoint.fingerprint,
         loading=_loading(record, source.base),
         answering=AnswerSettings() if record is None else record.answering,
+        self_labelling=SelfLabelling(),
         adapter=lambda state: None if state.method is None else adapter,
     )
     units = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from throughline.experiment.folder import DONE, UNITS
 from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
 from throughline.files import read_json_lines
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
-from throughline.settings import AnswerSettings
+from throughline.settings import AnswerSettings, SamplingSettings
 from throughline.training.methods import METHODS, Method
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class FinishedUnit:
     targets: tuple[str, ...]
     seed: int
     trial: int
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
@@ -65,6 +66,11 @@ class FinishedUnit:
         written = {one.sample_id: one.text for one in read_journal(folder / "journal-0.jsonl").candidates}
         trained_on = {row["sample_id"]: row["text"] for row in read_json_lines(folder / "accepted.jsonl")}
         return {name: text for name, text in trained_on.items() if written.get(name) == text}
+
+    @property
+    def selects(self) -> bool:
+        """Whether its weights were chosen among rounds or epochs, so that they need not be the last."""
+        return (self.folder / "validation.jsonl").is_file()
 
     def training(self) -> list[dict[str, Any]]:
         """The loss lines."""
@@ -115,11 +121,12 @@ class AnalyzedRun:
             checkpoint=fingerprint_checkpoint(model.checkpoint),
             loading=(model.tiles, model.dtype, model.quantization),
             answering=self.config.evaluation.answering,
+            self_labelling=self.config.training.self_labelling,
             adapter=self._adapter,
         )
 
-    def load(self) -> Mllm:
-        """The checkpoint that it started from."""
+    def load(self, device: str = "auto") -> Mllm:
+        """The checkpoint that it started from; `device` auto is the config's."""
         from throughline.mllm.devices import pick_device
         from throughline.mllm.load import load_mllm
 
@@ -128,7 +135,7 @@ class AnalyzedRun:
             model.checkpoint,
             tiles=model.tiles,
             dtype=model.dtype,
-            device=pick_device(model.device),
+            device=pick_device(model.device if device == "auto" else device),
             hub=model.hub,
             quantization=model.quantization,
             attention=model.attention,
@@ -155,21 +162,29 @@ class Subject:
     checkpoint: str
     loading: tuple[Any, ...]
     answering: AnswerSettings
+    self_labelling: SamplingSettings
+    """How own chains are drawn."""
     adapter: Callable[[State], Path | None]
 
 
-def read_analyzed_run(folder: Path) -> AnalyzedRun:
-    """Raises ThroughlineError for a folder that is no run, whose images are gone, or in which no unit is done."""
+def read_analyzed_run(folder: Path, images_root: Path | None = None, checkpoint: str | None = None) -> AnalyzedRun:
+    """The run in a folder; `images_root` and `checkpoint` where these lie elsewhere than its config says.
+
+    Raises ThroughlineError for a folder that is no run, whose images are gone, in which no unit is done, and when
+    images or checkpoint are not those that its units were made from.
+    """
     if not (folder / "config.yaml").is_file():
         raise ThroughlineError(
             "this is no run folder (no config.yaml in it)", folder, "name a folder of `throughline run`"
         )
-    config = load_config(str(folder / "config.yaml"))
-    root = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
+    config = load_config(str(folder / "config.yaml"), [] if checkpoint is None else [f"model.checkpoint={checkpoint}"])
+    own = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
+    root = images_root or own
     images = read_images(root, name=dataset_name(config, root))
     units = _finished_units(folder)
     if not units:
         raise ThroughlineError("no unit of this run is done", folder, "finish it with `throughline run`")
+    _require_same(units, images, fingerprint_checkpoint(config.model.checkpoint))
     folds = []
     for targets, seed in sorted({(unit.targets, unit.seed) for unit in units}):
         mine = {unit.method.name: unit for unit in units if (unit.targets, unit.seed) == (targets, seed)}
@@ -179,13 +194,40 @@ def read_analyzed_run(folder: Path) -> AnalyzedRun:
     return AnalyzedRun(folder, config, images, tuple(folds))
 
 
+def _require_same(units: Sequence[FinishedUnit], images: ImageSet, checkpoint: str) -> None:
+    """Adapters belong on the base that they were trained on, and to the images."""
+    inputs = [unit.inputs for unit in units if unit.inputs]
+    if any(one.get("images") != images.fingerprint() for one in inputs):
+        raise ThroughlineError(
+            "these are not the images that the run was made from", images.root, "name them with --images"
+        )
+    if any((one.get("model") or {}).get("checkpoint") != checkpoint for one in inputs):
+        raise ThroughlineError(
+            "this is not the checkpoint that the run was made from",
+            units[0].folder.parent.parent,
+            "name it with --checkpoint",
+        )
+
+
 def _finished_units(folder: Path) -> list[FinishedUnit]:
+    """Those with `done`; where the run has results, those that stand in them: others are of an earlier plan."""
+    results = folder / "results.jsonl"
+    named = {row["unit"] for row in read_json_lines(results)} if results.is_file() else None
     found = []
     for path in sorted((folder / UNITS).glob("[!.]*/unit.json")):
         if not (path.parent / DONE).is_file():
             continue
         about = json.loads(path.read_text())
-        if about["method"] in METHODS:
-            method, targets = METHODS[about["method"]], tuple(about["targets"])
-            found.append(FinishedUnit(about["unit"], path.parent, method, targets, about["seed"], about["trial"]))
+        if about["method"] in METHODS and (named is None or about["unit"] in named):
+            found.append(
+                FinishedUnit(
+                    name=about["unit"],
+                    folder=path.parent,
+                    method=METHODS[about["method"]],
+                    targets=tuple(about["targets"]),
+                    seed=about["seed"],
+                    trial=about["trial"],
+                    inputs=about.get("inputs") or {},
+                )
+            )
     return found

@@ -8,12 +8,16 @@ from typing import Any
 from throughline.analysis.records import Missing, Sensitivity
 from throughline.analysis.sensitivity import sensitivity
 from throughline.experiment.analyzing.run_states import AnalyzedRun, FinishedUnit, RunFold
+from throughline.experiment.units import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
 
 UNSAID = "default"
 """Stands for a key that a config leaves out at its usual value."""
 
-IGNORED = ("name", "workers", "data.cache_gb", "model.device")
+IGNORED = (
+    *("name", "workers", "data.cache_gb", "data.images", "data.name", "model.device", "model.hub"),
+    *(f"training.stage.{name}" for name in WITHOUT_EFFECT),
+)
 """Keys in which runs may differ without being different experiments."""
 
 
@@ -59,13 +63,19 @@ def runs_varied(runs: Sequence[AnalyzedRun]) -> tuple[list[Sensitivity], list[Mi
     known = dict.fromkeys(key for config in configs for key in config if key not in IGNORED)
     keys = [key for key in known if len({str(config.get(key, UNSAID)) for config in configs}) > 1]
     if not keys:
-        return [], [Missing(what="sensitivity of several runs", why="their configs are the same")]
+        return [], [
+            Missing(what="sensitivity of several runs", why="their configs are the same", analysis="sensitivity")
+        ]
+    if len({run.images.fingerprint() for run in runs}) > 1:
+        why = "their images are not the same: accuracies are compared image by image"
+        return [], [Missing(what="sensitivity of several runs", why=why, analysis="sensitivity")]
     names = [", ".join(str(config.get(key, UNSAID)) for key in keys) for config in configs]
+    names = [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
     found = []
     shared = [name for name in runs[0].folds[0].units if all(any(name in f.units for f in run.folds) for run in runs)]
     for method in shared:
         for answer in runs[0].config.evaluation.answering.answers:
-            values = {
+            found_by_name = {
                 name: {
                     ("+".join(fold.targets), fold.seed): _right(fold.units[method], None, answer)
                     for fold in run.folds
@@ -73,6 +83,7 @@ def runs_varied(runs: Sequence[AnalyzedRun]) -> tuple[list[Sensitivity], list[Mi
                 }
                 for run, name in zip(runs, names, strict=True)
             }
+            values = {name: right for name, right in found_by_name.items() if right and all(right.values())}
             one = sensitivity(", ".join(keys), method, answer, values, against_previous=False)
             found += [] if one is None else [one]
     return found, []
