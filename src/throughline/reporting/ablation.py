@@ -16,7 +16,7 @@ from throughline.reporting.summaries import (
     describe,
     in_order,
 )
-from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, is_drawn, percent, percent_interval
+from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
 from throughline.training.methods import METHODS
 
 FULL = "mtct_sarr"
@@ -39,7 +39,7 @@ def ablation_table(
     for method in in_order(rows, METHOD_ORDER):
         trained = (_YES if learns else _NO for learns in trains_on(method))
         difference = _difference(compared.get(method)) if compared else ()
-        cells.append((method, *trained, steps.get(method, MISSING), _average(rows[method]), *difference))
+        cells.append((method, *trained, steps.get(method, MISSING), average_cell(rows[method]), *difference))
     return Table(
         f"{describe(group)} · {answer} path · what each method trains on", columns, tuple(cells), _notes(group, rows)
     )
@@ -91,20 +91,14 @@ def _steps(run: Run, group: Group) -> dict[str, str]:
     }
 
 
-def _average(row: MethodSummary) -> str:
-    if row.average is None:
-        return MISSING
-    return percent(row.average) + (f" ({percent_interval(row.interval)})" if row.interval else "")
-
-
 def _difference(item: Comparison | None) -> tuple[str, ...]:
     """The other way round than `compare` has it: the full method minus the row's."""
     if item is None:
         return ("", "", "", "")
     paired = item.paired
     return (
-        f"{-100 * paired.difference:+.1f}",
-        f"{-100 * paired.high:+.1f} to {-100 * paired.low:+.1f}",
+        points(-paired.difference),
+        f"{points(-paired.high)} to {points(-paired.low)}",
         f"{paired.p_value:.3f}",
         f"{item.adjusted_p:.3f}",
     )

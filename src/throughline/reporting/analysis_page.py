@@ -89,7 +89,8 @@ def analysis_sections(run: Run, found: Found) -> tuple[Section, ...]:
             "rounds-expected",
             "Rounds: what the weights make of the chains",
             "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the "
-            "same texts throughout; own chains are what the base wrote, and then what each round accepted.",
+            "same texts throughout; own chains are other texts at each row: what those weights wrote themselves, as "
+            "far as it was accepted.",
             () if analysis is None else _some(mismatch_table(analysis)),
             () if analysis is None else _some(perplexity_figure(analysis)),
         ),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, in_order
-from throughline.reporting.tables import MISSING, Table, percent, percent_interval
+from throughline.reporting.tables import MISSING, Table, average_cell
 
 PAPER = "RD-MLDG, arXiv 2602.23777"
 NOTE = (
@@ -74,7 +74,7 @@ def published_ablation(group: Group, summaries: Mapping[str, Sequence[MethodSumm
     rows = []
     for method in methods:
         printed = _OURS[dataset].get(method)
-        cells = [_own_cell(found.get(method)) for found in ours.values()]
+        cells = [average_cell(found.get(method)) for found in ours.values()]
         rows.append((method, MISSING if printed is None else f"{printed:.2f}", *cells))
     return Table(
         title=f"{_NAMES[dataset]}: this run beside the paper",
@@ -99,9 +99,3 @@ def published_methods(group: Group) -> Table | None:
             f"Accuracy in percent, averaged over targets, of {PAPER}, known to us from digests; not measured by us.",
         ),
     )
-
-
-def _own_cell(row: MethodSummary | None) -> str:
-    if row is None or row.average is None:
-        return MISSING
-    return percent(row.average) + (f" ({percent_interval(row.interval)})" if row.interval else "")

@@ -30,7 +30,7 @@ from throughline.reporting.summaries import (
     in_order,
     summarise,
 )
-from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, is_drawn, percent, percent_interval
+from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
 from throughline.seeding import generator
 
 FILE = "side-by-side.html"
@@ -154,7 +154,7 @@ def _joint(
     columns: Sequence[Column], summaries: Sequence[Mapping[str, MethodSummary]], answer: str, split: str
 ) -> Table:
     methods = in_order((method for found in summaries for method in found), METHOD_ORDER)
-    rows = tuple((method, *(_cell(found.get(method)) for found in summaries)) for method in methods)
+    rows = tuple((method, *(average_cell(found.get(method)) for found in summaries)) for method in methods)
     return Table(
         title=f"{answer} path · split {split}",
         columns=("method", *(column.name for column in columns)),
@@ -217,16 +217,10 @@ def _by_section(sections: Mapping[str, Sequence[Section]]) -> list[tuple[Section
     return [(one, found) for one, found in joined if any(own.tables for _, own in found)]
 
 
-def _cell(row: MethodSummary | None) -> str:
-    if row is None or row.average is None:
-        return MISSING
-    return percent(row.average) + (f" ({percent_interval(row.interval)})" if row.interval else "")
-
-
 def _difference(item: PairedDifference | None, adjusted: float | None) -> str:
     if item is None or adjusted is None:
         return MISSING
-    return f"{100 * item.difference:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f}), p {adjusted:.3f}"
+    return f"{points(item.difference)} ({points(item.low)} to {points(item.high)}), p {adjusted:.3f}"
 
 
 def _drawn(columns: Sequence[Column]) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def headline_table(run: Run, group: Group, split: str, correct: CorrectAnswers |
     answers = in_order((line.answer for line in run.results if group.holds(line) and line.split == split), ANSWER_ORDER)
     rows = {answer: {row.method: row for row in summarise(run, group, split, answer, correct)} for answer in answers}
     methods = in_order((method for found in rows.values() for method in found), METHOD_ORDER)
-    cells = tuple((method, *(_headline_cell(rows[answer].get(method)) for answer in answers)) for method in methods)
+    cells = tuple((method, *(average_cell(rows[answer].get(method)) for answer in answers)) for method in methods)
     all_rows = tuple(row for found in rows.values() for row in found.values())
     with_interval = any(row.interval for row in all_rows)
     notes = (
@@ -173,12 +173,18 @@ def percent(value: MeanError) -> str:
     return f"{100 * value.mean:.1f}{spread}"
 
 
+def points(share: float) -> str:
+    """A difference of shares as `+1.5`; what rounds to nothing is `+0.0` from either side."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
 def percent_interval(value: Interval) -> str:
     """`83.1 to 86.0`."""
     return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
 
 
-def _headline_cell(row: MethodSummary | None) -> str:
+def average_cell(row: MethodSummary | None) -> str:
+    """`85.5 ± 0.2 (83.1 to 86.0)`: the mean over targets, with its interval where there is one."""
     if row is None or row.average is None:
         return MISSING
     return percent(row.average) + (f" ({percent_interval(row.interval)})" if row.interval else "")
@@ -212,10 +218,10 @@ def _notes(
 
 def _comparison_row(item: Comparison) -> tuple[str, ...]:
     paired = item.paired
-    interval = f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
+    interval = f"{points(paired.low)} to {points(paired.high)}"
     return (
         item.method,
-        f"{100 * paired.difference:+.1f}",
+        points(paired.difference),
         interval,
         f"{paired.p_value:.3f}",
         f"{item.adjusted_p:.3f}",
