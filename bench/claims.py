@@ -16,7 +16,7 @@ import numpy as np
 
 from certificate_block import NOT_MEASURED
 from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
-from throughline.metrics.intervals import Interval, hierarchical_bootstrap
+from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.reporting.published import SARR_NOTE
 from throughline.reporting.summaries import CorrectAnswers, Group, compare
 from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, to_markdown
@@ -99,7 +99,7 @@ def row_of(claim: Claim, analysis: Analysis) -> tuple[str, ...]:
 
 def over_folds(values: ByFold) -> Interval:
     """Mean over targets of the mean over seeds."""
-    return hierarchical_bootstrap({key: [value] for key, value in values.items()}, np.random.default_rng(0))
+    return hierarchical_bootstrap({key: [value] for key, value in values.items()}, bootstrap_generator())
 
 
 def verdict(found: Interval, above: float) -> str:
@@ -314,7 +314,7 @@ def ablation_rows(found: Finished) -> Iterable[tuple[str, ...]]:
     """Every comparison on every way to an answer: the paper does not say which its table uses."""
     for method, baseline, says, paper in ABLATION:
         for answer in found.answers:
-            for item in compare(found.correct, found.group, answer, (method,), baseline):
+            for item in compare(found.correct, found.group, answer, [(method, baseline)]):
                 pair = item.paired
                 points = Interval(100 * pair.low, 100 * pair.high, 100 * pair.difference)
                 yield (

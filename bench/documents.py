@@ -124,7 +124,7 @@ def matched(root: Path) -> str:
         (answer, item)
         for answer in found.answers
         for method, control in MATCHED
-        for item in compare(found.correct, found.group, answer, (method,), control)
+        for item in compare(found.correct, found.group, answer, [(method, control)])
     ]
     if not compared:
         return "No control was run."
@@ -137,11 +137,11 @@ def matched(root: Path) -> str:
             f"{100 * item.paired.low:+.1f} to {100 * item.paired.high:+.1f}",
             f"{item.paired.p_value:.3f}",
             f"{p_value:.3f}",
-            str(item.runs),
+            str(item.units),
         )
         for (answer, item), p_value in zip(compared, adjusted, strict=True)
     )
-    columns = ("difference", "answer path", "points", "95 % interval", "p", "p, Holm", "runs")
+    columns = ("difference", "answer path", "points", "95 % interval", "p", "p, Holm", "units")
     notes = ("Paired bootstrap as above, split all. Holm's correction is over the rows of this table.", DRAWN_NOTE)
     return to_markdown(Table("matched controls", columns, rows, notes), with_title=False)
 

@@ -22,7 +22,8 @@ from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment import run
 from throughline.experiment.analyzing import fold_analysis, scored
 from throughline.experiment.analyzing.analyze import analyze_run
-from throughline.experiment.analyzing.run_states import BASE, AnalyzedRun, read_analyzed_run
+from throughline.experiment.analyzing.finished_units import BASE
+from throughline.experiment.analyzing.run_states import AnalyzedRun, read_analyzed_run
 from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
 from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
@@ -250,6 +251,7 @@ def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tm
         assert (first.value, second.value, second.against, second.accuracy.mean) == ("8", "4", "8", 1.0)
         assert second.points.mean == pytest.approx(100 * (1 - first.accuracy.mean))
     config["training"]["rounds"] = 1
+    config["data"]["images"] = "gone"  # answers are compared: a further run needs no images
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     another = Path(shutil.copytree(tmp_path / "rank-4", tmp_path / "twice"))
     assert [row.value for row in _of_three(folder, other, another)] == ["8, 2", "4, 1", "4, 1 (3)"]

@@ -117,7 +117,7 @@ def full_analysis(run: Run) -> Analysis:
     for line in run.results:
         folds.setdefault((line.target, line.seed), {})[line.method] = line.unit
     setting = Setting(
-        value="1", method="mtct_sarr", answer="label", runs=2, accuracy=estimate(0.5), against="0",
+        value="1", method="mtct_sarr", answer="label", units=2, accuracy=estimate(0.5), against="0",
         points=estimate(2.5, 1), p_value=0.04,
     )  # fmt: skip
     first = setting.model_copy(update={"value": "0", "against": None, "points": None, "p_value": None})

@@ -91,8 +91,8 @@ def losses(method: str) -> list[Row]:
     for number in range(1 + ROUNDS.get(method, 0)):
         for step in range(5, 25, 5):
             values = {part: (2.0 if part == "chain" else 1.0) / (step + 20 * number) for part in parts}
-            stage = "mtct" if number == 0 else "sarr"
-            row = {"stage": stage, "round": number or None, "step": step, "epoch": step / 8, "lr": 1e-3}
+            stage = "first" if number == 0 else f"round {number}"
+            row = {"stage": stage, "round": number, "step": step, "epoch": step / 8, "lr": 1e-3}
             rows.append({**row, "loss": sum(values.values()), "losses": values})
     return rows
 

@@ -14,7 +14,7 @@ from throughline.reporting.page import write_page
 from throughline.reporting.published import dataset_of, published_ablation, published_methods
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import CorrectAnswers, Group, compare, groups, summarise
-from throughline.reporting.tables import Table
+from throughline.reporting.tables import Table, comparison_table
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -48,9 +48,9 @@ def test_each_row_is_set_against_the_full_method(fake_run: FakeRun) -> None:
     assert rows["cls"][:4] == ("yes", "no", "no", "20") and rows["mtct_sarr"][:4] == ("yes", "yes", "yes", "60")
     assert rows["zero_shot"][3] == "0" and rows["mtct_sarr"][5:] == ("", "", "", "")
     (group,) = groups(run.results)
-    found = compare(CorrectAnswers(run), group, "label", rows, "mtct_sarr")
-    difference = next(one for one in found if one.method == "cls")
-    assert rows["cls"][5] == f"{-100 * difference.paired.difference:+.1f}"
+    found = compare(CorrectAnswers(run), group, "label", [("mtct_sarr", method) for method in rows])
+    difference = next(one for one in found if one.baseline == "cls")
+    assert rows["cls"][5] == f"{100 * difference.paired.difference:+.1f}"
     assert rows["cls"][8] == f"{holm([one.paired.p_value for one in found])[1]:.3f}"
     low, high = (float(end) for end in rows["cls"][6].split(" to "))
     assert low <= float(rows["cls"][5]) <= high
@@ -98,3 +98,22 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(make_run: Callable[...
     assert "TerraIncognita: this run beside the paper" in page and "GPT-4o" in page
     assert published_ablation(Group("drawn", "pocket", "{}"), {}) is None
     assert published_methods(Group("drawn", "pocket", "{}")) is None
+
+
+def test_one_contrast_has_one_p_wherever_it_is_shown(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    (group,) = groups(run.results)
+    compared = comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "cls")
+    assert compared is not None
+    against_cls = {row[0]: row[1:4] for row in compared.rows}
+    assert {row[0]: row[6:9] for row in table_of(run).rows}["cls"] == against_cls["mtct_sarr"]
+
+
+def test_one_seed_is_not_said_to_be_several(make_run: Callable[..., FakeRun]) -> None:
+    run = read_run(make_run(targets=("sketch",), seeds=(0,), size=10).folder)
+    (group,) = groups(run.results)
+    compared = comparison_table(CorrectAnswers(run), group, "label", ("cls", "mtct"), "cls")
+    assert compared is not None
+    for table in (compared, table_of(run)):
+        assert any("over images only, one seed" in note for note in table.notes)
+        assert not any("seeds and images" in note for note in table.notes)

@@ -48,7 +48,7 @@ def by_name(table: Table) -> dict[str, tuple[str, ...]]:
 def test_every_section_has_something_when_everything_was_measured(make_run: Callable[..., FakeRun]) -> None:
     run = small(make_run)
     write_full_analysis(run)
-    sections = analysis_sections(run, find_analysis(run))
+    sections = analysis_sections(find_analysis(run))
     assert [section.id for section in sections if section.missing] == []
     assert all(section.tables or section.figures for section in sections)
     page = unescape(write_page(run.folder).read_text())
@@ -75,7 +75,7 @@ def test_without_an_analysis_every_section_names_the_command(make_run: Callable[
     if parts == "broken":
         (run.folder / FILE).write_text('{"schema_version": 1, "folds": [')
     found = find_analysis(run)
-    sections: tuple[Section, ...] = analysis_sections(run, found)
+    sections: tuple[Section, ...] = analysis_sections(found)
     assert all(section.missing and "throughline analyze RUN" in section.missing for section in sections)
     page = write_page(run.folder).read_text()
     assert page.count("<code>throughline analyze RUN</code>") >= len(sections)

@@ -81,7 +81,7 @@ def test_a_models_card_has_its_method_beside_the_base_and_labels(folder: Path) -
 def test_a_datasets_card_says_how_foreign_its_chains_are(folder: Path) -> None:
     said = chains_section(folder, IMAGES)
     assert "Perplexity of pocket, untrained, on these chains: 25.00; on chains of its own 1.50." in said
-    assert "| images | own towers | 0.200 | 0.050 | 1 of 1 |" in said
+    assert "| images | own towers | 6 | 0.200 | 0.050 | 1 of 1 |" in said
     (folder / FILE).unlink()
     with pytest.raises(ThroughlineError, match="not analysed"):
         chains_section(folder, IMAGES)

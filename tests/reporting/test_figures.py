@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from throughline.reporting.figures import accuracy_figure, loss_figure, rounds_figure
+import pytest
+
+from throughline.files import read_json_lines, write_json_lines
+from throughline.reporting.figures import accuracy_figure, loss_figure, loss_table, rounds_figure
 from throughline.reporting.plotting import Plot
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import CorrectAnswers, groups, summarise
@@ -64,3 +67,52 @@ def test_a_run_without_training_or_rounds_has_no_such_figures(make_run: Callable
     run = read_run(make_run(methods=("zero_shot",), seeds=(0,), targets=("sketch",)).folder)
     accuracy, rounds, loss = figures(run)
     assert accuracy is not None and rounds is None and loss is None
+    (group,) = groups(run.results)
+    assert loss_table(run, group) is None
+
+
+def test_rounds_begin_where_they_started_from(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    rounds = plots(run)[1]
+    assert rounds is not None
+    shown = {tuple(row[:3]): row[3] for row in rounds.rows}
+    of_mtct = [
+        line.accuracy
+        for line in run.results
+        if (line.method, line.answer, line.split, line.round) == ("mtct", "label", "all", None)
+    ]
+    assert shown["mtct_sarr", "label", 0] == pytest.approx(sum(of_mtct) / len(of_mtct))
+    assert ("mtct_sarr", "label", 1) in shown
+
+
+def test_rounds_without_all_of_their_starts_begin_with_the_first(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(targets=("sketch",), seeds=(0, 1), size=10)
+    rows = read_json_lines(fake.folder / "results.jsonl")
+    write_json_lines(fake.folder / "results.jsonl", [r for r in rows if (r["method"], r["seed"]) != ("mtct", 1)])
+    rounds = plots(read_run(fake.folder))[1]
+    assert rounds is not None
+    assert {row[2] for row in rounds.rows if row[0] == "mtct_sarr"} == {1, 2}
+    assert {row[2] for row in rounds.rows if row[0] == "sarr"} == {0, 1, 2}
+
+
+def test_losses_stand_in_a_table_stage_by_stage(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    (group,) = groups(run.results)
+    table = loss_table(run, group)
+    assert table is not None
+    rows = {row[:3]: row[3:] for row in table.rows}
+    # the fixture's chain loss: 2 / (step + 20 * round), logged at steps 5, 10, 15, 20 of each stage, in six units
+    assert rows["mtct_sarr", "first", "chain"] == ("6", "20", "0.400", "0.100")
+    assert rows["mtct_sarr", "round 1", "chain"] == ("6", "20", "0.080", "0.050")
+    assert "zero_shot" not in {row[0] for row in table.rows}
+
+
+def test_the_caption_says_what_the_whiskers_are(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    (group,) = groups(run.results)
+    with_predictions, without = (
+        accuracy_figure({"label": summarise(run, group, "all", "label", correct)})
+        for correct in (CorrectAnswers(run), None)
+    )
+    assert with_predictions is not None and with_predictions.description.endswith("whiskers: 95 % intervals")
+    assert without is not None and without.description.endswith("whiskers: standard error over seeds")

@@ -72,7 +72,11 @@ def test_the_verb_prints_and_writes_one_page(
     assert printed.err == f"report: {path}\n"
     page = unescape(path.read_text())
     reader = Reader(page)
-    assert reader.faults == [] and reader.open == [] and not any(tag in ("script", "img") for tag, _ in reader.tags)
+    assert reader.faults == [] and reader.open == [] and not any(tag == "img" for tag, _ in reader.tags)
+    assert [attributes for tag, attributes in reader.tags if tag == "script"] == [{}]  # the page's own
+    ids = [attributes["id"] for _, attributes in reader.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids)) and 'aria-label="label path: Accuracy of each method' in page
+    assert 'aria-label="Perplexity of teacher' in page and "figures/" not in page
     assert "training.lr" in page and "0.002" in page and DRAWN_NOTE in page
     assert "Beside the paper's figures" in page and "Not measured in this run" in page
     assert str(tmp_path.parent) not in page and not re.search(r"https?://", page.replace("http://www.w3.org", ""))

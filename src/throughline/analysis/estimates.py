@@ -6,17 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from throughline.analysis.records import Estimate
-from throughline.metrics.intervals import clustered_interval
-
-SEED = 0
-"""Of the bootstrap's draws: an analysis repeated is the same to the digit."""
+from throughline.metrics.intervals import bootstrap_generator, clustered_interval
 
 
 def over_images(values: ArrayLike, images: ArrayLike, scale: float = 1.0) -> Estimate:
     """Mean of `values` `(tokens,)`, times `scale`; `images` `(tokens,)` says whose each is."""
     _, image = np.unique(np.asarray(images), return_inverse=True)
     sums = np.bincount(image, weights=np.asarray(values, dtype=np.float64))
-    found = clustered_interval(sums, np.bincount(image), np.random.default_rng(SEED))
+    found = clustered_interval(sums, np.bincount(image), bootstrap_generator())
     return Estimate(mean=scale * found.mean, low=scale * found.low, high=scale * found.high)
 
 

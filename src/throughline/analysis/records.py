@@ -244,7 +244,7 @@ class Setting(Record):
     value: str
     method: str
     answer: str
-    runs: int
+    units: int
     """Targets times seeds."""
     accuracy: Estimate
     against: str | None

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from throughline.analysis.estimates import SEED
 from throughline.analysis.records import Estimate, Sensitivity, Setting
-from throughline.metrics.intervals import Runs, hierarchical_bootstrap
+from throughline.metrics.intervals import Runs, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 
 
@@ -34,17 +33,17 @@ def sensitivity(
 
 
 def _setting(value: str, method: str, answer: str, runs: Runs, against: str | None, other: Runs | None) -> Setting:
-    found = hierarchical_bootstrap(runs, np.random.default_rng(SEED))
+    found = hierarchical_bootstrap(runs, bootstrap_generator())
     points, p_value = None, None
     if other is not None and comparable(runs, other):
-        gap = paired_difference(runs, other, np.random.default_rng(SEED))
+        gap = paired_difference(runs, other, bootstrap_generator())
         points = Estimate(mean=100 * gap.difference, low=100 * gap.low, high=100 * gap.high)
         p_value = gap.p_value
     return Setting(
         value=value,
         method=method,
         answer=answer,
-        runs=len(runs),
+        units=len(runs),
         accuracy=Estimate(mean=found.mean, low=found.low, high=found.high),
         against=against,
         points=points,

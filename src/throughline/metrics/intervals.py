@@ -36,6 +36,11 @@ class MeanError:
     count: int
 
 
+def bootstrap_generator() -> np.random.Generator:
+    """The draws behind every interval and comparison that is shown: one contrast has one p, wherever it stands."""
+    return np.random.default_rng(0)
+
+
 def wilson_interval(correct: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share (Wilson 1927); behaves at 0 and at n, unlike the normal interval."""
     if not 0 <= correct <= n or n == 0:

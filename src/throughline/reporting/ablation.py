@@ -14,6 +14,7 @@ from throughline.reporting.summaries import (
     MethodSummary,
     compare,
     describe,
+    drawn_over,
     in_order,
 )
 from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
@@ -31,7 +32,8 @@ def ablation_table(
     rows = {row.method: row for row in summaries}
     if not rows:
         return None
-    compared = {one.method: one for one in compare(correct, group, answer, rows, FULL)} if FULL in rows else {}
+    pairs = [(FULL, method) for method in rows] if FULL in rows else []
+    compared = {one.baseline: one for one in compare(correct, group, answer, pairs)}
     steps = _steps(run, group)
     columns: tuple[str, ...] = ("method", "labels", "teacher's chains", "own chains", "optimiser steps", "Avg")
     columns += (f"{FULL} minus this", "95 % interval", "p", "p, Holm") if compared else ()
@@ -41,7 +43,10 @@ def ablation_table(
         difference = _difference(compared.get(method)) if compared else ()
         cells.append((method, *trained, steps.get(method, MISSING), average_cell(rows[method]), *difference))
     return Table(
-        f"{describe(group)} · {answer} path · what each method trains on", columns, tuple(cells), _notes(group, rows)
+        f"{describe(group)} · {answer} path · what each method trains on",
+        columns,
+        tuple(cells),
+        _notes(group, rows, correct.seeds(group)),
     )
 
 
@@ -58,7 +63,7 @@ def trains_on(method: str) -> tuple[bool, bool, bool]:
     return labels, teachers, own
 
 
-def _notes(group: Group, rows: Iterable[str]) -> tuple[str, ...]:
+def _notes(group: Group, rows: Iterable[str], seeds: int) -> tuple[str, ...]:
     notes = [
         "Optimiser steps count from the base. A matched control takes as many as the full method, without own chains."
     ]
@@ -71,7 +76,7 @@ def _notes(group: Group, rows: Iterable[str]) -> tuple[str, ...]:
         )
     if FULL in rows:
         notes.append(
-            "Differences in points: paired bootstrap over seeds and images, the same images; Holm over these rows."
+            f"Differences in points: paired bootstrap over {drawn_over(seeds)}, the same images; Holm over these rows."
         )
     return (*notes, *([DRAWN_NOTE] if is_drawn(group) else []))
 
@@ -92,13 +97,12 @@ def _steps(run: Run, group: Group) -> dict[str, str]:
 
 
 def _difference(item: Comparison | None) -> tuple[str, ...]:
-    """The other way round than `compare` has it: the full method minus the row's."""
     if item is None:
         return ("", "", "", "")
     paired = item.paired
     return (
-        points(-paired.difference),
-        f"{points(-paired.high)} to {points(-paired.low)}",
+        points(paired.difference),
+        f"{points(paired.low)} to {points(paired.high)}",
         f"{paired.p_value:.3f}",
         f"{item.adjusted_p:.3f}",
     )

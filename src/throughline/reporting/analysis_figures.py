@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from throughline.analysis.records import Analysis, Buckets, Curve, Divergence, Mismatch
-from throughline.reporting.folds import KIND, WHOSE, by_state, last_of_unit, together
+from throughline.analysis.records import Analysis, Buckets, Divergence, Mismatch
+from throughline.reporting.folds import KIND, MEASURED, WHOSE, by_state, last_of_unit, mean_curves, together
 from throughline.reporting.plotting import COLOURS, DASHES, INK, MARKERS, Plot, house_style, legend_above, panels
 from throughline.reporting.summaries import METHOD_ORDER, in_order
 from throughline.training.methods import METHODS
@@ -60,25 +60,22 @@ def _probabilities(buckets: Sequence[Buckets], source: str, kind: str) -> Plot |
 def optimisation_figure(analysis: Analysis) -> Plot | None:
     """Class probability and loss by optimiser step, the methods on one axis: a panel per part; means over folds."""
     curves = [one for fold in analysis.folds for one in fold.curves]
-    what = [
-        (f"{title}: {part}", measure, part)
-        for title, measure in (("class probability", "class_probability"), ("loss, nats", "losses"))
-        for part in in_order((name for one in curves for name in getattr(one, measure)), ("label", "chain"))
-    ]
-    if not what:
+    lines = mean_curves(curves)
+    if not lines:
         return None
-    methods = in_order((one.method for one in curves), METHOD_ORDER)
+    kinds = list(dict.fromkeys((measure, part) for measure, part, _ in lines))
+    methods = in_order((method for *_, method in lines), METHOD_ORDER)
     rows: list[tuple[object, ...]] = []
     with house_style():
-        figure, places = panels(len(what), 2.6, columns=2)
-        for axes, (title, measure, part) in zip(places, what, strict=True):
+        figure, places = panels(len(kinds), 2.6, columns=2)
+        for axes, (measure, part) in zip(places, kinds, strict=True):
             for method in methods:
-                steps, values = _by_step([one for one in curves if one.method == method], measure, part)
-                if steps:
+                if (measure, part, method) in lines:
+                    steps, values = lines[measure, part, method]
                     style = {**_STYLES.get(method, _UNKNOWN), "markersize": 4, "markevery": max(1, len(steps) // 6)}
                     axes.plot(steps, values, linewidth=1.3, label=method, **style)
                     rows += [(measure, part, method, x, y) for x, y in zip(steps, values, strict=True)]
-            axes.set_title(title, fontsize=10)
+            axes.set_title(f"{MEASURED[measure]}: {part}", fontsize=10)
             if measure == "class_probability":
                 axes.set_ylim(0, 1)
         figure.supxlabel("optimiser step", fontsize=9)
@@ -114,7 +111,8 @@ def perplexity_figure(analysis: Analysis) -> Plot | None:
         places[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         places[0].set_ylabel("perplexity")
         legend_above(figure, places)
-    description = "Perplexity of teacher's and own chains by round of self-labelling"
+    whiskers = "95 % intervals over images" if len(analysis.folds) == 1 else "standard error over folds"
+    description = f"Perplexity of teacher's and own chains by round of self-labelling; whiskers: {whiskers}"
     columns = ("method", "chains", "round", "perplexity", "low", "high")
     return Plot("perplexity", description, figure, columns, tuple(rows))
 
@@ -183,19 +181,6 @@ def _points(found: Sequence[Mismatch], family: str) -> list[tuple[int, float, fl
             error = float(np.std([one.mean for one in ones]) / np.sqrt(len(ones)))
             points.append((number, middle, middle - error, middle + error))
     return points
-
-
-def _by_step(curves: Sequence[Curve], measure: str, part: str) -> tuple[list[int], list[float]]:
-    """The mean over units of what was logged at each step; steps that nobody logged are left out."""
-    logged: dict[int, list[float]] = {}
-    for one in curves:
-        for step, value in zip(one.steps, getattr(one, measure).get(part, ()), strict=False):
-            if value is not None:
-                logged.setdefault(step, []).append(value)
-    # units of unlike length would break the line where one of them ends: only steps that all of them have
-    count = max((len(values) for values in logged.values()), default=0)
-    steps = [step for step in sorted(logged) if len(logged[step]) == count]
-    return steps, [float(np.mean(logged[step])) for step in steps]
 
 
 def _is_family(method: str) -> bool:

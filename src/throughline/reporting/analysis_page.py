@@ -3,7 +3,7 @@ get it. Called by `page` and `side_by_side`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from throughline.reporting.analysis_tables import (
     divergence_table,
     entropy_table,
     mismatch_table,
+    optimisation_table,
     overlap_table,
     sensitivity_tables,
     top_tokens,
@@ -80,70 +81,125 @@ def find_analysis(run: Run) -> Found:
     return Found(analysis, tuple(notes))
 
 
-def analysis_sections(run: Run, found: Found) -> tuple[Section, ...]:
-    """All sections, in the order of the page."""
-    analysis = found.analysis
-    return (
-        _section(
-            run,
-            "rounds-expected",
-            "Rounds: what the weights make of the chains",
-            "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the "
-            "same texts throughout; own chains are other texts at each row: what those weights wrote themselves, as "
-            "far as it was accepted.",
-            () if analysis is None else _some(mismatch_table(analysis)),
-            () if analysis is None else _some(perplexity_figure(analysis)),
-        ),
-        _section(
-            run,
-            "optimisation",
-            "What training reached, step by step",
-            "Each method's own optimiser steps; methods with rounds go on from the weights of another method.",
-            (),
-            () if analysis is None else _some(optimisation_figure(analysis)),
-        ),
-        _section(
-            run,
-            "tokens",
-            "Token probabilities before and after",
-            "The probability that the weights give to each token that stands in the text, all tokens before it given.",
-            ()
-            if analysis is None
-            else (
-                *_some(beside_the_paper(analysis)),
-                *_some(context_table(analysis)),
-                *probability_tables(analysis),
-                *_some(own_moved_table(analysis)),
-            ),
-            () if analysis is None else probability_figures(analysis),
-        ),
-        _entropy(run, analysis),
-        _section(
-            run,
-            "domains",
-            "How far apart the domains are",
-            "In images, in chains, in the words that name classes and in those that do not.",
-            () if analysis is None else _some(divergence_table(analysis)),
-            () if analysis is None else _some(divergence_figure(analysis)),
-        ),
-        _section(
-            run,
-            "faithfulness",
-            "Does the conclusion depend on the chain",
-            "The class read behind a chain that lost a stage, has a stage of another image, or is of another image; "
-            "and with the image blanked or exchanged.",
-            () if analysis is None else variant_tables(analysis),
-            (),
-        ),
-        _section(
-            run,
-            "sensitivity",
-            "How much a setting matters",
-            "The rounds of this run; several runs that differ in one key of their configs show what that key is worth.",
-            () if analysis is None else sensitivity_tables(analysis),
-            (),
-        ),
+@dataclass(frozen=True)
+class Content:
+    """What stands in a section."""
+
+    tables: tuple[Table | None, ...] = ()
+    figures: tuple[Plot | None, ...] = ()
+    folded: tuple[tuple[str, tuple[Table, ...]], ...] = ()
+
+
+def analysis_sections(found: Found) -> tuple[Section, ...]:
+    """All sections, in the order of the page; one without anything says how it is measured."""
+    return tuple(_section(kind, found.analysis) for kind in _KINDS)
+
+
+def _section(kind: _Kind, analysis: Analysis | None) -> Section:
+    content = Content() if analysis is None else kind.content(analysis)
+    tables = tuple(table for table in content.tables if table is not None)
+    figures = tuple(plot for plot in content.figures if plot is not None)
+    missing = None if tables or figures else f"Not measured in this run: {ANALYZE} measures it."
+    return Section(kind.id, kind.title, kind.intro, tables, figures, content.folded, missing)
+
+
+def _rounds(analysis: Analysis) -> Content:
+    return Content((mismatch_table(analysis),), (perplexity_figure(analysis),))
+
+
+def _optimisation(analysis: Analysis) -> Content:
+    return Content((optimisation_table(analysis),), (optimisation_figure(analysis),))
+
+
+def _tokens(analysis: Analysis) -> Content:
+    tables = (
+        beside_the_paper(analysis),
+        context_table(analysis),
+        *probability_tables(analysis),
+        own_moved_table(analysis),
     )
+    return Content(tables, probability_figures(analysis))
+
+
+def _entropy(analysis: Analysis) -> Content:
+    folded = tuple(
+        (f"Tokens where the entropy fell most: {fold.name}", tuple(top_tokens(fold, table) for table in fold.entropy))
+        for fold in analysis.folds
+        if fold.entropy
+    )
+    return Content((entropy_table(analysis), overlap_table(analysis)), (), folded)
+
+
+def _domains(analysis: Analysis) -> Content:
+    return Content((divergence_table(analysis),), (divergence_figure(analysis),))
+
+
+def _faithfulness(analysis: Analysis) -> Content:
+    return Content(variant_tables(analysis))
+
+
+def _sensitivity(analysis: Analysis) -> Content:
+    return Content(sensitivity_tables(analysis))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is said above a section, and what fills it."""
+
+    id: str
+    title: str
+    intro: str
+    content: Callable[[Analysis], Content]
+
+
+_KINDS = (
+    _Kind(
+        "rounds-expected",
+        "Rounds: what the weights make of the chains",
+        "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the same texts "
+        "throughout; own chains are other texts at each row: what those weights wrote themselves, as far as it was "
+        "accepted.",
+        _rounds,
+    ),
+    _Kind(
+        "optimisation",
+        "What training reached, step by step",
+        "Each method's own optimiser steps; methods with rounds go on from the weights of another method.",
+        _optimisation,
+    ),
+    _Kind(
+        "tokens",
+        "Token probabilities before and after",
+        "The probability that the weights give to each token that stands in the text, all tokens before it given.",
+        _tokens,
+    ),
+    _Kind(
+        "entropy",
+        "Where the model became sure",
+        "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
+        _entropy,
+    ),
+    _Kind(
+        "domains",
+        "How far apart the domains are",
+        "In images, in chains, in the words that name classes and in those that do not.",
+        _domains,
+    ),
+    _Kind(
+        "faithfulness",
+        "Does the conclusion depend on the chain",
+        "The class read behind a chain that lost a stage, has a stage of another image, or is of another image; and "
+        "with the image blanked or exchanged.",
+        _faithfulness,
+    ),
+    _Kind(
+        "sensitivity",
+        "How much a setting matters",
+        "The rounds of this run; several runs that differ in their configs show what the keys in which they differ "
+        "are worth.",
+        _sensitivity,
+    ),
+)
 
 
 def shaded_data(analysis: Analysis | None) -> list[dict[str, Any]] | None:
@@ -167,44 +223,6 @@ def _shaded(fold: Fold) -> dict[str, Any]:
             for one in fold.shaded
         ],
     }
-
-
-def _entropy(run: Run, analysis: Analysis | None) -> Section:
-    folds: Sequence[Fold] = analysis.folds if analysis is not None else ()
-    folded = tuple(
-        (f"Tokens where the entropy fell most: {fold.name}", tuple(top_tokens(fold, table) for table in fold.entropy))
-        for fold in folds
-        if fold.entropy
-    )
-    tables = () if analysis is None else (*_some(entropy_table(analysis)), *_some(overlap_table(analysis)))
-    return _section(
-        run,
-        "entropy",
-        "Where the model became sure",
-        "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
-        tables,
-        (),
-        folded,
-    )
-
-
-def _section(
-    run: Run,
-    id: str,
-    title: str,
-    intro: str,
-    tables: tuple[Table, ...],
-    figures: tuple[Plot, ...],
-    folded: tuple[tuple[str, tuple[Table, ...]], ...] = (),
-) -> Section:
-    missing = None
-    if not tables and not figures:
-        missing = f"Not measured in this run: {ANALYZE} measures it."
-    return Section(id, title, intro, tables, figures, folded, missing)
-
-
-def _some(one: Any) -> tuple[Any, ...]:
-    return () if one is None else (one,)
 
 
 def _name(state: State) -> str:

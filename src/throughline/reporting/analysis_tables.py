@@ -6,16 +6,19 @@ import math
 
 from throughline.analysis.records import Analysis, EntropyTable, Fold, Sensitivity, Setting
 from throughline.reporting.folds import (
+    MEASURED,
     WHOSE,
     averaged,
     by_state,
     drawn_notes,
+    mean_curves,
     mean_of,
     several_folds,
     shown_token,
     together,
 )
 from throughline.reporting.published import PAPER, ROUNDS_NOTE, dataset_of
+from throughline.reporting.summaries import METHOD_ORDER, drawn_over, in_order
 from throughline.reporting.tables import Table
 
 
@@ -48,6 +51,27 @@ def mismatch_table(analysis: Analysis) -> Table | None:
             "Distance: Wasserstein, between the distributions of token probabilities of two successive states.",
             *drawn_notes(analysis),
         ),
+    )
+
+
+def optimisation_table(analysis: Analysis) -> Table | None:
+    """Class probability and loss of each method at its first logged step, in the middle and at the last."""
+    lines = mean_curves([one for fold in analysis.folds for one in fold.curves])
+    if not lines:
+        return None
+    order = in_order((method for *_, method in lines), METHOD_ORDER)
+    rows = []
+    kinds = list(dict.fromkeys((measure, part) for measure, part, _ in lines))
+    for measure, part, method in sorted(lines, key=lambda key: (kinds.index(key[:2]), order.index(key[2]))):
+        steps, values = lines[measure, part, method]
+        middle = len(steps) // 2
+        cells = (f"{values[place]:.3f} at {steps[place]}" for place in (0, middle, -1))
+        rows.append((f"{MEASURED[measure]}: {part}", method, *cells))
+    return Table(
+        title="What training reached, by optimiser step",
+        columns=("of the path", "method", "first logged, at step", "in the middle", "last"),
+        rows=tuple(rows),
+        notes=("Means over folds, on the batches trained on since the step logged before.", *drawn_notes(analysis)),
     )
 
 
@@ -207,11 +231,12 @@ def _sensitivity(analysis: Analysis, one: Sensitivity) -> Table:
     published = (ROUNDS_NOTE,) if one.setting == "rounds" and dataset_of(analysis.dataset) == "terraincognita" else ()
     return Table(
         title=f"{one.setting}: {first.method}, {first.answer} path",
-        columns=(one.setting, "runs", "accuracy, %", "against", "points", "p"),
+        columns=(one.setting, "units", "accuracy, %", "against", "points", "p"),
         rows=tuple(_setting(row) for row in one.rows),
         notes=(
-            "Runs: targets times seeds. Accuracy with its bootstrap interval over seeds and images; points: paired, on "
-            "the same images.",
+            "Units: targets times seeds. Accuracy with its bootstrap interval over "
+            f"{drawn_over(len({fold.seed for fold in analysis.folds}))}; points: paired, on the same images; p "
+            "uncorrected.",
             *published,
             *drawn_notes(analysis),
         ),
@@ -221,7 +246,7 @@ def _sensitivity(analysis: Analysis, one: Sensitivity) -> Table:
 def _setting(row: Setting) -> tuple[str, ...]:
     return (
         row.value,
-        str(row.runs),
+        str(row.units),
         averaged([row.accuracy], 1, 100),
         row.against or "",
         averaged([row.points], sign="+") if row.points is not None else "",

@@ -11,9 +11,10 @@ import numpy as np
 
 from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
 from throughline.errors import ThroughlineError
+from throughline.reporting.analysis_tables import divergence_table
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import ANSWER_ORDER, CorrectAnswers, groups, in_order
-from throughline.reporting.tables import Table, results_table, to_markdown
+from throughline.reporting.tables import results_table, to_markdown
 
 BESIDE = ("zero_shot", "cls")
 """Methods that are shown beside the model's own, where the run has them."""
@@ -55,7 +56,8 @@ def chains_section(folder: Path, images: str) -> str:
     analysis = read_analysis(folder / FILE)
     if analysis is None:
         raise ThroughlineError("this run was not analysed", folder, f"throughline analyze {folder}")
-    return "\n\n".join(["## Measured", *_foreign(analysis), *_apart(analysis)])
+    apart = divergence_table(analysis)
+    return "\n\n".join(["## Measured", *_foreign(analysis), *([to_markdown(apart)] if apart else [])])
 
 
 def _require_same_images(run: Run, images: str) -> None:
@@ -89,24 +91,3 @@ def _foreign(analysis: Analysis) -> list[str]:
     own = f"; on chains of its own {np.mean(by_source['self']):.2f}" if by_source["self"] else ""
     teacher = f"{np.mean(by_source['teacher']):.2f}"
     return [f"Perplexity of {analysis.model}, untrained, on these chains: {teacher}{own}."]
-
-
-def _apart(analysis: Analysis) -> list[str]:
-    rows = tuple(
-        (
-            one.of,
-            one.encoder,
-            f"{one.mean:.3f}",
-            f"{np.mean([pair.expected for pair in one.pairs]):.3f}",
-            f"{sum(pair.p_value < 0.05 for pair in one.pairs)} of {len(one.pairs)}",
-        )
-        for one in analysis.divergence
-    )
-    if not rows:
-        return []
-    notes = (
-        "Squared distance of domain means (linear MMD²), rows of unit length, mean over pairs of domains; by chance: "
-        f"over {analysis.divergence[0].permutations} permutations.",
-    )
-    columns = ("of", "encoder", "distance", "by chance", "pairs with p < 0.05")
-    return [to_markdown(Table("Distance between domains", columns, rows, notes))]

@@ -23,7 +23,8 @@ from throughline.reporting.answers import UnitAnswers
 from throughline.reporting.plotting import COLOURS, DASHES, INK, MARKERS, Plot, house_style, legend_above, panels
 from throughline.reporting.tables import MISSING, Table
 
-BINS = 10
+BINS = 15
+"""Of the reliability diagram and of the calibration error beside it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def confidence_table(found: Sequence[Confidence]) -> Table | None:
         curve = one.curve
         ece = None
         if one.confidence is not None and one.correct is not None:
-            ece = expected_calibration_error(one.confidence, one.correct)
+            ece = expected_calibration_error(one.confidence, one.correct, BINS)
         point = one.agreement
         beside = curve.risk_at(point.coverage) if curve is not None and point is not None else None
         rows.append(
@@ -100,8 +101,8 @@ def confidence_table(found: Sequence[Confidence]) -> Table | None:
         columns=(
             "method",
             "answers",
-            "ECE",
-            "AURC",
+            "calibration error (ECE)",
+            "area under risk–coverage (AURC)",
             "error, all answered",
             "answered where paths agree",
             "error there",
@@ -109,8 +110,9 @@ def confidence_table(found: Sequence[Confidence]) -> Table | None:
         ),
         rows=tuple(rows),
         notes=(
-            "All in percent; targets and seeds together, every answer with the same weight. ECE: 15 bins of equal "
-            "width. AURC: error of the likelihood path, averaged over all coverages; lower is better.",
+            f"All in percent; targets and seeds together, every answer with the same weight. ECE, expected calibration "
+            f"error: mean gap between confidence and share right, {BINS} bins of equal width. AURC, area under the "
+            "risk–coverage curve: error of the likelihood path, averaged over all coverages. Lower is better in both.",
             "Two ways to abstain: answer only where label and reasoning path name one class, or answer only the images "
             "that the likelihood path is most confident of. The last two columns compare them at the same coverage.",
         ),

@@ -10,14 +10,21 @@ from matplotlib.figure import Figure
 
 from throughline.reporting.plotting import COLOURS, DASHES, INK, MARKERS, Plot, house_style, legend_above, panels
 from throughline.reporting.runs import LossPoint, Run
-from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, in_order
+from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, describe, in_order
+from throughline.reporting.tables import Table
+from throughline.training.methods import METHODS
+
+ByRound = list[tuple[int, float]]
+"""Rounds with a share each."""
 
 _LOSS_STYLES = {"label": (COLOURS[0], "-"), "chain": (COLOURS[1], "--"), "loss": (COLOURS[6], "-")}
 
 
-def accuracy_figure(summaries: Mapping[str, Sequence[MethodSummary]]) -> Plot | None:
-    """Horizontal bars of Avg per method, one bar per answer path in `summaries`; whiskers are the 95 %
-    interval, or the standard error where there is none. None when no method has an Avg."""
+def accuracy_figure(
+    summaries: Mapping[str, Sequence[MethodSummary]], name: str = "accuracy", series: str = "{} path"
+) -> Plot | None:
+    """Horizontal bars of Avg per method, one bar per answer path (or run) in `summaries`, called as `series` has it;
+    whiskers are the 95 % interval, or the standard error where there is none. None when no method has an Avg."""
     rows = {
         answer: {row.method: row for row in found if row.average is not None} for answer, found in summaries.items()
     }
@@ -31,75 +38,80 @@ def accuracy_figure(summaries: Mapping[str, Sequence[MethodSummary]]) -> Plot | 
         figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(methods) * (0.4 + len(shown) * 0.6)), layout="constrained")
         axes = figure.subplots()
         for number, answer in enumerate(shown):
-            places, values, errors = [], [], []
-            for place, method in enumerate(methods):
-                row = rows[answer].get(method)
-                if row is None or row.average is None:
-                    continue
-                mean = row.average.mean
-                low, high = (
-                    (row.interval.low, row.interval.high)
-                    if row.interval
-                    else (mean - row.average.error, mean + row.average.error)
-                )
-                places.append(place + (number - (len(shown) - 1) / 2) * height)
-                values.append(100 * mean)
-                errors.append((100 * max(0.0, mean - low), 100 * max(0.0, high - mean)))
-                drawn.append((answer, method, mean, low, high))
+            ours = [rows[answer][method] for method in methods if method in rows[answer]]
+            values = np.array([_with_whisker(row) for row in ours])  # (methods, [mean, low, high])
+            means, lows, highs = 100 * values.T
+            places = [methods.index(row.method) + (number - (len(shown) - 1) / 2) * height for row in ours]
             axes.barh(
-                places, values, height=height * 0.9, color=COLOURS[number], label=f"{answer} path",
-                xerr=np.array(errors).T, error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
+                places, means, height=height * 0.9, color=COLOURS[number], label=series.format(answer),
+                xerr=np.clip([means - lows, highs - means], 0, None),
+                error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
             )  # fmt: skip
+            drawn += [(answer, row.method, *map(float, value)) for row, value in zip(ours, values, strict=True)]
         axes.set_yticks(range(len(methods)), methods)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("accuracy, mean over targets (%)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(shown))
-    description = "Accuracy of each method, averaged over the held-out domains"
-    columns = ("answer", "method", "accuracy", "low", "high")
-    return Plot("accuracy", description, figure, columns, tuple(drawn))
+    description = f"Accuracy of each method, averaged over the held-out domains; {_whiskers(rows)}"
+    columns = ("series", "method", "accuracy", "low", "high")
+    return Plot(name, description, figure, columns, tuple(drawn))
+
+
+def _with_whisker(row: MethodSummary) -> tuple[float, float, float]:
+    """Mean and the ends of its whisker, as shares."""
+    assert row.average is not None
+    mean, error = row.average.mean, row.average.error
+    return (mean, row.interval.low, row.interval.high) if row.interval else (mean, mean - error, mean + error)
+
+
+def _whiskers(rows: Mapping[str, Mapping[str, MethodSummary]]) -> str:
+    with_interval = {row.interval is not None for found in rows.values() for row in found.values()}
+    if with_interval == {True}:
+        return "whiskers: 95 % intervals"
+    if with_interval == {False}:
+        return "whiskers: standard error over seeds"
+    return "whiskers: 95 % intervals, or standard error over seeds where predictions are missing"
 
 
 def rounds_figure(run: Run, group: Group, split: str) -> Plot | None:
     """Left, accuracy after each self-labelling round (mean over targets and seeds) per method and answer
-    path; right, share of sampled chains accepted in each round. None when the run has no rounds."""
-    lines = [line for line in run.results if group.holds(line) and line.round is not None and line.split == split]
-    acceptance = _acceptance(run, group)
-    if not lines and not acceptance:
+    path, from the method that the rounds start from; right, share of sampled chains accepted in each round. None when
+    the run has no rounds."""
+    accuracy, acceptance = _accuracy_by_round(run, group, split), _acceptance(run, group)
+    if not accuracy and not acceptance:
         return None
-    methods = in_order([*(line.method for line in lines), *acceptance], METHOD_ORDER)
+    methods = in_order([*(method for method, _ in accuracy), *acceptance], METHOD_ORDER)
     drawn: list[tuple[object, ...]] = []
     with house_style():
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         for number, method in enumerate(methods):
             style: dict[str, Any] = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8]}
-            answers = in_order((line.answer for line in lines if line.method == method), ("label", "reasoning"))
+            answers = in_order((answer for name, answer in accuracy if name == method), ("label", "reasoning"))
             for place, answer in enumerate(answers):
-                by_round: dict[int, list[float]] = {}
-                for line in lines:
-                    if (line.method, line.answer) == (method, answer) and line.round is not None:
-                        by_round.setdefault(line.round, []).append(100 * line.accuracy)
-                means = [float(np.mean(by_round[r])) for r in sorted(by_round)]
-                dash = DASHES[place % 3]
-                drawn += [(method, answer, r, m / 100, None) for r, m in zip(sorted(by_round), means, strict=True)]
-                left.plot(sorted(by_round), means, linestyle=dash, label=f"{method}, {answer}", **style)
-            accepted = acceptance.get(method, {})
-            if accepted:
-                shares = [100 * float(np.mean(accepted[r])) for r in sorted(accepted)]
-                drawn += [(method, None, r, None, s / 100) for r, s in zip(sorted(accepted), shares, strict=True)]
-                right.plot(sorted(accepted), shares, label=method, **style)
-        for axes, label in ((left, "accuracy (%)"), (right, "chains accepted (%)")):
-            axes.set_xlabel("round of self-labelling")
-            axes.set_ylabel(label)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
-            else:
-                axes.text(0.5, 0.5, "no data", ha="center", transform=axes.transAxes)
+                found = accuracy[method, answer]
+                left.plot(*_percent(found), linestyle=DASHES[place % 3], label=f"{method}, {answer}", **style)
+                drawn += [(method, answer, number, share, None) for number, share in found]
+            if method in acceptance:
+                right.plot(*_percent(acceptance[method]), label=method, **style)
+                drawn += [(method, None, number, None, share) for number, share in acceptance[method]]
+        _finish_rounds(left, "accuracy (%)")
+        _finish_rounds(right, "chains accepted (%)")
         right.set_ylim(0, 100)
+    description = "Accuracy (round 0: where the rounds start) and acceptance over the rounds of self-labelling"
     columns = ("method", "answer", "round", "accuracy", "accepted")
-    return Plot("rounds", "Accuracy and acceptance over the rounds of self-labelling", figure, columns, tuple(drawn))
+    return Plot("rounds", description, figure, columns, tuple(drawn))
+
+
+def _finish_rounds(axes: Any, label: str) -> None:
+    axes.set_xlabel("round of self-labelling")
+    axes.set_ylabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "no data", ha="center", transform=axes.transAxes)
 
 
 def loss_figure(run: Run, group: Group) -> Plot | None:
@@ -126,10 +138,46 @@ def loss_figure(run: Run, group: Group) -> Plot | None:
     return Plot("loss", "Training loss of each method over its optimiser steps", figure, columns, tuple(drawn))
 
 
+def loss_table(run: Run, group: Group) -> Table | None:
+    """First and last logged loss of each stage of each method, by part; means over units. None when nothing was
+    trained."""
+    found: dict[tuple[str, str, str], list[tuple[float, float, int]]] = {}
+    for name, method in _methods_of_units(run, group).items():
+        for stage, points in _stages(run.units[name].training):
+            for part in _parts(points):
+                held = [value for value in (_loss(point, part) for point in points) if value is not None]
+                found.setdefault((method, stage, part), []).append((held[0], held[-1], points[-1].step))
+    if not found:
+        return None
+    order = in_order((method for method, *_ in found), METHOD_ORDER)
+    rows = []
+    for key in sorted(found, key=lambda key: order.index(key[0])):
+        first, last, steps = np.mean(found[key], axis=0)
+        rows.append((*key, str(len(found[key])), f"{steps:.0f}", f"{first:.3f}", f"{last:.3f}"))
+    columns = ("method", "stage", "part", "units", "steps", "first logged, nats", "last logged, nats")
+    note = "Loss of the batches since the step logged before, mean over units; own chains of a round are new texts."
+    return Table(f"{describe(group)} · training loss", columns, tuple(rows), (note,))
+
+
+def _stages(points: Sequence[LossPoint]) -> list[tuple[str, list[LossPoint]]]:
+    """The points of each stage and round, in their order, under its name."""
+    found: dict[str, list[LossPoint]] = {}
+    for point in points:
+        found.setdefault(point.stage, []).append(point)
+    return list(found.items())
+
+
+def _parts(points: Sequence[LossPoint]) -> tuple[str, ...]:
+    return in_order((name for point in points for name in point.losses), ("label", "chain")) or ("loss",)
+
+
+def _loss(point: LossPoint, part: str) -> float | None:
+    return point.loss if part == "loss" else point.losses.get(part)
+
+
 def _draw_losses(axes: Any, points: Sequence[LossPoint]) -> list[tuple[str, int, float]]:
     """Stages follow each other on one axis, though each counts its steps from the start. Gives what was drawn."""
     drawn: list[tuple[str, int, float]] = []
-    parts = in_order((name for point in points for name in point.losses), ("label", "chain")) or ("loss",)
     xs: list[int] = []
     begun, offset = points[0], 0
     for number, point in enumerate(points):
@@ -137,27 +185,55 @@ def _draw_losses(axes: Any, points: Sequence[LossPoint]) -> list[tuple[str, int,
             offset, begun = xs[number - 1], point
             axes.axvline(offset, color=INK, linewidth=0.6, linestyle=":", alpha=0.5)
         xs.append(offset + point.step)
-    for place, part in enumerate(parts):
-        held = [
-            (x, point.loss if part == "loss" else point.losses[part])
-            for x, point in zip(xs, points, strict=True)
-            if part == "loss" or part in point.losses
-        ]
+    for place, part in enumerate(_parts(points)):
+        logged = [(x, _loss(point, part)) for x, point in zip(xs, points, strict=True)]
+        held = [(x, loss) for x, loss in logged if loss is not None]
         colour, dash = _LOSS_STYLES.get(part, (COLOURS[(place + 2) % 8], ":"))
         axes.plot(*zip(*held, strict=True), color=colour, linestyle=dash, linewidth=1.1, alpha=0.8, label=part)
         drawn += [(part, x, loss) for x, loss in held]
     return drawn
 
 
-def _acceptance(run: Run, group: Group) -> dict[str, dict[int, list[float]]]:
-    """Accepted shares per method and round, one entry per unit."""
+def _accuracy_by_round(run: Run, group: Group, split: str) -> dict[tuple[str, str], ByRound]:
+    """By method with rounds and answer path; 0 is the method that they start from, on the targets and seeds that have
+    rounds."""
+    lines = [line for line in run.results if group.holds(line) and line.split == split]
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    started: dict[tuple[str, str], set[tuple[str, int]]] = {}
+    for line in lines:
+        if line.round is not None:
+            by_round = found.setdefault((line.method, line.answer), {})
+            by_round.setdefault(line.round, []).append(line.accuracy)
+            started.setdefault((line.method, line.answer), set()).add((line.target, line.seed))
+    for (method, answer), by_round in found.items():
+        start = METHODS[method].starts_from if method in METHODS else None
+        before = [
+            line.accuracy
+            for line in lines
+            if (line.method, line.answer, line.round) == (start, answer, None)
+            and (line.target, line.seed) in started[method, answer]
+        ]
+        if before and len(before) == len(started[method, answer]):
+            by_round[0] = before
+    return {key: _means(by_round) for key, by_round in found.items()}
+
+
+def _acceptance(run: Run, group: Group) -> dict[str, ByRound]:
+    """Accepted share by method and round, the mean over units."""
     found: dict[str, dict[int, list[float]]] = {}
     for name, method in _methods_of_units(run, group).items():
         for line in run.units[name].rounds:
             if line.sampled:
-                shares = found.setdefault(method, {}).setdefault(line.round, [])
-                shares.append(line.accepted / line.sampled)
-    return found
+                found.setdefault(method, {}).setdefault(line.round, []).append(line.accepted / line.sampled)
+    return {method: _means(by_round) for method, by_round in found.items()}
+
+
+def _means(by_round: Mapping[int, Sequence[float]]) -> ByRound:
+    return [(number, float(np.mean(by_round[number]))) for number in sorted(by_round)]
+
+
+def _percent(found: ByRound) -> tuple[list[int], list[float]]:
+    return [number for number, _ in found], [100 * share for _, share in found]
 
 
 def _methods_of_units(run: Run, group: Group) -> dict[str, str]:

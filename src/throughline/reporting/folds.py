@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from throughline.analysis.records import Analysis, Estimate, State
+from throughline.analysis.records import Analysis, Curve, Estimate, State
 from throughline.metrics.intervals import mean_and_error
-from throughline.reporting.summaries import METHOD_ORDER
+from throughline.reporting.summaries import METHOD_ORDER, in_order
 from throughline.reporting.tables import DRAWN_NOTE, MISSING
 from throughline.reporting.untrusted import visible
 
@@ -60,6 +60,32 @@ def together(found: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, lis
     for one in found:
         grouped.setdefault(key(one), []).append(one)
     return grouped
+
+
+MEASURED = {"class_probability": "class probability", "losses": "loss, nats"}
+"""What a `Curve` has by optimiser step."""
+
+
+def mean_curves(curves: Sequence[Curve]) -> dict[tuple[str, str, str], tuple[list[int], list[float]]]:
+    """Steps and values by (measure, part, method), the mean over units; in the order in which they are shown.
+
+    Units of unlike length would break the line where one of them ends: only steps that all of them have.
+    """
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for measure in MEASURED:
+        for part in in_order((name for one in curves for name in getattr(one, measure)), ("label", "chain")):
+            for one in curves:
+                logged = found.setdefault((measure, part, one.method), {})
+                for step, value in zip(one.steps, getattr(one, measure).get(part, ()), strict=False):
+                    if value is not None:
+                        logged.setdefault(step, []).append(value)
+    means = {}
+    for key, logged in found.items():
+        most = max(map(len, logged.values()), default=0)
+        steps = [step for step in sorted(logged) if len(logged[step]) == most]
+        if steps:
+            means[key] = (steps, [math.fsum(logged[step]) / most for step in steps])
+    return means
 
 
 def by_state(found: Iterable[Measured]) -> dict[str, list[Measured]]:

@@ -15,7 +15,7 @@ from throughline.reporting.analysis_page import analysis_sections, find_analysis
 from throughline.reporting.answers import read_answers
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
-from throughline.reporting.figures import accuracy_figure, loss_figure, rounds_figure
+from throughline.reporting.figures import accuracy_figure, loss_figure, loss_table, rounds_figure
 from throughline.reporting.gallery import Gallery, gallery_data, make_gallery
 from throughline.reporting.plotting import Plot, write_figures
 from throughline.reporting.published import published_ablation, published_methods
@@ -61,6 +61,7 @@ class Part:
     tables: tuple[Table, ...]
     comparisons: tuple[Table, ...]
     rounds: Table | None
+    loss: Table | None
     confidence: Table | None
     figures: Mapping[str, Plot]
     confusion_figures: tuple[Plot, ...]
@@ -95,7 +96,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         for number, group in enumerate(found)
     ]
     analysed = find_analysis(run)
-    sections = analysis_sections(run, analysed)
+    sections = analysis_sections(analysed)
     plots = [plot for part in parts for plot in (*part.figures.values(), *part.confusion_figures)]
     plots += [plot for section in sections for plot in section.figures]
     shaded = shaded_data(analysed.analysis)
@@ -112,7 +113,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         "contradictions": contradictions(run, correct),
         "environment": flat(run.environment),
     }
-    scripts = ("common.js", "gallery.js", "shading.js", "confusion.js")
+    scripts = ("scrolling.js", "common.js", "gallery.js", "shading.js", "confusion.js")
     return render_page("page.html.jinja", scripts, ("page.css", "report.css"), shown)
 
 
@@ -177,6 +178,7 @@ def _part(run: Run, group: Group, correct: CorrectAnswers, images_root: Path | N
             comparison_table(correct, group, answer, methods, baseline) for answer in answers if baseline
         ),
         rounds=rounds_table(run, group),
+        loss=loss_table(run, group),
         confidence=confidence_table(sure),
         figures={name: _named(plot, suffix) for name, plot in figures.items() if plot is not None},
         confusion_figures=tuple(_named(plot, suffix) for plot in confusion_figures(mixed)),

@@ -4,17 +4,20 @@ the same images, and every analysis beside those of the others. Called by the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from throughline.files import write_atomically
+from throughline.metrics.intervals import bootstrap_generator
 from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis
 from throughline.reporting.answers import read_answers
 from throughline.reporting.confidence import confidence_table, confidences
+from throughline.reporting.figures import accuracy_figure
 from throughline.reporting.page import flat
+from throughline.reporting.plotting import Plot, laid_out
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.summaries import (
@@ -26,12 +29,12 @@ from throughline.reporting.summaries import (
     Group,
     MethodSummary,
     describe,
+    drawn_over,
     groups,
     in_order,
     summarise,
 )
 from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
-from throughline.seeding import generator
 
 FILE = "side-by-side.html"
 
@@ -52,8 +55,11 @@ def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> P
     path = (folder or folders[0] / "report") / FILE
     columns = columns_of(runs)
     sections = {
-        name: analysis_sections(run, find_analysis(run)) for name, run in zip(names_of(folders), runs, strict=True)
+        name: _numbered(analysis_sections(find_analysis(run)), number)
+        for number, (name, run) in enumerate(zip(names_of(folders), runs, strict=True), start=1)
     }
+    accuracies = joint_figures(columns)
+    plots = [*accuracies, *(plot for found in sections.values() for one in found for plot in one.figures)]
     confidence = {
         column.name: confidence_table(confidences(read_answers(column.run, column.group))) for column in columns
     }
@@ -61,15 +67,17 @@ def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> P
         "names": list(sections),
         "about": about_table(columns),
         "settings": settings_table(names_of(folders), runs),
+        "accuracies": accuracies,
         "joint": joint_tables(columns),
         "differences": difference_tables(columns),
         "confidence": {name: table for name, table in confidence.items() if table is not None},
         "sections": _by_section(sections),
+        "svg": {plot.name: laid_out(plot).svg() for plot in plots},
         "drawn": any(is_drawn(column.group) for column in columns),
         "drawn_note": DRAWN_NOTE,
         "faults": {name: run.faults for name, run in zip(sections, runs, strict=True) if run.faults},
     }
-    write_atomically(path, render_page("side_by_side.html.jinja", (), ("page.css", "report.css"), shown))
+    write_atomically(path, render_page("side_by_side.html.jinja", ("scrolling.js",), ("page.css", "report.css"), shown))
     return path
 
 
@@ -128,17 +136,49 @@ def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
 
 def joint_tables(columns: Sequence[Column], split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
     """One per answer path: methods × runs, Avg in percent with its interval where there is one."""
-    lines = [line for column in columns for line in column.run.results if line.round is None]
-    measured = in_order((line.split for line in lines), SPLIT_ORDER)
-    chosen = split if split in measured else next(iter(measured), split)
+    chosen = _split(columns, split)
     tables = []
-    for path in in_order((line.answer for line in lines), ANSWER_ORDER):
+    for path in _answers(columns):
         if answer in {None, path}:
-            summaries = [
-                {row.method: row for row in summarise(c.run, c.group, chosen, path, c.correct)} for c in columns
-            ]
+            summaries = [{row.method: row for row in rows} for rows in _summaries(columns, chosen, path).values()]
             tables.append(_joint(columns, summaries, path, chosen))
     return tuple(tables)
+
+
+def joint_figures(columns: Sequence[Column]) -> tuple[Plot, ...]:
+    """One per answer path: a bar per method and run."""
+    chosen = _split(columns, "all")
+    drawn = (
+        accuracy_figure(_summaries(columns, chosen, path), name=f"accuracy-{path}", series="{}")
+        for path in _answers(columns)
+    )
+    return tuple(
+        replace(plot, description=f"{path} path: {plot.description}")
+        for path, plot in zip(_answers(columns), drawn, strict=True)
+        if plot is not None
+    )
+
+
+def _split(columns: Sequence[Column], wanted: str) -> str:
+    """The split that is wanted, or else the first that was measured."""
+    measured = in_order((line.split for c in columns for line in c.run.results if line.round is None), SPLIT_ORDER)
+    return wanted if wanted in measured else next(iter(measured), wanted)
+
+
+def _answers(columns: Sequence[Column]) -> tuple[str, ...]:
+    return in_order((line.answer for c in columns for line in c.run.results if line.round is None), ANSWER_ORDER)
+
+
+def _summaries(columns: Sequence[Column], split: str, answer: str) -> dict[str, tuple[MethodSummary, ...]]:
+    return {c.name: summarise(c.run, c.group, split, answer, c.correct) for c in columns}
+
+
+def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
+    """With figures named after the run's place: two figures of one page need names of their own."""
+    return tuple(
+        replace(one, figures=tuple(replace(plot, name=f"{plot.name}-{number}") for plot in one.figures))
+        for one in sections
+    )
 
 
 def difference_tables(columns: Sequence[Column], answer: str | None = None) -> tuple[Table, ...]:
@@ -161,7 +201,8 @@ def _joint(
         rows=rows,
         notes=(
             "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets "
-            "the 95 % interval over seeds and images. Runs of different domains or images are not comparable.",
+            f"the 95 % interval over {drawn_over(_seeds(columns))}. Runs of different domains or images are not "
+            "comparable.",
             *_drawn(columns),
         ),
     )
@@ -178,9 +219,7 @@ def _differences(columns: Sequence[Column], answer: str) -> Table | None:
             ours = other.correct.of(other.group, method, answer)
             theirs = first.correct.of(first.group, method, answer)
             if _same_images(ours, theirs):
-                found[method, other.name] = paired_difference(
-                    _vectors(ours), _vectors(theirs), generator(0, "report side by side", other.name, method, answer)
-                )
+                found[method, other.name] = paired_difference(_vectors(ours), _vectors(theirs), bootstrap_generator())
     if not found:
         return None
     adjusted = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
@@ -193,8 +232,8 @@ def _differences(columns: Sequence[Column], answer: str) -> Table | None:
         columns=("method", *(other.name for other in others)),
         rows=rows,
         notes=(
-            "Points with 95 % interval: paired bootstrap over seeds and images, on the same images; p after Holm, over "
-            "the cells of this table.",
+            f"Points with 95 % interval: paired bootstrap over {drawn_over(_seeds(columns))}, on the same images; p "
+            "after Holm, over the cells of this table.",
             *_drawn(columns),
         ),
     )
@@ -214,13 +253,18 @@ def _by_section(sections: Mapping[str, Sequence[Section]]) -> list[tuple[Section
     """The sections in their order, each with every run's own; those that no run has are left out."""
     first = next(iter(sections.values()))
     joined = [(one, [(name, found[place]) for name, found in sections.items()]) for place, one in enumerate(first)]
-    return [(one, found) for one, found in joined if any(own.tables for _, own in found)]
+    return [(one, found) for one, found in joined if any(own.tables or own.figures for _, own in found)]
 
 
 def _difference(item: PairedDifference | None, adjusted: float | None) -> str:
     if item is None or adjusted is None:
         return MISSING
     return f"{points(item.difference)} ({points(item.low)} to {points(item.high)}), p {adjusted:.3f}"
+
+
+def _seeds(columns: Sequence[Column]) -> int:
+    """Of the run that has most."""
+    return max(column.correct.seeds(column.group) for column in columns)
 
 
 def _drawn(columns: Sequence[Column]) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ from throughline.files import canonical_json
 from throughline.metrics.intervals import (
     Interval,
     MeanError,
+    bootstrap_generator,
     hierarchical_bootstrap,
     mean_and_error,
 )
 from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.reporting.runs import ResultLine, Run
-from throughline.seeding import generator
 
 METHOD_ORDER = (
     "zero_shot",
@@ -70,11 +70,11 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the baseline on the runs that both have, with Holm's correction over the methods."""
+    """A method minus a baseline on the units that both have, with Holm's correction over the pairs compared."""
 
     method: str
     baseline: str
-    runs: int
+    units: int
     paired: PairedDifference
     adjusted_p: float
 
@@ -99,6 +99,10 @@ class CorrectAnswers:
                 if samples:
                     found[line.target, line.seed] = samples
         return found
+
+    def seeds(self, group: Group) -> int:
+        """How many seeds its results are of."""
+        return len({line.seed for line in self._run.results if group.holds(line)})
 
     def _unit(self, name: str) -> dict[str, dict[str, bool]]:
         if name not in self._by_unit:
@@ -146,7 +150,7 @@ def summarise(
         }
         interval = None
         if correct is not None and split == "all" and set(cells) == set(targets):
-            interval = _interval(correct.of(group, method, answer), set(targets), method, answer)
+            interval = _interval(correct.of(group, method, answer), set(targets))
         rows.append(
             MethodSummary(
                 method=method,
@@ -167,27 +171,19 @@ def target_names(run: Run, group: Group) -> tuple[str, ...]:
 
 
 def compare(
-    correct: CorrectAnswers, group: Group, answer: str, methods: Iterable[str], baseline: str
+    correct: CorrectAnswers, group: Group, answer: str, pairs: Iterable[tuple[str, str]]
 ) -> tuple[Comparison, ...]:
-    """Every method against the baseline on the (target, seed) pairs and samples that both answered."""
-    reference = correct.of(group, baseline, answer)
-    found: list[tuple[str, int, PairedDifference]] = []
-    for method in methods:
-        ours = correct.of(group, method, answer)
+    """Every (method, baseline) on the (target, seed) units and samples that both answered."""
+    found: list[tuple[str, str, int, PairedDifference]] = []
+    for method, baseline in pairs:
+        ours, reference = (correct.of(group, name, answer) for name in (method, baseline))
         shared = {key for key in ours.keys() & reference.keys() if ours[key].keys() == reference[key].keys()}
         if method == baseline or not shared or not _aligned(ours, shared):
             continue
-        difference = paired_difference(
-            _vectors(ours, shared),
-            _vectors(reference, shared),
-            generator(0, "report comparison", method, baseline, answer),
-        )
-        found.append((method, len(shared), difference))
-    adjusted = holm([difference.p_value for _, _, difference in found])
-    return tuple(
-        Comparison(method, baseline, runs, difference, p_value)
-        for (method, runs, difference), p_value in zip(found, adjusted, strict=True)
-    )
+        difference = paired_difference(_vectors(ours, shared), _vectors(reference, shared), bootstrap_generator())
+        found.append((method, baseline, len(shared), difference))
+    adjusted = holm([difference.p_value for *_, difference in found])
+    return tuple(Comparison(*one, p_value) for one, p_value in zip(found, adjusted, strict=True))
 
 
 def contradictions(run: Run, correct: CorrectAnswers) -> tuple[str, ...]:
@@ -203,6 +199,11 @@ def contradictions(run: Run, correct: CorrectAnswers) -> tuple[str, ...]:
                 f"predictions say {sum(samples.values())} of {len(samples)}"
             )
     return tuple(found)
+
+
+def drawn_over(seeds: int) -> str:
+    """What a bootstrap interval of so many seeds speaks of."""
+    return "seeds and images" if seeds > 1 else "images only, one seed"
 
 
 def describe(group: Group) -> str:
@@ -233,10 +234,10 @@ def _average(lines: list[ResultLine], cells: Mapping[str, Any], targets: tuple[s
     return MeanError(mean=float(np.mean([cells[t].mean for t in targets])), error=0.0, count=1)
 
 
-def _interval(answers: Answers, targets: set[str], method: str, answer: str) -> Interval | None:
+def _interval(answers: Answers, targets: set[str]) -> Interval | None:
     if {target for target, _ in answers} != targets or not _aligned(answers, set(answers)):
         return None
-    return hierarchical_bootstrap(_vectors(answers, set(answers)), generator(0, "report interval", method, answer))
+    return hierarchical_bootstrap(_vectors(answers, set(answers)), bootstrap_generator())
 
 
 def _aligned(answers: Answers, keys: set[tuple[str, int]]) -> bool:

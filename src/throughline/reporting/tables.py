@@ -24,6 +24,7 @@ from throughline.reporting.summaries import (
     MethodSummary,
     compare,
     describe,
+    drawn_over,
     in_order,
     summarise,
     target_names,
@@ -64,16 +65,16 @@ def comparison_table(
     correct: CorrectAnswers, group: Group, answer: str, methods: Iterable[str], baseline: str
 ) -> Table | None:
     """Paired differences from `baseline` in percentage points on the `all` split; None without any pair."""
-    found = compare(correct, group, answer, methods, baseline)
+    found = compare(correct, group, answer, [(method, baseline) for method in methods])
     if not found:
         return None
     return Table(
         title=f"{describe(group)} · {answer} path · difference from {baseline}, split all",
-        columns=("method", "points", "95 % interval", "p", "p, Holm", "runs"),
+        columns=("method", "points", "95 % interval", "p", "p, Holm", "units"),
         rows=tuple(_comparison_row(item) for item in found),
         notes=(
-            "Paired bootstrap over seeds within targets and over images, the same images for every seed; "
-            "targets fixed, 2,000 draws. Holm's correction is over the rows of this table.",
+            f"Paired bootstrap over {drawn_over(correct.seeds(group))}, the same images for every seed; targets fixed, "
+            "2,000 draws. Holm's correction is over the rows of this table. Units: targets times seeds.",
             *([DRAWN_NOTE] if is_drawn(group) else []),
         ),
     )
@@ -209,8 +210,7 @@ def _notes(
     if split == "in":
         notes.append("Split in: the 80 % of the target that DomainBed reports.")
     if with_interval:
-        seed_part = "seeds and images" if seeds > 1 else "images only, one seed"
-        notes.append(f"Interval: hierarchical bootstrap over {seed_part}; the targets are fixed.")
+        notes.append(f"Interval: hierarchical bootstrap over {drawn_over(seeds)}; the targets are fixed.")
     if is_drawn(group):
         notes.append(DRAWN_NOTE)
     return notes
@@ -225,7 +225,7 @@ def _comparison_row(item: Comparison) -> tuple[str, ...]:
         interval,
         f"{paired.p_value:.3f}",
         f"{item.adjusted_p:.3f}",
-        str(item.runs),
+        str(item.units),
     )
 
 

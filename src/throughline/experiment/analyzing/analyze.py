@@ -12,6 +12,7 @@ from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
 from throughline.errors import ThroughlineError
 from throughline.experiment.analyzing.domains_apart import domains_apart
+from throughline.experiment.analyzing.finished_units import read_finished_run
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
 from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
 from throughline.experiment.analyzing.run_states import RunFold, read_analyzed_run
@@ -42,10 +43,11 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
         scoring = Scoring(run.subject(), Weights(partial(run.load, settings.device)), told)
         found = _measured(scoring, run.folds, settings)
         if "sensitivity" in settings.what:
-            more, lacking = runs_varied([run, *map(read_analyzed_run, others)]) if others else ([], [])
+            finished = [read_finished_run(one) for one in (folder, *others)]
+            more, lacking = runs_varied(finished) if others else ([], [])
             found = found.model_copy(
                 update={
-                    "sensitivity": (*rounds_varied(run), *more),
+                    "sensitivity": (*rounds_varied(finished[0]), *more),
                     "missing": (*found.missing, *lacking),
                 }
             )

@@ -30,7 +30,8 @@ from throughline.analysis.records import (
 )
 from throughline.analysis.tokens import TokenTable
 from throughline.domains.samples import Sample, spread
-from throughline.experiment.analyzing.run_states import BASE, FinishedUnit, RunFold
+from throughline.experiment.analyzing.finished_units import BASE, FinishedUnit
+from throughline.experiment.analyzing.run_states import RunFold
 from throughline.experiment.analyzing.scored import Scoring, given_passages, own_passages
 from throughline.files import read_json_lines, write_json_lines
 from throughline.mllm.chat import user_turn

@@ -16,7 +16,8 @@ from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
-from throughline.experiment.analyzing.run_states import FinishedUnit, RunFold, Subject
+from throughline.experiment.analyzing.finished_units import FinishedUnit
+from throughline.experiment.analyzing.run_states import RunFold, Subject
 from throughline.experiment.config import SelfLabelling
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
@@ -72,7 +73,7 @@ def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, RunFold, C
     units = {}
     if record is not None:
         units = {record.method: FinishedUnit(name, adapter.parent, METHODS[record.method], (), record.seed, 0)}
-    fold = RunFold((), 0 if record is None else record.seed, keep_all(images), units)
+    fold = RunFold((), 0 if record is None else record.seed, units, keep_all(images))
     if record is not None:
         return subject, fold, lambda: load_base(record, source.base)
     return subject, fold, lambda: open_model(source.model, questions.classes, source.base).mllm

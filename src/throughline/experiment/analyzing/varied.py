@@ -7,7 +7,7 @@ from typing import Any
 
 from throughline.analysis.records import Missing, Sensitivity
 from throughline.analysis.sensitivity import sensitivity
-from throughline.experiment.analyzing.run_states import AnalyzedRun, FinishedUnit, RunFold
+from throughline.experiment.analyzing.finished_units import FinishedRun, FinishedUnit, FoldUnits
 from throughline.experiment.units import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
 
@@ -21,7 +21,7 @@ IGNORED = (
 """Keys in which runs may differ without being different experiments."""
 
 
-def rounds_varied(run: AnalyzedRun) -> Iterator[Sensitivity]:
+def rounds_varied(run: FinishedRun) -> Iterator[Sensitivity]:
     """Accuracy after each round, each against the round before, every family and way of answering."""
     methods = [name for name in run.folds[0].units if run.folds[0].units[name].method.self_labelled]
     for method in methods:
@@ -31,7 +31,7 @@ def rounds_varied(run: AnalyzedRun) -> Iterator[Sensitivity]:
                 yield found
 
 
-def _rounds(folds: Sequence[RunFold], method: str, answer: str) -> dict[str, Runs]:
+def _rounds(folds: Sequence[FoldUnits], method: str, answer: str) -> dict[str, Runs]:
     values: dict[str, dict[tuple[str, int], list[float]]] = {}
     for fold in folds:
         unit = fold.units.get(method)
@@ -54,7 +54,7 @@ def _right(unit: FinishedUnit, number: int | None, answer: str) -> list[float]:
     return [float(row["predicted"] in row["labels"]) for row in rows]
 
 
-def runs_varied(runs: Sequence[AnalyzedRun]) -> tuple[list[Sensitivity], list[Missing]]:
+def runs_varied(runs: Sequence[FinishedRun]) -> tuple[list[Sensitivity], list[Missing]]:
     """Several runs set against the first: every method and way of answering that all have.
 
     The setting is the config key in which they differ, several keys together where there are more.
@@ -66,7 +66,7 @@ def runs_varied(runs: Sequence[AnalyzedRun]) -> tuple[list[Sensitivity], list[Mi
         return [], [
             Missing(what="sensitivity of several runs", why="their configs are the same", analysis="sensitivity")
         ]
-    if len({run.images.fingerprint() for run in runs}) > 1:
+    if len({name for run in runs for name in run.images}) > 1:
         why = "their images are not the same: accuracies are compared image by image"
         return [], [Missing(what="sensitivity of several runs", why=why, analysis="sensitivity")]
     names = [", ".join(str(config.get(key, UNSAID)) for key in keys) for config in configs]
