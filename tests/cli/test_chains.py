@@ -234,7 +234,7 @@ def test_a_store_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_batch_files_go_out_and_come_back(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, files = tmp_path / "store", tmp_path / "files"
     assert chains("batch", "write", world, "--model", "gpt-4o", "--out", store, "--files", files) == 0
-    assert "24 requests in 1 files" in capsys.readouterr().out
+    assert "24 requests in 1 file\n" in capsys.readouterr().out
     (written,) = files.glob("*.jsonl")
     body = {"choices": [{"message": {"content": "no idea"}, "finish_reason": "stop"}]}
     answers = [

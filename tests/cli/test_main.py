@@ -190,12 +190,12 @@ def test_help_shows_each_options_default():
     text = " ".join(parser.format_help().split())
     for expected in (
         "pixels (default: 64)",
-        "as JSON (default: off)",
         "what it is called (default: none)",
         "words (default: a,b)",
         "from 0 to 1 (required)",
     ):
         assert expected in text
+    assert "--json as JSON --name" in text  # a flag has none
 
 
 def test_every_option_of_data_shows_a_default_or_that_it_is_required():
@@ -205,7 +205,7 @@ def test_every_option_of_data_shows_a_default_or_that_it_is_required():
     [commands] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     assert set(commands.choices) == {"draw", "check", "split", "digits", "fetch"}
     for command in commands.choices.values():
-        options = [a for a in command._actions if a.option_strings and a.dest != "help"]
+        options = [a for a in command._actions if a.option_strings and a.nargs != 0]
         text = command.format_help()
         assert text.count("default:") + text.count("(required)") == len(options), command.prog
 

@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="folder made by `throughline fit`; or a run's units/<unit>, or a round-<r> in it"
     )
-    parser.add_argument("--merge", action="store_true", help="fold the adapter into the base's weights (needed)")
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="fold the adapter into the base's weights: to be named, though the only way",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; not there, or empty")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="images to compare both on, four of them (default: drawn noise)"
@@ -90,7 +94,8 @@ def _told(exported: Exported, out: Path) -> str:
     ]
     if merged.rounding:
         lines.append(
-            f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of what was learnt"
+            f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of what was learnt "
+            "(--dtype float32 keeps it all, in larger files)"
         )
     if exported.quantization != "none":
         lines.append(f"the adapter was fitted beside weights in {exported.quantization}, not those of full width")

@@ -72,9 +72,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint", help="base: `pocket`, a folder, or with --hub a hub name (default: the preset's, or pocket)"
     )
-    group.add_argument(
-        "--hub", action="store_true", default=None, help="allow the download from the hub (default: off)"
-    )
+    group.add_argument("--hub", action="store_true", default=None, help="allow the download from the hub")
     group.add_argument(
         "--tiles", type=positive_int, metavar="N", help="most tiles an image is cut into (default: the preset's, or 1)"
     )
@@ -114,7 +112,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--auto-batch",
         action="store_true",
         default=None,
-        help="halve the micro-batch when GPU memory runs out (default: off)",
+        help="halve the micro-batch when GPU memory runs out",
     )
 
 

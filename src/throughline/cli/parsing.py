@@ -14,7 +14,7 @@ from throughline.errors import UsageError
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Appends the default to the help of every option that does not state it itself."""
+    """Appends the default to the help of every option that takes a value and does not state it itself."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=32, **settings)
@@ -23,10 +23,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         text = (action.help or "").strip()
         if not action.option_strings or action.default is argparse.SUPPRESS or "default" in text:
             return text
+        if action.nargs == 0:  # a flag says what it does when it is there
+            return text
         if action.required:
             return f"{text} (required)"
-        if isinstance(action.default, bool):
-            return f"{text} (default: {'on' if action.default else 'off'})"
         if action.default is None:
             return f"{text} (default: none)"
         if isinstance(action.default, list | tuple):

@@ -67,7 +67,7 @@ def _write(arguments: argparse.Namespace) -> int:
         print(f"no request for {sample_id}: {what}")
     for path in written.files:
         print(path)
-    print(f"{written.requests:,} requests in {len(written.files)} files")
+    print(f"{written.requests:,} requests in {len(written.files)} file{'' if len(written.files) == 1 else 's'}")
     if written.files:
         print(
             f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}"

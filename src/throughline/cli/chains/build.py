@@ -114,7 +114,7 @@ def _add_local_options(local: Any) -> None:
     local.add_argument(
         "--constrained",
         action="store_true",
-        help="let it write nothing but well-formed chains (default: off; needs throughline[constrained])",
+        help="let it write nothing but well-formed chains (needs throughline[constrained])",
     )
     local.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="most tiles an image is cut into")
     local.add_argument(
