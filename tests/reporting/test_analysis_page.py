@@ -14,7 +14,7 @@ from tests.reporting.analysis_fixture import HOSTILE, full_analysis, write_full_
 from throughline.analysis.records import FILE, Analysis, Estimate
 from throughline.reporting.analysis_figures import optimisation_figure, perplexity_figure, probability_figures
 from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis, shaded_data
-from throughline.reporting.analysis_tables import divergence_table, top_tokens, variant_tables
+from throughline.reporting.analysis_tables import divergence_table, optimisation_table, top_tokens, variant_tables
 from throughline.reporting.folds import averaged
 from throughline.reporting.page import write_page
 from throughline.reporting.probability_tables import beside_the_paper, probability_tables
@@ -81,6 +81,16 @@ def test_without_an_analysis_every_section_names_the_command(make_run: Callable[
     assert page.count("<code>throughline analyze RUN</code>") >= len(sections)
     assert ("analysis.json cannot be used" in page) == (parts == "broken")
     assert str(run.folder.parent) not in page
+
+
+def test_what_training_reached_stands_in_numbers(analysis: Analysis) -> None:
+    table = optimisation_table(analysis)
+    assert table is not None
+    rows = {row[:2]: row[2:] for row in table.rows}
+    # every unit's label loss falls from 2 at step 5 to 1 at step 10; a probability was logged at step 5 only
+    assert rows["loss, nats: label", "mtct"] == ("2.000 at 5", "1.000 at 10", "1.000 at 10")
+    assert rows["class probability: label", "cls"] == ("0.250 at 5", "0.250 at 5", "0.250 at 5")
+    assert {method for _, method in rows}.isdisjoint({"zero_shot"})
 
 
 def test_an_analysis_of_other_units_is_told(make_run: Callable[..., FakeRun]) -> None:

@@ -187,6 +187,16 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, page: Pat
     browser.emulate()
 
 
+def test_only_what_scrolls_is_a_stop_for_tab(browser: Browser, page: Path) -> None:
+    stops = "document.querySelectorAll('.scroll[tabindex]').length"
+    scrolling = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    browser.open(page, width=1600)
+    wide, boxes = browser.evaluate(stops), browser.evaluate("document.querySelectorAll('.scroll').length")
+    assert wide == browser.evaluate(scrolling) < boxes / 4
+    browser.open(page, width=360, height=740)
+    assert browser.evaluate(stops) == browser.evaluate(scrolling) > wide
+
+
 def test_in_print_the_controls_are_gone_and_figures_fit(browser: Browser, page: Path) -> None:
     browser.open(page, width=700)
     browser.emulate(media="print", scheme="dark")

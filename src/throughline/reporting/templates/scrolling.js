@@ -7,5 +7,5 @@ function markReachable() {
     else box.removeAttribute("tabindex");
   }
 }
-for (const event of ["load", "resize", "change"]) addEventListener(event, markReachable);
+for (const event of ["load", "resize", "input"]) addEventListener(event, markReachable);
 document.addEventListener("toggle", markReachable, true);
