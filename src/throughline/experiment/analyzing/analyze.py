@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -83,8 +84,10 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
     subject = scoring.subject
     folds: list[Fold] = []
     missing: list[Missing] = []
-    for fold in run_folds:
-        one = FoldAnalysis(scoring, fold, settings.images_at_most, settings.conclusions_of)
+    for number, fold in enumerate(run_folds, start=1):
+        here = f"fold {number} of {len(run_folds)}: " if len(run_folds) > 1 else ""
+        telling = replace(scoring, told=partial(_tell, scoring.told, here))
+        one = FoldAnalysis(telling, fold, settings.images_at_most, settings.conclusions_of)
         folds.append(one.measure(settings.what))
         missing += one.missing
     return Analysis(
@@ -98,6 +101,10 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
         divergence=_divergence(scoring, settings) if "divergence" in settings.what else (),
         missing=tuple(missing),
     )
+
+
+def _tell(told: Told, where: str, said: str) -> None:
+    told(f"{where}{said}")
 
 
 def _read_before(path: Path, told: Told) -> Analysis | None:
