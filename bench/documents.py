@@ -308,11 +308,12 @@ def _built(build: BuiltChains) -> tuple[str, ...]:
 
 
 def picture(root: Path) -> str:
-    """The report's picture, once one was taken."""
-    path = "docs/images/report.png"
-    return (
-        f"![The report page of a run]({path})" if (root / path).is_file() else f"Picture of the report: {NOT_MEASURED}"
-    )
+    """The report's pictures, once they were taken."""
+    shown = {"report": "The report page of a run", "report-chains": "Its chains, shaded by what the weights expected"}
+    paths = {f"docs/images/{name}.png": said for name, said in shown.items()}
+    if not all((root / path).is_file() for path in paths):
+        return f"Pictures of the report: {NOT_MEASURED}"
+    return "\n\n".join(f"![{said}]({path})" for path, said in paths.items())
 
 
 def gpu_memory(_root: Path) -> str:

@@ -26,6 +26,7 @@ from bench_blocks import BENCHES
 from chains_study import study_chains
 from demo_profile import profile_demo
 from kills import Plan, measure_kills
+from pictures import take_pictures
 from records import (
     Bench,
     BenchRow,
@@ -50,7 +51,6 @@ SCRATCH = ROOT / "runs" / "evidence"
 SHIFTS = ("rotation", "colour")
 DEMO_LIMIT = 240.0  # seconds, best of three, on two idle cores, analyses and page among them
 HELP_LIMIT = 0.4  # seconds, median of seven
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def demo_full() -> None:
@@ -177,27 +177,9 @@ def chains() -> None:
 
 
 def screenshot(run_folder: Path) -> None:
-    """The top of a run's report page, light, as docs/images/report.png."""
-    from PIL import Image
-
-    page = run_folder / "report" / "index.html"
-    if not page.is_file():
-        raise ThroughlineError("no report page here", run_folder, "finish the run, or name another with --run")
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise ThroughlineError("no browser to take the picture with", do=f"install one of {', '.join(BROWSERS)}")
-    picture, raw = ROOT / "docs" / "images" / "report.png", SCRATCH / "report.png"
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    raw.unlink(missing_ok=True)
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-    size = ("--window-size=1100,1300", "--force-device-scale-factor=1")
-    command = [browser, *options, *size, f"--screenshot={raw}", page.resolve().as_uri()]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    if not raw.is_file():  # its messages about buses and displays are shown only when there is no picture
-        raise ThroughlineError("the browser took no picture", do=said.strip()[-500:] or None)
-    # A page has few colours: a palette makes the file a third of the size, and no eye sees it.
-    Image.open(raw).convert("RGB").quantize(128).save(picture, optimize=True)
-    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
+    """The README's pictures, docs/images/report*.png, of a run's report page."""
+    for path in take_pictures(run_folder / "report" / "index.html", ROOT / "docs" / "images"):
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def docs() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import claims
 from throughline.analysis.records import (
@@ -126,7 +123,7 @@ def test_rounds_are_those_of_the_whole_method():
             value=value,
             method=method,
             answer="label",
-            runs=3,
+            units=3,
             accuracy=about(0.5),
             against=against,
             points=None if points is None else Estimate(mean=points, low=points - 0.5, high=points + 0.5),

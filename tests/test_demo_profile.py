@@ -1,10 +1,5 @@
 """Each look of the profiler is put to one part of the demo."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-
 from demo_profile import PARTS, RATE, seconds_by_part
 
 STACKS = """\

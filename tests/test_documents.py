@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
+import documents
+import kills
+import records
+import reference
 from throughline.cli.main import VERBS
 from throughline.cli.parsing import Parser
 from throughline.errors import ThroughlineError
@@ -23,12 +27,6 @@ from throughline.files import write_json, write_json_lines
 from throughline.reporting.generated import generated_names
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-import documents  # noqa: E402
-import kills  # noqa: E402
-import records  # noqa: E402
-import reference  # noqa: E402
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A path from the root of somebody's machine, with two parts or more; not an address, not a relative path.

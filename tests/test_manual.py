@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import reference
 from throughline.experiment.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-import reference  # noqa: E402
 
 DOCS = ROOT / "docs"
 TUTORIAL, HOW_TOS = DOCS / "tutorial.md", tuple(sorted((DOCS / "howto").glob("*.md")))

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.reporting.browser import BROWSER
 from tests.reporting.test_page import Reader
 
+from browser import BROWSER
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter, read_journal
 from throughline.chains.prompts import make_prompts, prompt_sha256

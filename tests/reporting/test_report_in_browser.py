@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from tests.reporting.analysis_fixture import HOSTILE, write_full_analysis
-from tests.reporting.browser import BROWSER, Browser
 from tests.reporting.conftest import ATTACK, CLASSES, FakeRun, chain, line, write_run
 
+from browser import BROWSER, Browser
 from throughline.files import write_atomically, write_json, write_json_lines
 from throughline.reporting.page import write_page
 from throughline.reporting.runs import Run, read_run

@@ -3,6 +3,7 @@ the network and complained of in the console."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -13,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 PATIENCE = 60.0
 
 
@@ -103,11 +105,9 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._call("Emulation.setEmulatedMedia", media=media, features=features)
 
-    def picture(self, path: Path, whole: bool = False) -> None:
-        """What is seen, or the whole page, as PNG."""
-        import base64
-
-        found = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, path: Path) -> None:
+        """What is seen, as PNG."""
+        found = self._call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
