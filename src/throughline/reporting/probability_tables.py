@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from throughline.analysis.records import Analysis
+from typing import Literal
+
+from throughline.analysis.records import Analysis, Buckets, Estimate
 from throughline.reporting.folds import (
     KIND,
     WHOSE,
@@ -113,48 +115,31 @@ def context_table(analysis: Analysis) -> Table | None:
     )  # fmt: skip
 
 
+Measure = Literal["high", "low", "gained", "with_chain", "chain_low"]
+
+_PUBLISHED: tuple[tuple[str, str, Measure, str | None], ...] = (
+    ("class tokens above 0.75 after reasoning-chain SFT, %", "86.33", "high", "reasoning"),
+    ("class tokens above 0.75 after direct-label SFT, %", "92.23", "high", "cls"),
+    ("class tokens above 0.75 after MTCT, %", "90.23", "high", "mtct"),
+    ("class tokens, low to high, reasoning-chain SFT, points", "+1.88", "gained", "reasoning"),
+    ("class tokens, low to high, direct-label SFT, points", "+43.38", "gained", "cls"),
+    ("class tokens, low to high, self-generated-chain SFT, points", "+29.74", "gained", "sarr"),
+    ("class tokens, low to high, with a chain as context, points", "+43.28", "with_chain", None),
+    ("class tokens below 0.25 before, %", "7.59", "low", None),
+    ("class tokens below 0.25 after MTCT, %", "3.19", "low", "mtct"),
+    ("chain tokens still below 0.25 after MTCT, %", "19.33", "chain_low", "mtct"),
+)
+"""What the paper printed, which of our measures it is, and of which weights (None: the base)."""
+
+
 def beside_the_paper(analysis: Analysis) -> Table | None:
     """The published figures about token probabilities, with what was measured here."""
     if not any(fold.buckets for fold in analysis.folds):
         return None
-    buckets = [one for fold in analysis.folds for one in fold.buckets]
-    moved = [one for fold in analysis.folds for one in fold.moved if one.before.method is None]
-    context = [one.net for fold in analysis.folds for one in fold.context]
-
-    def high(method: str, source: str) -> str:
-        found = [b for b in buckets if (b.state.method, b.source, b.kind) == (method, source, "class")]
-        return mean_of([one.high for one in last_of_unit(found, lambda one: one.state)])
-
-    def gained(method: str, source: str) -> str:
-        found = [m for m in moved if (m.after.method, m.source, m.kind) == (method, source, "class")]
-        nets = [one.net for one in last_of_unit(found, lambda one: one.after)]
-        return averaged(nets, sign="+")
-
-    left = [b.low for b in buckets if (b.state.method, b.source, b.kind) == ("mtct", "teacher", "chain")]
-
-    def low(method: str | None, source: str) -> str:
-        return mean_of([b.low for b in buckets if (b.state.method, b.source, b.kind) == (method, source, "class")])
-
-    none = MISSING
-    rows = (
-        ("class tokens above 0.75 after reasoning-chain SFT, %", "86.33", "reasoning", high("reasoning", "label"),
-         high("reasoning", "teacher"), none),
-        ("class tokens above 0.75 after direct-label SFT, %", "92.23", "cls", high("cls", "label"),
-         high("cls", "teacher"), none),
-        ("class tokens above 0.75 after MTCT, %", "90.23", "mtct", high("mtct", "label"),
-         high("mtct", "teacher"), none),
-        ("class tokens, low to high, reasoning-chain SFT, points", "+1.88", "reasoning", gained("reasoning", "label"),
-         gained("reasoning", "teacher"), none),
-        ("class tokens, low to high, direct-label SFT, points", "+43.38", "cls", gained("cls", "label"),
-         gained("cls", "teacher"), none),
-        ("class tokens, low to high, self-generated-chain SFT, points", "+29.74", "sarr", gained("sarr", "label"),
-         gained("sarr", "teacher"), gained("sarr", "self")),
-        ("class tokens, low to high, with a chain as context, points", "+43.28", "base", none,
-         averaged(context, sign="+"), none),
-        ("class tokens below 0.25 before, %", "7.59", "base", low(None, "label"), low(None, "teacher"), none),
-        ("class tokens below 0.25 after MTCT, %", "3.19", "mtct", low("mtct", "label"), low("mtct", "teacher"), none),
-        ("chain tokens still below 0.25 after MTCT, %", "19.33", "mtct", none, mean_of(left), none),
-    )  # fmt: skip
+    rows = tuple(
+        (quantity, published, method or "base", *_here(analysis, measure, method))
+        for quantity, published, measure, method in _PUBLISHED
+    )
     return Table(
         title="Beside the paper's figures",
         columns=(
@@ -170,3 +155,35 @@ def beside_the_paper(analysis: Analysis) -> Table | None:
             *drawn_notes(analysis),
         ),
     )  # fmt: skip
+
+
+def _here(analysis: Analysis, measure: Measure, method: str | None) -> tuple[str, str, str]:
+    """A measure of some weights: under the label question, behind a teacher's chain, behind own chains."""
+    match measure:
+        case "with_chain":
+            return MISSING, averaged([one.net for fold in analysis.folds for one in fold.context], sign="+"), MISSING
+        case "chain_low":
+            return MISSING, mean_of([one.low for one in _buckets(analysis, method, "teacher", "chain")]), MISSING
+        case "gained":
+            sources = ("label", "teacher", "self")
+            label, teacher, own = (averaged(_gained(analysis, method, source), sign="+") for source in sources)
+            return label, teacher, own
+        case _:
+            of_class = (_buckets(analysis, method, source, "class") for source in ("label", "teacher"))
+            label, teacher = (mean_of([getattr(one, measure) for one in found]) for found in of_class)
+            return label, teacher, MISSING
+
+
+def _buckets(analysis: Analysis, method: str | None, source: str, kind: str) -> list[Buckets]:
+    """Of each unit of a method what it ended with."""
+    wanted = (method, source, kind)
+    found = [b for fold in analysis.folds for b in fold.buckets if (b.state.method, b.source, b.kind) == wanted]
+    return last_of_unit(found, lambda one: one.state) if method is not None else found
+
+
+def _gained(analysis: Analysis, method: str | None, source: str) -> list[Estimate]:
+    """What the share of class tokens above 0.75 gained from the base to what a method's units ended with."""
+    wanted = (method, source, "class")
+    moved = [m for fold in analysis.folds for m in fold.moved if m.before.method is None]
+    found = [m for m in moved if (m.after.method, m.source, m.kind) == wanted]
+    return [one.net for one in last_of_unit(found, lambda one: one.after)]
