@@ -52,6 +52,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py demo-full
 	$(VENV)/bin/python bench/evidence.py digits
 	$(VENV)/bin/python bench/evidence.py chains
+	$(VENV)/bin/python bench/evidence.py sensitivity
 	$(VENV)/bin/python bench/evidence.py demo-kills
 	$(VENV)/bin/python bench/evidence.py demo-time
 	$(VENV)/bin/python bench/evidence.py cost-of-demo
@@ -64,6 +65,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-sample
 	$(VENV)/bin/python bench/evidence.py bench-evaluate
 	$(VENV)/bin/python bench/evidence.py bench-scale
+	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
