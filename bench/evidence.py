@@ -54,9 +54,8 @@ HELP_LIMIT = 0.4  # seconds, median of seven
 
 
 def demo_full() -> None:
-    """Four targets, three seeds, with matched controls: runs/demo_full, reduced to evidence/demo_full."""
+    """Four targets, three seeds, matched controls and the analyses: runs/demo_full, reduced to evidence/demo_full."""
     throughline("demo", "--full", "--out", "runs/demo_full")
-    throughline("analyze", "runs/demo_full", "--limit", "48")
     reduced = reduce_run(ROOT / "runs" / "demo_full", EVIDENCE / "demo_full")
     print(f"{len(reduced.results):,} results lines of {len(reduced.units)} units")
 
