@@ -1,13 +1,13 @@
 """The paper's claims beside what the drawn world gives: two challenges, the ablation, the rounds. For `documents`.
 
 A claim is a sentence with a direction, fixed here before a number is looked at. It is `seen` when the whole 95 %
-interval lies on its side, `the reverse` when it lies on the other, else `not told apart`. Intervals are over targets'
-seeds (hierarchical bootstrap, targets fixed); those of accuracies also over images.
+interval lies on its side, `the reverse` when it lies on the other, else `not told apart`. Intervals are over seeds and
+images, targets fixed; what is counted in tokens of a list, not in images, has one over seeds alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,14 +15,13 @@ from typing import Protocol
 import numpy as np
 
 from certificate_block import NOT_MEASURED
-from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
-from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
+from throughline.analysis.records import FILE, Analysis, Estimate, Fold, read_analysis
+from throughline.metrics.intervals import Interval, bootstrap_generator, difference_of, interval_over_runs
 from throughline.reporting.published import SARR_NOTE
 from throughline.reporting.summaries import CorrectAnswers, Group, compare
 from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, to_markdown
 
 PARTS = ("challenges", "ablation", "rounds")
-ByFold = Mapping[tuple[str, int], float]
 
 
 class Finished(Protocol):
@@ -44,7 +43,7 @@ class Claim:
     says: str
     paper: str
     how: str
-    value: Callable[[Fold], float | None]
+    value: Value
     unit: str = "points"
     above: float | None = 0.0
 
@@ -86,7 +85,7 @@ def row_of(claim: Claim, analysis: Analysis) -> tuple[str, ...]:
     known = {key: value for key, value in values.items() if value is not None}
     if not known:
         return claim.says, claim.paper, claim.how, MISSING, MISSING, "not measured"
-    found = over_folds(known)
+    found = interval_over_runs(known, bootstrap_generator())
     return (
         claim.says,
         claim.paper,
@@ -95,11 +94,6 @@ def row_of(claim: Claim, analysis: Analysis) -> tuple[str, ...]:
         f"{found.low:.2f} to {found.high:.2f}",
         "–" if claim.above is None else verdict(found, claim.above),
     )
-
-
-def over_folds(values: ByFold) -> Interval:
-    """Mean over targets of the mean over seeds."""
-    return hierarchical_bootstrap({key: [value] for key, value in values.items()}, bootstrap_generator())
 
 
 def verdict(found: Interval, above: float) -> str:
@@ -111,26 +105,39 @@ def verdict(found: Interval, above: float) -> str:
 
 # values of a fold -----------------------------------------------------------------------------------------------------
 
+Value = Callable[[Fold], Interval | None]
+"""What a fold has, with its interval over images."""
 
-def moved(after: str, source: str, kind: str, before: str = "base") -> Callable[[Fold], float | None]:
+
+def of_images(found: Estimate, scale: float = 1.0) -> Interval:
+    """An analysis' estimate."""
+    return Interval(low=scale * found.low, high=scale * found.high, mean=scale * found.mean)
+
+
+def exactly(value: float) -> Interval:
+    """What is no mean over images: only seeds make it uncertain."""
+    return Interval(low=value, high=value, mean=value)
+
+
+def moved(after: str, source: str, kind: str, before: str = "base") -> Value:
     """What the share of tokens above 0.75 gained, in points."""
 
-    def value(fold: Fold) -> float | None:
+    def value(fold: Fold) -> Interval | None:
         wanted = (after, before, source, kind)
         found = (m for m in fold.moved if (_last(fold, m.after.name), m.before.name, m.source, m.kind) == wanted)
         one = next(found, None)
-        return None if one is None else one.net.mean
+        return None if one is None else of_images(one.net)
 
     return value
 
 
-def share(state: str, source: str, kind: str, which: str) -> Callable[[Fold], float | None]:
+def share(state: str, source: str, kind: str, which: str) -> Value:
     """The share of tokens that are `low` or `high`, in percent."""
 
-    def value(fold: Fold) -> float | None:
+    def value(fold: Fold) -> Interval | None:
         found = (b for b in fold.buckets if (_last(fold, b.state.name), b.source, b.kind) == (state, source, kind))
         one = next(found, None)
-        return None if one is None else 100 * float(getattr(one, which))
+        return None if one is None else of_images(getattr(one, which), 100)
 
     return value
 
@@ -142,60 +149,55 @@ def _last(fold: Fold, name: str) -> str:
     return method if number and int(number) == last else name
 
 
-def less(one: Callable[[Fold], float | None], other: Callable[[Fold], float | None]) -> Callable[[Fold], float | None]:
+def less(one: Value, other: Value) -> Value:
     """The difference, where a fold has both."""
 
-    def value(fold: Fold) -> float | None:
+    def value(fold: Fold) -> Interval | None:
         a, b = one(fold), other(fold)
-        return None if a is None or b is None else a - b
+        return None if a is None or b is None else difference_of(a, b)
 
     return value
 
 
-def context(fold: Fold) -> float | None:
+def context(fold: Fold) -> Interval | None:
     """What a teacher's chain as context does to the base's class tokens."""
-    return fold.context[0].net.mean if fold.context else None
+    return of_images(fold.context[0].net) if fold.context else None
 
 
-def overlap(fold: Fold) -> float | None:
+def overlap(fold: Fold) -> Interval | None:
     """Tokens that both entropy lists share, in percent; mtct's and mtct_sarr's."""
     one = next((o for o in fold.overlap if (o.teacher.method, o.own.method) == ("mtct", "mtct_sarr")), None)
-    return None if one is None or not one.of else 100 * len(one.shared) / one.of
+    return None if one is None or not one.of else exactly(100 * len(one.shared) / one.of)
 
 
-def named(source: str, method: str) -> Callable[[Fold], float | None]:
+def named(source: str, method: str) -> Value:
     """How many of the tokens of greatest entropy reduction are part of a class name, in percent."""
 
-    def value(fold: Fold) -> float | None:
+    def value(fold: Fold) -> Interval | None:
         found = next((t for t in fold.entropy if (t.source, t.after.method) == (source, method)), None)
-        return None if found is None or not found.top else 100 * found.about_classes / len(found.top)
+        return None if found is None or not found.top else exactly(100 * found.about_classes / len(found.top))
 
     return value
 
 
-def perplexity(state: str, source: str) -> Callable[[Fold], float | None]:
+def perplexity(state: str, source: str) -> Value:
     """Of a source's chains."""
 
-    def value(fold: Fold) -> float | None:
+    def value(fold: Fold) -> Interval | None:
         found = next((m for m in fold.mismatch if (m.state.name, m.source) == (state, source)), None)
-        return None if found is None else found.perplexity.mean
+        return None if found is None else of_images(found.perplexity)
 
     return value
 
 
-def chain_matters(fold: Fold) -> float | None:
-    """Accuracy that mtct_sarr's last round loses when it is given another image's chain, in points."""
-    return _fall(fold, "another image's chain")
+def lost(name: str) -> Value:
+    """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
 
+    def value(fold: Fold) -> Interval | None:
+        found = next((v for v in fold.variants if (v.state.method, v.name) == ("mtct_sarr", name)), None)
+        return None if found is None or found.lost is None else of_images(found.lost)
 
-def image_matters(fold: Fold) -> float | None:
-    """The same when it is given another image."""
-    return _fall(fold, "another image")
-
-
-def _fall(fold: Fold, name: str) -> float | None:
-    mine = {v.name: v.accuracy.mean for v in fold.variants if v.state.method == "mtct_sarr"}
-    return 100 * (mine["whole chain"] - mine[name]) if {"whole chain", name} <= mine.keys() else None
+    return value
 
 
 LABELS, CHAINS = moved("cls", "label", "class"), moved("reasoning", "teacher", "class")
@@ -277,10 +279,13 @@ CHALLENGES = (
         "The image decides the conclusion",
         "not in the paper",
         "accuracy lost with another image, mtct_sarr",
-        image_matters,
+        lost("another image"),
     ),
     Claim(
-        "So does the chain", "not in the paper", "accuracy lost with another image's chain, mtct_sarr", chain_matters
+        "So does the chain",
+        "not in the paper",
+        "accuracy lost with another image's chain, mtct_sarr",
+        lost("another image's chain"),
     ),
 )
 

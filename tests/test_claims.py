@@ -11,6 +11,7 @@ from throughline.analysis.records import (
     FILE,
     Analysis,
     Buckets,
+    Context,
     Divergence,
     Estimate,
     Fold,
@@ -29,8 +30,8 @@ MTCT = State(method="mtct", unit="m", round=None)
 FIRST, LAST = (State(method="mtct_sarr", unit="s", round=number) for number in (1, 2))
 
 
-def about(value: float) -> Estimate:
-    return Estimate(mean=value, low=value - 1, high=value + 1)
+def about(value: float, half: float = 1.0) -> Estimate:
+    return Estimate(mean=value, low=value - half, high=value + half)
 
 
 def moved(after: State, source: str, kind: str, net: float, before: State = BASE) -> Moved:
@@ -41,12 +42,28 @@ def moved(after: State, source: str, kind: str, net: float, before: State = BASE
 
 def bucket(state: State, high: float) -> Buckets:
     return Buckets(
-        state=state, source="label", kind="class", images=2, tokens=9, low=0, high=high, mean=about(0.5), histogram=(9,)
+        state=state,
+        source="label",
+        kind="class",
+        images=2,
+        tokens=9,
+        low=about(0),
+        high=about(high),
+        mean=about(0.5),
+        histogram=(9,),
     )
 
 
-def variant(name: str, accuracy: float) -> Variant:
-    return Variant(state=LAST, name=name, about="chain", images=4, accuracy=about(accuracy), probability=about(0.5))
+def variant(name: str, accuracy: float, lost: Estimate | None = None) -> Variant:
+    return Variant(
+        state=LAST,
+        name=name,
+        about="chain",
+        images=4,
+        accuracy=about(accuracy, 0.02),
+        lost=lost,
+        probability=about(0.5),
+    )
 
 
 def fold(target: str, seed: int, **parts) -> Fold:
@@ -87,10 +104,28 @@ def test_what_no_fold_speaks_of_is_not_measured():
 
 
 def test_falls_are_of_the_whole_chains_accuracy():
-    variants = (variant("whole chain", 0.5), variant("another image", 0.1), variant("another image's chain", 0.5))
+    variants = (
+        variant("whole chain", 0.5),
+        variant("another image", 0.1, about(40, 5)),
+        variant("another image's chain", 0.5, about(0, 2)),
+    )
     analysis = analysis_of((fold("sketch", 0, variants=variants),))
     assert row("The image decides the conclusion", analysis)[3] == "40.00 points"
-    assert row("So does the chain", analysis)[3:] == ("0.00 points", "0.00 to 0.00", "not told apart")
+    *_, numbers, interval, verdict = row("So does the chain", analysis)
+    low, high = (float(end) for end in interval.split(" to "))
+    assert (numbers, verdict) == ("0.00 points", "not told apart")
+    assert low == pytest.approx(-2, abs=0.2) and high == pytest.approx(2, abs=0.2)
+
+
+def test_a_measure_that_no_seed_changes_still_has_the_images_interval():
+    base = Context(
+        state=BASE, source="teacher", images=9, without=0.5, with_chain=0.3, low_without=0.1, low_with_chain=0.1,
+        net=about(-20.0, 5.0),
+    )  # fmt: skip
+    folds = tuple(fold("sketch", seed, context=(base,)) for seed in range(3))
+    *_, interval, verdict = row("A chain as context makes the untrained model sure", analysis_of(folds))
+    low, high = (float(end) for end in interval.split(" to "))
+    assert low == pytest.approx(-25, abs=0.4) and high == pytest.approx(-15, abs=0.4) and verdict == "the reverse"
 
 
 def apart(of: str, *distances: float) -> Divergence:

@@ -107,3 +107,5 @@ def test_lines_are_means_over_images():
     whole, none = variants(reads, State(method=None, unit=None, round=None))
     assert (whole.name, whole.images, whole.accuracy.mean, whole.probability.mean) == (WHOLE, 2, 0.5, 0.7)
     assert (none.accuracy.mean, none.accuracy.high) == (0, 0)
+    assert whole.lost is None and none.lost is not None
+    assert (none.lost.mean, none.lost.low, none.lost.high) == (50, 0, 100)

@@ -49,11 +49,16 @@ AFTER = table_of(
 
 def test_buckets_by_hand():
     found = buckets(BEFORE, BASE, "label", "class")
-    assert (found.tokens, found.images, found.low, found.high) == (3, 2, pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (found.tokens, found.images, found.low.mean, found.high.mean) == (
+        3,
+        2,
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+    )
     assert found.mean.mean == pytest.approx(0.5) and found.mean.low <= 0.5 <= found.mean.high
     assert sum(found.histogram) == 3 and found.histogram[2] + found.histogram[1] == 1  # 0.1 on the edge of two bars
     chain = buckets(BEFORE, BASE, "teacher", "chain")
-    assert (chain.tokens, chain.low, chain.high) == (5, 0.8, 0.2)
+    assert (chain.tokens, chain.low.mean, chain.high.mean) == (5, 0.8, 0.2)
     assert buckets(BEFORE, BASE, "self", "chain") is None
 
 

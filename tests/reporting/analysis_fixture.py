@@ -52,8 +52,8 @@ def fold(target: str, seed: int, units: dict[str, str], high: float = 0.8) -> Fo
         states=(BASE, *states),
         buckets=tuple(
             Buckets(
-                state=state, source=source, kind=kind, images=8, tokens=40, low=0.4 if state == BASE else 0.1,
-                high=0.3 if state == BASE else high, mean=estimate(0.5), histogram=histogram,
+                state=state, source=source, kind=kind, images=8, tokens=40, low=estimate(0.4 if state == BASE else 0.1),
+                high=estimate(0.3 if state == BASE else high), mean=estimate(0.5), histogram=histogram,
             )
             for state in (BASE, *states) for source, kind in KINDS
         ),
@@ -97,6 +97,7 @@ def fold(target: str, seed: int, units: dict[str, str], high: float = 0.8) -> Fo
         variants=tuple(
             Variant(
                 state=state, name=name, about=about, images=8, accuracy=estimate(0.5), probability=estimate(0.375),
+                lost=None if about == "whole" else estimate(12.5),
             )
             for state in (BASE, ends["mtct_sarr"])
             for name, about in (("whole chain", "whole"), ("image blanked", "image"))

@@ -115,7 +115,7 @@ def test_probabilities_are_averaged_over_folds(analysis: Analysis) -> None:
     assert list(rows) == ["base", "cls", "reasoning", "mtct", "sarr round 1", "sarr round 2", "mtct_sarr round 1",
                           "mtct_sarr round 2"]  # fmt: skip
     # two targets, three seeds: 40 tokens each, above 0.75: 70, 80, 90 %
-    assert rows["cls"][:3] == ("240", "10.0", "80.0")
+    assert rows["cls"][:3] == ("240", "10.0 ± 0.0", "80.0 ± 3.3")
     assert rows["cls"][-1].startswith("+50.0 ± ") and rows["base"][-1] == "X"
     assert DRAWN_NOTE in tables[0].notes
 
@@ -144,7 +144,8 @@ def test_divergence_gives_what_chance_gives_and_the_published_means(analysis: An
 
 
 def test_variants_have_a_column_for_each_state(analysis: Analysis) -> None:
-    accuracy, probability = variant_tables(analysis)
+    accuracy, lost, probability = variant_tables(analysis)
+    assert [row[0] for row in lost.rows] == ["image blanked"] and lost.rows[0][2] == "12.5 ± 0.0"
     assert accuracy.columns[2:] == ("base", "mtct_sarr round 2")
     assert by_name(accuracy)["image blanked"] == ("image", "50.0 ± 0.0", "50.0 ± 0.0")
     assert by_name(probability)["whole chain"][1] == "37.5 ± 0.0"

@@ -167,10 +167,12 @@ def chained(
 
 def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
     """A line for each variant, in the order in which they were read."""
+    whole = {one.sample_id: float(one.correct) for one in reads if one.variant == WHOLE}
     found = []
     for name in dict.fromkeys(one.variant for one in reads):
         rows = [one for one in reads if one.variant == name]
         ids = [one.sample_id for one in rows]
+        lost = [whole[one.sample_id] - float(one.correct) for one in rows]
         found.append(
             Variant(
                 state=state,
@@ -179,6 +181,7 @@ def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
                 images=len(rows),
                 accuracy=over_images([float(one.correct) for one in rows], ids),
                 probability=over_images([one.probability for one in rows], ids),
+                lost=None if name == WHOLE else over_images(lost, ids, scale=100),
             )
         )
     return tuple(found)

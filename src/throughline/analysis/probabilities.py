@@ -32,8 +32,8 @@ def buckets(table: TokenTable, state: State, source: Source, kind: Kind) -> Buck
         kind=kind,
         images=chosen.images,
         tokens=len(chosen),
-        low=float((p < LOW).mean()),
-        high=float((p > HIGH).mean()),
+        low=over_images(p < LOW, chosen.sample_id),
+        high=over_images(p > HIGH, chosen.sample_id),
         mean=over_images(p, chosen.sample_id),
         histogram=tuple(map(int, counts)),
     )

@@ -61,9 +61,9 @@ class Buckets(Record):
     kind: Kind
     images: int
     tokens: int
-    low: float
+    low: Estimate
     """Share below 0.25."""
-    high: float
+    high: Estimate
     """Share above 0.75."""
     mean: Estimate
     histogram: tuple[int, ...]
@@ -173,6 +173,8 @@ class Variant(Record):
     accuracy: Estimate
     probability: Estimate
     """Of the true class among the classes offered."""
+    lost: Estimate | None = None
+    """Accuracy of the whole chain minus this one's, in points, image by image; None for the whole chain itself."""
 
 
 class Shaded(Record):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from throughline.analysis.records import Analysis, EntropyTable, Fold, Sensitivity, Setting
+from throughline.analysis.records import Analysis, EntropyTable, Fold, Sensitivity, Setting, Variant
 from throughline.reporting.folds import (
     MEASURED,
     WHOSE,
@@ -182,7 +183,8 @@ def divergence_table(analysis: Analysis) -> Table | None:
 
 
 def variant_tables(analysis: Analysis) -> tuple[Table, ...]:
-    """Accuracy, and probability of the true class, behind chains that were tampered with: a column for each state."""
+    """Accuracy, what of it was lost, and probability of the true class, behind chains that were tampered with: a column
+    for each state."""
     found = [one for fold in analysis.folds for one in fold.variants]
     states = list(by_state(found))
     kinds = dict.fromkeys((one.about, one.name) for one in found)
@@ -198,17 +200,15 @@ def variant_tables(analysis: Analysis) -> tuple[Table, ...]:
         f"{several_folds(analysis)}"
     )
     tables = []
-    for title, measure in (("Accuracy, %", "accuracy"), ("Probability of the true class, %", "probability")):
+    for title, measure, scale in (
+        ("Accuracy, %", "accuracy", 100),
+        ("Accuracy lost, points", "lost", 1),
+        ("Probability of the true class, %", "probability", 100),
+    ):
         rows = tuple(
-            (
-                name,
-                about,
-                *(
-                    averaged([getattr(one, measure) for one in cells.get((about, name, state), [])], 1, 100)
-                    for state in states
-                ),
-            )
+            (name, about, *(_mean(cells.get((about, name, state), []), measure, scale) for state in states))
             for about, name in kinds
+            if (about, measure) != ("whole", "lost")
         )
         tables.append(
             Table(
@@ -219,6 +219,11 @@ def variant_tables(analysis: Analysis) -> tuple[Table, ...]:
             )
         )
     return tuple(tables)
+
+
+def _mean(found: Sequence[Variant], measure: str, scale: float) -> str:
+    known = [getattr(one, measure) for one in found]
+    return averaged([one for one in known if one is not None], 1, scale)
 
 
 def sensitivity_tables(analysis: Analysis) -> tuple[Table, ...]:

@@ -34,8 +34,8 @@ def probability_tables(analysis: Analysis) -> tuple[Table, ...]:
             (
                 name,
                 str(sum(one.tokens for one in found)),
-                mean_of([one.low for one in found]),
-                mean_of([one.high for one in found]),
+                averaged([one.low for one in found], 1, 100),
+                averaged([one.high for one in found], 1, 100),
                 averaged([one.mean for one in found], 3),
                 mean_of([one.low_to_high for one in gone.get(name, [])]),
                 mean_of([one.high_to_low for one in gone.get(name, [])]),
@@ -163,14 +163,15 @@ def _here(analysis: Analysis, measure: Measure, method: str | None) -> tuple[str
         case "with_chain":
             return MISSING, averaged([one.net for fold in analysis.folds for one in fold.context], sign="+"), MISSING
         case "chain_low":
-            return MISSING, mean_of([one.low for one in _buckets(analysis, method, "teacher", "chain")]), MISSING
+            found = _buckets(analysis, method, "teacher", "chain")
+            return MISSING, averaged([one.low for one in found], 1, 100), MISSING
         case "gained":
             sources = ("label", "teacher", "self")
             label, teacher, own = (averaged(_gained(analysis, method, source), sign="+") for source in sources)
             return label, teacher, own
         case _:
             of_class = (_buckets(analysis, method, source, "class") for source in ("label", "teacher"))
-            label, teacher = (mean_of([getattr(one, measure) for one in found]) for found in of_class)
+            label, teacher = (averaged([getattr(one, measure) for one in found], 1, 100) for found in of_class)
             return label, teacher, MISSING
 
 
