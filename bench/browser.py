@@ -106,7 +106,8 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def picture(self, path: Path) -> None:
-        """What is seen, as PNG."""
+        """What is seen, as PNG, without scroll bars."""
+        self._call("Emulation.setScrollbarsHidden", hidden=True)
         found = self._call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 
