@@ -12,6 +12,7 @@ import pytest
 from tests.reporting.analysis_fixture import HOSTILE, full_analysis, write_full_analysis
 
 from throughline.analysis.records import FILE, Analysis, Estimate
+from throughline.cli.analyze import summary_of
 from throughline.reporting.analysis_figures import optimisation_figure, perplexity_figure, probability_figures
 from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis, shaded_data
 from throughline.reporting.analysis_tables import divergence_table, optimisation_table, top_tokens, variant_tables
@@ -175,3 +176,12 @@ def test_shaded_chains_travel_as_data(make_run: Callable[..., FakeRun]) -> None:
     assert fold["name"] == "sketch, seed 0" and len(fold["chains"]) == 4
     assert fold["chains"][0]["tokens"][2] == [HOSTILE, 0.0625, 0.1875]
     assert shaded_data(None) is None and shaded_data(full_analysis(run).model_copy(update=EMPTY)) is None
+
+
+def test_the_verb_tells_means_over_folds(analysis: Analysis) -> None:
+    said = summary_of(analysis).splitlines()
+    assert any(line.startswith("class tokens alone above 0.75, cls − base: +50.0 ± ") for line in said)
+    assert "rounds, mtct_sarr, label path: 0: 50.0 %, 1: 50.0 %" in said
+    assert said[-1] == "Mean ± standard error over 6 folds (targets and seeds)."
+    assert len(said) < 40  # it is read in a terminal
+    assert summary_of(analysis.model_copy(update=EMPTY)) == "nothing was measured"
