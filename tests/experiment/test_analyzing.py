@@ -17,6 +17,7 @@ from tests.training.small import chain_of
 
 from throughline.analysis.records import FILE, read_analysis
 from throughline.cli.main import main
+from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
 from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment import run
@@ -324,7 +325,7 @@ def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.C
 def test_the_verb_prints_a_summary_and_writes_page_and_numbers(folder: Path, capsys) -> None:
     assert main(["analyze", str(folder), "--what", "probabilities,mismatch", "--limit", "4"]) == 0
     printed = capsys.readouterr()
-    assert "sketch, seed 0: mtct, teacher chain tokens above 0.75" in printed.out
+    assert "a teacher's chain tokens above 0.75, mtct − base: " in printed.out
     assert (folder / "report" / "index.html").is_file() and "numbers: " in printed.err
     assert main(["analyze", str(folder), "--what", "mismatch", "--limit", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["limit"] == 4
@@ -346,3 +347,25 @@ def test_a_plain_checkpoint_on_a_journal(tiny_checkpoint: Path, tiny_images: Ima
     }
     assert {one.source for one in fold.mismatch} == {"teacher", "self"}
     assert found.divergence and {one.what for one in found.missing} == {"conclusions", "sensitivity"}
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(
+    finished: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    """A held-out image may be broken: nothing was trained on it, and its answers failed."""
+    root = Path(shutil.copytree(tiny_images.root, tmp_path / "images"))
+    victim = sorted(root.glob("sketch/*/*.png"))[0]
+    victim.write_bytes(victim.read_bytes()[:60])
+    images = read_images(root, name=tiny_images.name)
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(folder / "chains")  # with chains only images that have one are looked at
+    for path in (folder / "units").glob("*/unit.json"):
+        about = json.loads(path.read_text())
+        about["inputs"]["images"] = images.fingerprint()
+        path.write_text(json.dumps(about))
+    settings = replace(ALL, what=("divergence",), images=root, limit=len(images.samples))
+    found = analyze_run(folder, settings, told=silent)
+    (lacking,) = [one for one in found.missing if one.analysis == "divergence"]
+    assert lacking.what == str(victim.relative_to(root)) and "image" in lacking.why
+    assert found.divergence and found.divergence[0].of == "images"
+    assert analyze_run(folder, settings, told=silent) == found  # from disk it says so, too

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.cli.parsing import positive_int, share, words
 from throughline.cli.progress import progress
+from throughline.cli.wording import counted
 from throughline.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
@@ -146,7 +147,10 @@ def _print_report(report: CheckReport) -> None:
         console.print(Text(_describe(defect)))
     warnings = len(report.defects) - len(report.errors)
     ending = "training would be wrong" if report.errors else "fit for training"
-    console.print(f"{sum(totals):,} images, {len(report.errors)} errors, {warnings} warnings: {ending}")
+    found = ", ".join(
+        (counted(sum(totals), "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
+    )
+    console.print(f"{found}: {ending}")
 
 
 def _describe(defect: Defect) -> str:

@@ -10,12 +10,17 @@ and are refused.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from throughline.errors import ThroughlineError
+
+if TYPE_CHECKING:
+    from throughline.domains.samples import Sample
 
 # Pillow's own threshold (a quarter of a gigabyte of 24-bit pixels): beyond it a small file can fill the memory.
 MAX_PIXELS = 178_956_970
@@ -52,6 +57,19 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise ImageError("truncated", "the image is truncated", path) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError("unreadable", f"cannot read the image ({reason or type(error).__name__})", path) from error
+
+
+def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:
+    """The samples whose image can be had whole, and what is wrong with the others by id. Every image is decoded."""
+    good: list[Sample] = []
+    broken: dict[str, str] = {}
+    for one in samples:
+        try:
+            load_image(one.path)
+            good.append(one)
+        except ImageError as error:
+            broken[one.id] = error.what
+    return good, broken
 
 
 def _require_size(image: Image.Image, path: Path, max_pixels: int) -> None:

@@ -21,6 +21,7 @@ from throughline.cli.chains.options import (
     require_model,
 )
 from throughline.cli.progress import progress
+from throughline.cli.wording import counted
 
 WRITE = """Writes request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that
 wants one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
@@ -67,7 +68,7 @@ def _write(arguments: argparse.Namespace) -> int:
         print(f"no request for {sample_id}: {what}")
     for path in written.files:
         print(path)
-    print(f"{written.requests:,} requests in {len(written.files)} file{'' if len(written.files) == 1 else 's'}")
+    print(f"{written.requests:,} requests in {counted(len(written.files), 'file')}")
     if written.files:
         print(
             f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}"

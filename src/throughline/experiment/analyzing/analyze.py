@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 
 from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
+from throughline.domains.images import readable
 from throughline.errors import ThroughlineError
-from throughline.experiment.analyzing.domains_apart import domains_apart
+from throughline.experiment.analyzing.domains_apart import domains_apart, of_each_domain
 from throughline.experiment.analyzing.finished_units import read_finished_run
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
 from throughline.experiment.analyzing.model_subject import ModelSource, open_subject
@@ -90,6 +91,10 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
         one = FoldAnalysis(telling, fold, settings.images_at_most, settings.conclusions_of)
         folds.append(one.measure(settings.what))
         missing += one.missing
+    apart: tuple[Divergence, ...] = ()
+    if "divergence" in settings.what:
+        apart, lacking = _divergence(scoring, settings)
+        missing += lacking
     return Analysis(
         dataset=subject.images.name,
         model=subject.model,
@@ -98,7 +103,7 @@ def _measured(scoring: Scoring, run_folds: Sequence[RunFold], settings: AnalyzeS
         conclusions_of=settings.conclusions_of,
         classes=subject.questions.classes,
         folds=tuple(folds),
-        divergence=_divergence(scoring, settings) if "divergence" in settings.what else (),
+        divergence=apart,
         missing=tuple(missing),
     )
 
@@ -142,8 +147,10 @@ def write_analysis(path: Path, analysis: Analysis) -> None:
     write_atomically(path, analysis.model_dump_json(indent=1) + "\n")
 
 
-def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[Divergence, ...]:
+def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[tuple[Divergence, ...], list[Missing]]:
     subject = scoring.subject
+    chosen, broken = readable(of_each_domain(subject.images.samples, subject.chains, settings.images_at_most))
+    missing = [Missing(what=name, why=why, analysis="divergence") for name, why in broken.items()]
     inputs = {
         "version": DIVERGENCE_VERSION,
         "images": subject.images.fingerprint(),
@@ -157,21 +164,12 @@ def _divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[Divergence
     }
     path = subject.folder / SHARDS / f"divergence-{content_hash(inputs)[:12]}.json"
     if path.is_file():
-        return _DIVERGENCES.validate_json(path.read_text())
+        return _DIVERGENCES.validate_json(path.read_text()), missing
     scoring.told("divergence between domains")
     with scoring.weights.at(None) as mllm:
-        found = tuple(
-            domains_apart(
-                scoring.scorer(mllm),
-                subject.images.samples,
-                subject.chains,
-                settings.images_at_most,
-                settings.clip,
-                settings.hub,
-            )
-        )
+        found = tuple(domains_apart(scoring.scorer(mllm), chosen, subject.chains, settings.clip, settings.hub))
     write_atomically(path, _DIVERGENCES.dump_json(found))
-    return found
+    return found, missing
 
 
 _DIVERGENCES = TypeAdapter(tuple[Divergence, ...])

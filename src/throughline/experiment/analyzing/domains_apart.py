@@ -23,17 +23,15 @@ def domains_apart(
     scorer: Scorer,
     samples: Sequence[Sample],
     chains: Mapping[str, str],
-    limit: int,
     clip: str | None = None,
     hub: bool = False,
 ) -> Iterator[Divergence]:
-    """By the model's own towers, and by CLIP where a checkpoint is named; `limit` images of each domain. Where
-    there are chains, images are those that have one: both are then about the same domains and samples."""
+    """By the model's own towers, and by CLIP where a checkpoint is named: of `samples` (see `of_each_domain`), and of
+    the chains of those that have one."""
     encoders: list[Encoder] = [OwnTowers(scorer.mllm, scorer.reader)]
     if clip is not None:
         encoders.append(ClipTowers(clip, hub, str(scorer.mllm.device)))
-    told = _of_each_domain([one for one in samples if one.id in chains], limit)
-    shown = told or _of_each_domain(samples, limit)
+    told = [one for one in samples if one.id in chains]
     texts = [chains[one.id] for one in told]
     tokenizer = scorer.mllm.chat.tokenizer
     words: list[list[Word]] = []
@@ -41,13 +39,16 @@ def domains_apart(
         spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         words.append(chain_words(text, spans, scorer.form, scorer.classes))
     for encoder in encoders:
-        found = [divergence(encoder.images(shown), [one.domain for one in shown], encoder.name, "images", None)]
+        found = [divergence(encoder.images(samples), [one.domain for one in samples], encoder.name, "images", None)]
         for of, chosen in PARTS if told else ():
             rows = encoder.chains(texts, words, chosen)
             found.append(divergence(rows, [one.domain for one in told], encoder.name, of, "teacher"))  # type: ignore[arg-type]
         yield from (one for one in found if one is not None)
 
 
-def _of_each_domain(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    domains = dict.fromkeys(one.domain for one in samples)
-    return [kept for domain in domains for kept in spread([one for one in samples if one.domain == domain], limit)]
+def of_each_domain(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> list[Sample]:
+    """`limit` images of each domain. Where there are chains, images that have one: images and chains are then about the
+    same domains and samples."""
+    chosen = [one for one in samples if one.id in chains] or samples
+    domains = dict.fromkeys(one.domain for one in chosen)
+    return [kept for domain in domains for kept in spread([one for one in chosen if one.domain == domain], limit)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 from throughline.analysis.conclusions import VERSION as READ_VERSION
 from throughline.analysis.conclusions import Chained, ConclusionReader, Read, chained, variants
@@ -80,11 +81,18 @@ class FoldAnalysis:
 
     # images that were trained on ------------------------------------------------------------------------------------
 
+    @cached_property
+    def given(self) -> tuple[Passages, ...]:
+        """Their classes and a teacher's chains; images that cannot be read are left out, and noted."""
+        found, broken = given_passages(self.fold.fold.train, self.scoring.subject.chains, self.limit)
+        for name, why in broken.items():
+            self.lacks(name, why, "probabilities")
+        return found
+
     def _on_trained_images(self, what: Sequence[str]) -> dict[str, object]:
-        given = given_passages(self.fold.fold.train, self.scoring.subject.chains, self.limit)
-        if not any("teacher" in one.texts for one in given):
+        if not any("teacher" in one.texts for one in self.given):
             self.lacks("teacher's chains", "no chain is accepted", "probabilities")
-        tables = {state: self.scoring.tokens(state, given, "given") for state in self.states()}
+        tables = {state: self.scoring.tokens(state, self.given, "given") for state in self.states()}
         own = _OwnChains(self)
         found: dict[str, object] = {}
         if "probabilities" in what:
@@ -301,7 +309,7 @@ class _OwnChains:
         """What the base writes by itself about the images whose teacher's chains are scored, drawn as rounds draw; what
         was cut off is no chain."""
         scoring = self.scoring
-        given = given_passages(self.fold.fold.train, scoring.subject.chains, self.analysis.limit)
+        given = self.analysis.given
         samples = [one.sample for one in given]
         drawn = scoring.subject.self_labelling.model_copy(update={"constrained": False})
         content = [[one.id, one.image_sha256] for one in samples]

@@ -11,6 +11,7 @@ from throughline.analysis.records import Source, State
 from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
 from throughline.chains.prompts import class_name
+from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyzing.run_states import Subject
 from throughline.experiment.analyzing.weights import Weights
@@ -24,17 +25,20 @@ SHARDS = "analysis"
 Told = Callable[[str], None]
 
 
-def given_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> tuple[Passages, ...]:
+def given_passages(
+    samples: Sequence[Sample], chains: Mapping[str, str], limit: int
+) -> tuple[tuple[Passages, ...], dict[str, str]]:
     """Images with a teacher's chain, `limit` of them spread over domains and classes: class and chain of each. All
-    images, with their class alone, where there is no chain."""
+    images, with their class alone, where there is no chain. Besides, what is wrong with images that cannot be read."""
     with_chain = [one for one in samples if one.id in chains] or list(samples)
+    good, broken = readable(spread(with_chain, limit))
     found = []
-    for one in spread(with_chain, limit):
+    for one in good:
         texts: dict[Source, str] = {"label": class_name(one.label)}
         if one.id in chains:
             texts["teacher"] = chains[one.id]
         found.append(Passages(one, texts))
-    return tuple(found)
+    return tuple(found), broken
 
 
 def own_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> tuple[Passages, ...]:
