@@ -369,3 +369,5 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(
     assert lacking.what == str(victim.relative_to(root)) and "image" in lacking.why
     assert found.divergence and found.divergence[0].of == "images"
     assert analyze_run(folder, settings, told=silent) == found  # from disk it says so, too
+    whole = analyze_run(folder, replace(settings, what=("probabilities", "divergence")), told=silent).missing
+    assert analyze_run(folder, replace(settings, what=("entropy",)), told=silent).missing == whole  # nothing twice

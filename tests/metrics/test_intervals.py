@@ -180,3 +180,9 @@ def test_without_image_intervals_only_seeds_count_and_one_run_keeps_its_own() ->
 def test_errors_of_a_difference_add_as_squares() -> None:
     found = difference_of(Interval(low=7.0, high=13.0, mean=10.0), Interval(low=0.0, high=8.0, mean=4.0))
     assert (found.low, found.mean, found.high) == (1.0, 6.0, 11.0)
+
+
+def test_targets_with_the_same_images_do_not_average_the_images_away() -> None:
+    known = {(f"t{n}", 0): Interval(low=-2.0, high=2.0, mean=0.0) for n in range(4)}
+    apart, same = (interval_over_runs(known, rng(), same_images=shared) for shared in (False, True))
+    assert width(apart) == pytest.approx(4 / 4**0.5, rel=0.1) and width(same) == pytest.approx(4, rel=0.1)

@@ -116,3 +116,16 @@ def test_the_caption_says_what_the_whiskers_are(fake_run: FakeRun) -> None:
     )
     assert with_predictions is not None and with_predictions.description.endswith("whiskers: 95 % intervals")
     assert without is not None and without.description.endswith("whiskers: standard error over seeds")
+
+
+def test_more_runs_than_colours_still_make_a_figure(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    (group,) = groups(run.results)
+    rows = summarise(run, group, "all", "label")
+    plot = accuracy_figure({f"a rather long name of run {number}": rows for number in range(11)}, series="{}")
+    assert plot is not None and {row[0] for row in plot.rows} == {f"a rather long name of run {n}" for n in range(11)}
+    legend = plot.figure.axes[0].get_legend()
+    assert legend is not None
+    plot.figure.draw_without_rendering()
+    box, paper = legend.get_window_extent(), plot.figure.bbox
+    assert box.x0 >= paper.x0 and box.x1 <= paper.x1

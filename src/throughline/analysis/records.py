@@ -297,5 +297,7 @@ def read_analysis(path: Path) -> Analysis | None:
     except (ValidationError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ThroughlineError(
-            f"the analysis cannot be read: {first}", path, "run `throughline analyze` again"
+            f"the analysis cannot be read (of another version, or damaged): {first}",
+            path,
+            "run `throughline analyze` again",
         ) from None

@@ -142,6 +142,7 @@ def summary_of(found: Analysis) -> str:
     from throughline.reporting.folds import several_folds
 
     lines = [*_moved(found), *_perplexities(found), *_lost(found)]
+    lines += [several_folds(found)] if lines else []
     lines += [
         f"distance of domains in {apart.of}, {apart.encoder}: {apart.mean:.3f} in the mean over pairs"
         for apart in found.divergence
@@ -149,9 +150,7 @@ def summary_of(found: Analysis) -> str:
     for one in found.sensitivity:
         values = ", ".join(f"{row.value}: {100 * row.accuracy.mean:.1f} %" for row in one.rows)
         lines.append(f"{one.setting}, {one.rows[0].method}, {one.rows[0].answer} path: {values}")
-    if not lines:
-        return "nothing was measured"
-    return "\n".join([*lines, several_folds(found)] if found.folds else lines)
+    return "\n".join(lines) or "nothing was measured"
 
 
 def _moved(found: Analysis) -> list[str]:

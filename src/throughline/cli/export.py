@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge",
         action="store_true",
-        help="fold the adapter into the base's weights: to be named, though the only way",
+        help="fold the adapter into the base's weights (required; there is no other way yet)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; not there, or empty")
     parser.add_argument(

@@ -152,6 +152,7 @@ def interval_over_runs(
     found: Mapping[tuple[str, int], Interval],
     rng: np.random.Generator,
     *,
+    same_images: bool = False,
     draws: int = 2000,
     level: float = 0.95,
 ) -> Interval:
@@ -160,25 +161,28 @@ def interval_over_runs(
 
     Seeds are drawn with replacement within their target, as in `hierarchical_bootstrap`. What the images add is drawn
     from a normal with the standard error that an interval implies, the mean over a target's seeds, once for all of
-    them: the same images stand behind every seed. An interval of no width adds nothing.
+    them: the same images stand behind every seed. `same_images`: they stand behind every target, too, at least in part,
+    as those do that were trained on; one draw then serves all targets, as if they were wholly the same, which is wide.
+    An interval of no width adds nothing.
     """
     if not found:
         raise ValueError("no runs")
     normal = stats.norm.ppf((1 + level) / 2)
     by_target = {name: [one for (target, _), one in found.items() if target == name] for name, _ in sorted(found)}
+    of_all = rng.standard_normal(draws) if same_images else None
     drawn = []
     for ones in by_target.values():
         means = np.array([one.mean for one in ones])
         error = float(np.mean([(one.high - one.low) / (2 * normal) for one in ones]))
         of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
-        drawn.append(of_seeds + error * rng.standard_normal(draws))
+        drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
     mean = float(np.mean([np.mean([one.mean for one in ones]) for ones in by_target.values()]))
     return percentile_interval(np.mean(drawn, axis=0), mean, level)
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:
-    """First minus second with the errors added as those of independent measurements: too wide where both are of the
-    same images, and safe so."""
+    """First minus second with the errors added as those of independent measurements: too wide where the two go
+    together, too narrow where one rises as the other falls."""
     mean = first.mean - second.mean
     half = math.hypot(first.high - first.low, second.high - second.low) / 2
     return Interval(low=mean - half, high=mean + half, mean=mean)

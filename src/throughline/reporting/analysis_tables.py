@@ -240,12 +240,17 @@ def _sensitivity(analysis: Analysis, one: Sensitivity) -> Table:
         rows=tuple(_setting(row) for row in one.rows),
         notes=(
             "Units: targets times seeds. Accuracy with its bootstrap interval over "
-            f"{drawn_over(len({fold.seed for fold in analysis.folds}))}; points: paired, on the same images; p "
-            "uncorrected.",
+            f"{drawn_over(_seeds(analysis, one))}; points: paired, on the same images; p uncorrected.",
             *published,
             *drawn_notes(analysis),
         ),
     )
+
+
+def _seeds(analysis: Analysis, one: Sensitivity) -> int:
+    """Of the run that is analysed, or of another that has more units on its targets."""
+    targets = len({fold.targets for fold in analysis.folds})
+    return max(row.units for row in one.rows) // max(1, targets)
 
 
 def _setting(row: Setting) -> tuple[str, ...]:

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from throughline.reporting.plotting import COLOURS, DASHES, INK, MARKERS, Plot, house_style, legend_above, panels
+from throughline.reporting.plotting import (
+    COLOURS,
+    DASHES,
+    HATCHES,
+    INK,
+    MARKERS,
+    Plot,
+    house_style,
+    legend_above,
+    panels,
+)
 from throughline.reporting.runs import LossPoint, Run
 from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, describe, in_order
 from throughline.reporting.tables import Table
@@ -31,31 +41,37 @@ def accuracy_figure(
     methods = in_order((method for found in rows.values() for method in found), METHOD_ORDER)
     if not methods:
         return None
-    shown = [answer for answer, found in rows.items() if found]
+    shown = [one for one, found in rows.items() if found]
     height = 0.8 / len(shown)
     drawn: list[tuple[object, ...]] = []
     with house_style():
         figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(methods) * (0.4 + len(shown) * 0.6)), layout="constrained")
         axes = figure.subplots()
-        for number, answer in enumerate(shown):
-            ours = [rows[answer][method] for method in methods if method in rows[answer]]
+        for number, one in enumerate(shown):
+            ours = [rows[one][method] for method in methods if method in rows[one]]
             values = np.array([_with_whisker(row) for row in ours])  # (methods, [mean, low, high])
             means, lows, highs = 100 * values.T
             places = [methods.index(row.method) + (number - (len(shown) - 1) / 2) * height for row in ours]
             axes.barh(
-                places, means, height=height * 0.9, color=COLOURS[number], label=series.format(answer),
+                places, means, height=height * 0.9, color=COLOURS[number % len(COLOURS)],
+                hatch=HATCHES[number // len(COLOURS) % len(HATCHES)], label=series.format(one),
                 xerr=np.clip([means - lows, highs - means], 0, None),
                 error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
             )  # fmt: skip
-            drawn += [(answer, row.method, *map(float, value)) for row, value in zip(ours, values, strict=True)]
+            drawn += [(one, row.method, *map(float, value)) for row, value in zip(ours, values, strict=True)]
         axes.set_yticks(range(len(methods)), methods)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("accuracy, mean over targets (%)")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(shown))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=_across(shown))
     description = f"Accuracy of each method, averaged over the held-out domains; {_whiskers(rows)}"
     columns = ("series", "method", "accuracy", "low", "high")
     return Plot(name, description, figure, columns, tuple(drawn))
+
+
+def _across(names: Sequence[str]) -> int:
+    """Columns of a legend above the bars: about seventy letters fit beside each other."""
+    return max(1, min(len(names), 70 // (6 + max(map(len, names)))))
 
 
 def _with_whisker(row: MethodSummary) -> tuple[float, float, float]:

@@ -139,7 +139,9 @@ def kept_from(before: Analysis | None, found: Analysis, what: Sequence[str]) -> 
     if "conclusions" in free and "conclusions" not in what:
         update["conclusions_of"] = before.conclusions_of
     missing = tuple(one for one in before.missing if one.analysis in free and one.analysis not in what)
-    return found.model_copy(update={"folds": tuple(folds), "missing": (*missing, *found.missing), **update})
+    return found.model_copy(
+        update={"folds": tuple(folds), "missing": tuple(dict.fromkeys((*missing, *found.missing))), **update}
+    )
 
 
 def write_analysis(path: Path, analysis: Analysis) -> None:
