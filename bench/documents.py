@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-import reference
+import command_reference
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
@@ -350,5 +350,5 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "help-time": help_time,
     "picture": picture,
     "gpu-memory": gpu_memory,
-    **reference.BLOCKS,
+    **command_reference.BLOCKS,
 }

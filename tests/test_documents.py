@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
+import command_reference
 import documents
 import kills
 import records
-import reference
 from throughline.cli.main import VERBS
 from throughline.cli.parsing import Parser
 from throughline.errors import ThroughlineError
@@ -273,7 +273,7 @@ def test_malformed_evidence_makes_no_document(name: str, damage: str, tmp_path: 
         documents.BLOCKS[BLOCK_OF[name]](tmp_path)
 
 
-@pytest.mark.parametrize("block", sorted(set(documents.BLOCKS) - {"gpu-memory", *reference.BLOCKS}))
+@pytest.mark.parametrize("block", sorted(set(documents.BLOCKS) - {"gpu-memory", *command_reference.BLOCKS}))
 def test_a_block_without_evidence_says_that_nothing_was_measured(block: str, tmp_path: Path) -> None:
     assert documents.NOT_MEASURED in documents.BLOCKS[block](tmp_path)
 

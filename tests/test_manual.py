@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import reference
+import command_reference
 from throughline.experiment.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def test_every_command_of_the_tutorial_runs_in_its_order(tmp_path: Path) -> None
     run = tmp_path / "runs" / "my_experiment"
     files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert {"analysis.json", "report/index.html", "results.jsonl"} <= set(files)
-    assert [path for path in files if not reference.described_in_run_folder(path)] == []
+    assert [path for path in files if not command_reference.described_in_run_folder(path)] == []
     assert (tmp_path / "my_checkpoint" / "model.safetensors").is_file()
 
 
@@ -169,7 +169,7 @@ SHOWN = sorted(
 @pytest.mark.parametrize("command", SHOWN)
 def test_every_command_can_be_typed(command: str) -> None:
     _, verb, *words = shlex.split(command, comments=True)
-    arguments = reference.parser_of(verb).parse_args(words)
+    arguments = command_reference.parser_of(verb).parse_args(words)
     if verb == "run" and not arguments.config.endswith(".yaml") and "$" not in command:  # a shell fills those in
         load_config(arguments.config, arguments.set)
 

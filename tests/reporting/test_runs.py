@@ -21,7 +21,7 @@ def test_a_whole_run_is_read_without_faults(fake_run: FakeRun) -> None:
     assert run.config["training"]["lr"] == 0.001
     unit = next(unit for unit in run.units.values() if unit.description["method"] == "mtct_sarr")
     assert unit.done and [line.round for line in unit.rounds] == [1, 2]
-    assert {point.stage for point in unit.training} == {"mtct", "sarr"}
+    assert {point.stage for point in unit.training} == {"first", "round 1", "round 2"}
     assert len(unit.predictions()) == 30 * 3
 
 
