@@ -108,6 +108,7 @@ class Browser:
     def picture(self, path: Path) -> None:
         """What is seen, as PNG, without scroll bars."""
         self._call("Emulation.setScrollbarsHidden", hidden=True)
+        self.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))).then(() => 0)")
         found = self._call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 
