@@ -100,15 +100,17 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
 
+    def hide_scrollbars(self) -> None:
+        """On pages opened from now on."""
+        self._call("Emulation.setScrollbarsHidden", hidden=True)
+
     def emulate(self, media: str = "", scheme: str = "light") -> None:
         """`media` print, or a colour scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def picture(self, path: Path) -> None:
-        """What is seen, as PNG, without scroll bars."""
-        self._call("Emulation.setScrollbarsHidden", hidden=True)
-        self.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))).then(() => 0)")
+        """What is seen, as PNG."""
         found = self._call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 

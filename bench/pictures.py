@@ -24,6 +24,7 @@ def take_pictures(page: Path, folder: Path) -> Iterator[Path]:
     if BROWSER is None:
         raise ThroughlineError("no browser to take pictures with", do=f"install one of {', '.join(BROWSERS)}")
     with tempfile.TemporaryDirectory() as scratch, Browser(Path(scratch) / "profile") as browser:
+        browser.hide_scrollbars()
         for name, (section, scheme, height) in PICTURES.items():
             browser.emulate(scheme=scheme)
             browser.open(page, width=WIDTH, height=height)
