@@ -12,9 +12,9 @@ import pytest
 from tests.reporting.analysis_fixture import HOSTILE, full_analysis, write_full_analysis
 
 from throughline.analysis.records import FILE, Analysis, Estimate
-from throughline.cli.analyze import summary_of
 from throughline.reporting.analysis_figures import optimisation_figure, perplexity_figure, probability_figures
 from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis, shaded_data
+from throughline.reporting.analysis_summary import summary_of
 from throughline.reporting.analysis_tables import divergence_table, optimisation_table, top_tokens, variant_tables
 from throughline.reporting.folds import averaged
 from throughline.reporting.page import write_page

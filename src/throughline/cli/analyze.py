@@ -14,7 +14,6 @@ from throughline.cli.watching import watching
 from throughline.errors import UsageError
 
 if TYPE_CHECKING:
-    from throughline.analysis.records import Analysis
     from throughline.experiment.analyzing.model_subject import ModelSource
 
 SUMMARY = "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness"
@@ -68,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.analysis.records import FILE
     from throughline.experiment.analyzing.analyze import analyze_model, analyze_run
     from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
+    from throughline.reporting.analysis_summary import summary_of
 
     settings = AnalyzeSettings(
         what=tuple(arguments.what or WHAT),
@@ -128,61 +128,3 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:
 
     source = ModelSource(arguments.model, arguments.chains, arguments.images, base_of(arguments))
     return arguments.out or Path("runs") / f"analysis-{checkpoint_name(arguments.model)}", source
-
-
-SHOWN = {("label", "class"): "class tokens alone", ("teacher", "chain"): "a teacher's chain tokens"}
-"""Of the token probabilities; the other sources and kinds are on the page."""
-
-EXCHANGED = ("another image", "another image's chain")
-"""Of the variants of a chain."""
-
-
-def summary_of(found: Analysis) -> str:
-    """What stands out, over folds, a line each; the rest is in the file and on the page."""
-    from throughline.reporting.folds import several_folds
-
-    lines = [*_moved(found), *_perplexities(found), *_lost(found)]
-    lines += [several_folds(found)] if lines else []
-    lines += [
-        f"distance of domains in {apart.of}, {apart.encoder}: {apart.mean:.3f} in the mean over pairs"
-        for apart in found.divergence
-    ]
-    for one in found.sensitivity:
-        values = ", ".join(f"{row.value}: {100 * row.accuracy.mean:.1f} %" for row in one.rows)
-        lines.append(f"{one.setting}, {one.rows[0].method}, {one.rows[0].answer} path: {values}")
-    return "\n".join(lines) or "nothing was measured"
-
-
-def _moved(found: Analysis) -> list[str]:
-    from throughline.reporting.folds import averaged, together
-
-    moved = [one for fold in found.folds for one in fold.moved if one.before.method is None]
-    nets = together(moved, lambda one: (one.source, one.kind, one.after.name))
-    return [
-        f"{SHOWN[source, kind]} above 0.75, {name} − base: {averaged([one.net for one in ones], sign='+')} points"
-        for (source, kind, name), ones in nets.items()
-        if (source, kind) in SHOWN
-    ]
-
-
-def _perplexities(found: Analysis) -> list[str]:
-    from throughline.reporting.folds import WHOSE, averaged, together
-
-    mismatch = together(
-        (one for fold in found.folds for one in fold.mismatch), lambda one: (one.source, one.state.name)
-    )
-    return [
-        f"perplexity of {WHOSE[source]} to {name}: {averaged([one.perplexity for one in ones], 2)}"
-        for (source, name), ones in mismatch.items()
-    ]
-
-
-def _lost(found: Analysis) -> list[str]:
-    from throughline.reporting.folds import averaged, together
-
-    variants = together((one for fold in found.folds for one in fold.variants), lambda one: (one.state.name, one.name))
-    return [
-        f"accuracy lost behind {name}, {state}: {averaged([one.lost for one in ones if one.lost is not None])} points"
-        for (state, name), ones in variants.items()
-        if name in EXCHANGED
-    ]
