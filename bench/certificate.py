@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from throughline.core.files import content_hash, write_json
 from throughline.drawn.concepts import CLASSES, FAMILIES, contrast_of
 from throughline.drawn.styles import DOMAIN_STYLES
-from throughline.files import content_hash, write_json
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / "runs" / "certificate"
@@ -84,8 +84,8 @@ def answers(mllm: Any, images: Any, samples: Sequence[Any]) -> dict[str, float]:
     """Accuracy by label likelihood, and the label path's accuracy and unparsed share."""
     from throughline.chains.formats import FIVE_STAGE
     from throughline.chains.prompts import make_prompts
+    from throughline.core.settings import AnswerSettings
     from throughline.evaluation.answering import Questions, answer_samples
-    from throughline.settings import AnswerSettings
 
     questions = Questions(make_prompts(images.classes, FIVE_STAGE), images.classes, FIVE_STAGE)
     found = answer_samples(mllm, samples, questions, AnswerSettings(answers=("likelihood", "label"), batch=50))
@@ -113,11 +113,11 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
 
     from throughline.chains.formats import FIVE_STAGE
     from throughline.chains.prompts import make_prompts
+    from throughline.core.seeding import seed_of
+    from throughline.core.settings import LoraSettings, StageSettings
     from throughline.mllm.images import ImageReader
     from throughline.mllm.load import fingerprint_checkpoint, load_mllm
     from throughline.mllm.lora import add_lora
-    from throughline.seeding import seed_of
-    from throughline.settings import LoraSettings, StageSettings
     from throughline.training.objectives import Example, sample_tree
     from throughline.training.trainer import TreeDataset, train_stage
 
@@ -237,6 +237,8 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
 
     from throughline.chains.formats import FIVE_STAGE
     from throughline.chains.prompts import make_prompts
+    from throughline.core.seeding import generator
+    from throughline.core.settings import SamplingSettings
     from throughline.drawn.describer import DescriberSettings, describe
     from throughline.drawn.world import read_scenes
     from throughline.mllm.chat import user_turn
@@ -245,8 +247,6 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     from throughline.mllm.load import load_mllm
     from throughline.mllm.sampling import sample
     from throughline.mllm.tree import Leaf, merge_paths
-    from throughline.seeding import generator
-    from throughline.settings import SamplingSettings
 
     images, _, test = parts(budget)
     scenes = read_scenes(world(budget))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from records import Certificate, Style, read_record
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.metrics.intervals import mean_and_error
 from throughline.reporting.tables import DRAWN_NOTE, Table, percent, to_markdown
 

@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.experiment.predicting.measured import calibrated, compare_with_run
 from throughline.reporting.tables import Table, to_terminal
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from records import DemoProfile, this_machine
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 RATE = 50  # looks a second: a hundredth of a demo's seconds is still a hundred looks
 

@@ -19,8 +19,8 @@ from claims import PARTS, claims_block
 from records import BuiltChains, ChainsStudy, DemoKills, SensitivityStudy, read_record
 from throughline.analysis.records import Estimate
 from throughline.cli.doctor import LARGE_MODELS, in_gb
-from throughline.errors import ThroughlineError
-from throughline.files import write_atomically
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import write_atomically
 from throughline.metrics.intervals import mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.generated import generated_names, replace_generated

@@ -39,8 +39,8 @@ from records import (
     write_record,
 )
 from sensitivity_study import study
+from throughline.core.errors import ThroughlineError
 from throughline.drawn.world import contact_sheet
-from throughline.errors import ThroughlineError
 from throughline.experiment.predicting.measured import compare_with_run
 from throughline.reporting.reduced import reduce_run
 from throughline.reporting.runs import read_run

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from records import DemoKills, Kill, this_machine
-from throughline.files import content_hash, read_json_lines, write_json
-from throughline.seeding import generator
+from throughline.core.files import content_hash, read_json_lines, write_json
+from throughline.core.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from browser import BROWSER, BROWSERS, Browser
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 PICTURES = {"report": (None, "light", 1300), "report-chains": ("chains", "dark", 760)}
 """By file name: the section at the top (None: the head of the page), the colour scheme and the height in pixels."""

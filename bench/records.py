@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from throughline.analysis.records import Sensitivity
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import write_json
 from throughline.experiment.environment import describe_environment
-from throughline.files import write_json
 from throughline.reporting.reduced import reduced_environment
 
 

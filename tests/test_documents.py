@@ -21,9 +21,9 @@ import kills
 import records
 from throughline.cli.main import VERBS
 from throughline.cli.parsing import Parser
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import load_config
-from throughline.files import write_json, write_json_lines
 from throughline.reporting.generated import generated_names
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from throughline.files import in_threads, read_json_lines, write_json_lines
+from throughline.core.files import in_threads, read_json_lines, write_json_lines
 
 
 def test_threads_give_results_in_order_and_take_only_some_items_ahead() -> None:

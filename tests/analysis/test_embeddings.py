@@ -11,9 +11,9 @@ from tests.mllm.tiny import FAMILIES, write_checkpoint
 
 from throughline.analysis.embeddings import ClipTowers, OwnTowers
 from throughline.analysis.passages import CLASS, TEXT, Word
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import load_mllm
 

@@ -15,9 +15,9 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.scoring import Scorer
 from throughline.analysis.tokens import COLUMNS, read_tokens, write_tokens
 from throughline.chains.formats import FIVE_STAGE
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.training.objectives import Example, sample_tree

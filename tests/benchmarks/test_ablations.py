@@ -17,7 +17,7 @@ from throughline.benchmarks.contenders import token_trees
 from throughline.benchmarks.memory import MemorySettings, measure_memory
 from throughline.benchmarks.score import ScoreSettings, measure_score
 from throughline.benchmarks.step import largest_difference, measure_workload
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 from throughline.mllm import lora_linear, rms_norm
 
 

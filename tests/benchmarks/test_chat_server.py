@@ -32,7 +32,7 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts
 from throughline.chains.rules import judge
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 CLASSES = ("alarm_clock", "cup", "dog")
 PROMPT = make_prompts(CLASSES).reasoning

@@ -14,7 +14,7 @@ from throughline.benchmarks.evaluating import (
     measure_answering,
     measure_evaluate,
 )
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 SAID = Answers(("cup",) * 200, ("<CONCLUSION>cup</CONCLUSION>",) * 200, torch.full((200, 3), -1.1))
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from throughline.benchmarks.fresh_process import in_a_fresh_process
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 def _fails(kind: str) -> int:

@@ -10,9 +10,9 @@ import torch
 from throughline.benchmarks import gpu
 from throughline.benchmarks.gpu import GpuSettings, Side, checked_precision, fold_samples, measure_gpu, rows_of_sides
 from throughline.benchmarks.workload import POOL, tokenizer_texts
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.plan import Plan
 

@@ -12,8 +12,8 @@ from throughline.benchmarks import input as bench
 from throughline.benchmarks.contenders import LORA, with_random_lora
 from throughline.benchmarks.input import INPUT, InputSettings, InputWork, Side, measure_input, measure_sides
 from throughline.benchmarks.workload import tokenizer_texts, write_scenes
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.folders import read_images
-from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.images import ImageReader
 

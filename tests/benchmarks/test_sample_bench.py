@@ -21,7 +21,7 @@ from throughline.benchmarks.sampling_sides import (
     sample_ours,
 )
 from throughline.benchmarks.workload import tokenizer_texts
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 
 

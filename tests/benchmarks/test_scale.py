@@ -8,9 +8,9 @@ import pytest
 
 from throughline.benchmarks import scale
 from throughline.benchmarks.scale import STAGES, Measured, ScaleSettings, measure_images, measure_scale, write_images
+from throughline.core.errors import UsageError
 from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
-from throughline.errors import UsageError
 
 
 def test_its_images_are_fit_for_training_and_no_two_are_the_same_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from throughline.benchmarks.plain import ask_labels, batched_cache, loop_on_cach
 from throughline.benchmarks.score import OURS, ScoreSettings, make_score_work, measure_score, measure_scoring
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
 from throughline.chains.prompts import make_prompts
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 
 POCKET = GEOMETRIES["pocket"]

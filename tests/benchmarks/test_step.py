@@ -15,8 +15,8 @@ from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.drawn.concepts import CLASSES
-from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.flops import Row, shape_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm

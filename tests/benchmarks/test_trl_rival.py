@@ -12,7 +12,7 @@ from throughline.benchmarks.memory import MemorySettings, measure_memory
 from throughline.benchmarks.step import StepSettings, measure_step
 from throughline.benchmarks.trl_rival import sft_trainer, trl_step
 from throughline.benchmarks.workload import class_list, make_workload
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.forward import score_trees
 from throughline.mllm.lora_linear import LoraLinear
 

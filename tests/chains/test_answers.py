@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from throughline.chains.answers import Answer, is_refusal, parse_answer
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.outcomes import Outcome
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 CLASSES = (*CLASS_LISTS["PACS"], "cat", "mug", "coffee_mug", "hot_dog", "TV", "Candles", "Knives", "bus")
 

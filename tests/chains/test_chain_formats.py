@@ -18,7 +18,7 @@ from throughline.chains.formats import (
 )
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 CLASSES = ("cat", "dog", "horse")
 TEXTS = ("I look first.", "A brown animal.", "It has paws.", "A cat would be smaller.", "dog")

@@ -24,7 +24,7 @@ from throughline.chains.journal import (
     read_journal,
 )
 from throughline.chains.prompts import make_prompts, prompt_sha256
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 CLASSES = ("cat", "dog")
 PROMPTS = make_prompts(CLASSES, FIVE_STAGE)

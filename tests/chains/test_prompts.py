@@ -13,7 +13,7 @@ from throughline.chains.prompts import (
     read_template,
     stage_instruction,
 )
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 def test_the_label_question_has_the_papers_wording():

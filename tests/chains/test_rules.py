@@ -5,7 +5,7 @@ import pytest
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, Chain, render_chain
 from throughline.chains.parsing import parse_chain
 from throughline.chains.rules import RULES, judge
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 CLASSES = ("bowl", "cup", "dog")
 

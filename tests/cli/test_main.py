@@ -14,7 +14,7 @@ from throughline import __version__
 from throughline.cli import main as roof
 from throughline.cli.main import VERBS, main
 from throughline.cli.parsing import Parser, positive_int, share, words
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 def run_python(code: str, *arguments: str, **settings) -> subprocess.CompletedProcess:

@@ -3,9 +3,9 @@ import io
 import pytest
 from PIL import Image
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.benchmarks import BENCHMARKS, write_rows
 from throughline.domains.folders import read_images
-from throughline.errors import ThroughlineError
 
 
 def picture(shade: int) -> bytes:

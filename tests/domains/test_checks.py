@@ -4,8 +4,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import check_images
-from throughline.errors import ThroughlineError
 
 
 def kinds(root, severity=None, **settings):

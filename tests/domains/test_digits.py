@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import check_images
 from throughline.domains.digits import DIGIT_NAMES, write_digits
 from throughline.domains.folders import read_images
 from throughline.domains.images import load_image
-from throughline.errors import ThroughlineError
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
-from throughline.errors import ThroughlineError
 
 
 def test_domains_and_classes_come_in_sorted_order_and_ids_are_relative_paths(tree):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import ImageError, load_image
-from throughline.errors import ThroughlineError
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from throughline.core.errors import ThroughlineError
 from throughline.drawn.concepts import (
     CLASSES,
     CONCEPTS,
@@ -17,7 +18,6 @@ from throughline.drawn.concepts import (
 )
 from throughline.drawn.scenes import Scene, WorldSettings, sample_scene, tied_background
 from throughline.drawn.shapes import outlines, variation_of
-from throughline.errors import ThroughlineError
 
 
 def test_twelve_classes_stand_in_pairs_that_differ_in_one_required_part():

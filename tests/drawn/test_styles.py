@@ -7,11 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from throughline.core.errors import ThroughlineError
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.scenes import sample_scene
 from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, object_mask, part_box, render
-from throughline.errors import ThroughlineError
 
 STYLES = (*DOMAIN_STYLES, *AUXILIARY_STYLES)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import make_prompts
+from throughline.core.settings import AnswerSettings
 from throughline.evaluation.answering import Prediction, Questions
-from throughline.settings import AnswerSettings
 
 CLASSES = ("cat", "cup", "dog")
 QUESTIONS = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.errors import ThroughlineError
 from throughline.evaluation.folds import keep_all, leave_out
 
 

@@ -12,8 +12,8 @@ from tests.evaluation.small import in_this_process
 from tests.mllm.tiny import write_checkpoint
 
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.folders import read_images
-from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.saved_model import Base, find_record, open_model, read_record
 from throughline.experiment import fitting
 from throughline.experiment.fitting import fit_config, fit_model

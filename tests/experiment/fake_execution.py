@@ -12,7 +12,7 @@ import time
 import types
 from pathlib import Path
 
-from throughline.files import write_json, write_json_lines
+from throughline.core.files import write_json, write_json_lines
 
 EXECUTOR = "fake_execution:execute"
 STEPS = 3

@@ -17,9 +17,10 @@ from tests.training.small import chain_of
 
 from throughline.analysis.records import FILE, read_analysis
 from throughline.cli.main import main
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
-from throughline.errors import ThroughlineError, UsageError
 from throughline.experiment import run
 from throughline.experiment.analyzing import fold_analysis, scored
 from throughline.experiment.analyzing.analyze import analyze_run
@@ -30,7 +31,6 @@ from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.run import run_experiment
-from throughline.files import read_json_lines, write_json_lines
 from throughline.mllm import sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter

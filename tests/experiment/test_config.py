@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.experiment.config import load_config
 from throughline.experiment.folder import resolved_yaml
 from throughline.experiment.presets import preset_names, preset_summary

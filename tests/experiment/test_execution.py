@@ -23,10 +23,11 @@ from tests.training.small import chain_of
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.evaluation import selection
 from throughline.evaluation.answering import Questions, answer_samples
 from throughline.evaluation.folds import leave_out
@@ -35,7 +36,6 @@ from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
 from throughline.experiment.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.experiment.run import FinishedRun, run_experiment
-from throughline.files import read_json_lines
 from throughline.mllm import sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
@@ -245,13 +245,13 @@ def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
                 raise Stopped
             return real(*arguments, **options)
 
-        monkeypatch.setattr("throughline.files.tempfile.mkstemp", stopping)
+        monkeypatch.setattr("throughline.core.files.tempfile.mkstemp", stopping)
         try:
             here(folder)
         except Stopped:
             continue
         break
-    monkeypatch.setattr("throughline.files.tempfile.mkstemp", real)
+    monkeypatch.setattr("throughline.core.files.tempfile.mkstemp", real)
     again = here(folder)
     assert results(folder) == results(undisturbed.folder)
     for method in UNITS:

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
 
 from throughline.cli.main import main
+from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import read_record
 from throughline.experiment import fitting, learning
 from throughline.experiment.fitting import fit_config, fit_model
-from throughline.files import read_json_lines
 from throughline.training import trainer
 
 

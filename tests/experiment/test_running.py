@@ -11,12 +11,12 @@ import fake_execution
 import pytest
 from fake_execution import EXECUTOR, notes
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.experiment.config import load_config
 from throughline.experiment.folder import locked
 from throughline.experiment.preparation import read_chains
 from throughline.experiment.run import run_experiment
-from throughline.files import read_json_lines
 
 pytestmark = pytest.mark.usefixtures("teacher")
 ALL = "methods=zero_shot,cls,reasoning,mtct,sarr,mtct_sarr,cls_matched,mtct_matched"

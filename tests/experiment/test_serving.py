@@ -13,14 +13,14 @@ from tests.evaluation.small import in_this_process, write_chains, write_images, 
 from tests.teaching import serving as real
 
 from throughline.chains.journal import read_journal
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
-from throughline.errors import ThroughlineError
 from throughline.experiment import fitting, serving
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.fitting import FittedModel, fit_config, fit_model
 from throughline.experiment.run import preview_run, run_experiment
-from throughline.files import read_json_lines
 from throughline.teaching import server_process
 
 Fit = Callable[[RunConfig, Path], FittedModel]

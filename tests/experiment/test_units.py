@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
-from throughline.errors import ThroughlineError
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import estimate_costs, longest_first
 from throughline.experiment.units import plan

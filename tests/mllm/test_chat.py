@@ -8,7 +8,7 @@ import pytest
 from tests.mllm.reference import ENDS, Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Chat, user_turn
 from throughline.mllm.load import Mllm, load_mllm
 

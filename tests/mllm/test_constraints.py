@@ -19,13 +19,13 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, 
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
 from throughline.drawn.concepts import CLASSES
-from throughline.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.constraints import StageConstraint, constraint_of, format_regex
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.sampling import Continuation, sample
-from throughline.settings import SamplingSettings
 
 NAMES = tuple(sorted(CLASSES))
 ANY_FORMAT = pytest.mark.parametrize("chain_format", FORMATS.values(), ids=list(FORMATS))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tests.mllm.tiny import image_of
 
+from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora, load_adapter, save_adapter
 from throughline.mllm.sampling import sample
-from throughline.settings import LoraSettings, SamplingSettings
 
 QUESTION = user_turn("What is shown? Choose from: cat, dog, cup.")
 

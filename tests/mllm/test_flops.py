@@ -10,13 +10,13 @@ from tests.mllm.reference import Spoken, picture, tree_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
+from throughline.core.settings import LoraSettings
 from throughline.mllm.attention import TreeLayout
 from throughline.mllm.chat import user_turn
 from throughline.mllm.flops import Flops, Row, shape_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
-from throughline.settings import LoraSettings
 
 IMAGE_TOKEN = 7
 

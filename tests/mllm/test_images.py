@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm

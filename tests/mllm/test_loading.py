@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.mllm.tiny import write_text_checkpoint
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.load import fingerprint_checkpoint, load_mllm
 
 

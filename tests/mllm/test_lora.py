@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.mllm.reference import Spoken, picture, processed
 from torch import nn
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import (
@@ -24,7 +25,6 @@ from throughline.mllm.lora import (
     load_adapter,
     save_adapter,
 )
-from throughline.settings import LoraSettings
 
 TOWERS = {"internvl": "model.vision_tower.", "qwen": "model.visual.", "llava": "model.vision_tower."}
 QUERIES = {"internvl": "q_proj", "qwen": "qkv", "llava": "q_proj"}

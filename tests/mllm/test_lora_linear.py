@@ -11,12 +11,12 @@ from peft.tuners import lora
 from tests.mllm.tiny import image_of
 from torch import Tensor, nn
 
+from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, folded
 from throughline.mllm.lora_linear import LoraLinear
 from throughline.mllm.sampling import sample
-from throughline.settings import LoraSettings, SamplingSettings
 
 
 def layer(kind: type[lora.Linear], bias: bool = True, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.mllm.reference import Spoken, picture, processed, tree_of
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm import head, sizes
 from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import measure_trees, score_trees

@@ -17,7 +17,7 @@ from tests.training.small import PROMPTS, with_lora
 from torch import Tensor
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import base_of
 from throughline.mllm.merge_check import EXACT, Probe, check_merged, make_probe

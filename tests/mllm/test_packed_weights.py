@@ -10,13 +10,13 @@ import pytest
 import torch
 from tests.mllm.test_sampling import prompts_of
 
+from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.mllm import packed_weights as room
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
 from throughline.mllm.packed_weights import STEPS, packed_weights
 from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import sample
-from throughline.settings import LoraSettings, SamplingSettings
 
 
 @pytest.fixture

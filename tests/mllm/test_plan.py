@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.mllm.reference import Spoken, nll_alone, picture, tree_of
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm, wrap_mllm

@@ -22,8 +22,9 @@ from torch import nn
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.likelihood import label_log_likelihood
@@ -31,7 +32,6 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora, base_of, load_adapter, save_adapter
 from throughline.mllm.lora_linear import LoraLinear
 from throughline.mllm.sampling import sample
-from throughline.settings import LoraSettings, SamplingSettings
 
 CLASSES = ("cat", "cup", "dog")
 QUESTION = user_turn(make_prompts(CLASSES, FIVE_STAGE).label)

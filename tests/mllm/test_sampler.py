@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from throughline.core.seeding import generator
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampler import Asked, InProcessSampler
 from throughline.mllm.sampling import sample
-from throughline.seeding import generator
-from throughline.settings import SamplingSettings
 
 
 def test_every_purpose_is_one_more_draw_of_its_own(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:

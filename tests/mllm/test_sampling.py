@@ -13,12 +13,12 @@ from scipy.stats import chisquare
 from tests.mllm.reference import Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.load import Mllm
 from throughline.mllm.plan import Plan
 from throughline.mllm.prefix import ROOM, encode_prefix
 from throughline.mllm.sampling import Continuation, sample
-from throughline.settings import SamplingSettings
 
 ASKED = [
     Spoken(user_turn("What is shown?"), [picture(0)], ""),

@@ -13,6 +13,7 @@ from tests.mllm.tiny import image_of
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, LlavaConfig, Qwen2_5_VLConfig
 
+from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.decode_flops import appended_flops, decoding_flops, prompt_flops
 from throughline.mllm.flops import shape_of
@@ -20,7 +21,6 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
 from throughline.mllm.shapes import CheckpointShape, read_shape
 from throughline.mllm.sizes import adapter_parameters, cache_bytes, parameters
-from throughline.settings import LoraSettings
 
 
 def shape_at(folder: Path, image: Image.Image | None = None) -> CheckpointShape:

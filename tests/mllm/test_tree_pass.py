@@ -20,13 +20,13 @@ from tests.mllm.reference import (
 )
 from tests.mllm.tiny import image_of
 
+from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora
 from throughline.mllm.tree import Tree
-from throughline.settings import LoraSettings
 
 QUESTION = "What is shown? Choose from: cat, cat tower, dog."
 REASONED = QUESTION + " Think step by step."

@@ -28,7 +28,7 @@ from throughline.analysis.records import (
     TokenEntropy,
     Variant,
 )
-from throughline.files import write_atomically
+from throughline.core.files import write_atomically
 from throughline.reporting.runs import Run
 
 BASE = State(method=None, unit=None, round=None)

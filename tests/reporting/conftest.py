@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from throughline.files import content_hash, write_atomically, write_json, write_json_lines
+from throughline.core.files import content_hash, write_atomically, write_json, write_json_lines
 
 CLASSES = ("cup", "bowl", "boat")
 SKILL = {"zero_shot": 0.4, "cls": 0.6, "reasoning": 0.58, "mtct": 0.7, "sarr": 0.62, "mtct_sarr": 0.8}

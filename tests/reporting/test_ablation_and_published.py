@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.reporting import conftest
 
-from throughline.files import read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.metrics.paired import holm
 from throughline.reporting.ablation import ablation_table, trains_on
 from throughline.reporting.page import write_page

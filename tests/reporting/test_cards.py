@@ -20,7 +20,7 @@ from throughline.analysis.records import (
     Variant,
 )
 from throughline.cli.main import main
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.reporting.cards import chains_section, held_out_section
 
 IMAGES = "f" * 64

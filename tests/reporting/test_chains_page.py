@@ -29,9 +29,9 @@ from throughline.chains.prompts import make_prompts, prompt_sha256
 from throughline.chains.records import Candidate, Record, Usage, Verdict, candidate_key, classes_sha256, make_header
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdict_on
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.reporting.chains_page import write_chains_page
 
 CLASSES = ("cat", "cup", "dog")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from throughline.files import read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.reporting.figures import accuracy_figure, loss_figure, loss_table, rounds_figure
 from throughline.reporting.plotting import Plot
 from throughline.reporting.runs import Run, read_run

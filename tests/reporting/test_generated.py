@@ -1,6 +1,6 @@
 import pytest
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.reporting.generated import generated_block, replace_generated
 
 TEXT = "before\n<!-- generated: demo -->\nold\n<!-- /generated -->\nafter\n<!-- generated: b --><!-- /generated -->\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from throughline.files import read_json_lines, write_atomically, write_json_lines
+from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.reporting.gallery import Part, make_gallery, parts, thumbnail
 from throughline.reporting.page import write_page
 from throughline.reporting.runs import read_run

@@ -8,8 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from throughline.errors import ThroughlineError
-from throughline.files import read_json_lines, write_json, write_json_lines
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.reporting.page import page_html
 from throughline.reporting.reduced import reduce_run, require_whole
 from throughline.reporting.runs import REDUCED_PREDICTIONS, Run, read_run

@@ -13,7 +13,7 @@ from tests.reporting.analysis_fixture import HOSTILE, write_full_analysis
 from tests.reporting.conftest import ATTACK, CLASSES, FakeRun, chain, line, write_run
 
 from browser import BROWSER, Browser
-from throughline.files import write_atomically, write_json, write_json_lines
+from throughline.core.files import write_atomically, write_json, write_json_lines
 from throughline.reporting.page import write_page
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.side_by_side import write_side_by_side

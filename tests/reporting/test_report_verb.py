@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from throughline.cli import report
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
     from conftest import FakeRun

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.reporting.runs import read_run
 
 if TYPE_CHECKING:

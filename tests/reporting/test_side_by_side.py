@@ -12,8 +12,8 @@ from tests.reporting.conftest import write_run
 from tests.reporting.test_page import Reader
 
 from throughline.cli import report
-from throughline.errors import ThroughlineError, UsageError
-from throughline.files import write_atomically
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import write_atomically
 from throughline.reporting.runs import read_run
 from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, names_of
 from throughline.reporting.tables import DRAWN_NOTE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from throughline.files import read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import CorrectAnswers, contradictions, groups, summarise
 from throughline.reporting.tables import (

@@ -13,10 +13,10 @@ import pytest
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import read_journal
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
-from throughline.errors import ThroughlineError
 from throughline.teaching.batch_files import BatchRead, read_batch, read_orders, write_batch
 from throughline.teaching.building import accepted_chains
 from throughline.teaching.prices import Price

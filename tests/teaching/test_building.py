@@ -18,10 +18,10 @@ from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, Chain, ChainForma
 from throughline.chains.journal import read_journal
 from throughline.chains.prompts import make_prompts
 from throughline.chains.records import FAILED, ModelVerdict, Usage
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
-from throughline.errors import ThroughlineError
 from throughline.teaching.building import accepted_chains, build_chains
 from throughline.teaching.recording import BuildPlan, Progress
 from throughline.teaching.teachers import Ask, Brief, Describer, Written

@@ -25,7 +25,7 @@ from throughline.chains.records import (
     classes_sha256,
     make_header,
 )
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.checking import CheckResult, check_chains
 
 CLASSES = ("cat", "cup", "dog")

@@ -28,10 +28,10 @@ from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import file_sha256
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
-from throughline.files import file_sha256
 from throughline.teaching.building import accepted_chains, build
 from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after

@@ -28,11 +28,11 @@ from throughline.chains.records import (
     classes_sha256,
     make_header,
 )
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
-from throughline.errors import ThroughlineError
 from throughline.teaching.exports.exporting import export_chains
 from throughline.teaching.exports.records import ExportSummary
 from throughline.teaching.exports.trainer_formats import control_mark

@@ -10,12 +10,12 @@ import pytest
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
 from throughline.chains.prompts import make_prompts
+from throughline.core.settings import SamplingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.load import Mllm, load_mllm
-from throughline.settings import SamplingSettings
 from throughline.teaching.building import build_chains
 from throughline.teaching.local import LocalTeacher
 from throughline.teaching.recording import BuildPlan

@@ -10,9 +10,9 @@ from PIL import Image
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.records import Usage
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.teaching.building import build_chains
 from throughline.teaching.estimating import estimate
 from throughline.teaching.prices import Price, price_of, read_prices

@@ -18,10 +18,10 @@ from throughline.benchmarks.chat_server import FaultPlan, ServerSettings
 from throughline.benchmarks.chat_server.process import running_server
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.parsing import parse_chain
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.sampler import Asked, Drawn
-from throughline.settings import SamplingSettings
 from throughline.teaching.endpoint import Patience
 from throughline.teaching.served import EndpointSampler
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.server_process import ServeCommand, free_port, last_lines, running_server
 
 SERVE = f"{sys.executable} -u -m http.server --bind 127.0.0.1 --directory {{checkpoint}} {{port}}"

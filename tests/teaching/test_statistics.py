@@ -17,11 +17,11 @@ from throughline.chains.prompts import make_prompts, prompt_sha256
 from throughline.chains.records import Candidate, Record, Usage, Verdict, candidate_key, classes_sha256, make_header
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdict_on
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
-from throughline.errors import ThroughlineError
 from throughline.teaching.statistics.records import ChainStatistics
 from throughline.teaching.statistics.summary import summarise_chains
 from throughline.teaching.statistics.tables import statistics_tables

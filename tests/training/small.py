@@ -11,11 +11,11 @@ from torch import Tensor
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.prompts import Prompts, class_name, make_prompts
+from throughline.core.settings import LoraSettings, StageSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
-from throughline.settings import LoraSettings, StageSettings
 from throughline.training.methods import AnswerPath
 from throughline.training.objectives import Example, sample_tree
 from throughline.training.trainer import LossLine, TreeDataset, train_stage

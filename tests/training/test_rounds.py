@@ -13,12 +13,12 @@ from tests.training.small import PROMPTS, chain_of
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm import sampler as in_process
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampler import Asked, Drawn, InProcessSampler
 from throughline.mllm.sampling import Continuation
-from throughline.settings import SamplingSettings
 from throughline.training.rounds import RoundPlan, RoundResult, self_label
 
 CLASSES = ("cat", "cup", "dog")

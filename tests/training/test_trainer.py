@@ -18,9 +18,9 @@ from tests.training import kill_stage
 from tests.training.small import same, samples_of, settings, train, weights, with_lora
 from torch import Tensor
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.training.trainer import COMPLETE, LossLine, forget_checkpoints
 

@@ -22,13 +22,13 @@ from throughline.analysis.records import State, Variant
 from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import Prompts, class_name
+from throughline.core.seeding import generator
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
-from throughline.seeding import generator
 
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""

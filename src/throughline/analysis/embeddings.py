@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from throughline.analysis.passages import Word
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of

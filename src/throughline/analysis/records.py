@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 SCHEMA = 1
 FILE = "analysis.json"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from throughline.analysis.passages import CLASS
 from throughline.analysis.records import Kind, Source
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 COLUMNS = pa.schema(
     [

@@ -11,7 +11,7 @@ from typing import Any
 
 from throughline.benchmarks.contenders import Contender, token_trees
 from throughline.benchmarks.workload import Workload
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora_linear import in_pefts_way
 from throughline.mllm.plan import Plan

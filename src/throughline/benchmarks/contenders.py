@@ -15,13 +15,13 @@ import torch
 
 from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.workload import Workload
+from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import Chat, Path, user_turn
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import Row, shape_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora, base_of
-from throughline.settings import LoraSettings
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
 

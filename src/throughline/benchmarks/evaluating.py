@@ -24,18 +24,18 @@ from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, enco
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import class_name, make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings
 from throughline.domains.folders import read_images
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.drawn.world import write_world
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Prediction, Questions, answer_samples
 from throughline.mllm.checkpoints import POCKET
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
-from throughline.settings import AnswerSettings
 
 RIVAL = "three separate passes"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 Found = TypeVar("Found")
 

@@ -23,8 +23,8 @@ from throughline.benchmarks.plain_rival import SeparateRows, rows_of_paths, sepa
 from throughline.benchmarks.step import largest_difference
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, make_workload, require_batch, tokenizer_texts
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.splits import HOLDOUT_FRACTION
-from throughline.errors import ThroughlineError, UsageError
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import shape_of, step_flops
 from throughline.mllm.forward import score_trees

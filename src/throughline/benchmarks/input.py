@@ -24,17 +24,17 @@ from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import require_batch, tokenizer_texts, write_scenes
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.prompts import class_name, make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings, StageSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import Sample
 from throughline.drawn.concepts import CLASSES
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Questions, answer_samples
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.tree import Tree
-from throughline.settings import AnswerSettings, StageSettings
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree
 from throughline.training.trainer import TreeDataset, train_stage

@@ -28,9 +28,9 @@ from throughline.benchmarks.sampling_sides import (
 )
 from throughline.benchmarks.timing import BenchRow, Side, compare, take_turns
 from throughline.benchmarks.workload import chain_lengths, tokenizer_texts
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.load import Mllm
-from throughline.settings import SamplingSettings
 
 OURS = "ours"
 

@@ -12,10 +12,10 @@ from scipy.stats import chisquare
 
 from throughline.benchmarks.plain import encode, render
 from throughline.benchmarks.sampling_sides import SampleWork, draw_plainly, vocabulary
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import user_turn
 from throughline.mllm.sampling import sample
-from throughline.settings import SamplingSettings
 
 TIE = 1e-4
 """Two best logits nearer than this may change places between two ways of computing them."""

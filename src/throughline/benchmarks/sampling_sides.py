@@ -19,12 +19,12 @@ from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.plain import Inputs, encode, render
 from throughline.benchmarks.workload import class_list, drawn_pictures
 from throughline.chains.prompts import make_prompts
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
-from throughline.settings import SamplingSettings
 
 CACHES = ("dynamic", "static")
 """What `generate` documents as `cache_implementation`, where it runs on any device."""

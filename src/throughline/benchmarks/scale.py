@@ -20,6 +20,8 @@ from typing import Any
 from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
 from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.timing import BenchRow, compare
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import AnswerSettings
 from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -27,12 +29,10 @@ from throughline.domains.splits import split_domains
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.scenes import sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, render
-from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.assessment import assess
 from throughline.evaluation.saved_model import OpenedModel, open_model
 from throughline.mllm.images import ImageReader
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
-from throughline.settings import AnswerSettings
 
 GEOMETRY = "pocket"
 SHOWN = CLASSES[:10]

@@ -27,7 +27,7 @@ from throughline.benchmarks.plain import (
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
 from throughline.chains.prompts import class_name, make_prompts
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.likelihood import label_log_likelihood

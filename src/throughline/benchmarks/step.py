@@ -28,7 +28,7 @@ from throughline.benchmarks.plain_rival import separate_sequences
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.trl_rival import require_trl, sft_trainer
 from throughline.benchmarks.workload import class_list, make_workload, tokenizer_texts
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 
 TOLERANCE = 1e-5

@@ -28,9 +28,9 @@ from throughline.benchmarks.timing import BenchRow, compare
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.records import Usage
+from throughline.core.files import content_hash
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
-from throughline.files import content_hash
 from throughline.teaching.building import build, build_chains
 from throughline.teaching.completions import chat_body
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher

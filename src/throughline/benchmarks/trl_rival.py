@@ -25,7 +25,7 @@ from torch import Tensor
 
 from throughline.benchmarks.contenders import LORA, Contender, Key, paths_of, row_widths
 from throughline.benchmarks.workload import Workload
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.flops import Row, Shape, linear_flops, shape_of, step_flops
 from throughline.mllm.load import Mllm

@@ -15,11 +15,11 @@ from PIL import Image
 
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.prompts import Prompts, class_name, make_prompts
+from throughline.core.errors import UsageError
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, render
-from throughline.errors import UsageError
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.training.objectives import Example
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 @dataclass(frozen=True)

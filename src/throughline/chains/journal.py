@@ -28,8 +28,8 @@ from throughline.chains.records import (
     classes_sha256,
     make_header,
 )
-from throughline.errors import ThroughlineError
-from throughline.files import canonical_json, told_in_one_line
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import canonical_json, told_in_one_line
 
 if sys.platform != "win32":
     import fcntl

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 Aliases = Mapping[str, Sequence[str]]
 """Class → other names of it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 OPTIONS_PLACE = "{options}"
 

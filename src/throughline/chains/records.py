@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from throughline.chains.formats import ChainFormat
 from throughline.chains.outcomes import Outcome
 from throughline.chains.prompts import Prompts, prompt_sha256
-from throughline.files import canonical_json, content_hash
+from throughline.core.files import canonical_json, content_hash
 
 FAILED = "error"
 """The finish reason of a request that never got an answer; the candidate's text says why."""

@@ -16,7 +16,7 @@ from throughline.chains.mentions import find_mentions
 from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import ParsedChain
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
 from throughline.cli.parsing import positive_int, words
 from throughline.cli.watching import watching
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
     from throughline.experiment.analyzing.model_subject import ModelSource

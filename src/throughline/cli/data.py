@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from throughline.cli.parsing import positive_int, share, words
 from throughline.cli.progress import progress
 from throughline.cli.wording import counted
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.domains.checks import CheckReport, Defect
@@ -243,8 +243,8 @@ def _add_fetch(commands: Any) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    from throughline.core.files import require_free_folder
     from throughline.domains.benchmarks import BENCHMARKS, write_rows
-    from throughline.domains.staging import require_free
 
     benchmark = BENCHMARKS[arguments.name]
     if not arguments.hub:
@@ -253,7 +253,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if benchmark.hub is None:
         on_hub = ", ".join(name for name, other in BENCHMARKS.items() if other.hub)
         raise ThroughlineError(f"{benchmark.name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
-    require_free(arguments.folder)
+    require_free_folder(arguments.folder)
     rows, label_names, total = _rows_of_hub(benchmark.hub)
     with progress("writing", "images") as report:
         count = write_rows(rows, arguments.folder, label_names, lambda done: report(done, total))

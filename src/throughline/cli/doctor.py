@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 SUMMARY = "what this machine can run, and what is missing"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
 from throughline.cli.progress import progress
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
     from throughline.domains.samples import ImageSet
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints; afterwards a ThroughlineError if some images could not be read."""
+    from throughline.core.files import require_writable, write_json
     from throughline.domains.folders import read_images
     from throughline.evaluation.assessment import assess, compare_classes
     from throughline.evaluation.saved_model import find_record, open_model
-    from throughline.files import require_writable, write_json
 
     # Everything that can be at fault without a model is found before one is loaded.
     images = read_images(arguments.images)

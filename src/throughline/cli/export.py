@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.cli.parsing import words
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
     from throughline.experiment.exporting import Exported

@@ -119,9 +119,9 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fits, or says that the model is there already."""
     from throughline.cli.watching import watching
+    from throughline.core.files import write_atomically
     from throughline.evaluation.model_card import model_card
     from throughline.experiment.fitting import fit_config, fit_model
-    from throughline.files import write_atomically
 
     chosen = {key: getattr(arguments, option) for option, key in CHANGES.items()}
     config = fit_config(

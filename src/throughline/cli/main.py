@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from throughline import __version__
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 
 # Verb: one line for `throughline --help`. The module is throughline.cli.<verb>.
 VERBS = {
@@ -74,7 +74,8 @@ def run_verb(arguments: list[str]) -> int:
         print(f"throughline {__version__}")
         return 0
     # Only now: argparse and the modules it needs are half of the time that `throughline --help` takes.
-    from throughline.cli.parsing import Parser, nearest
+    from throughline.cli.parsing import Parser
+    from throughline.core.nearest import nearest
 
     if name not in VERBS:
         kind = "option" if name.startswith("-") else "verb"

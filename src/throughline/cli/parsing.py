@@ -5,12 +5,11 @@ word.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
+from throughline.core.nearest import nearest
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -69,12 +68,6 @@ def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
             for below in action.choices.values():
                 names += _option_strings(below)
     return names
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like `word`, or None when none comes near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
 
 
 def positive_int(text: str) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
 from throughline.cli.parsing import words
 from throughline.cli.progress import progress
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.evaluation.predicting import ImageAnswer
@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Answers every image; afterwards a ThroughlineError if some could not be read."""
     if arguments.json and arguments.csv == STDOUT:
         raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
+    from throughline.core.files import require_writable, write_atomically
     from throughline.evaluation.predicting import find_images
     from throughline.evaluation.saved_model import find_record, require_class_names
-    from throughline.files import require_writable, write_atomically
 
     # Everything that can be at fault without a model is found before one is loaded.
     images = find_images(arguments.images)

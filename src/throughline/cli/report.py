@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.reporting.runs import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.cli.parsing import positive_int
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
     from throughline.experiment.analyzing.settings import AnalyzeSettings
@@ -74,8 +74,8 @@ def run_and_report(
     """Runs with progress on stderr, analyses the run where `analysis` says how, then prints the tables (or JSON) and
     writes the page."""
     from throughline.cli.watching import watching
+    from throughline.core.files import read_json_lines
     from throughline.experiment.run import run_experiment
-    from throughline.files import read_json_lines
 
     with watching() as watcher:
         finished = run_experiment(

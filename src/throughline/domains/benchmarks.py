@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import whole_folder, write_atomically
 from throughline.domains.listing import is_image_name
-from throughline.domains.staging import staged_folder
-from throughline.errors import ThroughlineError
-from throughline.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def write_rows(
     place that cannot be written.
     """
     taken: set[PurePosixPath] = set()
-    with staged_folder(out, keep=True) as folder:
+    with whole_folder(out, keep=True) as folder:
         for number, row in enumerate(rows):
             data = _bytes_of(row, number)
             parent = PurePosixPath(_part(row, "domain", number), _part(row, "label", number, label_names))

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from throughline.core.files import in_threads
 from throughline.domains.folders import hash_files, is_table, list_table
 from throughline.domains.images import MAX_PIXELS, ImageError, load_image
 from throughline.domains.listing import Entry, Listing, list_folder
-from throughline.files import in_threads
 
 Severity = Literal["error", "warning"]
 # Files that show a picture but that ImageFolder, and so every DomainBed split, passes over.

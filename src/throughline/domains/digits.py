@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from throughline.domains.staging import staged_folder
-from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line
-from throughline.seeding import generator
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import told_in_one_line, whole_folder
+from throughline.core.seeding import generator
 
 Shift = Literal["rotation", "colour"]
 
@@ -51,7 +50,7 @@ def write_digits(out: Path, shift: Shift, seed: int = 0) -> int:
     values: NDArray[np.float64] = scans.images  # (1797, 8, 8), 0 to 16
     digits: NDArray[np.int64] = scans.target
     order = generator(seed, "digits", "order").permutation(len(digits))
-    with staged_folder(out) as folder:
+    with whole_folder(out) as folder:
         if shift == "rotation":
             _write_rotated(folder, values, digits, order)
         else:

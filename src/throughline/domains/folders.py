@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import file_sha256, in_threads
 from throughline.domains.listing import Entry, list_folder
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
-from throughline.files import file_sha256, in_threads
 
 COLUMNS = ("image", "domain", "label")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
     from throughline.domains.samples import Sample

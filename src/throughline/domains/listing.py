@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 # torchvision.datasets.folder.IMG_EXTENSIONS, compared in lower case as there.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from throughline.errors import ThroughlineError
-from throughline.files import content_hash
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash
+from throughline.core.nearest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,8 @@ class ImageSet:
     def require_domain(self, domain: str) -> None:
         """Raises a ThroughlineError that names the nearest known domain when `domain` is none of them."""
         if domain not in self.domains:
-            near = difflib.get_close_matches(domain, self.domains, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ThroughlineError(
-                f"no domain named {domain}", self.root, f"{hint}the domains are {', '.join(self.domains)}"
-            )
+            hint = did_you_mean(domain, self.domains, "the domains")
+            raise ThroughlineError(f"no domain named {domain}", self.root, hint)
 
     def require_target(self, target: str) -> None:
         """Raises a ThroughlineError unless `target` is a domain and at least one source domain is left

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from throughline.core.seeding import generator
 from throughline.drawn.placing import Colour
 from throughline.drawn.scenes import Scene, lightness
-from throughline.seeding import generator
 
 OVERSAMPLING = 3  # canvas pixels per image pixel and axis; polygons have no smooth edges of their own
 Pixels = NDArray[np.float32]  # (size, size, 3), 0..255

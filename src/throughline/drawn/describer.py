@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from throughline.chains.formats import FIVE_STAGE, Chain, ChainFormat, render_chain
+from throughline.core.seeding import generator
 from throughline.drawn.concepts import FAMILIES, contrast_of, family_of, nearest_classes
 from throughline.drawn.scenes import Background, Colours, Scene
 from throughline.drawn.words import colour_of, listed, named, plural
-from throughline.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from throughline.core.seeding import generator
 from throughline.drawn.concepts import family_of
 from throughline.drawn.scenes import FAR_COLOURS, NEAR_COLOURS, OBJECT_COLOURS, Scene
 from throughline.drawn.shapes import Points, Shape, ellipse, outlines, rectangle, variation_of
-from throughline.seeding import generator
 
 Colour = tuple[int, int, int]
 Layer = Literal["background", "object", "occluder"]

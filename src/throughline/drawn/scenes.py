@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import generator, seed_of
 from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of
-from throughline.errors import ThroughlineError
-from throughline.seeding import generator, seed_of
 
 # Colours of objects, shared by all classes: (red, green, blue), 0..255.
 OBJECT_COLOURS: dict[str, tuple[int, int, int]] = {

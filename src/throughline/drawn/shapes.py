@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from throughline.seeding import generator
+from throughline.core.seeding import generator
 
 Points = NDArray[np.float64]  # (points, 2)
 Role = Literal["main", "second", "accent", "dark"]

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import generator
 from throughline.drawn import auxiliary_styles as auxiliary
 from throughline.drawn import domain_styles as domain
 from throughline.drawn.canvas import WOBBLE, Pixels, to_image
 from throughline.drawn.placing import place_object
 from throughline.drawn.scenes import Scene
 from throughline.drawn.textures import stroke_reach
-from throughline.errors import ThroughlineError
-from throughline.seeding import generator
 
 DOMAIN_STYLES: tuple[str, ...] = ("cartoon", "painting", "photo", "sketch")
 AUXILIARY_STYLES: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic", "neon")

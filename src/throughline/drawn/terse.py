@@ -4,9 +4,9 @@ sentence. They name parts and class only, and they are always right."""
 from __future__ import annotations
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
+from throughline.core.seeding import generator
 from throughline.drawn.concepts import contrast_of, family_of
 from throughline.drawn.scenes import Scene
-from throughline.seeding import generator
 
 
 def terse_chain(scene: Scene, seed: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from throughline.seeding import generator
+from throughline.core.seeding import generator
 
 Field = NDArray[np.float32]
 

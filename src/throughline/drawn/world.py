@@ -14,12 +14,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from throughline.drawn.concepts import CLASSES, FAMILIES
-from throughline.drawn.counterfactuals import counterfactual
-from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
-from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, check_style, render
-from throughline.errors import ThroughlineError
-from throughline.files import (
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import (
     canonical_json,
     content_hash,
     file_sha256,
@@ -28,7 +24,11 @@ from throughline.files import (
     write_atomically,
     write_json_lines,
 )
-from throughline.seeding import generator
+from throughline.core.seeding import generator
+from throughline.drawn.concepts import CLASSES, FAMILIES
+from throughline.drawn.counterfactuals import counterfactual
+from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
+from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, check_style, render
 
 VERSION = 3  # raised when the same seed draws other pixels
 SCENES, WORLD = "scenes.jsonl", "world.json"

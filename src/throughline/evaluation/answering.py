@@ -16,8 +16,9 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import Prompts, class_name
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
@@ -26,7 +27,6 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.prefix import Prefix, encode_prefix
 from throughline.mllm.sampling import Continuation, sample
 from throughline.mllm.tree import common_path
-from throughline.settings import AnswerSettings, SamplingSettings
 
 VERSION = 3
 """Raised when the same model and images would give other predictions."""

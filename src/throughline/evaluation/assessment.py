@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Prediction, answer_samples
 from throughline.evaluation.measuring import result_lines
 from throughline.evaluation.saved_model import ModelRecord, OpenedModel
-from throughline.files import content_hash
 from throughline.metrics.intervals import wilson_interval
 from throughline.mllm.images import ImageReader
 

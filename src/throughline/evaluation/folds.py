@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.errors import ThroughlineError
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
+from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import hash_files
 from throughline.domains.listing import is_image_name
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Prediction, answer_samples
 from throughline.evaluation.saved_model import OpenedModel
 from throughline.mllm.images import ImageReader

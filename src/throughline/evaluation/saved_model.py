@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.prompts import Prompts, class_name, make_prompts
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import AnswerSettings, Quantization
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
-from throughline.settings import AnswerSettings, Quantization
 
 if TYPE_CHECKING:  # brings torch; a record is read without it
     from throughline.evaluation.answering import Questions

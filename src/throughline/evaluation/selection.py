@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.evaluation.answering import Questions, answer_samples
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
-from throughline.settings import AnswerSettings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ a unit's numbers is part of that unit's hash (`units`); what only changes time o
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -15,9 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from throughline.errors import ThroughlineError, UsageError
-from throughline.experiment.presets import preset_names, preset_path
-from throughline.settings import (
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.nearest import nearest
+from throughline.core.settings import (
     AnswerSettings,
     Attention,
     LoraSettings,
@@ -26,6 +25,7 @@ from throughline.settings import (
     Settings,
     StageSettings,
 )
+from throughline.experiment.presets import preset_names, preset_path
 
 
 def _listed(value: Any) -> Any:
@@ -280,7 +280,7 @@ def _config_path(name_or_path: str) -> Path:
         return preset_path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         raise ThroughlineError("no such config file", name_or_path, "name a YAML file or a preset")
-    near = _near(name_or_path, preset_names())
+    near = nearest(name_or_path, preset_names())
     hint = f"did you mean {near}? " if near else ""
     raise ThroughlineError(
         f"no preset named {name_or_path}", None, f"{hint}the presets are {', '.join(preset_names())}"
@@ -342,7 +342,7 @@ def _first_fault(error: ValidationError, values: dict[str, Any], where: str) -> 
 def _known_key_like(location: tuple[str | int, ...]) -> str:
     beside = _fields_at(location[:-1])
     wanted = str(location[-1])
-    near = _near(wanted, beside)
+    near = nearest(wanted, beside)
     if near is not None:
         return f"did you mean {'.'.join(map(str, (*location[:-1], near)))}?"
     elsewhere = [path for path in _all_keys(RunConfig) if path.rsplit(".", 1)[-1] == wanted]
@@ -376,11 +376,6 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         inner = _model_of(model, key)
         if inner is not None:
             yield from _all_keys(inner, f"{prefix}{key}.")
-
-
-def _near(word: str, known: Iterable[str]) -> str | None:
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
 
 
 def _shown(value: Any) -> str:

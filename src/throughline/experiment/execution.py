@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.answering import Prediction, answer_samples
 from throughline.evaluation.folds import leave_out
@@ -19,7 +20,6 @@ from throughline.evaluation.measuring import result_lines
 from throughline.experiment.config import RunConfig
 from throughline.experiment.learning import Learning, Told
 from throughline.experiment.units import Unit
-from throughline.files import read_json_lines, write_json, write_json_lines
 
 
 def execute(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, told: Told) -> None:

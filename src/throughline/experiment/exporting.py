@@ -18,21 +18,21 @@ from transformers import AutoConfig
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import file_sha256, told_in_one_line, write_json
+from throughline.core.settings import Quantization
 from throughline.domains.images import load_image
-from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.answering import Questions
 from throughline.evaluation.predicting import find_images
 from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_record, open_model, require_class_names
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import preview_images
-from throughline.files import file_sha256, told_in_one_line, write_json
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
 from throughline.mllm.devices import pick_device
 from throughline.mllm.load import DTYPES, Mllm, load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
-from throughline.settings import Quantization
 
 SCHEMA = 1
 EXPORT_RECORD = "throughline-export.json"

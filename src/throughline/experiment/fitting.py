@@ -16,9 +16,18 @@ from typing import Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import (
+    content_hash,
+    read_json_lines,
+    require_writable,
+    told_in_one_line,
+    write_atomically,
+    write_json,
+    write_json_lines,
+)
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError, UsageError
 from throughline.evaluation.model_card import model_card
 from throughline.evaluation.saved_model import (
     ADAPTER,
@@ -38,15 +47,6 @@ from throughline.experiment.preparation import SCENES, Chains, gather_chains, jo
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan_final, with_parents
 from throughline.experiment.worker import Job
-from throughline.files import (
-    content_hash,
-    read_json_lines,
-    require_writable,
-    told_in_one_line,
-    write_atomically,
-    write_json,
-    write_json_lines,
-)
 from throughline.mllm.checkpoints import (
     POCKET,
     checkpoint_folder,

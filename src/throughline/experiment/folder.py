@@ -18,10 +18,8 @@ from typing import Any
 
 import yaml
 
-from throughline.errors import ThroughlineError
-from throughline.experiment.config import RunConfig
-from throughline.experiment.units import Unit
-from throughline.files import (
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import (
     canonical_json,
     remove_leftovers,
     told_in_one_line,
@@ -29,6 +27,8 @@ from throughline.files import (
     write_json,
     write_json_lines,
 )
+from throughline.experiment.config import RunConfig
+from throughline.experiment.units import Unit
 
 UNITS, STALE, DONE = "units", ".stale", "done"
 STAGE = "stage.json"

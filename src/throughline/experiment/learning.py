@@ -14,8 +14,10 @@ from typing import Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.prompts import class_name, make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.core.seeding import seed_of
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, keep_all
 from throughline.evaluation.selection import Candidate, select_best
@@ -23,7 +25,6 @@ from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import PIXELS, STAGE, stage_steps, unit_folder
 from throughline.experiment.preparation import read_all_chains, read_chains
 from throughline.experiment.units import Unit
-from throughline.files import read_json_lines, write_json, write_json_lines
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import pick_device
 from throughline.mllm.images import ImageReader
@@ -32,7 +33,6 @@ from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, s
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.sampler import InProcessSampler, Sampler
 from throughline.mllm.tree import Tree
-from throughline.seeding import seed_of
 from throughline.training.checks import output_probe
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, read_json_lines, write_json_lines
 from throughline.domains.folders import is_table, read_images
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.experiment.config import DrawnConfig, RunConfig
 from throughline.experiment.units import with_parents
-from throughline.files import content_hash, read_json_lines, write_json_lines
 from throughline.teaching.server_process import ServeCommand
 
 IMAGES = "images"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from throughline.core.files import write_json
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost, estimate_costs, longest_first
@@ -34,7 +35,6 @@ from throughline.experiment.preparation import (
 from throughline.experiment.scheduling import Progress, run_units
 from throughline.experiment.units import Unit, plan
 from throughline.experiment.worker import EXECUTOR, Job
-from throughline.files import write_json
 from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint
 
 

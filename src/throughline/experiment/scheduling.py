@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
 
-from throughline.errors import Interrupted, ThroughlineError
+from throughline.core.errors import Interrupted, ThroughlineError
 from throughline.experiment.units import Unit
 from throughline.experiment.worker import Job, thread_environment, work
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from throughline.core.files import told_in_one_line
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
 from throughline.evaluation.answering import Questions
 from throughline.experiment.config import SamplerConfig
-from throughline.files import told_in_one_line
 from throughline.mllm.load import Mllm
 from throughline.mllm.merge_check import PROBED, check_merged, make_probe
 from throughline.mllm.merging import write_merged

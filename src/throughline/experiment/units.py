@@ -6,18 +6,18 @@ host, a date or the number of workers. `run` calls `plan`; workers, the run fold
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash
+from throughline.core.nearest import did_you_mean
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.versions import STAGE_VERSIONS
-from throughline.files import content_hash
 from throughline.mllm.checkpoints import checkpoint_name
 from throughline.training.methods import METHODS, Method
 
@@ -196,7 +196,7 @@ def with_parents(names: Iterable[str]) -> tuple[Method, ...]:
 
     def add(name: str) -> None:
         if name not in METHODS:
-            raise ThroughlineError(f"no method named {name}", "methods", _did_you_mean(name, METHODS, "the methods"))
+            raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, METHODS, "the methods"))
         method = METHODS[name]
         for parent in (method.starts_from, method.steps_like):
             if parent is not None:
@@ -257,9 +257,3 @@ def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
         if config.training.sampler.identity:  # absent for chains of this process, as ever
             inputs["sampler"] = config.training.sampler.identity
     return inputs | {"versions": versions}
-
-
-def _did_you_mean(word: str, known: Iterable[str], what: str) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]}? " if near else "") + f"{what} are {', '.join(names)}"

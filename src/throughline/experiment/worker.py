@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import begin_unit, finish_unit, hold_as_worker
 from throughline.experiment.units import Unit
-from throughline.files import write_atomically
 
 EXECUTOR = "throughline.experiment.execution:execute"
 """`module:function` that trains and evaluates a unit in its folder; imported in the worker, since it needs torch."""

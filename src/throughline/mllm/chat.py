@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from throughline.errors import ThroughlineError
-from throughline.files import canonical_json
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import canonical_json
 
 Message = dict[str, Any]
 """One turn in the transformers chat format: `{"role": ..., "content": [{"type": "image"}, {"type": "text", ...}]}`."""

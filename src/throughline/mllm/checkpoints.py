@@ -6,8 +6,8 @@ import importlib.resources
 import json
 from pathlib import Path
 
-from throughline.errors import ThroughlineError
-from throughline.files import content_hash, file_sha256
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, file_sha256
 
 POCKET = "pocket"
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from throughline.chains.formats import ChainFormat
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Chat
-from throughline.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

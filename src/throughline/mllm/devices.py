@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 
 def pick_device(name: str) -> str:

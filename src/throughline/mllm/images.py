@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 
+from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.mllm.pixel_cache import PixelCache
 

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import Attention, Quantization
 from throughline.mllm.chat import Chat, PositionsOf, user_turn
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint
 from throughline.mllm.collating import TreeBatch
@@ -25,7 +26,6 @@ from throughline.mllm.plan import Plan, choose_plan, with_flex
 from throughline.mllm.quantization import compute_alike, opening_options
 from throughline.mllm.rms_norm import use_nodes
 from throughline.mllm.tree import Tree
-from throughline.settings import Attention, Quantization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from throughline.errors import ThroughlineError
-from throughline.files import content_hash, write_json
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, write_json
+from throughline.core.settings import LoraSettings
 from throughline.mllm.lora_linear import LoraLinear
-from throughline.settings import LoraSettings
 
 VISION_NAMES = ("vision_tower", "visual", "vision_model")
 """What transformers' families call their vision encoder."""

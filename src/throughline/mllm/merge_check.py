@@ -20,7 +20,7 @@ from torch import Tensor
 
 from throughline.chains.formats import Chain, ChainFormat, render_chain
 from throughline.chains.prompts import Prompts, class_name
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm

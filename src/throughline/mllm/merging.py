@@ -20,8 +20,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import told_in_one_line
 from throughline.mllm.load import DTYPES, Mllm
 from throughline.mllm.lora import base_of
 

@@ -24,8 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from throughline.errors import ThroughlineError
-from throughline.files import canonical_json, content_hash, write_atomically
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import canonical_json, content_hash, write_atomically
 from throughline.mllm.chat import Chat, EncodedImage
 
 VERSION = 1

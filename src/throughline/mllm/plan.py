@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.attention import use_layouts
 from throughline.mllm.chat import Path
 from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths

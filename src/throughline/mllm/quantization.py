@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from throughline.errors import ThroughlineError
-from throughline.settings import Quantization
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import Quantization
 
 DECODER = "language_model"
 """What transformers' families call their decoder, below `model`."""

@@ -12,14 +12,14 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Protocol
 
 from throughline.chains.records import Usage
+from throughline.core.seeding import generator
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import user_turn
 from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
-from throughline.seeding import generator
-from throughline.settings import SamplingSettings
 
 
 @dataclass(frozen=True)

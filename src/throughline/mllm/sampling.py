@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path
 from throughline.mllm.constraints import Matchers, StageConstraint
 from throughline.mllm.decoding import Decoder, make_decoder
 from throughline.mllm.load import Mllm
 from throughline.mllm.packed_weights import packed_weights
 from throughline.mllm.prefix import Prefix
-from throughline.settings import SamplingSettings
 
 
 @dataclass(frozen=True)

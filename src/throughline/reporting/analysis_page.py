@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from throughline.analysis.records import FILE, Analysis, Fold, State, read_analysis
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.reporting.analysis_figures import (
     divergence_figure,
     optimisation_figure,

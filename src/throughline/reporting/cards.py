@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.reporting.analysis_tables import divergence_table
 from throughline.reporting.runs import Run, read_run
 from throughline.reporting.summaries import ANSWER_ORDER, CorrectAnswers, groups, in_order

@@ -14,13 +14,13 @@ from typing import Any
 from throughline.chains.journal import Candidate, Header, Problem, Usage, Verdict, scan_journal
 from throughline.chains.outcomes import Outcome
 from throughline.chains.rules import RULES
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import require_writable, write_atomically
+from throughline.core.seeding import seed_of
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
-from throughline.files import require_writable, write_atomically
 from throughline.reporting.gallery import LONGEST_TEXT, parts, thumbnail
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.untrusted import embedded, one_line, visible
-from throughline.seeding import seed_of
 
 # A question holds its class list: DomainNet's 345 classes take 4,000 characters.
 LONGEST_QUESTION = 20_000

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import generator
 from throughline.reporting.runs import Prediction, ResultLine, Run
 from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, Group, in_order
 from throughline.reporting.untrusted import one_line, visible
-from throughline.seeding import generator
 
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.
 MOST_IMAGES = 5000

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 _END = "<!-- /generated -->"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from throughline.files import write_atomically
+from throughline.core.files import write_atomically
 from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analysis_page import analysis_sections, find_analysis, shaded_data
 from throughline.reporting.answers import read_answers

@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from throughline.files import write_atomically
+from throughline.core.files import write_atomically
 
 # Okabe and Ito's colours, told apart with every common colour blindness, without black and yellow (lost on a dark
 # or a light page); marker and dash differ as well, so that no reading hangs on colour.

@@ -11,8 +11,8 @@ from typing import Any
 
 from throughline.analysis.records import FILE as ANALYSIS
 from throughline.analysis.records import Analysis, read_analysis
-from throughline.errors import ThroughlineError
-from throughline.files import read_json_lines, write_atomically, write_json, write_json_lines
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.reporting.runs import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
 from throughline.reporting.summaries import CorrectAnswers, contradictions, group_of
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from throughline.errors import ThroughlineError
-from throughline.files import read_json_lines
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 
 Record = TypeVar("Record")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from throughline.files import write_atomically
+from throughline.core.files import write_atomically
 from throughline.metrics.intervals import bootstrap_generator
 from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis

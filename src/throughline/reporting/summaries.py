@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from throughline.files import canonical_json
+from throughline.core.files import canonical_json
 from throughline.metrics.intervals import (
     Interval,
     MeanError,

@@ -15,8 +15,8 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from throughline.chains.records import FAILED
-from throughline.errors import ThroughlineError
-from throughline.files import content_hash, told_in_one_line, write_atomically
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, told_in_one_line, write_atomically
 from throughline.teaching.completions import chat_body, read_completion, usage_of
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import BATCH_SHARE, Price

@@ -21,7 +21,7 @@ import httpx2
 import openai
 
 from throughline.chains.records import FAILED
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.completions import Completion, chat_body, read_completion, usage_of
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.pictures import PictureBook

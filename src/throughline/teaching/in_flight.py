@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from throughline.files import told_in_one_line
+from throughline.core.files import told_in_one_line
 
 WIDTH = 64
 """Characters of a key (SHA-256, hex) and of every line."""

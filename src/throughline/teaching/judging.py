@@ -14,8 +14,8 @@ from typing import Any
 
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, Candidate, ModelVerdict
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.teaching.completions import Completion, chat_body, usage_of
 from throughline.teaching.endpoint import Endpoints, FormCheck
 from throughline.teaching.ledger import JUDGE

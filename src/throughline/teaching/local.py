@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from throughline.chains.records import FAILED, Usage
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import generator
+from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import EncodedImage, Path, user_turn
 from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
-from throughline.seeding import generator
-from throughline.settings import SamplingSettings
 from throughline.teaching.teachers import Ask, Brief, Written
 
 

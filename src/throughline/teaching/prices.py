@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 BATCH_SHARE = 0.5
 """OpenAI's Batch API costs half."""

@@ -19,8 +19,8 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, Header, ModelVerdict, Usage, Verdict, classes_sha256
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdicts_on
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
 from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import MOST_CANDIDATES, Ledger
 from throughline.teaching.teachers import Ask, Brief, Written

@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from throughline.chains.records import FAILED
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.mllm.sampler import Asked, Drawn
-from throughline.seeding import seed_of
 from throughline.teaching.completions import Completion, chat_body, usage_of
 from throughline.teaching.endpoint import Endpoints, FormCheck, Patience
 from throughline.teaching.pictures import PictureBook

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 HOST = "127.0.0.1"
 READY_AT = ("/health", "/v1/models")

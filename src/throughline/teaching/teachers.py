@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from throughline.chains.formats import ChainFormat
 from throughline.chains.prompts import prompt_sha256
 from throughline.chains.records import Usage, candidate_key
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.world import read_scenes
-from throughline.errors import ThroughlineError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from throughline.chains.prompts import Prompts
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
 from throughline.mllm.tree import Leaf, Reduce, Tree, merge_paths
 from throughline.training.methods import AnswerPath

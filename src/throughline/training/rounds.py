@@ -21,9 +21,9 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.prompts import Prompts, prompt_sha256
 from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header
 from throughline.chains.verdicts import verdict_on
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.mllm.sampler import Asked, Drawn, Sampler
-from throughline.settings import SamplingSettings
 
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""

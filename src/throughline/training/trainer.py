@@ -22,13 +22,13 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from throughline.errors import ThroughlineError
-from throughline.files import write_atomically
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import write_atomically
+from throughline.core.settings import StageSettings
 from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
-from throughline.settings import StageSettings
 
 VERSION = 3
 """Raised when the numbers of a trained stage change."""

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from throughline.benchmarks.chat_server.server import ChatServer
 from throughline.benchmarks.chat_server.settings import ServerSettings
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 _MODULE = "throughline.benchmarks.chat_server"
 _SETTINGS = TypeAdapter(ServerSettings)

@@ -17,8 +17,8 @@ from throughline.benchmarks.chat_server.answers import Answer, completion, error
 from throughline.benchmarks.chat_server.connection import Connection, Request, json_reply, reply
 from throughline.benchmarks.chat_server.questions import Body, Question, read_body, read_question
 from throughline.benchmarks.chat_server.settings import CONTENT_FAULTS, OUTCOMES, TRANSPORT_FAULTS, ServerSettings
-from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import told_in_one_line
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
 

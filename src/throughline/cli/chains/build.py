@@ -23,7 +23,7 @@ from throughline.cli.chains.options import (
 from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
 from throughline.cli.chains.telling import tell_estimate, tell_result
 from throughline.cli.parsing import dollars, positive_int
-from throughline.errors import Interrupted, UsageError
+from throughline.core.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.endpoint import Endpoints
@@ -234,10 +234,10 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
 
 def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     from throughline.chains.prompts import make_prompts
+    from throughline.core.settings import SamplingSettings
     from throughline.mllm.constraints import constraint_of
     from throughline.mllm.devices import pick_device
     from throughline.mllm.load import load_mllm
-    from throughline.settings import SamplingSettings
     from throughline.teaching.local import LocalTeacher
     from throughline.teaching.prompt import teacher_prompt
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from throughline.chains.formats import FORMATS
 from throughline.chains.rules import RULES
 from throughline.cli.parsing import positive_int
-from throughline.errors import ThroughlineError, UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.prices import Price

@@ -11,7 +11,7 @@ from throughline.chains.rules import RULES
 from throughline.cli.chains.options import SOURCE_HELP, require_store
 from throughline.cli.parsing import positive_int
 from throughline.cli.progress import progress
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
     from throughline.domains.samples import ImageSet

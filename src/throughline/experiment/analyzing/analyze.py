@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 
 from throughline.analysis.divergence import VERSION as DIVERGENCE_VERSION
 from throughline.analysis.records import FILE, Analysis, Divergence, Fold, Missing, read_analysis
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, write_atomically
 from throughline.domains.images import readable
-from throughline.errors import ThroughlineError
 from throughline.experiment.analyzing.domains_apart import domains_apart, of_each_domain
 from throughline.experiment.analyzing.finished_units import read_finished_run
 from throughline.experiment.analyzing.fold_analysis import FoldAnalysis
@@ -24,7 +25,6 @@ from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
 from throughline.experiment.analyzing.weights import Weights
 from throughline.experiment.folder import locked
 from throughline.experiment.preparation import SCENES
-from throughline.files import content_hash, write_atomically
 from throughline.mllm.checkpoints import fingerprint_checkpoint
 
 Told = Callable[[str], None]

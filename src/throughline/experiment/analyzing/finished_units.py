@@ -11,10 +11,10 @@ from typing import Any
 
 from throughline.analysis.records import State
 from throughline.chains.journal import read_journal
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.folder import DONE, UNITS
-from throughline.files import read_json_lines
 from throughline.training.methods import METHODS, Method
 
 BASE = State(method=None, unit=None, round=None)

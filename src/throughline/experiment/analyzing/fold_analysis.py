@@ -30,15 +30,15 @@ from throughline.analysis.records import (
     fold_name,
 )
 from throughline.analysis.tokens import TokenTable
+from throughline.core.files import read_json_lines, write_json_lines
+from throughline.core.seeding import generator
+from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyzing.finished_units import BASE, FinishedUnit
 from throughline.experiment.analyzing.run_states import RunFold
 from throughline.experiment.analyzing.scored import Scoring, given_passages, own_passages
-from throughline.files import read_json_lines, write_json_lines
 from throughline.mllm.chat import user_turn
 from throughline.mllm.sampling import sample
-from throughline.seeding import generator
-from throughline.settings import SamplingSettings
 
 SHADED = 3
 """Chains of each source that the page shows token by token."""

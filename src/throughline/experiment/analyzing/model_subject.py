@@ -10,9 +10,10 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.journal import scan_journal
 from throughline.chains.prompts import Prompts, make_prompts
 from throughline.chains.records import Header
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
@@ -22,7 +23,6 @@ from throughline.experiment.config import SelfLabelling
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm
-from throughline.settings import AnswerSettings
 from throughline.teaching.building import accepted_chains
 from throughline.training.methods import METHODS
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from throughline.analysis.records import State
 from throughline.chains.formats import FORMATS
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, leave_out
 from throughline.experiment.analyzing.finished_units import FinishedRun, FoldUnits, read_finished_run
@@ -20,7 +21,6 @@ from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import UNITS
 from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
-from throughline.settings import AnswerSettings, SamplingSettings
 
 if TYPE_CHECKING:
     from throughline.mllm.load import Mllm

@@ -11,11 +11,11 @@ from throughline.analysis.records import Source, State
 from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
 from throughline.chains.prompts import class_name
+from throughline.core.files import content_hash, file_sha256
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyzing.run_states import Subject
 from throughline.experiment.analyzing.weights import Weights
-from throughline.files import content_hash, file_sha256
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from throughline.analysis.records import Analysis
-from throughline.errors import UsageError
+from throughline.core.errors import UsageError
 
 USUAL_LIMIT = 200
 

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.folder import DONE, UNITS
 from throughline.experiment.predicting.hardware import Hardware, seconds_by_group, this_machine
 from throughline.experiment.predicting.prediction import read_paths
 from throughline.experiment.predicting.work import ANSWERING, SELF_LABELLING, TRAINING, Phase, phases_of
 from throughline.experiment.run import preview_run
-from throughline.files import read_json_lines
 from throughline.training.methods import METHODS
 
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from throughline.core.settings import LoraSettings
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
 from throughline.experiment.predicting.tokens import Paths
 from throughline.mllm.decode_flops import appended_flops, cached_tokens_read, decoding_flops, prompt_flops
 from throughline.mllm.flops import Row, Shape, step_flops
 from throughline.mllm.sizes import cache_bytes, decoder_bytes
-from throughline.settings import LoraSettings
 from throughline.training.methods import Method
 
 TRAINING, SELF_LABELLING, ANSWERING = "training", "self-labelling", "answering"

@@ -30,18 +30,18 @@ from transformers import InternVLForConditionalGeneration, get_cosine_schedule_w
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import make_prompts
+from throughline.core.files import write_json
+from throughline.core.seeding import generator
 from throughline.drawn.concepts import CLASSES, PARTS
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import part_box, render
 from throughline.drawn.terse import terse_chain
-from throughline.files import write_json
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.load import Mllm, wrap_mllm
 from throughline.mllm.pocket.geometry import IMAGE_SIZE, PATCH_SIZE, make_config, make_processor, train_tokenizer
 from throughline.mllm.tree import Leaf, Tree, merge_paths
-from throughline.seeding import generator
 
 LONG_QUESTION = "Explain at length what this photo shows."
 LONG_SHARE = 0.4

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from throughline.chains.journal import journal_files
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.exports import ExportCheck
 from throughline.teaching.checks.findings import Finding, Findings, named
 from throughline.teaching.checks.journals import JournalCheck

@@ -13,7 +13,7 @@ from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.chains.prompts import prompt_sha256
 from throughline.chains.rules import RULES, judge
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.findings import Findings
 from throughline.teaching.exports.exporting import DATA, JSONL, MARKER
 from throughline.teaching.exports.trainer_formats import TRAINERS

@@ -25,7 +25,7 @@ from throughline.chains.records import (
     classes_sha256,
 )
 from throughline.chains.rules import RULES
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.findings import Findings
 from throughline.teaching.ledger import JUDGE
 from throughline.teaching.printable import printable, quoted

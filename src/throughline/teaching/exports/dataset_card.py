@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from throughline.chains.records import Candidate
+from throughline.core.files import canonical_json
 from throughline.domains.samples import ImageSet, Sample
-from throughline.files import canonical_json
 from throughline.teaching.exports.records import NAMED, ExportPlan, ExportSummary, Spent, plain, share, visible
 
 DRAWN = "describer"

@@ -17,9 +17,9 @@ from typing import Any
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.prompts import make_prompts
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import told_in_one_line, write_atomically, write_json
 from throughline.domains.samples import ImageSet, Sample
-from throughline.errors import ThroughlineError
-from throughline.files import told_in_one_line, write_atomically, write_json
 from throughline.teaching.exports.dataset_card import Exported, card_text, front_matter
 from throughline.teaching.exports.parquet import Shards, features_of, row_of
 from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut

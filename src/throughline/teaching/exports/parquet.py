@@ -12,8 +12,8 @@ from typing import Any, Self
 from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.chains.records import Candidate, Usage
+from throughline.core.files import canonical_json
 from throughline.domains.samples import Sample
-from throughline.files import canonical_json
 
 # The viewer fetches whole row groups to show a page of 100 rows; large images end a group earlier.
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 100, 64_000_000

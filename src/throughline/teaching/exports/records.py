@@ -12,8 +12,8 @@ from pathlib import Path
 from throughline.chains.formats import ChainFormat
 from throughline.chains.records import Candidate
 from throughline.chains.rules import RULES
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 
 NAMED = 10
 """How many of the things left out are named; all are counted."""

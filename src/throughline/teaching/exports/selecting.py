@@ -19,8 +19,8 @@ from throughline.chains.journal import Problem, journal_files, scan_journal
 from throughline.chains.records import Candidate, Header, Verdict, classes_sha256
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdicts_on
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.errors import ThroughlineError
 from throughline.teaching.exports.records import NAMED, ExportPlan, Spent
 from throughline.teaching.vetoes import Vetoes, request_of
 

@@ -29,8 +29,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from throughline.chains.prompts import Prompts, class_name
+from throughline.core.files import write_json
 from throughline.domains.samples import Sample
-from throughline.files import write_json
 
 IMAGES = "images"
 DATASET_INFO = "dataset_info.json"

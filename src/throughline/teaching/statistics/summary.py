@@ -19,8 +19,8 @@ from throughline.chains.formats import FORMATS
 from throughline.chains.journal import journal_files, scan_journal
 from throughline.chains.outcomes import Outcome
 from throughline.chains.rules import RULES
+from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet
-from throughline.errors import ThroughlineError
 from throughline.teaching.statistics.counting import ABSENT, ANSWERED, FAILED, MEASURES, OUTCOMES, Rows
 from throughline.teaching.statistics.records import (
     Acceptance,

@@ -8,13 +8,14 @@ import itertools
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from throughline.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,6 +66,40 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, keep: bool = False) -> Iterator[Path]:
+    """A folder that appears whole or not at all: yields a hidden folder beside `out`, and renames it at the end.
+
+    What an earlier, killed run left there is removed first and what a failure leaves is removed after,
+    unless `keep` says that the writer continues from it. Raises a ThroughlineError when `out` already
+    holds something or cannot be written.
+    """
+    out = out.absolute()
+    require_free_folder(out)
+    stage = out.parent / f".{out.name}.partial"
+    with told_in_one_line(out):
+        if stage.exists() and not keep:
+            shutil.rmtree(stage)
+        stage.mkdir(parents=True, exist_ok=True)
+    try:
+        yield stage
+        with told_in_one_line(out):
+            stage.replace(out)
+    except BaseException:
+        if not keep:
+            shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def require_free_folder(out: Path) -> None:
+    """Raises a ThroughlineError unless `out` is absent or an empty folder."""
+    with told_in_one_line(out):
+        if out.is_dir() and any(out.iterdir()):
+            raise ThroughlineError("the folder is not empty", out, "name a new one")
+        if (out.exists() or out.is_symlink()) and not out.is_dir():
+            raise ThroughlineError("a file is in the way of the folder", out, "name another one")
 
 
 def remove_leftovers(folder: Path) -> None:
