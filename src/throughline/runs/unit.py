@@ -1,0 +1,98 @@
+"""A unit: the smallest thing of a run that is trained or evaluated.
+
+`experiment.plan` makes units, the engine has them executed, `unit.json` is what a reader of the run folder sees. A unit
+is known by the hash of its `inputs`: by content everything that can change its numbers, never a path, host, date or
+number of workers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from throughline.core.files import content_hash
+from throughline.runs.records import SCHEMA, Factor
+
+FINAL = "final"
+"""Stands for the target in the name of a unit that holds nothing out."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is trained or evaluated: an image set with its targets, a method, a model, a seed, and further factors.
+
+    `kind` names the executor (`experiment.kinds`). `needs` are names of units that must be done first, by role: `start`
+    is the unit whose adapter this one goes on from, `steps` the one whose number of optimiser steps it takes.
+    """
+
+    kind: str
+    dataset: str
+    targets: tuple[str, ...]
+    method: str
+    model: str
+    seed: int
+    factors: Mapping[str, Factor] = field(default_factory=dict, compare=False)
+    needs: Mapping[str, str] = field(default_factory=dict, compare=False)
+    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the inputs."""
+        return content_hash(self.inputs)
+
+    @property
+    def slug(self) -> str:
+        """The readable part of the name, e.g. `sketch-mtct_sarr-seed0` or `sketch-zero_shot-wording=short-seed0`."""
+        targets = "+".join(map(_plain, self.targets)) or FINAL
+        factors = [f"{name}={_plain(str(level))}" for name, level in sorted(self.factors.items())]
+        return "-".join([targets, _plain(self.method), *factors, f"seed{self.seed}"])
+
+    @property
+    def name(self) -> str:
+        """Its folder below `units/`."""
+        return f"{self.slug}-{self.hash[:8]}"
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What distinguishes it from the other units of a plan, whatever it is made from."""
+        factors = tuple(sorted(self.factors.items()))
+        return self.kind, self.dataset, self.targets, self.method, self.seed, factors
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `unit.json`."""
+        return {
+            "schema": SCHEMA,
+            "unit": self.name,
+            "kind": self.kind,
+            "dataset": self.dataset,
+            "targets": list(self.targets),
+            "method": self.method,
+            "model": self.model,
+            "seed": self.seed,
+            "trial": self.inputs.get("trial_seed", 0),
+            "factors": dict(self.factors),
+            "needs": dict(self.needs),
+            "inputs": dict(self.inputs),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Unit:
+        """The unit of a `unit.json`; KeyError or TypeError where it lacks something."""
+        return cls(
+            kind=row["kind"],
+            dataset=row["dataset"],
+            targets=tuple(row["targets"]),
+            method=row["method"],
+            model=row["model"],
+            seed=row["seed"],
+            factors=dict(row["factors"]),
+            needs=dict(row["needs"]),
+            inputs=dict(row["inputs"]),
+        )
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[^\w.]+", "_", word)
