@@ -1,0 +1,118 @@
+"""The lines of a run as pandas frames, for tables that are group-bys and for whoever computes further in a notebook.
+
+Every frame begins with the columns that say what unit a row is of: `unit, dataset, model, target, method, seed`, then
+one column for each factor of the run, under the factor's name (None where a unit does not have it).
+
+    results      one row for each results line: round (None: the finished unit), answer, split, n, correct, accuracy,
+                 unparsed, errors, seconds
+    predictions  one row for each answer of a finished unit: sample_id, domain, labels (a tuple), answer, predicted,
+                 outcome, correct, confidence, text
+    training     one row for each logged optimiser step and part of the loss: stage, round, step, epoch, lr, part
+                 (`loss` is the sum), loss, class_probability
+    rounds       one row for each round of self-labelling: round, sampled, accepted, trained, adapter_changed, outcomes
+    units        one row for each unit: kind, done, steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from throughline.runs.records import ResultsLine, TrainingLine
+from throughline.runs.unit import Unit
+
+if TYPE_CHECKING:
+    from throughline.runs.reader import Run
+
+OF_UNIT = ("unit", "dataset", "model", "target", "method", "seed")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a run; each is made when it is first asked for, and then kept."""
+
+    run: Run
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """The names of all factors of the run's units, sorted."""
+        of_units = (folder.unit.factors for folder in self.run.units.values())
+        of_results = (line.factors for line in self.run.results)
+        return tuple(sorted({name for factors in (*of_units, *of_results) for name in factors}))
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """One row for each results line."""
+        columns = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
+        rows = ((*self._keys(line.unit, line), *(getattr(line, name) for name in columns)) for line in self.run.results)
+        return self._frame(rows, columns).astype({"round": object})
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row for each answer of a finished unit."""
+        columns = (
+            *("sample_id", "domain", "labels", "answer", "predicted", "outcome"),
+            *("correct", "confidence", "text"),
+        )
+        rows = (
+            (*keys, *(getattr(prediction, name) for name in columns))
+            for name, keys in self._units()
+            for prediction in self.run.units[name].predictions()
+        )
+        return self._frame(rows, columns)
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """One row for each logged optimiser step and part of the loss."""
+        columns = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
+        rows = (
+            (*keys, *(getattr(line, name) for name in columns[:5]), *part)
+            for name, keys in self._units()
+            for line in self.run.units[name].training
+            for part in _parts(line)
+        )
+        return self._frame(rows, columns)
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """One row for each round of self-labelling."""
+        columns = ("round", "sampled", "accepted", "trained", "adapter_changed", "outcomes")
+        rows = (
+            (*keys, *(getattr(line, name) for name in columns))
+            for name, keys in self._units()
+            for line in self.run.units[name].rounds
+        )
+        return self._frame(rows, columns)
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """One row for each unit."""
+        rows = (
+            (*keys, self.run.units[name].unit.kind, self.run.units[name].done, self.run.units[name].steps)
+            for name, keys in self._units()
+        )
+        return self._frame(rows, ("kind", "done", "steps"))
+
+    def _units(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Units by name, with the values of the first columns."""
+        for name, folder in self.run.units.items():
+            yield name, self._keys(name, folder.unit)
+
+    def _keys(self, name: str, about: Unit | ResultsLine) -> tuple[Any, ...]:
+        levels: Mapping[str, Any] = about.factors
+        own = (about.dataset, about.model, "+".join(about.targets), about.method, about.seed)
+        return (name, *own, *(levels.get(factor) for factor in self.factors))
+
+    def _frame(self, rows: Iterable[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+        return pd.DataFrame(list(rows), columns=[*OF_UNIT, *self.factors, *columns])
+
+
+def _parts(line: TrainingLine) -> Iterator[tuple[str, float | None, float | None]]:
+    """The whole loss, then each part with the probability of its class tokens."""
+    yield "loss", line.loss, None
+    for part in dict.fromkeys((*line.losses, *line.class_probability)):
+        yield part, line.losses.get(part), line.class_probability.get(part)

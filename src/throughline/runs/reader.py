@@ -1,0 +1,283 @@
+"""The one reader of a run folder: results, units and their lines as records, and as pandas frames.
+
+A run that was interrupted is still a run: what is missing or torn is listed under `faults`, the rest is read. A
+reduced folder, as `reporting.reduced` writes it for evidence/, is read like the run that it came from, without texts
+and losses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from throughline.chains.journal import read_journal
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
+from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
+from throughline.runs.unit import Unit
+
+if TYPE_CHECKING:
+    from throughline.runs.frames import Frames
+
+Record = TypeVar("Record")
+
+RESULTS, UNITS, UNIT, DONE = "results.jsonl", "units", "unit.json", "done"
+PREDICTIONS = "predictions.jsonl"
+REDUCED_PREDICTIONS = "predictions.parquet"
+"""The predictions of all units of a reduced folder; the file that makes it one."""
+REDUCED_COLUMNS = ("unit", "sample_id", "answer", "predicted", "label", "outcome")
+UNSAID: Mapping[str, Any] = {"kind": "fold", "factors": {}, "needs": {}, "inputs": {}}
+"""What a results line does not say of its unit."""
+
+
+@dataclass(frozen=True)
+class UnitFolder:
+    """A folder below `units/`. In a reduced run units have no folders of their own: `folder` is then the run's."""
+
+    name: str
+    unit: Unit
+    folder: Path
+    training: tuple[TrainingLine, ...] = ()
+    rounds: tuple[RoundLine, ...] = ()
+    done: bool = True
+    steps: int | None = None
+    """Optimiser steps from the base to these weights, those of what the unit started from included."""
+    faults: tuple[str, ...] = ()
+    _predictions: dict[int | None, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def predictions(self, number: int | None = None) -> tuple[Prediction, ...]:
+        """Of the finished unit, or after a round of self-labelling; read once. Empty where there are none yet."""
+        if number not in self._predictions:
+            self._predictions[number], _ = _read_lines(self.state_folder(number) / PREDICTIONS, Prediction)
+        return self._predictions[number]
+
+    def validation(self) -> tuple[Mapping[str, Any], ...]:
+        """The lines of model selection, one for each round or epoch; empty where the last weights were taken."""
+        path = self.folder / "validation.jsonl"
+        return tuple(read_json_lines(path)) if path.is_file() else ()
+
+    def state_folder(self, number: int | None = None) -> Path:
+        """Where the finished unit's state lies, or that after a round."""
+        return self.folder if number is None else self.folder / f"round-{number}"
+
+    def adapter(self, number: int | None = None) -> Path:
+        """The folder of the adapter that the unit, or a round, ended with."""
+        return self.state_folder(number) / "adapter"
+
+    def whole_rounds(self) -> tuple[int, ...]:
+        """The rounds of self-labelling that have left an adapter, in their order."""
+        return tuple(
+            sorted(int(path.parent.name.removeprefix("round-")) for path in self.folder.glob("round-*/adapter"))
+        )
+
+    def own_chains(self, number: int) -> dict[str, str]:
+        """The chains that the model wrote in a round and that were accepted, by sample id; not those that were kept
+        from before in place of a rejected one."""
+        accepted, journal = (self.state_folder(number) / name for name in ("accepted.jsonl", "journal-0.jsonl"))
+        if not accepted.is_file() or not journal.is_file():
+            return {}
+        written = {candidate.sample_id: candidate.text for candidate in read_journal(journal).candidates}
+        trained_on = {row["sample_id"]: row["text"] for row in read_json_lines(accepted)}
+        return {sample_id: text for sample_id, text in trained_on.items() if written.get(sample_id) == text}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: its results, its units by name, its config, its environment, and what it lacks."""
+
+    folder: Path
+    results: tuple[ResultsLine, ...]
+    units: Mapping[str, UnitFolder]
+    config: Mapping[str, Any]
+    config_text: str
+    environment: Mapping[str, Any]
+    faults: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def frames(self) -> Frames:
+        """All lines as pandas frames, each made when it is first asked for."""
+        from throughline.runs.frames import Frames
+
+        return Frames(self)
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder, or a reduced one.
+
+    A missing folder or one without any result is a ThroughlineError, anything else that is wrong a fault.
+    """
+    results = _read_results(folder)
+    faults: list[str] = []
+    config_text, config = _read_config(folder / "config.yaml", faults)
+    environment = _json_object(folder / "environment.json", faults)
+    first_lines = {line.unit: line for line in reversed(results)}
+    if (folder / REDUCED_PREDICTIONS).is_file():
+        units = _reduced_units(folder, first_lines)
+    else:
+        units = {}
+        for path in sorted((folder / UNITS).glob("[!.]*")):
+            if path.is_dir() and (unit := read_unit(path, first_lines.get(path.name))) is not None:
+                units[path.name] = unit
+            elif path.is_dir():
+                faults.append(f"{path.name}: no readable {UNIT}")
+    faults += [f"{unit.name}: {fault}" for unit in units.values() for fault in unit.faults]
+    faults += [f"{name}: its folder is missing" for name in sorted(first_lines.keys() - units.keys())]
+    return Run(folder, results, units, config, config_text, environment, tuple(faults))
+
+
+def read_unit(folder: Path, line: ResultsLine | None = None) -> UnitFolder | None:
+    """The unit in a folder. One of its results lines says what it is where unit.json cannot be read; None without
+    either."""
+    faults: list[str] = []
+    described = _json_object(folder / UNIT, faults) or ({} if line is None else line.to_json())
+    try:
+        unit = Unit.from_json({**UNSAID, **described})
+    except (KeyError, TypeError, ValueError):
+        return None
+    training, torn_training = _read_lines(folder / "training.jsonl", TrainingLine)
+    rounds, torn_rounds = _read_lines(folder / "rounds.jsonl", RoundLine)
+    faults += torn_training + torn_rounds
+    faults += [f"no {name}" for name in ("metrics.json", PREDICTIONS) if not (folder / name).is_file()]
+    done = (folder / DONE).is_file()
+    faults += [] if done else ["not done"]
+    steps = _json_object(folder / "stage.json", []).get("cumulative_steps")  # what was never trained has none
+    return UnitFolder(
+        name=folder.name,
+        unit=unit,
+        folder=folder,
+        training=training,
+        rounds=rounds,
+        done=done,
+        steps=steps if isinstance(steps, int) else None,
+        faults=tuple(faults),
+    )
+
+
+def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
+    if not folder.is_dir():
+        raise ThroughlineError("no such run folder", folder, "name a folder that `throughline run` has written")
+    path = folder / RESULTS
+    if not path.is_file():
+        is_run = (folder / UNITS).is_dir() or (folder / "config.yaml").is_file()
+        what = "this run has no results yet" if is_run else f"this is no run folder (no {RESULTS} in it)"
+        raise ThroughlineError(what, folder, "finish the run with `throughline run`, or name another folder")
+    try:
+        results = tuple(read_record(ResultsLine, row) for row in read_json_lines(path))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        what = f"a result line lacks or misstates {place} ({fault['msg']})"
+        raise ThroughlineError(what, path, "run again with this version") from error
+    if not results:
+        raise ThroughlineError("this run has no results yet", folder, "finish the run with `throughline run`")
+    return results
+
+
+def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict[str, UnitFolder]:
+    """The units of a reduced folder, each with what its first results line says of it."""
+    path = folder / "rounds.jsonl"
+    rows, torn = _read_rows(path)
+    predictions = _reduced_predictions(folder / REDUCED_PREDICTIONS, first_lines)
+    return {
+        name: UnitFolder(
+            name=name,
+            unit=Unit.from_json({**UNSAID, **line.to_json()}),
+            folder=folder,
+            rounds=tuple(read_record(RoundLine, row) for row in rows if row["unit"] == name),
+            faults=tuple(_torn(path, torn)),
+            _predictions={None: tuple(predictions[name])},
+        )
+        for name, line in sorted(first_lines.items())
+        if name in predictions
+    }
+
+
+def _reduced_predictions(path: Path, first_lines: Mapping[str, ResultsLine]) -> dict[str, list[Prediction]]:
+    """Predictions by unit. The domain is the unit's target; a file of another shape is a ThroughlineError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path, columns=list(REDUCED_COLUMNS)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        what = f"the reduced predictions cannot be read ({error})"
+        raise ThroughlineError(what, path, "reduce the run again") from error
+    predictions: dict[str, list[Prediction]] = {}
+    for row in rows:
+        name = row.pop("unit")
+        if name not in first_lines:
+            raise ThroughlineError(f"predictions of a unit without results: {name}", path, "reduce the run again")
+        labels = (row.pop("label"),)
+        prediction = Prediction(domain=first_lines[name].target, labels=labels, **row)
+        predictions.setdefault(name, []).append(prediction)
+    return predictions
+
+
+def _read_lines(path: Path, kind: type[Record]) -> tuple[tuple[Record, ...], list[str]]:
+    """The lines that can be read, and one fault where some cannot: a kill may cut the last line of a log."""
+    rows, torn = _read_rows(path)
+    records = []
+    for row in rows:
+        try:
+            records.append(read_record(kind, row))
+        except ValidationError:
+            torn += 1
+    return tuple(records), _torn(path, torn)
+
+
+def _read_rows(path: Path) -> tuple[list[Any], int]:
+    """The rows that are JSON, and how many lines are not."""
+    text = path.read_text("utf-8", errors="replace").removesuffix("\n") if path.is_file() else ""
+    rows, torn = [], 0
+    # at line feeds alone: what a model wrote may hold other ends of lines, such as U+2028
+    for line in text.split("\n") if text else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            torn += 1
+    return rows, torn
+
+
+def _torn(path: Path, torn: int) -> list[str]:
+    return [f"{path.name}: {torn} unreadable lines left out"] if torn else []
+
+
+def _json_object(path: Path, faults: list[str]) -> Mapping[str, Any]:
+    if not path.is_file():
+        faults.append(f"no {path.name}")
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        faults.append(f"{path.name} is no JSON object")
+        return {}
+    return value
+
+
+def _read_config(path: Path, faults: list[str]) -> tuple[str, Mapping[str, Any]]:
+    if not path.is_file():
+        faults.append(f"no {path.name}")
+        return "", {}
+    text = path.read_text(errors="replace")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        faults.append(f"{path.name} is no mapping")
+        return text, {}
+    return text, value
