@@ -27,7 +27,7 @@ from throughline.chains.formats import FORMATS
 from throughline.chains.outcomes import Outcome
 from throughline.chains.rules import RULES
 from throughline.cli.main import VERBS
-from throughline.cli.parsing import Parser
+from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK

@@ -20,7 +20,7 @@ import documents
 import kills
 import records
 from throughline.cli.main import VERBS
-from throughline.cli.parsing import Parser
+from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import load_config

@@ -90,7 +90,7 @@ def test_a_dry_run_loads_neither_torch_nor_transformers():
         ([], 2, "no config is named"),
         (["demo", "--set", "training.stage.epoch=1"], 1, "did you mean training.stage.epochs?"),
         (["demmo"], 1, "did you mean demo?"),
-        (["demo", "--workers", "0"], 2, "whole number"),
+        (["demo", "--workers", "0"], 2, "greater than or equal to 1"),
         (["demo", "--redo", "all"], 2, "invalid choice"),
         (["paper/pacs"], 1, "--set data.images=DIR"),
     ],

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
-from throughline.cli.parsing import positive_int, words
+from throughline.cli.options import MODEL_HELP, add_base_options, base_of, positive_int, words
 from throughline.cli.watching import watching
 from throughline.core.errors import UsageError
 
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="where --model's analysis goes (default: runs/analysis-MODEL)"
     )
     parser.add_argument("--json", action="store_true", help="print analysis.json on stdout instead of a summary")
-    add_base_arguments(parser)
+    add_base_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.cli.parsing import positive_int, share, words
+from throughline.cli.options import SOURCE_HELP, positive_int, share, words
 from throughline.cli.progress import progress
 from throughline.cli.wording import counted
 from throughline.core.errors import ThroughlineError, UsageError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "draw, check, split and fetch images by domain and class"
 
-SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]"
 PATHS_SHOWN = 5
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from throughline.cli.parsing import positive_int
+from throughline.cli.options import add_settings, overrides_of
+from throughline.experiment.config import RunConfig, load_config
 
 SUMMARY = "the whole experiment on drawn images, in minutes, without GPU or network"
 
@@ -22,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="four targets, three seeds, matched controls: about an hour on two cores"
     )
-    parser.add_argument(
-        "--workers", type=positive_int, metavar="N", help="units at a time (default: 2); changes no result"
-    )
+    add_settings(parser, RunConfig, ["workers"], "2")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -32,11 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the preset `demo` or `demo_full` and prints the table and the page's path."""
     from throughline.cli.run import run_and_report
     from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
-    from throughline.experiment.config import load_config
 
     preset = "demo_full" if arguments.full else "demo"
-    overrides = [] if arguments.workers is None else [f"workers={arguments.workers}"]
-    config = load_config(preset, overrides)
+    config = load_config(preset, overrides_of(arguments, ["workers"]))
     analysis = AnalyzeSettings(WHAT, limit=ANALYZED, conclusions_of=TAMPERED)
     run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json, analysis=analysis)
     return 0

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
+from throughline.cli.options import MODEL_HELP, SOURCE_HELP, add_base_options, base_of
 from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
 
@@ -27,19 +27,14 @@ CONFUSIONS_SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "images",
-        type=Path,
-        metavar="DIR",
-        help="folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]",
-    )
+    parser.add_argument("images", type=Path, metavar="DIR", help=SOURCE_HELP)
     parser.add_argument(
         "--split", choices=("in", "out", "all"), default="all", help="part of each domain, as DomainBed cuts it"
     )
     parser.add_argument("--trial-seed", type=int, default=0, help="whole number; DomainBed's seed of the split")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to this file (default: none)")
-    add_base_arguments(parser)
+    add_base_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.parsing import words
+from throughline.cli.options import add_settings, words
 from throughline.core.errors import UsageError
+from throughline.experiment.config import ModelConfig
 
 if TYPE_CHECKING:
     from throughline.experiment.exporting import Exported
@@ -37,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="classes the model was trained on (default: as recorded, or those of the run's images)",
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="where the base lies (default: as it was when trained)")
-    parser.add_argument("--hub", action="store_true", help="allow the download of the base from the Hugging Face hub")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -48,12 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none",),
         help="none: merge into the base's weights of full width what was fitted beside 4-bit ones (refused otherwise)",
     )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto: a GPU if there is one",
-    )
+    add_settings(parser, ModelConfig, ["hub", "device"])
     parser.add_argument("--json", action="store_true", help="print the checkpoint's record as JSON on stdout")
 
 

@@ -74,7 +74,7 @@ def run_verb(arguments: list[str]) -> int:
         print(f"throughline {__version__}")
         return 0
     # Only now: argparse and the modules it needs are half of the time that `throughline --help` takes.
-    from throughline.cli.parsing import Parser
+    from throughline.cli.parser import Parser
     from throughline.core.nearest import nearest
 
     if name not in VERBS:

@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.opening import MODEL_HELP, add_base_arguments, base_of
-from throughline.cli.parsing import words
+from throughline.cli.options import MODEL_HELP, add_base_options, base_of, words
 from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError, UsageError
 
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write image,label,confidence,reasoning_label,agree,outcome,chain; - is stdout (default: a table)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of the table")
-    add_base_arguments(parser)
+    add_base_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

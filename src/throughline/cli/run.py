@@ -7,15 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.parsing import positive_int
+from throughline.cli.options import add_settings, overrides_of
 from throughline.core.errors import UsageError
+from throughline.experiment.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from throughline.experiment.analyzing.settings import AnalyzeSettings
-    from throughline.experiment.config import RunConfig
     from throughline.experiment.run import FinishedRun
 
 SUMMARY = "an experiment from a config: targets x methods x seeds, resumable"
+
+KEYS = ("workers", "training.stage.auto_batch")
+"""Keys of the config that have an option of their own; all others go through --set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a value of the config, e.g. training.rounds=2; may be repeated",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name of the config>)")
-    parser.add_argument("--workers", type=positive_int, metavar="N", help="worker processes (default: the config's)")
-    parser.add_argument("--auto-batch", action="store_true", help="halve the micro-batch when GPU memory runs out")
+    add_settings(parser, RunConfig, KEYS, "the config's")
     parser.add_argument(
         "--redo", choices=("stale",), help="do stale units again; the old ones move to units/.stale (default: none)"
     )
@@ -45,10 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _list_presets(arguments.json)
     if arguments.config is None:
         raise UsageError("no config is named", do="name a YAML file or a preset (see throughline run --list)")
-    from throughline.experiment.config import load_config
     from throughline.experiment.run import preview_run
 
-    config = load_config(arguments.config, _overrides(arguments))
+    config = load_config(arguments.config, [*arguments.set, *overrides_of(arguments, KEYS)])
     if arguments.dry_run:
         from throughline.cli.previewing import as_json, as_text
         from throughline.experiment.predicting.prediction import predict_run
@@ -100,15 +101,6 @@ def run_and_report(
         print(to_terminal(headline_table(found, group, "all")), end="")
     print(f"report: {page}\nall tables: throughline report {folder}")
     return finished
-
-
-def _overrides(arguments: argparse.Namespace) -> list[str]:
-    overrides = list(arguments.set)
-    if arguments.workers is not None:
-        overrides.append(f"workers={arguments.workers}")
-    if arguments.auto_batch:
-        overrides.append("training.stage.auto_batch=true")
-    return overrides
 
 
 def _list_presets(as_json: bool) -> int:

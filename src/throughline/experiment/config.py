@@ -103,7 +103,7 @@ class ModelConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` is a GPU where there is one."""
     hub: bool = False
-    """Whether the checkpoint may be downloaded."""
+    """Allow the checkpoint's download from the Hugging Face hub."""
     lora: LoraSettings = LoraSettings()
     """The adapter that training fits."""
 

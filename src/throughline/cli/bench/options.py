@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from throughline.cli.parsing import positive_int, words
+from throughline.cli.options import positive_int, words
 
 if TYPE_CHECKING:
     from throughline.benchmarks.timing import BenchRow

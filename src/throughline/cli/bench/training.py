@@ -16,7 +16,7 @@ from throughline.cli.bench.options import (
     sizes,
     told,
 )
-from throughline.cli.parsing import positive_int
+from throughline.cli.options import positive_int
 
 if TYPE_CHECKING:
     from throughline.benchmarks.timing import BenchRow

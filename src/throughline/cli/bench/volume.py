@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from throughline.cli.bench.options import Bench, add_ablate, add_geometry, add_threads, geometries, told
-from throughline.cli.parsing import positive_int
+from throughline.cli.options import positive_int
 
 if TYPE_CHECKING:
     from throughline.benchmarks.timing import BenchRow

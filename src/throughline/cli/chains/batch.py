@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from throughline.cli.chains.options import (
-    SOURCE_HELP,
     add_plan_arguments,
     add_request_arguments,
     limited,
@@ -20,6 +19,7 @@ from throughline.cli.chains.options import (
     price_for,
     require_model,
 )
+from throughline.cli.options import SOURCE_HELP
 from throughline.cli.progress import progress
 from throughline.cli.wording import counted
 

@@ -22,7 +22,7 @@ from throughline.cli.chains.options import (
 )
 from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
 from throughline.cli.chains.telling import tell_estimate, tell_result
-from throughline.cli.parsing import dollars, positive_int
+from throughline.cli.options import dollars, positive_int
 from throughline.core.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:

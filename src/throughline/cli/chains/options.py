@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.rules import RULES
-from throughline.cli.parsing import positive_int
+from throughline.cli.options import SOURCE_HELP, positive_int
 from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.prices import Price
     from throughline.teaching.recording import BuildPlan
 
-SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]"
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
 FIXED_PARAMS = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.rules import RULES
-from throughline.cli.chains.options import SOURCE_HELP, require_store
-from throughline.cli.parsing import positive_int
+from throughline.cli.chains.options import require_store
+from throughline.cli.options import SOURCE_HELP, positive_int
 from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
 

@@ -68,37 +68,3 @@ def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
             for below in action.choices.values():
                 names += _option_strings(below)
     return names
-
-
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def dollars(text: str) -> float:
-    """An argparse type: an amount above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return value
-
-
-def words(text: str) -> tuple[str, ...]:
-    """An argparse type: words separated by commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,95 @@
+import argparse
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from throughline.cli.options import add_settings, given_settings, overrides_of, positive_int, share, whole
+from throughline.cli.parser import Parser
+from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
+
+
+class Stage(Settings):
+    """A group of settings."""
+
+    lr: float = Field(default=0.1, gt=0)
+    """Peak learning rate, 100 % of it. A second sentence is not for the help."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """NLL by step."""
+    auto: bool = False
+    """Halve it."""
+
+
+class Job(Settings):
+    """Settings with a group below them."""
+
+    stage: Stage = Stage()
+    sizes: tuple[int, ...] = (1, 6)
+    """Tiles of an image."""
+    limit: int | None = Field(default=None, ge=1)
+    """Images at most."""
+
+
+KEYS = ("stage.lr", "stage.schedule", "stage.auto", "sizes", "limit")
+
+
+def parser_of(default: str | None = None) -> Parser:
+    parser = Parser(prog="x")
+    add_settings(parser, Job, KEYS, default)
+    return parser
+
+
+def test_help_comes_from_the_fields_docstring_with_kind_and_default():
+    text = " ".join(parser_of().format_help().split())
+    for expected in (
+        "--lr X peak learning rate, 100 % of it (default: 0.1)",
+        "--schedule {cosine,linear} NLL by step (default: cosine)",
+        "--auto halve it --sizes",
+        "--sizes N,N tiles of an image (default: 1,6)",
+        "--limit N images at most (default: none)",
+    ):
+        assert expected in text
+    assert "second sentence" not in text
+
+
+def test_help_names_whose_default_applies_where_it_is_not_the_fields():
+    text = " ".join(parser_of("the preset's, or {}").format_help().split())
+    assert "--lr X peak learning rate, 100 % of it (default: the preset's, or 0.1)" in text
+
+
+def test_an_option_left_out_has_the_fields_default():
+    values = given_settings(parser_of().parse_args([]), KEYS)
+    assert values == {"stage.lr": 0.1, "stage.schedule": "cosine", "sizes": (1, 6)}
+
+
+def test_an_option_left_out_overrides_nothing_where_another_default_applies():
+    parser = parser_of("the preset's")
+    assert given_settings(parser.parse_args([]), KEYS) == {}
+    words = ["--lr", "3", "--auto", "--sizes", "2,3", "--limit", "4"]
+    given = {"stage.lr": 3.0, "stage.auto": True, "sizes": (2, 3), "limit": 4}
+    assert given_settings(parser.parse_args(words), KEYS) == given
+    assert overrides_of(parser.parse_args(words[:3]), KEYS) == ["stage.lr=3.0", "stage.auto=true"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "0"], "'0', expected: greater than 0"),
+        (["--lr", "fast"], "'fast', expected: a valid number"),
+        (["--sizes", "2,x"], "'2,x', expected: a valid integer"),
+        (["--limit", "0"], "expected: greater than or equal to 1"),
+        (["--schedule", "cosin"], "did you mean cosine?"),
+    ],
+)
+def test_a_value_is_checked_as_the_settings_class_checks_it(words, said):
+    with pytest.raises(UsageError, match=said.replace("?", r"\?")):
+        parser_of().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(positive_int, "0"), (positive_int, "x"), (whole, "-1"), (share, "1.5"), (share, "nan")]
+)
+def test_numbers_out_of_range_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=text):
+        kind(text)
