@@ -17,10 +17,9 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.drawn.concepts import CLASSES
-from throughline.mllm.flops import Row, shape_of, step_flops
+from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
-from throughline.mllm.lora import base_of
 from throughline.mllm.plan import Plan
 
 POCKET = GEOMETRIES["pocket"]
@@ -69,7 +68,7 @@ def test_the_flops_that_are_counted_are_those_of_the_samples_tokens(pocket_step)
     assert tree.settings["logits"] == separate_sequences(mllm, model, one).settings["logits"] == spoken
     tokens = len(label) + len(chain) - shared
     row = Row(tokens, 1, spoken, pairs=shared**2 + (tokens - shared) * tokens)
-    counted = step_flops(shape_of(base_of(model).config), [row], 8)
+    counted = step_flops(model, [row])
     assert tree.flops == counted.total
 
 

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -44,7 +42,7 @@ def test_a_dry_run_for_programs_is_json_alone(checkpoint, capsys):
     assert sarr["needs"] == ["sketch-reasoning-seed2"]
 
 
-def test_a_dry_run_predicts_tokens_flops_memory_and_hours_on_named_hardware(capsys):
+def test_a_dry_run_forecasts_tokens_flops_memory_and_hours_on_named_hardware(capsys):
     assert main(["run", "demo", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "Chain length: mean of 300 chains of the describer." in printed
@@ -54,34 +52,24 @@ def test_a_dry_run_predicts_tokens_flops_memory_and_hours_on_named_hardware(caps
     assert all(len(line) <= 140 for line in printed.splitlines())
 
 
-def test_a_prediction_for_programs_adds_up(capsys):
+def test_a_forecast_for_programs_adds_up(capsys):
     assert main(["run", "demo", "--dry-run", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["unknown"] is None
-    units = {unit["unit"]: unit["prediction"] for unit in shown["units"]}
+    units = {unit["unit"]: unit["forecast"] for unit in shown["units"]}
     mtct = units["sketch-mtct-seed0"]
     assert mtct["training_tokens"] > units["sketch-cls-seed0"]["training_tokens"] > 0
     assert set(mtct["flops"]) == {"training", "prompts", "label", "reasoning", "likelihood"}
     assert mtct["memory"]["total"] > mtct["memory"]["weights"] > 0
-    names = [one["name"] for one in shown["prediction"]["hardware"]]
+    names = [one["name"] for one in shown["forecast"]["hardware"]]
     assert names == ["this machine", "A100-80G", "H100", "H200"] and set(mtct["seconds"]) == set(names)
 
 
-def test_a_checkpoint_whose_tokens_cannot_be_counted_keeps_the_counts_and_says_why(checkpoint, capsys):
+def test_a_checkpoint_that_cannot_be_read_keeps_the_counts_and_says_why(checkpoint, capsys):
     assert main(["run", "demo", "--dry-run", "--set", f"model.checkpoint={checkpoint}"]) == 0
     printed = capsys.readouterr().out
-    assert "Tokens, FLOPs, memory and hours are unknown: " in printed and "no tokenizer.json" in printed
+    assert "Tokens, FLOPs, memory and hours are unknown: " in printed and "cannot be read" in printed
     assert "optimiser steps" in printed and "H100" not in printed
-
-
-def test_a_dry_run_loads_neither_torch_nor_transformers():
-    """With the checkpoint that ships, so that shape, tokenizer and template are read."""
-    code = (
-        "import sys; from throughline.cli.main import main; "
-        "code = main(['run', 'demo', '--dry-run']); "
-        "sys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(

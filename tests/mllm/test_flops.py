@@ -13,10 +13,11 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from throughline.core.settings import LoraSettings
 from throughline.mllm.attention import TreeLayout
 from throughline.mllm.chat import user_turn
-from throughline.mllm.flops import Flops, Row, shape_of, step_flops
+from throughline.mllm.flops import Flops, Row, image_flops, row_of, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
+from throughline.mllm.shapes import shape_of
 
 IMAGE_TOKEN = 7
 
@@ -66,7 +67,7 @@ def counted(model: Any, row: Row, dense_mask: bool, backward: bool = True) -> Fl
 @pytest.mark.parametrize("dense_mask", [False, True], ids=["causal", "dense mask"])
 def test_the_closed_form_is_what_torch_counts(shape: str, row: Row, dense_mask: bool) -> None:
     model = model_of(SHAPES[shape], rank=3)
-    assert step_flops(shape_of(model.config), [row], rank=3) == counted(model, row, dense_mask)
+    assert step_flops(model, [row]) == counted(model, row, dense_mask)
 
 
 def test_trees_in_one_row_cost_their_trunks_and_crowns(mllms: dict[str, Mllm]) -> None:
@@ -80,21 +81,31 @@ def test_trees_in_one_row_cost_their_trunks_and_crowns(mllms: dict[str, Mllm]) -
     ]
     batch = mllm.collate([[tree] for tree in trees])
     assert isinstance(batch.attention, TreeLayout)
-    row = Row(sum(map(len, trees)), 3, len(batch.predictors.unique()), batch.attention.pairs())
-    assert row.pairs is not None and row.pairs < sum(len(tree) ** 2 for tree in trees) < row.tokens**2 / 2
+    assert batch.attention.pairs() == sum(row_of(tree).pairs or 0 for tree in trees)
+    assert batch.attention.pairs() < sum(len(tree) ** 2 for tree in trees) < sum(map(len, trees)) ** 2 / 2
     with torch.no_grad(), FlopCounterMode(display=False) as count:
         score_trees(model, batch)
-    assert count.get_total_flops() == step_flops(shape_of(model.config), [row], rank=0).forward
+    assert count.get_total_flops() == step_flops(model, trees).forward
 
 
 def test_without_adapters_the_forward_pass_is_what_torch_counts() -> None:
     model, row = model_of(SHAPES["all heads alike"], rank=0), Row(40, 1, 5)
-    ours = step_flops(shape_of(model.config), [row], rank=0)
-    assert ours.forward == counted(model, row, dense_mask=False, backward=False).forward
+    assert step_flops(model, [row]) == counted(model, row, dense_mask=False, backward=False)
 
 
 def test_rows_add_up_and_a_second_image_costs_the_vision_tower_again() -> None:
-    shape = shape_of(model_of(SHAPES["all heads alike"], rank=0).config)
+    model = model_of(SHAPES["all heads alike"], rank=8)
     one, two = Row(40, 1, 5), Row(40, 2, 5)
-    assert step_flops(shape, [one, one], 8) == step_flops(shape, [one], 8) * 2
-    assert step_flops(shape, [two], 8).total - step_flops(shape, [one], 8).total == shape.image_flops(8).total
+    assert step_flops(model, [one, one]) == step_flops(model, [one]) * 2
+    image = image_flops(shape_of(model)).total
+    assert step_flops(model, [two]).total - step_flops(model, [one]).total == image
+
+
+@pytest.mark.parametrize("part", ["vision", "decoder"])
+def test_a_tower_without_adapters_has_gradients_only_above_what_is_trained(part: str) -> None:
+    settings = LoraSettings(rank=3, dropout=0.0).model_copy(update={part: ()})
+    model = add_lora(model_of(SHAPES["all heads alike"], rank=0), settings, seed=0)
+    for row in (Row(40, 1, 5), Row(23, 0, 23)):
+        if part == "decoder" and not row.tiles:
+            continue  # nothing is trained on such a row
+        assert step_flops(model, [row]) == counted(model, row, dense_mask=False), row

@@ -7,10 +7,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from throughline.mllm.flops import shape_of
 from throughline.mllm.geometries import GEOMETRIES, random_mllm, shallow
 from throughline.mllm.pocket.geometry import train_tokenizer
-from throughline.mllm.sizes import parameters
+from throughline.mllm.shapes import shape_of
 
 TEXTS = ["a red cup with a handle, seen from the front"] * 3
 
@@ -63,17 +62,16 @@ def test_internvl3_8b_has_the_parameters_of_the_published_weights():
         model = AutoModelForImageTextToText.from_config(config)
     count = sum(weight.numel() for weight in model.parameters())
     assert 2 * count == pytest.approx(15.89e9, rel=2e-3)
-    assert parameters(shape_of(config), tied=False) == pytest.approx(count, rel=1e-3)
+    assert shape_of(model).parameters == count
     vision = model.model.vision_tower.encoder.layer[0].attention
     assert vision.q_proj.bias is not None and model.model.language_model.layers[0].self_attn.q_proj.bias is not None
 
 
 def test_a_shallow_geometry_keeps_the_widths():
     whole, cut = GEOMETRIES["bench-40m"], shallow(GEOMETRIES["bench-40m"], 2)
-    tokenizer = train_tokenizer(TEXTS, 300)
-    wide, narrow = (shape_of(one.config(tokenizer, 300)) for one in (whole, cut))
+    wide, narrow = (shape_of(random_mllm(geometry, TEXTS).model) for geometry in (whole, cut))
     assert (narrow.vision.layers, narrow.decoder.layers) == (2, 2) and wide.decoder.layers == 12
-    assert (narrow.vision.width, narrow.decoder.mlp) == (wide.vision.width, wide.decoder.mlp)
+    assert (narrow.vision.layer, narrow.decoder.layer) == (wide.vision.layer, wide.decoder.layer)
 
 
 def test_weights_can_be_drawn_in_bfloat16_with_frequencies_in_full():

@@ -9,7 +9,7 @@ import torch
 from tests.mllm.reference import Spoken, picture, processed, tree_of
 
 from throughline.core.errors import ThroughlineError
-from throughline.mllm import head, sizes
+from throughline.mllm import head
 from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import measure_trees, score_trees
 from throughline.mllm.load import Mllm
@@ -43,7 +43,7 @@ def test_chunks_change_nothing(mllms: dict[str, Mllm], monkeypatch: pytest.Monke
     mllm = mllms["internvl"]
     batch = Plan().collate([[tree_of(mllm, PATHS)]], mllm.chat.pad_id)
     _, whole = measure_trees(mllm.model, batch)
-    monkeypatch.setattr(sizes, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 1)
     assert len(head._chunks(torch.arange(3), 100)) == 3
     assert torch.allclose(measure_trees(mllm.model, batch)[1], whole, atol=1e-6)
 

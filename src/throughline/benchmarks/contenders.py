@@ -18,10 +18,10 @@ from throughline.benchmarks.workload import Workload
 from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import Chat, Path, user_turn
 from throughline.mllm.collating import TreeBatch
-from throughline.mllm.flops import Row, shape_of, step_flops
+from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm
-from throughline.mllm.lora import add_lora, base_of
+from throughline.mllm.lora import add_lora
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
 
@@ -70,7 +70,7 @@ def token_trees(mllm: Mllm, model: Any, work: Workload, name: str = "token trees
         return dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
 
     rows = rows_of_trees(batch)
-    flops = step_flops(shape_of(base_of(model).config), rows, LORA.rank).total
+    flops = step_flops(model, rows).total
     settings = {
         "rows": row_widths([batch.input_ids.shape]),
         "logits": sum(row.marked for row in rows),

@@ -26,10 +26,9 @@ from throughline.benchmarks.workload import class_list, make_workload, require_b
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.splits import HOLDOUT_FRACTION
 from throughline.mllm.collating import TreeBatch
-from throughline.mllm.flops import shape_of, step_flops
+from throughline.mllm.flops import step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, Geometry, random_mllm, shallow
-from throughline.mllm.lora import base_of
 from throughline.mllm.plan import Plan
 
 LOGIT_BOUND = 0.02
@@ -182,7 +181,6 @@ def _measured(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     work = make_workload(mllm.chat, geometry.image_size, class_list(CLASSES), settings.batch)
     separate = [_on(rows, device) for rows in separate_rows(mllm, work)]
-    shape = shape_of(base_of(model).config)
     rows: list[BenchRow] = []
     for name, plan in ways.items():
         told(f"steps of {settings.batch} samples, attention {name}")
@@ -197,14 +195,14 @@ def _measured(
             tuple(timed["tree"]),
             settings.batch,
             batch.input_ids.numel(),
-            step_flops(shape, rows_of_trees(batch), LORA.rank).total,
+            step_flops(model, rows_of_trees(batch)).total,
             memories[0],
         )
         paths = Side(
             tuple(timed[RIVAL]),
             settings.batch,
             sum(rows.input_ids.numel() for rows in separate),
-            step_flops(shape, rows_of_paths(separate), LORA.rank).total,
+            step_flops(model, rows_of_paths(separate)).total,
             memories[1],
         )
         common = {

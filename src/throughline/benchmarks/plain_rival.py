@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from throughline.benchmarks.contenders import LORA, Contender, Key, paths_of, row_widths
+from throughline.benchmarks.contenders import Contender, Key, paths_of, row_widths
 from throughline.benchmarks.plain import plainly
 from throughline.benchmarks.workload import Workload
 from throughline.mllm.chat import Path, join_inputs
-from throughline.mllm.flops import Row, shape_of, step_flops
+from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.load import Mllm
-from throughline.mllm.lora import base_of
 
 NAME = "two separate sequences"
 
@@ -63,7 +62,7 @@ def separate_sequences(mllm: Mllm, model: Any, work: Workload) -> Contender:
         return {key: value for rows in groups for key, value in zip(rows.keys, rows.nll(model).tolist(), strict=True)}
 
     counted = rows_of_paths(groups)
-    flops = step_flops(shape_of(base_of(model).config), counted, LORA.rank).total
+    flops = step_flops(model, counted).total
     settings = {
         "rows": row_widths([rows.input_ids.shape for rows in groups]),
         "logits": sum(row.marked for row in counted),

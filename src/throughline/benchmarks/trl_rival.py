@@ -27,7 +27,7 @@ from throughline.benchmarks.contenders import LORA, Contender, Key, paths_of, ro
 from throughline.benchmarks.workload import Workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
-from throughline.mllm.flops import Row, Shape, linear_flops, shape_of, step_flops
+from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
 from throughline.mllm.rms_norm import in_own_way
@@ -113,7 +113,7 @@ def sft_trainer(mllm: Mllm, model: Any, work: Workload, grouped: bool) -> Conten
         for index in range(len(step.micro_batches)):
             step.run(index)
 
-    flops = trl_flops(shape_of(base_of(model).config), step.rows(), LORA.rank)
+    flops = trl_flops(model, step.rows())
     settings = {**step.settings(), "gflops": round(flops / 1e9, 3)}
     return Contender(LENGTH_GROUPED if grouped else DEFAULT_PADDING, step.model, take_step, step.nll, flops, settings)
 
@@ -159,10 +159,10 @@ def trl_step(
     return TrlStep(trainer, inputs, _keys_of(inputs, paths), items)
 
 
-def trl_flops(shape: Shape, rows: list[Row], rank: int) -> int:
+def trl_flops(model: Any, rows: list[Row]) -> int:
     """Forward and backward over the rival's rows; its head keeps no logits and computes them anew backwards."""
-    anew = sum(linear_flops(row.marked, shape.decoder.width, shape.vocabulary).forward for row in rows)
-    return step_flops(shape, rows, rank).total + anew
+    anew = 2 * sum(row.marked for row in rows) * base_of(model).get_output_embeddings().weight.numel()
+    return step_flops(model, rows).total + int(anew)
 
 
 def _same_weights(model: Any) -> Any:

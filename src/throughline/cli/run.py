@@ -50,16 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.experiment.run import preview_run
 
     config = load_config(arguments.config, [*arguments.set, *overrides_of(arguments, KEYS)])
+    folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
-        from throughline.cli.previewing import as_json, as_text
-        from throughline.experiment.predicting.prediction import predict_run
+        from throughline.cli.preview import as_json, as_text
+        from throughline.experiment.forecast import forecast_run
 
         preview = preview_run(config)
-        predicted = predict_run(config, preview.images, preview.units, preview.costs)
-        shown = json.dumps(as_json(preview, predicted), indent=2) if arguments.json else as_text(preview, predicted)
-        print(shown)
+        forecast = forecast_run(preview, folder)
+        print(json.dumps(as_json(preview, forecast), indent=2) if arguments.json else as_text(preview, forecast))
         return 0
-    folder = arguments.out or Path("runs") / config.name
     run_and_report(config, folder, redo_stale=arguments.redo == "stale", as_json=arguments.json)
     return 0
 

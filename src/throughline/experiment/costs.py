@@ -1,5 +1,5 @@
-"""How often a unit trains, samples and answers, counted before anything is loaded: for `--dry-run`, the order of
-units, and the time left. `predicting` turns these counts into tokens, FLOPs, memory and hours.
+"""How often a unit trains, samples and answers, counted without the model: for `--dry-run`, the order of units, and the
+time left. `forecast` turns these counts into tokens, FLOPs, memory and hours.
 
 Counts are upper bounds where samples may be rejected: an image without an accepted chain is trained on less.
 """
@@ -7,7 +7,7 @@ Counts are upper bounds where samples may be rejected: an image without an accep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from throughline.domains.samples import ImageSet
@@ -35,11 +35,6 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
-    def cells(self) -> tuple[str, ...]:
-        """Samples, steps, chains and answers as text, for tables."""
-        counts = (self.training_samples, self.optimiser_steps, self.chains_sampled, self.answers)
-        return tuple(f"{count:,}" for count in counts)
-
     @property
     def weight(self) -> float:
         """Relative duration. A training pass costs about three forward passes; sampling a chain on the pocket took
@@ -54,34 +49,30 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, images: ImageSet) -
     sizes = {domain: (len(split.inside), len(split.out)) for domain, split in splits.items()}
     costs: dict[str, Cost] = {}
     for unit in units:
-        sources = [domain for domain in images.domains if domain not in unit.targets]
-        inside = sum(min(sizes[domain][0], config.data.train_per_domain or sizes[domain][0]) for domain in sources)
-        validation = sum(sizes[domain][1] for domain in sources)
+        method = METHODS[unit.method]
+        sources = [sizes[domain] for domain in images.domains if domain not in unit.targets]
+        inside = sum(min(size, config.data.train_per_domain or size) for size, _ in sources)
         asked = sum(sum(sizes[domain]) for domain in unit.targets)
-        costs[unit.name] = _training_cost(METHODS[unit.method], config, inside) + _answering_cost(
-            METHODS[unit.method], config, asked, validation
+        costs[unit.name] = _training_cost(method, config, inside) + _answering_cost(
+            method, config, asked, validation=sum(out for _, out in sources)
         )
     return costs
-
-
-def _stage_cost(config: RunConfig, samples: int) -> Cost:
-    stage = config.training.stage
-    steps = math.ceil(stage.epochs * math.ceil(samples / stage.batch))
-    return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=steps)
 
 
 def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
     if not method.trains:
         return Cost()
-    chains = config.chains.per_image if method.needs_chains and method.steps_like is None else 1
-    stage = _stage_cost(config, samples * chains)
-    if method.self_labelled:
-        rounds = config.training.rounds
-        return Cost(stage.training_samples * rounds, stage.optimiser_steps * rounds, samples * rounds)
+    stage = config.training.stage
     if method.steps_like is not None:
         steps = _all_steps(METHODS[method.steps_like], config, samples)
-        return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
-    return stage
+        return Cost(training_samples=steps * stage.batch, optimiser_steps=steps)
+    rounds = config.training.rounds if method.self_labelled else 1
+    examples = samples * (config.chains.per_image if method.needs_chains else 1)
+    return Cost(
+        training_samples=round(stage.epochs * examples) * rounds,
+        optimiser_steps=math.ceil(stage.epochs * math.ceil(examples / stage.batch)) * rounds,
+        chains_sampled=samples * rounds if method.self_labelled else 0,
+    )
 
 
 def _all_steps(method: Method, config: RunConfig, samples: int) -> int:
@@ -94,21 +85,24 @@ def _answering_cost(method: Method, config: RunConfig, asked: int, validation: i
     """A round's weights answer before the next round begins; the last round's are not asked again unless the
     validation may have chosen others."""
     selecting = method.trains and config.evaluation.selection == "validation"
+    measured, candidates = asked, math.ceil(config.training.stage.epochs)
     if method.self_labelled:
-        rounds = config.training.rounds
-        measured, candidates = asked * (rounds + selecting), rounds + 1
-    else:
-        measured, candidates = asked, math.ceil(config.training.stage.epochs)
+        measured, candidates = asked * (config.training.rounds + selecting), config.training.rounds + 1
     validated = validation * candidates if selecting else 0
     answers = measured * len(config.evaluation.answering.answers) + validated
     return Cost(answers=answers, images_measured=measured, images_validated=validated)
 
 
-def longest_first(units: Iterable[Unit], costs: Mapping[str, Cost]) -> dict[str, float]:
+def longest_first(units: Sequence[Unit], costs: Mapping[str, Cost]) -> dict[str, float]:
     """For each unit the weight of the longest path that begins with it: start the largest ones first."""
-    ordered = list(units)
-    path = {unit.name: costs[unit.name].weight for unit in ordered}
-    for unit in reversed(ordered):
+    return longest_paths(units, {name: cost.weight for name, cost in costs.items()})
+
+
+def longest_paths(units: Sequence[Unit], lengths: Mapping[str, float]) -> dict[str, float]:
+    """For each unit the length of the longest path of units, each needed by the next, that begins with it; `units` come
+    after those they need."""
+    paths = {unit.name: lengths[unit.name] for unit in units}
+    for unit in reversed(units):
         for parent in unit.needs:
-            path[parent] = max(path[parent], costs[parent].weight + path[unit.name])
-    return path
+            paths[parent] = max(paths[parent], lengths[parent] + paths[unit.name])
+    return paths

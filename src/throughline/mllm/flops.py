@@ -1,15 +1,14 @@
-"""The matrix FLOPs of a training step in closed form, for InternVL-like models: what a benchmark's ratio is held
-against, and what a cost model multiplies. Plain arithmetic on a config; no tensor is made.
+"""The matrix FLOPs of training and of asking in closed form, from a model's shape: what a benchmark's ratio is held
+against, and what the forecast of a run multiplies. Plain arithmetic; no tensor is made.
 
 Counted: convolution, linear layers, attention, LM head; a multiply-add is 2 FLOPs. Not counted: norms, activations,
 softmax, dropout, rotary angles, optimiser. Assumptions:
-- The base is frozen and every linear layer of both towers has a LoRA of `rank`; projector and LM head have none.
-- Backward means gradients of activations wherever something below them is trained, and gradients of LoRA factors. The
-  first layer's query, key and value inputs need none in the vision tower (nothing below them is trained), nor in the
-  decoder on rows without image.
+- The base is frozen. Backward means gradients of activations wherever something below them is trained, and gradients of
+  LoRA factors. The first layer's query, key and value inputs need none in the vision tower (nothing below them is
+  trained), nor in the decoder on rows without image or with a vision tower that is not adapted.
 - Attention is dense over what a kernel is handed, whatever its mask hides, as `torch.utils.flop_counter` counts it too:
   a whole row, or trunk and crown of each tree (`Row.pairs`). A kernel that skips the upper triangle of a causal
-  sequence does less than is counted.
+  sequence does less than is counted, and so do a vision tower's windows.
 - The backward pass of attention computes the scores anew: five products to the forward pass's two.
 - Logits at marked positions only.
 """
@@ -19,6 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from throughline.mllm.shapes import Linear, Shape, Tower, shape_of, tiles_of
+from throughline.mllm.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -51,110 +55,82 @@ class Row:
     pairs: int | None = None
 
 
-@dataclass(frozen=True)
-class Tower:
-    """A stack of equal transformer layers; `matrices` in an MLP is 2 (plain) or 3 (gated)."""
-
-    layers: int
-    width: int
-    heads: int
-    key_value_heads: int
-    head_width: int
-    mlp: int
-    matrices: int
-
-    def flops(self, tokens: int, rank: int, trained_below: bool, pairs: int | None = None) -> Flops:
-        """All layers on a row of `tokens`; `trained_below` says whether its input needs a gradient."""
-        pairs = tokens**2 if pairs is None else pairs
-        first = self._layer(tokens, rank, trained_below, pairs)
-        return first + self._layer(tokens, rank, True, pairs) * (self.layers - 1)
-
-    def _layer(self, tokens: int, rank: int, trained_below: bool, pairs: int) -> Flops:
-        inner = self.heads * self.head_width
-        shared = self.key_value_heads * self.head_width
-        gated = linear_flops(tokens, self.width, self.mlp, rank) * (self.matrices - 1)
-        return (
-            linear_flops(tokens, self.width, inner, rank, trained_below)
-            + linear_flops(tokens, self.width, shared, rank, trained_below) * 2
-            + attention_flops(pairs, self.heads, self.head_width)
-            + linear_flops(tokens, inner, self.width, rank)
-            + gated
-            + linear_flops(tokens, self.mlp, self.width, rank)
-        )
+def row_of(tree: Tree) -> Row:
+    """A tree as its packed row computes it: the trunk with itself, the crown with the whole tree."""
+    tokens, trunk = len(tree), int((tree.node == 0).sum())
+    predictors = np.unique(np.concatenate([branch.predictors for branch in tree.branches]))
+    tiles = sum(tiles_of(image) for image in tree.images)
+    return Row(tokens, tiles, len(predictors), trunk**2 + (tokens - trunk) * tokens)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What of a config the count needs. `joined` is how many vision tokens the projector joins into one."""
-
-    vision: Tower
-    patches: int
-    patch_values: int
-    joined: int
-    decoder: Tower
-    vocabulary: int
-
-    def image_flops(self, rank: int) -> Flops:
-        """Vision tower and projector on one tile."""
-        convolution = Flops(2 * self.patches * self.patch_values * self.vision.width)
-        tokens, joined_width = self.patches // self.joined, self.joined * self.vision.width
-        return (
-            convolution
-            + self.vision.flops(self.patches + 1, rank, trained_below=False)  # + 1: the class token
-            + linear_flops(tokens, joined_width, self.decoder.width)
-            + linear_flops(tokens, self.decoder.width, self.decoder.width)
-        )
+def step_flops(model: Any, rows: Iterable[Row | Tree]) -> Flops:
+    """Forward and backward of a training step of this model, wherever its weights are, over rows or trees."""
+    rows = list(rows)
+    images = [image for row in rows if isinstance(row, Tree) for image in row.images]
+    shape = shape_of(model, images[0] if images else None)
+    counted = [row_flops(shape, row_of(row) if isinstance(row, Tree) else row) for row in rows]
+    return sum(counted, Flops())
 
 
-def shape_of(config: Any) -> Shape:
-    """Reads an `InternVLConfig` with a Qwen2- or Llama-like decoder."""
-    vision, text = config.vision_config, config.text_config
-    height, width = (size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
-    return Shape(
-        vision=Tower(
-            layers=vision.num_hidden_layers,
-            width=vision.hidden_size,
-            heads=vision.num_attention_heads,
-            key_value_heads=vision.num_attention_heads,
-            head_width=vision.hidden_size // vision.num_attention_heads,
-            mlp=vision.intermediate_size,
-            matrices=2,
-        ),
-        patches=height * width,
-        patch_values=vision.num_channels * vision.patch_size[0] * vision.patch_size[1],
-        joined=round(1 / config.downsample_ratio) ** 2,
-        decoder=Tower(
-            layers=text.num_hidden_layers,
-            width=text.hidden_size,
-            heads=text.num_attention_heads,
-            key_value_heads=text.num_key_value_heads,
-            head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            mlp=text.intermediate_size,
-            matrices=3,
-        ),
-        vocabulary=text.vocab_size,
+def row_flops(shape: Shape, row: Row) -> Flops:
+    """Forward and backward of one row."""
+    below = row.tiles > 0 and shape.vision.adapter > 0
+    trained = below or shape.decoder.adapter > 0
+    return (
+        image_flops(shape) * row.tiles
+        + tower_flops(shape.decoder, row.tokens, row.pairs, below)
+        + linear_flops(shape.head, row.marked, trained)
     )
 
 
-def step_flops(shape: Shape, rows: Iterable[Row], rank: int) -> Flops:
-    """Forward and backward of a training step over `rows`."""
-    total = Flops()
-    for row in rows:
-        total += shape.image_flops(rank) * row.tiles
-        total += shape.decoder.flops(row.tokens, rank, row.tiles > 0, row.pairs)
-        total += linear_flops(row.marked, shape.decoder.width, shape.vocabulary)
+def image_flops(shape: Shape) -> Flops:
+    """Convolution, vision tower and what connects it to the decoder, on one tile."""
+    total = Flops(2 * shape.patches * shape.patch_weights) + tower_flops(shape.vision, shape.sequence)
+    for linear in shape.connector:
+        total += linear_flops(linear, shape.image_tokens, shape.vision.adapter > 0)
     return total
 
 
-def linear_flops(rows: int, inside: int, outside: int, rank: int = 0, trained_below: bool = True) -> Flops:
-    """A frozen linear layer on `rows` vectors, with a trained LoRA beside it where `rank` is not 0."""
-    base = 2 * rows * inside * outside
-    first, second = 2 * rows * inside * rank, 2 * rows * rank * outside
-    below = base + first if trained_below else 0  # gradient of the input
-    return Flops(base + first + second, below + first + 2 * second)
+def tower_flops(tower: Tower, tokens: int, pairs: int | None = None, below: bool = False) -> Flops:
+    """All layers on a row of `tokens`; `below` says whether what enters them needs a gradient."""
+    trained = below or tower.adapter > 0
+    total = attention_flops(tower, tokens**2 if pairs is None else pairs, trained)
+    for linear in tower.linears:
+        total += linear_flops(linear, tokens, below if linear.opening else trained)
+    return total
 
 
-def attention_flops(pairs: int, heads: int, head_width: int) -> Flops:
-    """Scores and weighted sum of `pairs` of query and key; key-value heads are repeated, so only query heads count."""
-    product = 2 * pairs * heads * head_width
-    return Flops(2 * product, 5 * product)
+def linear_flops(linear: Linear, rows: int, below: bool = False) -> Flops:
+    """A linear layer on `rows` vectors; `below` says whether these need a gradient."""
+    first, second = 2 * rows * linear.inside * linear.rank, 2 * rows * linear.rank * linear.outside
+    base = 2 * rows * linear.weights
+    return Flops(base + first + second, (base + first if below else 0) + first + 2 * second)
+
+
+def attention_flops(tower: Tower, pairs: int, trained: bool = False) -> Flops:
+    """Scores and weighted sums of `pairs` of query and key in all layers; key heads are repeated, so only query heads
+    count."""
+    product = 2 * pairs * tower.query_width * tower.layers
+    return Flops(2 * product, 5 * product if trained else 0)
+
+
+def prompt_flops(shape: Shape, tokens: int, tiles: int) -> int:
+    """A prompt of `tokens` with its image's tiles, logits at its last position."""
+    return row_flops(shape, Row(tokens, tiles, 1)).forward
+
+
+def appended_flops(shape: Shape, context: int, tokens: int, marked: int) -> int:
+    """`tokens` in one pass behind `context` cached ones, dense among themselves; logits at `marked` of them."""
+    seen = attention_flops(shape.decoder, tokens * context).forward
+    return tower_flops(shape.decoder, tokens).forward + seen + linear_flops(shape.head, marked).forward
+
+
+def decoding_flops(shape: Shape, context: int, steps: int) -> int:
+    """`steps` tokens one by one behind `context` cached ones, logits at each: step t sees context + t + 1 tokens."""
+    seen = attention_flops(shape.decoder, cached_tokens_read(context, steps)).forward
+    return appended_flops(shape, 0, 1, 1) * steps + seen
+
+
+def cached_tokens_read(context: int, steps: int) -> int:
+    """Keys that `steps` tokens find in the cache before them, over all steps."""
+    return steps * context + steps * (steps - 1) // 2

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrainedTokenizerFast
 
 from throughline.mllm.load import DTYPES, Mllm, wrap_mllm
-from throughline.mllm.pocket.geometry import IMAGE_SIZE, make_config, make_processor, train_tokenizer
+from throughline.mllm.pocket.geometry import (
+    IMAGE_SIZE,
+    internvl_config,
+    make_config,
+    make_processor,
+    train_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,16 @@ class Geometry:
     config: Callable[[PreTrainedTokenizerFast, int], InternVLConfig]
 
 
-def _pocket(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLConfig:
-    return make_config(tokenizer, vocab_size=vocabulary)
-
-
 def _bench_40m(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLConfig:
     """About 40 million parameters: ViT 6 x 256 on 448 pixels, 256 image tokens, Qwen2 decoder 12 x 512."""
-    text: dict[str, Any] = {
-        "model_type": "qwen2",
+    vision = {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,  # 64 wide, as the decoder's
+        "intermediate_size": 1024,  # four times the width, as ViTs have it
+        "use_mean_pooling": False,
+    }
+    decoder = {
         "hidden_size": 512,
         "intermediate_size": 1408,
         "num_hidden_layers": 12,
@@ -41,34 +48,22 @@ def _bench_40m(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLC
         "num_key_value_heads": 2,
         "vocab_size": vocabulary,
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {
-        "hidden_size": 256,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,  # 64 wide, as the decoder's
-        "intermediate_size": 1024,  # four times the width, as ViTs have it
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-        "use_mean_pooling": False,
-    }
-    return InternVLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=tokenizer.context_image_token_id,
-        image_seq_length=256,
-        tie_word_embeddings=True,
-    )
+    return internvl_config(tokenizer, vision, decoder, image_size=448, patch_size=14)
 
 
 def _internvl3_8b(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> InternVLConfig:
     """OpenGVLab/InternVL3-8B-hf as its config gives it: InternViT-300M on 448 pixels, Qwen2.5-7B, apart from the ids of
     special tokens, which are this tokenizer's. 7.94 billion parameters."""
-    text: dict[str, Any] = {
-        "model_type": "qwen2",
+    vision = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "attention_bias": True,
+        "layer_scale_init_value": 0.1,
+    }
+    decoder = {
         "hidden_size": 3584,
         "intermediate_size": 18_944,
         "num_hidden_layers": 28,
@@ -78,28 +73,8 @@ def _internvl3_8b(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> Intern
         "max_position_embeddings": 32_768,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "attention_bias": True,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-        "layer_scale_init_value": 0.1,
-    }
-    return InternVLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=tokenizer.context_image_token_id,
-        image_seq_length=256,
-        tie_word_embeddings=False,
-    )
+    return internvl_config(tokenizer, vision, decoder, image_size=448, patch_size=14, tied=False)
 
 
 def shallow(geometry: Geometry, layers: int) -> Geometry:
@@ -119,7 +94,7 @@ def shallow(geometry: Geometry, layers: int) -> Geometry:
 GEOMETRIES: dict[str, Geometry] = {
     geometry.name: geometry
     for geometry in (
-        Geometry("pocket", IMAGE_SIZE, 1_400, _pocket),
+        Geometry("pocket", IMAGE_SIZE, 1_400, make_config),
         Geometry("bench-40m", 448, 8_192, _bench_40m),
         Geometry("bench-40m-151k", 448, 151_674, _bench_40m),
         Geometry("internvl3-8b", 448, 151_674, _internvl3_8b),

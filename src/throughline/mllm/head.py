@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from throughline.mllm import sizes
+LOGITS_AT_ONCE = 1 << 24
+"""That are computed: 64 MiB of float32; a hundred positions of a vocabulary of 150,000."""
 
 
 def marked_nll(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) -> Tensor:
@@ -77,4 +78,4 @@ class _MarkedNll(torch.autograd.Function):
 
 def _chunks(rows: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
     """Scored tokens in parts of a bounded number of logits, those of a position together as far as may be."""
-    return rows.argsort(stable=True).split(max(1, sizes.LOGITS_AT_ONCE // vocabulary))
+    return rows.argsort(stable=True).split(max(1, LOGITS_AT_ONCE // vocabulary))

@@ -1,193 +1,211 @@
-"""The shape of a checkpoint on disk, read from its `config.json` alone: for predictions made before anything is loaded.
+"""What a model consists of, as far as its cost depends on it: the linear layers and attention widths of both towers.
 
-A `config.json` leaves out what transformers fills in; the defaults here are those of its config classes (5.18 to 5.23).
-Known families: InternVL (`-hf`), LLaVA-1.5 and Qwen2.5-VL. Free of torch and of transformers. `experiment.predicting`
-reads this; the closed forms it feeds are in `flops`, `decode_flops` and `sizes`.
+Read off the modules themselves, whatever the family and the device, so that a checkpoint can be built on torch's meta
+device, without weights (`open_outline`). `flops` counts with this, `experiment.workload` sizes memory with it.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from throughline.mllm.flops import Shape, shape_of
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-Json = Mapping[str, Any]
+from throughline.core.settings import LoraSettings
+from throughline.mllm.chat import Chat, EncodedImage
+from throughline.mllm.load import positions_of
+from throughline.mllm.lora import VISION_NAMES, add_lora, base_of
 
-INTERNVL_VISION = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "image_size": 448,
-    "patch_size": 14,
-    "num_channels": 3,
-}
-CLIP_VISION = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "image_size": 224,
-    "patch_size": 32,
-    "num_channels": 3,
-}
-QWEN_VISION = {
-    "hidden_size": 3584,
-    "depth": 32,
-    "num_heads": 16,
-    "intermediate_size": 3420,
-    "in_channels": 3,
-    "patch_size": 14,
-    "temporal_patch_size": 2,
-    "spatial_merge_size": 2,
-}
-
-_DECODER_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
-DECODERS: dict[str, dict[str, int | None]] = {
-    "qwen2": dict(zip(_DECODER_KEYS, (151_936, 4096, 22_016, 32, 32, 32), strict=True)),
-    "qwen3": dict(zip((*_DECODER_KEYS, "head_dim"), (151_936, 4096, 22_016, 32, 32, 32, 128), strict=True)),
-    "llama": dict(zip(_DECODER_KEYS, (32_000, 4096, 11_008, 32, 32, None), strict=True)),
-    "qwen2_5_vl": dict(zip(_DECODER_KEYS, (152_064, 8192, 29_568, 80, 64, 8), strict=True)),
-}
-"""Decoders without experts whose layers are queries, keys, values, output and a gated MLP."""
+_OPENING = re.compile(r"0\.\w+\.(q|k|v|qkv|query|key|value)(_proj)?")
+_CLASS_TOKENS = {"cls_token", "class_embedding"}
 
 
 @dataclass(frozen=True)
-class CheckpointShape:
-    """A shape with what surrounds it. `image_tokens` stand for one tile in the decoder's row, `beside_image` further
-    tokens close an image in; `tiles` says whether images can be cut; `tied` that embedding and LM head are one."""
+class Linear:
+    """A frozen linear layer, and the rank of the LoRA beside it, 0 where there is none. `opening` says that it reads
+    what enters its tower: queries, keys and values of the first layer."""
 
-    shape: Shape
+    inside: int
+    outside: int
+    rank: int = 0
+    opening: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Of the frozen layer; biases are left out."""
+        return self.inside * self.outside
+
+    @property
+    def adapter(self) -> int:
+        """Parameters of the LoRA."""
+        return self.rank * (self.inside + self.outside)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack of transformer layers: all their linear layers in order, the width of the residual stream, that of all
+    query heads together, and that of all key heads."""
+
+    layers: int
+    linears: tuple[Linear, ...]
+    width: int
+    query_width: int
+    key_width: int
+
+    @property
+    def weights(self) -> int:
+        """Of all linear layers."""
+        return sum(linear.weights for linear in self.linears)
+
+    @property
+    def adapter(self) -> int:
+        """Parameters of all LoRAs."""
+        return sum(linear.adapter for linear in self.linears)
+
+    @property
+    def cached_values(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.key_width
+
+    @property
+    def layer(self) -> tuple[Linear, ...]:
+        """The linear layers of the first transformer layer."""
+        return self.linears[: len(self.linears) // self.layers]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model for images of one kind. A tile has `patches` vision tokens, with the class token `sequence`, and
+    `image_tokens` in the decoder's row; `patch_weights` are those of the convolution that makes a patch a vector,
+    `connector` the linear layers between the towers, which see a tile's `image_tokens`."""
+
+    vision: Tower
+    patches: int
+    sequence: int
+    patch_weights: int
+    connector: tuple[Linear, ...]
     image_tokens: int
-    beside_image: int
-    tiles: bool
-    tied: bool
-    image_token_id: int
+    decoder: Tower
+    head: Linear
+    parameters: int
+
+    @property
+    def adapter(self) -> int:
+        """Parameters of all LoRAs."""
+        return self.vision.adapter + self.decoder.adapter + sum(linear.adapter for linear in self.connector)
 
 
-def read_shape(folder: Path, image_size: tuple[int, int] | None = None) -> CheckpointShape | str:
-    """The shape of the checkpoint in `folder`, or one line that says why it cannot be told.
-
-    `image_size` is the width and height in pixels of a typical image: Qwen-VL's number of tokens follows it.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        family = config["model_type"]
-        if family == "internvl":
-            return _internvl(config, _processor(folder))
-        if family == "llava":
-            return _llava(config)
-        if family == "qwen2_5_vl":
-            return _qwen(config, _processor(folder), image_size)
-    except OSError:
-        return "its config.json is not on this machine"
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
-        return "its config.json does not give the shape"
-    return f"the shape of the family {family} is not known"
-
-
-def _internvl(config: Json, processor: Json) -> CheckpointShape:
-    vision = {**INTERNVL_VISION, **config["vision_config"]}
-    shape = _shape(vision, _decoder(config, "qwen2"), config.get("downsample_ratio", 0.5))
-    # Processors of the first releases write no length, and the model's config does.
-    length = processor.get("image_seq_length", config.get("image_seq_length", 256))
-    tied = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings", True))
-    return CheckpointShape(shape, length, 2, True, tied, config.get("image_token_id", 151_667))
-
-
-def _llava(config: Json) -> CheckpointShape:
-    shape = _shape({**CLIP_VISION, **config["vision_config"]}, _decoder(config, "llama"), 1.0)
-    tokens = shape.patches + (config.get("vision_feature_select_strategy", "default") == "full")
-    place = config.get("image_token_index", config.get("image_token_id", 32_000))
-    return CheckpointShape(shape, tokens, 0, False, bool(config.get("tie_word_embeddings", False)), place)
-
-
-def _qwen(config: Json, processor: Json, image_size: tuple[int, int] | None) -> CheckpointShape | str:
-    """Windows are counted as full attention, and the merger as InternVL's projector: a little more than is done."""
-    if image_size is None:
-        return "Qwen-VL's tokens follow the size of the images, which is not known"
-    read = config["vision_config"]
-    vision = {**QWEN_VISION, **read}
-    channels = read.get("in_channels", read.get("in_chans", 3))
-    merge, patch = vision["spatial_merge_size"], vision["patch_size"]
-    rows, columns = _qwen_grid(image_size, patch * merge, processor)
-    named = {
-        "hidden_size": vision["hidden_size"],
-        "num_hidden_layers": vision["depth"],
-        "num_attention_heads": vision["num_heads"],
-        "intermediate_size": vision["intermediate_size"],
-        "image_size": [rows * merge * patch, columns * merge * patch],
-        "patch_size": patch,
-        "num_channels": channels * vision["temporal_patch_size"],
-    }
-    shape = _shape(named, _decoder(config, "qwen2_5_vl"), 1 / merge)
-    shape = replace(shape, vision=replace(shape.vision, matrices=3))
-    tied = bool(config.get("tie_word_embeddings", False))
-    # `<|vision_start|>` and `<|vision_end|>` are the chat template's, so nothing is added here.
-    return CheckpointShape(shape, rows * columns, 0, False, tied, config.get("image_token_id", 151_655))
+def shape_of(model: Any, image: EncodedImage | None = None) -> Shape:
+    """Reads a model, with LoRA or without. Families without a fixed size of tiles (Qwen-VL) need a typical `image`."""
+    base = base_of(model)
+    vision_stack, decoder_stack = (_stack(base, names) for names in (VISION_NAMES, ("language_model",)))
+    linears, head = _linears(base), base.get_output_embeddings()
+    eyes, text = base.config.vision_config, base.config.get_text_config()
+    convolution = next(m for m in base.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    if image is None:
+        sizes = zip(_pair(eyes.image_size), _pair(eyes.patch_size), strict=True)
+        patches, image_tokens = math.prod(side // patch for side, patch in sizes), base.config.image_seq_length
+    else:
+        tiles = tiles_of(image)
+        patches = image.inputs["pixel_values"].numel() // convolution.weight[0].numel() // tiles
+        image_tokens = image.placeholder_tokens // tiles
+    class_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name, _ in base.named_parameters())
+    heads = text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Shape(
+        vision=_tower(vision_stack, linears, eyes.hidden_size, eyes.hidden_size, eyes.hidden_size),
+        patches=patches,
+        sequence=patches + class_token,
+        patch_weights=convolution.weight.numel(),
+        connector=tuple(
+            linear
+            for name, linear in linears.items()
+            if not name.startswith((f"{vision_stack}.", f"{decoder_stack}.")) and base.get_submodule(name) is not head
+        ),
+        image_tokens=image_tokens,
+        decoder=_tower(
+            decoder_stack, linears, text.hidden_size, heads * head_width, text.num_key_value_heads * head_width
+        ),
+        head=Linear(head.in_features, head.out_features),
+        parameters=sum(weight.numel() for name, weight in base.named_parameters() if ".lora_" not in name),
+    )
 
 
-def _qwen_grid(image_size: tuple[int, int], cell: int, processor: Json) -> tuple[int, int]:
-    """Rows and columns of tokens after the processor has fitted an image between its fewest and most pixels."""
-    size = processor.get("size") or {}
-    fewest = processor.get("min_pixels") or size.get("shortest_edge") or 56 * 56
-    most = processor.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
-    width, height = image_size
-    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
-    pixels = rows * columns * cell * cell
-    if pixels > most:
-        scale = math.sqrt(width * height / most)
-        rows, columns = max(1, int(height / scale / cell)), max(1, int(width / scale / cell))
-    elif pixels < fewest:
-        scale = math.sqrt(fewest / (width * height))
-        rows, columns = math.ceil(height * scale / cell), math.ceil(width * scale / cell)
-    return rows, columns
+def tiles_of(image: EncodedImage) -> int:
+    """Sequences that the vision tower makes of it: tiles, or one where patches come in a row."""
+    pixels = image.inputs["pixel_values"]
+    return len(pixels) if pixels.ndim == 4 else 1
 
 
-def _decoder(config: Json, usual: str) -> dict[str, Any]:
-    """The decoder's keys with their defaults. Qwen2.5-VL's first checkpoints have them beside everything else."""
-    text = config.get("text_config") or (config if usual == "qwen2_5_vl" else {})
-    family = usual if usual == "qwen2_5_vl" else text.get("model_type", usual)
-    values = {**DECODERS[family], **{key: text[key] for key in (*_DECODER_KEYS, "head_dim") if text.get(key)}}
-    if values["num_key_value_heads"] is None:
-        values["num_key_value_heads"] = values["num_attention_heads"]
-    return values
+@dataclass(frozen=True)
+class Outline:
+    """A checkpoint without its weights: the model on torch's meta device, and the chat that renders for it."""
+
+    model: Any
+    chat: Chat
+
+    def shapes(self, lora: LoraSettings, image: EncodedImage) -> tuple[Shape, Shape]:
+        """Without adapters and with them, for images like this one. ThroughlineError where LoRA is asked for in layers
+        that the model does not have."""
+        plain = shape_of(self.model, image)
+        with torch.device("meta"):
+            return plain, shape_of(add_lora(copy.deepcopy(self.model), lora, seed=0), image)
 
 
-def _shape(vision: Json, decoder: Json, downsample_ratio: float) -> Shape:
-    vision = {**vision, **{key: _pair(vision[key]) for key in ("image_size", "patch_size")}}
-    return shape_of(
-        SimpleNamespace(
-            vision_config=SimpleNamespace(**vision),
-            text_config=SimpleNamespace(**decoder),
-            downsample_ratio=downsample_ratio,
-        )
+def open_outline(source: str, tiles: int = 1) -> Outline:
+    """The outline of a folder, or of what the hub's cache holds of a name. Raises OSError, ValueError or KeyError where
+    its configuration or its processor cannot be read; asks no network."""
+    options = {"trust_remote_code": False, "local_files_only": True}
+    config = AutoConfig.from_pretrained(source, **options)
+    processor = AutoProcessor.from_pretrained(source, **options)
+    return outline_of(config, processor, tiles)
+
+
+def outline_of(config: Any, processor: Any, tiles: int = 1) -> Outline:
+    """The outline of a configuration and a processor that are in memory."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    return Outline(model, Chat(processor, model.config.image_token_id, positions_of(model, processor), tiles))
+
+
+def _stack(base: nn.Module, names: tuple[str, ...]) -> str:
+    """The name of the first list of layers in a tower."""
+    return next(
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.ModuleList) and not set(names).isdisjoint(name.split("."))
+    )
+
+
+def _linears(base: nn.Module) -> dict[str, Linear]:
+    """Every linear layer by its name, one with a LoRA as the layer below it."""
+    found: dict[str, Linear] = {}
+    for name, module in base.named_modules():
+        if isinstance(module, LoraLayer):
+            below = module.get_base_layer()
+            found[name] = Linear(below.in_features, below.out_features, sum(module.r.values()))
+        elif isinstance(module, nn.Linear) and not name.endswith(".base_layer") and ".lora_" not in name:
+            found[name] = Linear(module.in_features, module.out_features)
+    return found
+
+
+def _tower(stack: str, linears: dict[str, Linear], width: int, query_width: int, key_width: int) -> Tower:
+    start = f"{stack}."
+    inside = {name.removeprefix(start): linear for name, linear in linears.items() if name.startswith(start)}
+    return Tower(
+        layers=len({name.partition(".")[0] for name in inside}),
+        linears=tuple(replace(linear, opening=_OPENING.fullmatch(name) is not None) for name, linear in inside.items()),
+        width=width,
+        query_width=query_width,
+        key_width=key_width,
     )
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
-
-
-def _processor(folder: Path) -> dict[str, Any]:
-    """The processor's and the image processor's values in one mapping; empty where the checkpoint brings none."""
-    found: dict[str, Any] = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            read = json.loads((folder / name).read_text())
-            found |= read | (read.get("image_processor") or {})
-    return found
+    return (value, value) if isinstance(value, int) else tuple(value)

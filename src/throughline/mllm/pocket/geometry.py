@@ -86,39 +86,46 @@ def make_processor(
     )
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, **decoder: Any) -> InternVLConfig:
-    """About 2.5 million parameters: a ViT 128 wide and a Qwen2 decoder 160 wide, four layers each."""
-    text = {
-        "model_type": "qwen2",
-        "hidden_size": 160,
-        "intermediate_size": 448,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 5,
-        "num_key_value_heads": 5,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "initializer_range": INITIAL_DEVIATION,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **decoder,
-    }
+def make_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int | None = None) -> InternVLConfig:
+    """About 2.5 million parameters: a ViT 128 wide and a Qwen2 decoder 160 wide, four layers each; as many words as the
+    tokenizer has unless told otherwise."""
     vision = {
         "hidden_size": 128,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 512,
-        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
-        "patch_size": [PATCH_SIZE, PATCH_SIZE],
         "layer_scale_init_value": 1.0,  # 0.1, the default, learns far too slowly from scratch
         "use_mean_pooling": False,
         "initializer_range": INITIAL_DEVIATION,
     }
+    decoder = {
+        "hidden_size": 160,
+        "intermediate_size": 448,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+        "vocab_size": vocabulary or len(tokenizer),
+        "max_position_embeddings": 4096,
+        "initializer_range": INITIAL_DEVIATION,
+    }
+    return internvl_config(tokenizer, vision, decoder, IMAGE_SIZE, PATCH_SIZE)
+
+
+def internvl_config(
+    tokenizer: PreTrainedTokenizerFast,
+    vision: dict[str, Any],
+    decoder: dict[str, Any],
+    image_size: int,
+    patch_size: int,
+    tied: bool = True,
+) -> InternVLConfig:
+    """InternVL's configuration with a Qwen2 decoder for square images of `image_size` pixels and this tokenizer's ids;
+    `tied` says that embedding and LM head are one matrix."""
+    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return InternVLConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config={"image_size": [image_size] * 2, "patch_size": [patch_size] * 2, **vision},
+        text_config={"model_type": "qwen2", "tie_word_embeddings": tied, **special, **decoder},
         image_token_id=tokenizer.context_image_token_id,
-        image_seq_length=IMAGE_TOKENS,
-        tie_word_embeddings=True,
+        image_seq_length=(image_size // patch_size) ** 2 // 4,  # pixel shuffle joins 2 x 2 patches
+        tie_word_embeddings=tied,
     )

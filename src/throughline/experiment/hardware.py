@@ -10,17 +10,15 @@ measured them; those of a CPU come of the demo (`CPU`).
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
+
+import torch
 
 from throughline.experiment.config import RunConfig
 from throughline.experiment.environment import describe_environment
-from throughline.experiment.predicting.work import TRAINING, Phase
-from throughline.experiment.worker import thread_environment
+from throughline.experiment.workload import TRAINING, Phase
 
 GB = 10**9
 THIS_MACHINE = "this machine"
@@ -112,20 +110,17 @@ CARDS = (
 def this_machine(config: RunConfig) -> Hardware | str:
     """The CPU with the config's threads and workers, measured; a card of the table where the config computes on one
     that is here; else one line that says why nothing is known."""
-    environment = describe_environment()
-    gpus: list[str] = environment["gpus"]
-    if config.model.device == "cuda" and not gpus:
-        return "the config asks for CUDA, and no NVIDIA driver is here"
-    if config.model.device != "cpu" and gpus:
-        card = known_card(gpus[0])
-        if card is None:
-            return f"{gpus[0]} is not in the table of cards"
-        return card.hardware(config, THIS_MACHINE)
+    if config.model.device == "cuda" and not torch.cuda.is_available():
+        return "the config asks for CUDA, and no CUDA device is here"
+    if config.model.device != "cpu" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        card = known_card(name)
+        return f"{name} is not in the table of cards" if card is None else card.hardware(config, THIS_MACHINE)
     return Hardware(
         THIS_MACHINE,
         matmul_flops(config.threads),
         None,  # the share of decoding was measured with reading in it
-        environment["memory_bytes"],
+        describe_environment()["memory_bytes"],
         CPU,
         f"float32 products measured now, {config.threads} threads a worker; shares reached as in the demo",
         config.workers,
@@ -138,50 +133,15 @@ def known_card(name: str) -> Card | None:
     return next((card for card in CARDS if card.word in words), None)
 
 
-_PRODUCT = """
-import numpy, time
-a, b = (numpy.random.default_rng(seed).random((1024, 1024), dtype=numpy.float32) for seed in (0, 1))
-best = float("inf")
-for _ in range(5):
-    began = time.perf_counter()
-    a @ b
-    best = min(best, time.perf_counter() - began)
-print(2 * 1024**3 / best)
-"""
-
-
 def matmul_flops(threads: int) -> float:
-    """FLOP/s of a float32 product of 1024 x 1024 matrices, the best of five. In a process of its own: numpy's threads
-    are fixed when it is imported."""
-    environment = {**os.environ, **thread_environment(threads)}
-    done = subprocess.run([sys.executable, "-c", _PRODUCT], env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def elapsed(seconds: dict[str, float], needs: dict[str, tuple[str, ...]], workers: int, starting: float) -> float:
-    """Until the last of all units is done when `workers` take them in the order of the longest path behind them, as
-    `scheduling` does; `seconds` and `needs` by unit, parents before children."""
-    path = dict(seconds)
-    for name in reversed(list(seconds)):
-        for parent in needs[name]:
-            path[parent] = max(path[parent], seconds[parent] + path[name])
-    free, ended = [starting] * workers, dict[str, float]()
-    waiting = list(seconds)
-    while waiting:
-        free.sort()
-
-        def begins(name: str) -> float:
-            return max([free[0], *(ended.get(parent, float("inf")) for parent in needs[name])])
-
-        chosen = min(waiting, key=lambda name: (begins(name), -path[name]))
-        free[0] = ended[chosen] = begins(chosen) + seconds[chosen]
-        waiting.remove(chosen)
-    return max(ended.values(), default=0.0)
-
-
-def seconds_by_group(hardware: Hardware, phases: Iterable[Phase], layers: int) -> dict[str, float]:
-    """Seconds of training, self-labelling and answering, where the unit has any."""
-    found: dict[str, float] = {}
-    for phase in phases:
-        found[phase.group] = found.get(phase.group, 0.0) + hardware.seconds(phase, layers)
-    return found
+    """FLOP/s of a float32 product of 1024 x 1024 matrices on so many threads, the best of nine."""
+    matrix, before, seconds = torch.rand(1024, 1024), torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(9):
+            began = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * 1024**3 / min(seconds)

@@ -1,0 +1,327 @@
+"""The forecast of a run against the loaded checkpoint, what autograd keeps, and a run that was really made."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.mllm.tiny import FAMILIES, image_of, write_checkpoint
+
+from cost_model import calibrated, compare_with_run
+from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.journal import JournalWriter, make_header
+from throughline.chains.prompts import class_name, make_prompts
+from throughline.chains.records import Candidate
+from throughline.experiment.config import load_config
+from throughline.experiment.costs import Cost
+from throughline.experiment.folder import unit_folder
+from throughline.experiment.forecast import (
+    Forecast,
+    forecast_run,
+    make_workload,
+    measured_seconds,
+    read_workload,
+    sample_chains,
+)
+from throughline.experiment.hardware import CARDS, CPU, Hardware, known_card, matmul_flops
+from throughline.experiment.run import preview_run, run_experiment
+from throughline.experiment.workload import NF4_BYTES, Phase, count_paths
+from throughline.mllm.chat import user_turn
+from throughline.mllm.geometries import GEOMETRIES
+from throughline.mllm.likelihood import label_trie
+from throughline.mllm.load import load_mllm
+from throughline.mllm.pocket.geometry import make_processor, train_tokenizer
+from throughline.mllm.shapes import open_outline, outline_of
+from throughline.training.methods import METHODS
+from throughline.training.objectives import sample_tree
+
+CLASSES = ("alarm_clock", "cat", "cat_tower", "dog")
+CHAIN = "<SUMMARY>\none object.\n</SUMMARY>\n<CONCLUSION>\ncat\n</CONCLUSION>"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo's preview and forecast."""
+    preview = preview_run(load_config("demo"))
+    forecast = forecast_run(preview)
+    assert isinstance(forecast, Forecast)
+    return preview, forecast
+
+
+def workload_of(*overrides):
+    return read_workload(preview_run(load_config("demo", overrides)))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "pocket"])
+def test_paths_have_the_tokens_that_the_loaded_checkpoint_gives_them(family, tmp_path):
+    """Prompts, label, chain and trie, to the token, from an outline without weights."""
+    name = "pocket" if family == "pocket" else str(write_checkpoint(family, tmp_path / family))
+    mllm = load_mllm(name)
+    from throughline.mllm.checkpoints import checkpoint_folder
+
+    outline, prompts = open_outline(str(checkpoint_folder(name))), make_prompts(CLASSES)
+    image = outline.chat.encode_image(image_of(3), "one")
+    paths, typical = count_paths(outline.chat, prompts, image, CLASSES, [CHAIN])
+
+    chat, image = mllm.chat, mllm.chat.encode_image(image_of(3), "one")
+    label, reasoning = user_turn(prompts.label), user_turn(prompts.reasoning)
+    assert paths.label_prompt == len(chat.prompt(label, [image]).tokens)
+    assert paths.reasoning_prompt == len(chat.prompt(reasoning, [image]).tokens)
+    chain = chat.answered(reasoning, [image], CHAIN)
+    assert abs(paths.chain - (len(chain.tokens) - chain.answer_start)) <= 1
+    names = [class_name(name) for name in CLASSES]
+    lengths = [len(path.tokens) - path.answer_start for path in (chat.answered(label, [image], n) for n in names)]
+    assert abs(paths.label - sum(lengths) / len(lengths)) <= 1 and paths.longest_label == max(lengths)
+    both = len(sample_tree(chat, prompts, image, typical, ("label", "chain")))
+    assert abs(both - (paths.label_prompt + paths.label + paths.reasoning_prompt + paths.chain - paths.shared)) <= 2
+    trie = label_trie(mllm, label, image, names)
+    assert paths.label_prompt + paths.trie == len(trie)
+    assert paths.trie_inner == len({int(p) for branch in trie.branches for p in branch.predictors})
+
+
+def test_tiles_are_those_that_the_processor_cuts_a_typical_image_into():
+    whole = workload_of()
+    assert whole.paths.tiles == 1 and not any("tiles" in note for note in whole.notes)
+    cut = workload_of("model.tiles=4", "data.drawn.size=160")
+    assert cut.paths.tiles == 5 and cut.paths.shared == whole.paths.shared + 4 * whole.plain.image_tokens
+    assert "an image of 160 x 160 pixels, the mean, is cut into 5 tiles" in cut.notes
+
+
+def test_chain_lengths_come_from_the_journal_the_describer_or_an_assumption(tmp_path):
+    journal = tmp_path / "journal-0.jsonl"
+    prompts, images = make_prompts(CLASSES), preview_run(load_config("demo")).images
+    with JournalWriter(journal) as writer:
+        writer.write(make_header(CLASSES, FIVE_STAGE, prompts))
+        for number, (text, reason) in enumerate([("one two", "stop"), ("cut off", "length"), ("three", "stop")]):
+            writer.write(
+                Candidate(
+                    key=str(number),
+                    sample_id=f"photo/cat/{number}.png",
+                    image_sha256="0",
+                    domain="photo",
+                    classes_sha256="0",
+                    format="five_stage",
+                    source="endpoint",
+                    model="m",
+                    prompt_sha256="0",
+                    text=text,
+                    finish_reason=reason,
+                )
+            )
+    from_journal = load_config("demo", ["chains.teacher=null", f"chains.journal={journal}"])
+    assert sample_chains(from_journal, images)[0] == ("one two", "three")
+    described, source = sample_chains(load_config("demo"), images)
+    assert len(described) >= 300 and "describer" in source
+    assumed = workload_of("methods=cls", "chains.teacher=null")
+    assert 290 < assumed.paths.chain < 310 and "chain length: 300 tokens, an assumption of ours" in assumed.notes
+
+
+def test_the_prefix_is_paid_for_once_whatever_is_asked(demo):
+    cost = Cost(answers=900, images_measured=300)
+
+    def asked(*ways):
+        workload = workload_of(f"evaluation.answering.answers=[{','.join(ways)}]")
+        return sum(phase.all_flops for phase in workload.phases(METHODS["zero_shot"], cost))
+
+    prefix = demo[1].workload.phases(METHODS["zero_shot"], cost)[0]
+    assert prefix.name == "prompts"
+    apart = asked("label") + asked("reasoning") + asked("likelihood")
+    together = asked("label", "reasoning", "likelihood")
+    # Beside image and class list, the likelihood finds the end of the label prompt run already.
+    assert 2 * prefix.flops < apart - together < 2.2 * prefix.flops
+
+
+def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
+    plain, saving = demo[1].workload, workload_of("training.stage.gradient_checkpointing=true")
+    training = [workload.phases(METHODS["mtct"], Cost(training_samples=10))[0].flops for workload in (plain, saving)]
+    assert 1.2 < training[1] / training[0] < 1.45
+    memory = [workload.memory(METHODS["mtct"]) for workload in (plain, saving)]
+    assert memory[1].activations < memory[0].activations / 2
+    assert memory[0].weights == memory[1].weights
+
+
+def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
+    from throughline.mllm.lora import add_lora, folded
+
+    def asking(method, *overrides):
+        return workload_of(*overrides).memory(METHODS[method]).asking
+
+    workload = demo[1].workload
+    wrapped = add_lora(load_mllm("pocket").model, workload.config.model.lora, seed=0)
+    before = {weight.data_ptr() for weight in wrapped.parameters()}
+    with folded(wrapped):
+        clones = sum(weight.nbytes for weight in wrapped.parameters() if weight.data_ptr() not in before)
+    assert asking("mtct") - asking("zero_shot") == clones
+    assert asking("mtct", "model.dtype=bfloat16") == asking("zero_shot", "model.dtype=bfloat16")
+    only_vision = asking("mtct", "model.quantization=nf4") - asking("zero_shot", "model.quantization=nf4")
+    assert 0 < only_vision < clones  # weights in 4 bits are not folded into
+    one, ten = (asking("zero_shot", f"evaluation.answering.batch={batch}") for batch in (1, 10))
+    assert ten == 10 * one
+    # Whatever else a batch holds, its tiles are seen together.
+    tiled = replace(workload, paths=replace(workload.paths, tiles=100))
+    vision, batch = workload.plain.vision, workload.config.evaluation.answering.batch
+    at_least = batch * 100 * workload.plain.patches * 2 * max(linear.inside for linear in vision.linears) * 4
+    assert tiled.memory(METHODS["zero_shot"]).asking > at_least
+
+
+def test_decoding_reads_four_bits_of_quantized_weights():
+    def read(*overrides):
+        workload = workload_of("model.dtype=bfloat16", "evaluation.answering.answers=[label]", *overrides)
+        return workload, workload.phases(METHODS["zero_shot"], Cost(images_measured=1))[-1]
+
+    (workload, whole), (_, quarter) = read(), read("model.quantization=nf4")
+    saved = workload.plain.decoder.weights * whole.steps * (2 - NF4_BYTES)
+    assert whole.bytes_read - quarter.bytes_read == pytest.approx(saved, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["reasoning", "mtct"])
+def test_activations_are_about_what_a_step_really_keeps(method):
+    """Against autograd's own list of saved tensors, for the pocket checkpoint and dropout off."""
+    from throughline.mllm.forward import score_trees
+    from throughline.mllm.lora import add_lora
+
+    workload = workload_of("training.stage.batch=2", "training.stage.micro_batch=2")
+    mllm = load_mllm("pocket")
+    wrapped = add_lora(mllm.model, workload.config.model.lora, seed=0).train()
+    tree = workload.trees[method]
+    weights = {weight.untyped_storage().data_ptr() for weight in wrapped.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = score_trees(wrapped, mllm.collate([[tree], [tree]])).loss_sum()
+    assert loss.requires_grad
+    real = sum(size for size, _ in kept.values())
+    memory = workload.memory(METHODS[method])
+    assert 0.7 < (memory.activations + memory.logits) / real < 1.5
+
+
+def test_every_unit_of_the_demo_has_tokens_flops_memory_and_seconds(demo):
+    _, forecast = demo
+    units = {unit.unit.method: unit for unit in forecast.units}
+    assert units["zero_shot"].training_tokens == 0 and units["zero_shot"].flops("training") == 0
+    assert units["cls"].training_tokens < units["reasoning"].training_tokens < units["mtct"].training_tokens
+    assert units["mtct_sarr"].training_tokens == 2 * units["mtct"].training_tokens  # two rounds, nothing rejected
+    assert units["mtct"].flops("self-labelling") == 0 < units["sarr"].flops("self-labelling")
+    assert {card.name for card in CARDS} | {"this machine"} == set(forecast.elapsed)
+    # Of a model of 2.3 million parameters a tree pass takes about 2 + 2 FLOPs a parameter and token, and attention's.
+    per_token = units["mtct"].flops("training") / units["mtct"].training_tokens
+    assert 8e6 < per_token < 12e6
+    assert all(unit.memory.total < 3e9 and unit.total_seconds("this machine") > 0 for unit in forecast.units)
+    assert forecast.to_json()["hardware"][0]["fits"] is True
+
+
+def test_eight_billion_parameters_need_a_large_card():
+    """InternVL3-8B's shape under the paper's settings, from its configuration."""
+    overrides = ["model.dtype=bfloat16", "model.lora.dropout=0.05", "training.stage.micro_batch=8"]
+    preview = preview_run(load_config("demo", overrides))
+    geometry = GEOMETRIES["internvl3-8b"]
+    tokenizer = train_tokenizer(["a red cup with a handle"], 300)
+    config = geometry.config(tokenizer, geometry.vocabulary)
+    processor = make_processor(tokenizer, geometry.image_size, config.image_seq_length)
+    memory = make_workload(preview, outline_of(config, processor)).memory(METHODS["mtct"])
+    assert 15.7e9 < memory.weights < 16.0e9  # 15.9 GB on the hub
+    assert 0.3e9 < memory.adapter < 0.5e9  # 24 million parameters of rank 8, 16 bytes each
+    h200 = next(card for card in CARDS if card.name == "H200").hardware(preview.config)
+    assert h200.holds(memory.total) and h200.flops == 989e12
+    small = replace(h200, memory=16 * 10**9)
+    assert small.holds(memory.total) is False and replace(h200, memory=None).holds(memory.total) is None
+
+
+def test_a_checkpoint_that_cannot_be_read_or_is_not_here_is_one_line(checkpoint):
+    line = workload_of(f"model.checkpoint={checkpoint}")
+    assert line.startswith(f"{checkpoint}: its configuration or its processor cannot be read (") and "\n" not in line
+    line = workload_of("model.checkpoint=nobody/nothing-at-all", "model.hub=true")
+    assert "is not on this machine: hf download nobody/nothing-at-all" in line
+
+
+def test_seconds_are_bound_by_arithmetic_or_by_reading():
+    fast = Hardware("x", 1e12, 1e9, None, replace(CPU, decoding=1.0, prompts=0.5, seconds_a_layer=1e-3), "")
+    phase = Phase("label", flops=10**12, decoding_flops=10**12, steps=10, bytes_read=5 * 10**9)
+    assert fast.seconds(phase, layers=4) == pytest.approx(2 + 5 + 0.04)
+    assert replace(fast, bandwidth=None).seconds(phase, layers=4) == pytest.approx(2 + 1 + 0.04)
+
+
+def test_a_run_takes_as_long_as_its_longest_path_or_its_work_shared_among_workers(demo):
+    preview, alone = demo
+    (here,) = (hardware for hardware in alone.hardware if hardware.name == "this machine")
+    units = {unit.unit.method: unit.total_seconds("this machine") for unit in alone.units}
+    assert alone.elapsed["this machine"] == pytest.approx(CPU.starting + sum(units.values()) / here.workers)
+    many = forecast_run(replace(preview, config=load_config("demo", ["workers=9"])))
+    units = {unit.unit.method: unit.total_seconds("this machine") for unit in many.units}
+    assert many.elapsed["this machine"] == pytest.approx(CPU.starting + units["mtct"] + units["mtct_sarr"])
+
+
+def test_cards_are_known_by_what_their_driver_calls_them():
+    assert known_card("NVIDIA H100 80GB HBM3").name == "H100"
+    assert known_card("NVIDIA A100-SXM4-80GB").name == "A100-80G"
+    assert known_card("NVIDIA GeForce RTX 4090") is None
+
+
+def test_the_machines_rate_is_a_number_of_this_century():
+    assert 1e8 < matmul_flops(1) < 1e14
+
+
+def fake_times(folder, times):
+    for name, when in times.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (when, when))
+
+
+def test_a_units_files_tell_how_long_its_phases_took(tmp_path):
+    fake_times(tmp_path / "first", {"unit.json": 100, "training.jsonl": 130, "stage.json": 131, "done": 150})
+    assert measured_seconds(tmp_path / "first") == {"training": 30, "answering": 20}
+    rounds = {"unit.json": 0, "done": 100, "training.jsonl": 99}
+    for number, began in ((1, 0), (2, 40)):
+        rounds |= {f"round-{number}/journal-0.jsonl": began + 10, f"round-{number}/training.jsonl": began + 25}
+        rounds |= {f"round-{number}/stage.json": began + 40}
+    fake_times(tmp_path / "rounds", rounds)
+    assert measured_seconds(tmp_path / "rounds") == {"self-labelling": 20, "training": 30, "answering": 50}
+
+
+def test_units_that_a_folder_has_finished_count_with_what_they_took(demo, tmp_path):
+    preview, alone = demo
+    cls = next(unit for unit in preview.units if unit.method == "cls")
+    fake_times(unit_folder(tmp_path, cls), {"unit.json": 100, "training.jsonl": 700, "done": 1000})
+    units = {unit.unit.method: unit for unit in forecast_run(preview, tmp_path).units}
+    assert units["cls"].done and units["cls"].seconds["this machine"] == {"training": 600, "answering": 300}
+    assert Counter(unit.done for unit in units.values()) == {True: 1, False: len(units) - 1}
+    # The others are slower in the same proportion, and a unit that is done takes no more time.
+    assert units["zero_shot"].total_seconds("this machine") == pytest.approx(300)
+    cards = {unit.unit.method: unit.seconds["H100"] for unit in alone.units}
+    assert all(unit.seconds["H100"] == cards[method] for method, unit in units.items())
+    for unit in preview.units:
+        fake_times(unit_folder(tmp_path, unit), {"unit.json": 100, "training.jsonl": 700, "done": 1000})
+    assert forecast_run(preview, tmp_path).elapsed["this machine"] == 0
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_compared_unit_by_unit_and_calibrates_the_model(tmp_path):
+    """The tiny preset for real: after calibration the sums meet."""
+    config = load_config("tiny", ["methods=cls,mtct_sarr"])
+    run_experiment(config, tmp_path / "run")
+    rows, hardware = compare_with_run(tmp_path / "run")
+    assert {(row.unit, row.group) for row in rows} == {
+        ("sketch-cls-seed0", "training"),
+        ("sketch-cls-seed0", "answering"),
+        ("sketch-mtct-seed0", "training"),
+        ("sketch-mtct-seed0", "answering"),
+        ("sketch-mtct_sarr-seed0", "training"),
+        ("sketch-mtct_sarr-seed0", "self-labelling"),
+        ("sketch-mtct_sarr-seed0", "answering"),
+    }
+    assert all(row.measured > 0 and row.predicted <= row.at_most for row in rows)
+    fitted = calibrated(rows, hardware).shares
+    training = [row for row in rows if row.group == "training"]
+    ours = sum(row.flops for row in training) / (hardware.flops * fitted.training)
+    assert ours == pytest.approx(sum(row.measured for row in training))
