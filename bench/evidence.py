@@ -24,6 +24,7 @@ from pathlib import Path
 import documents
 from bench_blocks import BENCHES
 from chains_study import study_chains
+from contact_sheet import contact_sheet
 from cost_model import compare_with_run
 from demo_profile import profile_demo
 from kills import Plan, measure_kills
@@ -41,7 +42,6 @@ from records import (
 )
 from sensitivity_study import study
 from throughline.core.errors import ThroughlineError
-from throughline.drawn.world import contact_sheet
 from throughline.reporting.reduced import reduce_run
 from throughline.reporting.runs import read_run
 

@@ -5,11 +5,12 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from contact_sheet import contact_sheet
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.scenes import WorldSettings, tied_background
 from throughline.drawn.styles import DOMAIN_STYLES, render
-from throughline.drawn.world import contact_sheet, read_scenes, write_counterfactuals, write_world
+from throughline.drawn.world import read_scenes, write_counterfactuals, write_world
 
 
 def contents(root):

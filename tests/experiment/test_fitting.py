@@ -230,7 +230,7 @@ def test_a_fault_is_one_line_and_nothing_is_written(line, world, tmp_path):
     assert "only one class (cat)" in line(images=single, code=1)
     assert "in the way" in line(out=blocked, code=1)
     assert "cannot write" in line(out=blocked / "model", code=1)
-    assert "no number above 0" in line("--lr", "-1", code=2)
+    assert "greater than 0" in line("--lr", "-1", code=2)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(world, preset, tmp_path, capsys):

@@ -236,7 +236,7 @@ def _add_fetch(commands: Any) -> None:
     fetch.add_argument(
         "--hub",
         action="store_true",
-        help="download it now and write the folder; a stopped download continues (needs the datasets library)",
+        help="download it now and write the folder; a stopped download continues",
     )
     fetch.set_defaults(act=_fetch)
 
@@ -262,12 +262,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _rows_of_hub(name: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
     """All rows of a hub data set with undecoded images, its class names, and the number of rows."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ThroughlineError(
-            "--hub needs the datasets library", do="python -m pip install datasets, or leave --hub out"
-        ) from error
+    import datasets
+
     try:
         parts = datasets.load_dataset(name)
     except (OSError, datasets.exceptions.DatasetsError) as error:  # no network, no such data set

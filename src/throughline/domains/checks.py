@@ -127,14 +127,13 @@ def _domain_and_class_defects(
     listing: Listing, counts: dict[str, dict[str, int]], classes: tuple[str, ...]
 ) -> Iterable[Defect]:
     if len(counts) < 2:
-        names = ", ".join(counts) or "none"
-        what = f"fewer than two domains ({names}): nothing to train on when one is held out"
+        what = f"fewer than two domains ({', '.join(counts) or 'none'}): nothing to train on when one is held out"
         yield Defect("too_few_domains", "error", what, tuple(counts))
     if counts and len(classes) < 2:
-        names = ", ".join(classes) or "none"
-        yield Defect("too_few_classes", "error", f"fewer than two classes ({names})", classes)
-    for level, found in (("domain", tuple(counts)), ("class", classes)):
-        for alike in _same_but_for_spelling(found):
+        what = f"fewer than two classes ({', '.join(classes) or 'none'})"
+        yield Defect("too_few_classes", "error", what, classes)
+    for level, names in (("domain", tuple(counts)), ("class", classes)):
+        for alike in _same_but_for_spelling(names):
             what = f"{level} name twice, differing only in case or separators: {' and '.join(alike)}"
             yield Defect(f"{level}_twice", "error", what, alike)
     for domain, row in counts.items():

@@ -8,7 +8,6 @@ domains.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +18,7 @@ from PIL import Image
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import told_in_one_line, whole_folder
 from throughline.core.seeding import generator
+from throughline.domains.images import png_bytes
 
 Shift = Literal["rotation", "colour"]
 
@@ -91,8 +91,6 @@ def _scan(values: NDArray[np.float64]) -> Image.Image:
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
     with told_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(png_bytes(image))

@@ -115,15 +115,7 @@ def list_table(table: Path) -> list[Entry]:
     twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
         raise ThroughlineError(f"the image {twice[0]} is listed more than once", table, "keep one of its rows")
-    return sorted(
-        entries,
-        key=lambda entry: (
-            entry.domain,
-            entry.label,
-            posixpath.dirname(entry.id),
-            posixpath.basename(entry.id),
-        ),
-    )
+    return sorted(entries, key=lambda entry: (entry.domain, entry.label, *posixpath.split(entry.id)))
 
 
 def _read_csv(table: Path) -> list[dict[str, Any]]:
@@ -151,11 +143,11 @@ def _read_parquet(table: Path) -> list[dict[str, Any]]:
 
 
 def _require_columns(table: Path, names: Iterable[str]) -> None:
-    found = list(names)
-    missing = [name for name in COLUMNS if name not in found]
+    columns = list(names)
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ThroughlineError(
-            f"no column named {missing[0]} (found: {', '.join(found) or 'none'})",
+            f"no column named {missing[0]} (found: {', '.join(columns) or 'none'})",
             table,
             "the columns are image, domain, label and optionally group",
         )

@@ -9,6 +9,7 @@ and are refused.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,16 +60,23 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("unreadable", f"cannot read the image ({reason or type(error).__name__})", path) from error
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as the content of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:
     """The samples whose image can be had whole, and what is wrong with the others by id. Every image is decoded."""
     good: list[Sample] = []
     broken: dict[str, str] = {}
-    for one in samples:
+    for sample in samples:
         try:
-            load_image(one.path)
-            good.append(one)
+            load_image(sample.path)
+            good.append(sample)
         except ImageError as error:
-            broken[one.id] = error.what
+            broken[sample.id] = error.what
     return good, broken
 
 

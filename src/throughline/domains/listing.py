@@ -120,7 +120,7 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
     """Appends the images of one class folder, nested folders included, sorted as `sorted(os.walk(...))`
     sorts.
     """
-    found: list[tuple[str, list[str]]] = []
+    folders: list[tuple[str, list[str]]] = []
     open_folders = [(f"{domain}/{label}", ancestors)]
     while open_folders:
         relative, above = open_folders.pop()
@@ -134,8 +134,8 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
                 listing.loops.append(path)
             else:
                 open_folders.append((path, (*above, identity)))
-        found.append((relative, names))
-    for relative, names in sorted(found):
+        folders.append((relative, names))
+    for relative, names in sorted(folders):
         for name in names:
             path = f"{relative}/{name}"
             if is_image_name(name):

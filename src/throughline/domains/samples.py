@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
@@ -100,16 +100,20 @@ class ImageSet:
 def spread(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
     """At most `limit` of the samples in their own order, taken from the domains in turn and within each from its
     classes in turn."""
-    domains, classes = sorted({one.domain for one in samples}), sorted({one.label for one in samples})
+    domains, classes = sorted({sample.domain for sample in samples}), sorted({sample.label for sample in samples})
     by_domain = []
     for number, domain in enumerate(domains):
         # each domain begins with another class, so that few images show many classes
         first = number * len(classes) // len(domains)
-        mine: dict[str, list[Sample]] = {label: [] for label in classes[first:] + classes[:first]}
-        for one in samples:
-            if one.domain == domain:
-                mine[one.label].append(one)
-        by_domain.append([one for row in zip_longest(*mine.values()) for one in row if one is not None])
-    in_turn = (one for row in zip_longest(*by_domain) for one in row if one is not None)
-    chosen = {one.id for one in islice(in_turn, limit)}
-    return tuple(one for one in samples if one.id in chosen)
+        by_class: dict[str, list[Sample]] = {label: [] for label in classes[first:] + classes[:first]}
+        for sample in samples:
+            if sample.domain == domain:
+                by_class[sample.label].append(sample)
+        by_domain.append(_in_turn(by_class.values()))
+    chosen = {sample.id for sample in _in_turn(by_domain)[:limit]}
+    return tuple(sample for sample in samples if sample.id in chosen)
+
+
+def _in_turn(groups: Iterable[list[Sample]]) -> list[Sample]:
+    """The first of each group, then the second of each, and so on."""
+    return [sample for row in zip_longest(*groups) for sample in row if sample is not None]

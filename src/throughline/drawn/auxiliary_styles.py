@@ -7,7 +7,7 @@ import numpy as np
 from PIL import ImageFilter
 
 from throughline.drawn.canvas import OVERSAMPLING, Canvas, Pixels, saturated, shift_of
-from throughline.drawn.placing import Colour, place, shade
+from throughline.drawn.placement import Colour, place, shade
 from throughline.drawn.scenes import Scene, lightness
 from throughline.drawn.textures import noise
 

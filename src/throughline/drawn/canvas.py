@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from throughline.core.seeding import generator
-from throughline.drawn.placing import Colour
+from throughline.drawn.placement import Colour
 from throughline.drawn.scenes import Scene, lightness
 
 OVERSAMPLING = 3  # canvas pixels per image pixel and axis; polygons have no smooth edges of their own

@@ -76,12 +76,6 @@ def violations(cls: str, parts: Iterable[str]) -> int:
     )
 
 
-def classes_consistent_with(parts: Iterable[str]) -> tuple[str, ...]:
-    """The classes, sorted, whose row is broken by none of the parts; at most one, since families share no body."""
-    seen = frozenset(parts)
-    return tuple(cls for cls in CLASSES if violations(cls, seen) == 0)
-
-
 def nearest_classes(parts: Iterable[str]) -> tuple[str, ...]:
     """The classes, sorted, with the fewest broken entries: what a mistaken reader of parts would still conclude."""
     seen = frozenset(parts)

@@ -6,15 +6,19 @@ graph, and now and then breaks the format, so that rejecting chains has work to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
+import yaml
 
 from throughline.chains.formats import FIVE_STAGE, Chain, ChainFormat, render_chain
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import FAMILIES, contrast_of, family_of, nearest_classes
-from throughline.drawn.scenes import Background, Colours, Scene
+from throughline.drawn.scenes import Background, Colours, Scene, pick
 from throughline.drawn.words import colour_of, listed, named, plural
 
 
@@ -64,126 +68,47 @@ def believed_parts(parts: frozenset[str], rate: float, draw: np.random.Generator
     return frozenset(believed)
 
 
-def _pick(draw: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(draw.integers(len(options)))]
-
-
-def _setting(background: Background, draw: np.random.Generator) -> str:
-    far, near = background.far, background.near
-    options = {
-        "beach": (f"a beach of {near} sand under a {far} sky", f"a {far} sky, some water and a {near} beach"),
-        "city": (f"a {far} city above a {near} street", f"{far} houses of a city and a {near} street"),
-        "hills": (f"{near} hills under a {far} sky", f"a {far} sky over {near} hills"),
-        "meadow": (f"a {near} meadow under a {far} sky", f"{near} grass in a meadow and a {far} sky"),
-        "room": (
-            f"a room with a {far} wall and a {near} floor",
-            f"a {far} wall of a room over a {near} floor",
-        ),
-        "table": (f"a {near} table with a {far} wall", f"a {far} wall behind a {near} table"),
-    }
-    return _pick(draw, options[background.kind])
-
-
-def _view(viewpoint: str, draw: np.random.Generator) -> str:
-    options = {
-        "above": ("seen from above", "viewed from a little above"),
-        "front": ("seen from the front", "viewed straight from the front"),
-        "left": ("seen from the left", "viewed from the left side"),
-        "right": ("seen from the right", "viewed from the right side"),
-    }
-    return _pick(draw, options[viewpoint])
+@cache
+def _wording() -> dict[str, Any]:
+    """The lists of texts that a chain is put together from; what stands in them is said at the top of the file."""
+    wording: dict[str, Any] = yaml.safe_load(files("throughline.drawn").joinpath("describer.yaml").read_text("utf-8"))
+    return wording
 
 
 def _stages(sight: Sight, believed: frozenset[str], cls: str, draw: np.random.Generator) -> dict[str, str]:
     """The five texts of a chain that ends in `cls`, by stage."""
-    family, other = family_of(cls), contrast_of(cls)
-    body = listed([part for part in family.required if part in believed]) or "shape"
-    free = [part for part in family.free if part in believed]
-    extras = listed([f"{colour_of(part, sight.colours)} {part}" for part in free])
-    deciding, there = family.deciding, family.deciding in believed
-    a_deciding, main = named(deciding), sight.colours.main
-    of_deciding = f"{colour_of(deciding, sight.colours)} {deciding}"
-    setting, view = _setting(sight.background, draw), _view(sight.viewpoint, draw)
-    size = _pick(draw, ("large", "close") if sight.near else ("small", "distant"))
-    it_has = "they belong" if plural(deciding) else "it belongs"
+    wording = _wording()
+    family, deciding = family_of(cls), family_of(cls).deciding
+    words = {
+        "cls": cls,
+        "other": contrast_of(cls),
+        "body": listed([part for part in family.required if part in believed]) or "shape",
+        "main": sight.colours.main,
+        "extras": listed([f"{colour_of(part, sight.colours)} {part}" for part in family.free if part in believed]),
+        "deciding": deciding,
+        "a_deciding": named(deciding),
+        "of_deciding": f"{colour_of(deciding, sight.colours)} {deciding}",
+        "joined": f"{deciding} are joined" if plural(deciding) else f"{named(deciding)} is joined",
+        "belongs": "they belong" if plural(deciding) else "it belongs",
+        "far": sight.background.far,
+        "near": sight.background.near,
+    }
 
-    summary = _pick(
-        draw,
-        (
-            "the picture shows one object, which has to be named by its parts.",
-            "i will describe the object, study its parts and choose one class.",
-            "i first describe the scene and then compare the parts.",
-            "one object has to be named, so i look at its shape and its parts.",
-        ),
-    )
-    caption = _pick(
-        draw,
-        (
-            f"a {size} object with {main} {body} stands before {setting}, {view}.",
-            f"the image shows {setting}; in front is a {size} object, {view}, with {main} {body}.",
-            f"before {setting} there is a {size} thing with {main} {body}, {view}.",
-            f"{view}, a {size} object with {main} {body} can be found in front of {setting}.",
-        ),
-    )
-    detail = (
-        _pick(draw, (f"i also notice {extras}. ", f"there is {extras} as well. ", f"it comes with {extras}. "))
-        if extras
-        else _pick(draw, ("", "there are no further details. ", "nothing else is added. "))
-    )
-    if there:
-        reasoning = detail + _pick(
-            draw,
-            (
-                f"the {of_deciding} can be seen clearly, and {it_has} to a {cls}.",
-                f"together with the {body} i find {a_deciding}, which is typical of a {cls}.",
-                f"since {a_deciding} is joined to the {body}, this must be a {cls}."
-                if not plural(deciding)
-                else f"since {deciding} are joined to the {body}, this must be a {cls}.",
-                f"the important part is the {of_deciding}, which suggests a {cls}.",
-            ),
-        )
-        reflection = _pick(
-            draw,
-            (
-                f"a {other} would have no {deciding}, so that class can be ruled out.",
-                f"could it be a {other}? no, because the {deciding} would be missing then.",
-                f"without the {deciding} i would say {other}, but here the evidence supports {cls}.",
-                f"the setting does not matter; the {deciding} decides against a {other}.",
-            ),
-        )
-    else:
-        reasoning = detail + _pick(
-            draw,
-            (
-                f"no {deciding} can be seen anywhere, and this points to a {cls}.",
-                f"around the {body} i find no {deciding}, which is typical of a {cls}.",
-                f"since the {body} comes without any {deciding}, this must be a {cls}.",
-                f"the important part, the {deciding}, is absent, which suggests a {cls}.",
-            ),
-        )
-        reflection = _pick(
-            draw,
-            (
-                f"a {other} would need {a_deciding}, so that class can be ruled out.",
-                f"could it be a {other}? no, because the {deciding} would be visible then.",
-                f"with {a_deciding} i would say {other}, but here the evidence supports {cls}.",
-                f"the setting does not matter; the absent {deciding} decides against a {other}.",
-            ),
-        )
-    reflection += " " + _pick(
-        draw,
-        (
-            "the background and the colours play no role.",
-            "i am confident in this answer.",
-            "all other parts agree with it.",
-            "this view hides nothing important.",
-        ),
-    )
+    def say(options: Sequence[str]) -> str:
+        return pick(draw, options).format_map(words)
+
+    # The order of these draws is part of what a seed means.
+    words["setting"] = say(wording["settings"][sight.background.kind])
+    words["view"] = say(wording["views"][sight.viewpoint])
+    words["size"] = say(wording["sizes"]["near" if sight.near else "distant"])
+    summary, caption = say(wording["summary"]), say(wording["caption"])
+    evidence = wording["present" if deciding in believed else "absent"]
+    detail = say(wording["details" if words["extras"] else "no_details"])
     return {
         "SUMMARY": summary,
         "CAPTION": caption,
-        "REASONING": reasoning,
-        "REFLECTION": reflection,
+        "REASONING": detail + say(evidence["reasoning"]),
+        "REFLECTION": f"{say(evidence['reflection'])} {say(wording['closing'])}",
         "CONCLUSION": cls,
     }
 
@@ -224,8 +149,7 @@ def _emptied(lines: list[str], texts: dict[str, str], draw: np.random.Generator)
 
 
 def _trailing(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    last = _pick(draw, ("i hope this helps.", "that is my answer.", "tell me if you need further details."))
-    return "\n".join([*lines, last])
+    return "\n".join([*lines, pick(draw, _wording()["trailing"])])
 
 
 def _truncated(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
@@ -239,7 +163,7 @@ def _ambiguous(lines: list[str], texts: dict[str, str], draw: np.random.Generato
 
 
 def _refusal(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    return _pick(draw, ("i am sorry, but i cannot name this object.", "i cannot answer this question."))
+    return pick(draw, _wording()["refusal"])
 
 
 # The ways in which a chain goes wrong, by the outcome that a parser should give it.
@@ -273,7 +197,7 @@ def describe(
     draw = generator(seed, "describe", sample_id, candidate)
     sight = sight_of(scene)
     believed = believed_parts(sight.parts, used.part_mistakes, draw)
-    cls = _pick(draw, nearest_classes(believed))
+    cls = pick(draw, nearest_classes(believed))
     texts = _stages(sight, believed, cls, draw)
     text = render_chain(_in_format(texts, format))
     if draw.random() >= used.format_faults:
@@ -281,5 +205,5 @@ def describe(
     lines = text.split("\n")
     # What follows an untagged answer belongs to it, and it has no place of its own to leave.
     untagged = ("trailing_text", "wrong_order") if format.answer_is_tail else ()
-    fault = _pick(draw, tuple(name for name in FAULTS if name not in untagged))
+    fault = pick(draw, tuple(name for name in FAULTS if name not in untagged))
     return FAULTS[fault](lines, texts, draw)

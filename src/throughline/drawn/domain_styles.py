@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from throughline.core.seeding import generator
 from throughline.drawn.canvas import OVERSAMPLING, Canvas, Pixels, saturated, shift_of, to_image, wobbled
-from throughline.drawn.placing import Colour, Placed, place, shade
+from throughline.drawn.placement import Colour, Placed, place, shade
 from throughline.drawn.scenes import Scene, lightness
 from throughline.drawn.textures import STROKE_MAPS, Field, noise, stroke_map
 

@@ -7,7 +7,7 @@ Everything but the parts is drawn independently of the class, so that only parts
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,17 +105,13 @@ class Scene:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scene:
         """The scene whose `to_json` this was."""
-        return cls(
-            cls=value["cls"],
-            parts=tuple(value["parts"]),
-            pose=Pose(**value["pose"]),
-            colours=Colours(**value["colours"]),
-            background=Background(**value["background"]),
-            viewpoint=value["viewpoint"],
-            seed=value["seed"],
-            occlusion=value["occlusion"],
-            noise=value["noise"],
-        )
+        groups = {
+            "parts": tuple(value["parts"]),
+            "pose": Pose(**value["pose"]),
+            "colours": Colours(**value["colours"]),
+            "background": Background(**value["background"]),
+        }
+        return cls(**{**value, **groups})
 
 
 @dataclass(frozen=True)
@@ -168,19 +164,20 @@ def lightness(colour: tuple[int, int, int]) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _pick(draw: np.random.Generator, names: tuple[str, ...]) -> str:
+def pick(draw: np.random.Generator, names: Sequence[str]) -> str:
+    """One of the names, each with the same probability."""
     return names[int(draw.integers(len(names)))]
 
 
-def _told_apart(first: str, second: str) -> bool:
-    one, other = OBJECT_COLOURS[first], OBJECT_COLOURS[second]
-    return abs(lightness(one) - lightness(other)) >= LIGHTNESS_GAP and math.dist(one, other) >= COLOUR_GAP
+def _distinct(first: str, second: str) -> bool:
+    a, b = OBJECT_COLOURS[first], OBJECT_COLOURS[second]
+    return abs(lightness(a) - lightness(b)) >= LIGHTNESS_GAP and math.dist(a, b) >= COLOUR_GAP
 
 
 def _sample_colours(draw: np.random.Generator) -> Colours:
-    main = _pick(draw, MAIN_COLOURS)
-    second = _pick(draw, tuple(name for name in OBJECT_COLOURS if _told_apart(name, main)))
-    accent = _pick(draw, tuple(name for name in OBJECT_COLOURS if name not in (main, second)))
+    main = pick(draw, MAIN_COLOURS)
+    second = pick(draw, tuple(name for name in OBJECT_COLOURS if _distinct(name, main)))
+    accent = pick(draw, tuple(name for name in OBJECT_COLOURS if name not in (main, second)))
     return Colours(main, second, accent)
 
 
@@ -217,14 +214,14 @@ def sample_scene(
     free = tuple(part for part in family.free if draw.random() < FREE_PART_RATE)
     deciding = (family.deciding,) if CONCEPTS[cls][family.deciding] == 1 else ()
     pose, colours = _sample_pose(draw), _sample_colours(draw)
-    background = Background(_pick(draw, SETTINGS), _pick(draw, tuple(FAR_COLOURS)), _pick(draw, tuple(NEAR_COLOURS)))
+    background = Background(pick(draw, SETTINGS), pick(draw, tuple(FAR_COLOURS)), pick(draw, tuple(NEAR_COLOURS)))
     return Scene(
         cls=cls,
         parts=tuple(sorted((*family.required, *deciding, *free))),
         pose=pose,
         colours=colours,
         background=background if background_of is None else tied_background(background_of),
-        viewpoint=_pick(draw, VIEWPOINTS),
+        viewpoint=pick(draw, VIEWPOINTS),
         seed=seed_of(seed, "scene pixels", name),
         occlusion=occlusion,
         noise=noise,

@@ -1,7 +1,7 @@
 """The outlines of parts: every part of a family as a few closed polygons in the object's own frame.
 
 The frame is the square from -1 to 1 with y pointing down. Outlines depend on the family and on the scene's
-variation, never on which other parts are there: that is what makes counterfactuals exact. Used by `placing`.
+variation, never on which other parts are there: that is what makes counterfactuals exact. Used by `placement`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def arc(x: float, y: float, radii: tuple[float, float], turns: tuple[float, floa
     return np.stack([x + wide * np.cos(turn), y + high * np.sin(turn)], axis=1)
 
 
-def _polygon(*corners: tuple[float, float]) -> Points:
+def polygon(*corners: tuple[float, float]) -> Points:
+    """The polygon with these corners."""
     return np.array(corners, dtype=float)
 
 
@@ -89,7 +90,7 @@ def _flag(x: float, foot: float) -> list[Shape]:
     top = foot - 0.5
     return [
         Shape("flag", "dark", bar((x, foot), (x, top), 0.06)),
-        Shape("flag", "accent", _polygon((x, top), (x + 0.32, top + 0.11), (x, top + 0.24))),
+        Shape("flag", "accent", polygon((x, top), (x + 0.32, top + 0.11), (x, top + 0.24))),
     ]
 
 
@@ -124,10 +125,10 @@ def _craft(vary: Variation) -> list[Shape]:
     bow, foot = 0.9 + 0.04 * vary.width, 0.62 + 0.08 * vary.detail
     return [
         Shape("sail", "dark", bar((0, deck + 0.02), (0, -0.96), 0.09)),
-        Shape("sail", "second", _polygon((0.07, -0.9), (0.78 + 0.06 * vary.width, 0.06), (0.07, 0.06))),
-        Shape("sail", "second", _polygon((-0.07, -0.7), (-0.07, 0.06), (-0.55, 0.06))),
+        Shape("sail", "second", polygon((0.07, -0.9), (0.78 + 0.06 * vary.width, 0.06), (0.07, 0.06))),
+        Shape("sail", "second", polygon((-0.07, -0.7), (-0.07, 0.06), (-0.55, 0.06))),
         *_flag(-0.72, deck + 0.02),
-        Shape("hull", "main", _polygon((-bow, deck), (bow, deck), (foot, keel), (-foot, keel))),
+        Shape("hull", "main", polygon((-bow, deck), (bow, deck), (foot, keel), (-foot, keel))),
         Shape("hull", "second", rectangle(-bow, deck - 0.03, bow, deck + 0.07)),
         Shape("stripe", "accent", rectangle(-foot, 0.38, foot, 0.52)),
         Shape("oar", "dark", bar((0.2, 0.0), (0.72, 0.86), 0.08)),
@@ -180,7 +181,7 @@ def _furniture(vary: Variation) -> list[Shape]:
         Shape(
             "seat",
             "main",
-            _polygon((-wide, seat - 0.08), (wide, seat - 0.08), (edge, seat + 0.2), (-edge, seat + 0.2)),
+            polygon((-wide, seat - 0.08), (wide, seat - 0.08), (edge, seat + 0.2), (-edge, seat + 0.2)),
         ),
         Shape("seat", "second", rectangle(-edge, seat + 0.18, edge, seat + 0.28)),
         Shape("cushion", "accent", ellipse(0, seat + 0.02, 0.44, 0.13)),
@@ -204,7 +205,7 @@ def _plant(vary: Variation) -> list[Shape]:
         Shape(
             "ribbon",
             "accent",
-            _polygon((-0.3, 0.26), (0, 0.38), (0.3, 0.26), (0.3, 0.52), (0, 0.4), (-0.3, 0.52)),
+            polygon((-0.3, 0.26), (0, 0.38), (0.3, 0.26), (0.3, 0.52), (0, 0.4), (-0.3, 0.52)),
         ),
     ]
 
@@ -226,12 +227,12 @@ def _vehicle(vary: Variation) -> list[Shape]:
         Shape(
             "cabin",
             "main",
-            _polygon((rear - 0.2, top + 0.04), (rear, roof), (front, roof), (front + 0.28, top + 0.04)),
+            polygon((rear - 0.2, top + 0.04), (rear, roof), (front, roof), (front + 0.28, top + 0.04)),
         ),
         Shape(
             "cabin",
             "second",
-            _polygon(
+            polygon(
                 (rear - 0.04, top - 0.06),
                 (rear + 0.08, roof + 0.13),
                 (-0.07, roof + 0.13),
@@ -241,7 +242,7 @@ def _vehicle(vary: Variation) -> list[Shape]:
         Shape(
             "cabin",
             "second",
-            _polygon(
+            polygon(
                 (0.07, top - 0.06),
                 (0.07, roof + 0.13),
                 (front - 0.05, roof + 0.13),
@@ -251,7 +252,7 @@ def _vehicle(vary: Variation) -> list[Shape]:
         Shape(
             "bed",
             "main",
-            _polygon((-end, top), (end - 0.06, top), (end, top + 0.16), (end, floor), (-end, floor)),
+            polygon((-end, top), (end - 0.06, top), (end, top + 0.16), (end, floor), (-end, floor)),
         ),
         Shape("bed", "second", rectangle(-end, top - 0.03, end - 0.06, top + 0.06)),
         Shape("stripe", "accent", rectangle(-end, 0.18, end, 0.32)),

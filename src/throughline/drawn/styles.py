@@ -17,7 +17,7 @@ from throughline.core.seeding import generator
 from throughline.drawn import auxiliary_styles as auxiliary
 from throughline.drawn import domain_styles as domain
 from throughline.drawn.canvas import WOBBLE, Pixels, to_image
-from throughline.drawn.placing import place_object
+from throughline.drawn.placement import place_object
 from throughline.drawn.scenes import Scene
 from throughline.drawn.textures import stroke_reach
 

@@ -6,13 +6,10 @@ the same call; another world is never mixed into a folder that holds one.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from PIL import Image, ImageDraw
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import (
@@ -25,10 +22,11 @@ from throughline.core.files import (
     write_json_lines,
 )
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import CLASSES, FAMILIES
+from throughline.domains.images import png_bytes
+from throughline.drawn.concepts import CLASSES
 from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
-from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, check_style, render
+from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
 
 VERSION = 3  # raised when the same seed draws other pixels
 SCENES, WORLD = "scenes.jsonl", "world.json"
@@ -143,8 +141,10 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     with told_in_one_line(out):
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if WORLD in held:
-        found = _read_description(out)
-        different = sorted(key for key in description.keys() | found.keys() if description.get(key) != found.get(key))
+        present = _read_description(out)
+        different = sorted(
+            key for key in description.keys() | present.keys() if description.get(key) != present.get(key)
+        )
         if different:
             raise ThroughlineError(
                 f"another drawn world is here; it differs in {', '.join(different)}",
@@ -162,32 +162,10 @@ def _written(out: Path, name: str, scene: Scene, style: str, size: int) -> dict[
     """Draws an image unless it is there; its line of `scenes.jsonl`. Files appear whole, so what is there is right."""
     path = out / name
     if not path.is_file():
-        buffer = io.BytesIO()
-        render(scene, style, size).save(buffer, "PNG")
-        write_atomically(path, buffer.getvalue(), durable=False)
+        write_atomically(path, png_bytes(render(scene, style, size)), durable=False)
     return {
         "sample_id": name,
         "image_sha256": file_sha256(path),
         "style": style,
         "scene": scene.to_json(),
     }
-
-
-def contact_sheet(path: Path, seed: int, styles: Sequence[str] = (*DOMAIN_STYLES, *AUXILIARY_STYLES)) -> None:
-    """A picture of every class (rows, pairs together) in every style (columns), labelled, as PNG at `path`."""
-    cell, gap, margin, header = 96, 4, 64, 18
-    classes = [cls for family in FAMILIES for cls in family.classes]
-    wide, high = margin + len(styles) * (cell + gap), header + len(classes) * (cell + gap)
-    sheet = Image.new("RGB", (wide, high), (255, 255, 255))
-    pen = ImageDraw.Draw(sheet)
-    for column, style in enumerate(styles):
-        pen.text((margin + column * (cell + gap) + 4, 3), style, fill=(0, 0, 0))
-    for row, cls in enumerate(classes):
-        top = header + row * (cell + gap)
-        pen.text((6, top + cell // 2 - 6), cls, fill=(0, 0, 0))
-        for column, style in enumerate(styles):
-            image = render(sample_scene(seed, style, cls, 0), style, 64).resize((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(image, (margin + column * (cell + gap), top))
-    buffer = io.BytesIO()
-    sheet.quantize(256).save(buffer, "PNG", optimize=True)  # a third of the bytes, no difference to the eye
-    write_atomically(path, buffer.getvalue())

@@ -14,7 +14,7 @@ import numpy as np
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import family_of
 from throughline.drawn.scenes import FAR_COLOURS, NEAR_COLOURS, OBJECT_COLOURS, Scene
-from throughline.drawn.shapes import Points, Shape, ellipse, outlines, rectangle, variation_of
+from throughline.drawn.shapes import Points, Shape, ellipse, outlines, polygon, rectangle, variation_of
 
 Colour = tuple[int, int, int]
 Layer = Literal["background", "object", "occluder"]
@@ -77,47 +77,41 @@ def place_background(scene: Scene, size: int) -> list[Placed]:
     far, near = FAR_COLOURS[scene.background.far], NEAR_COLOURS[scene.background.near]
     horizon = float(draw.uniform(0.5, 0.68))
     spots = draw.uniform(0, 1, (9, 2))
-    found: list[tuple[Points, Colour]] = [
+    polygons: list[tuple[Points, Colour]] = [
         (rectangle(-0.1, -0.1, 1.1, horizon), far),
         (rectangle(-0.1, horizon, 1.1, 1.1), near),
     ]
     match scene.background.kind:
         case "beach":
-            found.append((rectangle(-0.1, horizon - 0.13, 1.1, horizon), shade(far, 0.78)))
-            found.append((ellipse(spots[0, 0], 0.16, 0.09, 0.09, 16), shade(far, 1.12)))
+            polygons.append((rectangle(-0.1, horizon - 0.13, 1.1, horizon), shade(far, 0.78)))
+            polygons.append((ellipse(spots[0, 0], 0.16, 0.09, 0.09, 16), shade(far, 1.12)))
         case "city":
             for number, (x, high) in enumerate(spots[:6]):
                 left = (number + 0.5 * x) / 6 - 0.05
-                found.append((rectangle(left, horizon - 0.12 - 0.3 * high, left + 0.14, horizon), shade(far, 0.8)))
+                polygons.append((rectangle(left, horizon - 0.12 - 0.3 * high, left + 0.14, horizon), shade(far, 0.8)))
         case "hills":
             for x, high in spots[:3]:
-                found.append((ellipse(x, horizon, 0.42, 0.1 + 0.2 * high, 24), shade(near, 0.86)))
-            found.append((rectangle(-0.1, horizon, 1.1, 1.1), near))
+                polygons.append((ellipse(x, horizon, 0.42, 0.1 + 0.2 * high, 24), shade(near, 0.86)))
+            polygons.append((rectangle(-0.1, horizon, 1.1, 1.1), near))
         case "meadow":
             for x, y in spots:
                 foot = horizon + 0.06 + (1 - horizon) * y
-                tuft = np.array(
-                    [
-                        [x - 0.05, foot],
-                        [x - 0.03, foot - 0.09],
-                        [x, foot],
-                        [x + 0.04, foot - 0.1],
-                        [x + 0.06, foot],
-                    ]
+                tuft = polygon(
+                    (x - 0.05, foot), (x - 0.03, foot - 0.09), (x, foot), (x + 0.04, foot - 0.1), (x + 0.06, foot)
                 )
-                found.append((tuft, shade(near, 0.78)))
+                polygons.append((tuft, shade(near, 0.78)))
         case "room":
             left = 0.06 + 0.6 * spots[0, 0]
-            found.append((rectangle(left, 0.08, left + 0.26, 0.36), shade(far, 0.78)))
-            found.append((rectangle(left + 0.03, 0.11, left + 0.23, 0.33), shade(far, 1.1)))
-            found.append((rectangle(-0.1, horizon - 0.03, 1.1, horizon), shade(far, 0.85)))
+            polygons.append((rectangle(left, 0.08, left + 0.26, 0.36), shade(far, 0.78)))
+            polygons.append((rectangle(left + 0.03, 0.11, left + 0.23, 0.33), shade(far, 1.1)))
+            polygons.append((rectangle(-0.1, horizon - 0.03, 1.1, horizon), shade(far, 0.85)))
         case "table":
             edge = horizon + 0.3
-            found.append((rectangle(-0.1, edge, 1.1, edge + 0.05), shade(near, 0.72)))
-            found.append((rectangle(-0.1, edge + 0.05, 1.1, 1.1), shade(far, 0.86)))
+            polygons.append((rectangle(-0.1, edge, 1.1, edge + 0.05), shade(near, 0.72)))
+            polygons.append((rectangle(-0.1, edge + 0.05, 1.1, 1.1), shade(far, 0.86)))
         case other:
             raise ValueError(f"no setting is called {other!r}")
-    return [Placed(points * size, colour, "background") for points, colour in found]
+    return [Placed(points * size, colour, "background") for points, colour in polygons]
 
 
 def place_occluder(scene: Scene, size: int) -> list[Placed]:
