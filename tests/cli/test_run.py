@@ -3,7 +3,7 @@ import json
 import pytest
 
 from throughline.cli.main import main
-from throughline.cli.watching import describe
+from throughline.cli.progress import describe
 from throughline.experiment.scheduling import Progress
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.cli.options import MODEL_HELP, add_base_options, base_of, positive_int, words
-from throughline.cli.watching import watching
+from throughline.cli.progress import run_progress
 from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
         device=arguments.device,
     )
-    with watching() as watcher:
+    with run_progress() as reporter:
         if arguments.model is None:
             folder, *others = arguments.runs
-            found = analyze_run(folder, settings, others, watcher.told)
+            found = analyze_run(folder, settings, others, reporter.report_step)
         else:
             folder, source = _of_model(arguments)
-            found = analyze_model(source, folder, settings, watcher.told)
+            found = analyze_model(source, folder, settings, reporter.report_step)
     for one in found.missing:
         print(f"note: not measured: {one.what}: {one.why}", file=sys.stderr)
     print(found.model_dump_json(indent=1) if arguments.json else summary_of(found))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.cli.options import SOURCE_HELP, positive_int, share, words
 from throughline.cli.progress import progress
-from throughline.cli.wording import counted
+from throughline.cli.text import counted
 from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
@@ -146,10 +146,8 @@ def _print_report(report: CheckReport) -> None:
         console.print(Text(_describe(defect)))
     warnings = len(report.defects) - len(report.errors)
     ending = "training would be wrong" if report.errors else "fit for training"
-    found = ", ".join(
-        (counted(sum(totals), "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
-    )
-    console.print(f"{found}: {ending}")
+    counts = (counted(sum(totals), "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
+    console.print(f"{', '.join(counts)}: {ending}")
 
 
 def _describe(defect: Defect) -> str:
@@ -254,8 +252,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
         raise ThroughlineError(f"{benchmark.name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
     require_free_folder(arguments.folder)
     rows, label_names, total = _rows_of_hub(benchmark.hub)
-    with progress("writing", "images") as report:
-        count = write_rows(rows, arguments.folder, label_names, lambda done: report(done, total))
+    with progress("writing", "images") as report_progress:
+        count = write_rows(rows, arguments.folder, label_names, lambda done: report_progress(done, total))
     print(f"{count:,} images in {arguments.folder}; next: throughline data check {arguments.folder}")
     return 0
 

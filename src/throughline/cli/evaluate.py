@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.cli.options import MODEL_HELP, SOURCE_HELP, add_base_options, base_of
+from throughline.cli.options import MODEL_HELP, SOURCE_HELP, add_base_options, open_chosen
 from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.core.files import require_writable, write_json
     from throughline.domains.folders import read_images
     from throughline.evaluation.assessment import assess, compare_classes
-    from throughline.evaluation.saved_model import find_record, open_model
+    from throughline.evaluation.saved_model import find_record
 
     # Everything that can be at fault without a model is found before one is loaded.
     images = read_images(arguments.images)
@@ -50,41 +50,39 @@ def run(arguments: argparse.Namespace) -> int:
     compare_classes(record.classes if record is not None else images.classes, images)
     if arguments.out is not None:
         require_writable(arguments.out)
-    model = open_model(arguments.model, None if record is not None else images.classes, base_of(arguments))
-    if arguments.batch is not None:
-        model = replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
-    with progress("answering", "images") as told:
-        found = assess(model, images, split=arguments.split, trial_seed=arguments.trial_seed, told=told)
+    model = open_chosen(arguments, None if record is not None else images.classes)
+    with progress("answering", "images") as report_progress:
+        assessment = assess(model, images, split=arguments.split, trial_seed=arguments.trial_seed, told=report_progress)
     if arguments.out is not None:
-        write_json(arguments.out, found.to_json())
+        write_json(arguments.out, assessment.to_json())
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(json.dumps(assessment.to_json(), indent=2))
     else:
-        _print_tables(found, images)
-    for fault in found.faults[1:]:
+        _print_tables(assessment, images)
+    for fault in assessment.faults[1:]:
         print(f"note: {fault}", file=sys.stderr)
-    if found.faults:
+    if assessment.faults:
         raise ThroughlineError(
-            f"{len(found.faults)} images could not be read and count as wrong answers: {found.faults[0]}"
+            f"{len(assessment.faults)} images could not be read and count as wrong answers: {assessment.faults[0]}"
         )
     return 0
 
 
-def _print_tables(found: Assessment, images: ImageSet) -> None:
+def _print_tables(assessment: Assessment, images: ImageSet) -> None:
     from throughline.reporting.tables import to_terminal
 
-    answers = dict.fromkeys(line["answer"] for line in found.lines)
-    tables = [_accuracy_table(found, answer) for answer in answers]
-    if found.confusions:
-        tables.append(_confusion_table(found))
-    last = replace(tables[-1], notes=(*tables[-1].notes, *_notes(found, images)))
+    answers = dict.fromkeys(line["answer"] for line in assessment.lines)
+    tables = [_accuracy_table(assessment, answer) for answer in answers]
+    if assessment.confusions:
+        tables.append(_confusion_table(assessment))
+    last = replace(tables[-1], notes=(*tables[-1].notes, *_notes(assessment, images)))
     print("\n".join(map(to_terminal, [*tables[:-1], last])), end="")
 
 
-def _accuracy_table(found: Assessment, answer: str) -> Table:
+def _accuracy_table(assessment: Assessment, answer: str) -> Table:
     from throughline.reporting.tables import Table
 
-    lines = [line for line in found.lines if line["answer"] == answer]
+    lines = [line for line in assessment.lines if line["answer"] == answer]
     first = lines[0]
     title = f"{first['dataset']} · {first['model']}, {first['method']} · {answer} path · split {first['split']}"
     columns = ("domain", "images", "accuracy %", "95 % interval", "unparsed %", "failed")
@@ -99,25 +97,25 @@ def _accuracy_row(line: dict[str, Any], name: str) -> tuple[str, ...]:
     return (name, f"{line['n']:,}", f"{100 * line['accuracy']:.1f}", interval, f"{unparsed:.1f}", str(line["errors"]))
 
 
-def _confusion_table(found: Assessment) -> Table:
+def _confusion_table(assessment: Assessment) -> Table:
     from throughline.reporting.tables import Table
 
     rows = []
-    for answer in dict.fromkeys(one.answer for one in found.confusions):
-        shown = [one for one in found.confusions if one.answer == answer][:CONFUSIONS_SHOWN]
-        rows += [(one.answer, one.true, one.predicted, f"{one.count:,} of {one.of:,}") for one in shown]
+    for answer in dict.fromkeys(confusion.answer for confusion in assessment.confusions):
+        shown = [confusion for confusion in assessment.confusions if confusion.answer == answer][:CONFUSIONS_SHOWN]
+        rows += [(answer, row.true, row.predicted, f"{row.count:,} of {row.of:,}") for row in shown]
     return Table("most frequent wrong answers", ("path", "class", "answered", "images"), tuple(rows))
 
 
-def _notes(found: Assessment, images: ImageSet) -> Iterator[str]:
+def _notes(assessment: Assessment, images: ImageSet) -> Iterator[str]:
     from throughline.reporting.tables import DRAWN_NOTE
 
     yield "Intervals are Wilson's, over images. Unparsed and failed answers count as wrong."
-    if found.absent_classes:
-        yield f"The model also offers classes without an image here: {', '.join(found.absent_classes)}."
-    if found.same_images:
+    if assessment.absent_classes:
+        yield f"The model also offers classes without an image here: {', '.join(assessment.absent_classes)}."
+    if assessment.same_images:
         yield "These are the very images the model was trained on: nothing here says how it does on others."
-    elif found.seen_domains:
-        yield f"The model was trained on domains of the same name: {', '.join(found.seen_domains)}."
+    elif assessment.seen_domains:
+        yield f"The model was trained on domains of the same name: {', '.join(assessment.seen_domains)}."
     if (images.root / "scenes.jsonl").is_file():
         yield DRAWN_NOTE

@@ -75,11 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(exported.to_json(), indent=2, ensure_ascii=False))
     else:
-        print(_told(exported, arguments.out))
+        print(_as_text(exported, arguments.out))
     return 0
 
 
-def _told(exported: Exported, out: Path) -> str:
+def _as_text(exported: Exported, out: Path) -> str:
     merged, check = exported.merged, exported.check
     lines = [
         f"merged {exported.method} into {exported.base['name']}, {merged.layers} layers, {merged.dtype}: {out}",

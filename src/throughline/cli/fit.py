@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fits, or says that the model is there already."""
-    from throughline.cli.watching import watching
+    from throughline.cli.progress import run_progress
     from throughline.core.files import write_atomically
     from throughline.evaluation.model_card import model_card
     from throughline.experiment.fitting import fit_config, fit_model
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         from throughline.reporting.cards import held_out_section
 
         held_out = held_out_section(arguments.run, config.methods[0], preview_images(config).fingerprint())
-    with watching() as watcher:
-        fitted = fit_model(config, arguments.out, told=watcher.told, on_progress=watcher.progressed)
+    with run_progress() as reporter:
+        fitted = fit_model(config, arguments.out, told=reporter.report_step, on_progress=reporter.report_units)
     record = fitted.record
     if held_out is not None:
         write_atomically(fitted.folder / "README.md", model_card(record, held_out))

@@ -11,14 +11,15 @@ import argparse
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from throughline.core.settings import Settings
-    from throughline.evaluation.saved_model import Base
+    from throughline.evaluation.saved_model import Base, OpenedModel
 
 Number = TypeVar("Number", int, float)
 
@@ -127,6 +128,16 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser, ModelConfig, ["tiles", "dtype", "quantization"], "the model's, or {}")
     add_settings(parser, ModelConfig, ["hub", "device"])
+
+
+def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) -> OpenedModel:
+    """The model that the options name, with its base loaded and its batch as they say."""
+    from throughline.evaluation.saved_model import open_model
+
+    model = open_model(arguments.model, classes, base_of(arguments))
+    if arguments.batch is None:
+        return model
+    return replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
 
 
 def base_of(arguments: argparse.Namespace) -> Base:

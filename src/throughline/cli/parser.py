@@ -52,10 +52,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def _nearest_in(message: str, parser: argparse.ArgumentParser) -> str | None:
-    if found := re.match(r"unrecognized arguments: (-\S+)", message):
-        return nearest(found[1].split("=")[0], _option_strings(parser))
-    if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-        return nearest(found[1], [choice.strip("'") for choice in found[2].split(", ")])
+    if unknown := re.match(r"unrecognized arguments: (-\S+)", message):
+        return nearest(unknown[1].split("=")[0], _option_strings(parser))
+    if invalid := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        return nearest(invalid[1], [choice.strip("'") for choice in invalid[2].split(", ")])
     return None
 
 

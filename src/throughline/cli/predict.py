@@ -8,12 +8,12 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.options import MODEL_HELP, add_base_options, base_of, words
+from throughline.cli.options import MODEL_HELP, add_base_options, open_chosen, words
 from throughline.cli.progress import progress
+from throughline.cli.text import counted
 from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
@@ -88,13 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _answers(arguments: argparse.Namespace, images: Sequence[Path]) -> Iterator[ImageAnswer]:
     from throughline.evaluation.predicting import predict
-    from throughline.evaluation.saved_model import open_model
 
-    model = open_model(arguments.model, arguments.classes, base_of(arguments))
-    if arguments.batch is not None:
-        model = replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
-    with progress("answering", "images") as told:
-        yield from predict(model, images, chains=not arguments.no_chain, told=told)
+    model = open_chosen(arguments, arguments.classes)
+    with progress("answering", "images") as report_progress:
+        yield from predict(model, images, chains=not arguments.no_chain, told=report_progress)
 
 
 def _columns() -> tuple[str, ...]:
@@ -120,7 +117,7 @@ def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:
         agree = "" if answer.agree is None else "yes" if answer.agree else "no"
         path = (answer.reasoning_label or "", agree, str(answer.outcome)) if chains else ()
         rows.append((answer.image, label, confidence, *path))
-    text = to_terminal(Table(f"{len(rows)} image{'s' * (len(rows) != 1)}", columns, tuple(rows)))
+    text = to_terminal(Table(counted(len(rows), "image"), columns, tuple(rows)))
     shown = [answer for answer in answers if answer.chain]
     if len(answers) <= CHAINS_SHOWN:
         return text + "".join(f"\n{answer.image}\n{answer.chain}\n" for answer in shown)

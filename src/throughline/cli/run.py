@@ -73,18 +73,18 @@ def run_and_report(
 ) -> FinishedRun:
     """Runs with progress on stderr, analyses the run where `analysis` says how, then prints the tables (or JSON) and
     writes the page."""
-    from throughline.cli.watching import watching
+    from throughline.cli.progress import run_progress
     from throughline.core.files import read_json_lines
     from throughline.experiment.run import run_experiment
 
-    with watching() as watcher:
+    with run_progress() as reporter:
         finished = run_experiment(
-            config, folder, redo_stale=redo_stale, told=watcher.told, on_progress=watcher.progressed
+            config, folder, redo_stale=redo_stale, told=reporter.report_step, on_progress=reporter.report_units
         )
         if analysis is not None:
             from throughline.experiment.analyzing.analyze import analyze_run  # brings torch
 
-            analyze_run(folder, analysis, told=watcher.told)
+            analyze_run(folder, analysis, told=reporter.report_step)
     from throughline.reporting.page import write_page
     from throughline.reporting.runs import read_run
     from throughline.reporting.summaries import groups
@@ -95,9 +95,9 @@ def run_and_report(
         results = read_json_lines(folder / "results.jsonl")
         print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))
         return finished
-    found = read_run(folder)
-    for group in groups(found.results):
-        print(to_terminal(headline_table(found, group, "all")), end="")
+    run_read = read_run(folder)
+    for group in groups(run_read.results):
+        print(to_terminal(headline_table(run_read, group, "all")), end="")
     print(f"report: {page}\nall tables: throughline report {folder}")
     return finished
 

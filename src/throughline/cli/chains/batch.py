@@ -21,7 +21,7 @@ from throughline.cli.chains.options import (
 )
 from throughline.cli.options import SOURCE_HELP
 from throughline.cli.progress import progress
-from throughline.cli.wording import counted
+from throughline.cli.text import counted
 
 WRITE = """Writes request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that
 wants one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughline.cli.watching import duration
+from throughline.cli.text import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
