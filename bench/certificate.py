@@ -83,12 +83,13 @@ def parts(budget: Budget) -> tuple[Any, dict[str, list[Any]], dict[str, list[Any
 def answers(mllm: Any, images: Any, samples: Sequence[Any]) -> dict[str, float]:
     """Accuracy by label likelihood, and the label path's accuracy and unparsed share."""
     from throughline.chains.formats import FIVE_STAGE
-    from throughline.chains.prompts import make_prompts
     from throughline.core.settings import AnswerSettings
-    from throughline.evaluation.answering import Questions, answer_samples
+    from throughline.evaluation.answers import answer_samples
+    from throughline.questions.question_set import make_question_set
 
-    questions = Questions(make_prompts(images.classes, FIVE_STAGE), images.classes, FIVE_STAGE)
-    found = answer_samples(mllm, samples, questions, AnswerSettings(answers=("likelihood", "label"), batch=50))
+    questions = make_question_set(images.classes, FIVE_STAGE)
+    asked = questions.build(AnswerSettings(answers=("likelihood", "label")))
+    found = answer_samples(mllm, samples, asked, batch=50)
     likelihood = [p.correct for p in found if p.answer == "likelihood"]
     label = [p for p in found if p.answer == "label"]
     return {
@@ -112,12 +113,12 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
     import torch
 
     from throughline.chains.formats import FIVE_STAGE
-    from throughline.chains.prompts import make_prompts
     from throughline.core.seeding import seed_of
     from throughline.core.settings import LoraSettings, StageSettings
     from throughline.mllm.images import ImageReader
     from throughline.mllm.load import fingerprint_checkpoint, load_mllm
     from throughline.mllm.lora import add_lora
+    from throughline.questions.question_set import make_question_set
     from throughline.training.objectives import Example, sample_tree
     from throughline.training.trainer import TreeDataset, train_stage
 
@@ -132,7 +133,7 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
     per_class = budget.images_held_out if len(styles) < len(DOMAIN_STYLES) else budget.images_included
     samples = [s for style in styles for s in train[style] if int(s.path.stem) < per_class]
     model = add_lora(mllm.model, LoraSettings(), seed_of(seed, "lora") % 2**32)
-    reader, prompts = ImageReader(mllm.chat), make_prompts(images.classes, FIVE_STAGE)
+    reader, prompts = ImageReader(mllm.chat), make_question_set(images.classes, FIVE_STAGE)
 
     def tree(index: int) -> Any:
         one = samples[index]
@@ -236,7 +237,6 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     import torch
 
     from throughline.chains.formats import FIVE_STAGE
-    from throughline.chains.prompts import make_prompts
     from throughline.core.seeding import generator
     from throughline.core.settings import SamplingSettings
     from throughline.drawn.describer import DescriberSettings, describe
@@ -247,12 +247,13 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     from throughline.mllm.load import load_mllm
     from throughline.mllm.sampling import sample
     from throughline.mllm.tree import Leaf, merge_paths
+    from throughline.questions.question_set import make_question_set
 
     images, _, test = parts(budget)
     scenes = read_scenes(world(budget))
     mllm = load_mllm("pocket")
     chat, reader = mllm.chat, ImageReader(mllm.chat)
-    question = user_turn(make_prompts(images.classes, FIVE_STAGE).reasoning)
+    question = user_turn(make_question_set(images.classes, FIVE_STAGE).reasoning)
     chosen = [s for rows in test.values() for s in rows if int(s.path.stem) < budget.images_held_out + per_class]
     prompts = [chat.prompt(question, [reader.encode(s)]) for s in chosen]
     sampling = SamplingSettings(temperature=0.7, max_new_tokens=200)

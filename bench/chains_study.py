@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 from records import BuiltChains, ChainsStudy
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, ChainFormat
 from throughline.chains.journal import read_journal
-from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.recording import BuildPlan
 from throughline.teaching.teachers import Describer
@@ -43,7 +43,7 @@ def study_chains(folder: Path) -> ChainsStudy:
 
 def _built(name: str, images: ImageSet, format: ChainFormat, enough: int | None, folder: Path) -> BuiltChains:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_source("pocket", hub=False))
-    question = make_prompts(images.classes, format).reasoning
+    question = make_question_set(images.classes, format).reasoning
     counts: dict[str, list[int]] = defaultdict(list)
     for seed in SEEDS:
         store = folder / str(seed)

@@ -30,12 +30,12 @@ from throughline.benchmarks.chat_server import (
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import make_prompts
 from throughline.chains.rules import judge
 from throughline.core.errors import ThroughlineError
+from throughline.questions.question_set import make_question_set
 
 CLASSES = ("alarm_clock", "cup", "dog")
-PROMPT = make_prompts(CLASSES).reasoning
+PROMPT = make_question_set(CLASSES).reasoning
 KEY = "sk-nobody-may-read-this"
 
 

@@ -9,9 +9,9 @@ from throughline.benchmarks import score
 from throughline.benchmarks.plain import ask_labels, batched_cache, loop_on_cache, one_pass_per_label
 from throughline.benchmarks.score import OURS, ScoreSettings, make_score_work, measure_score, measure_scoring
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
+from throughline.questions.question_set import make_question_set
 
 POCKET = GEOMETRIES["pocket"]
 
@@ -24,7 +24,7 @@ def mllm():
 @pytest.fixture(scope="module")
 def asked(mllm):
     pictures = drawn_pictures(2, POCKET.image_size)
-    return ask_labels(mllm.chat.processor, make_prompts(class_list(7)).label, pictures, class_list(7))
+    return ask_labels(mllm.chat.processor, make_question_set(class_list(7)).label, pictures, class_list(7))
 
 
 @torch.no_grad()

@@ -23,12 +23,13 @@ from throughline.chains.journal import (
     make_header,
     read_journal,
 )
-from throughline.chains.prompts import make_prompts, prompt_sha256
+from throughline.chains.records import prompt_sha256
 from throughline.core.errors import ThroughlineError
+from throughline.questions.question_set import make_question_set
 
 CLASSES = ("cat", "dog")
-PROMPTS = make_prompts(CLASSES, FIVE_STAGE)
-HEADER = make_header(CLASSES, FIVE_STAGE, PROMPTS, images="photos")
+PROMPTS = make_question_set(CLASSES, FIVE_STAGE)
+HEADER = make_header(CLASSES, FIVE_STAGE, PROMPTS.texts, images="photos")
 
 
 def candidate(number=0, text="a chain", **fields):
@@ -252,7 +253,7 @@ def test_closing_twice_does_nothing(tmp_path):
 
 def test_the_room_loads_no_torch():
     script = (
-        "import sys\nfrom throughline.chains import answers, class_lists, journal, parsing, prompts, rules\n"
+        "import sys\nfrom throughline.chains import answers, class_lists, journal, parsing, rules\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -14,12 +14,13 @@ from tests.mllm.tiny import image_of, write_checkpoint
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import Candidate, JournalWriter, classes_sha256, make_header
-from throughline.chains.prompts import make_prompts, prompt_sha256
+from throughline.chains.records import prompt_sha256
 from throughline.domains.folders import read_images
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.learning import learn
 from throughline.experiment.units import Unit
 from throughline.experiment.worker import Job
+from throughline.questions.question_set import make_question_set
 
 DOMAINS = ("photo", "sketch")
 CLASSES = ("boat", "cat", "dog")
@@ -44,9 +45,9 @@ def write_images(
 def write_chains(world: Path, journal: Path) -> Path:
     """A journal with a chain for every image that concludes in its class."""
     images = read_images(world)
-    prompts = make_prompts(images.classes, FIVE_STAGE)
+    prompts = make_question_set(images.classes, FIVE_STAGE)
     with JournalWriter(journal) as writer:
-        writer.write(make_header(images.classes, FIVE_STAGE, prompts))
+        writer.write(make_header(images.classes, FIVE_STAGE, prompts.texts))
         for sample in images.samples:
             label = sample.label
             texts = ("A picture.", "It has a handle.", f"So a {label}.", f"A {label} it is.", label)

@@ -8,12 +8,12 @@ import shutil
 from collections import Counter
 
 import pytest
+from tests.evaluation.questions import answers_of
 from tests.evaluation.small import CLASSES, DOMAINS, PER_CLASS, write_images
 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
-from throughline.evaluation.answering import answer_samples
 from throughline.evaluation.saved_model import open_model
 
 ANSWERS = ("label", "reasoning", "likelihood")
@@ -39,7 +39,7 @@ def evaluate(capsys):
 def counted(model, images):
     """Right answers by (answer path, domain), from the answers themselves."""
     opened = open_model(str(model))
-    said = answer_samples(opened.mllm, read_images(images).samples, opened.questions, opened.answering)
+    said = answers_of(opened.mllm, read_images(images).samples, opened.answering, opened.questions)
     return Counter((p.answer, p.domain) for p in said if p.predicted == p.sample_id.split("/")[1])
 
 

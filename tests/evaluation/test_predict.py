@@ -9,11 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.evaluation.questions import answers_of
 from tests.evaluation.small import CLASSES
 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
-from throughline.evaluation.answering import answer_samples
 from throughline.evaluation.saved_model import open_model
 
 COLUMNS = ["image", "label", "confidence", "reasoning_label", "agree", "outcome", "chain"]
@@ -46,7 +46,7 @@ def test_the_answers_are_those_of_the_measured_paths(predict, model, images):
     opened = open_model(str(model))
     samples = read_images(images).samples
     expected = {
-        (p.sample_id, p.answer): p for p in answer_samples(opened.mllm, samples, opened.questions, opened.answering)
+        (p.sample_id, p.answer): p for p in answers_of(opened.mllm, samples, opened.answering, opened.questions)
     }
     _, out, _ = predict(model, images, "--json")
     for sample, row in zip(samples, json.loads(out), strict=True):

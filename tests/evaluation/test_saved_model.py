@@ -11,15 +11,15 @@ import torch
 from tests.evaluation.small import in_this_process
 from tests.mllm.tiny import write_checkpoint
 
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import Base, find_record, open_model, read_record
 from throughline.experiment import fitting
 from throughline.experiment.fitting import fit_config, fit_model
-from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
+from throughline.questions.prompt import user_prompt
+from throughline.questions.question_set import make_question_set
 
 
 def base_folder(preset: Path) -> Path:
@@ -40,7 +40,7 @@ def rewrite(folder: Path, **changes) -> None:
 def test_an_opened_model_asks_what_it_was_trained_on(model):
     opened, record = open_model(str(model)), read_record(model)
     assert opened.questions.classes == ("boat", "cat", "dog")
-    assert opened.questions.prompts.label == record.prompts["label"]
+    assert opened.questions.label == record.prompts["label"]
     assert opened.answering == record.answering
     assert (opened.method, opened.seed) == ("cls", 0)
 
@@ -48,11 +48,11 @@ def test_an_opened_model_asks_what_it_was_trained_on(model):
 def test_the_adapter_is_in_place(model, preset, images):
     """Against the plain base: training moved what is said about a training image."""
     fitted, plain = open_model(str(model)), open_model(str(base_folder(preset)), ("boat", "cat", "dog"))
-    question = user_turn(fitted.questions.prompts.label)
+    prompt = user_prompt(read_images(images).samples[0], fitted.questions.label)
     said = []
     for opened in (fitted, plain):
-        image = ImageReader(opened.mllm.chat).encode(read_images(images).samples[0])
-        said.append(label_log_likelihood(opened.mllm, question, [image], opened.questions.classes))
+        asked = [prompt.encode(ImageReader(opened.mllm.chat))]
+        said.append(label_log_likelihood(opened.mllm, asked, opened.questions.classes))
     assert (said[0] - said[1]).abs().max() > 0.1
     assert torch.isfinite(said[0]).all()
 
@@ -77,7 +77,7 @@ def test_a_record_from_before_weights_could_be_quantized_is_read(copy):
 def test_other_classes_replace_the_models_own(model):
     questions = open_model(str(model), ["house", "alarm_clock"]).questions
     assert questions.classes == ("house", "alarm_clock")
-    assert questions.prompts == make_prompts(["house", "alarm_clock"], questions.format)
+    assert questions == make_question_set(["house", "alarm_clock"], questions.format)
 
 
 def test_a_plain_checkpoint_is_asked_zero_shot(preset):

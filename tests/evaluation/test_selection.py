@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.evaluation.questions import QUESTIONS, asked, predicted
+from tests.evaluation.questions import QUESTIONS, answers_of, asked, predicted
 from tests.training.small import same, weights, with_lora
 
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import selection
-from throughline.evaluation.answering import Prediction
 from throughline.evaluation.folds import leave_out
 from throughline.evaluation.selection import Candidate, select_best
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import save_adapter
+from throughline.runs.records import Prediction
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ class Answers:
         self.asked: list[str] = []
         self.answers: set[tuple[str, ...]] = set()
 
-    def __call__(self, mllm: Mllm, samples: Sequence[Sample], questions: Any, settings: Any, **_: Any) -> Any:
+    def __call__(self, mllm: Mllm, samples: Sequence[Sample], questions: Any, batch: int, **_: Any) -> Any:
         self.asked += [one.id for one in samples]
-        self.answers.add(settings.answers)
+        self.answers.add(tuple(question.name for question in questions))
         right = self.right[int(weights_of(self.model)[0].flatten()[0])]
         return [predicted(one.id, "cat", "cat" if n < right else "dog") for n, one in enumerate(samples)]
 
@@ -102,5 +102,5 @@ def test_with_a_real_model_the_lines_are_what_the_chosen_one_answers(
     lines = select_best(model, tiny_mllm, [one for one, _ in found], samples, QUESTIONS, settings)
     (chosen,) = [number for number, line in enumerate(lines) if line["selected"]]
     assert same(weights(model), found[chosen][1])
-    answered: list[Prediction] = selection.answer_samples(tiny_mllm, samples, QUESTIONS, settings)
+    answered: list[Prediction] = answers_of(tiny_mllm, samples, settings)
     assert lines[chosen]["correct"] == sum(p.correct for p in answered)

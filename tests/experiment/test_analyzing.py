@@ -31,7 +31,7 @@ from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.run import run_experiment
-from throughline.mllm import sampler
+from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
@@ -154,7 +154,7 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
     p = []
     processor = mllm.chat.processor
     questions = analyzed.subject().questions
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": questions.prompts.label}]}
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": questions.label}]}
     prompt = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     from throughline.domains.images import load_image
 

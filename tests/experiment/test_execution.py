@@ -18,28 +18,28 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
 from tests.training.small import chain_of
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.evaluation import selection
-from throughline.evaluation.answering import Questions, answer_samples
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import learning, run
 from throughline.experiment.config import load_config
 from throughline.experiment.execution import execute
 from throughline.experiment.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.experiment.run import FinishedRun, run_experiment
-from throughline.mllm import sampler
+from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
+from throughline.questions.question_set import make_question_set
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
@@ -368,9 +368,9 @@ def test_the_last_round_is_the_unit_and_answers_once(
     mllm = load_mllm(str(tiny_checkpoint))
     load_adapter(mllm.model, folder / "adapter")
     config = load_config(str(undisturbed.folder / "config.yaml"))
-    questions = Questions(make_prompts(tiny_images.classes, FIVE_STAGE), tiny_images.classes, FIVE_STAGE)
+    questions = make_question_set(tiny_images.classes, FIVE_STAGE)
     test = leave_out(tiny_images, ("sketch",), 0).test
-    found = answer_samples(mllm, test, questions, config.evaluation.answering)
+    found = answers_of(mllm, test, config.evaluation.answering, questions)
     anew = json.loads(json.dumps([p.to_json() for p in found]))
     for answer in config.evaluation.answering.answers:
         assert [row for row in anew if row["answer"] == answer] == [row for row in whole if row["answer"] == answer]

@@ -19,11 +19,11 @@ from throughline.experiment import exporting, fitting
 from throughline.experiment.exporting import EXPORT_RECORD
 from throughline.experiment.fitting import fit_config, fit_model
 from throughline.experiment.folder import write_config
-from throughline.mllm.chat import user_turn
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
+from throughline.questions.prompt import user_prompt
 
 Export = Callable[..., tuple[int, str, str]]
 
@@ -78,10 +78,11 @@ def test_the_checkpoint_answers_as_the_model_does(export: Export, model: Path, w
     assert code == 0, err
     assert "it differs from the adapter by at most" in out and "tolerance 1.0e-04" in out
     opened, written = open_model(str(model)), load_mllm(str(tmp_path / "out"))
-    images = [ImageReader(written.chat).encode(one) for one in read_images(world).samples]
-    question, classes = user_turn(opened.questions.prompts.label), opened.questions.classes
-    expected = label_log_likelihood(opened.mllm, question, images, classes)
-    torch.testing.assert_close(label_log_likelihood(written, question, images, classes), expected, atol=1e-4, rtol=1e-4)
+    question, classes = opened.questions.label, opened.questions.classes
+    reader = ImageReader(written.chat)
+    prompts = [user_prompt(sample, question).encode(reader) for sample in read_images(world).samples]
+    expected = label_log_likelihood(opened.mllm, prompts, classes)
+    torch.testing.assert_close(label_log_likelihood(written, prompts, classes), expected, atol=1e-4, rtol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

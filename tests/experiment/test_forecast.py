@@ -13,7 +13,6 @@ from tests.mllm.tiny import FAMILIES, image_of, write_checkpoint
 from cost_model import calibrated, compare_with_run
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import JournalWriter, make_header
-from throughline.chains.prompts import class_name, make_prompts
 from throughline.chains.records import Candidate
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import Cost
@@ -29,12 +28,14 @@ from throughline.experiment.forecast import (
 from throughline.experiment.hardware import CARDS, CPU, Hardware, known_card, matmul_flops
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.experiment.workload import NF4_BYTES, Phase, count_paths
-from throughline.mllm.chat import user_turn
+from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import load_mllm
 from throughline.mllm.pocket.geometry import make_processor, train_tokenizer
 from throughline.mllm.shapes import open_outline, outline_of
+from throughline.questions.question_set import make_question_set
+from throughline.questions.wording import class_name
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
 
@@ -62,7 +63,7 @@ def test_paths_have_the_tokens_that_the_loaded_checkpoint_gives_them(family, tmp
     mllm = load_mllm(name)
     from throughline.mllm.checkpoints import checkpoint_folder
 
-    outline, prompts = open_outline(str(checkpoint_folder(name))), make_prompts(CLASSES)
+    outline, prompts = open_outline(str(checkpoint_folder(name))), make_question_set(CLASSES)
     image = outline.chat.encode_image(image_of(3), "one")
     paths, typical = count_paths(outline.chat, prompts, image, CLASSES, [CHAIN])
 
@@ -77,7 +78,7 @@ def test_paths_have_the_tokens_that_the_loaded_checkpoint_gives_them(family, tmp
     assert abs(paths.label - sum(lengths) / len(lengths)) <= 1 and paths.longest_label == max(lengths)
     both = len(sample_tree(chat, prompts, image, typical, ("label", "chain")))
     assert abs(both - (paths.label_prompt + paths.label + paths.reasoning_prompt + paths.chain - paths.shared)) <= 2
-    trie = label_trie(mllm, label, image, names)
+    trie = label_trie(mllm, EncodedPrompt(label, [image]), names)
     assert paths.label_prompt + paths.trie == len(trie)
     assert paths.trie_inner == len({int(p) for branch in trie.branches for p in branch.predictors})
 
@@ -92,9 +93,9 @@ def test_tiles_are_those_that_the_processor_cuts_a_typical_image_into():
 
 def test_chain_lengths_come_from_the_journal_the_describer_or_an_assumption(tmp_path):
     journal = tmp_path / "journal-0.jsonl"
-    prompts, images = make_prompts(CLASSES), preview_run(load_config("demo")).images
+    prompts, images = make_question_set(CLASSES), preview_run(load_config("demo")).images
     with JournalWriter(journal) as writer:
-        writer.write(make_header(CLASSES, FIVE_STAGE, prompts))
+        writer.write(make_header(CLASSES, FIVE_STAGE, prompts.texts))
         for number, (text, reason) in enumerate([("one two", "stop"), ("cut off", "length"), ("three", "stop")]):
             writer.write(
                 Candidate(

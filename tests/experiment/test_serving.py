@@ -134,7 +134,7 @@ def test_a_round_whose_chains_are_all_there_starts_no_server(
 ) -> None:
     """Killed in training: the chains are recorded, so neither merge nor server is needed again."""
     from throughline.experiment import learning
-    from throughline.mllm.sampler import Drawn
+    from throughline.questions.sampler import Drawn
 
     def drawn(self: Any, asked: Any, batches: Any) -> Any:
         if any(batches):

@@ -200,11 +200,11 @@ def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_fi
 
 
 def test_the_plan_hashes_the_versions_that_the_stages_modules_bear() -> None:
-    from throughline.evaluation import answering
+    from throughline.evaluation import answers
     from throughline.experiment.versions import STAGE_VERSIONS
     from throughline.training import rounds, trainer
 
-    modules = {"training": trainer, "sampling": rounds, "answering": answering}
+    modules = {"training": trainer, "sampling": rounds, "answering": answers}
     assert {name: module.VERSION for name, module in modules.items()} == STAGE_VERSIONS
 
 

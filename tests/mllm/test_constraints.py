@@ -18,7 +18,6 @@ from tests.mllm.tiny import image_of
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import SamplingSettings
 from throughline.drawn.concepts import CLASSES
@@ -26,6 +25,7 @@ from throughline.mllm.chat import user_turn
 from throughline.mllm.constraints import StageConstraint, constraint_of, format_regex
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.sampling import Continuation, sample
+from throughline.questions.question_set import make_question_set
 
 NAMES = tuple(sorted(CLASSES))
 ANY_FORMAT = pytest.mark.parametrize("chain_format", FORMATS.values(), ids=list(FORMATS))
@@ -40,7 +40,7 @@ def said(
     mllm: Mllm, chain_format: ChainFormat, settings: SamplingSettings, draws: int = 1, images: int = 6
 ) -> list[Continuation]:
     """`draws` chains on each of so many pictures."""
-    question = user_turn(make_prompts(NAMES, chain_format).reasoning)
+    question = user_turn(make_question_set(NAMES, chain_format).reasoning)
     prompts = [mllm.chat.prompt(question, [mllm.chat.encode_image(image_of(i, 64, 64), str(i))]) for i in range(images)]
     generators = [[np.random.default_rng([i, k]) for k in range(draws)] for i in range(images)]
     constraint = constraint_of(settings, mllm.chat, chain_format)

@@ -9,7 +9,7 @@ import torch
 from tests.mllm.tiny import image_of
 
 from throughline.core.settings import LoraSettings, SamplingSettings
-from throughline.mllm.chat import user_turn
+from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora, load_adapter, save_adapter
@@ -31,7 +31,7 @@ def adapted(tiny_mllm: Mllm) -> tuple[Mllm, Any]:
 def answers(mllm: Mllm) -> tuple[Any, list[float]]:
     image = mllm.chat.encode_image(image_of(0), "0")
     said = sample(mllm, [mllm.chat.prompt(QUESTION, [image])], SamplingSettings(max_new_tokens=12))
-    return said, label_log_likelihood(mllm, QUESTION, [image], ["cat", "dog", "cup"])[0].tolist()
+    return said, label_log_likelihood(mllm, [EncodedPrompt(QUESTION, [image])], ["cat", "dog", "cup"])[0].tolist()
 
 
 def test_a_model_in_training_mode_answers_as_one_that_is_not(adapted: tuple[Mllm, Any]) -> None:

@@ -11,7 +11,7 @@ from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import image_of
 
 from throughline.mllm import likelihood
-from throughline.mllm.chat import Path, user_turn
+from throughline.mllm.chat import EncodedImage, EncodedPrompt, Path, user_turn
 from throughline.mllm.likelihood import label_crown, label_log_likelihood, label_trie
 from throughline.mllm.load import Mllm
 from throughline.mllm.plan import Plan
@@ -22,6 +22,10 @@ LABELS = [*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS[1:]), "caterpillar"
 """65 labels, many the beginning of others."""
 QUESTION = user_turn(f"What is shown? Choose from: {', '.join(LABELS)}. Answer with one word.")
 PICTURES = [picture(0), picture(1, 24, 48)]
+
+
+def asking(images: list[EncodedImage]) -> list[EncodedPrompt]:
+    return [EncodedPrompt(QUESTION, [image]) for image in images]
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +52,24 @@ def test_all_labels_in_one_pass_are_as_one_by_one(
 ) -> None:
     mllm = replace(mllm, plan=Plan(rows))
     images = [mllm.chat.encode_image(image_of(*drawn), str(drawn)) for drawn in PICTURES]
-    found = label_log_likelihood(mllm, QUESTION, images, LABELS)
+    found = label_log_likelihood(mllm, asking(images), LABELS)
     assert found.shape == (2, 65)
     torch.testing.assert_close(found, one_by_one[family], atol=1e-4, rtol=1e-5)
     for i, image in enumerate(images):
-        torch.testing.assert_close(label_log_likelihood(mllm, QUESTION, [image], LABELS)[0], found[i])
+        torch.testing.assert_close(label_log_likelihood(mllm, asking([image]), LABELS)[0], found[i])
 
 
 def test_a_label_and_its_continuation_share_no_mass(mllm: Mllm) -> None:
     """Both end their turn: summed over everything one could say, probabilities stay below one."""
     image = mllm.chat.encode_image(image_of(0), "0")
-    found = label_log_likelihood(mllm, QUESTION, [image], LABELS)
+    found = label_log_likelihood(mllm, asking([image]), LABELS)
     assert float(found.exp().sum()) < 1
     assert len(set(found[0].tolist())) == 65
 
 
 def test_the_question_is_in_the_trie_once(mllm: Mllm) -> None:
     image = mllm.chat.encode_image(image_of(0), "0")
-    tree = label_trie(mllm, QUESTION, image, LABELS)
+    tree = label_trie(mllm, EncodedPrompt(QUESTION, [image]), LABELS)
     prompt = len(mllm.chat.prompt(QUESTION, [image]).tokens)
     assert len(tree) < prompt + sum(len(b.scored) for b in tree.branches)
     assert [b.name for b in tree.branches] == LABELS
@@ -74,19 +78,19 @@ def test_the_question_is_in_the_trie_once(mllm: Mllm) -> None:
 def test_images_in_turns_and_on_half_a_prompt_score_the_same(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> None:
     """What memory does not allow at once goes in turns; a prefix may end anywhere in the prompt."""
     images = [mllm.chat.encode_image(image_of(*drawn), str(drawn)) for drawn in PICTURES]
-    expected = label_log_likelihood(mllm, QUESTION, images, LABELS)
+    expected = label_log_likelihood(mllm, asking(images), LABELS)
     monkeypatch.setattr(likelihood, "AT_ONCE", 1)
-    torch.testing.assert_close(label_log_likelihood(mllm, QUESTION, images, LABELS), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(label_log_likelihood(mllm, asking(images), LABELS), expected, atol=1e-5, rtol=1e-5)
     prompts = [mllm.chat.prompt(QUESTION, [image]) for image in images]
     heads = [Path(p.tokens[:-4], p.positions[:, :-4], p.images, len(p.tokens) - 4) for p in prompts]
-    found = label_log_likelihood(mllm, QUESTION, images, LABELS, encode_prefix(mllm.model, heads))
+    found = label_log_likelihood(mllm, asking(images), LABELS, encode_prefix(mllm.model, heads))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_crown_computes_each_shared_token_once_and_no_labels_last(mllm: Mllm) -> None:
     image = mllm.chat.encode_image(image_of(0), "0")
     labels = ["cat", "cat tower", "cat"]
-    crown = label_crown(mllm.chat, QUESTION, image, labels)
+    crown = label_crown(mllm.chat, asking([image]), labels)
     assert crown is not None
     spelt = [mllm.chat.answered(QUESTION, [image], label) for label in labels]
     one, two = (path.tokens[path.answer_start :].tolist() for path in spelt[:2])
@@ -97,15 +101,15 @@ def test_a_crown_computes_each_shared_token_once_and_no_labels_last(mllm: Mllm) 
 
 def test_labels_that_merge_with_the_prompt_are_scored_all_the_same(mllm: Mllm, monkeypatch: pytest.MonkeyPatch) -> None:
     image = mllm.chat.encode_image(image_of(0), "0")
-    expected = label_log_likelihood(mllm, QUESTION, [image], LABELS)
+    expected = label_log_likelihood(mllm, asking([image]), LABELS)
     real = type(mllm.chat).answered
 
     def merged(chat: Any, *args: Any) -> Path:
         path = real(chat, *args)
         return replace(path, answer_start=path.answer_start - 1)
 
-    assert label_crown(mllm.chat, QUESTION, image, LABELS) is not None
+    assert label_crown(mllm.chat, asking([image]), LABELS) is not None
     monkeypatch.setattr(type(mllm.chat), "answered", merged)
-    assert label_crown(mllm.chat, QUESTION, image, LABELS) is None
-    last = label_log_likelihood(mllm, QUESTION, [image], LABELS) - expected
+    assert label_crown(mllm.chat, asking([image]), LABELS) is None
+    last = label_log_likelihood(mllm, asking([image]), LABELS) - expected
     torch.testing.assert_close(last, last[:, :1].expand_as(last))  # one token more, the prompt's own, for all alike

@@ -43,7 +43,7 @@ def adapt(mllm: Mllm) -> Mllm:
 
 
 def probe(*images: Any) -> Probe:
-    return make_probe(images, PROMPTS, ("cat", "cup", "dog"), FIVE_STAGE)
+    return make_probe(images, PROMPTS.texts, ("cat", "cup", "dog"), FIVE_STAGE)
 
 
 def merged_by_peft(mllm: Mllm) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import torch
 from tests.mllm.tiny import image_of
 
-from throughline.chains.prompts import make_prompts
+import pocket as making
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import AUXILIARY_STYLES
-from throughline.mllm.chat import user_turn
+from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
-from throughline.mllm.pocket import make as making
+from throughline.questions.question_set import make_question_set
 
 SMALL = making.Recipe(
     scenes=72, vocabulary=700, see_epochs=1, see_batch=24, speak_steps=3, speak_batch=4, join_steps=1, unnamed=("bowl",)
@@ -40,15 +41,16 @@ def test_a_small_making_ends_in_a_checkpoint_that_can_be_asked(tmp_path: Path, m
     assert not {"bowl"} & set(spoken_of)
     assert json.loads((tmp_path / "base" / "recipe.json").read_text()) == json.loads(json.dumps(asdict(SMALL)))
     mllm = load_mllm(str(tmp_path / "base"))
-    question = user_turn(make_prompts(CLASSES).label)
-    found = label_log_likelihood(mllm, question, [mllm.chat.encode_image(image_of(0), "0")], CLASSES)
+    question = user_turn(make_question_set(CLASSES).label)
+    prompt = EncodedPrompt(question, [mllm.chat.encode_image(image_of(0), "0")])
+    found = label_log_likelihood(mllm, [prompt], CLASSES)
     assert found.shape == (1, len(CLASSES))
     assert torch.isfinite(found).all()
     assert any(line.startswith("72 scenes") for line in told)
 
 
 def test_the_base_that_ships_was_made_by_the_recipe_of_this_code() -> None:
-    shipped = json.loads((Path(making.__file__).parent / "checkpoint" / "recipe.json").read_text())
+    shipped = json.loads((files("throughline.mllm.pocket") / "checkpoint" / "recipe.json").read_text())
     assert shipped == json.loads(json.dumps(asdict(making.Recipe())))
     assert set(shipped["styles"]) < set(AUXILIARY_STYLES), "no domain style"
 

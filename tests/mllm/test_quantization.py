@@ -21,20 +21,20 @@ from tests.training.small import samples_of, settings, train
 from torch import nn
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.domains.samples import ImageSet
-from throughline.mllm.chat import user_turn
+from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora, base_of, load_adapter, save_adapter
 from throughline.mllm.lora_linear import LoraLinear
 from throughline.mllm.sampling import sample
+from throughline.questions.question_set import make_question_set
 
 CLASSES = ("cat", "cup", "dog")
-QUESTION = user_turn(make_prompts(CLASSES, FIVE_STAGE).label)
+QUESTION = user_turn(make_question_set(CLASSES, FIVE_STAGE).label)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def quantized(model: Any) -> dict[str, Linear4bit]:
 def answers(mllm: Mllm) -> tuple[Any, list[float]]:
     image = mllm.chat.encode_image(image_of(0), "0")
     said = sample(mllm, [mllm.chat.prompt(QUESTION, [image])], SamplingSettings(max_new_tokens=12))
-    return said, label_log_likelihood(mllm, QUESTION, [image], list(CLASSES))[0].tolist()
+    return said, label_log_likelihood(mllm, [EncodedPrompt(QUESTION, [image])], list(CLASSES))[0].tolist()
 
 
 def gradients(mllm: Mllm, model: Any) -> dict[str, torch.Tensor]:

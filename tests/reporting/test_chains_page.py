@@ -25,18 +25,27 @@ from tests.reporting.test_page import Reader
 from browser import BROWSER
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.prompts import make_prompts, prompt_sha256
-from throughline.chains.records import Candidate, Record, Usage, Verdict, candidate_key, classes_sha256, make_header
+from throughline.chains.records import (
+    Candidate,
+    Record,
+    Usage,
+    Verdict,
+    candidate_key,
+    classes_sha256,
+    make_header,
+    prompt_sha256,
+)
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdict_on
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
+from throughline.questions.question_set import make_question_set
 from throughline.reporting.chains_page import write_chains_page
 
 CLASSES = ("cat", "cup", "dog")
 DOMAINS = ("photo", "sketch")
-PROMPTS = make_prompts(CLASSES)
+PROMPTS = make_question_set(CLASSES)
 OUTSIDE = "elsewhere.example"
 """The one host that any of the attacks names."""
 RUN = "document.title='ran'"
@@ -92,7 +101,7 @@ def judged(made: Candidate, label: str) -> list[Verdict]:
 
 
 def lines_of(images: ImageSet) -> list[Record]:
-    lines: list[Record] = [make_header(CLASSES, FIVE_STAGE, PROMPTS)]
+    lines: list[Record] = [make_header(CLASSES, FIVE_STAGE, PROMPTS.texts)]
     for sample in images.samples:
         for number, (text, finish) in enumerate(attempts(sample)):
             made = candidate(sample, number, text, finish)
@@ -222,7 +231,9 @@ def test_the_lines_of_several_files_are_merged_as_the_journal_merges_them(images
 def test_a_megabyte_is_shortened_with_a_note(images: ImageSet, tmp_path: Path) -> None:
     million = 1 << 20
     made = candidate(images.samples[0], 0, "x" * million, model="m" * million, finish_reason="stop" * million)
-    store = write(tmp_path / "store", [make_header(("cat",), FIVE_STAGE, make_prompts(["c" * million])), made])
+    store = write(
+        tmp_path / "store", [make_header(("cat",), FIVE_STAGE, make_question_set(["c" * million]).texts), made]
+    )
     summary = write_chains_page(store, tmp_path / "page.html", images)
     [shown] = embedded(tmp_path / "page.html")[0]["candidates"]
     assert shown["characters"] == million and len(shown["parts"][0][1]) < 5000
@@ -263,7 +274,7 @@ def test_lines_that_cannot_be_used_are_counted(store: Path, tmp_path: Path) -> N
 
 
 def test_a_store_without_candidates_is_the_users_fault(tmp_path: Path) -> None:
-    store = write(tmp_path / "store", [make_header(CLASSES, FIVE_STAGE, PROMPTS)])
+    store = write(tmp_path / "store", [make_header(CLASSES, FIVE_STAGE, PROMPTS.texts)])
     with pytest.raises(ThroughlineError, match="holds no candidate"):
         write_chains_page(store, tmp_path / "page.html", None)
     with pytest.raises(ThroughlineError, match="cannot read the journal"):
@@ -494,10 +505,10 @@ def test_names_of_another_hand_stay_text_too(
     (root / "photo" / label).mkdir(parents=True)
     Image.new("RGB", (24, 20), "red").save(root / "photo" / label / "0.png")
     images = read_images(root)
-    prompts = make_prompts([label], template=attack + "{options}")
+    prompts = make_question_set([label], template=attack + "{options}")
     asked = prompt_sha256(prompts.reasoning)
     names = {"domain": attack, "model": attack, "source": attack, "finish_reason": attack, "prompt_sha256": asked}
-    lines: list[Record] = [make_header([label], FIVE_STAGE, prompts)]
+    lines: list[Record] = [make_header([label], FIVE_STAGE, prompts.texts)]
     for sample in (*images.samples, Sample(attack, root, "photo", ("x",), "none")):
         made = candidate(sample, 0, attack, **names)
         lines += [made, Verdict(key=made.key, sample_id=sample.id, rule=attack, outcome="ok", accepted=False)]

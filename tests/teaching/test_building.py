@@ -16,12 +16,12 @@ import pytest
 
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, Chain, ChainFormat, render_chain
 from throughline.chains.journal import read_journal
-from throughline.chains.prompts import make_prompts
 from throughline.chains.records import FAILED, ModelVerdict, Usage
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import accepted_chains, build_chains
 from throughline.teaching.recording import BuildPlan, Progress
 from throughline.teaching.teachers import Ask, Brief, Describer, Written
@@ -47,7 +47,7 @@ class Teacher:
         batch: int = 1,
         at_once: int = 1,
     ) -> None:
-        self.brief = Brief("test", "teacher-1", make_prompts(CLASSES, format).reasoning, {"heat": 1}, seed)
+        self.brief = Brief("test", "teacher-1", make_question_set(CLASSES, format).reasoning, {"heat": 1}, seed)
         self.right_at, self.format, self.dies_at = right_at, format, dies_at
         self.batch, self.at_once = batch, at_once
         self.asked: list[tuple[str, int]] = []
@@ -452,7 +452,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def describer(world: ImageSet) -> Describer:
-    return Describer(world.root, FIVE_STAGE, make_prompts(world.classes, FIVE_STAGE).reasoning, seed=0)
+    return Describer(world.root, FIVE_STAGE, make_question_set(world.classes, FIVE_STAGE).reasoning, seed=0)
 
 
 def test_the_describer_is_the_teacher_of_a_drawn_world(world: ImageSet, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.prompts import make_prompts, prompt_sha256
 from throughline.chains.records import (
     Candidate,
     Header,
@@ -24,14 +23,16 @@ from throughline.chains.records import (
     candidate_key,
     classes_sha256,
     make_header,
+    prompt_sha256,
 )
 from throughline.core.errors import ThroughlineError
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.checks.checking import CheckResult, check_chains
 
 CLASSES = ("cat", "cup", "dog")
-PROMPTS = make_prompts(CLASSES, FIVE_STAGE)
+PROMPTS = make_question_set(CLASSES, FIVE_STAGE)
 ASKED = prompt_sha256(PROMPTS.reasoning)
-HEADER = make_header(CLASSES, FIVE_STAGE, PROMPTS)
+HEADER = make_header(CLASSES, FIVE_STAGE, PROMPTS.texts)
 HOSTILE = "</script><script>alert(1)</script> & \x00\x1b[2J\x7f \u2028\u202e \U0001f600"
 
 
@@ -213,8 +214,8 @@ def test_a_line_whose_values_cannot_be_written_again_is_refused(
         (altered(HEADER, classes_sha256="f" * 64), "wrong_hash"),
         (altered(HEADER, prompts={"f" * 64: "What is it?"}), "wrong_hash"),
         (altered(HEADER, format="haiku"), "unknown_format"),
-        (make_header((), FIVE_STAGE, PROMPTS).line(), "bad_classes"),
-        (make_header(("a cat", "A_Cat"), FIVE_STAGE, PROMPTS).line(), "bad_classes"),
+        (make_header((), FIVE_STAGE, PROMPTS.texts).line(), "bad_classes"),
+        (make_header(("a cat", "A_Cat"), FIVE_STAGE, PROMPTS.texts).line(), "bad_classes"),
         (answer(2).line()[:-1] + ',"text":"a second text"}', "field_twice"),
     ],
 )

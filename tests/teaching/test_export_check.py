@@ -12,9 +12,9 @@ import pytest
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import read_journal
-from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.checks.checking import CheckResult, check_chains
 from throughline.teaching.exports.exporting import export_chains
@@ -34,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("exported")
     write_world(place / "world", per_class=1, seed=4, styles=("photo", "sketch"))
     images = read_images(place / "world")
-    teacher = Describer(place / "world", FIVE_STAGE, make_prompts(images.classes, FIVE_STAGE).reasoning, seed=0)
+    teacher = Describer(place / "world", FIVE_STAGE, make_question_set(images.classes, FIVE_STAGE).reasoning, seed=0)
     for number in range(2):
         build_chains(BuildPlan(images, FIVE_STAGE, shard=(number, 2)), teacher, place / "store")
     export_chains(place / "store", place / "export", images, format=FIVE_STAGE, with_labels=True, shard_bytes=30_000)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from throughline.chains.formats import FIVE_STAGE, THINK_ANSWER, Chain, render_chain
 from throughline.chains.journal import JournalWriter
-from throughline.chains.prompts import Prompts, make_prompts, prompt_sha256
 from throughline.chains.records import (
     Candidate,
     ModelVerdict,
@@ -27,12 +26,14 @@ from throughline.chains.records import (
     candidate_key,
     classes_sha256,
     make_header,
+    prompt_sha256,
 )
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.exporting import export_chains
 from throughline.teaching.exports.records import ExportSummary
 from throughline.teaching.exports.trainer_formats import control_mark
@@ -81,7 +82,7 @@ def store(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two teachers, in two journals. The describer tries twice with nearly every image; of the second journal each line
     is a case of its own."""
     folder, scenes = tmp_path_factory.mktemp("store"), read_scenes(images.root)
-    prompts = Prompts("unused", asked_of(images))
+    prompts = ("unused", asked_of(images))
     header = make_header(images.classes, FIVE_STAGE, prompts)
     with JournalWriter(folder / "journal-0.jsonl") as writer:
         writer.write(header)
@@ -283,7 +284,7 @@ def test_a_chain_that_the_judge_did_not_agree_with_stays_behind(
 def test_rows_for_trainers_hold_both_questions_and_one_image(
     exported: ExportSummary, images: ImageSet, expected: dict[str, str]
 ) -> None:
-    prompts = make_prompts(images.classes, FIVE_STAGE)
+    prompts = make_question_set(images.classes, FIVE_STAGE)
     answers = {"label": {one.id: one.label for one in images.samples}, "reasoning": expected}
     questions = {"label": prompts.label, "reasoning": prompts.reasoning}
     for name in ("trl.jsonl", "ms_swift.jsonl", "llama_factory.jsonl"):

@@ -9,13 +9,13 @@ import pytest
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
-from throughline.chains.prompts import make_prompts
 from throughline.core.settings import SamplingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.load import Mllm, load_mllm
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.local import LocalTeacher
 from throughline.teaching.recording import BuildPlan
@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def teacher(pocket: Mllm, images: ImageSet, seed: int = 0, batch: int = 4) -> LocalTeacher:
-    question = make_prompts(images.classes).reasoning
+    question = make_question_set(images.classes).reasoning
     return LocalTeacher(pocket, question, SamplingSettings(temperature=0.7, max_new_tokens=160), seed, batch)
 
 
@@ -44,7 +44,7 @@ def test_constrained_chains_are_all_well_formed_and_other_candidates(
 ) -> None:
     """So hot that most free ones are not."""
     sampling = SamplingSettings(temperature=1.5, max_new_tokens=250, constrained=True)
-    question = make_prompts(images.classes).reasoning
+    question = make_question_set(images.classes).reasoning
     bound = LocalTeacher(pocket, question, sampling, 0, 6, constraint_of(sampling, pocket.chat, FIVE_STAGE))
     build_chains(BuildPlan(images, FIVE_STAGE, candidates=1, enough=None), bound, tmp_path)
     journal = read_journal(tmp_path)

@@ -17,11 +17,11 @@ import pytest
 from tests.teaching import serving
 
 from throughline.chains.journal import read_journal
-from throughline.chains.prompts import make_prompts
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.server_process import ServeCommand, running_server
 
 ENVIRONMENT = os.environ | serving.ENVIRONMENT
@@ -52,7 +52,7 @@ def test_chains_are_built_through_a_real_server_killed_and_resumed(
     server: str, world: ImageSet, tmp_path: Path
 ) -> None:
     store, question = tmp_path / "store", tmp_path / "question.txt"
-    prompt = make_prompts(world.classes).reasoning
+    prompt = make_question_set(world.classes).reasoning
     question.write_text(prompt.replace(", ".join(world.classes), "{options}"))
     command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world.root), "--out", str(store)]
     command += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2"]

@@ -21,13 +21,14 @@ from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
-from throughline.mllm.sampler import Asked, Drawn
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.sampler import Drawn, SamplingRequest
 from throughline.teaching.endpoint import Patience
 from throughline.teaching.served import EndpointSampler
 
 CLASSES = ("cat", "cup", "dog")
 SETTINGS = SamplingSettings(temperature=0.7, top_p=0.9, max_new_tokens=300)
-ASKED = Asked(PROMPTS.reasoning, SETTINGS, 3, ("self-label round 1",))
+ASKED = SamplingRequest(ImageThenText(PROMPTS.reasoning), SETTINGS, 3, ("self-label round 1",))
 QUICK = Patience(timeout=2.0, attempts=2, first_delay=0.01, longest_delay=0.05, reach=0.5)
 
 

@@ -13,8 +13,16 @@ import pytest
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS, THINK_ANSWER, Chain, ChainFormat, render_chain
 from throughline.chains.journal import JournalWriter, read_journal
-from throughline.chains.prompts import make_prompts, prompt_sha256
-from throughline.chains.records import Candidate, Record, Usage, Verdict, candidate_key, classes_sha256, make_header
+from throughline.chains.records import (
+    Candidate,
+    Record,
+    Usage,
+    Verdict,
+    candidate_key,
+    classes_sha256,
+    make_header,
+    prompt_sha256,
+)
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdict_on
 from throughline.core.errors import ThroughlineError
@@ -22,6 +30,7 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.statistics.records import ChainStatistics
 from throughline.teaching.statistics.summary import summarise_chains
 from throughline.teaching.statistics.tables import statistics_tables
@@ -75,7 +84,7 @@ def write(path: Path, *records: Record) -> Path:
     return path
 
 
-HEADER = make_header(CLASSES, FIVE_STAGE, make_prompts(CLASSES, FIVE_STAGE))
+HEADER = make_header(CLASSES, FIVE_STAGE, make_question_set(CLASSES, FIVE_STAGE).texts)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +93,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, Path, Pat
     root = tmp_path_factory.mktemp("world")
     write_world(root, per_class=1, seed=4, styles=("photo", "sketch"))
     images, scenes = read_images(root), read_scenes(root)
-    prompts = make_prompts(images.classes, FIVE_STAGE)
+    prompts = make_question_set(images.classes, FIVE_STAGE)
     asked = prompt_sha256(prompts.reasoning)
     judged, bare = root / "judged", root / "bare"
     with JournalWriter(judged / "journal-0.jsonl") as one, JournalWriter(bare / "journal-0.jsonl") as other:
-        header = make_header(images.classes, FIVE_STAGE, prompts)
+        header = make_header(images.classes, FIVE_STAGE, prompts.texts)
         one.write(header)
         other.write(header)
         for place, sample in enumerate(images.samples):

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.prompts import Prompts, class_name, make_prompts
 from throughline.core.settings import LoraSettings, StageSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
+from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.wording import class_name
 from throughline.training.methods import AnswerPath
 from throughline.training.objectives import Example, sample_tree
 from throughline.training.trainer import LossLine, TreeDataset, train_stage
 
-PROMPTS: Prompts = make_prompts(("cat", "cup", "dog"), FIVE_STAGE)
+PROMPTS: QuestionSet = make_question_set(("cat", "cup", "dog"), FIVE_STAGE)
 STILL = {"lr": 1e-30, "weight_decay": 0.0}
 """A stage that measures its loss and moves nothing."""
 

@@ -15,10 +15,10 @@ from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import read_journal
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
-from throughline.mllm import sampler as in_process
+from throughline.mllm import sampling as in_process
 from throughline.mllm.load import Mllm
-from throughline.mllm.sampler import Asked, Drawn, InProcessSampler
 from throughline.mllm.sampling import Continuation
+from throughline.questions.sampler import Drawn, InProcessSampler, SamplingRequest
 from throughline.training.rounds import RoundPlan, RoundResult, self_label
 
 CLASSES = ("cat", "cup", "dog")
@@ -204,7 +204,7 @@ class Endpoint:
         self.asked: list[str] = []
         self.closed = False
 
-    def draw(self, asked: Asked, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
+    def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         try:
             for one in reversed([one for batch in batches for one in batch]):
                 if len(self.asked) == self.dies_after:

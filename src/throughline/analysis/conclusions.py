@@ -21,7 +21,6 @@ from throughline.analysis.estimates import over_images
 from throughline.analysis.records import State, Variant
 from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import Prompts, class_name
 from throughline.core.seeding import generator
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import EncodedImage, user_turn
@@ -29,6 +28,8 @@ from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.wording import class_name
 
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""
@@ -74,7 +75,7 @@ class ConclusionReader:
 
     mllm: Mllm
     reader: ImageReader
-    prompts: Prompts
+    prompts: QuestionSet
     form: ChainFormat
     classes: tuple[str, ...]
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 
 from throughline.analysis.records import Source
 from throughline.chains.formats import ChainFormat, tag_pattern
-from throughline.chains.prompts import class_name
 from throughline.domains.samples import Sample
+from throughline.questions.wording import class_name
 
 CLASS, MENTION, TAG, END, TEXT = "class", "mention", "tag", "end", "text"
 

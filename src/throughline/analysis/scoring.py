@@ -12,12 +12,12 @@ from throughline.analysis.passages import Passages, Word, chain_words, label_wor
 from throughline.analysis.records import Source
 from throughline.analysis.tokens import COLUMNS
 from throughline.chains.formats import ChainFormat
-from throughline.chains.prompts import Prompts
 from throughline.mllm.chat import Message, user_turn
 from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.questions.question_set import QuestionSet
 
 VERSION = 2
 """Raised when the same weights and texts would give other rows."""
@@ -32,7 +32,7 @@ class Scorer:
 
     mllm: Mllm
     reader: ImageReader
-    prompts: Prompts
+    prompts: QuestionSet
     form: ChainFormat
     classes: tuple[str, ...]
 

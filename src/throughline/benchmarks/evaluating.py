@@ -23,7 +23,6 @@ from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, plainly, render
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.prompts import class_name, make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings
 from throughline.domains.folders import read_images
@@ -32,10 +31,13 @@ from throughline.domains.samples import Sample
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.drawn.world import write_world
-from throughline.evaluation.answering import Prediction, Questions, answer_samples
+from throughline.evaluation.answers import answer_samples
 from throughline.mllm.checkpoints import POCKET
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
+from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.wording import class_name
+from throughline.runs.records import Prediction
 
 RIVAL = "three separate passes"
 
@@ -84,7 +86,7 @@ def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = l
     """One row, and one for each ablation. Raises ThroughlineError when two sides do not give the same answers."""
     left_out = chosen(settings.ablate, EVALUATING)
     answering = AnswerSettings(batch=settings.batch)
-    questions = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)
+    questions = make_question_set(CLASSES, FIVE_STAGE)
     with on_threads(settings.threads), tempfile.TemporaryDirectory() as folder:
         mllm = load_mllm(POCKET)
         samples = draw_samples(Path(folder), settings.images)
@@ -173,18 +175,20 @@ def draw_samples(folder: Path, count: int) -> tuple[Sample, ...]:
 
 
 def answer_ours(
-    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings, reader: ImageReader
+    mllm: Mllm, samples: Sequence[Sample], questions: QuestionSet, answering: AnswerSettings, reader: ImageReader
 ) -> Answers:
     """Through `answer_samples`, as every verb asks; `reader` holds the images already."""
-    return _answers(answer_samples(mllm, samples, questions, answering, reader=reader))
+    return _answers(answer_samples(mllm, samples, questions.build(answering), answering.batch, reader=reader))
 
 
 def answer_apart(
-    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings, reader: ImageReader
+    mllm: Mllm, samples: Sequence[Sample], questions: QuestionSet, answering: AnswerSettings, reader: ImageReader
 ) -> Answers:
     """The same, one way of answering after the other: an ablation."""
     alone = [answering.model_copy(update={"answers": (answer,)}) for answer in answering.answers]
-    return _answers([p for one in alone for p in answer_samples(mllm, samples, questions, one, reader=reader)])
+    return _answers(
+        [p for one in alone for p in answer_samples(mllm, samples, questions.build(one), one.batch, reader=reader)]
+    )
 
 
 def _answers(predictions: Sequence[Prediction]) -> Answers:
@@ -208,7 +212,7 @@ class PlainBatch:
 
 
 def plain_batches(
-    mllm: Mllm, samples: Sequence[Sample], questions: Questions, answering: AnswerSettings
+    mllm: Mllm, samples: Sequence[Sample], questions: QuestionSet, answering: AnswerSettings
 ) -> list[PlainBatch]:
     """The samples in the batches that `answer_samples` asks together, encoded by the processor."""
     processor = mllm.chat.processor
@@ -216,8 +220,8 @@ def plain_batches(
     batches = []
     for start in range(0, len(samples), answering.batch):
         pictures = [load_image(one.path) for one in samples[start : start + answering.batch]]
-        label = ask_labels(processor, questions.prompts.label, pictures, names)
-        reasoning = encode(processor, render(processor, questions.prompts.reasoning), pictures)
+        label = ask_labels(processor, questions.label, pictures, names)
+        reasoning = encode(processor, render(processor, questions.reasoning), pictures)
         reasoning["pixel_values"] = label.prompt["pixel_values"]
         batches.append(PlainBatch(label, reasoning))
     return batches

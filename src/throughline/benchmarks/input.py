@@ -23,18 +23,19 @@ from throughline.benchmarks.machine import machine_settings, on_threads
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import require_batch, tokenizer_texts, write_scenes
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.prompts import class_name, make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings, StageSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import Sample
 from throughline.drawn.concepts import CLASSES
-from throughline.evaluation.answering import Questions, answer_samples
+from throughline.evaluation.answers import answer_samples
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.tree import Tree
+from throughline.questions.question_set import make_question_set
+from throughline.questions.wording import class_name
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree
 from throughline.training.trainer import TreeDataset, train_stage
@@ -42,7 +43,7 @@ from throughline.training.trainer import TreeDataset, train_stage
 TOLERANCE = 1e-4
 """Largest difference between two sides, relative where a number is beyond 1; the cache and reading ahead have none."""
 
-QUESTIONS = Questions(make_prompts(CLASSES, FIVE_STAGE), CLASSES, FIVE_STAGE)
+QUESTIONS = make_question_set(CLASSES, FIVE_STAGE)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ INPUT: dict[str, Callable[[InputWork], Sides]] = {
 def _ask(work: InputWork, mllm: Mllm, reader: ImageReader) -> Tensor:
     """`(images, classes)` log-probabilities; with random weights the other ways go on until they are cut off."""
     answering = AnswerSettings(answers=("likelihood",), batch=work.settings.batch)
-    said = answer_samples(mllm, work.samples, QUESTIONS, answering, reader=reader)
+    said = answer_samples(mllm, work.samples, QUESTIONS.build(answering), answering.batch, reader=reader)
     return torch.tensor([one.probabilities for one in said], dtype=torch.float64).log()
 
 
@@ -238,7 +239,7 @@ def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> 
     def tree(index: int) -> Tree:
         one = work.samples[index]
         example = Example(class_name(one.label), work.chains[one.path])
-        return sample_tree(mllm.chat, QUESTIONS.prompts, reader.encode(one), example, marked)
+        return sample_tree(mllm.chat, QUESTIONS, reader.encode(one), example, marked)
 
     defaults = {"bucket_lengths": False, "loader_workers": 0}
     settings = StageSettings(

@@ -18,13 +18,13 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.plain import Inputs, encode, render
 from throughline.benchmarks.workload import class_list, drawn_pictures
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
+from throughline.questions.question_set import make_question_set
 
 CACHES = ("dynamic", "static")
 """What `generate` documents as `cache_implementation`, where it runs on any device."""
@@ -45,7 +45,7 @@ def make_sample_work(mllm: Mllm, geometry: str, classes: int) -> SampleWork:
     """The reasoning question about a drawn image; pixel values are made here, of the same pixels, by each side's own
     call of the processor."""
     (picture,) = drawn_pictures(1, GEOMETRIES[geometry].image_size)
-    question = make_prompts(class_list(classes)).reasoning
+    question = make_question_set(class_list(classes)).reasoning
     ours = mllm.chat.prompt(user_turn(question), [mllm.chat.encode_image(picture, "picture")])
     rival = encode(mllm.chat.processor, render(mllm.chat.processor, question), [picture])
     settings = {

@@ -109,9 +109,9 @@ def _measured(root: Path, settings: ScaleSettings) -> Measured:
     with watch.stage("label evaluation"):
         (*_, line) = assess(model, images).lines
     count = len(images.samples)
-    if errors or line["n"] != count:
+    if errors or line.n != count:
         raise ThroughlineError(
-            f"{line['n']} of {count} images answered, {len(errors)} faults", root, "nothing was measured: report it"
+            f"{line.n} of {count} images answered, {len(errors)} faults", root, "nothing was measured: report it"
         )
     watch.images |= {stage: count for stage in STAGES if stage != "cache read"}
     facts = {

@@ -26,12 +26,13 @@ from throughline.benchmarks.plain import (
 )
 from throughline.benchmarks.timing import BenchRow, compare, take_turns
 from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
-from throughline.chains.prompts import class_name, make_prompts
 from throughline.core.errors import ThroughlineError
-from throughline.mllm.chat import user_turn
+from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm
+from throughline.questions.question_set import make_question_set
+from throughline.questions.wording import class_name
 
 RIVALS: dict[str, Callable[[Any, LabelQuestion], Tensor]] = {
     "one forward pass per label": one_pass_per_label,
@@ -97,16 +98,16 @@ def make_score_work(
     """The label question about `images` drawn images; pixel values are made here, of the same pixels, by each side's
     own call of the processor. Ours without each of `left_out` is among the rivals."""
     pictures = drawn_pictures(images, GEOMETRIES[geometry].image_size)
-    question, labels = make_prompts(classes).label, [class_name(name) for name in classes]
-    messages = user_turn(question)
+    question, labels = make_question_set(classes).label, [class_name(name) for name in classes]
     encoded = [mllm.chat.encode_image(picture, f"picture {i}") for i, picture in enumerate(pictures)]
+    prompts = [EncodedPrompt(user_turn(question), [image]) for image in encoded]
     asked = ask_labels(mllm.chat.processor, question, pictures, labels)
     return ScoreWork(
-        ours=lambda: label_log_likelihood(mllm, messages, encoded, labels),
+        ours=lambda: label_log_likelihood(mllm, prompts, labels),
         rivals={
             **{name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()},
             **{
-                without(thing): partial(label_log_likelihood, with_plan(mllm, thing), messages, encoded, labels)
+                without(thing): partial(label_log_likelihood, with_plan(mllm, thing), prompts, labels)
                 for thing in left_out
             },
         },

@@ -32,7 +32,7 @@ from throughline.core.files import content_hash
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.teaching.building import build, build_chains
-from throughline.teaching.completions import chat_body
+from throughline.teaching.completions import image_body
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher
 from throughline.teaching.prompt import teacher_prompt
 from throughline.teaching.recording import BuildPlan
@@ -173,7 +173,7 @@ def _serial_loop(server: RunningServer, images: ImageSet) -> float:
     count, began = 10, time.perf_counter()
     for sample in images.samples[:count]:
         url = "data:image/jpeg;base64," + base64.b64encode(sample.path.read_bytes()).decode()
-        client.chat.completions.create(**chat_body(brief, url, sample.image_sha256, 0))
+        client.chat.completions.create(**image_body(brief, sample, url, 0))
     return 1000 * (time.perf_counter() - began) / count
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from PIL import Image
 
 from throughline.chains.class_lists import CLASS_LISTS
-from throughline.chains.prompts import Prompts, class_name, make_prompts
 from throughline.core.errors import UsageError
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, render
 from throughline.mllm.chat import Chat, EncodedImage
+from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.wording import class_name
 from throughline.training.objectives import Example
 
 POOL = 300
@@ -34,7 +35,7 @@ FAULTLESS = DescriberSettings(format_faults=0.0)
 class Workload:
     """Samples of one step: the decoded `pictures`, the same as the vision tower takes them, their labels and chains."""
 
-    prompts: Prompts
+    prompts: QuestionSet
     pictures: tuple[Image.Image, ...]
     images: tuple[EncodedImage, ...]
     examples: tuple[Example, ...]
@@ -51,7 +52,7 @@ def class_list(size: int) -> tuple[str, ...]:
 def tokenizer_texts() -> list[str]:
     """What a geometry's tokenizer is trained on: words of chains and of every question become single tokens or few, as
     they are in a tokenizer of 150,000."""
-    questions = [make_prompts(classes).reasoning for classes in CLASS_LISTS.values()]
+    questions = [make_question_set(classes).reasoning for classes in CLASS_LISTS.values()]
     return [chain for _, _, chain in _described()] + questions * 20
 
 
@@ -89,7 +90,7 @@ def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: 
         render(scene, style, image_size).resize((across * image_size, down * image_size)) for style, scene, _ in scenes
     )
     return Workload(
-        prompts=make_prompts(classes),
+        prompts=make_question_set(classes),
         pictures=pictures,
         images=tuple(chat.encode_image(picture, f"scene {index}") for index, picture in enumerate(pictures)),
         examples=tuple(

@@ -5,6 +5,7 @@ dataset building. A candidate carries no label: labels are joined from the image
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.outcomes import Outcome
-from throughline.chains.prompts import Prompts, prompt_sha256
 from throughline.core.files import canonical_json, content_hash
 
 FAILED = "error"
@@ -128,19 +128,24 @@ def classes_sha256(classes: Sequence[str]) -> str:
     return content_hash(list(classes))
 
 
+def prompt_sha256(prompt: str) -> str:
+    """SHA-256 (hex) of one question's UTF-8 text, as candidate lines carry it."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
 def make_header(
     classes: Sequence[str],
     format: ChainFormat,
-    prompts: Prompts,
+    prompts: Sequence[str],
     images: str | None = None,
     created: str | None = None,
 ) -> Header:
-    """The header line for a class list and its two questions."""
+    """The header line for a class list and the texts of its questions."""
     return Header(
         classes=tuple(classes),
         classes_sha256=classes_sha256(classes),
         format=format.name,
-        prompts={prompt_sha256(prompt): prompt for prompt in (prompts.label, prompts.reasoning)},
+        prompts={prompt_sha256(prompt): prompt for prompt in prompts},
         images=images,
         created=created,
     )

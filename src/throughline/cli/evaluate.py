@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from throughline.cli.options import MODEL_HELP, SOURCE_HELP, add_base_options, open_chosen
 from throughline.cli.progress import progress
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from throughline.domains.samples import ImageSet
     from throughline.evaluation.assessment import Assessment
     from throughline.reporting.tables import Table
+    from throughline.runs.records import ResultsLine
 
 SUMMARY = "measure a model on a folder of images"
 
@@ -52,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         require_writable(arguments.out)
     model = open_chosen(arguments, None if record is not None else images.classes)
     with progress("answering", "images") as report_progress:
-        assessment = assess(model, images, split=arguments.split, trial_seed=arguments.trial_seed, told=report_progress)
+        assessment = assess(
+            model, images, split=arguments.split, trial_seed=arguments.trial_seed, on_progress=report_progress
+        )
     if arguments.out is not None:
         write_json(arguments.out, assessment.to_json())
     if arguments.json:
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_tables(assessment: Assessment, images: ImageSet) -> None:
     from throughline.reporting.tables import to_terminal
 
-    answers = dict.fromkeys(line["answer"] for line in assessment.lines)
+    answers = dict.fromkeys(line.answer for line in assessment.lines)
     tables = [_accuracy_table(assessment, answer) for answer in answers]
     if assessment.confusions:
         tables.append(_confusion_table(assessment))
@@ -82,19 +85,19 @@ def _print_tables(assessment: Assessment, images: ImageSet) -> None:
 def _accuracy_table(assessment: Assessment, answer: str) -> Table:
     from throughline.reporting.tables import Table
 
-    lines = [line for line in assessment.lines if line["answer"] == answer]
+    lines = [line for line in assessment.lines if line.answer == answer]
     first = lines[0]
-    title = f"{first['dataset']} · {first['model']}, {first['method']} · {answer} path · split {first['split']}"
+    title = f"{first.dataset} · {first.model}, {first.method} · {answer} path · split {first.split}"
     columns = ("domain", "images", "accuracy %", "95 % interval", "unparsed %", "failed")
-    rows = [_accuracy_row(line, ", ".join(line["targets"])) for line in lines[:-1]]
+    rows = [_accuracy_row(line, ", ".join(line.targets)) for line in lines[:-1]]
     return Table(title, columns, (*rows, _accuracy_row(lines[-1], "all images")))
 
 
-def _accuracy_row(line: dict[str, Any], name: str) -> tuple[str, ...]:
-    low, high = (100 * line["metrics"][f"accuracy_{end}"] for end in ("low", "high"))
-    unparsed = 100 * line["unparsed"] / line["n"]
+def _accuracy_row(line: ResultsLine, name: str) -> tuple[str, ...]:
+    low, high = (100 * line.metrics[f"accuracy_{end}"] for end in ("low", "high"))
+    unparsed = 100 * line.unparsed / line.n
     interval = f"{low:.1f} to {high:.1f}"
-    return (name, f"{line['n']:,}", f"{100 * line['accuracy']:.1f}", interval, f"{unparsed:.1f}", str(line["errors"]))
+    return (name, f"{line.n:,}", f"{100 * line.accuracy:.1f}", interval, f"{unparsed:.1f}", str(line.errors))
 
 
 def _confusion_table(assessment: Assessment) -> Table:

@@ -17,7 +17,7 @@ from throughline.cli.text import counted
 from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
-    from throughline.evaluation.predicting import ImageAnswer
+    from throughline.evaluation.image_answers import ImageAnswer
 
 SUMMARY = "label, confidence and chain for images"
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.csv == STDOUT:
         raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
     from throughline.core.files import require_writable, write_atomically
-    from throughline.evaluation.predicting import find_images
+    from throughline.evaluation.image_answers import find_images
     from throughline.evaluation.saved_model import find_record, require_class_names
 
     # Everything that can be at fault without a model is found before one is loaded.
@@ -87,15 +87,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answers(arguments: argparse.Namespace, images: Sequence[Path]) -> Iterator[ImageAnswer]:
-    from throughline.evaluation.predicting import predict
+    from throughline.evaluation.image_answers import predict
 
     model = open_chosen(arguments, arguments.classes)
     with progress("answering", "images") as report_progress:
-        yield from predict(model, images, chains=not arguments.no_chain, told=report_progress)
+        yield from predict(model, images, chains=not arguments.no_chain, on_progress=report_progress)
 
 
 def _columns() -> tuple[str, ...]:
-    from throughline.evaluation.predicting import COLUMNS
+    from throughline.evaluation.image_answers import COLUMNS
 
     return COLUMNS
 

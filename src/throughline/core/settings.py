@@ -106,6 +106,15 @@ class StageSettings(Settings):
     """Trackers of transformers.Trainer, e.g. `tensorboard`, `wandb`, `trackio`."""
 
 
+class WordingSettings(Settings):
+    """How the two questions about an image are worded."""
+
+    label: str | None = None
+    """The label question, with `{options}` where the classes belong (unset: the paper's)."""
+    instruction: str | None = None
+    """What follows it in the reasoning question (unset: ours, which names the stages of the chain format)."""
+
+
 class AnswerSettings(Settings):
     """How a finished model is asked."""
 

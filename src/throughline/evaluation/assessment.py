@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.evaluation.answering import Prediction, answer_samples
-from throughline.evaluation.measuring import result_lines
+from throughline.evaluation.answers import answer_samples
+from throughline.evaluation.results import Measurement, results_lines
 from throughline.evaluation.saved_model import ModelRecord, OpenedModel
 from throughline.metrics.intervals import wilson_interval
 from throughline.mllm.images import ImageReader
+from throughline.runs.records import Prediction, ResultsLine
 
 NO_ANSWER = "(no answer)"
 
@@ -39,7 +41,7 @@ class Assessment:
     """Results lines of every domain, then of all images together, for each answer path; wrong answers by kind, the
     most frequent first; and what a reader of the numbers has to know."""
 
-    lines: tuple[dict[str, Any], ...]
+    lines: tuple[ResultsLine, ...]
     confusions: tuple[Confusion, ...]
     absent_classes: tuple[str, ...]
     """Classes that the model may answer and no image shows."""
@@ -54,7 +56,7 @@ class Assessment:
         """The content of `evaluate --json`."""
         return {
             "schema": 1,
-            "results": list(self.lines),
+            "results": [line.to_json() for line in self.lines],
             "confusions": [asdict(confusion) for confusion in self.confusions],
             "absent_classes": list(self.absent_classes),
             "seen_domains": list(self.seen_domains),
@@ -82,110 +84,115 @@ def assess(
     *,
     split: str = "all",
     trial_seed: int = 0,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Assessment:
     """Asks the model about every image of `split` (`in`, `out` as DomainBed cuts each domain, or `all`) in every way.
 
     Raises ThroughlineError for a class that the model does not know and for a split without images.
     """
     absent = compare_classes(model.questions.classes, images)
-    chosen = _split_samples(images, split, trial_seed)
-    total = sum(map(len, chosen.values()))
+    by_domain = _split_samples(images, split, trial_seed)
+    total = sum(map(len, by_domain.values()))
     if total == 0:
         raise ThroughlineError(f"no image is in the split {split}", images.root, "use --split all")
-    common = _common(model, images, split, trial_seed)
-    reader = ImageReader(model.mllm.chat)
+    whole = _measurement(model, images, tuple(by_domain), split, trial_seed)
+    questions, reader = model.questions.build(model.answering), ImageReader(model.mllm.chat)
     predictions: list[Prediction] = []
     seconds: Counter[str] = Counter()
-    lines: list[dict[str, Any]] = []
-    asked = 0
-    for domain, samples in chosen.items():
-        taken: Counter[str] = Counter()
-        of_domain = answer_samples(
+    lines: list[ResultsLine] = []
+    for domain, samples in by_domain.items():
+        own_seconds: Counter[str] = Counter()
+        own = answer_samples(
             model.mllm,
             samples,
-            model.questions,
-            model.answering,
+            questions,
+            model.answering.batch,
             reader=reader,
-            told=_from(asked, total, told),
-            timed=_into(taken),
+            on_progress=_from(len(predictions) // len(questions), total, on_progress),
+            on_seconds=_into(own_seconds),
         )
-        asked += len(samples)
-        lines += _lines(of_domain, model, split, {**common, "targets": [domain]}, taken)
-        seconds.update(taken)
-        predictions += of_domain
-    lines += _lines(predictions, model, split, {**common, "targets": list(chosen)}, seconds)
+        lines += _lines(own, model, split, replace(whole, targets=(domain,)), own_seconds)
+        seconds.update(own_seconds)
+        predictions += own
+    lines += _lines(predictions, model, split, whole, seconds)
     return Assessment(
         lines=tuple(lines),
         confusions=_confusions(predictions),
         absent_classes=absent,
         seen_domains=_seen(model.record, images),
         same_images=model.record is not None and model.record.images.fingerprint == images.fingerprint(),
-        faults=tuple(dict.fromkeys(p.text for p in predictions if p.outcome == "error")),
+        faults=tuple(dict.fromkeys(p.text for p in predictions if p.outcome == Outcome.ERROR)),
     )
 
 
-def _from(before: int, total: int, told: Callable[[int, int], None]) -> Callable[[int, int], None]:
+def _from(before: int, total: int, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
     """Progress of one domain as progress of the whole."""
-    return lambda done, _: told(before + done, total)
+    return lambda done, _: on_progress(before + done, total)
 
 
 def _into(seconds: Counter[str]) -> Callable[[str, float], None]:
-    """Adds what a batch took to the sum of its way of answering."""
-    return lambda answer, took: seconds.update({answer: took})
+    """Adds what a batch took to the sum of its question."""
+    return lambda name, batch_seconds: seconds.update({name: batch_seconds})
 
 
 def _split_samples(images: ImageSet, split: str, trial_seed: int) -> dict[str, list[Sample]]:
     """Samples by domain; domains of which the split has none are left out."""
-    found = {domain: list(images.in_domain(domain)) for domain in images.domains}
+    by_domain = {domain: list(images.in_domain(domain)) for domain in images.domains}
     if split != "all":
         parts = split_domains(images, trial_seed)
         kept = {domain: set(part.inside if split == "in" else part.out) for domain, part in parts.items()}
-        found = {domain: [s for s in samples if s.id in kept[domain]] for domain, samples in found.items()}
-    return {domain: samples for domain, samples in found.items() if samples}
+        by_domain = {domain: [s for s in samples if s.id in kept[domain]] for domain, samples in by_domain.items()}
+    return {domain: samples for domain, samples in by_domain.items() if samples}
 
 
-def _common(model: OpenedModel, images: ImageSet, split: str, trial_seed: int) -> dict[str, Any]:
-    """What all lines share; the unit is known by content, as in a run."""
-    record = model.record
+def _measurement(
+    model: OpenedModel, images: ImageSet, domains: tuple[str, ...], split: str, trial_seed: int
+) -> Measurement:
+    """What the lines of all domains share; the unit is known by content, as in a run."""
     content = {
         "checkpoint": model.mllm.fingerprint,
-        "model": record.inputs if record is not None else None,
+        "model": model.record.inputs if model.record is not None else None,
         "classes": model.questions.classes,
         "images": images.fingerprint(),
         "split": [split, trial_seed if split != "all" else None],
         "answering": model.answering.model_dump(mode="json"),
     }
-    return {
-        "unit": f"evaluate-{model.method}-seed{model.seed}-{content_hash(content)[:8]}",
-        "dataset": images.name,
-        "model": model.mllm.name,
-        "method": model.method,
-        "seed": model.seed,
-        "round": None,
-    }
+    return Measurement(
+        unit=f"evaluate-{model.method}-seed{model.seed}-{content_hash(content)[:8]}",
+        dataset=images.name,
+        model=model.mllm.name,
+        targets=domains,
+        method=model.method,
+        seed=model.seed,
+    )
 
 
 def _lines(
     predictions: Sequence[Prediction],
     model: OpenedModel,
     split: str,
-    common: dict[str, Any],
+    measurement: Measurement,
     seconds: Mapping[str, float],
-) -> list[dict[str, Any]]:
+) -> list[ResultsLine]:
     """The results lines of these predictions with the ends of Wilson's 95 % interval among the metrics."""
-    lines = result_lines(predictions, model.questions.classes, {split: None}, common, seconds)
-    for line in lines:
-        interval = wilson_interval(line["correct"], line["n"])
-        line["metrics"] |= {"accuracy_low": round(interval.low, 6), "accuracy_high": round(interval.high, 6)}
+    lines = []
+    for line in results_lines(predictions, model.questions.classes, {split: None}, measurement, seconds):
+        interval = wilson_interval(line.correct, line.n)
+        ends = {"accuracy_low": round(interval.low, 6), "accuracy_high": round(interval.high, 6)}
+        lines.append(replace(line, metrics={**line.metrics, **ends}))
     return lines
 
 
 def _confusions(predictions: Sequence[Prediction]) -> tuple[Confusion, ...]:
-    of = Counter((p.answer, p.labels[0]) for p in predictions)
-    wrong = Counter((p.answer, p.labels[0], p.predicted or NO_ANSWER) for p in predictions if not p.correct)
-    found = (Confusion(*kind, count, of[kind[:2]]) for kind, count in wrong.items())
-    return tuple(sorted(found, key=lambda one: (one.answer, -one.count, one.true, one.predicted)))
+    images_of = Counter((p.answer, _joined(p.labels)) for p in predictions)
+    wrong = Counter((p.answer, _joined(p.labels), _joined(p.predicted)) for p in predictions if not p.correct)
+    confusions = (Confusion(*kind, count, images_of[kind[:2]]) for kind, count in wrong.items())
+    return tuple(sorted(confusions, key=lambda c: (c.answer, -c.count, c.true, c.predicted)))
+
+
+def _joined(labels: str | tuple[str, ...] | None) -> str:
+    """The class, or several with plus signs between them."""
+    return NO_ANSWER if labels is None else labels if isinstance(labels, str) else " + ".join(labels)
 
 
 def _seen(record: ModelRecord | None, images: ImageSet) -> tuple[str, ...]:

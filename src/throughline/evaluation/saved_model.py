@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
-from throughline.chains.prompts import Prompts, class_name, make_prompts
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import AnswerSettings, Quantization
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
+from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.wording import class_name
 
 if TYPE_CHECKING:  # brings torch; a record is read without it
-    from throughline.evaluation.answering import Questions
     from throughline.mllm.load import Mllm
 
 SCHEMA = 1
@@ -98,6 +98,11 @@ class ModelRecord(_Part):
         """The domains it has seen."""
         return tuple(self.images.by_domain)
 
+    @property
+    def questions(self) -> QuestionSet:
+        """What it was trained on."""
+        return QuestionSet(self.classes, FORMATS[self.format], self.prompts["label"], self.prompts["reasoning"])
+
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
         return self.model_dump(mode="json", by_alias=True)
@@ -108,7 +113,7 @@ class OpenedModel:
     """A model in memory with its questions; `record` is None for a plain checkpoint, which is asked zero-shot."""
 
     mllm: Mllm
-    questions: Questions
+    questions: QuestionSet
     answering: AnswerSettings
     record: ModelRecord | None
 
@@ -205,8 +210,6 @@ def require_class_names(classes: Sequence[str]) -> None:
 
 
 def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> OpenedModel:
-    from throughline.evaluation.answering import Questions
-
     mllm = _loaded(
         name,
         hub=base.hub,
@@ -215,18 +218,16 @@ def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> Opene
         quantization=base.quantization or "none",
         device=base.device,
     )
-    return OpenedModel(mllm, Questions(make_prompts(classes, FIVE_STAGE), classes, FIVE_STAGE), AnswerSettings(), None)
+    return OpenedModel(mllm, make_question_set(classes, FIVE_STAGE), AnswerSettings(), None)
 
 
 def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | None, base: Base) -> OpenedModel:
-    from throughline.evaluation.answering import Questions
     from throughline.mllm.lora import load_adapter
 
     mllm = load_base(record, base)
     load_adapter(mllm.model, folder / ADAPTER)
-    form = FORMATS[record.format]
-    prompts = make_prompts(classes, form) if classes else Prompts(record.prompts["label"], record.prompts["reasoning"])
-    return OpenedModel(mllm, Questions(prompts, classes or record.classes, form), record.answering, record)
+    questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
+    return OpenedModel(mllm, questions, record.answering, record)
 
 
 def load_base(record: ModelRecord, base: Base) -> Mllm:

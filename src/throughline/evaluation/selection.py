@@ -11,10 +11,11 @@ from typing import Any
 
 from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
-from throughline.evaluation.answering import Questions, answer_samples
+from throughline.evaluation.answers import answer_samples
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
+from throughline.questions.question_set import QuestionSet
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def select_best(
     mllm: Mllm,
     candidates: Sequence[Candidate],
     validation: Sequence[Sample],
-    questions: Questions,
+    questions: QuestionSet,
     settings: AnswerSettings,
     reader: ImageReader | None = None,
 ) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def select_best(
     lines: list[dict[str, Any]] = []
     for candidate in candidates:
         put_adapter(model, candidate.folder)
-        predictions = answer_samples(mllm, validation, questions, first, reader=reader)
+        predictions = answer_samples(mllm, validation, questions.build(first), first.batch, reader=reader)
         correct = sum(p.correct for p in predictions)
         lines.append(
             {

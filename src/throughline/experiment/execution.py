@@ -14,12 +14,13 @@ from typing import Any
 
 from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.domains.samples import ImageSet
-from throughline.evaluation.answering import Prediction, answer_samples
+from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.folds import leave_out
-from throughline.evaluation.measuring import result_lines
+from throughline.evaluation.results import Measurement, results_lines
 from throughline.experiment.config import RunConfig
 from throughline.experiment.learning import Learning, Told
 from throughline.experiment.units import Unit
+from throughline.runs.records import Prediction
 
 
 def execute(unit: Unit, config: RunConfig, images: ImageSet, run_folder: Path, told: Told) -> None:
@@ -61,23 +62,16 @@ class _Execution:
         predictions = answer_samples(
             learning.mllm,
             fold.test,
-            learning.questions,
-            answering,
+            learning.questions.build(answering),
+            answering.batch,
             reader=learning.reader,
-            told=learning.counted(", ".join(answering.answers), "images"),
-            timed=lambda answer, took: seconds.update({answer: took}),
+            on_progress=learning.counted(", ".join(answering.answers), "images"),
+            on_seconds=lambda answer, took: seconds.update({answer: took}),
         )
         predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
         unit = learning.unit
-        common = {
-            "unit": unit.name,
-            "dataset": unit.dataset,
-            "model": unit.model,
-            "targets": list(unit.targets),
-            "method": unit.method,
-            "seed": unit.seed,
-            "round": number,
-        }
+        measurement = Measurement(unit.name, unit.dataset, unit.model, unit.targets, unit.method, unit.seed, number)
         out = {p.sample_id for p in predictions} - fold.target_in
         splits = {"in": fold.target_in, "out": out, "all": None}
-        return predictions, result_lines(predictions, learning.questions.classes, splits, common, seconds)
+        lines = results_lines(predictions, learning.questions.classes, splits, measurement, seconds)
+        return predictions, [line.to_json() for line in lines]

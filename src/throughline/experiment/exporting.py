@@ -17,13 +17,11 @@ from typing import Any
 from transformers import AutoConfig
 
 from throughline.chains.formats import FORMATS
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import file_sha256, told_in_one_line, write_json
 from throughline.core.settings import Quantization
 from throughline.domains.images import load_image
-from throughline.evaluation.answering import Questions
-from throughline.evaluation.predicting import find_images
+from throughline.evaluation.image_answers import find_images
 from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_record, open_model, require_class_names
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import preview_images
@@ -33,6 +31,7 @@ from throughline.mllm.load import DTYPES, Mllm, load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
+from throughline.questions.question_set import QuestionSet, make_question_set
 
 SCHEMA = 1
 EXPORT_RECORD = "throughline-export.json"
@@ -66,7 +65,7 @@ class _Trained:
     """A base with its adapter in memory, and what it was asked in training."""
 
     mllm: Mllm
-    questions: Questions
+    questions: QuestionSet
     method: str
     base: str
     """Where the base was opened."""
@@ -100,14 +99,14 @@ def export_merged(
     questions = trained.questions
     with _appearing(out) as work:
         merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.base))
-        probe = make_probe(shown, questions.prompts, questions.classes, questions.format)
+        probe = make_probe(shown, questions.texts, questions.class_names, questions.format)
         exported = Exported(
             method=trained.method,
             base={"name": trained.mllm.name, "fingerprint": trained.mllm.fingerprint},
             adapter_sha256=file_sha256(trained.adapter / ADAPTER_WEIGHTS),
             quantization=trained.quantization,
             classes=questions.classes,
-            prompts={"label": questions.prompts.label, "reasoning": questions.prompts.reasoning},
+            prompts={"label": questions.label, "reasoning": questions.reasoning},
             format=questions.format.name,
             tiles=trained.mllm.chat.tiles,
             merged=merged,
@@ -188,7 +187,7 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     load_adapter(mllm.model, folder / ADAPTER)
     chosen = tuple(classes) if classes else _classes_of(config, run)
     form = FORMATS[config.chains.format]
-    questions = Questions(make_prompts(chosen, form), chosen, form)
+    questions = make_question_set(chosen, form)
     return _Trained(mllm, questions, unit["method"], source, folder / ADAPTER, config.model.quantization)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import FORMATS
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import (
     content_hash,
@@ -54,6 +53,7 @@ from throughline.mllm.checkpoints import (
     checkpoint_source,
     fingerprint_checkpoint,
 )
+from throughline.questions.question_set import make_question_set
 
 EXECUTOR = "throughline.experiment.learning:learn"
 
@@ -225,7 +225,7 @@ def _record(
     model, unit, form = config.model, units[-1], FORMATS[config.chains.format]
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
-    prompts = make_prompts(images.classes, form)
+    prompts = make_question_set(images.classes, form)
     environment = describe_environment()
     return ModelRecord(
         method=unit.method,

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import FORMATS
-from throughline.chains.prompts import class_name, make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.core.seeding import seed_of
 from throughline.domains.samples import ImageSet, Sample
-from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, keep_all
 from throughline.evaluation.selection import Candidate, select_best
 from throughline.experiment.config import RunConfig
@@ -31,8 +29,10 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, save_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
-from throughline.mllm.sampler import InProcessSampler, Sampler
 from throughline.mllm.tree import Tree
+from throughline.questions.question_set import make_question_set
+from throughline.questions.sampler import InProcessSampler, Sampler
+from throughline.questions.wording import class_name
 from throughline.training.checks import output_probe
 from throughline.training.methods import METHODS
 from throughline.training.objectives import Example, sample_tree
@@ -62,7 +62,7 @@ class Learning:
         self.run_folder, self.folder = run_folder, unit_folder(run_folder, unit)
         self.method = METHODS[unit.method]
         form = FORMATS[config.chains.format]
-        self.questions = Questions(make_prompts(classes, form), tuple(classes), form)
+        self.questions = make_question_set(classes, form)
         model = config.model
         self.mllm: Mllm = load_mllm(
             model.checkpoint,
@@ -147,7 +147,7 @@ class Learning:
         before = adapter_fingerprint(self.model)
         plan = RoundPlan(
             samples=self.fold.train,
-            prompts=self.questions.prompts,
+            prompts=self.questions,
             classes=self.questions.classes,
             format=self.questions.format,
             sampling=training.self_labelling,
@@ -164,9 +164,9 @@ class Learning:
         )
         chains = dict(result.accepted) if training.rejected == "drop" else {**kept, **result.accepted}
         examples: list[Taught] = [(s, chains[s.id]) for s in self.fold.train if s.id in chains]
-        probe = output_probe(self.mllm, self.fold.train, self.questions.prompts, self.questions.classes, self.reader)
+        probe = output_probe(self.mllm, self.fold.train, self.questions, self.reader)
         taken, lines = self._train(examples, number, folder, None) if examples else (0, [])
-        after = output_probe(self.mllm, self.fold.train, self.questions.prompts, self.questions.classes, self.reader)
+        after = output_probe(self.mllm, self.fold.train, self.questions, self.reader)
         changed = bool((probe != after).any())
         if examples and not changed:
             raise ThroughlineError(f"round {number} trained, and the output did not change", self.unit.slug)
@@ -199,7 +199,7 @@ class Learning:
             one, chain = examples[index]
             example = Example(class_name(one.label), chain)
             image = self.reader.encode(one)
-            return sample_tree(self.mllm.chat, self.questions.prompts, image, example, marked, stage.label_reduce)
+            return sample_tree(self.mllm.chat, self.questions, image, example, marked, stage.label_reduce)
 
         epochs = folder / "epochs"
 

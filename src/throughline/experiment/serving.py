@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 from throughline.core.files import told_in_one_line
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.evaluation.answering import Questions
 from throughline.experiment.config import SamplerConfig
 from throughline.mllm.load import Mllm
 from throughline.mllm.merge_check import PROBED, check_merged, make_probe
 from throughline.mllm.merging import write_merged
-from throughline.mllm.sampler import Asked, Drawn
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.sampler import Drawn, SamplingRequest
 from throughline.teaching.served import EndpointSampler
 from throughline.teaching.server_process import ServeCommand, running_server
 
@@ -38,7 +38,7 @@ class ServedSampler:
         self,
         mllm: Mllm,
         settings: SamplerConfig,
-        questions: Questions,
+        questions: QuestionSet,
         probed: Sequence[Sample],
         folder: Path,
         told: Callable[[str], None],
@@ -53,7 +53,7 @@ class ServedSampler:
         """The command, as the unit's hash has it."""
         return self._settings.identity
 
-    def draw(self, asked: Asked, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
+    def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """Nothing, and no server, when nothing is asked. ThroughlineError when the merge is not the adapter's equal,
         the server does not start, or as `EndpointSampler.draw` raises."""
         if not any(batches):
@@ -71,7 +71,7 @@ class ServedSampler:
                     at_once=self._settings.at_once,
                     require_alive=server.require_alive,
                 )
-                yield from sampler.draw(asked, batches)
+                yield from sampler.draw(request, batches)
         finally:
             shutil.rmtree(checkpoint, ignore_errors=True)
         log.unlink(missing_ok=True)
@@ -85,5 +85,5 @@ class ServedSampler:
         merged = write_merged(self._mllm, folder, dtype, sampled=True)
         images = [load_image(sample.path) for sample in self._probed]
         questions = self._questions
-        probe = make_probe(images, questions.prompts, questions.classes, questions.format)
+        probe = make_probe(images, questions.texts, questions.class_names, questions.format)
         check_merged(self._mllm, folder, merged, probe)

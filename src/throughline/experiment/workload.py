@@ -22,7 +22,6 @@ from statistics import fmean
 
 import numpy as np
 
-from throughline.chains.prompts import Prompts, class_name
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
@@ -30,6 +29,8 @@ from throughline.mllm.flops import appended_flops, cached_tokens_read, decoding_
 from throughline.mllm.head import LOGITS_AT_ONCE
 from throughline.mllm.shapes import Shape, Tower, tiles_of
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.wording import class_name
 from throughline.training.methods import Method
 from throughline.training.objectives import Example
 
@@ -66,7 +67,7 @@ class Paths:
 
 
 def count_paths(
-    chat: Chat, prompts: Prompts, image: EncodedImage, labels: Iterable[str], chains: Sequence[str]
+    chat: Chat, prompts: QuestionSet, image: EncodedImage, labels: Iterable[str], chains: Sequence[str]
 ) -> tuple[Paths, Example]:
     """The paths of an image, and its typical answers; `labels` are those of all samples, as often as they occur."""
     label_turn, reasoning_turn = user_turn(prompts.label), user_turn(prompts.reasoning)

@@ -39,6 +39,22 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A conversation up to where the model speaks, and its images in the order of their places, any number of them."""
+
+    messages: Sequence[Message]
+    images: Sequence[EncodedImage] = ()
+
+    def path(self, chat: Chat) -> Path:
+        """Rendered up to where the model speaks."""
+        return chat.prompt(self.messages, self.images)
+
+    def answered(self, chat: Chat, answer: str) -> Path:
+        """Rendered with an answer behind it."""
+        return chat.answered(self.messages, self.images, answer)
+
+
+@dataclass(frozen=True, eq=False)
 class Path:
     """One whole root-to-leaf sequence.
 

@@ -1,6 +1,6 @@
-"""The probability of each class as an answer: all C labels as one trie behind the prompt, scored in one pass.
+"""The probability of each of a list of answers: all C labels as one trie behind a prompt, scored in one pass.
 
-log p(label | image, question) is the sum of its tokens' log-probabilities, the end of the turn included, so that `cat`
+log p(label | prompt) is the sum of its tokens' log-probabilities, the end of the turn included, so that `cat`
 and `cat tower` are complete answers and do not share mass; `evaluation` normalises over the classes it offers.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughline.mllm.chat import Chat, EncodedImage, Message, Path
+from throughline.core.files import canonical_json
+from throughline.mllm.chat import Chat, EncodedPrompt, Path
 from throughline.mllm.forward import score_trees
 from throughline.mllm.head import marked_nll
 from throughline.mllm.load import Mllm
@@ -25,36 +26,31 @@ AT_ONCE = 8192
 """Tokens behind the prefixes in one pass: images of long class lists go in turns, so that memory is bounded."""
 
 
-def label_trie(mllm: Mllm, messages: Sequence[Message], image: EncodedImage, labels: Sequence[str]) -> Tree:
-    """Prompt and image as the trunk, the labels' tokens as the crown; branches in the order of `labels`."""
-    chat = mllm.chat
-    leaves = [Leaf(chat.answered(messages, [image], label), label, 0.0, "sum") for label in labels]
-    return merge_paths(leaves, chat.image_token_id)
+def label_trie(mllm: Mllm, prompt: EncodedPrompt, labels: Sequence[str]) -> Tree:
+    """The prompt with its images as the trunk, the labels' tokens as the crown; branches in the order of `labels`."""
+    leaves = [Leaf(prompt.answered(mllm.chat, label), label, 0.0, "sum") for label in labels]
+    return merge_paths(leaves, mllm.chat.image_token_id)
 
 
 @torch.no_grad()
 def label_log_likelihood(
-    mllm: Mllm,
-    messages: Sequence[Message],
-    images: Sequence[EncodedImage],
-    labels: Sequence[str],
-    prefix: Prefix | None = None,
+    mllm: Mllm, prompts: Sequence[EncodedPrompt], labels: Sequence[str], prefix: Prefix | None = None
 ) -> Tensor:
-    """`(images, labels)` log-probabilities of each label as the whole answer, fp32 on the CPU.
+    """`(prompts, labels)` log-probabilities of each label as the whole answer, fp32 on the CPU.
 
     The prompts are computed once, or taken from `prefix`, which holds their beginnings; the labels, which are the same
-    for all images, grow on them.
+    for all prompts, grow on them.
     """
-    crown = label_crown(mllm.chat, messages, images[0], labels) if mllm.plan.takes_layouts else None
+    crown = label_crown(mllm.chat, prompts, labels) if mllm.plan.takes_layouts else None
     with mllm.asked():
         if crown is None:
-            batch = mllm.collate([[label_trie(mllm, messages, image, labels)] for image in images]).to(mllm.device)
-            return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(images), len(labels)))
-        prompts = [mllm.chat.prompt(messages, [image]) for image in images]
-        prefix = encode_prefix(mllm.model, prompts) if prefix is None else prefix
-        rest = prefix.rest_of(prompts)
+            batch = mllm.collate([[label_trie(mllm, prompt, labels)] for prompt in prompts]).to(mllm.device)
+            return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(prompts), len(labels)))
+        paths = [prompt.path(mllm.chat) for prompt in prompts]
+        prefix = encode_prefix(mllm.model, paths) if prefix is None else prefix
+        rest = prefix.rest_of(paths)
         tokens = max(1, len(crown.tokens) + rest.shape[1])
-        turns = torch.arange(len(images), device=mllm.device).split(max(1, AT_ONCE // tokens))
+        turns = torch.arange(len(prompts), device=mllm.device).split(max(1, AT_ONCE // tokens))
         parts = [
             _on_prefix(mllm, prefix if len(turns) == 1 else prefix.chosen(turn), rest[turn], crown) for turn in turns
         ]
@@ -76,15 +72,15 @@ class Crown:
     labels: int
 
 
-def label_crown(chat: Chat, messages: Sequence[Message], image: EncodedImage, labels: Sequence[str]) -> Crown | None:
-    """None where a label's first token merges with the prompt's last: then no crown is the same for all images."""
-    last = len(chat.prompt(messages, [image]).tokens) - 1
-    paths = [chat.answered(messages, [image], label) for label in labels]
-    if any(path.answer_start != last + 1 for path in paths):
+def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[str]) -> Crown | None:
+    """None where no crown is the same for all prompts: a label's first token merges with a prompt's last, or prompts of
+    different messages end in different tokens."""
+    different = {canonical_json(list(prompt.messages)): prompt for prompt in prompts}.values()
+    ends, *others = [_label_ends(chat, prompt, labels) for prompt in different]
+    if ends is None or any(other != ends for other in others):
         return None
-    ends = [path.tokens[last:] for path in paths]
     leaves = [
-        Leaf(Path(end, np.arange(len(end))[None], (), 1), label, 0.0, "sum")
+        Leaf(Path(np.array(end), np.arange(len(end))[None], (), 1), label, 0.0, "sum")
         for end, label in zip(ends, labels, strict=True)
     ]
     tree = merge_paths(leaves, image_token_id=-1)
@@ -99,6 +95,15 @@ def label_crown(chat: Chat, messages: Sequence[Message], image: EncodedImage, la
         owner=torch.repeat_interleave(torch.tensor([len(branch.scored) for branch in tree.branches])),
         labels=len(labels),
     )
+
+
+def _label_ends(chat: Chat, prompt: EncodedPrompt, labels: Sequence[str]) -> list[list[int]] | None:
+    """The prompt's last token and each label's tokens behind it; None where a label begins in that token."""
+    last = len(prompt.path(chat).tokens) - 1
+    paths = [prompt.answered(chat, label) for label in labels]
+    if any(path.answer_start != last + 1 for path in paths):
+        return None
+    return [path.tokens[last:].tolist() for path in paths]
 
 
 def _on_prefix(mllm: Mllm, prefix: Prefix, rest: Tensor, crown: Crown) -> Tensor:

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from throughline.chains.formats import Chain, ChainFormat, render_chain
-from throughline.chains.prompts import Prompts, class_name
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import score_trees
@@ -40,12 +39,11 @@ _WIDTH, _HEIGHT = 120, 40
 
 @dataclass(frozen=True)
 class Probe:
-    """What both are asked: images, both questions, the class names, and one chain as the second one's answer."""
+    """What both are asked: images, and questions about each of them with an answer to score."""
 
     images: tuple[Image.Image, ...]
-    prompts: Prompts
-    labels: tuple[str, ...]
-    chain: str
+    answers: tuple[tuple[str, str], ...]
+    """Question and answer."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,18 @@ class MergeCheck:
     """How far the adapter is from the base, in the same measure."""
 
 
-def make_probe(images: Sequence[Image.Image], prompts: Prompts, classes: Sequence[str], format: ChainFormat) -> Probe:
-    """A probe with the first few images, or with drawn noise where there are none."""
-    labels = tuple(class_name(name) for name in classes)
+def make_probe(
+    images: Sequence[Image.Image], questions: tuple[str, str], labels: Sequence[str], format: ChainFormat
+) -> Probe:
+    """A probe with the first few images, or with drawn noise where there are none. Of the two questions, the first is
+    answered by every label, the second by a chain in the format."""
+    asked, reasoned = questions
     texts = [f"What the picture shows stands here, with a handle and two wheels ({number})." for number in range(9)]
     stages = [*texts[: len(format.stages)]]
     stages[format.answer_index] = labels[0]
     shown = tuple(images[:PROBED]) or tuple(_noise(number) for number in range(PROBED))
-    return Probe(shown, prompts, labels, render_chain(Chain(format, tuple(stages))))
+    chain = render_chain(Chain(format, tuple(stages)))
+    return Probe(shown, (*((asked, label) for label in labels), (reasoned, chain)))
 
 
 def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> MergeCheck:
@@ -119,9 +121,10 @@ def _token_nll(mllm: Mllm, probe: Probe) -> Tensor:
 
 
 def _probe_tree(mllm: Mllm, probe: Probe, image: EncodedImage) -> Tree:
-    chat, prompts = mllm.chat, probe.prompts
-    asked = [(prompts.label, label) for label in probe.labels] + [(prompts.reasoning, probe.chain)]
-    leaves = [Leaf(chat.answered(user_turn(question), [image], answer), answer, 0.0) for question, answer in asked]
+    chat = mllm.chat
+    leaves = [
+        Leaf(chat.answered(user_turn(question), [image], answer), answer, 0.0) for question, answer in probe.answers
+    ]
     return merge_paths(leaves, chat.image_token_id)
 
 
@@ -144,7 +147,7 @@ def _largest_difference(first: Tensor, second: Tensor) -> float:
 
 def _require_same_input(written: Mllm, probe: Probe) -> None:
     """A server renders with the processor as it was saved, and with nothing that we tell it at every call."""
-    image, question = probe.images[0], probe.prompts.reasoning
+    image, question = probe.images[0], probe.answers[-1][0]
     parts: list[dict[str, Any]] = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     rendered = written.chat.processor.apply_chat_template(
         [{"role": "user", "content": parts}],

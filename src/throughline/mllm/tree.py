@@ -111,7 +111,7 @@ class _Builder:
         self.root: _Node | None = None
 
     def add(self, leaf: Leaf) -> None:
-        index, identity = len(self.leaves), self._identity(leaf.path)
+        index, identity = len(self.leaves), _identity(leaf.path, self.image_token_id, self.image_ids)
         self.leaves.append(leaf)
         self.identities.append(identity)
         if self.root is None:
@@ -138,14 +138,6 @@ class _Builder:
     def _split(node: _Node, shared: int) -> None:
         tail = _Node(node.path, node.start + shared, node.end)
         tail.children, node.children, node.end = node.children, [tail], node.start + shared
-
-    def _identity(self, path: Path) -> Tokens:
-        """`(n, 2 + axes)`: id, image (0 for text) and positions of every token."""
-        image = np.zeros(len(path.tokens), dtype=np.int64)
-        for index, places in enumerate(image_places(path, self.image_token_id)):
-            key = path.images[index].key
-            image[places] = self.image_ids.setdefault(key, len(self.image_ids) + 1)
-        return np.concatenate([path.tokens[:, None], image[:, None], path.positions.T], axis=1)
 
     def build(self) -> Tree:
         assert self.root is not None, "a tree needs at least one path"
@@ -198,13 +190,25 @@ class _Builder:
             node = next(child for child in node.children if self._starts(child, identity[at]))
 
 
-def common_path(paths: Sequence[Path]) -> Path:
-    """What these paths begin with in common, at most up to where an answer starts; all show the same images in it."""
-    first = np.concatenate([paths[0].tokens[None], paths[0].positions]).T
+def common_path(paths: Sequence[Path], image_token_id: int) -> Path:
+    """What these paths begin with in common, at most up to where an answer starts, with the images that it shows."""
+    image_ids: dict[str, int] = {}
+    head = paths[0]
+    first, *others = (_identity(path, image_token_id, image_ids) for path in paths)
     length = min(path.answer_start for path in paths)
-    for path in paths[1:]:
-        length = min(length, _common_rows(first, np.concatenate([path.tokens[None], path.positions]).T))
-    return Path(paths[0].tokens[:length], paths[0].positions[:, :length], paths[0].images, length)
+    for other in others:
+        length = min(length, _common_rows(first, other))
+    shown = sum(int(places[0]) < length for places in image_places(head, image_token_id))
+    return Path(head.tokens[:length], head.positions[:, :length], head.images[:shown], length)
+
+
+def _identity(path: Path, image_token_id: int, image_ids: dict[str, int]) -> Tokens:
+    """`(n, 2 + axes)`: id, image (0 for text) and positions of every token. `image_ids` numbers the images seen so far
+    by their keys."""
+    image = np.zeros(len(path.tokens), dtype=np.int64)
+    for shown, places in zip(path.images, image_places(path, image_token_id), strict=True):
+        image[places] = image_ids.setdefault(shown.key, len(image_ids) + 1)
+    return np.concatenate([path.tokens[:, None], image[:, None], path.positions.T], axis=1)
 
 
 def image_places(path: Path, image_token_id: int) -> list[Tokens]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, told_in_one_line, write_atomically
-from throughline.teaching.completions import chat_body, read_completion, usage_of
+from throughline.teaching.completions import image_body, read_completion, usage_of
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import BATCH_SHARE, Price
 from throughline.teaching.recording import BuildPlan, Clock, Recorder
@@ -122,7 +122,7 @@ def write_batch(
                     except ThroughlineError as error:
                         written.unreadable[sample.id] = error.what
                         break
-                    body = chat_body(brief, url, sample.image_sha256, number)
+                    body = image_body(brief, sample, url, number)
                     key = brief.key(sample.image_sha256, number)
                     files.write({"custom_id": key, "method": "POST", "url": URL, "body": body})
                     written.requests += 1

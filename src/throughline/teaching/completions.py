@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from throughline.chains.records import Usage
+from throughline.domains.samples import Sample
+from throughline.questions.prompt import user_prompt
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief
 
@@ -31,19 +34,21 @@ class Completion:
     """The endpoint will not answer this very request (HTTP 400 and the like)."""
 
 
-def chat_body(brief: Brief, image_url: str, image_sha256: str, candidate: int) -> dict[str, Any]:
-    """The body of one chat completion: the image, the question, the parameters. Nothing in it names the image.
+def chat_body(brief: Brief, messages: Sequence[Mapping[str, Any]], image_sha256: str, candidate: int) -> dict[str, Any]:
+    """The body of one chat completion: messages with their images as URLs (`Prompt.with_urls`) and the parameters.
 
     The parameters `image_side` and `format` are ours and not sent; `seed: true` is a number of each request's own.
     """
     params = {name: value for name, value in brief.params.items() if name not in OUR_PARAMS}
     if params.get("seed") is True:
         params["seed"] = int(brief.key(image_sha256, candidate)[:8], 16) & 0x7FFFFFFF
-    content = [
-        {"type": "image_url", "image_url": {"url": image_url}},
-        {"type": "text", "text": brief.prompt},
-    ]
-    return {"model": brief.model, "messages": [{"role": "user", "content": content}], **params}
+    return {"model": brief.model, "messages": list(messages), **params}
+
+
+def image_body(brief: Brief, sample: Sample, image_url: str, candidate: int) -> dict[str, Any]:
+    """The body of a completion that asks the brief's question about one sample's image."""
+    messages = user_prompt(sample, brief.prompt).with_urls([image_url])
+    return chat_body(brief, messages, sample.image_sha256, candidate)
 
 
 def read_completion(body: Any) -> Completion:

@@ -22,7 +22,7 @@ import openai
 
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
-from throughline.teaching.completions import Completion, chat_body, read_completion, usage_of
+from throughline.teaching.completions import Completion, image_body, read_completion, usage_of
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
@@ -289,7 +289,7 @@ class EndpointTeacher:
             url = await asyncio.to_thread(self._pictures.data_url, ask.sample.path)
         except ThroughlineError as error:
             return Written(str(error.what), FAILED)
-        body = chat_body(self.brief, url, ask.sample.image_sha256, ask.candidate)
+        body = image_body(self.brief, ask.sample, url, ask.candidate)
         said = await self.endpoints.complete(body, ask.key, ask.flight)
         self._form.note(said, ask.proven)
         if said.finish_reason == FAILED:

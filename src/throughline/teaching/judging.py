@@ -16,7 +16,7 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, Candidate, ModelVerdict
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.teaching.completions import Completion, chat_body, usage_of
+from throughline.teaching.completions import Completion, image_body, usage_of
 from throughline.teaching.endpoint import Endpoints, FormCheck
 from throughline.teaching.ledger import JUDGE
 from throughline.teaching.pictures import PictureBook
@@ -67,7 +67,7 @@ class Judge:
         except ThroughlineError as error:
             said = Completion(error.what, FAILED)
         else:
-            said = await self.endpoints.complete(chat_body(brief, url, sample.image_sha256, 0), key, flight)
+            said = await self.endpoints.complete(image_body(brief, sample, url, 0), key, flight)
             flight.returned(key)
             self._form.note(said)
         failed, found = said.finish_reason == FAILED, _ANSWER.match(said.text)

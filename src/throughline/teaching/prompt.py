@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.prompts import OPTIONS_PLACE, class_name, read_template
+from throughline.questions.wording import OPTIONS_PLACE, class_name, read_template
 
 STAGES_PLACE = "{stages}"
 

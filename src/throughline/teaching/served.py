@@ -16,7 +16,7 @@ from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
-from throughline.mllm.sampler import Asked, Drawn
+from throughline.questions.sampler import Drawn, SamplingRequest
 from throughline.teaching.completions import Completion, chat_body, usage_of
 from throughline.teaching.endpoint import Endpoints, FormCheck, Patience
 from throughline.teaching.pictures import PictureBook
@@ -53,13 +53,16 @@ class EndpointSampler:
         self._url, self._model, self._at_once, self._patience = url, model, at_once, patience
         self._require_alive = require_alive
 
-    def draw(self, asked: Asked, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
+    def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """Answers as they come in. ThroughlineError for an image that cannot be read, when the server has ended, will
         answer no request like these, or gives no answer to one in all its attempts."""
         endpoints = Endpoints([self._url], None, self._patience, self._at_once)
-        asking = _Asking(asked, self._model, endpoints, PictureBook(IMAGE_SIDE, kept=self._at_once))
+        asking = _Asking(request, self._model, endpoints, PictureBook(IMAGE_SIDE, kept=self._at_once))
         waiting = iter(
-            asking.one(sample, number) for batch in batches for sample in batch for number in range(len(asked.purposes))
+            asking.one(sample, number)
+            for batch in batches
+            for sample in batch
+            for number in range(len(request.purposes))
         )
         with asyncio.Runner() as runner:  # its end cancels what is still under way
             try:
@@ -82,22 +85,24 @@ class EndpointSampler:
 class _Asking:
     """The requests of one call."""
 
-    def __init__(self, asked: Asked, model: str, endpoints: Endpoints, pictures: PictureBook) -> None:
-        self._asked, self._model, self._endpoints, self._pictures = asked, model, endpoints, pictures
+    def __init__(self, request: SamplingRequest, model: str, endpoints: Endpoints, pictures: PictureBook) -> None:
+        self._request, self._model, self._endpoints, self._pictures = request, model, endpoints, pictures
         self._form = FormCheck()
 
     async def one(self, sample: Sample, number: int) -> Drawn:
-        asked = self._asked
-        url = await asyncio.to_thread(self._pictures.data_url, sample.path)
+        request = self._request
+        prompt = request.prompt(sample)
+        urls = [await asyncio.to_thread(self._pictures.data_url, image.path) for image in prompt.images]
         params = {
-            "temperature": asked.settings.temperature,
-            "top_p": asked.settings.top_p,
-            "max_tokens": asked.settings.max_new_tokens,
-            "seed": seed_of(asked.seed, asked.purposes[number], sample.id) % _SEEDS,
+            "temperature": request.settings.temperature,
+            "top_p": request.settings.top_p,
+            "max_tokens": request.settings.max_new_tokens,
+            "seed": seed_of(request.seed, request.purposes[number], sample.id) % _SEEDS,
         }
-        brief = Brief("self", self._model, asked.question, params, asked.seed)
+        brief = Brief("self", self._model, prompt.text, params, request.seed)
         key = brief.key(sample.image_sha256, number)
-        said = await self._endpoints.complete(chat_body(brief, url, sample.image_sha256, number), key, _Unpaid())
+        body = chat_body(brief, prompt.with_urls(urls), sample.image_sha256, number)
+        said = await self._endpoints.complete(body, key, _Unpaid())
         self._form.note(said)
         self._require_answer(said, sample)
         return Drawn(sample, number, said.text.strip(), said.finish_reason, usage_of(said, None))

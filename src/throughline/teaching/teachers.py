@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.prompts import prompt_sha256
-from throughline.chains.records import Usage, candidate_key
+from throughline.chains.records import Usage, candidate_key, prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
 from throughline.drawn.describer import describe

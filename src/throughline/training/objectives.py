@@ -12,10 +12,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from throughline.chains.prompts import Prompts
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
 from throughline.mllm.tree import Leaf, Reduce, Tree, merge_paths
+from throughline.questions.question_set import QuestionSet
 from throughline.training.methods import AnswerPath
 
 
@@ -29,7 +29,7 @@ class Example:
 
 def sample_tree(
     chat: Chat,
-    prompts: Prompts,
+    prompts: QuestionSet,
     image: EncodedImage,
     example: Example,
     marked: tuple[AnswerPath, ...],

@@ -18,12 +18,13 @@ from typing import Any
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter, read_journal
 from throughline.chains.outcomes import Outcome
-from throughline.chains.prompts import Prompts, prompt_sha256
-from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header
+from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header, prompt_sha256
 from throughline.chains.verdicts import verdict_on
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
-from throughline.mllm.sampler import Asked, Drawn, Sampler
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.sampler import Drawn, Sampler, SamplingRequest
 
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""
@@ -37,7 +38,7 @@ class RoundPlan:
     """What a round asks, of whom, and how."""
 
     samples: tuple[Sample, ...]
-    prompts: Prompts
+    prompts: QuestionSet
     classes: tuple[str, ...]
     format: ChainFormat
     sampling: SamplingSettings
@@ -81,13 +82,14 @@ def self_label(
     batches = [plan.samples[start : start + plan.batch] for start in range(0, len(plan.samples), plan.batch)]
     with JournalWriter(journal, flush_every=plan.batch) as writer:
         if not known:
-            writer.write(make_header(plan.classes, plan.format, plan.prompts))
+            writer.write(make_header(plan.classes, plan.format, plan.prompts.texts))
         missing = [[one for one in batch if one.id not in known] for batch in batches]
         torn = [batch if sampler.whole_batches else part for batch, part in zip(batches, missing, strict=True) if part]
-        asked = Asked(plan.prompts.reasoning, plan.sampling, plan.seed, (f"self-label round {plan.round}",))
+        prompt = ImageThenText(plan.prompts.reasoning)
+        request = SamplingRequest(prompt, plan.sampling, plan.seed, (f"self-label round {plan.round}",))
         if known:
             told(len(known), len(plan.samples))
-        with contextlib.closing(sampler.draw(asked, torn)) as pieces:
+        with contextlib.closing(sampler.draw(request, torn)) as pieces:
             for piece in pieces:
                 for drawn in piece:
                     candidate = _candidate(drawn, plan, sampler.params, model_key)

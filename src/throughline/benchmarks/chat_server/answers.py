@@ -9,7 +9,7 @@ from typing import Any
 
 from throughline.benchmarks.chat_server.questions import Question, tokens_of
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.prompts import class_name
+from throughline.questions.wording import class_name
 
 REFUSAL = "I'm sorry, but I can't assist with that."
 

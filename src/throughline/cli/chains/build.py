@@ -233,11 +233,11 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
 
 
 def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
-    from throughline.chains.prompts import make_prompts
     from throughline.core.settings import SamplingSettings
     from throughline.mllm.constraints import constraint_of
     from throughline.mllm.devices import pick_device
     from throughline.mllm.load import load_mllm
+    from throughline.questions.question_set import make_question_set
     from throughline.teaching.local import LocalTeacher
     from throughline.teaching.prompt import teacher_prompt
 
@@ -245,7 +245,7 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     prompt = (
         teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
         if arguments.prompt
-        else make_prompts(plan.images.classes, plan.format).reasoning
+        else make_question_set(plan.images.classes, plan.format).reasoning
     )
     device = pick_device(arguments.device)
     mllm = load_mllm(
@@ -288,7 +288,7 @@ def _require_url(url: str) -> None:
 def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
     if arguments.judge is None:
         return None
-    from throughline.chains.prompts import make_prompts
+    from throughline.questions.question_set import make_question_set
     from throughline.teaching.judging import Judge
 
     if arguments.judge_url is None and not endpoints:
@@ -296,7 +296,7 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     if arguments.judge_url is not None:
         endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
     params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
-    question = make_prompts(plan.images.classes, plan.format).label
+    question = make_question_set(plan.images.classes, plan.format).label
     return Judge(endpoints[-1], arguments.judge, question, params, _price(arguments, arguments.judge))
 
 

@@ -226,9 +226,7 @@ class FoldAnalysis:
         if not path.is_file():
             questions = scoring.subject.questions
             with scoring.weights.at(scoring.subject.adapter(state)) as mllm:
-                reader = ConclusionReader(
-                    mllm, scoring.weights.reader, questions.prompts, questions.format, questions.classes
-                )
+                reader = ConclusionReader(mllm, scoring.weights.reader, questions, questions.format, questions.classes)
                 told = scoring.counted(state, "conclusions")
                 write_json_lines(path, (asdict(one) for one in reader.read(whole, seed, told)))
         return [Read(**row) for row in read_json_lines(path)]
@@ -324,7 +322,7 @@ class _OwnChains:
         scoring, found = self.scoring, []
         batch = scoring.subject.answering.batch
         with scoring.weights.at(None) as mllm, mllm.asked():
-            question = user_turn(scoring.subject.questions.prompts.reasoning)
+            question = user_turn(scoring.subject.questions.reasoning)
             for start in range(0, len(samples), batch):
                 piece = samples[start : start + batch]
                 prompts = [mllm.chat.prompt(question, [scoring.weights.reader.encode(one)]) for one in piece]

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.journal import scan_journal
-from throughline.chains.prompts import Prompts, make_prompts
 from throughline.chains.records import Header
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
 from throughline.experiment.analyzing.finished_units import FinishedUnit
@@ -23,6 +21,7 @@ from throughline.experiment.config import SelfLabelling
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm
+from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.teaching.building import accepted_chains
 from throughline.training.methods import METHODS
 
@@ -89,10 +88,9 @@ def _header(journals: Sequence[Path]) -> Header | None:
     return next((record for _, _, record in scan_journal(journals) if isinstance(record, Header)), None)
 
 
-def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> Questions:
+def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> QuestionSet:
     """Those that a fitted model was trained with, else ours for the images' classes in the journal's format."""
     if record is not None:
-        prompts = Prompts(record.prompts["label"], record.prompts["reasoning"])
-        return Questions(prompts, record.classes, FORMATS[record.format])
+        return record.questions
     form = FORMATS[header.format] if header is not None else FIVE_STAGE
-    return Questions(make_prompts(images.classes, form), images.classes, form)
+    return make_question_set(images.classes, form)

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.analysis.records import State
 from throughline.chains.formats import FORMATS
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.evaluation.answering import Questions
 from throughline.evaluation.folds import Fold, leave_out
 from throughline.experiment.analyzing.finished_units import FinishedRun, FoldUnits, read_finished_run
 from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import UNITS
 from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
+from throughline.questions.question_set import QuestionSet, make_question_set
 
 if TYPE_CHECKING:
     from throughline.mllm.load import Mllm
@@ -49,7 +48,7 @@ class AnalyzedRun:
             model=checkpoint_name(model.checkpoint),
             folder=self.folder,
             images=self.images,
-            questions=Questions(make_prompts(self.images.classes, form), self.images.classes, form),
+            questions=make_question_set(self.images.classes, form),
             chains=read_chains(self.folder),
             checkpoint=fingerprint_checkpoint(model.checkpoint),
             loading=(model.tiles, model.dtype, model.quantization),
@@ -90,7 +89,7 @@ class Subject:
     model: str
     folder: Path
     images: ImageSet
-    questions: Questions
+    questions: QuestionSet
     chains: Mapping[str, str]
     checkpoint: str
     loading: tuple[Any, ...]

@@ -10,7 +10,6 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.records import Source, State
 from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
-from throughline.chains.prompts import class_name
 from throughline.core.files import content_hash, file_sha256
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
@@ -18,6 +17,7 @@ from throughline.experiment.analyzing.run_states import Subject
 from throughline.experiment.analyzing.weights import Weights
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS
+from throughline.questions.wording import class_name
 
 SHARDS = "analysis"
 """In the subject's folder."""
@@ -59,7 +59,7 @@ class Scoring:
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
         questions = self.subject.questions
-        return Scorer(mllm, self.weights.reader, questions.prompts, questions.format, questions.classes)
+        return Scorer(mllm, self.weights.reader, questions, questions.format, questions.classes)
 
     def tokens(self, state: State, passages: Sequence[Passages], what: str) -> TokenTable:
         """The passages' tokens as `state` sees them; from disk where they were scored before."""
@@ -72,7 +72,7 @@ class Scoring:
 
     def shard(self, what: str, state: State, content: object, version: int) -> Path:
         """A file name that changes with everything its numbers depend on."""
-        adapter, prompts = self.subject.adapter(state), self.subject.questions.prompts
+        adapter, prompts = self.subject.adapter(state), self.subject.questions
         inputs = {
             "version": version,
             "checkpoint": self.subject.checkpoint,

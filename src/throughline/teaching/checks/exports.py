@@ -11,7 +11,7 @@ from typing import Any
 
 from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import prompt_sha256
+from throughline.chains.records import prompt_sha256
 from throughline.chains.rules import RULES, judge
 from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.findings import Findings

@@ -13,7 +13,6 @@ from throughline.chains.formats import FORMATS
 from throughline.chains.journal import Problem, scan_journal
 from throughline.chains.names import matcher_of
 from throughline.chains.outcomes import Outcome
-from throughline.chains.prompts import prompt_sha256
 from throughline.chains.records import (
     Candidate,
     Header,
@@ -23,6 +22,7 @@ from throughline.chains.records import (
     Verdict,
     candidate_key,
     classes_sha256,
+    prompt_sha256,
 )
 from throughline.chains.rules import RULES
 from throughline.core.errors import ThroughlineError

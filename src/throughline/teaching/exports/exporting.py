@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.prompts import make_prompts
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import told_in_one_line, write_atomically, write_json
 from throughline.domains.samples import ImageSet, Sample
+from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.dataset_card import Exported, card_text, front_matter
 from throughline.teaching.exports.parquet import Shards, features_of, row_of
 from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut
@@ -89,7 +89,7 @@ def _write(
     features, exported = features_of(classes, format), Exported()
     with (
         Shards(draft / DATA, features, shard_bytes) as shards,
-        TrainerFiles(draft / JSONL, make_prompts(classes, format), plan.with_labels) as trainers,
+        TrainerFiles(draft / JSONL, make_question_set(classes, format), plan.with_labels) as trainers,
     ):
         for done, (sample, candidates) in enumerate(survey.read_again(chosen), start=1):
             content = _image_bytes(sample)

@@ -28,9 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from throughline.chains.prompts import Prompts, class_name
 from throughline.core.files import write_json
 from throughline.domains.samples import Sample
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.wording import class_name
 
 IMAGES = "images"
 DATASET_INFO = "dataset_info.json"
@@ -98,7 +99,7 @@ class TrainerFiles:
     place cannot be written.
     """
 
-    def __init__(self, folder: Path, prompts: Prompts, with_labels: bool = False) -> None:
+    def __init__(self, folder: Path, prompts: QuestionSet, with_labels: bool = False) -> None:
         self.rows = 0
         """How many rows each file has."""
         self.left_out: list[tuple[str, str]] = []

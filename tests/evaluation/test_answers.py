@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests.evaluation.questions import ANSWERS, CLASSES, QUESTIONS, asked
+from tests.evaluation.questions import ANSWERS, CLASSES, QUESTIONS, answers_of, asked
 from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import FAMILIES, write_checkpoint
 from tests.training.small import chain_of, with_lora
 
 from throughline.domains.samples import ImageSet, Sample
-from throughline.evaluation import answering
-from throughline.evaluation.answering import Prediction, answer_samples
+from throughline.evaluation import answers
 from throughline.mllm.chat import user_turn
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import Continuation
+from throughline.runs.records import Prediction
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def broken(tiny_images: ImageSet, tmp_path: Path) -> list[Sample]:
 
 @pytest.mark.parametrize("batch", [1, 4, 10])
 def test_every_sample_has_one_prediction_for_every_answer(tiny_mllm: Mllm, broken: list[Sample], batch: int) -> None:
-    found = answer_samples(tiny_mllm, broken, QUESTIONS, asked(batch=batch))
+    found = answers_of(tiny_mllm, broken, asked(batch=batch))
     assert [(p.sample_id, p.answer) for p in found] == [(one.id, answer) for one in broken for answer in ANSWERS]
     for p, one in zip(found, (one for one in broken for _ in ANSWERS), strict=True):
         assert (p.domain, p.labels) == (one.domain, one.labels)
@@ -54,8 +54,8 @@ def test_every_sample_has_one_prediction_for_every_answer(tiny_mllm: Mllm, broke
 
 def test_images_nobody_can_read_do_not_move_the_others(tiny_mllm: Mllm, broken: list[Sample]) -> None:
     readable = [broken[place] for place in (0, 2, 5)]
-    alone = answer_samples(tiny_mllm, readable, QUESTIONS, asked())
-    among = answer_samples(tiny_mllm, broken, QUESTIONS, asked(batch=10))
+    alone = answers_of(tiny_mllm, readable, asked())
+    among = answers_of(tiny_mllm, broken, asked(batch=10))
     assert [p for p in among if p.outcome != "error"] == alone
 
 
@@ -66,16 +66,16 @@ def test_an_image_the_processor_refuses_counts_as_an_error(
         raise ValueError("absolute aspect ratio must be smaller than 200")
 
     monkeypatch.setattr(tiny_mllm.chat, "encode_image", refuse)
-    found = answer_samples(tiny_mllm, tiny_images.samples[:2], QUESTIONS, asked())
+    found = answers_of(tiny_mllm, tiny_images.samples[:2], asked())
     assert {p.outcome for p in found} == {"error"}
     assert "aspect ratio" in found[0].text
 
 
 def test_probabilities_are_those_of_the_labels_alone_and_sum_to_one(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     samples = tiny_images.samples[:3]
-    found = answer_samples(tiny_mllm, samples, QUESTIONS, asked(answers=("likelihood",), batch=2))
+    found = answers_of(tiny_mllm, samples, asked(answers=("likelihood",), batch=2))
     for seed, p in enumerate(found):
-        spoken = [Spoken(user_turn(QUESTIONS.prompts.label), [picture(seed)], name) for name in CLASSES]
+        spoken = [Spoken(user_turn(QUESTIONS.label), [picture(seed)], name) for name in CLASSES]
         with torch.no_grad():
             nll = [nll_alone(tiny_mllm.model, tiny_mllm.chat.processor, "internvl", one).sum() for one in spoken]
         expected = torch.softmax(-torch.stack(nll).double(), 0).tolist()
@@ -90,14 +90,15 @@ def test_a_class_that_is_almost_impossible_keeps_its_likelihood(
 ) -> None:
     """Its -log p is part of the calibration: rounded to 0 it would be infinite."""
     scores = torch.tensor([[0.0, -20.0, -30.0]])
-    monkeypatch.setattr(answering, "label_log_likelihood", lambda *_: scores)
-    (p,) = answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked(answers=("likelihood",)))
+    monkeypatch.setattr(answers, "label_log_likelihood", lambda *_: scores)
+    (p,) = answers_of(tiny_mllm, tiny_images.samples[:1], asked(answers=("likelihood",)))
     assert torch.tensor(p.probabilities).log().tolist() == pytest.approx([0, -20, -30], abs=1e-4)
 
 
 def said(monkeypatch: pytest.MonkeyPatch, *texts: str, why: str = "stop") -> None:
     """Puts words into the model's mouth."""
-    monkeypatch.setattr(answering, "sample", lambda *_, **__: [[Continuation((1,), text, why)] for text in texts])
+    replies = [[Continuation((1,), text, why)] for text in texts]
+    monkeypatch.setattr(answers, "continuations_of", lambda *_, **__: replies)
 
 
 def outcomes(found: list[Prediction]) -> list[tuple[str | None, str]]:
@@ -108,7 +109,7 @@ def test_the_label_path_reads_classes_and_nothing_else(
     tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said(monkeypatch, "A cat.", "cat or dog", "a spaceship", "")
-    found = answer_samples(tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(answers=("label",)))
+    found = answers_of(tiny_mllm, tiny_images.samples[:4], asked(answers=("label",)))
     assert outcomes(found) == [("cat", "ok"), (None, "ambiguous"), (None, "out_of_list"), (None, "empty")]
 
 
@@ -117,7 +118,7 @@ def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
 ) -> None:
     chain = chain_of("cat")
     said(monkeypatch, chain, "It is a cat.", chain.replace("<CONCLUSION>", ""), chain + " and a dog")
-    found = answer_samples(tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(answers=("reasoning",)))
+    found = answers_of(tiny_mllm, tiny_images.samples[:4], asked(answers=("reasoning",)))
     assert outcomes(found) == [
         ("cat", "ok"),
         (None, "missing_stage"),
@@ -126,33 +127,30 @@ def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
     ]
     assert found[0].text == chain
     said(monkeypatch, chain, why="length")
-    (cut,) = answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked(answers=("reasoning",)))
+    (cut,) = answers_of(tiny_mllm, tiny_images.samples[:1], asked(answers=("reasoning",)))
     assert outcomes([cut]) == [(None, "truncated")]
 
 
 def test_no_answer_depends_on_dropout(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     model = with_lora(tiny_mllm, dropout=0.5)
-    first = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked())
+    first = answers_of(tiny_mllm, tiny_images.samples[:3], asked())
     model.train()
-    assert answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked()) == first
+    assert answers_of(tiny_mllm, tiny_images.samples[:3], asked()) == first
 
 
 def test_progress_counts_images(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     told: list[tuple[int, int]] = []
-    answer_samples(
+    answers_of(
         tiny_mllm,
         tiny_images.samples[:5],
-        QUESTIONS,
         asked(answers=("likelihood",), batch=2),
-        told=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_a_line_has_probabilities_only_where_there_are_some(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
-    label, chain, likelihood = (
-        p.to_json() for p in answer_samples(tiny_mllm, tiny_images.samples[:1], QUESTIONS, asked())
-    )
+    label, chain, likelihood = (p.to_json() for p in answers_of(tiny_mllm, tiny_images.samples[:1], asked()))
     common = {"sample_id", "domain", "labels", "answer", "predicted", "outcome", "text"}
     assert set(label) == set(chain) == common
     assert set(likelihood) == common | {"probabilities"}
@@ -163,9 +161,9 @@ def test_asked_together_every_way_gives_what_it_gives_alone(family: str, tiny_im
     """All three share what the questions share; a model that takes no layouts computes each by itself."""
     mllm = load_mllm(str(write_checkpoint(family, tmp_path)))
     samples = tiny_images.samples[:4]
-    together = answer_samples(mllm, samples, QUESTIONS, asked(batch=3))
-    apart = [answer_samples(mllm, samples, QUESTIONS, asked(answers=(answer,), batch=3)) for answer in ANSWERS]
-    slower = answer_samples(replace(mllm, plan=Plan("masked")), samples, QUESTIONS, asked(batch=3))
+    together = answers_of(mllm, samples, asked(batch=3))
+    apart = [answers_of(mllm, samples, asked(answers=(answer,), batch=3)) for answer in ANSWERS]
+    slower = answers_of(replace(mllm, plan=Plan("masked")), samples, asked(batch=3))
     for other in ([p for row in zip(*apart, strict=True) for p in row], slower):
         for one, two in zip(together, other, strict=True):
             assert replace(one, probabilities=None) == replace(two, probabilities=None)
@@ -175,9 +173,7 @@ def test_asked_together_every_way_gives_what_it_gives_alone(family: str, tiny_im
 def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     took: Counter[str] = Counter()
     began = time.monotonic()
-    answer_samples(
-        tiny_mllm, tiny_images.samples[:4], QUESTIONS, asked(batch=2), timed=lambda a, s: took.update({a: s})
-    )
+    answers_of(tiny_mllm, tiny_images.samples[:4], asked(batch=2), on_seconds=lambda a, s: took.update({a: s}))
     assert set(took) == set(ANSWERS)
     assert 0 < sum(took.values()) <= time.monotonic() - began
 
@@ -185,8 +181,8 @@ def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, ti
 def test_constrained_chains_stay_in_their_format_and_labels_are_free(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     """Of random weights nothing else would: what is not truncated has every stage."""
     settings = asked(constrained=True, chain_tokens=400)
-    found = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, settings)
-    free = answer_samples(tiny_mllm, tiny_images.samples[:3], QUESTIONS, asked(chain_tokens=400))
+    found = answers_of(tiny_mllm, tiny_images.samples[:3], settings)
+    free = answers_of(tiny_mllm, tiny_images.samples[:3], asked(chain_tokens=400))
     chains = [p for p in found if p.answer == "reasoning"]
     assert all(p.text.startswith("<SUMMARY>") for p in chains)
     assert {p.outcome for p in chains} <= {"ok", "truncated", "out_of_list", "ambiguous", "negated"}

@@ -8,13 +8,14 @@ from throughline.domains.samples import ImageSet
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
-from throughline.mllm.sampler import Asked, InProcessSampler
 from throughline.mllm.sampling import sample
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.sampler import InProcessSampler, SamplingRequest
 
 
 def test_every_purpose_is_one_more_draw_of_its_own(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     settings = SamplingSettings(temperature=1.0, max_new_tokens=5)
-    asked = Asked("What is shown?", settings, 3, ("first", "second"))
+    asked = SamplingRequest(ImageThenText("What is shown?"), settings, 3, ("first", "second"))
     samples = tiny_images.samples[:3]
     pieces = list(InProcessSampler(tiny_mllm).draw(asked, [samples[:2], samples[2:]]))
     assert [[(one.sample.id, one.candidate) for one in piece] for piece in pieces] == [

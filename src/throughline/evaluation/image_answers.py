@@ -7,8 +7,8 @@ the model is; the chain is the answer to the reasoning question, read by the sam
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,30 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import hash_files
 from throughline.domains.listing import is_image_name
 from throughline.domains.samples import Sample
-from throughline.evaluation.answering import Prediction, answer_samples
+from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.saved_model import OpenedModel
 from throughline.mllm.images import ImageReader
+from throughline.runs.records import Prediction
 
 COLUMNS = ("image", "label", "confidence", "reasoning_label", "agree", "outcome", "chain")
 
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """What was found out about one image. `outcome` is that of the chain, `error` for an image that cannot be read.
+    """What the model says about one image. `outcome` is that of the chain, `error` for an image that cannot be read.
 
     `confidence` is the label's probability among the classes offered. Without a chain asked for, `reasoning_label` and
     `agree` are None and `outcome` is `ok`.
     """
 
     image: str
-    label: str | None
-    confidence: float | None
-    reasoning_label: str | None
-    agree: bool | None
-    outcome: str
-    chain: str
-    probabilities: dict[str, float]
+    label: str | None = None
+    confidence: float | None = None
+    reasoning_label: str | None = None
+    agree: bool | None = None
+    outcome: str = Outcome.OK
+    chain: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     fault: str = ""
 
     def cells(self) -> tuple[str, ...]:
@@ -66,17 +67,17 @@ def find_images(given: Sequence[Path]) -> list[Path]:
 
     Raises ThroughlineError for a path that is not there, a folder that cannot be read, and when nothing is found.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in given:
         if path.is_dir():
-            found += _images_below(path)
+            files += _images_below(path)
         elif path.exists() or path.is_symlink():  # a dangling link is an image that cannot be read
-            found.append(path)
+            files.append(path)
         else:
             raise ThroughlineError("no such image or folder", path, "name image files, or folders of them")
-    if not found:
+    if not files:
         raise ThroughlineError("no images found", ", ".join(map(str, given)), "name image files, or folders of them")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -93,20 +94,21 @@ def predict(
     images: Sequence[Path],
     *,
     chains: bool = True,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[ImageAnswer]:
     """An answer for each image in order, as soon as its batch is done. `chains=False` asks the label question only."""
     answers = ("likelihood", "reasoning") if chains else ("likelihood",)
     settings = model.answering.model_copy(update={"answers": answers})
+    questions = model.questions.build(settings)
     reader = ImageReader(model.mllm.chat)
     for start in range(0, len(images), settings.batch):
         batch = images[start : start + settings.batch]
-        samples = [_sample(path, value) for path, value in zip(batch, hash_files(batch), strict=True)]
-        predictions = answer_samples(model.mllm, samples, model.questions, settings, reader=reader)
-        for place, path in enumerate(batch):
-            of_one = predictions[place * len(answers) : (place + 1) * len(answers)]
-            yield _answer(path, of_one, model.questions.classes)
-        told(start + len(batch), len(images))
+        samples = [_sample(path, content) for path, content in zip(batch, hash_files(batch), strict=True)]
+        predictions = iter(answer_samples(model.mllm, samples, questions, settings.batch, reader=reader))
+        for path in batch:
+            likelihood, reasoning = next(predictions), next(predictions) if chains else None
+            yield _answer(path, likelihood, reasoning, model.questions.classes)
+        on_progress(start + len(batch), len(images))
 
 
 def _sample(path: Path, content: str | OSError) -> Sample:
@@ -115,17 +117,28 @@ def _sample(path: Path, content: str | OSError) -> Sample:
     return Sample(id=str(path), root=Path(), domain="", labels=(), image_sha256=key)
 
 
-def _answer(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> ImageAnswer:
-    by_answer = {prediction.answer: prediction for prediction in predictions}
-    label, said = by_answer["likelihood"], by_answer.get("reasoning")
-    shown = str(path).encode(errors="backslashreplace").decode()  # file names are bytes, output is text
+def _answer(path: Path, label: Prediction, chain: Prediction | None, classes: Sequence[str]) -> ImageAnswer:
+    image = str(path).encode(errors="backslashreplace").decode()  # file names are bytes, output is text
     if label.probabilities is None:
-        return ImageAnswer(shown, None, None, None, None, Outcome.ERROR, "", {}, label.text)
-    probabilities = dict(zip(classes, label.probabilities, strict=True))
-    confidence = max(label.probabilities)
-    if said is None:
-        return ImageAnswer(shown, label.predicted, confidence, None, None, Outcome.OK, "", probabilities)
-    agree = said.predicted == label.predicted
-    return ImageAnswer(
-        shown, label.predicted, confidence, said.predicted, agree, said.outcome, said.text, probabilities
+        return ImageAnswer(image, outcome=Outcome.ERROR, fault=label.text)
+    answer = ImageAnswer(
+        image=image,
+        label=_class_of(label),
+        confidence=label.confidence,
+        probabilities=dict(zip(classes, label.probabilities, strict=True)),
     )
+    if chain is None:
+        return answer
+    return replace(
+        answer,
+        reasoning_label=_class_of(chain),
+        agree=chain.predicted == label.predicted,
+        outcome=chain.outcome,
+        chain=chain.text,
+    )
+
+
+def _class_of(prediction: Prediction) -> str | None:
+    """These questions have one class as their answer."""
+    assert not isinstance(prediction.predicted, tuple)
+    return prediction.predicted

@@ -1,4 +1,4 @@
-"""Makes the pocket checkpoint: `python -m throughline.mllm.pocket.make --out DIR` (under an hour on two cores).
+"""Makes the pocket checkpoint: `python bench/pocket.py --out DIR` (under an hour on two cores).
 
 Three stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
 1. see: the vision tower classifies scenes, names their parts and says where they are (the heads are thrown away);
@@ -29,7 +29,6 @@ from transformers import InternVLForConditionalGeneration, get_cosine_schedule_w
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.parsing import parse_chain
-from throughline.chains.prompts import make_prompts
 from throughline.core.files import write_json
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import CLASSES, PARTS
@@ -42,6 +41,7 @@ from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.load import Mllm, wrap_mllm
 from throughline.mllm.pocket.geometry import IMAGE_SIZE, PATCH_SIZE, make_config, make_processor, train_tokenizer
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.questions.question_set import make_question_set
 
 LONG_QUESTION = "Explain at length what this photo shows."
 LONG_SHARE = 0.4
@@ -132,7 +132,7 @@ def corpus(recipe: Recipe, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
     for index, (_, scene) in enumerate(scenes[:4000]):
         texts.append(terse_chain(scene, recipe.seed))
         texts.append(describe(scene, seed=recipe.seed, sample_id=f"corpus {index}"))
-    prompts = [make_prompts(CLASSES, format) for format in FORMATS.values()]
+    prompts = [make_question_set(CLASSES, format) for format in FORMATS.values()]
     return texts + [p.reasoning for p in prompts for _ in range(200)]
 
 
@@ -278,7 +278,7 @@ def spoken_tree(
         options = [*draw.choice(others, int(draw.integers(3, len(others) + 1)), replace=False), scene.cls]
         options = [str(option) for option in draw.permutation(options)]
     format = list(FORMATS.values())[int(draw.choice(len(FORMATS), p=(0.7, 0.15, 0.15)))]
-    prompts = make_prompts(options, format)
+    prompts = make_question_set(options, format)
     image = EncodedImage("scene", {"pixel_values": pixels}, blank.placeholder, blank.placeholder_tokens)
     chat = mllm.chat
     chain = in_format(terse_chain(scene, int(draw.integers(2**31)) + seed), format)

@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from throughline.chains.outcomes import Outcome
-from throughline.evaluation.answering import Prediction
 from throughline.metrics.calibration import expected_calibration_error, negative_log_likelihood
+from throughline.runs.records import Factor, Prediction, ResultsLine
 
-SCHEMA = 1
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, as far as all results lines of it share it."""
+
+    unit: str
+    dataset: str
+    model: str
+    targets: tuple[str, ...]
+    method: str
+    seed: int
+    round: int | None = None
+    factors: Mapping[str, Factor] = field(default_factory=dict)
 
 
-def result_lines(
+def results_lines(
     predictions: Sequence[Prediction],
     classes: Sequence[str],
     splits: Mapping[str, Collection[str] | None],
-    common: Mapping[str, Any],
+    measurement: Measurement,
     seconds: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """Lines of results.jsonl. `splits` gives the sample ids of each split, None for all; `common` what a unit's lines
-    share. `n` is every planned sample: an unparsed or failed answer is a wrong one."""
+) -> list[ResultsLine]:
+    """A line for each answer and split. `splits` gives the sample ids of each, None for all; `seconds` those that each
+    answer took. `n` is every planned sample: an unparsed or failed answer is a wrong one."""
     lines = []
     for answer in dict.fromkeys(p.answer for p in predictions):
         for split, ids in splits.items():
             chosen = [p for p in predictions if p.answer == answer and (ids is None or p.sample_id in ids)]
             correct = sum(p.correct for p in chosen)
-            lines.append(
-                {
-                    "schema": SCHEMA,
-                    **common,
-                    "answer": answer,
-                    "split": split,
-                    "factors": {},
-                    "n": len(chosen),
-                    "correct": correct,
-                    "accuracy": correct / len(chosen) if chosen else 0.0,
-                    "metrics": {**_calibration(chosen, classes), **_agreement(chosen, predictions)},
-                    "unparsed": sum(p.predicted is None and p.outcome != Outcome.ERROR for p in chosen),
-                    "errors": sum(p.outcome == Outcome.ERROR for p in chosen),
-                    "seconds": round(seconds.get(answer, 0.0), 3),
-                }
+            line = ResultsLine(
+                **asdict(measurement),
+                answer=answer,
+                split=split,
+                n=len(chosen),
+                correct=correct,
+                accuracy=correct / len(chosen) if chosen else 0.0,
+                metrics={**_calibration(chosen, classes), **_agreement(chosen, predictions)},
+                unparsed=sum(p.predicted is None and p.outcome != Outcome.ERROR for p in chosen),
+                errors=sum(p.outcome == Outcome.ERROR for p in chosen),
+                seconds=round(seconds.get(answer, 0.0), 3),
             )
+            lines.append(line)
     return lines
 
 

@@ -6,18 +6,15 @@ import pytest
 
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, FORMATS
-from throughline.chains.prompts import (
-    class_name,
-    make_prompts,
-    prompt_sha256,
-    read_template,
-    stage_instruction,
-)
+from throughline.chains.records import prompt_sha256
 from throughline.core.errors import ThroughlineError
+from throughline.core.settings import WordingSettings
+from throughline.questions.question_set import make_question_set
+from throughline.questions.wording import class_name, read_template, stage_instruction
 
 
 def test_the_label_question_has_the_papers_wording():
-    assert make_prompts(("dog", "hot_dog")).label == (
+    assert make_question_set(("dog", "hot_dog")).label == (
         "What type of object is in this photo? Choose from the following options: dog, hot dog"
     )
 
@@ -25,7 +22,7 @@ def test_the_label_question_has_the_papers_wording():
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("classes", CLASS_LISTS.values(), ids=CLASS_LISTS)
 def test_the_reasoning_question_is_the_label_question_and_an_instruction(format, classes):
-    prompts = make_prompts(classes, format)
+    prompts = make_question_set(classes, format)
     assert prompts.reasoning.startswith(prompts.label + "\n")
     assert prompts.reasoning.removeprefix(prompts.label).strip() == stage_instruction(format)
     assert all(class_name(name) in prompts.label for name in classes)
@@ -46,7 +43,8 @@ def test_the_hash_is_of_the_prompts_bytes():
 def test_a_template_file_replaces_the_wording(tmp_path):
     path = tmp_path / "q.txt"
     path.write_text("\ufeffName {it}: {options}!\n", encoding="utf-8")
-    prompts = make_prompts(("a_b", "c"), FIVE_STAGE, read_template(path), instruction="Think.")
+    wording = WordingSettings(label=read_template(path), instruction="Think.")
+    prompts = make_question_set(("a_b", "c"), FIVE_STAGE, wording)
     assert (prompts.label, prompts.reasoning) == ("Name {it}: a b, c!", "Name {it}: a b, c!\nThink.")
 
 
@@ -58,6 +56,6 @@ def test_a_template_without_options_is_the_users_fault(tmp_path):
     with pytest.raises(ThroughlineError, match="cannot read"):
         read_template(tmp_path / "none.txt")
     with pytest.raises(ThroughlineError, match=r"no \{options\}"):
-        make_prompts(("a",), template="What is this?")
+        make_question_set(("a",), wording=WordingSettings(label="What is this?"))
     with pytest.raises(ThroughlineError, match="at least one class"):
-        make_prompts(())
+        make_question_set(())

@@ -7,7 +7,8 @@ import math
 import pytest
 from tests.evaluation.questions import CLASSES, predicted
 
-from throughline.evaluation.measuring import result_lines
+from throughline.evaluation.results import Measurement, results_lines
+from throughline.runs.records import ResultsLine
 
 LABEL = [
     predicted("a", "cat", "cat"),
@@ -29,14 +30,14 @@ LIKELIHOOD = [
     predicted("d", "dog", None, "likelihood", outcome="error"),
 ]
 SPLITS = {"in": {"a", "c", "d"}, "out": {"b", "e"}, "all": None}
-COMMON = {"unit": "u", "method": "cls"}
+MEASUREMENT = Measurement("u", "d", "m", ("sketch",), "cls", 0, factors={"severity": 3})
 
 
-def line(answer: str, split: str) -> dict[str, object]:
+def line(answer: str, split: str) -> ResultsLine:
     seconds = {"label": 1.23456, "reasoning": 2.0, "likelihood": 3.0}
-    lines = result_lines(LABEL + CHAIN + LIKELIHOOD, CLASSES, SPLITS, COMMON, seconds)
+    lines = results_lines(LABEL + CHAIN + LIKELIHOOD, CLASSES, SPLITS, MEASUREMENT, seconds)
     assert len(lines) == 9
-    (found,) = [row for row in lines if (row["answer"], row["split"]) == (answer, split)]
+    (found,) = [row for row in lines if (row.answer, row.split) == (answer, split)]
     return found
 
 
@@ -54,18 +55,23 @@ def test_every_planned_sample_counts_and_what_has_no_class_is_wrong(
     answer: str, split: str, n: int, correct: int, unparsed: int, errors: int
 ) -> None:
     found = line(answer, split)
-    assert (found["n"], found["correct"], found["unparsed"], found["errors"]) == (n, correct, unparsed, errors)
-    assert found["accuracy"] == correct / n
+    assert (found.n, found.correct, found.unparsed, found.errors) == (n, correct, unparsed, errors)
+    assert found.accuracy == correct / n
 
 
 def test_a_line_has_the_fields_of_the_contract() -> None:
-    assert line("label", "all") == {
+    assert line("label", "all").to_json() == {
         "schema": 1,
         "unit": "u",
+        "dataset": "d",
+        "model": "m",
+        "targets": ("sketch",),
         "method": "cls",
+        "seed": 0,
+        "round": None,
         "answer": "label",
         "split": "all",
-        "factors": {},
+        "factors": {"severity": 3},
         "n": 5,
         "correct": 2,
         "accuracy": 0.4,
@@ -77,18 +83,17 @@ def test_a_line_has_the_fields_of_the_contract() -> None:
 
 
 def test_agreement_is_with_the_label_path_and_needs_a_class() -> None:
-    assert line("reasoning", "all")["metrics"] == {"agrees_with_label": 2 / 5}  # a and e; c names nothing twice
-    assert line("reasoning", "in")["metrics"] == {"agrees_with_label": 1 / 3}
+    assert line("reasoning", "all").metrics == {"agrees_with_label": 2 / 5}  # a and e; c names nothing twice
+    assert line("reasoning", "in").metrics == {"agrees_with_label": 1 / 3}
 
 
 def test_calibration_is_of_those_with_probabilities() -> None:
-    metrics = line("likelihood", "all")["metrics"]
-    assert isinstance(metrics, dict)
+    metrics = line("likelihood", "all").metrics
     assert metrics["nll"] == pytest.approx((math.log(2) + math.log(4)) / 2, abs=1e-6)
     assert metrics["ece"] == pytest.approx(0)  # half sure and half right
-    assert line("likelihood", "out")["metrics"]["ece"] == pytest.approx(0.5)  # type: ignore[index]
+    assert line("likelihood", "out").metrics["ece"] == pytest.approx(0.5)
 
 
 def test_a_split_without_samples_is_told_as_such() -> None:
-    (found,) = result_lines([predicted("a", "cat", "cat")], CLASSES, {"out": set()}, {}, {})
-    assert (found["n"], found["correct"], found["accuracy"], found["seconds"]) == (0, 0, 0.0, 0.0)
+    (found,) = results_lines([predicted("a", "cat", "cat")], CLASSES, {"out": set()}, MEASUREMENT, {})
+    assert (found.n, found.correct, found.accuracy, found.seconds) == (0, 0, 0.0, 0.0)

@@ -1,0 +1,165 @@
+"""Asking a model questions about samples, side by side.
+
+Every planned sample ends in one prediction for each question; what cannot be read or parsed counts as wrong and is
+named. What the prompts about a sample begin with in common goes through the model once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from throughline.chains.outcomes import Outcome
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import SamplingSettings
+from throughline.domains.samples import Sample
+from throughline.mllm.chat import EncodedPrompt, Path
+from throughline.mllm.constraints import StageConstraint
+from throughline.mllm.images import ImageReader
+from throughline.mllm.likelihood import label_log_likelihood
+from throughline.mllm.load import Mllm
+from throughline.mllm.prefix import Prefix, encode_prefix
+from throughline.mllm.sampling import sample as continuations_of
+from throughline.mllm.tree import common_path
+from throughline.questions.prompt import Prompt
+from throughline.questions.question import Generated, Likelihood, Question, Reading
+from throughline.runs.records import Prediction
+
+VERSION = 3
+"""Raised when the same model and images would give other predictions."""
+
+PromptMaker = Callable[[Sample], Prompt]
+
+
+def answer_samples(
+    mllm: Mllm,
+    samples: Sequence[Sample],
+    questions: Sequence[Question],
+    batch: int,
+    *,
+    reader: ImageReader | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_seconds: Callable[[str, float], None] = lambda name, seconds: None,
+) -> list[Prediction]:
+    """Predictions in the order of `samples`, for each sample one a question, in the order of the questions.
+
+    `batch` samples are asked about together. `on_seconds` is called for every batch and question with the seconds it
+    took; what the questions share, reading the images included, is split evenly among them.
+    """
+    asking = _Asking(mllm, questions, reader or ImageReader(mllm.chat), on_seconds)
+    predictions: list[Prediction] = []
+    with mllm.asked():
+        for start in range(0, len(samples), batch):
+            asking.expect(samples[start : start + 2 * batch])  # the next batch is read while this one is computed
+            predictions += asking.answer(samples[start : start + batch])
+            on_progress(min(start + batch, len(samples)), len(samples))
+    return predictions
+
+
+class _Asking:
+    """The questions about to be asked, each prompt of theirs once."""
+
+    def __init__(
+        self, mllm: Mllm, questions: Sequence[Question], reader: ImageReader, on_seconds: Callable[[str, float], None]
+    ) -> None:
+        self.mllm, self.questions, self.reader, self.on_seconds = mllm, questions, reader, on_seconds
+        self.makers: tuple[PromptMaker, ...] = tuple(dict.fromkeys(question.prompt for question in questions))
+        self.constraints = {
+            question.name: StageConstraint(mllm.chat, question.answer.format)
+            for question in questions
+            if isinstance(question.answer, Generated) and question.answer.format is not None
+        }
+
+    def expect(self, samples: Sequence[Sample]) -> None:
+        """Has the images of these samples' prompts read in the background."""
+        prompts = (make(sample) for sample in samples for make in self.makers)
+        self.reader.expect([image for prompt in prompts for image in prompt.images])
+
+    def answer(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        """A prediction for every sample and question. A sample one of whose images cannot be read fails for all."""
+        began = time.monotonic()
+        readable: list[Sample] = []
+        prompts: dict[PromptMaker, list[EncodedPrompt]] = {make: [] for make in self.makers}
+        predictions: dict[tuple[str, str], Prediction] = {}
+        for sample in samples:
+            try:
+                encoded = [make(sample).encode(self.reader) for make in self.makers]
+            except ThroughlineError as error:
+                failed = Reading(None, Outcome.ERROR)
+                predictions |= {(sample.id, q.name): _prediction(sample, q, failed, str(error)) for q in self.questions}
+                continue
+            readable.append(sample)
+            for make, prompt in zip(self.makers, encoded, strict=True):
+                prompts[make].append(prompt)
+        if readable:
+            batch = _encode_batch(self.mllm, prompts)
+            shared = (time.monotonic() - began) / len(self.questions)
+            for question in self.questions:
+                began = time.monotonic()
+                for sample, (reading, text) in zip(readable, self._ask(question, batch), strict=True):
+                    predictions[sample.id, question.name] = _prediction(sample, question, reading, text)
+                self.on_seconds(question.name, shared + time.monotonic() - began)
+        for sample in samples:
+            yield from (predictions[sample.id, question.name] for question in self.questions)
+
+    def _ask(self, question: Question, batch: _Batch) -> Iterator[tuple[Reading, str]]:
+        """What is read of each answer, and its text."""
+        answer, prefix = question.answer, batch.prefix_of(question.prompt)
+        if isinstance(answer, Likelihood):
+            scores = label_log_likelihood(self.mllm, batch.prompts[question.prompt], answer.continuations, prefix)
+            for probabilities in torch.softmax(scores.double(), dim=1).tolist():
+                yield answer.read(probabilities), ""
+            return
+        constraint = self.constraints.get(question.name)
+        settings = SamplingSettings(max_new_tokens=answer.max_new_tokens, constrained=constraint is not None)
+        paths = batch.paths[question.prompt]
+        for (reply,) in continuations_of(self.mllm, paths, settings, prefix=prefix, constraint=constraint):
+            yield answer.read(reply.text, reply.finish_reason), reply.text
+
+
+def _prediction(sample: Sample, question: Question, reading: Reading, text: str) -> Prediction:
+    return Prediction(
+        sample_id=sample.id,
+        domain=sample.domain,
+        labels=sample.labels,
+        answer=question.name,
+        predicted=reading.predicted,
+        outcome=reading.outcome,
+        text=text,
+        probabilities=reading.probabilities,
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The prompts of a batch of samples, and what they begin with, through the model already."""
+
+    prompts: Mapping[PromptMaker, Sequence[EncodedPrompt]]
+    paths: Mapping[PromptMaker, Sequence[Path]]
+    prefix: Prefix | None
+    on_prefix: Sequence[PromptMaker]
+
+    def prefix_of(self, make: PromptMaker) -> Prefix | None:
+        """The shared prefix where these prompts can grow on it."""
+        return self.prefix if make in self.on_prefix else None
+
+
+def _encode_batch(mllm: Mllm, prompts: Mapping[PromptMaker, Sequence[EncodedPrompt]]) -> _Batch:
+    paths = {make: [prompt.path(mllm.chat) for prompt in own] for make, own in prompts.items()}
+    if not mllm.plan.takes_layouts:
+        return _Batch(prompts, paths, None, ())
+    beginnings = [common_path(together, mllm.chat.image_token_id) for together in zip(*paths.values(), strict=True)]
+    on_prefix = [make for make, own in paths.items() if _can_grow(own, beginnings)]
+    return _Batch(prompts, paths, encode_prefix(mllm.model, beginnings) if on_prefix else None, on_prefix)
+
+
+def _can_grow(paths: Sequence[Path], beginnings: Sequence[Path]) -> bool:
+    """Whether each prompt continues its beginning, which is not empty, with as many tokens, and with no image."""
+    rests = {
+        (len(path.tokens) - len(begun.tokens), len(path.images) - len(begun.images))
+        for path, begun in zip(paths, beginnings, strict=True)
+    }
+    return all(len(begun.tokens) for begun in beginnings) and len(rests) == 1 and rests.pop()[1] == 0

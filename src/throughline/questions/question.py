@@ -1,0 +1,83 @@
+"""A question about a sample: its prompt, how it is answered, and what is read from the answer.
+
+An answer is generated text, which a reader turns into classes, or the likelihood of each of a list of continuations.
+`evaluation.answers` asks; `question_set` builds the questions of a class list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from throughline.chains.answers import parse_answer
+from throughline.chains.formats import ChainFormat
+from throughline.chains.outcomes import Outcome
+from throughline.chains.parsing import parse_chain
+from throughline.domains.samples import Sample
+from throughline.questions.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an answer says. `predicted` is None where no class could be read, a tuple where several classes may be."""
+
+    predicted: str | tuple[str, ...] | None
+    outcome: Outcome
+    probabilities: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Answered with the most likely text of at most `max_new_tokens`, which keeps to `format` where one is given.
+
+    `read` gets the text and its finish reason, `stop` or `length`.
+    """
+
+    read: Callable[[str, str], Reading]
+    max_new_tokens: int
+    format: ChainFormat | None = None
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Answered with the most likely of these continuations, each of which stands for the class at the same place."""
+
+    continuations: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def read(self, probabilities: Sequence[float]) -> Reading:
+        """`probabilities` are those of the continuations among themselves. They are kept to six digits, not six places:
+        calibration needs the logarithm of the small ones."""
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        return Reading(self.classes[best], Outcome.OK, tuple(float(f"{p:.6g}") for p in probabilities))
+
+
+@dataclass(frozen=True)
+class Question:
+    """`name` is what predictions and results lines call the answer path."""
+
+    name: str
+    prompt: Callable[[Sample], Prompt]
+    answer: Generated | Likelihood
+
+
+def label_reader(classes: tuple[str, ...]) -> Callable[[str, str], Reading]:
+    """Reads the one class that a text names."""
+    return partial(_read_label, classes)
+
+
+def chain_reader(classes: tuple[str, ...], format: ChainFormat) -> Callable[[str, str], Reading]:
+    """Reads the class that a chain concludes in. A chain that is not well formed gives no class: a name somewhere in it
+    is not its conclusion."""
+    return partial(_read_chain, classes, format)
+
+
+def _read_label(classes: tuple[str, ...], text: str, finish_reason: str) -> Reading:
+    answer = parse_answer(text, classes)
+    return Reading(answer.label, answer.outcome)
+
+
+def _read_chain(classes: tuple[str, ...], format: ChainFormat, text: str, finish_reason: str) -> Reading:
+    parsed = parse_chain(text, format, classes, finish_reason)
+    return Reading(parsed.label if parsed.outcome == Outcome.OK else None, parsed.outcome)

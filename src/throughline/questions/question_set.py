@@ -1,0 +1,60 @@
+"""All questions about images of one class list. Their texts share a beginning: the reasoning question is the label
+question word for word with an instruction after it, so that image, question and class list are computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from throughline.chains.formats import FIVE_STAGE, ChainFormat
+from throughline.core.settings import AnswerSettings, WordingSettings
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.question import Generated, Likelihood, Question, chain_reader, label_reader
+from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The classes offered, the format of chains, and the texts of both questions."""
+
+    classes: tuple[str, ...]
+    format: ChainFormat
+    label: str
+    reasoning: str
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The label question and the reasoning question."""
+        return self.label, self.reasoning
+
+    def build(self, settings: AnswerSettings) -> tuple[Question, ...]:
+        """The questions of these settings, in their order: the label path, the reasoning path, and the likelihood of
+        every class as the answer to the label question."""
+        about_label, about_reasoning = ImageThenText(self.label), ImageThenText(self.reasoning)
+        format = self.format if settings.constrained else None
+        read_label, read_chain = label_reader(self.classes), chain_reader(self.classes, self.format)
+        questions = {
+            "label": Question("label", about_label, Generated(read_label, settings.label_tokens)),
+            "reasoning": Question("reasoning", about_reasoning, Generated(read_chain, settings.chain_tokens, format)),
+            "likelihood": Question("likelihood", about_label, Likelihood(self.class_names, self.classes)),
+        }
+        return tuple(questions[name] for name in settings.answers)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as they are written in prompts and answers."""
+        return tuple(map(class_name, self.classes))
+
+
+def make_question_set(
+    classes: Sequence[str], format: ChainFormat = FIVE_STAGE, wording: WordingSettings | None = None
+) -> QuestionSet:
+    """Both questions for a class list, options in the order given; `wording` replaces ours.
+
+    ThroughlineError for a label question without `{options}` and for an empty class list.
+    """
+    wording = wording or WordingSettings()
+    label = with_options(wording.label or LABEL_TEMPLATE, classes)
+    reasoning = f"{label}\n{wording.instruction or stage_instruction(format)}"
+    return QuestionSet(tuple(classes), format, label, reasoning)
