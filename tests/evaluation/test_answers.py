@@ -15,12 +15,17 @@ from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import FAMILIES, write_checkpoint
 from tests.training.small import chain_of, with_lora
 
+from throughline.chains.outcomes import Outcome
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import answers
+from throughline.evaluation.answers import answer_samples
+from throughline.evaluation.results import Measurement, results_lines
 from throughline.mllm.chat import user_turn
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import Continuation
+from throughline.questions.prompt import Prompt, user_prompt
+from throughline.questions.question import Generated, Likelihood, Question, Reading
 from throughline.runs.records import Prediction
 
 
@@ -95,10 +100,10 @@ def test_a_class_that_is_almost_impossible_keeps_its_likelihood(
     assert torch.tensor(p.probabilities).log().tolist() == pytest.approx([0, -20, -30], abs=1e-4)
 
 
-def said(monkeypatch: pytest.MonkeyPatch, *texts: str, why: str = "stop") -> None:
+def replies(monkeypatch: pytest.MonkeyPatch, *texts: str, why: str = "stop") -> None:
     """Puts words into the model's mouth."""
-    replies = [[Continuation((1,), text, why)] for text in texts]
-    monkeypatch.setattr(answers, "continuations_of", lambda *_, **__: replies)
+    rows = [[Continuation((1,), text, why)] for text in texts]
+    monkeypatch.setattr(answers, "continuations_of", lambda *_, **__: rows)
 
 
 def outcomes(found: list[Prediction]) -> list[tuple[str | None, str]]:
@@ -108,7 +113,7 @@ def outcomes(found: list[Prediction]) -> list[tuple[str | None, str]]:
 def test_the_label_path_reads_classes_and_nothing_else(
     tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said(monkeypatch, "A cat.", "cat or dog", "a spaceship", "")
+    replies(monkeypatch, "A cat.", "cat or dog", "a spaceship", "")
     found = answers_of(tiny_mllm, tiny_images.samples[:4], asked(answers=("label",)))
     assert outcomes(found) == [("cat", "ok"), (None, "ambiguous"), (None, "out_of_list"), (None, "empty")]
 
@@ -117,7 +122,7 @@ def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
     tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = chain_of("cat")
-    said(monkeypatch, chain, "It is a cat.", chain.replace("<CONCLUSION>", ""), chain + " and a dog")
+    replies(monkeypatch, chain, "It is a cat.", chain.replace("<CONCLUSION>", ""), chain + " and a dog")
     found = answers_of(tiny_mllm, tiny_images.samples[:4], asked(answers=("reasoning",)))
     assert outcomes(found) == [
         ("cat", "ok"),
@@ -126,7 +131,7 @@ def test_the_reasoning_path_reads_conclusions_of_well_formed_chains_only(
         (None, "trailing_text"),
     ]
     assert found[0].text == chain
-    said(monkeypatch, chain, why="length")
+    replies(monkeypatch, chain, why="length")
     (cut,) = answers_of(tiny_mllm, tiny_images.samples[:1], asked(answers=("reasoning",)))
     assert outcomes([cut]) == [(None, "truncated")]
 
@@ -188,3 +193,64 @@ def test_constrained_chains_stay_in_their_format_and_labels_are_free(tiny_mllm: 
     assert {p.outcome for p in chains} <= {"ok", "truncated", "out_of_list", "ambiguous", "negated"}
     assert [p.text for p in found if p.answer == "label"] == [p.text for p in free if p.answer == "label"]
     assert not any(p.text.startswith("<SUMMARY>") for p in free)
+
+
+# questions of any kind ------------------------------------------------------------------------------------------------
+
+
+def read_text(text: str, finish_reason: str) -> Reading:
+    """A reader that names no class."""
+    return Reading(None, Outcome.OUT_OF_LIST)
+
+
+def read_words(text: str, finish_reason: str) -> Reading:
+    """A reader of several classes."""
+    words = tuple(word for word in ("cat", "dog", "cup") if word in text)
+    return Reading(words, Outcome.OK) if words else Reading(None, Outcome.EMPTY)
+
+
+@pytest.mark.parametrize("plan", [None, Plan("masked")])
+def test_questions_about_any_number_of_images_stand_beside_each_other(
+    tiny_mllm: Mllm, tiny_images: ImageSet, plan: Plan | None
+) -> None:
+    """With examples before the image, without any image, and ours: each answers as it does when asked alone."""
+    mllm = tiny_mllm if plan is None else replace(tiny_mllm, plan=plan)
+    example, *samples = tiny_images.samples[:4]
+    others = tiny_images.samples[10:20]
+
+    def with_examples(sample: Sample) -> Prompt:
+        shown = others[: 1 + samples.index(sample) % 2]  # not the same number for all
+        return user_prompt(*shown, "A dog, and", sample, "What is shown?")
+
+    asking = Generated(read_text, max_new_tokens=5)
+    questions = (
+        *QUESTIONS.build(asked(answers=("label", "likelihood"))),
+        Question("examples", with_examples, asking),
+        Question("examples likelihood", with_examples, Likelihood(("a cat", "a dog"), ("cat", "dog"))),
+        Question("blind", lambda sample: user_prompt("What is shown?"), asking),
+        Question("image last", lambda sample: user_prompt(example, QUESTIONS.label, sample), asking),
+    )
+    together = answer_samples(mllm, samples, questions, batch=3)
+    assert [p.answer for p in together] == [question.name for question in questions] * 3
+    apart = [answer_samples(mllm, samples, [question], batch=3) for question in questions]
+    for one, two in zip(together, [p for row in zip(*apart, strict=True) for p in row], strict=True):
+        assert replace(one, probabilities=None) == replace(two, probabilities=None)
+        assert (one.probabilities or ()) == pytest.approx(two.probabilities or (), rel=1e-4)
+    texts = {name: {p.text for p in together if p.answer == name} for name in ("blind", "image last")}
+    assert len(texts["blind"]) == 1 < len(texts["image last"])
+
+
+def test_an_answer_of_several_classes_is_right_when_the_set_is_equal(
+    tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [("cat", "dog"), ("dog",), ("cup", "dog"), ()]
+    samples = [replace(s, labels=own, task="multi") for s, own in zip(tiny_images.samples, labels, strict=False)]
+    assert len(answers_of(tiny_mllm, samples, asked())) == 12  # no question of ours needs a single label
+    replies(monkeypatch, "a dog and a cat", "a dog and a cat", "a dog, a cup", "")
+    question = Question("classes", lambda sample: user_prompt(sample, "Which?"), Generated(read_words, 8))
+    predictions = answer_samples(tiny_mllm, samples, [question], batch=4)
+    assert [p.predicted for p in predictions] == [("cat", "dog"), ("cat", "dog"), ("dog", "cup"), None]
+    assert [p.correct for p in predictions] == [True, False, True, False]
+    measurement = Measurement("u", "d", "m", ("sketch",), "zero_shot", 0)
+    (line,) = results_lines(predictions, CLASSES, {"all": None}, measurement, {})
+    assert (line.n, line.correct, line.unparsed) == (4, 2, 1)

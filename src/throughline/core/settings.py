@@ -8,7 +8,7 @@ from __future__ import annotations
 from operator import not_
 from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -113,6 +113,13 @@ class WordingSettings(Settings):
     """The label question, with `{options}` where the classes belong (unset: the paper's)."""
     instruction: str | None = None
     """What follows it in the reasoning question (unset: ours, which names the stages of the chain format)."""
+
+    @field_validator("label")
+    @classmethod
+    def _with_a_place_for_classes(cls, label: str | None) -> str | None:
+        if label is not None and "{options}" not in label:
+            raise ValueError("the label question has no {options}: write {options} where the classes belong")
+        return label
 
 
 class AnswerSettings(Settings):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.nearest import nearest
 from throughline.core.settings import (
@@ -24,8 +25,10 @@ from throughline.core.settings import (
     SamplingSettings,
     Settings,
     StageSettings,
+    WordingSettings,
 )
 from throughline.experiment.presets import preset_names, preset_path
+from throughline.questions.question_set import QuestionSet, make_question_set
 
 
 def _listed(value: Any) -> Any:
@@ -227,6 +230,8 @@ class RunConfig(Settings):
     """Checkpoint and adapter."""
     chains: ChainsConfig = ChainsConfig()
     """Reasoning chains of the first stage."""
+    questions: WordingSettings = WordingSettings()
+    """Wording of the questions about an image."""
     methods: Words = PAPER_METHODS
     """Rows of the table; what a method starts from is added by itself."""
     seeds: Seeds = (0,)
@@ -248,6 +253,10 @@ class RunConfig(Settings):
                 "drop model.quantization, or training.sampler.serve"
             )
         return self
+
+    def question_set(self, classes: Sequence[str]) -> QuestionSet:
+        """The questions about images of these classes, as this config words them."""
+        return make_question_set(classes, FORMATS[self.chains.format], self.questions)
 
     @property
     def dataset(self) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import file_sha256, told_in_one_line, write_json
 from throughline.core.settings import Quantization
@@ -31,7 +30,7 @@ from throughline.mllm.load import DTYPES, Mllm, load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
-from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.question_set import QuestionSet
 
 SCHEMA = 1
 EXPORT_RECORD = "throughline-export.json"
@@ -186,9 +185,9 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
         raise ThroughlineError("this base is not the one that the unit started from", source, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
     chosen = tuple(classes) if classes else _classes_of(config, run)
-    form = FORMATS[config.chains.format]
-    questions = make_question_set(chosen, form)
-    return _Trained(mllm, questions, unit["method"], source, folder / ADAPTER, config.model.quantization)
+    return _Trained(
+        mllm, config.question_set(chosen), unit["method"], source, folder / ADAPTER, config.model.quantization
+    )
 
 
 def _classes_of(config: RunConfig, run: Path) -> tuple[str, ...]:

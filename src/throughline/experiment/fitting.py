@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import (
     content_hash,
@@ -53,7 +52,6 @@ from throughline.mllm.checkpoints import (
     checkpoint_source,
     fingerprint_checkpoint,
 )
-from throughline.questions.question_set import make_question_set
 
 EXECUTOR = "throughline.experiment.learning:learn"
 
@@ -222,16 +220,16 @@ def _learn(
 def _record(
     config: RunConfig, images: ImageSet, chains: Chains | None, units: tuple[Unit, ...], work: Path, fingerprint: str
 ) -> ModelRecord:
-    model, unit, form = config.model, units[-1], FORMATS[config.chains.format]
+    model, unit = config.model, units[-1]
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
-    prompts = make_question_set(images.classes, form)
+    questions = config.question_set(images.classes)
     environment = describe_environment()
     return ModelRecord(
         method=unit.method,
         seed=unit.seed,
         classes=images.classes,
-        prompts={"label": prompts.label, "reasoning": prompts.reasoning},
+        prompts={"label": questions.label, "reasoning": questions.reasoning},
         format=config.chains.format,
         checkpoint=BaseCheckpoint(
             name=checkpoint_name(model.checkpoint),

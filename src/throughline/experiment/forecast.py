@@ -33,7 +33,6 @@ from throughline.experiment.units import Unit
 from throughline.experiment.workload import ANSWERING, SELF_LABELLING, TRAINING, Memory, Phase, Workload, count_paths
 from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.shapes import Outline, open_outline
-from throughline.questions.question_set import make_question_set
 from throughline.teaching.estimating import CHAIN_TOKENS
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
@@ -241,7 +240,7 @@ def make_workload(preview: Preview, outline: Outline) -> Workload:
     width, height = _typical_size(config, images)
     image = chat.encode_image(Image.new("RGB", (width, height)), "typical")
     chains, source = sample_chains(config, images)
-    prompts = make_question_set(images.classes, FORMATS[config.chains.format])
+    prompts = config.question_set(images.classes)
     # Every class counts once more, so that those without a sample have their place in the trie.
     labels = [*images.classes, *(label for sample in images.samples for label in sample.labels)]
     paths, typical = count_paths(chat, prompts, image, labels, chains)

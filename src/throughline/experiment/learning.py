@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.core.seeding import seed_of
@@ -30,7 +29,6 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import adapter_fingerprint, add_lora, load_adapter, save_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.tree import Tree
-from throughline.questions.question_set import make_question_set
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.questions.wording import class_name
 from throughline.training.checks import output_probe
@@ -61,8 +59,7 @@ class Learning:
         self.unit, self.config, self.fold, self.told = unit, config, fold, told
         self.run_folder, self.folder = run_folder, unit_folder(run_folder, unit)
         self.method = METHODS[unit.method]
-        form = FORMATS[config.chains.format]
-        self.questions = make_question_set(classes, form)
+        self.questions = config.question_set(classes)
         model = config.model
         self.mllm: Mllm = load_mllm(
             model.checkpoint,

@@ -119,7 +119,6 @@ def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Cha
 def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains:
     """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
     from throughline.chains.formats import FORMATS
-    from throughline.questions.question_set import make_question_set
     from throughline.teaching.building import all_accepted_chains, build_chains
     from throughline.teaching.recording import BuildPlan
     from throughline.teaching.teachers import Describer
@@ -130,7 +129,7 @@ def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chai
         journals = journal_paths(settings.journal)
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
-        question = make_question_set(images.classes, chain_format).reasoning
+        question = config.question_set(images.classes).reasoning
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), run_folder / CHAINS)
         journals = (run_folder / CHAINS / "journal-0.jsonl",)

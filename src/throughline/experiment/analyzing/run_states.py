@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughline.analysis.records import State
-from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.folders import read_images
@@ -19,7 +18,7 @@ from throughline.experiment.config import RunConfig
 from throughline.experiment.folder import UNITS
 from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
-from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.questions.question_set import QuestionSet
 
 if TYPE_CHECKING:
     from throughline.mllm.load import Mllm
@@ -43,12 +42,12 @@ class AnalyzedRun:
 
     def subject(self) -> Subject:
         """What scoring needs of it."""
-        form, model = FORMATS[self.config.chains.format], self.config.model
+        model = self.config.model
         return Subject(
             model=checkpoint_name(model.checkpoint),
             folder=self.folder,
             images=self.images,
-            questions=make_question_set(self.images.classes, form),
+            questions=self.config.question_set(self.images.classes),
             chains=read_chains(self.folder),
             checkpoint=fingerprint_checkpoint(model.checkpoint),
             loading=(model.tiles, model.dtype, model.quantization),
