@@ -23,13 +23,20 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.domains.samples import Sample
-from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.chat import EncodedImage, EncodedPrompt
 from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.questions.question import Likelihood, Question
 from throughline.questions.question_set import QuestionSet
-from throughline.questions.wording import class_name
+from throughline.questions.tampering import (
+    Stages,
+    stages_before_answer,
+    tampered_question,
+    with_lent_stage,
+    without_stage,
+)
 
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""
@@ -37,7 +44,7 @@ VERSION = 1
 AT_ONCE = 8192
 """Tokens behind an image in one pass: who sees whom is a square of them."""
 
-TOLD_EVERY = 16
+REPORTED_EVERY = 16
 """Images."""
 
 WHOLE = "whole chain"
@@ -45,9 +52,8 @@ BLANK = 128
 """Grey, in each channel: what is left of an image that is blanked."""
 
 About = Literal["stage removed", "stage swapped", "chain", "image", "whole"]
-Stages = Mapping[str, str]
-Variants = list[tuple[str, About, Stages]]
-"""Name, what was changed, and the stages before the answer."""
+Variants = list[tuple[Question, About]]
+"""The question behind the stages that are left, and what was changed."""
 
 
 @dataclass(frozen=True)
@@ -75,76 +81,73 @@ class ConclusionReader:
 
     mllm: Mllm
     reader: ImageReader
-    prompts: QuestionSet
-    form: ChainFormat
-    classes: tuple[str, ...]
+    questions: QuestionSet
 
     def read(
-        self, chained: Sequence[Chained], seed: int, told: Callable[[int, int], None] = lambda done, total: None
+        self,
+        chained: Sequence[Chained],
+        seed: int,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[Read]:
         """Every variant of every image that has another class's chain to borrow."""
-        for number, one in enumerate(chained):
-            others = [other for other in chained if not set(other.sample.labels) & set(one.sample.labels)]
+        for number, own in enumerate(chained):
+            others = [other for other in chained if not set(other.sample.labels) & set(own.sample.labels)]
             if others:
-                other = others[int(generator(seed, "another image", one.sample.id).integers(len(others)))]
-                yield from self._read(one, other)
-            if (number + 1) % TOLD_EVERY == 0 or number + 1 == len(chained):
-                told(number + 1, len(chained))
+                other = others[int(generator(seed, "another image", own.sample.id).integers(len(others)))]
+                yield from self._read(own, other)
+            if (number + 1) % REPORTED_EVERY == 0 or number + 1 == len(chained):
+                on_progress(number + 1, len(chained))
 
-    def _read(self, one: Chained, other: Chained) -> list[Read]:
-        own, theirs = self.reader.encode(one.sample), self.reader.encode(other.sample)
-        whole: Variants = [(WHOLE, "whole", one.stages)]
+    def _read(self, own: Chained, other: Chained) -> list[Read]:
+        image, another = self.reader.encode(own.sample), self.reader.encode(other.sample)
         passes: list[list[tuple[EncodedImage, Variants]]] = [
-            [(own, some)] for some in self._in_turns(whole + self._tampered(one, other))
+            [(image, some)] for some in self._in_turns(self._variants(own, other))
         ]
-        passes[-1].append((self._blank(one.sample), [("image blanked", "image", one.stages)]))
-        passes[-1].append((theirs, [("another image", "image", one.stages)]))
-        place, found = self.classes.index(one.sample.label), []
+        passes[-1].append((self._blank(own.sample), [(self._ask("image blanked", own.stages), "image")]))
+        passes[-1].append((another, [(self._ask("another image", own.stages), "image")]))
+        classes = self.questions.classes
+        place, reads = classes.index(own.sample.label), []
         with self.mllm.asked():
-            for trees in passes:
-                batch = self.mllm.collate([[self._tree(image, some)] for image, some in trees])
+            for images in passes:
+                batch = self.mllm.collate([[self._tree(own.sample, image, some)] for image, some in images])
                 scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))
                 sums = iter(-nll.double().sum() for _, _, nll in scores.per_branch())
-                for name, about, _ in (variant for _, some in trees for variant in some):
-                    p = torch.softmax(torch.stack([next(sums) for _ in self.classes]), dim=0)
-                    found.append(Read(one.sample.id, name, about, float(p[place]), int(p.argmax()) == place))
-        return found
+                for question, about in (variant for _, some in images for variant in some):
+                    p = torch.softmax(torch.stack([next(sums) for _ in classes]), dim=0)
+                    reads.append(Read(own.sample.id, question.name, about, float(p[place]), int(p.argmax()) == place))
+        return reads
 
     def _in_turns(self, variants: Variants) -> list[Variants]:
         """As many at a time as are about `AT_ONCE` tokens: a chain is some 150, each class behind it some 8."""
-        size = max(1, AT_ONCE // (150 + 8 * len(self.classes)))
+        size = max(1, AT_ONCE // (150 + 8 * len(self.questions.classes)))
         return [variants[start : start + size] for start in range(0, len(variants), size)]
 
-    def _tampered(self, one: Chained, other: Chained) -> Variants:
-        """Variants of a chain about its own image; an answer is never lent, since it names the other class."""
-        before = [name for name in self.form.stages if name != self.form.answer_stage]
-        found: Variants = []
-        for name in before:
-            found.append((f"without {name}", "stage removed", {n: t for n, t in one.stages.items() if n != name}))
-        for name in before:
-            found.append((f"{name} of another", "stage swapped", {**one.stages, name: other.stages[name]}))
-        found.append(("no stage", "chain", {}))
-        found.append(("another image's chain", "chain", {name: other.stages[name] for name in before}))
-        return found
+    def _ask(self, name: str, stages: Stages) -> Question:
+        return tampered_question(self.questions, name, stages)
 
-    def _tree(self, image: EncodedImage, variants: Variants) -> Tree:
-        chat, question = self.mllm.chat, user_turn(self.prompts.reasoning)
-        leaves = [
-            Leaf(chat.answered(question, [image], self._chain(stages, label)), f"{name}: {label}", 0.0, "sum")
-            for name, _, stages in variants
-            for label in self.classes
+    def _variants(self, own: Chained, other: Chained) -> Variants:
+        """Variants of a chain about its own image, untouched first."""
+        questions = self.questions
+        removed = without_stage(questions, own.stages)
+        lent = with_lent_stage(questions, own.stages, other.stages)
+        theirs = {name: other.stages[name] for name in stages_before_answer(questions)}
+        return [
+            (self._ask(WHOLE, own.stages), "whole"),
+            *((self._ask(f"without {name}", stages), "stage removed") for name, stages in removed.items()),
+            *((self._ask(f"{name} of another", stages), "stage swapped") for name, stages in lent.items()),
+            (self._ask("no stage", {}), "chain"),
+            (self._ask("another image's chain", theirs), "chain"),
         ]
-        return merge_paths(leaves, chat.image_token_id)
 
-    def _chain(self, stages: Stages, label: str) -> str:
-        """The chain with a class as its answer; stages that are not there leave no tag either."""
-        texts = {**stages, self.form.answer_stage: class_name(label)}
-        tagged = self.form.tagged_stages
-        return "\n".join(
-            f"<{name}> {texts[name]} </{name}>" if name in tagged else texts[name]
-            for name in self.form.stages
-            if name in texts
-        )
+    def _tree(self, sample: Sample, image: EncodedImage, variants: Variants) -> Tree:
+        """All answers of these questions about the sample, of which this image is shown."""
+        chat, leaves = self.mllm.chat, []
+        for question, _ in variants:
+            assert isinstance(question.answer, Likelihood)
+            prompt = EncodedPrompt(question.prompt(sample).messages, [image])
+            for chain in question.answer.continuations:
+                leaves.append(Leaf(prompt.answered(chat, chain), question.name, 0.0, "sum"))
+        return merge_paths(leaves, chat.image_token_id)
 
     def _blank(self, sample: Sample) -> EncodedImage:
         """An even grey in the size of the image."""
@@ -158,31 +161,31 @@ def chained(
     samples: Sequence[Sample], texts: Mapping[str, str], form: ChainFormat, classes: Sequence[str]
 ) -> list[Chained]:
     """The samples whose text, by id, is a well-formed chain that names one class, right or wrong."""
-    found = []
-    for one in samples:
-        parsed = parse_chain(texts.get(one.id, ""), form, classes)
+    chained = []
+    for sample in samples:
+        parsed = parse_chain(texts.get(sample.id, ""), form, classes)
         if parsed.chain is not None and parsed.label is not None:
-            found.append(Chained(one, dict(zip(form.stages, parsed.chain.stages, strict=True))))
-    return found
+            chained.append(Chained(sample, dict(zip(form.stages, parsed.chain.stages, strict=True))))
+    return chained
 
 
 def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
     """A line for each variant, in the order in which they were read."""
-    whole = {one.sample_id: float(one.correct) for one in reads if one.variant == WHOLE}
-    found = []
-    for name in dict.fromkeys(one.variant for one in reads):
-        rows = [one for one in reads if one.variant == name]
-        ids = [one.sample_id for one in rows]
-        lost = [whole[one.sample_id] - float(one.correct) for one in rows]
-        found.append(
+    whole = {read.sample_id: float(read.correct) for read in reads if read.variant == WHOLE}
+    lines = []
+    for name in dict.fromkeys(read.variant for read in reads):
+        rows = [read for read in reads if read.variant == name]
+        ids = [row.sample_id for row in rows]
+        lost = [whole[row.sample_id] - float(row.correct) for row in rows]
+        lines.append(
             Variant(
                 state=state,
                 name=name,
                 about=rows[0].about,
                 images=len(rows),
-                accuracy=over_images([float(one.correct) for one in rows], ids),
-                probability=over_images([one.probability for one in rows], ids),
+                accuracy=over_images([float(row.correct) for row in rows], ids),
+                probability=over_images([row.probability for row in rows], ids),
                 lost=None if name == WHOLE else over_images(lost, ids, scale=100),
             )
         )
-    return tuple(found)
+    return tuple(lines)

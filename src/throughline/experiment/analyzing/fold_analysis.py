@@ -226,7 +226,7 @@ class FoldAnalysis:
         if not path.is_file():
             questions = scoring.subject.questions
             with scoring.weights.at(scoring.subject.adapter(state)) as mllm:
-                reader = ConclusionReader(mllm, scoring.weights.reader, questions, questions.format, questions.classes)
+                reader = ConclusionReader(mllm, scoring.weights.reader, questions)
                 told = scoring.counted(state, "conclusions")
                 write_json_lines(path, (asdict(one) for one in reader.read(whole, seed, told)))
         return [Read(**row) for row in read_json_lines(path)]
