@@ -11,14 +11,14 @@ from transformers import AutoTokenizer
 
 from records import BuiltChains, ChainsStudy
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, ChainFormat
-from throughline.chains.journal import read_journal
+from throughline.chains.store import read_store
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Describer
 
 PER_CLASS, CANDIDATES, SEEDS = 25, 4, (0, 1, 2)
@@ -49,11 +49,11 @@ def _built(name: str, images: ImageSet, format: ChainFormat, enough: int | None,
         store = folder / str(seed)
         plan = BuildPlan(images, format, candidates=CANDIDATES, enough=enough)
         build_chains(plan, Describer(images.root, format, question, seed), store)
-        journal = read_journal(store)
-        counts["answers"].append(len(journal.candidates))
-        counts["tokens"].append(sum(len(tokenizer(c.text)["input_ids"]) for c in journal.candidates))
-        counts["well_formed"].append(len(journal.accepted("format")))
-        counts["consistent"].append(len(journal.accepted("consistent")))
-        counts["correct"].append(len(journal.accepted("correct")))
-        counts["images_with_chain"].append(len({c.sample_id for c in journal.accepted("correct")}))
+        chains = read_store(store)
+        counts["answers"].append(len(chains.answers))
+        counts["tokens"].append(sum(len(tokenizer(c.text)["input_ids"]) for c in chains.candidates()))
+        counts["well_formed"].append(len(chains.accepted("format")))
+        counts["consistent"].append(len(chains.accepted("consistent")))
+        counts["correct"].append(len(chains.accepted("correct")))
+        counts["images_with_chain"].append(chains.accepted("correct")["sample"].nunique())
     return BuiltChains(name=name, images=len(images.samples), **counts)

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.journal import (
+from throughline.chains.journal import JournalWriter, journal_files
+from throughline.chains.records import (
     Candidate,
-    JournalWriter,
     Usage,
     Verdict,
     candidate_key,
     classes_sha256,
-    journal_files,
     make_header,
-    read_journal,
+    prompt_sha256,
 )
-from throughline.chains.records import prompt_sha256
+from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.questions.question_set import make_question_set
 
@@ -74,7 +74,7 @@ def test_what_was_written_is_read_back(tmp_path):
     assert journal.verdicts == (verdict(one),)
     assert journal.problems == () and journal.duplicates == 0
     assert journal.accepted("correct") == (one,) and journal.accepted("format") == ()
-    assert journal.by_key()[two.key, two.sample_id] == two
+    assert tuple(read_store(tmp_path).candidates()) == (one, two)
 
 
 def test_a_line_has_exactly_the_fields_of_the_contract(tmp_path):
@@ -123,15 +123,15 @@ def test_an_identical_image_gets_a_copied_line_of_its_own(tmp_path):
 
 def test_two_texts_for_one_key_are_reported(tmp_path):
     write(tmp_path / "j.jsonl", candidate(0), candidate(0, text="another"))
-    journal = read_journal(tmp_path / "j.jsonl")
-    assert journal.candidates == (candidate(0),)
-    assert [problem.line for problem in journal.problems] == [2]
+    store = read_store(tmp_path / "j.jsonl")
+    assert tuple(store.candidates()) == (candidate(0),)
+    assert [problem.line for problem in store.contradictions] == [2] and not store.problems
 
 
 def test_unknown_fields_survive(tmp_path):
     line = json.loads(candidate().line()) | {"mood": "calm"}
     (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
-    (read,) = read_journal(tmp_path / "a.jsonl").candidates
+    (read,) = read_store(tmp_path / "a.jsonl").candidates()
     assert json.loads(read.line()) == line
 
 
@@ -139,7 +139,7 @@ def test_a_newer_schema_is_refused_with_file_and_line(tmp_path):
     line = json.loads(candidate().line()) | {"schema": 2}
     (tmp_path / "a.jsonl").write_text(HEADER.line() + "\n" + json.dumps(line) + "\n")
     with pytest.raises(ThroughlineError, match=r"schema 2 is newer.*a\.jsonl:2"):
-        read_journal(tmp_path / "a.jsonl")
+        read_store(tmp_path / "a.jsonl")
 
 
 def test_line_ends_and_byte_order_mark_of_other_systems_are_tolerated(tmp_path):
@@ -205,7 +205,7 @@ def test_a_killed_writer_loses_no_line(tmp_path):
     path = tmp_path / "j.jsonl"
     script = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from throughline.chains.journal import JournalWriter, Verdict\n"
+        "from throughline.chains.journal import JournalWriter\nfrom throughline.chains.records import Verdict\n"
         "writer = JournalWriter(Path(sys.argv[1]), flush_every=1000)\n"
         "for n in range(50):\n"
         "    writer.write(Verdict(key=str(n), sample_id='s', rule='format', outcome='ok', accepted=True))\n"
@@ -242,7 +242,7 @@ def test_unwritable_and_missing_places_are_the_users_fault(tmp_path):
     with pytest.raises(ThroughlineError, match="cannot write"):
         JournalWriter(tmp_path / "file" / "j.jsonl")
     with pytest.raises(ThroughlineError, match="cannot read the journal"):
-        read_journal(tmp_path / "none.jsonl")
+        read_store(tmp_path / "none.jsonl")
 
 
 def test_closing_twice_does_nothing(tmp_path):
@@ -253,7 +253,82 @@ def test_closing_twice_does_nothing(tmp_path):
 
 def test_the_room_loads_no_torch():
     script = (
-        "import sys\nfrom throughline.chains import answers, class_lists, journal, parsing, rules\n"
+        "import sys\nfrom throughline.chains import answers, class_lists, journal, parsing, rules, store\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+# the store ----------------------------------------------------------------------------------------------------------
+
+
+def mixed_up(draw):
+    """Lines of three requests in any order: failures, answers, contradictions, copies, verdicts, judges', bad lines."""
+    lines = [HEADER.line(), "no json"]
+    for _ in range(draw.randint(1, 30)):
+        one = candidate(draw.randrange(3), draw.choice(["a", "b"]), sample_id=draw.choice(["x", "y"]))
+        if draw.random() < 0.3:
+            one = one.model_copy(update={"finish_reason": "error", "usage": None})
+        rule, outcome = draw.choice(["format", "correct", "mine"]), draw.choice(["ok", "refusal"])
+        lines.append(draw.choice([one, verdict(one, rule, outcome, draw.random() < 0.5)]).line())
+    return lines
+
+
+@settings(max_examples=100, deadline=None)
+@given(draw=st.randoms(use_true_random=False))
+def test_a_store_is_what_a_plain_fold_of_its_lines_is(draw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    for shard in range(2):
+        (folder / f"journal-{shard}.jsonl").write_text("\n".join(mixed_up(draw)) + "\n")
+    store, plain = read_store(folder), read_journal(folder)
+    standing = {(c.key, c.sample_id): c for c in store.candidates()}
+    assert standing == {(c.key, c.sample_id): c for c in plain.candidates}
+    assert (store.duplicates, len(store.contradictions), store.problems) == (
+        plain.duplicates,
+        plain.contradictions,
+        list(plain.problems),
+    )
+    rows = dict(zip(standing, store.requests.index, strict=True))
+    for rule in store.rules:
+        found = store.verdicts(rule)
+        for last in plain.verdicts:
+            row = rows.get((last.key, last.sample_id))
+            if last.rule == rule and row in found.index:
+                assert (found.outcome[row], found.accepted[row]) == (last.outcome, last.accepted)
+
+
+def test_a_judge_that_failed_takes_back_nothing(tmp_path):
+    one, two = candidate(0), candidate(1)
+    said = [(one, "ok", False, "m"), (one, "error", False, "m"), (two, "ok", True, "m"), (two, "ok", False, "other")]
+    lines = [
+        verdict(of, "judge", outcome, accepted).model_copy(update={"model": model})
+        for of, outcome, accepted, model in said
+    ]
+    write(tmp_path / "journal-0.jsonl", *lines, one, two)
+    store = read_store(tmp_path)
+    assert [candidate.key for candidate in store.read(store.vetoed)] == [one.key, two.key]
+    assert store.judgements == {
+        (hash(one.key), "m"): False,
+        (hash(two.key), "m"): True,
+        (hash(two.key), "other"): False,
+    }
+
+
+def test_usage_is_summed_over_all_lines_and_absurd_values_are_in_no_sum(tmp_path):
+    failed = candidate(0, finish_reason="error")
+    odd = candidate(1, usage=Usage(prompt_tokens=10**400, completion_tokens=-1, cost=-0.5))
+    judged = verdict(odd, "judge").model_copy(update={"model": "m", "usage": Usage(cost=0.25)})
+    write(tmp_path / "journal-0.jsonl", failed, candidate(0), candidate(0), odd, judged)
+    store = read_store(tmp_path)
+    assert store.cost == pytest.approx(0.003 + 0.25) and store.unusable_usage == 3
+    assert store.answers["cost"].tolist()[:1] == [0.001]
+
+
+def test_a_store_that_changed_since_it_was_read_is_said_to(tmp_path):
+    write(tmp_path / "journal-0.jsonl", candidate(0), candidate(1))
+    store = read_store(tmp_path)
+    write(tmp_path / "journal-0.jsonl", candidate(2))
+    assert len(list(store.candidates())) == 2, "a store that only grew is no trouble"
+    (tmp_path / "journal-0.jsonl").write_text(candidate(1).line() + "\n")
+    with pytest.raises(ThroughlineError, match="the store changed"):
+        list(store.candidates())

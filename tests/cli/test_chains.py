@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
-from throughline.chains.journal import read_journal
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world

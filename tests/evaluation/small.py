@@ -13,8 +13,8 @@ import yaml
 from tests.mllm.tiny import image_of, write_checkpoint
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.journal import Candidate, JournalWriter, classes_sha256, make_header
-from throughline.chains.records import prompt_sha256
+from throughline.chains.journal import JournalWriter
+from throughline.chains.records import Candidate, classes_sha256, make_header, prompt_sha256
 from throughline.domains.folders import read_images
 from throughline.experiment.folder import begin_unit, finish_unit
 from throughline.experiment.learning import learn

@@ -12,8 +12,8 @@ from tests.mllm.tiny import FAMILIES, image_of, write_checkpoint
 
 from cost_model import calibrated, compare_with_run
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.journal import JournalWriter, make_header
-from throughline.chains.records import Candidate
+from throughline.chains.journal import JournalWriter
+from throughline.chains.records import Candidate, make_header
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import Cost
 from throughline.experiment.folder import unit_folder

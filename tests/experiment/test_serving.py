@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chains.plain_fold import read_journal
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
 from tests.teaching import serving as real
 
-from throughline.chains.journal import read_journal
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images

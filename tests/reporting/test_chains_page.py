@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.chains.plain_fold import read_journal
 from tests.reporting.test_page import Reader
 
 from browser import BROWSER
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.journal import JournalWriter, read_journal
+from throughline.chains.journal import JournalWriter
 from throughline.chains.records import (
     Candidate,
     Record,
@@ -286,9 +287,9 @@ def test_a_store_without_candidates_is_the_users_fault(tmp_path: Path) -> None:
 
 def test_progress_is_told_by_lines(tmp_path: Path) -> None:
     store = write(tmp_path / "store", [candidate(sample, 0, "a") for sample in made_up(2500)])
-    told: list[tuple[int, int | None]] = []
-    write_chains_page(store, tmp_path / "page.html", None, limit=3, told=lambda *now: told.append(now))
-    assert told == [(1000, None), (2000, None), (1000, 2500), (2000, 2500)]
+    lines: list[int] = []
+    write_chains_page(store, tmp_path / "page.html", None, limit=3, on_progress=lines.append)
+    assert lines == [1000, 2000]
 
 
 # ---- which images are shown when there are more than the page takes

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.journal import read_journal
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -21,7 +21,7 @@ from throughline.teaching.batch_files import BatchRead, read_batch, read_orders,
 from throughline.teaching.building import accepted_chains
 from throughline.teaching.prices import Price
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Brief
 
 PARAMS = {"max_tokens": 300, "seed": True, "image_side": 64}

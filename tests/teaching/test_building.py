@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, Chain, ChainFormat, render_chain
-from throughline.chains.journal import read_journal
-from throughline.chains.records import FAILED, ModelVerdict, Usage
+from throughline.chains.records import FAILED, Usage, Verdict
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import accepted_chains, build_chains
-from throughline.teaching.recording import BuildPlan, Progress
+from throughline.teaching.recorder import BuildPlan, Progress
 from throughline.teaching.teachers import Ask, Brief, Describer, Written
 
 CLASSES = ("cat", "cup", "dog")
@@ -395,7 +395,7 @@ def test_a_chain_that_a_judge_did_not_agree_with_is_no_accepted_one(
         (changed, 1): [("ok", False), ("ok", True)],
     }
     verdicts = [
-        ModelVerdict(
+        Verdict(
             key=line["key"], sample_id=line["sample_id"], rule="judge", outcome=outcome, accepted=accepted, model="m"
         ).line()
         for line in lines

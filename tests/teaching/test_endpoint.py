@@ -22,10 +22,10 @@ import openai
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tests.chains.plain_fold import read_journal
 
 from throughline.benchmarks.chat_server import ChatServer, FaultPlan, ServerSettings
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.journal import read_journal
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate
 from throughline.core.errors import ThroughlineError
@@ -35,11 +35,11 @@ from throughline.domains.samples import ImageSet
 from throughline.teaching.building import accepted_chains, build
 from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
-from throughline.teaching.judging import Judge
+from throughline.teaching.judge import Judge
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recording import BuildPlan, Progress
+from throughline.teaching.recorder import BuildPlan, Progress
 from throughline.teaching.teachers import Brief
 
 CLASSES = ("aardvark", "bumblebee", "chinchilla")

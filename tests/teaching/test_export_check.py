@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
-from throughline.chains.journal import read_journal
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
-from throughline.teaching.checks.checking import CheckResult, check_chains
-from throughline.teaching.exports.exporting import export_chains
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.checks.check import CheckResult, check_chains
+from throughline.teaching.exports.export import export_chains
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Describer
 
 HOSTILE = "</script><script>alert(1)</script> & \x00\x1b[2J\x7f \u2028\u202e \U0001f600"

@@ -20,7 +20,6 @@ from throughline.chains.formats import FIVE_STAGE, THINK_ANSWER, Chain, render_c
 from throughline.chains.journal import JournalWriter
 from throughline.chains.records import (
     Candidate,
-    ModelVerdict,
     Usage,
     Verdict,
     candidate_key,
@@ -34,7 +33,7 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
 from throughline.questions.question_set import make_question_set
-from throughline.teaching.exports.exporting import export_chains
+from throughline.teaching.exports.export import export_chains
 from throughline.teaching.exports.records import ExportSummary
 from throughline.teaching.exports.trainer_formats import control_mark
 
@@ -199,7 +198,7 @@ def test_an_export_that_was_moved_still_loads_and_its_jsonl_finds_its_images(
 
 
 def test_everything_that_did_not_come_along_is_counted_and_named(exported: ExportSummary, images: ImageSet) -> None:
-    assert (exported.failed, exported.duplicates, exported.other_format) == (1, 2, 1)
+    assert (exported.failed, exported.duplicates, exported.other_format) == (1, 3, 1)
     assert exported.missing.names == ("photo/gone/1.png",)
     assert exported.changed.names == (images.samples[3].id,)
     assert exported.problems.count == 2
@@ -237,8 +236,8 @@ def test_every_accepted_candidate_comes_along_when_asked_for(
     assert (asks.count("label"), asks.count("reasoning")) == (summary.images, summary.chains)
 
 
-def judged(candidate: Candidate, accepted: bool, outcome: str = "ok") -> ModelVerdict:
-    return ModelVerdict(
+def judged(candidate: Candidate, accepted: bool, outcome: str = "ok") -> Verdict:
+    return Verdict(
         key=candidate.key,
         sample_id=candidate.sample_id,
         rule="judge",
@@ -395,10 +394,10 @@ import os, signal, sys
 from pathlib import Path
 from throughline.chains.formats import FIVE_STAGE
 from throughline.domains.folders import read_images
-from throughline.teaching.exports.exporting import export_chains
+from throughline.teaching.exports.export import export_chains
 store, out, images = map(Path, sys.argv[1:])
-told = lambda done, total: done == 5 and os.kill(os.getpid(), signal.SIGKILL)
-export_chains(store, out, read_images(images), format=FIVE_STAGE, shard_bytes=1, told=told)
+on_progress = lambda done, total: done == 5 and os.kill(os.getpid(), signal.SIGKILL)
+export_chains(store, out, read_images(images), format=FIVE_STAGE, shard_bytes=1, on_progress=on_progress)
 """
 
 
@@ -417,11 +416,11 @@ def test_a_killed_export_leaves_what_stood_there_and_nothing_that_the_next_one_t
 
 
 def test_an_interrupted_export_goes_without_a_trace(store: Path, images: ImageSet, tmp_path: Path) -> None:
-    def told(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_chains(store, tmp_path / "out", images, format=FIVE_STAGE, told=told)
+        export_chains(store, tmp_path / "out", images, format=FIVE_STAGE, on_progress=on_progress)
     assert not list(tmp_path.iterdir())
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.chains.plain_fold import read_journal
 
 from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
-from throughline.chains.journal import read_journal
 from throughline.chains.records import Candidate
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.journal import read_journal
 from throughline.core.settings import SamplingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -18,7 +18,7 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.local import LocalTeacher
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.teaching.building import build_chains
-from throughline.teaching.estimating import estimate
+from throughline.teaching.estimate import estimate
 from throughline.teaching.prices import Price, price_of, read_prices
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Ask, Brief, Written
 
 CLASSES = ("cat", "dog")

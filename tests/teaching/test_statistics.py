@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.chains.plain_fold import read_journal
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS, THINK_ANSWER, Chain, ChainFormat, render_chain
-from throughline.chains.journal import JournalWriter, read_journal
+from throughline.chains.journal import JournalWriter
 from throughline.chains.records import (
     Candidate,
     Record,
@@ -313,7 +314,7 @@ def test_a_judges_verdicts_are_paid_for_once_and_belong_to_the_price_of_a_chain(
     asked = [answer(f"photo/{name}/0.png", usage=Usage(completion_tokens=7, cost=0.25)) for name in CLASSES]
     copy = asked[0].copied_for("sketch/cat/0.png", "sketch")
     told = [verdict(one, one is not asked[1], "judge") for one in (*asked, copy)]
-    paid = [one.model_copy(update={"model": "judge-1", "usage": {"cost": 0.5, "prompt_tokens": None}}) for one in told]
+    paid = [one.model_copy(update={"model": "judge-1", "usage": Usage(cost=0.5)}) for one in told]
     store = write(tmp_path / "journal-0.jsonl", HEADER, *paid, *asked, copy)
     found = summarise_chains(store)
     assert (found.whole.cost.total, found.whole.cost.judging, found.whole.prompt_tokens.judging) == (0.75, 1.5, None)
@@ -329,7 +330,8 @@ def test_what_read_journal_reports_is_counted_alike(tmp_path: Path) -> None:
     write(store, HEADER, one, one, answer("photo/cat/0.png", text="another"), verdict(one, True))
     store.write_bytes(store.read_bytes() + b'no json\n{"schema": 1, "kind": "poem"}\n\xff\n' + one.line().encode()[:99])
     journal, found = read_journal(store), summarise_chains(store)
-    assert (found.problems, found.duplicates) == (len(journal.problems), journal.duplicates) == (5, 2)
+    problems = len(journal.problems) + journal.contradictions
+    assert (found.problems, found.duplicates) == (problems, journal.duplicates) == (5, 2)
 
 
 def test_hostile_values_are_counted_and_do_not_stop_the_count(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from tests.chains.plain_fold import read_journal
 from tests.training.small import PROMPTS, chain_of
 
 from throughline.chains.formats import FIVE_STAGE
-from throughline.chains.journal import read_journal
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm import sampling as in_process

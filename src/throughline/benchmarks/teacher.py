@@ -35,7 +35,7 @@ from throughline.teaching.building import build, build_chains
 from throughline.teaching.completions import image_body
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Ask, Brief, Written
 
 CLASSES = CLASS_LISTS["PACS"]

@@ -1,6 +1,7 @@
 """The three kinds of line in a chain journal, as typed records: what was asked for and how (header), what came back
-(candidate), what a rule made of it (verdict). Written and read by `journal`; built by teachers, self-labelling and
-dataset building. A candidate carries no label: labels are joined from the image folder when verdicts are made.
+(candidate), what a rule made of it (verdict). `journal` writes and reads them, `store` folds them; teachers,
+self-labelling and dataset building make them. A candidate carries no label: labels are joined from the image folder
+when verdicts are made.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from throughline.core.files import canonical_json, content_hash
 
 FAILED = "error"
 """The finish reason of a request that never got an answer; the candidate's text says why."""
+JUDGE = "judge"
+"""The rule of verdicts that a judge model gave."""
 
 SCHEMA = 1
 """Raised when a line of today could no longer be read by yesterday's reader in yesterday's meaning."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class _Record(BaseModel):
@@ -58,6 +65,11 @@ class Usage(BaseModel):
     completion_tokens: int | None = None
     cost: float | None = Field(default=None, allow_inf_nan=False)
     """In US dollars."""
+
+    def get(self, name: str) -> float | None:
+        """The value of one of these fields."""
+        value: float | None = getattr(self, name)
+        return value
 
 
 class Candidate(_Record):
@@ -105,13 +117,12 @@ class Verdict(_Record):
     rule: str
     outcome: Outcome
     accepted: bool
-
-
-class ModelVerdict(Verdict):
-    """A verdict that a judge model gave and that was paid for."""
-
-    model: str
-    usage: Usage | None = None
+    basis: str | None = Field(default=None, exclude_if=_is_none)
+    """Of one of our rules: what it was judged under, see `verdicts.basis_of`."""
+    model: str | None = Field(default=None, exclude_if=_is_none)
+    """Of a judge: the model that gave it."""
+    usage: Usage | None = Field(default=None, exclude_if=_is_none)
+    """Of a judge: what it took; None for a copy."""
 
 
 Record = Header | Candidate | Verdict

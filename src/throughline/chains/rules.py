@@ -18,6 +18,10 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import ParsedChain
 from throughline.core.errors import ThroughlineError
 
+VERSION = 1
+"""Raised when a rule, or the parser behind it, judges a text otherwise than before: recorded verdicts of another
+version are made anew."""
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -1,14 +1,26 @@
-"""A rule's verdict on a journal's candidate, for dataset building and self-labelling alike. This is where the
-true label meets a chain, and nowhere earlier."""
+"""A rule's verdict on a candidate, for dataset building and self-labelling alike. This is where the true label meets a
+chain, and nowhere earlier. A verdict that a store holds is used; only what it lacks is judged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
-from throughline.chains.formats import ChainFormat
+from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.chains.records import Candidate, Verdict
-from throughline.chains.rules import judge
+from throughline.chains.rules import VERSION, judge
+from throughline.chains.store import ChainStore
+from throughline.core.files import content_hash
+from throughline.domains.samples import Sample
+
+
+@lru_cache(maxsize=4096)
+def basis_of(format: ChainFormat, classes: tuple[str, ...], true_label: str) -> str:
+    """Everything but the candidate that a verdict depends on, as a hash: rules, format, class list, label."""
+    return content_hash([VERSION, format.name, format.stages, classes, true_label])[:16]
 
 
 def verdict_on(
@@ -31,6 +43,42 @@ def verdicts_on(
             rule=rule,
             outcome=judgement.outcome,
             accepted=judgement.accepted,
+            basis=basis_of(format, tuple(classes), true_label),
         )
         for rule, judgement in judged
     )
+
+
+def judged_answers(
+    store: ChainStore,
+    answers: Any,
+    samples: Mapping[int, Sample],
+    classes: tuple[str, ...],
+    rules: Sequence[str],
+    on_verdicts: Callable[[tuple[Verdict, ...]], None] = lambda verdicts: None,
+) -> dict[str, Any]:
+    """By rule, the verdicts on `answers` (rows of `store.answers`, in known formats, about `samples` by hash of their
+    id) as frames with the columns `outcome` and `accepted`, indexed as the answers are.
+
+    A recorded verdict of the same basis is used. Answers that lack one are read again and judged; `on_verdicts` gets
+    what comes of it, all rules of an answer at a time.
+    """
+    bases = [
+        basis_of(FORMATS[format], classes, samples[sample].label)
+        for sample, format in zip(answers["sample"], answers["format"], strict=True)
+    ]
+    verdicts = {rule: store.verdicts(rule).reindex(answers.index) for rule in rules}
+    lacking = sum((verdicts[rule]["basis"] != bases for rule in rules), start=answers["failed"]) > 0
+    made: dict[str, list[tuple[Any, bool]]] = {rule: [] for rule in rules}
+    unjudged = answers[lacking]
+    for candidate, sample in zip(store.read(unjudged.index), unjudged["sample"], strict=True):
+        fresh = verdicts_on(candidate, rules, FORMATS[candidate.format], classes, samples[sample].label)
+        for verdict in fresh:
+            made[verdict.rule].append((verdict.outcome, verdict.accepted))
+        on_verdicts(fresh)
+    for rule, frame in verdicts.items():
+        for place, name in enumerate(("outcome", "accepted")):
+            column = frame[name].astype(object)
+            column[lacking] = [pair[place] for pair in made[rule]]
+            frame[name] = column if name == "outcome" else column.astype(bool)
+    return verdicts

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from throughline.core.errors import ThroughlineError
+
+if sys.platform != "win32":
+    import fcntl
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,28 +73,58 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, keep: bool = False) -> Iterator[Path]:
+def whole_folder(out: Path, keep: bool = False, replace: bool = False) -> Iterator[Path]:
     """A folder that appears whole or not at all: yields a hidden folder beside `out`, and renames it at the end.
 
     What an earlier, killed run left there is removed first and what a failure leaves is removed after,
-    unless `keep` says that the writer continues from it. Raises a ThroughlineError when `out` already
-    holds something or cannot be written.
+    unless `keep` says that the writer continues from it. With `replace` an older folder stands until the new one takes
+    its place. Raises a ThroughlineError when `out` already holds something else, when another process writes the same
+    folder, or when it cannot be written.
     """
     out = out.absolute()
-    require_free_folder(out)
-    stage = out.parent / f".{out.name}.partial"
+    if not replace:
+        require_free_folder(out)
+    stage, old = out.parent / f".{out.name}.partial", out.parent / f".{out.name}.replaced"
     with told_in_one_line(out):
-        if stage.exists() and not keep:
-            shutil.rmtree(stage)
         stage.mkdir(parents=True, exist_ok=True)
+    with locked(stage, "another process is writing this folder"):
+        try:
+            with told_in_one_line(out):
+                for left in () if keep else stage.iterdir():
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield stage
+            with told_in_one_line(out):
+                if replace and out.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    out.replace(old)
+                stage.replace(out)
+                shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            if old.exists() and not out.exists():
+                old.replace(out)
+            if not keep:
+                shutil.rmtree(stage, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, do: str = "wait for it") -> Iterator[None]:
+    """Holds a file or folder for this process alone; a ThroughlineError of `what` and `do` when another one has it.
+
+    Windows has no such lock: one writer at a time is then up to the user.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
     try:
-        yield stage
-        with told_in_one_line(out):
-            stage.replace(out)
-    except BaseException:
-        if not keep:
-            shutil.rmtree(stage, ignore_errors=True)
-        raise
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ThroughlineError(what, path, do) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def require_free_folder(out: Path) -> None:

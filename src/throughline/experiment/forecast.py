@@ -18,8 +18,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from throughline.chains.formats import FORMATS
-from throughline.chains.journal import scan_journal
-from throughline.chains.records import FAILED, Candidate
+from throughline.chains.store import read_store
 from throughline.domains.samples import ImageSet
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.world import planned_scenes, read_scenes
@@ -33,7 +32,7 @@ from throughline.experiment.units import Unit
 from throughline.experiment.workload import ANSWERING, SELF_LABELLING, TRAINING, Memory, Phase, Workload, count_paths
 from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.shapes import Outline, open_outline
-from throughline.teaching.estimating import CHAIN_TOKENS
+from throughline.teaching.estimate import CHAIN_TOKENS
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
 
@@ -278,9 +277,9 @@ def sample_chains(config: RunConfig, images: ImageSet) -> tuple[tuple[str, ...],
 
 
 def _journal_texts(journal: str, format: str) -> Iterator[str]:
-    for _, _, record in scan_journal(journal_paths(journal)):
-        if isinstance(record, Candidate) and record.finish_reason not in {FAILED, "length"} and record.format == format:
-            yield record.text
+    store = read_store(journal_paths(journal))
+    candidates = store.read(store.answers.index[store.answers["format"] == format])
+    return (candidate.text for candidate in candidates if candidate.finish_reason != "length")
 
 
 def _described(config: RunConfig, images: ImageSet) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chai
     """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import all_accepted_chains, build_chains
-    from throughline.teaching.recording import BuildPlan
+    from throughline.teaching.recorder import BuildPlan
     from throughline.teaching.teachers import Describer
 
     settings = config.chains

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from throughline.chains.journal import read_journal
+from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
@@ -83,7 +83,7 @@ class UnitFolder:
         accepted, journal = (self.state_folder(number) / name for name in ("accepted.jsonl", "journal-0.jsonl"))
         if not accepted.is_file() or not journal.is_file():
             return {}
-        written = {candidate.sample_id: candidate.text for candidate in read_journal(journal).candidates}
+        written = {candidate.sample_id: candidate.text for candidate in read_store(journal).candidates()}
         trained_on = {row["sample_id"]: row["text"] for row in read_json_lines(accepted)}
         return {sample_id: text for sample_id, text in trained_on.items() if written.get(sample_id) == text}
 

@@ -20,7 +20,7 @@ from throughline.core.files import content_hash, told_in_one_line, write_atomica
 from throughline.teaching.completions import image_body, read_completion, usage_of
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import BATCH_SHARE, Price
-from throughline.teaching.recording import BuildPlan, Clock, Recorder
+from throughline.teaching.recorder import BuildPlan, Clock, Recorder
 from throughline.teaching.teachers import Brief, Written
 
 URL = "/v1/chat/completions"

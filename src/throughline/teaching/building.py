@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.journal import scan_journal
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import FAILED, Candidate, Verdict
-from throughline.chains.verdicts import verdict_on
+from throughline.chains.records import FAILED
+from throughline.chains.store import read_store
+from throughline.chains.verdicts import judged_answers
 from throughline.domains.samples import ImageSet
-from throughline.teaching.recording import BuildPlan, Clock, Progress, Recorder
+from throughline.teaching.recorder import BuildPlan, Clock, Progress, Recorder
 from throughline.teaching.teachers import Teacher
-from throughline.teaching.vetoes import Vetoes, request_of
 
 if TYPE_CHECKING:  # brings the openai client
-    from throughline.teaching.judging import Judge
+    from throughline.teaching.judge import Judge
 
 Told = Callable[[Progress], None]
 
@@ -102,7 +101,8 @@ class _Workers:
                 failed |= await self._ask(wanted, number)
             for lead in batch:
                 progress.done += 1
-                progress.accepted += recorder.accepted(lead, recorder.plan.candidates) >= (recorder.plan.enough or 1)
+                accepted = recorder.ledger.accepted_before(lead, recorder.plan.candidates)
+                progress.accepted += accepted >= (recorder.plan.enough or 1)
                 progress.failed += lead in failed
             self.told(progress)
 
@@ -150,25 +150,18 @@ def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFor
 def all_accepted_chains(
     journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str
 ) -> dict[str, tuple[str, ...]]:
-    """Each sample's accepted chains among the candidates of existing journals, judged anew by `rule`: in the order of
-    rounds and candidates, a text that comes twice once.
+    """Each sample's accepted chains among the answers of existing journals: in the order of rounds and candidates, a
+    text that comes twice once.
 
     What a judge model did not agree with is not accepted, whatever the rule says.
     """
-    accepted: dict[str, list[tuple[tuple[int, int], int, str]]] = {}
-    vetoes = Vetoes()
-    for _, _, record in scan_journal(journals):
-        if isinstance(record, Verdict):
-            vetoes.note(record)
-        elif isinstance(record, Candidate) and record.format == format.name:
-            sample = images.by_id.get(record.sample_id)
-            if sample is not None and verdict_on(record, rule, format, images.classes, sample.label).accepted:
-                chain = ((record.round, record.candidate), request_of(record), record.text)
-                accepted.setdefault(sample.id, []).append(chain)
-    found: dict[str, tuple[str, ...]] = {}
-    for sample_id in sorted(accepted):
-        kept = [(order, text) for order, request, text in accepted[sample_id] if not vetoes.on(request)]
-        if kept:
-            in_order = sorted(kept, key=lambda one: one[0])  # stable: of equals, the first read comes first
-            found[sample_id] = tuple(dict.fromkeys(text for _, text in in_order))
-    return found
+    store = read_store(journals)
+    samples = {hash(sample.id): sample for sample in images.samples}
+    answers = store.answers
+    answers = answers[answers["sample"].isin(samples.keys()) & (answers["format"] == format.name)]
+    accepted = judged_answers(store, answers, samples, images.classes, [rule])[rule]["accepted"]
+    kept = answers[accepted & ~answers.index.isin(store.vetoed)].sort_values(["round", "number"], kind="stable")
+    texts: dict[str, dict[str, None]] = {}
+    for candidate in store.read(kept.index):
+        texts.setdefault(candidate.sample_id, {})[candidate.text] = None
+    return {sample_id: tuple(texts[sample_id]) for sample_id in sorted(texts)}

@@ -6,39 +6,24 @@ known by its key, so lines of other prompts, models or seeds in the same store c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from throughline.chains.journal import Problem, scan_journal
-from throughline.chains.outcomes import Outcome
-from throughline.chains.records import Candidate, Header, Record, Usage, Verdict
+from throughline.chains.formats import ChainFormat
+from throughline.chains.records import Candidate, Record
+from throughline.chains.rules import RULES
+from throughline.chains.store import ChainStore, read_store
+from throughline.chains.verdicts import judged_answers, verdicts_on
 from throughline.domains.samples import Sample
 from throughline.teaching.teachers import Brief
 
 MOST_CANDIDATES = 64
 """Candidates an image; one bit each."""
-
-JUDGE = "judge"
-"""The rule of verdicts that a judge model gave."""
 JUDGEABLE = "consistent"
 """A judge is asked about chains that this rule accepts, right or wrong: so being asked says nothing of the label."""
-
-VerdictsOn = Callable[[Candidate, Sample], tuple[Verdict, ...]]
-"""The verdicts of all rules that need no model."""
-
-
-@dataclass
-class _Pending:
-    """A candidate whose verdict lines have not all been met yet; they mostly stand right behind it."""
-
-    candidate: Candidate
-    place: int
-    missing: dict[str, Verdict]
-    """By rule: what the journal has to say, and does not yet."""
 
 
 class Ledger:
@@ -47,17 +32,15 @@ class Ledger:
     def __init__(
         self,
         samples: Sequence[Sample],
+        classes: tuple[str, ...],
+        format: ChainFormat,
         brief: Brief,
-        format: str,
         rule: str,
-        verdicts_on: VerdictsOn,
         judge: str | None = None,
     ) -> None:
-        self.samples, self.brief, self.format, self.rule, self.judge = samples, brief, format, rule, judge
+        self.samples, self.brief, self.rule, self.judge = samples, brief, rule, judge
         self.problems = 0
         """Lines of the store that could not be read."""
-        self.met: set[str] = set()
-        """Those of the watched keys that the store holds an answer to."""
         self.cost = 0.0
         """US dollars behind all lines of the store, whatever was asked."""
         self.paid_answers, self.prompt_tokens, self.completion_tokens = 0, 0, 0
@@ -65,25 +48,24 @@ class Ledger:
         self.unjudged: dict[int, list[Candidate]] = {}
         """Candidates that wait for the judge, by leading place. Whole, since the judge has to read them: few, unless a
         judge is called to a store that was built without one."""
-        self._judged: dict[str, bool] = {}
-        self._verdicts_on = verdicts_on
+        self._classes, self._format = classes, format
         self._recorded, self._passed, self._accepted = (np.zeros(len(samples), np.uint64) for _ in range(3))
-        self._lead_of: dict[str, int] = {}
-        self._alike: dict[int, list[int]] = {}
-        for place, sample in enumerate(samples):
-            lead = self._lead_of.setdefault(sample.image_sha256, place)
-            if lead != place:
-                self._alike.setdefault(lead, [lead]).append(place)
+        images, self._first_places, image_of = np.unique(
+            np.fromiter((hash(sample.image_sha256) for sample in samples), np.int64, len(samples)),
+            return_index=True,
+            return_inverse=True,
+        )
+        self._images, self._alike = images, _groups(image_of, self._first_places)
 
     @property
     def leads(self) -> Iterator[int]:
         """One place for each distinct image, in the samples' order."""
-        return iter(self._lead_of.values())
+        return iter(np.sort(self._first_places).tolist())
 
     @property
     def distinct(self) -> int:
         """How many distinct images there are."""
-        return len(self._lead_of)
+        return len(self._first_places)
 
     @property
     def candidates(self) -> int:
@@ -103,149 +85,115 @@ class Ledger:
         """Whether the candidate is recorded, for every sample of the image."""
         return all(self._has(place, number) for place in self.alike(lead))
 
-    def accepted_before(self, place: int, number: int) -> int:
-        """How many of the sample's candidates below `number` are accepted."""
-        return (int(self._accepted[place]) & ((1 << number) - 1)).bit_count()
+    def accepted_before(self, lead: int, number: int) -> int:
+        """Accepted candidates below `number`; where images are alike, of the sample that has fewest."""
+        below = (1 << number) - 1
+        return min((int(self._accepted[place]) & below).bit_count() for place in self.alike(lead))
 
-    def take(self, place: int, candidate: Candidate, verdicts: Sequence[Verdict]) -> bool:
-        """The candidate is in the journal. Gives whether it waits for the judge."""
-        number, lead = candidate.candidate, self._lead_of[candidate.image_sha256]
-        by_rule = {verdict.rule: verdict.accepted for verdict in verdicts}
+    def take(self, place: int, number: int, accepted_by: Mapping[str, bool]) -> bool:
+        """A candidate for the sample at `place` is in the journal; `accepted_by` is by rule.
+
+        Gives whether the judge has to be asked about it.
+        """
         self._recorded[place] |= _bit(number)
-        if by_rule[self.rule]:
+        if accepted_by[self.rule]:
             self._passed[place] |= _bit(number)
-        if self.judge is None:
-            if by_rule[self.rule]:
+            if self.judge is None:
                 self._accepted[place] |= _bit(number)
-            return False
-        if not by_rule[JUDGEABLE]:
-            return False
-        waiting = self.unjudged.setdefault(lead, [])
-        if all(one.key != candidate.key for one in waiting):
-            waiting.append(candidate)
-        return True
+        return self.judge is not None and accepted_by[JUDGEABLE]
 
-    def judged(self, lead: int, candidate: Candidate, accepted: bool) -> None:
+    def take_judgement(self, lead: int, number: int, agreed: bool) -> None:
         """The judge has spoken: the samples whose rule accepts the candidate accept it, if the judge does."""
         for place in self.alike(lead):
-            if accepted and int(self._passed[place]) >> candidate.candidate & 1:
-                self._accepted[place] |= _bit(candidate.candidate)
+            if agreed and int(self._passed[place]) >> number & 1:
+                self._accepted[place] |= _bit(number)
 
-    def read(self, store: Path, watched: Iterable[str] = ()) -> tuple[list[tuple[Path, Header]], list[Record]]:
-        """Takes in what the store's journals hold, in one pass; a store that is not there holds nothing.
+    def await_judge(self, lead: int, candidate: Candidate) -> None:
+        """The candidate has to be shown to the judge, once for all samples alike."""
+        waiting = self.unjudged.setdefault(lead, [])
+        if all(other.key != candidate.key for other in waiting):
+            waiting.append(candidate)
 
-        Candidates are judged anew: rules and labels may have changed since. Gives the headers with their files, and the
-        lines that the journals lack: verdicts that are other now or that a kill left out, copies for images alike.
+    def read(self, folder: Path) -> tuple[ChainStore, list[Record]]:
+        """Takes in what the store in `folder` holds; one that is not there holds nothing.
+
+        Gives the store, and the lines that it lacks: verdicts that a kill left out or that were made under other
+        labels or rules, copies for images alike.
         """
-        watching = frozenset(watched)
-        headers: list[tuple[Path, Header]] = []
-        pending: dict[tuple[str, str], _Pending] = {}
-        early: dict[tuple[str, str, str], bool] = {}
-        uncopied: dict[tuple[int, int], Candidate] = {}
-        for path, _, record in scan_journal(store) if store.is_dir() else ():
-            if isinstance(record, Problem):
-                self.problems += 1
-            elif isinstance(record, Header):
-                headers.append((path, record))
-            elif isinstance(record, Verdict):
-                self._hear(record, pending, early)
-            else:
-                self._pay(record.usage)
-                if record.key in watching and not record.failed:
-                    self.met.add(record.key)
-                self._take(record, pending, uncopied)
-        mended: list[Record] = []
-        for (key, sample_id), one in pending.items():
-            said = {
-                rule for rule, verdict in one.missing.items() if early.get((key, sample_id, rule)) == verdict.accepted
-            }
-            mended += [verdict for rule, verdict in one.missing.items() if rule not in said]
-        for (lead, number), candidate in uncopied.items():
+        store = read_store(folder) if folder.is_dir() else ChainStore()
+        self.problems, self.cost = len(store.problems), store.cost
+        answers = self._own_answers(store)
+        paid = answers[answers["reported"]]
+        self.paid_answers = len(paid)
+        self.prompt_tokens, self.completion_tokens = (
+            int(paid[name].sum()) for name in ("prompt_tokens", "completion_tokens")
+        )
+        lines: list[Record] = []
+        self._take_answers(store, answers, lines)
+        self._copy(store, answers, lines)
+        return store, lines
+
+    def _own_answers(self, store: ChainStore) -> Any:
+        """The answers to requests of this brief about these images, with their `lead`."""
+        import pandas
+
+        answers = store.answers[store.answers["format"] == self._format.name]
+        image = pandas.Index(self._images).get_indexer(answers["image"])
+        answers = answers[image >= 0].assign(lead=self._first_places[image[image >= 0]])
+        own = [
+            0 <= number < MOST_CANDIDATES and hash(self.brief.key(self.samples[lead].image_sha256, number)) == key
+            for lead, number, key in zip(answers["lead"], answers["number"], answers["key"], strict=True)
+        ]
+        return answers[np.array(own, bool)]
+
+    def _take_answers(self, store: ChainStore, answers: Any, lines: list[Record]) -> None:
+        places = {hash(self.samples[place].id): place for lead in answers["lead"] for place in self.alike(lead)}
+        known = answers[answers["sample"].isin(places.keys())]
+        samples = {sample: self.samples[place] for sample, place in places.items()}
+        verdicts = judged_answers(store, known, samples, self._classes, list(RULES), lines.extend)
+        accepted = {rule: verdicts[rule]["accepted"].tolist() for rule in RULES}
+        waiting = []
+        columns = (known[name].tolist() for name in ("sample", "lead", "number", "key"))
+        for row, (sample, lead, number, key) in enumerate(zip(*columns, strict=True)):
+            if self.take(places[sample], number, {rule: accepted[rule][row] for rule in RULES}):
+                agreed = store.judgements.get((key, self.judge or ""))
+                if agreed is None:
+                    waiting.append((lead, known.index[row]))
+                else:
+                    self.take_judgement(lead, number, agreed)
+        for (lead, _), candidate in zip(waiting, store.read(row for _, row in waiting), strict=True):
+            self.await_judge(lead, candidate)
+
+    def _copy(self, store: ChainStore, answers: Any, lines: list[Record]) -> None:
+        """Lines for samples alike, or of another name, that the store does not have yet."""
+        first = answers.drop_duplicates(["lead", "number"])
+        lacking = [not self.has(lead, number) for lead, number in zip(first["lead"], first["number"], strict=True)]
+        first = first[np.array(lacking, bool)]
+        for lead, candidate in zip(first["lead"], store.read(first.index), strict=True):
             for place in self.alike(lead):
-                if not self._has(place, number):
+                if not self._has(place, candidate.candidate):
                     sample = self.samples[place]
                     copy = candidate.copied_for(sample.id, sample.domain)
-                    mended += [copy, *self._noted(copy, place)]
-        self._await_judge()
-        return headers, mended
-
-    def _hear(
-        self,
-        verdict: Verdict,
-        pending: dict[tuple[str, str], _Pending],
-        early: dict[tuple[str, str, str], bool],
-    ) -> None:
-        if verdict.rule == JUDGE:
-            self._pay(_usage_of(verdict))
-            if verdict.outcome != Outcome.ERROR and (verdict.model_extra or {}).get("model") == self.judge:
-                self._judged[verdict.key] = verdict.accepted
-            return
-        one = pending.get((verdict.key, verdict.sample_id))
-        if one is None:
-            if verdict.rule == self.rule:
-                early[verdict.key, verdict.sample_id, verdict.rule] = verdict.accepted
-            return
-        known = one.missing.get(verdict.rule)
-        if known is not None and known.accepted == verdict.accepted:
-            del one.missing[verdict.rule]
-        if not one.missing:
-            del pending[verdict.key, verdict.sample_id]
-
-    def _take(
-        self,
-        candidate: Candidate,
-        pending: dict[tuple[str, str], _Pending],
-        uncopied: dict[tuple[int, int], Candidate],
-    ) -> None:
-        lead, number = self._lead_of.get(candidate.image_sha256), candidate.candidate
-        if lead is None or not 0 <= number < MOST_CANDIDATES or candidate.failed:
-            return
-        if candidate.key != self.brief.key(candidate.image_sha256, number) or candidate.format != self.format:
-            return
-        if candidate.usage is not None:
-            self.paid_answers += 1
-            self.prompt_tokens += candidate.usage.prompt_tokens or 0
-            self.completion_tokens += candidate.usage.completion_tokens or 0
-        alike = self.alike(lead)
-        place = next((one for one in alike if self.samples[one].id == candidate.sample_id), None)
-        if place is not None and not self._has(place, number):
-            verdicts = self._noted(candidate, place)
-            pending[candidate.key, candidate.sample_id] = _Pending(candidate, place, {v.rule: v for v in verdicts})
-        if len(alike) > 1 or place is None:
-            uncopied.setdefault((lead, number), candidate)
-
-    def _noted(self, candidate: Candidate, place: int) -> tuple[Verdict, ...]:
-        verdicts = self._verdicts_on(candidate, self.samples[place])
-        self.take(place, candidate, verdicts)
-        return verdicts
-
-    def _await_judge(self) -> None:
-        """What the judge has said of the candidates that wait for it; the others go on waiting."""
-        for lead, candidates in list(self.unjudged.items()):
-            waiting = []
-            for candidate in candidates:
-                if candidate.key in self._judged:
-                    self.judged(lead, candidate, self._judged[candidate.key])
-                else:
-                    waiting.append(candidate)
-            if waiting:
-                self.unjudged[lead] = waiting
-            else:
-                del self.unjudged[lead]
+                    verdicts = verdicts_on(copy, RULES, self._format, self._classes, sample.label)
+                    lines += [copy, *verdicts]
+                    if self.take(place, copy.candidate, {verdict.rule: verdict.accepted for verdict in verdicts}):
+                        agreed = store.judgements.get((hash(copy.key), self.judge or ""))
+                        if agreed is None:
+                            self.await_judge(lead, copy)
+                        else:
+                            self.take_judgement(lead, copy.candidate, agreed)
 
     def _has(self, place: int, number: int) -> bool:
         return bool(int(self._recorded[place]) >> number & 1)
 
-    def _pay(self, usage: Usage | None) -> None:
-        self.cost += usage.cost or 0.0 if usage is not None else 0.0
 
-
-def _usage_of(verdict: Verdict) -> Usage | None:
-    """Of a verdict that a judge model gave: a field beyond those of other verdicts."""
-    try:
-        return Usage.model_validate((verdict.model_extra or {}).get("usage"))
-    except ValidationError:
-        return None
+def _groups(image_of: Any, first_places: Any) -> dict[int, list[int]]:
+    """Places of images that are there more than once, by the first of them."""
+    groups: dict[int, list[int]] = {}
+    counts = np.bincount(image_of, minlength=len(first_places))
+    for place in np.flatnonzero(counts[image_of] > 1).tolist():
+        groups.setdefault(int(first_places[image_of[place]]), []).append(place)
+    return groups
 
 
 def _bit(number: int) -> np.uint64:

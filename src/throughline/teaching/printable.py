@@ -1,8 +1,11 @@
-"""Somebody's text in a message or a table: short, and nothing that could steer the terminal. Called by the check of
-stores and exports and by the tables of `chains stats`.
-"""
+"""Text of another's hand in a message, a table or a dataset card: short, and nothing that could steer a terminal."""
 
 from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a cursor or turns the direction of writing; not the tab and the line break."""
 
 
 def printable(text: str, most: int = 80) -> str:
@@ -15,3 +18,8 @@ def printable(text: str, most: int = 80) -> str:
 def quoted(value: object, most: int = 80) -> str:
     """Any value of a file, as Python spells it."""
     return printable(repr(value[:most] if isinstance(value, str) else value), most)
+
+
+def visible(text: str) -> str:
+    """The text in all its lines, without its control characters."""
+    return _CONTROL.sub("\ufffd", text)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.journal import JournalWriter, read_journal
+from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header, prompt_sha256
+from throughline.chains.store import read_store
 from throughline.chains.verdicts import verdict_on
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
@@ -78,7 +79,7 @@ def self_label(
     Batches are fixed by the plan: what is whole in the journal is not asked for again. Of a torn batch all is drawn
     again where the sampler says that its members' numbers depend on one another, else only what is missing.
     """
-    known = {c.sample_id: c for c in read_journal(journal).candidates} if journal.is_file() else {}
+    known = {c.sample_id: c for c in read_store(journal).candidates()} if journal.is_file() else {}
     batches = [plan.samples[start : start + plan.batch] for start in range(0, len(plan.samples), plan.batch)]
     with JournalWriter(journal, flush_every=plan.batch) as writer:
         if not known:

@@ -80,7 +80,7 @@ def _read(arguments: argparse.Namespace) -> int:
     from throughline.chains.formats import FORMATS
     from throughline.domains.folders import read_images
     from throughline.teaching.batch_files import BatchRead, read_batch, read_orders
-    from throughline.teaching.recording import BuildPlan
+    from throughline.teaching.recorder import BuildPlan
 
     images = read_images(arguments.images)
     found: list[BatchRead] = []

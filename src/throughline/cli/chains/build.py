@@ -27,9 +27,9 @@ from throughline.core.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.endpoint import Endpoints
-    from throughline.teaching.judging import Judge
+    from throughline.teaching.judge import Judge
     from throughline.teaching.prices import Price
-    from throughline.teaching.recording import BuildPlan, Progress
+    from throughline.teaching.recorder import BuildPlan, Progress
     from throughline.teaching.teachers import Brief, Teacher
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
@@ -289,7 +289,7 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     if arguments.judge is None:
         return None
     from throughline.questions.question_set import make_question_set
-    from throughline.teaching.judging import Judge
+    from throughline.teaching.judge import Judge
 
     if arguments.judge_url is None and not endpoints:
         raise UsageError("the judge has no endpoint", do="name one with --judge-url")
@@ -320,7 +320,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
-    from throughline.teaching.estimating import estimate
+    from throughline.teaching.estimate import estimate
 
     kind = _kind(arguments)
     if kind == "local":

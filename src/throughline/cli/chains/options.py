@@ -16,7 +16,7 @@ from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.prices import Price
-    from throughline.teaching.recording import BuildPlan
+    from throughline.teaching.recorder import BuildPlan
 
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
@@ -91,7 +91,7 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     """The plan behind the options, for all images; reads them."""
     from throughline.domains.folders import read_images
-    from throughline.teaching.recording import BuildPlan
+    from throughline.teaching.recorder import BuildPlan
 
     images = read_images(arguments.images)
     enough = None if arguments.all_candidates else arguments.enough

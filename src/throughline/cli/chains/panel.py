@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from throughline.teaching.endpoint import Endpoints
-    from throughline.teaching.recording import Progress
+    from throughline.teaching.recorder import Progress
 
 SUSPICIOUS = 20
 """Answers without a single chain among them."""

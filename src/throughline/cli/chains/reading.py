@@ -87,7 +87,7 @@ def add_export(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from throughline.teaching.checks.checking import check_chains
+    from throughline.teaching.checks.check import check_chains
 
     found = check_chains(arguments.store, limit=arguments.limit)
     if arguments.json:
@@ -115,14 +115,20 @@ def _view(arguments: argparse.Namespace) -> int:
     from throughline.reporting.chains_page import write_chains_page
 
     images = _images(require_store(arguments.store), arguments.images)
-    with progress("reading the store", "lines") as told:
-        page = write_chains_page(arguments.store, arguments.page, images, limit=arguments.limit, told=told)
+    with progress("reading the store", "lines") as report_progress:
+        page = write_chains_page(
+            arguments.store,
+            arguments.page,
+            images,
+            limit=arguments.limit,
+            on_progress=lambda lines: report_progress(lines, None),
+        )
     print(f"{page.images:,} of {page.images_in_store:,} images, {page.candidates:,} candidates: {arguments.page}")
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from throughline.teaching.exports.exporting import export_chains
+    from throughline.teaching.exports.export import export_chains
 
     images = _images(require_store(arguments.store), arguments.images)
     if images is None:
@@ -132,7 +138,7 @@ def _export(arguments: argparse.Namespace) -> int:
         from throughline.reporting.cards import chains_section
 
         measured = chains_section(arguments.run, images.fingerprint())
-    with progress("exporting", "images") as told:
+    with progress("exporting", "images") as report_progress:
         summary = export_chains(
             arguments.store,
             arguments.folder,
@@ -143,7 +149,7 @@ def _export(arguments: argparse.Namespace) -> int:
             with_labels=arguments.with_labels,
             licence=arguments.licence,
             measured=measured,
-            told=told,
+            on_progress=report_progress,
         )
     print("\n".join([*summary.lines(), str(summary.folder)]))
     return 0
@@ -151,13 +157,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _images(store: Path, given: Path | None) -> ImageSet | None:
     """The images that the user names, else those that the store names if they are there."""
-    from throughline.chains.journal import scan_journal
-    from throughline.chains.records import Header
+    from throughline.chains.store import read_headers
     from throughline.domains.folders import read_images
 
     if given is not None:
         return read_images(given)
-    for _, _, record in scan_journal(store):
-        if isinstance(record, Header) and record.images and Path(record.images).exists():
-            return read_images(Path(record.images))
-    return None
+    named = (header.images for header in read_headers(store) if header.images and Path(header.images).exists())
+    folder = next(named, None)
+    return None if folder is None else read_images(Path(folder))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from throughline.cli.chains.panel import money
 
 if TYPE_CHECKING:
-    from throughline.teaching.estimating import Estimate
-    from throughline.teaching.recording import BuildPlan, Progress
+    from throughline.teaching.estimate import Estimate
+    from throughline.teaching.recorder import BuildPlan, Progress
 
 REASONS_SHOWN = 3
 

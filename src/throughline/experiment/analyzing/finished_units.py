@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.analysis.records import State
-from throughline.chains.journal import read_journal
+from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.experiment.config import RunConfig, load_config
@@ -52,7 +52,7 @@ class FinishedUnit:
         folder = self.round_folder(number)
         if not (folder / "accepted.jsonl").is_file() or not (folder / "journal-0.jsonl").is_file():
             return {}
-        written = {one.sample_id: one.text for one in read_journal(folder / "journal-0.jsonl").candidates}
+        written = {one.sample_id: one.text for one in read_store(folder / "journal-0.jsonl").candidates()}
         trained_on = {row["sample_id"]: row["text"] for row in read_json_lines(folder / "accepted.jsonl")}
         return {name: text for name, text in trained_on.items() if written.get(name) == text}
 

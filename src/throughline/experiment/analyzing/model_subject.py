@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
-from throughline.chains.journal import scan_journal
 from throughline.chains.records import Header
+from throughline.chains.store import read_headers
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings
 from throughline.domains.folders import read_images
@@ -85,7 +85,7 @@ def _loading(record: ModelRecord | None, base: Base) -> tuple[object, ...]:
 
 
 def _header(journals: Sequence[Path]) -> Header | None:
-    return next((record for _, _, record in scan_journal(journals) if isinstance(record, Header)), None)
+    return next(read_headers(journals), None)
 
 
 def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> QuestionSet:

@@ -1,4 +1,4 @@
-"""The check of an export: its Parquet rows, and whether its other files go with them. Called by `checking`."""
+"""The check of an export: its Parquet rows, and whether its other files go with them. Called by `check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from throughline.chains.records import prompt_sha256
 from throughline.chains.rules import RULES, judge
 from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.findings import Findings
-from throughline.teaching.exports.exporting import DATA, JSONL, MARKER
+from throughline.teaching.exports.export import DATA, JSONL, MARKER
 from throughline.teaching.exports.trainer_formats import TRAINERS
 from throughline.teaching.printable import printable, quoted
 

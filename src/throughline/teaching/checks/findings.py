@@ -1,5 +1,5 @@
-"""What a check finds wrong or worth knowing, with its place in a file. Filled by `journal_check` and `export_check`,
-given out by `checking`.
+"""What a check finds wrong or worth knowing, with its place in a file. Filled by `journals` and `exports`,
+given out by `check`.
 """
 
 from __future__ import annotations

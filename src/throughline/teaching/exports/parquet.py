@@ -1,5 +1,5 @@
 """Accepted chains as Parquet with the images inside, in shards that `datasets` loads and the Hub's viewer pages
-through. Called by `exporting`, a chain at a time.
+through. Called by `export`, a chain at a time.
 """
 
 from __future__ import annotations

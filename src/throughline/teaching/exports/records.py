@@ -1,19 +1,20 @@
-"""The records of an export: what was asked for, what came along, and everything that did not. `selecting` and
-`exporting` fill them; the dataset card and the command line show them.
+"""The records of an export: what was asked for, what came along, and everything that did not. `selection` and
+`export` fill them; the dataset card and the command line show them.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.records import Candidate
 from throughline.chains.rules import RULES
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet
+from throughline.teaching.printable import printable
 
 NAMED = 10
 """How many of the things left out are named; all are counted."""
@@ -55,10 +56,12 @@ class LeftOut:
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.names) else ""
-        return f"{self.count:,}" + (f" ({', '.join(map(plain, self.names))}{more})" if self.names else "")
+        return f"{self.count:,}" + (
+            f" ({', '.join(printable(name, 200) for name in self.names)}{more})" if self.names else ""
+        )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Spent:
     """What answers took, in sum; the `*_reported` count the answers that say so. `cost` in US dollars."""
 
@@ -69,19 +72,18 @@ class Spent:
     cost_reported: int = 0
     cost: float = 0.0
 
-    def add(self, candidate: Candidate) -> None:
-        """Counts one answer."""
-        self.answers += 1
-        usage = candidate.usage
-        if usage is None:
-            return
-        if usage.prompt_tokens is not None or usage.completion_tokens is not None:
-            self.tokens_reported += 1
-            self.prompt_tokens += usage.prompt_tokens or 0
-            self.completion_tokens += usage.completion_tokens or 0
-        if usage.cost is not None:
-            self.cost_reported += 1
-            self.cost += usage.cost
+    @classmethod
+    def on(cls, answers: Any) -> Spent:
+        """Sums rows of a store's answers."""
+        tokens = answers[["prompt_tokens", "completion_tokens"]]
+        return cls(
+            answers=len(answers),
+            tokens_reported=int(tokens.notna().any(axis=1).sum()),
+            prompt_tokens=int(tokens["prompt_tokens"].sum()),
+            completion_tokens=int(tokens["completion_tokens"].sum()),
+            cost_reported=int(answers["cost"].notna().sum()),
+            cost=math.fsum(answers["cost"].dropna()),
+        )
 
     def __str__(self) -> str:
         tokens, cost = "tokens not reported", "cost not reported"
@@ -99,25 +101,18 @@ class ExportSummary:
 
     folder: Path
     rule: str
-    chains: int
-    """Rows of the Parquet."""
     images: int
     """Samples with a chain in the export."""
     asked: int
     """Samples of the image folder that the store has a request for."""
     accepted: dict[str, int]
     """Rule → asked samples of which it accepts at least one candidate, whatever a judge said."""
-    shards: tuple[str, ...]
-    """The Parquet files, relative to the folder."""
-    jsonl_rows: int
-    """Rows of each JSONL file."""
     spent: Spent
     """By all answers of the store."""
-    spent_on_exported: Spent
     failed: int
     """Requests that never got an answer."""
     duplicates: int
-    """Lines of a request that had its answer already."""
+    """Lines of a request beyond the one that stands."""
     other_format: int
     """Answers in another chain format."""
     other_classes: int
@@ -130,7 +125,14 @@ class ExportSummary:
     """Samples whose image is no longer the one that was asked about."""
     problems: LeftOut
     """Lines of the store that cannot be used."""
-    marked: LeftOut
+    chains: int = 0
+    """Rows of the Parquet."""
+    shards: tuple[str, ...] = ()
+    """The Parquet files, relative to the folder."""
+    jsonl_rows: int = 0
+    """Rows of each JSONL file."""
+    spent_on_exported: Spent = Spent()
+    marked: LeftOut = LeftOut()
     """Samples with a chain that is in the Parquet only: see `trainer_formats.control_mark`."""
 
     def lines(self) -> list[str]:
@@ -143,7 +145,7 @@ class ExportSummary:
             "left out, as the judge did not agree": LeftOut(self.vetoed),
             "left out, lines that cannot be used": self.problems,
             "requests that never got an answer": LeftOut(self.failed),
-            "lines of a request that had its answer already": LeftOut(self.duplicates),
+            "lines of a request beyond the one that stands": LeftOut(self.duplicates),
             "answers to another class list, judged by this one": LeftOut(self.other_classes),
             "in the Parquet only, for control tokens in the text": self.marked,
         }
@@ -158,18 +160,3 @@ class ExportSummary:
 def share(count: int, of: int) -> str:
     """A share in per cent; a dash where there is nothing to share."""
     return f"{count / of:.1%}" if of else "–"
-
-
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves a cursor or turns the direction of writing; not the tab and the line break."""
-
-
-def visible(text: str) -> str:
-    """A text of another's hand without its control characters."""
-    return _CONTROL.sub("\ufffd", text)
-
-
-def plain(text: str) -> str:
-    """A name of another's hand for a terminal or a page: one line of at most 200 characters, no control characters."""
-    line = " ".join(visible(text[:800]).split())
-    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,5 +1,5 @@
 """Accepted chains as the JSONL files that other people's trainers read: TRL, ms-swift and LLaMA-Factory, so that nobody
-is locked in. `exporting` calls this for every chain, in its folder's `jsonl/`.
+is locked in. `export` calls this for every chain, in its folder's `jsonl/`.
 
 Images stand beside the files as `images/<sha256>.<extension>`, each content once, and rows name them relative to the
 folder of the JSONL, so that the folder can be moved, packed and uploaded as it is. Where the file system allows they
@@ -143,32 +143,6 @@ class TrainerFiles:
             # ASCII: a raw U+2028 or U+0085 in a chain is a line's end to some readers
             self._files[name].write(json.dumps(row_of(question, answer, image) | about) + "\n")
         self.rows += 1
-
-
-def how_to_train(folder: str, with_labels: bool) -> str:
-    """The dataset card's words on the files, which lie in the card's `folder`; Markdown."""
-    rows = "the reasoning question and its chain" + (", and once an image the label question" if with_labels else "")
-    return f"""\
-`{folder}/` holds the same chains for other trainers: {rows}. `asks_for` says which question a row asks, `domain` lets
-you hold one out. TRL, for its `SFTTrainer` (with `SFTConfig(max_length=None)`: a cut through an image is an error):
-
-```python
-from pathlib import Path
-
-from datasets import Image, List, load_dataset
-
-jsonl = Path(folder) / "{folder}"
-rows = load_dataset("json", data_files=str(jsonl / "trl.jsonl"), split="train")
-rows = rows.map(lambda row: {{"images": [str(jsonl / image) for image in row["images"]]}})
-rows = rows.cast_column("images", List(Image()))
-```
-
-ms-swift finds the images by an environment variable, LLaMA-Factory by its option `dataset_dir`:
-
-```sh
-ROOT_IMAGE_DIR={folder} swift sft --dataset {folder}/ms_swift.jsonl --model …
-llamafactory-cli train dataset_dir={folder} dataset={LLAMA_FACTORY_NAME} …
-```"""
 
 
 def _place(target: Path, source: Path, content: bytes) -> None:

@@ -1,27 +1,29 @@
 """What a chain store holds, in numbers: how much was asked, what each rule kept, how long the chains are, what they
 took. `throughline chains stats` prints it as tables or as JSON.
 
-A store is read line by line and may hold several teachers, models and rounds: every number is given for the whole
-store and for each (source, model, round) by itself. What stands is what `read_journal` lets stand: the first answer
-of each (key, sample_id), the last verdict of each (key, sample_id, rule).
+A store may hold several teachers, models and rounds: every number is given for the whole store and for each (source,
+model, round) by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from throughline.chains.formats import FORMATS
-from throughline.chains.journal import journal_files, scan_journal
+from throughline.chains.formats import FORMATS, tag_pattern
+from throughline.chains.journal import require_journals
 from throughline.chains.outcomes import Outcome
+from throughline.chains.parsing import parse_chain
 from throughline.chains.rules import RULES
-from throughline.core.errors import ThroughlineError
+from throughline.chains.store import MEASURES, ChainStore, read_store
+from throughline.chains.verdicts import judged_answers
 from throughline.domains.samples import ImageSet
-from throughline.teaching.statistics.counting import ABSENT, ANSWERED, FAILED, MEASURES, OUTCOMES, Rows
 from throughline.teaching.statistics.records import (
     Acceptance,
     ChainStatistics,
@@ -35,6 +37,8 @@ from throughline.teaching.statistics.records import (
     TeacherPart,
 )
 
+_TEACHER = ["source", "model", "round"]
+
 
 def summarise_chains(store: Path, images: ImageSet | None = None) -> ChainStatistics:
     """Counts a journal, or a folder of journals.
@@ -43,183 +47,180 @@ def summarise_chains(store: Path, images: ImageSet | None = None) -> ChainStatis
     grows by about 600 bytes a candidate, whatever the length of its text. ThroughlineError for a store that
     cannot be read or holds no journal, and for a newer schema.
     """
-    if store.is_dir() and not journal_files(store):
-        raise ThroughlineError("no journal in this folder", store, "name a store: a folder of journal-<shard>.jsonl")
-    rows = Rows(images)
-    for _, _, record in scan_journal(store):
-        rows.add(record)
-    judged_anew = images is not None and not rows.verdicts
-    if judged_anew:
-        for _, _, record in scan_journal(store):
-            rows.judge(record)
-    counted = _Counted(rows)
-    teachers = rows.teachers.values
+    chains = read_store(require_journals(store))
+    requests, unknown, changed = _labelled(chains.requests, images)
+    judged_anew = images is not None and not chains.rules
+    count = _Count(chains, requests, _verdicts(chains, requests, images if judged_anew else None), images is not None)
+    teachers = requests.groupby(_TEACHER)
     return ChainStatistics(
-        lines=rows.lines,
-        duplicates=rows.duplicates,
-        problems=rows.problems,
-        unusable_usage=rows.unusable_usage,
-        verdicts_without_candidate=counted.orphans(),
-        formats=tuple(sorted(rows.formats)),
-        prompts=len(rows.prompts),
+        lines=chains.lines,
+        duplicates=chains.duplicates,
+        problems=len(chains.problems) + len(chains.contradictions),
+        unusable_usage=chains.unusable_usage,
+        verdicts_without_candidate=sum(
+            int((~chains.verdicts(rule).index.isin(requests.index)).sum()) for rule in chains.rules
+        ),
+        formats=tuple(sorted(requests["format"].unique())),
+        prompts=requests["prompt_sha256"].nunique(),
         judged_anew=judged_anew,
         images_given=None if images is None else len(images.samples),
-        images_unknown=None if images is None else len(rows.unknown),
-        images_changed=None if images is None else len(rows.changed),
-        whole=counted.part(range(len(teachers))),
+        images_unknown=None if images is None else unknown,
+        images_changed=None if images is None else changed,
+        whole=count.part(requests),
         teachers=tuple(
-            TeacherPart(source=source, model=model, round=round, part=counted.part([index]))
-            for index, (source, model, round) in sorted(enumerate(teachers), key=lambda item: item[1])
+            TeacherPart(source=source, model=model, round=round, part=count.part(own))
+            for (source, model, round), own in teachers
         ),
     )
 
 
-class _Counted:
-    """The finished columns as arrays of (rows,), and what can be counted in them.
+def _labelled(requests: Any, images: ImageSet | None) -> tuple[Any, int, int]:
+    """The requests with the `label` of their sample, None where `images` does not tell; and how many samples the images
+    do not have, or have with other bytes."""
+    samples = {hash(sample.id): sample for sample in images.samples} if images is not None else {}
+    found = [samples.get(sample) for sample in requests["sample"]]
+    same = [
+        sample is not None and hash(sample.image_sha256) == image
+        for sample, image in zip(found, requests["image"], strict=True)
+    ]
+    labels = [
+        sample.label if is_same and sample is not None and sample.task == "single" else None
+        for sample, is_same in zip(found, same, strict=True)
+    ]
+    unknown = np.array([sample is None for sample in found], bool)
+    changed = ~unknown & ~np.array(same, bool)
+    ids = requests["sample"]
+    return requests.assign(label=np.array(labels, object)), ids[unknown].nunique(), ids[changed].nunique()
 
-    Arguments called `judged`, `accepted`, `answered` are masks of (rows,).
-    """
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        column = {name: np.array(values, dtype=np.int64) for name, values in rows.columns.items()}
-        self._state, self._sample, self._teacher = column["state"], column["sample"], column["teacher"]
-        self._domain, self._label, self._words = column["domain"], column["label"], column["words"]
-        self._answered, self._reports = self._state == ANSWERED, column["reports"]
-        self._copied = self._answered & ~_asked(column["key"], column["usage"] > 0, self._answered)
-        # A candidate's number can be any integer in a file of another's hand: counted by rank.
-        self._numbers = sorted(rows.numbers.values)
-        ranks = {number: rank for rank, number in enumerate(self._numbers)}
-        self._number = np.array([ranks[number] for number in rows.numbers.values] or [0])[column["number"]]
-        known = [rule for rule in RULES if rule in rows.verdicts]
-        self._codes = {
-            rule: np.frombuffer(bytes(rows.verdicts[rule].ljust(self._state.size, b"\0")), np.uint8)
-            for rule in (*known, *sorted(rows.verdicts.keys() - set(known)))
-        }
+def _verdicts(chains: ChainStore, requests: Any, images: ImageSet | None) -> dict[str, Any]:
+    """By rule, our own first: the verdicts of the store, or those made now with the labels of `images`."""
+    if images is None:
+        return {rule: chains.verdicts(rule) for rule in sorted(chains.rules, key=lambda rule: (_rank(rule), rule))}
+    known = requests[~requests["failed"] & requests["label"].notna() & requests["format"].isin(FORMATS)]
+    samples = {hash(sample.id): sample for sample in images.samples}
+    return judged_answers(chains, known, samples, images.classes, list(RULES))
 
-    def orphans(self) -> int:
-        """Verdicts on candidates that the store does not hold."""
-        return sum(int(((codes > 0) & (self._state == ABSENT)).sum()) for codes in self._codes.values())
 
-    def part(self, teachers: Sequence[int]) -> Part:
-        """The numbers of these teachers' candidates."""
-        own = np.isin(self._teacher, teachers)
-        answered, failed = self._answered & own, (self._state == FAILED) & own
-        judged = {rule: answered & (codes > 0) for rule, codes in self._codes.items()}
-        kept = {rule: judged[rule] & ((codes - 1) & 1 > 0) for rule, codes in self._codes.items() if judged[rule].any()}
-        prompt_tokens, completion_tokens, cost = (
-            self._spending(place, teachers, answered, kept) for place in range(len(MEASURES))
-        )
+def _rank(rule: str) -> int:
+    return list(RULES).index(rule) if rule in RULES else len(RULES)
+
+
+class _Count:
+    """Everything that is counted of some of a store's requests. Frames are indexed by the store's rows."""
+
+    def __init__(self, chains: ChainStore, requests: Any, verdicts: Mapping[str, Any], has_labels: bool) -> None:
+        answers = requests[~requests["failed"]]
+        self._verdicts, self._has_labels, self._judging = verdicts, has_labels, list(chains.judging.values())
+        self._words, self._stage_words = _count_words(chains, answers)
+        paid_keys = answers["key"][answers["reported"]]
+        asked = answers["reported"] | ~(answers["key"].isin(paid_keys) | answers.duplicated("key"))
+        self._copies = answers.index[~asked]
+
+    def part(self, own: Any) -> Part:
+        """The numbers of these requests."""
+        answers, failed = own[~own["failed"]], int(own["failed"].sum())
+        judged = {rule: answers.join(verdicts, how="inner") for rule, verdicts in self._verdicts.items()}
+        judged = {rule: rows for rule, rows in judged.items() if len(rows)}
+        kept = {rule: rows[rows["accepted"]] for rule, rows in judged.items()}
+        spendings = {name: self._spending(name, answers, kept) for name in MEASURES}
         return Part(
-            images=np.unique(self._sample[answered | failed]).size,
-            candidates=int(answered.sum()),
-            copies=int((self._copied & own).sum()),
-            failed=int(failed.sum()),
-            acceptance=tuple(self._acceptance(rule, judged[rule], kept[rule], int(failed.sum())) for rule in kept),
-            lengths=self._lengths(answered),
-            accepted_lengths={rule: self._lengths(accepted) for rule, accepted in kept.items()},
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost=cost,
+            images=own["sample"].nunique(),
+            candidates=len(answers),
+            copies=int(answers.index.isin(self._copies).sum()),
+            failed=failed,
+            acceptance=tuple(self._acceptance(rule, rows, failed) for rule, rows in judged.items()),
+            lengths=self._lengths(answers.index),
+            accepted_lengths={rule: self._lengths(rows.index) for rule, rows in kept.items()},
+            **spendings,
         )
 
-    def _acceptance(self, rule: str, judged: Any, accepted: Any, failed: int) -> Acceptance:
-        outcomes = Counter({OUTCOMES[code]: count for code, count in _counts((self._codes[rule][judged] - 1) // 2)})
+    def _acceptance(self, rule: str, judged: Any, failed: int) -> Acceptance:
+        outcomes = Counter(judged["outcome"])
         outcomes[Outcome.ERROR] += failed
-        domains, labels, labelled = self._rows.domains.values, self._rows.labels.values, judged & (self._label >= 0)
-        by_class = None if self._rows.images is None else self._groups(self._label, labels, labelled, accepted)
         return Acceptance(
             rule=rule,
-            overall=self._group(np.flatnonzero(judged), accepted),
-            by_domain=self._groups(self._domain, domains, judged, accepted),
-            by_class=by_class,
-            by_number=self._by_number(judged, accepted),
+            overall=_group(judged),
+            by_domain={name: _group(rows) for name, rows in judged.groupby("domain")},
+            by_class={name: _group(rows) for name, rows in judged.groupby("label")} if self._has_labels else None,
+            by_number=_by_number(judged),
             outcomes={outcome.value: outcomes[outcome] for outcome in Outcome if outcomes[outcome]},
         )
 
-    def _groups(self, column: Any, names: Sequence[str], judged: Any, accepted: Any) -> dict[str, Group]:
-        found = {names[value]: self._group(rows, accepted) for value, rows in _grouped(column, judged)}
-        return {name: found[name] for name in sorted(found)}
-
-    def _group(self, rows: Any, accepted: Any) -> Group:
-        kept = rows[accepted[rows]]
-        return Group(
-            images=_share(np.unique(self._sample[rows]).size, np.unique(self._sample[kept]).size),
-            candidates=_share(rows.size, kept.size),
-        )
-
-    def _by_number(self, judged: Any, accepted: Any) -> tuple[NumberShare, ...]:
-        kept = np.flatnonzero(accepted)
-        kept = kept[np.argsort(self._number[kept], kind="stable")]
-        first = kept[np.unique(self._sample[kept], return_index=True)[1]]
-        gained = dict(_counts(self._number[first]))
-        return tuple(
-            NumberShare(
-                number=self._numbers[number],
-                candidates=_share(rows.size, int(accepted[rows].sum())),
-                images_gained=gained.get(number, 0),
-            )
-            for number, rows in _grouped(self._number, judged)
-        )
-
-    def _lengths(self, chosen: Any) -> Lengths:
-        stages = {}
-        for format, (rows, words) in sorted(self._rows.stages.items()):
-            names = FORMATS[format].stages
-            table = np.array(words).reshape(-1, len(names))[chosen[np.array(rows)]]
-            if len(table):
-                stages[format] = {name: _quantiles(table[:, place]) for place, name in enumerate(names)}
-        return Lengths(chain=_quantiles(self._words[chosen]) if chosen.any() else None, stages=stages)
-
-    def _spending(self, place: int, teachers: Sequence[int], answered: Any, kept: Mapping[str, Any]) -> Spending:
-        reporting = answered & (self._reports >> place & 1 > 0)
-        count = int(reporting.sum())
-        total = sum(self._rows.totals[teacher][place] for teacher in teachers if teacher in self._rows.totals)
-        paid = [values[place] for row, values in self._rows.judging.values() if answered[row]]
-        judging = [value for value in paid if value is not None]
-        # A local teacher may report nothing and have a judge that does.
-        of = reporting if count else answered & ~self._copied
-        accepted = {rule: int((rows & of).sum()) for rule, rows in kept.items()}
-        known = bool(count or judging)
-        return Spending(
-            reporting=count,
-            total=total if count else None,
-            per_candidate=total / count if count else None,
-            judging=sum(judging) if judging else None,
-            per_accepted={
-                rule: (total + sum(judging)) / chains if known and chains else None for rule, chains in accepted.items()
+    def _lengths(self, rows: Any) -> Lengths:
+        stages = {name: words[words.index.isin(rows)] for name, words in sorted(self._stage_words.items())}
+        return Lengths(
+            chain=_quantiles(self._words[rows]) if len(rows) else None,
+            stages={
+                name: {stage: _quantiles(words[stage]) for stage in words.columns}
+                for name, words in stages.items()
+                if len(words)
             },
         )
 
-
-def _asked(key: Any, with_usage: Any, answered: Any) -> Any:
-    """Which answers were asked for: those that report usage, and of a key where none does, the first read."""
-    order = np.lexsort((np.arange(key.size), ~with_usage, ~answered, key))
-    first = np.ones(key.size, bool)
-    first[1:] = key[order][1:] != key[order][:-1]
-    asked = answered & with_usage
-    asked[order[first]] = True
-    return asked
-
-
-def _grouped(column: Any, chosen: Any) -> Iterator[tuple[int, Any]]:
-    """The chosen rows by their value in the column, values ascending."""
-    rows = np.flatnonzero(chosen)
-    rows = rows[np.argsort(column[rows], kind="stable")]
-    values, starts = np.unique(column[rows], return_index=True)
-    if rows.size:
-        yield from zip(values.tolist(), np.split(rows, starts[1:]), strict=True)
+    def _spending(self, name: str, answers: Any, kept: Mapping[str, Any]) -> Spending:
+        values = answers[name].dropna()
+        paid = (used[MEASURES.index(name)] for row, used in self._judging if row in answers.index)
+        total, judging = _sum(name, values), [value for value in paid if not math.isnan(value)]
+        whole = (total or 0) + (_sum(name, judging) or 0)
+        # A local teacher may report nothing and have a judge that does.
+        of = values.index if len(values) else answers.index.difference(self._copies)
+        chains = {rule: int(rows.index.isin(of).sum()) for rule, rows in kept.items()}
+        known = bool(len(values) or judging)
+        return Spending(
+            reporting=len(values),
+            total=total,
+            per_candidate=None if total is None else total / len(values),
+            judging=_sum(name, judging),
+            per_accepted={rule: whole / count if known and count else None for rule, count in chains.items()},
+        )
 
 
-def _counts(values: Any) -> list[tuple[int, int]]:
-    found, counts = np.unique(values, return_counts=True)
-    return list(zip(found.tolist(), counts.tolist(), strict=True))
+def _count_words(chains: ChainStore, answers: Any) -> tuple[Any, dict[str, Any]]:
+    """Words of each answer without its tags; and by format, of each stage of well-formed chains."""
+    words: list[int] = []
+    stages: dict[str, dict[int, list[int]]] = {}
+    for row, candidate in zip(answers.index, chains.read(answers.index), strict=True):
+        format = FORMATS.get(candidate.format)
+        text = candidate.text if format is None else tag_pattern(format).sub(" ", candidate.text)
+        words.append(len(text.split()))
+        # Without classes: where a chain's stages are does not depend on what its answer names.
+        chain = parse_chain(candidate.text, format, (), candidate.finish_reason).chain if format else None
+        if chain is not None:
+            stages.setdefault(chain.format.name, {})[row] = [len(stage.split()) for stage in chain.stages]
+    frames = {
+        name: pd.DataFrame.from_dict(rows, orient="index", columns=list(FORMATS[name].stages))
+        for name, rows in stages.items()
+    }
+    return pd.Series(words, index=answers.index, dtype=int), frames
+
+
+def _by_number(judged: Any) -> tuple[NumberShare, ...]:
+    kept = judged[judged["accepted"]].sort_values("number", kind="stable")
+    gained = Counter(kept.drop_duplicates("sample")["number"])
+    return tuple(
+        NumberShare(number=number, candidates=_group(rows).candidates, images_gained=gained[number])
+        for number, rows in judged.groupby("number")
+    )
+
+
+def _group(judged: Any) -> Group:
+    kept = judged[judged["accepted"]]
+    return Group(
+        images=_share(judged["sample"].nunique(), kept["sample"].nunique()), candidates=_share(len(judged), len(kept))
+    )
 
 
 def _share(judged: int, accepted: int) -> Share:
     return Share(judged=judged, accepted=accepted, share=accepted / judged if judged else None)
 
 
+def _sum(name: str, values: Any) -> float | int | None:
+    """Exact, whatever the order; tokens are whole numbers."""
+    total = math.fsum(values)
+    return None if not len(values) else total if name == "cost" else int(total)
+
+
 def _quantiles(words: Any) -> Quantiles:
     low, median, high = np.quantile(words, (0.05, 0.5, 0.95)).tolist()
-    return Quantiles(count=words.size, median=median, low=low, high=high, longest=int(words.max()))
+    return Quantiles(count=len(words), median=median, low=low, high=high, longest=int(words.max()))

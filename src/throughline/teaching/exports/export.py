@@ -5,29 +5,25 @@ shows, with a dataset card, and as the JSONL of `trainer_formats`. The folder ap
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import ChainFormat
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import told_in_one_line, write_atomically, write_json
+from throughline.core.files import canonical_json, told_in_one_line, whole_folder, write_atomically, write_json
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
-from throughline.teaching.exports.dataset_card import Exported, card_text, front_matter
+from throughline.teaching.exports.card import card_text, front_matter
 from throughline.teaching.exports.parquet import Shards, features_of, row_of
-from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut
-from throughline.teaching.exports.selecting import Chosen, Survey
-from throughline.teaching.exports.trainer_formats import DATASET_INFO, IMAGES, TRAINERS, TrainerFiles, how_to_train
-
-if sys.platform != "win32":
-    import fcntl
+from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut, Spent
+from throughline.teaching.exports.selection import Selection, select
+from throughline.teaching.exports.trainer_formats import DATASET_INFO, IMAGES, TRAINERS, TrainerFiles
 
 CARD, MARKER, DATA, JSONL = "README.md", "throughline-export.json", "data", "jsonl"
 
@@ -44,15 +40,14 @@ def export_chains(
     licence: str | None = None,
     measured: str | None = None,
     shard_bytes: int = 400_000_000,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
     """Writes the chains of `store` (a folder of journals, or one journal) that `rule` accepts into `folder`.
 
     For each sample the first accepted candidate (lowest round and candidate number, then the first read), or all of
     them with `every_accepted`; none that a judge model did not agree with. `with_labels` adds the label question to
-    the JSONL; `licence` is the Hub's identifier (`cc-by-4.0`); `measured` is a section of the
-    card, in Markdown; a Parquet shard holds about `shard_bytes` of images and
-    texts; `told` gets (samples done, of how many).
+    the JSONL; `licence` is the Hub's identifier (`cc-by-4.0`); `measured` is a section of the card, in Markdown; a
+    Parquet shard holds about `shard_bytes` of images and texts; `on_progress` gets (samples done, of how many).
 
     The folder appears whole, at the end: a killed export leaves what stood there before. ThroughlineError when it
     holds anything but an export, when nothing is accepted, and when images or store cannot be read or change
@@ -61,70 +56,53 @@ def export_chains(
     folder = folder.resolve()  # a rename would replace a symbolic link, not the folder behind it
     _require_free(folder)
     plan = ExportPlan(images, format, rule, every_accepted, with_labels, licence, measured)
-    survey = Survey(plan)
-    survey.read(store)
-    chosen = survey.chosen()
-    if not chosen:
-        judge = " and by the judge" if survey.vetoed else ""
+    selection = select(store, folder, plan)
+    if not selection.chosen:
+        judge = " and by the judge" if selection.summary.vetoed else ""
         raise ThroughlineError(
-            f"none of {survey.spent.answers:,} answers is accepted by rule {rule} in format {format.name}{judge}",
+            f"none of {selection.summary.spent.answers:,} answers is accepted by rule {rule} in format "
+            f"{format.name}{judge}",
             store,
             "name a store about these images, or another rule or format",
         )
-    with _whole_or_absent(folder) as draft:
-        return _write(draft, folder, plan, survey, chosen, shard_bytes, told)
+    with whole_folder(folder, replace=True) as draft, told_in_one_line(folder):
+        summary = _write(draft, plan, selection, shard_bytes, on_progress)
+        _flush(draft)
+    return summary
 
 
 def _write(
-    draft: Path,
-    folder: Path,
-    plan: ExportPlan,
-    survey: Survey,
-    chosen: Chosen,
-    shard_bytes: int,
-    told: Callable[[int, int], None],
+    draft: Path, plan: ExportPlan, selection: Selection, shard_bytes: int, on_progress: Callable[[int, int], None]
 ) -> ExportSummary:
-    """Fills the draft, which will be `folder`."""
-    classes, format = plan.images.classes, plan.format
-    features, exported = features_of(classes, format), Exported()
+    """Fills the draft of the export's folder."""
+    classes, format, prompts = plan.images.classes, plan.format, selection.store.prompts
+    features, teachers = features_of(classes, format), Counter[tuple[str, str, str]]()
+    candidates = selection.store.read(selection.exported.index)
     with (
         Shards(draft / DATA, features, shard_bytes) as shards,
         TrainerFiles(draft / JSONL, make_question_set(classes, format), plan.with_labels) as trainers,
     ):
-        for done, (sample, candidates) in enumerate(survey.read_again(chosen), start=1):
+        for done, (sample, rows) in enumerate(selection.chosen, start=1):
             content = _image_bytes(sample)
-            for candidate in candidates:
-                shards.write(row_of(candidate, sample, content, classes, format, survey.prompts))
+            for _ in rows:
+                candidate = next(candidates)
+                shards.write(row_of(candidate, sample, content, classes, format, prompts))
                 trainers.write(sample, content, candidate.text)
-            exported.add(sample, candidates)
-            told(done, len(chosen))
-    summary = ExportSummary(
-        folder=folder,
-        rule=plan.rule,
-        chains=exported.spent.answers,
-        images=len(chosen),
-        asked=len(survey.asked),
-        accepted=survey.accepted(),
+                teachers[candidate.model, candidate.source, canonical_json(candidate.params)] += 1
+            on_progress(done, len(selection.chosen))
+    summary = replace(
+        selection.summary,
+        chains=teachers.total(),
         shards=shards.name_all(),
         jsonl_rows=trainers.rows,
-        spent=survey.spent,
-        spent_on_exported=exported.spent,
-        failed=len(survey.failed),
-        duplicates=survey.duplicates,
-        other_format=survey.other_format,
-        other_classes=survey.other_classes,
-        vetoed=survey.vetoed,
-        missing=LeftOut.of(survey.missing),
-        changed=LeftOut.of(survey.changed),
-        problems=LeftOut(survey.problem_count, tuple(survey.problems)),
+        spent_on_exported=Spent.on(selection.exported),
         marked=LeftOut.of(sample_id for sample_id, _ in trainers.left_out),
     )
     parquet_bytes = sum((draft / name).stat().st_size for name in summary.shards)
     head = front_matter(
         summary.chains, features, f"{DATA}/*.parquet", shards.content_bytes, parquet_bytes, plan.licence
     )
-    text = card_text(plan, summary, exported, survey.prompts, how_to_train(JSONL, plan.with_labels))
-    write_atomically(draft / CARD, head + text)
+    write_atomically(draft / CARD, head + card_text(plan, selection, summary, teachers, JSONL))
     write_json(draft / MARKER, _marker(plan, summary))
     return summary
 
@@ -178,49 +156,6 @@ def _require_free(folder: Path) -> None:
         raise ThroughlineError(
             f"the folder holds {foreign[0]}, which no export wrote", folder, "move it away, or name another folder"
         )
-
-
-@contextlib.contextmanager
-def _whole_or_absent(folder: Path) -> Iterator[Path]:
-    """A draft folder beside `folder` that takes its place when the block ends well, and goes when it does not.
-
-    What a killed export left of its draft is cleared by the next; two at once are refused.
-    """
-    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("exporting", "replaced"))
-    with told_in_one_line(folder):
-        draft.mkdir(parents=True, exist_ok=True)
-        handle = _locked(draft)
-        try:
-            for left in draft.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            yield draft
-            _flush(draft)
-            if old.exists():
-                shutil.rmtree(old)
-            if folder.exists():
-                folder.rename(old)
-            draft.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        finally:
-            if handle is not None:
-                os.close(handle)
-
-
-def _locked(folder: Path) -> int | None:
-    if sys.platform == "win32":
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise ThroughlineError("another export is writing here", folder, "wait for it") from error
-    return handle
 
 
 def _flush(folder: Path) -> None:

@@ -13,13 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from throughline.chains.records import Candidate, Verdict
-from throughline.chains.rules import RULES
-from throughline.chains.verdicts import verdicts_on
 from throughline.domains.samples import Sample
 from throughline.teaching.ledger import Ledger
 from throughline.teaching.prices import Price
-from throughline.teaching.recording import BuildPlan
+from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Brief
 
 CHARACTERS_A_TOKEN = 4.0
@@ -57,15 +54,11 @@ class Estimate:
 
 def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) -> Estimate:
     """Reads the store, writes nothing, asks nobody."""
-
-    def verdicts(candidate: Candidate, sample: Sample) -> tuple[Verdict, ...]:
-        return verdicts_on(candidate, RULES, plan.format, plan.images.classes, sample.label)
-
-    ledger = Ledger(plan.samples, brief, plan.format.name, plan.rule, verdicts)
+    ledger = Ledger(plan.samples, plan.images.classes, plan.format, brief, plan.rule)
     ledger.read(store)
     images = fewest = most = 0
     for lead in ledger.leads:
-        accepted = min(ledger.accepted_before(place, plan.candidates) for place in ledger.alike(lead))
+        accepted = ledger.accepted_before(lead, plan.candidates)
         lacking = sum(not ledger.has(lead, number) for number in range(plan.candidates))
         if lacking == 0 or (plan.enough is not None and accepted >= plan.enough):
             continue

@@ -16,7 +16,7 @@ from typing import Self
 from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import Candidate, Header, ModelVerdict, Usage, Verdict, classes_sha256
+from throughline.chains.records import Candidate, Header, Usage, Verdict, classes_sha256
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdicts_on
 from throughline.core.errors import ThroughlineError
@@ -63,7 +63,7 @@ class BuildPlan:
         number, count = self.shard
         if count == 1:
             return self.images.samples
-        return tuple(one for one in self.images.samples if int(one.image_sha256[:8], 16) % count == number)
+        return tuple(sample for sample in self.images.samples if int(sample.image_sha256[:8], 16) % count == number)
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Recorder:
         """Requests that are out."""
         self._paid = 0
         """Answers behind the store's cost."""
-        self.ledger = Ledger(plan.samples, brief, plan.format.name, plan.rule, self._verdicts, judge)
+        self.ledger = Ledger(plan.samples, plan.images.classes, plan.format, brief, plan.rule, judge)
         shard = plan.shard[0]
         self._writer = JournalWriter(store / f"journal-{shard}.jsonl", flush_every=256)
         try:
@@ -132,14 +132,15 @@ class Recorder:
             raise
 
     def _open(self, store: Path) -> None:
-        headers, mended = self.ledger.read(store, watched=self.flight.found)
+        held, lines = self.ledger.read(store)
         header = self._header()
         # Every file explains its own candidates, wherever it is carried.
-        if not any(path == self._writer.path and _same(header, known) for path, known in headers):
+        if not any(path == self._writer.path and _same(header, known) for path, known in held.headers):
             self._writer.write(header)
-        for record in mended:
+        for record in lines:
             self._writer.write(record)
-        self.flight.settle(self.ledger.met)
+        found = {hash(key): key for key in self.flight.found}
+        self.flight.settle(found[key] for key in held.answers["key"] if key in found)
         ledger, progress = self.ledger, self.progress
         progress.images, progress.lost, progress.problems = ledger.distinct, lost_in(store), ledger.problems
         progress.cached = ledger.candidates
@@ -164,11 +165,7 @@ class Recorder:
 
     def enough(self, lead: int, number: int) -> bool:
         """No further candidate is wanted after those below `number`."""
-        return self.plan.enough is not None and self.accepted(lead, number) >= self.plan.enough
-
-    def accepted(self, lead: int, number: int) -> int:
-        """Accepted candidates below `number`; where images are alike, of the sample that has fewest."""
-        return min(self.ledger.accepted_before(place, number) for place in self.ledger.alike(lead))
+        return self.plan.enough is not None and self.ledger.accepted_before(lead, number) >= self.plan.enough
 
     def affordable(self) -> bool | None:
         """Whether one more request stays below the plan's cost, those under way taken at the mean of the paid ones.
@@ -199,11 +196,12 @@ class Recorder:
             verdicts = self._verdicts(line, sample)
             self._writer.write(line, *verdicts)
             if not candidate.failed:
-                waits = self.ledger.take(place, line, verdicts) or waits
+                accepted = {verdict.rule: verdict.accepted for verdict in verdicts}
+                waits = self.ledger.take(place, candidate.candidate, accepted) or waits
                 if place == lead:
-                    _count(progress.outcomes, next(one for one in verdicts if one.rule == self.plan.rule))
-                    for verdict in verdicts:
-                        progress.by_rule[verdict.rule] += verdict.accepted
+                    _count(progress.outcomes, next(verdict for verdict in verdicts if verdict.rule == self.plan.rule))
+                    for rule in RULES:
+                        progress.by_rule[rule] += accepted[rule]
         self.flight.returned(ask.key)
         self._asked -= 1
         progress.answers += not candidate.failed
@@ -212,7 +210,7 @@ class Recorder:
         self._pay(written.usage)
         return candidate if waits else None
 
-    def record_judgement(self, lead: int, candidate: Candidate, verdict: ModelVerdict) -> None:
+    def record_judgement(self, lead: int, candidate: Candidate, verdict: Verdict) -> None:
         """Writes what the judge made of a candidate, for all samples with this image."""
         for place in self.ledger.alike(lead):
             sample = self.ledger.samples[place]
@@ -222,7 +220,7 @@ class Recorder:
         self.progress.judge_agreed += verdict.accepted
         self.progress.judge_failed += verdict.outcome == Outcome.ERROR
         if verdict.outcome != Outcome.ERROR:
-            self.ledger.judged(lead, candidate, verdict.accepted)
+            self.ledger.take_judgement(lead, candidate.candidate, verdict.accepted)
         self._pay(verdict.usage)
 
     def _candidate(self, ask: Ask, written: Written) -> Candidate:
@@ -276,8 +274,7 @@ def _whole(text: str) -> str:
 
 
 def _same(header: Header, known: Header) -> bool:
-    mine, theirs = (one.model_dump(exclude={"created"}) for one in (header, known))
-    return mine == theirs
+    return header.model_dump(exclude={"created"}) == known.model_dump(exclude={"created"})
 
 
 def _count(outcomes: dict[str, int], verdict: Verdict) -> None:

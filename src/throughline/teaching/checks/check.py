@@ -17,7 +17,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.teaching.checks.exports import ExportCheck
 from throughline.teaching.checks.findings import Finding, Findings, named
 from throughline.teaching.checks.journals import JournalCheck
-from throughline.teaching.exports.exporting import DATA, MARKER
+from throughline.teaching.exports.export import DATA, MARKER
 
 
 class CheckResult(BaseModel):

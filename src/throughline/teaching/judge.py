@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import FAILED, Candidate, ModelVerdict
+from throughline.chains.records import FAILED, JUDGE, Candidate, Verdict
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
 from throughline.teaching.completions import Completion, image_body, usage_of
 from throughline.teaching.endpoint import Endpoints, FormCheck
-from throughline.teaching.ledger import JUDGE
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief, Flight
@@ -54,7 +53,7 @@ class Judge:
         self._pictures = PictureBook(self.params["image_side"], kept=1)
         self._form = FormCheck()
 
-    async def verdict(self, candidate: Candidate, sample: Sample, flight: Flight) -> ModelVerdict:
+    async def verdict(self, candidate: Candidate, sample: Sample, flight: Flight) -> Verdict:
         """Accepted when the judge's answer opens with yes; an answer that is neither yes nor no is no acceptance.
 
         ThroughlineError when the judge will answer no request like this.
@@ -71,7 +70,7 @@ class Judge:
             flight.returned(key)
             self._form.note(said)
         failed, found = said.finish_reason == FAILED, _ANSWER.match(said.text)
-        return ModelVerdict(
+        return Verdict(
             key=candidate.key,
             sample_id=sample.id,
             rule=JUDGE,

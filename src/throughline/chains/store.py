@@ -1,0 +1,334 @@
+"""A chain store, read once: the journals of a folder folded into a row for each request on a sample. What is still to
+ask, statistics, checks, pages, exports and training are queries on these rows.
+
+The first answer to a request stands, the last verdict of each rule, and usage in sum. No text is kept: a row knows
+where its line is, and `read` reads it again. A row takes about 200 bytes, whatever the length of its text.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from throughline.chains.journal import Line, Problem, journal_files, parse_line, read_lines
+from throughline.chains.outcomes import Outcome
+from throughline.chains.records import JUDGE, Candidate, Header, Record, Usage, Verdict
+from throughline.core.errors import ThroughlineError
+
+MEASURES = ("prompt_tokens", "completion_tokens", "cost")
+"""What a source may report of an answer; cost in US dollars."""
+MOST_USAGE = 1e15
+"""No honest count of tokens is larger; beyond it sums would no longer be exact."""
+Standing = Literal["first", "repeated", "contradiction", "failed"]
+"""What a candidate line is to the rows: an answer that now stands, the same once more, another answer to a request
+that has one, or a request that failed."""
+
+_ABSENT, _FAILED, _ANSWERED = range(3)
+"""States of a row; absent are candidates of which only verdicts were read."""
+_OUTCOMES = tuple(Outcome)
+_HASHES = ("request", "key", "sample", "image", "text")
+_CODES = ("domain", "about", "teacher", "number")
+_NUMBERS = {"place": "q", "line": "i", "state": "b", "reported": "b"}
+_TYPES = dict.fromkeys(_HASHES, "q") | dict.fromkeys(_CODES, "i") | _NUMBERS | dict.fromkeys(MEASURES, "d")
+
+
+class ChainStore:
+    """The rows of one or more journals; `read_store` makes it.
+
+    Requests, keys, samples, images and texts are kept as 64-bit hashes, good in this process only: of a million
+    requests, two have the same hash in one of 37 million stores.
+    """
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[Path, Header]] = []
+        """Each with its file, in reading order."""
+        self.problems: list[Problem] = []
+        """Lines that cannot be used."""
+        self.contradictions: list[Problem] = []
+        """Answers to requests that had been answered otherwise."""
+        self.contradicted: set[int] = set()
+        """The rows of these requests."""
+        self.lines = 0
+        """Lines that hold anything."""
+        self.duplicates = 0
+        """Candidate lines beyond the one that stands for its request."""
+        self.unusable_usage = 0
+        """Reported tokens or costs that can be none (negative, absurd); they are in no sum."""
+        self.cost = 0.0
+        """US dollars behind all lines, failed and repeated ones and judges' verdicts included."""
+        self.judgements: dict[tuple[int, str], bool] = {}
+        """What judge models said, by hash of the key and model; requests to a judge that failed say nothing."""
+        self.judging: dict[tuple[int, str], tuple[int, tuple[float, ...]]] = {}
+        """What verdicts of judge models took, by hash of the key and rule: the row, and `MEASURES`."""
+        self._columns: dict[str, array[Any]] = {name: array(typecode) for name, typecode in _TYPES.items()}
+        self._names = {name: _Names() for name in (*_CODES, "basis")}
+        self._verdicts: dict[str, tuple[bytearray, array[int]]] = {}
+        """By rule and row: 0 for none, else 1 + 2 · outcome + accepted; and the basis. The end may be missing."""
+        self._index: dict[int, int] = {}
+        """Request → row; needed while lines come in."""
+        self._files: list[Path] = []
+        self._starts: list[int] = []
+        """Where each file would begin if all stood behind one another: a row's `place` counts from there."""
+        self._end = 0
+
+    def add(self, path: Path, line: Line, record: Record | Problem) -> Standing | None:
+        """Takes in the next line; gives what a candidate is, None for other lines."""
+        self.lines += 1
+        if not self._files or self._files[-1] != path:
+            self._files.append(path)
+            self._starts.append(self._end)
+        place = self._starts[-1] + line.offset
+        self._end = place + len(line.data)
+        if isinstance(record, Problem):
+            self.problems.append(record)
+        elif isinstance(record, Header):
+            self.headers.append((path, record))
+        else:
+            usage = self._usable(record.usage)
+            self.cost += 0.0 if usage[2] != usage[2] else usage[2]
+            row = self._row(record, place, line.number)
+            if isinstance(record, Candidate):
+                return self._add_candidate(row, record, usage, Problem(path, line.number, _CONTRADICTION), place)
+            self._add_verdict(row, record, usage)
+        return None
+
+    def seal(self) -> None:
+        """No line comes any more: lets go of what only reading needs."""
+        self._index = {}
+
+    def _row(self, record: Candidate | Verdict, place: int, line: int) -> int:
+        request = hash((record.key, record.sample_id))
+        row = self._index.setdefault(request, len(self._index))
+        if row == len(self._columns["state"]):
+            for name, column in self._columns.items():
+                column.append(_NAN if name in MEASURES else 0)
+            self._set(row, request=request, key=hash(record.key), place=place, line=line)
+        return row
+
+    def _set(self, row: int, **values: int | float) -> None:
+        for name, value in values.items():
+            self._columns[name][row] = value
+
+    def _add_candidate(
+        self, row: int, candidate: Candidate, usage: tuple[float, ...], contradiction: Problem, place: int
+    ) -> Standing:
+        state, text = self._columns["state"][row], hash(candidate.text)
+        self.duplicates += state != _ABSENT
+        if state == _ANSWERED:
+            if candidate.failed:
+                return "failed"
+            if text == self._columns["text"][row]:
+                return "repeated"
+            self.contradictions.append(contradiction)
+            self.contradicted.add(row)
+            return "contradiction"
+        if state == _FAILED and not candidate.failed:
+            self._forget_failure(row)
+        names = self._names
+        about = candidate.format, candidate.classes_sha256, candidate.prompt_sha256
+        self._set(
+            row,
+            sample=hash(candidate.sample_id),
+            image=hash(candidate.image_sha256),
+            text=text,
+            domain=names["domain"](candidate.domain),
+            about=names["about"](about),
+            teacher=names["teacher"]((candidate.source, candidate.model, candidate.round)),
+            number=names["number"](candidate.candidate),
+            place=place,
+            line=contradiction.line,
+            state=_FAILED if candidate.failed else _ANSWERED,
+            reported=candidate.usage is not None,
+            **dict(zip(MEASURES, usage, strict=True)),
+        )
+        return "failed" if candidate.failed else "first"
+
+    def _forget_failure(self, row: int) -> None:
+        """What was said of the failed request is not said of the answer."""
+        for codes, _ in self._verdicts.values():
+            if row < len(codes) and codes[row] == 1 + 2 * _OUTCOMES.index(Outcome.ERROR):
+                codes[row] = 0
+
+    def _add_verdict(self, row: int, verdict: Verdict, usage: tuple[float, ...]) -> None:
+        codes, bases = self._verdicts.setdefault(verdict.rule, (bytearray(), array("i")))
+        lacking = max(0, row + 1 - len(codes))
+        codes.extend(bytes(lacking))
+        bases.extend([0] * lacking)
+        if verdict.usage is not None:  # a copy's verdict repeats what was paid once
+            self.judging.setdefault((hash(verdict.key), verdict.rule), (row, usage))
+        if verdict.rule == JUDGE:
+            if verdict.outcome == Outcome.ERROR and codes[row]:
+                return  # a request to the judge that failed takes back nothing
+            if verdict.outcome != Outcome.ERROR and verdict.model is not None:
+                self.judgements[hash(verdict.key), verdict.model] = verdict.accepted
+        codes[row] = 1 + 2 * _OUTCOMES.index(verdict.outcome) + verdict.accepted
+        bases[row] = self._names["basis"](verdict.basis)
+
+    def _usable(self, usage: Usage | None) -> tuple[float, ...]:
+        """`MEASURES`, NaN for what is not reported or cannot be."""
+        return (_NAN, _NAN, _NAN) if usage is None else tuple(map(self._usable_value, map(usage.get, MEASURES)))
+
+    def _usable_value(self, value: float | None) -> float:
+        if value is None:
+            return _NAN
+        usable = 0 <= value <= MOST_USAGE
+        self.unusable_usage += not usable
+        return float(value) if usable else _NAN
+
+    # queries ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def requests(self) -> Any:
+        """The rows as a pandas frame, indexed by row, in the order in which requests were read first.
+
+        Columns: the hashes `request, key, sample, image, text`; `line`; `failed`; `domain, format, classes_sha256,
+        prompt_sha256, source, model, round, number`; `reported` (there is a usage), `prompt_tokens, completion_tokens,
+        cost` (NaN where not reported).
+        """
+        import numpy as np
+        import pandas as pd
+
+        column = {name: np.asarray(values) for name, values in self._columns.items()}
+        columns: dict[str, Any] = {name: column[name] for name in (*_HASHES, "line", *MEASURES)}
+        columns |= {"failed": column["state"] == _FAILED, "reported": column["reported"] > 0}
+        for code, fields in _DECODED.items():
+            values = list(self._names[code])
+            for number, field in enumerate(fields):
+                table = np.empty(max(1, len(values)), object)
+                table[: len(values)] = [value[number] if len(fields) > 1 else value for value in values]
+                columns[field] = pd.Series(table[column[code]], dtype=object)  # each value is in memory once
+        frame = pd.DataFrame(columns, copy=False)
+        present = column["state"] != _ABSENT
+        return frame if present.all() else frame[present]
+
+    @cached_property
+    def answers(self) -> Any:
+        """The rows of `requests` that have an answer."""
+        return self.requests[~self.requests["failed"]]
+
+    def accepted(self, rule: str) -> Any:
+        """The answers that the recorded verdicts of a rule accept."""
+        verdicts = self.verdicts(rule)
+        return self.answers[self.answers.index.isin(verdicts.index[verdicts["accepted"]])]
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules of which there are verdicts."""
+        return list(self._verdicts)
+
+    def verdicts(self, rule: str) -> Any:
+        """The last verdicts of a rule as a pandas frame, indexed by row: `outcome`, `accepted`, `basis`."""
+        import numpy as np
+        import pandas as pd
+
+        codes, bases = self._verdicts.get(rule, (bytearray(), array("i")))
+        code = np.asarray(codes, np.uint8)
+        rows = np.flatnonzero(code)
+        outcomes, known = np.array(_OUTCOMES, object), np.array([*self._names["basis"], None], object)
+        columns = {
+            "outcome": pd.Series(outcomes[(code[rows] - 1) // 2], rows, object),
+            "accepted": (code[rows] - 1) % 2 > 0,
+            "basis": pd.Series(known[np.asarray(bases)[rows]], rows, object),
+        }
+        return pd.DataFrame(columns, index=rows)
+
+    @property
+    def vetoed(self) -> Any:
+        """The rows that a judge model did not agree with."""
+        judged = self.verdicts(JUDGE)
+        return judged.index[~judged["accepted"] & (judged["outcome"] != Outcome.ERROR)]
+
+    def orphans(self) -> list[Problem]:
+        """Rows with verdicts and no candidate, each with the place of its first verdict."""
+        rows = (row for row, state in enumerate(self._columns["state"]) if state == _ABSENT)
+        return [self.place_of(row, "a verdict without its candidate") for row in rows]
+
+    def place_of(self, row: int, what: str) -> Problem:
+        """What is to be said of a row, with the place of its line."""
+        file = bisect_right(self._starts, self._columns["place"][row]) - 1
+        return Problem(self._files[file], self._columns["line"][row], what)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """SHA-256 → question, as far as headers have them."""
+        return {sha256: prompt for _, header in self.headers for sha256, prompt in header.prompts.items()}
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Every candidate that stands, whole, one in memory at a time."""
+        return self.read(self.requests.index)
+
+    def read(self, rows: Iterable[int]) -> Iterator[Candidate]:
+        """The candidates of these rows, whole, in the order given, one in memory at a time.
+
+        ThroughlineError when they are no longer what was read before; a store that only grew is no trouble.
+        """
+        with ExitStack() as stack:
+            opened: dict[Path, Any] = {}
+            for row in rows:
+                place = self._columns["place"][row]
+                file = bisect_right(self._starts, place) - 1
+                path, offset = self._files[file], place - self._starts[file]
+                try:
+                    if path not in opened:
+                        opened[path] = stack.enter_context(path.open("rb"))
+                    opened[path].seek(offset)
+                    line = Line(self._columns["line"][row], offset, opened[path].readline())
+                except OSError:
+                    line = Line(0, offset, b"")
+                record = parse_line(path, line)
+                if not isinstance(record, Candidate) or not self._is_of(record, row):
+                    raise ThroughlineError("the store changed while it was read", path, "start again")
+                yield record
+
+    def _is_of(self, candidate: Candidate, row: int) -> bool:
+        request: int = self._columns["request"][row]
+        return hash((candidate.key, candidate.sample_id)) == request
+
+
+def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] = lambda lines: None) -> ChainStore:
+    """Folds journal files; a folder stands for its `journal-<shard>.jsonl`. `on_progress` gets the lines so far.
+
+    Lines that cannot be used (no JSON, unknown kind, wrong fields, torn) are in `problems` with file and line number.
+    ThroughlineError for a file that cannot be read, and for a line of a newer schema than this version knows.
+    """
+    store = ChainStore()
+    for path in (file for given in ([paths] if isinstance(paths, Path) else paths) for file in journal_files(given)):
+        for line in read_lines(path):
+            store.add(path, line, parse_line(path, line))
+            if store.lines % _LINES_BETWEEN_REPORTS == 0:
+                on_progress(store.lines)
+    store.seal()
+    return store
+
+
+def read_headers(paths: Path | Iterable[Path]) -> Iterator[Header]:
+    """The headers of journals in reading order, read as far as they are asked for. Raises as `read_store` does."""
+    for path in (file for given in ([paths] if isinstance(paths, Path) else paths) for file in journal_files(given)):
+        for line in read_lines(path):
+            record = parse_line(path, line)
+            if isinstance(record, Header):
+                yield record
+
+
+_LINES_BETWEEN_REPORTS = 1000
+_CONTRADICTION = "another text for a request that was answered before; the first stands"
+_DECODED = {
+    "domain": ("domain",),
+    "about": ("format", "classes_sha256", "prompt_sha256"),
+    "teacher": ("source", "model", "round"),
+    "number": ("number",),
+}
+"""The columns behind the codes."""
+_NAN = float("nan")
+
+
+class _Names(dict[Any, int]):
+    """Values that repeat, by number; each is kept once."""
+
+    def __call__(self, value: Any) -> int:
+        return self.setdefault(value, len(self))
