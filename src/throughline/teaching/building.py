@@ -117,11 +117,10 @@ class _Workers:
         asks = [recorder.ask(lead, number) for lead in leads]
         for lead, ask, written in zip(leads, asks, await self.teacher.write(asks), strict=True):
             if not recorder.ledger.has(lead, number):
-                waiting = recorder.record(lead, ask, written)
+                recorder.record(lead, ask, written)
                 failed |= {lead} if written.finish_reason == FAILED else set()
                 self.told(recorder.progress)
-                if waiting is not None:
-                    failed |= await self._catch_up([lead])
+                failed |= await self._catch_up([lead])
         return failed
 
     async def _catch_up(self, leads: Sequence[int]) -> set[int]:

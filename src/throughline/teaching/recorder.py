@@ -182,14 +182,13 @@ class Recorder:
             return True
         return None if self._asked else False
 
-    def record(self, lead: int, ask: Ask, written: Written) -> Candidate | None:
+    def record(self, lead: int, ask: Ask, written: Written) -> None:
         """Writes the answer and every rule's verdict for all samples with this image.
 
-        Gives the answer's line back when it waits for the judge: then `record_judgement` has to follow.
+        An answer that the judge has to be asked about waits in `ledger.unjudged`: `record_judgement` has to follow.
         """
         progress = self.progress
         candidate = self._candidate(ask, written)
-        waits = False
         for place in self.ledger.alike(lead):
             sample = self.ledger.samples[place]
             line = candidate if place == lead else candidate.copied_for(sample.id, sample.domain)
@@ -197,7 +196,8 @@ class Recorder:
             self._writer.write(line, *verdicts)
             if not candidate.failed:
                 accepted = {verdict.rule: verdict.accepted for verdict in verdicts}
-                waits = self.ledger.take(place, candidate.candidate, accepted) or waits
+                if self.ledger.take(place, candidate.candidate, accepted):
+                    self.ledger.await_judge(lead, candidate)
                 if place == lead:
                     _count(progress.outcomes, next(verdict for verdict in verdicts if verdict.rule == self.plan.rule))
                     for rule in RULES:
@@ -208,7 +208,6 @@ class Recorder:
         if candidate.failed:
             progress.reasons[candidate.text] = progress.reasons.get(candidate.text, 0) + 1
         self._pay(written.usage)
-        return candidate if waits else None
 
     def record_judgement(self, lead: int, candidate: Candidate, verdict: Verdict) -> None:
         """Writes what the judge made of a candidate, for all samples with this image."""
