@@ -23,7 +23,6 @@ from throughline.experiment.hardware import Hardware, this_machine
 from throughline.experiment.run import Preview, preview_run
 from throughline.experiment.workload import TRAINING, Phase, Workload
 from throughline.reporting.tables import Table, to_terminal
-from throughline.training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def _compared(preview: Preview, workload: Workload, run_folder: Path, hardware: 
         if unit.name not in measured:
             raise ThroughlineError(f"the unit {unit.slug} is not finished once", run_folder, "let the run finish")
         (folder,) = (run_folder / UNITS).glob(f"{unit.slug}-*")
-        phases = workload.phases(METHODS[unit.method], preview.costs[unit.name])
+        phases = workload.phases(unit.method, preview.costs[unit.name])
         kept = [_scaled(phase, _kept_share(folder)) if phase.name == TRAINING else phase for phase in phases]
         at_most, predicted = (seconds_by_group(hardware, some, layers) for some in (phases, kept))
         for group in at_most:

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from throughline.cli import doctor
-from throughline.cli.doctor import GB, LARGE_MODELS, Checkpoint, Gpu, Library, Machine, Package
+from throughline.cli.doctor import GB, LARGE_MODELS, Gpu, Library, Machine, Package
 
 SMALL, LARGE = LARGE_MODELS
-HERE = tuple(Checkpoint(model.checkpoint, "here") for model in LARGE_MODELS)
+HERE = {model.checkpoint: "here" for model in LARGE_MODELS}
 
 
 @pytest.fixture
 def machine() -> Machine:
     return Machine(
         python="3.11.7",
-        python_asked=">=3.11",
+        python_required=">=3.11",
         python_fits=True,
         packages=(Package("numpy", ">=2.2", "2.4.6", True),),
         torch=Library("2.15.0"),
@@ -57,7 +57,7 @@ def test_the_demo_needs_no_gpu(machine):
     ("change", "words"),
     [
         ({"python_fits": False}, "Python 3.11.7"),
-        ({"packages": (Package("numpy", ">=2.2", None, False),)}, "numpy is not installed (asked: >=2.2)"),
+        ({"packages": (Package("numpy", ">=2.2", None, False),)}, "numpy is not installed (required: >=2.2)"),
         ({"packages": (Package("numpy", ">=2.2", "1.26", False),)}, "numpy 1.26 does not fit"),
         ({"torch": Library(None, "no libcudart")}, "torch does not load: no libcudart"),
         ({"torchvision": Library(None, "no nms")}, "torchvision does not load: no nms"),
@@ -95,7 +95,7 @@ def test_one_gpu_that_does_is_enough(machine):
 
 
 def test_a_missing_checkpoint_is_a_download_where_the_disk_has_room_for_it(machine):
-    absent = (Checkpoint(SMALL.checkpoint, "here"), Checkpoint(LARGE.checkpoint, "in part"))
+    absent = {SMALL.checkpoint: "here", LARGE.checkpoint: "in part"}
     machine = dataclasses.replace(machine, checkpoints=absent)
     assert doctor.judge_large(machine, SMALL).runs == "yes"
     job = doctor.judge_large(machine, LARGE)
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_here_only_with_all_its_shards(tmp_path, files, state):
     index = json.dumps({"weight_map": {"one": "a.safetensors", "two": "b.safetensors"}})
     if files is not None:
         fill_cache(tmp_path, "some/model", {name: text.replace("INDEX", index) for name, text in files.items()})
-    assert doctor.find_checkpoint("some/model", tmp_path) == Checkpoint("some/model", state)
+    assert doctor.checkpoint_state("some/model", tmp_path) == state
 
 
 def test_packages_are_compared_and_extras_left_out():
@@ -196,15 +196,6 @@ def test_cuda_devices_are_read_from_torch(monkeypatch):
         "13.2",
         (Gpu("first", 8, 5, False), Gpu("second", 24, 20, True)),
     )
-
-
-def test_a_container_with_less_memory_than_its_machine_counts(tmp_path):
-    limit = tmp_path / "memory.max"
-    whole = doctor.usable_memory(limit)
-    limit.write_text("max\n")
-    assert doctor.usable_memory(limit) == whole
-    limit.write_text("1000\n")
-    assert doctor.usable_memory(limit) == 1000
 
 
 def test_this_machine_is_described_for_programs_and_readers(tmp_path, monkeypatch, capsys):

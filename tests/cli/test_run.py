@@ -58,8 +58,8 @@ def test_a_forecast_for_programs_adds_up(capsys):
     assert shown["unknown"] is None
     units = {unit["unit"]: unit["forecast"] for unit in shown["units"]}
     mtct = units["sketch-mtct-seed0"]
-    assert mtct["training_tokens"] > units["sketch-cls-seed0"]["training_tokens"] > 0
-    assert set(mtct["flops"]) == {"training", "prompts", "label", "reasoning", "likelihood"}
+    assert mtct["phases"][0]["tokens"] > units["sketch-cls-seed0"]["phases"][0]["tokens"] > 0
+    assert [phase["name"] for phase in mtct["phases"]] == ["training", "prompts", "label", "reasoning", "likelihood"]
     assert mtct["memory"]["total"] > mtct["memory"]["weights"] > 0
     names = [one["name"] for one in shown["forecast"]["hardware"]]
     assert names == ["this machine", "A100-80G", "H100", "H200"] and set(mtct["seconds"]) == set(names)

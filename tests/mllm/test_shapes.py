@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, LlavaConfig, Qwen2_5_VLCon
 
 from throughline.core.settings import LoraSettings
 from throughline.mllm.chat import user_turn
-from throughline.mllm.flops import appended_flops, decoding_flops, prompt_flops
+from throughline.mllm.flops import Row, appended, decoded, row_flops
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora
 from throughline.mllm.shapes import open_outline, shape_of
@@ -28,21 +28,21 @@ def counted(model: Any, **inputs: Any) -> tuple[int, Any]:
 def test_an_outline_has_no_weights_and_renders_as_the_loaded_checkpoint(
     mllm: Mllm, family: str, checkpoints: dict[str, Path]
 ) -> None:
-    outline, picture = open_outline(str(checkpoints[family])), image_of(1)
-    assert {weight.device.type for weight in outline.model.parameters()} == {"meta"}
+    (model, chat), picture = open_outline(str(checkpoints[family])), image_of(1)
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
     ours, loaded = (
         chat.answered(user_turn("what is it?"), [chat.encode_image(picture, "one")], "a cat")
-        for chat in (outline.chat, mllm.chat)
+        for chat in (chat, mllm.chat)
     )
     assert ours.tokens.tolist() == loaded.tokens.tolist() and ours.positions.tolist() == loaded.positions.tolist()
-    image = outline.chat.encode_image(picture, "one")
-    assert shape_of(outline.model, image) == shape_of(mllm.model, image)
+    image = chat.encode_image(picture, "one")
+    assert shape_of(model, image) == shape_of(mllm.model, image)
 
 
 def test_the_prompts_flops_are_what_torch_counts(mllm: Mllm, family: str, checkpoints: dict[str, Path]) -> None:
     image = mllm.chat.encode_image(image_of(1), "one")
     path = mllm.chat.prompt(user_turn("what is it?"), [image])
-    shape = shape_of(open_outline(str(checkpoints[family])).model, image)
+    shape = shape_of(open_outline(str(checkpoints[family]))[0], image)
     assert image.placeholder_tokens == shape.image_tokens
     ids = torch.from_numpy(path.tokens)[None]
     positions = torch.from_numpy(path.positions)[:, None]
@@ -54,7 +54,7 @@ def test_the_prompts_flops_are_what_torch_counts(mllm: Mllm, family: str, checkp
         logits_to_keep=1,
         **path.images[0].inputs,
     )
-    ours = prompt_flops(shape, len(path.tokens), tiles=1)
+    ours = row_flops(shape, Row(len(path.tokens), tiles=1, marked=1)).forward
     # Qwen's windows are counted as full attention; the others are exact.
     assert ours == flops if family != "qwen" else 1 <= ours / flops < 1.1
 
@@ -64,20 +64,20 @@ def test_decoding_is_what_torch_counts_step_by_step(mllms: dict[str, Mllm]) -> N
     shape = shape_of(model)
     prompt = torch.randint(10, 60, (1, 12))
     first, out = counted(model, input_ids=prompt, use_cache=True, logits_to_keep=1)
-    assert first == appended_flops(shape, 0, 12, marked=1)
+    assert first == row_flops(shape, appended(0, 12)).forward
     steps = 0
     for _ in range(4):
         flops, out = counted(model, input_ids=prompt[:, :1], past_key_values=out.past_key_values, use_cache=True)
         steps += flops
-    assert steps == decoding_flops(shape, 12, 4)
+    assert steps == row_flops(shape, decoded(12, 4)).forward
     more, out = counted(model, input_ids=prompt[:, :5], past_key_values=out.past_key_values, use_cache=True)
-    assert more == appended_flops(shape, 16, 5, marked=5)
+    assert more == row_flops(shape, appended(16, 5, marked=5)).forward
     layers = out.past_key_values.layers
     held = sum(values.numel() for layer in layers for values in (layer.keys, layer.values))
     assert held == shape.decoder.cached_values * (16 + 5)
 
 
-def test_parameters_and_adapters_are_those_of_the_loaded_model(mllm: Mllm, family: str) -> None:
+def test_parameters_are_those_of_the_loaded_model(mllm: Mllm, family: str) -> None:
     image = mllm.chat.encode_image(image_of(1), "one")
     assert shape_of(mllm.model, image).parameters == sum(weight.numel() for weight in mllm.model.parameters())
 
@@ -89,7 +89,7 @@ def test_adapter_parameters_are_those_that_training_adds() -> None:
     added = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
     assert plain.adapter == 0 and shape_of(wrapped).adapter == added
     assert shape_of(wrapped).parameters == plain.parameters
-    assert shape_of(wrapped).decoder.weights == plain.decoder.weights
+    assert shape_of(wrapped).decoder.linears.weights == plain.decoder.linears.weights
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ Called by the command line; exit code 0 if the demo can run on this machine, els
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,24 @@ class Package:
     """One requirement of pyproject.toml and what is installed; `installed` is None where nothing is."""
 
     name: str
-    asked: str
+    required: str
     installed: str | None
     fits: bool
+
+    def __str__(self) -> str:
+        state = "is not installed" if self.installed is None else f"{self.installed} does not fit"
+        return f"{self.name} {state} (required: {self.required or 'any'}): run make setup"
 
 
 @dataclass(frozen=True)
 class Library:
-    """What came of importing a library: its version, or the fault in one line."""
+    """What importing a library gave: its version, or the fault in one line."""
 
     version: str | None
     fault: str | None = None
+
+    def __str__(self) -> str:
+        return self.version or f"does not load: {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -63,21 +70,18 @@ class Gpu:
     free: int
     bf16: bool
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in the Hugging Face cache: `state` is "here", "in part" or "absent"."""
-
-    name: str
-    state: str
+    def __str__(self) -> str:
+        bf16 = "bf16" if self.bf16 else "no bf16"
+        return f"{self.name}, {in_gb(self.memory)} ({in_gb(self.free)} free), {bf16}"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """All that was found; sizes in bytes, None where the system does not say."""
+    """All facts about a machine; sizes in bytes, None where the system does not say. A checkpoint in the Hugging Face
+    `cache` is "here", "in part" or "absent"."""
 
     python: str
-    python_asked: str
+    python_required: str
     python_fits: bool
     packages: tuple[Package, ...]
     torch: Library
@@ -92,7 +96,7 @@ class Machine:
     cache: str
     cache_free: int
     browser: str | None
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,7 @@ class Job:
 
 def judge_demo(machine: Machine) -> Job:
     """Whether `throughline demo` can run: Python, packages, torch, memory, and a place to write."""
-    missing = []
-    if not machine.python_fits:
-        missing.append(f"Python {machine.python} is not {machine.python_asked}")
-    missing += [describe_misfit(package) for package in machine.packages if not package.fits]
-    for name, library in (("torch", machine.torch), ("torchvision", machine.torchvision)):
-        if library.fault is not None:
-            missing.append(f"{name} does not load: {library.fault}")
+    missing = software_faults(machine)
     if machine.memory is not None and machine.memory < DEMO_MEMORY:
         missing.append(f"{in_gb(machine.memory)} of memory")
     if not machine.folder_writable:
@@ -163,33 +161,41 @@ def judge_demo(machine: Machine) -> Job:
 
 def judge_large(machine: Machine, model: LargeModel) -> Job:
     """Whether a LoRA of a large model can be trained here: software, a GPU, the weights."""
-    missing = []
-    if not software_fits(machine):
-        missing.append("Python or packages do not fit (see demo)")
-    elif (fault := judge_gpus(machine, model)) is not None:
-        missing.append(fault)
-    hardware_fits = not missing
-    state = {checkpoint.name: checkpoint.state for checkpoint in machine.checkpoints}[model.checkpoint]
+    fault = "Python or packages do not fit (see demo)" if software_faults(machine) else gpu_fault(machine, model)
+    missing = [fault] if fault is not None else []
+    runs = "no" if missing else "yes"
+    state = machine.checkpoints[model.checkpoint]
     if state != "here":
         missing.append(f"{model.checkpoint} is {state} in {machine.cache}: hf download {model.checkpoint}")
+        runs = "no" if runs == "no" else "after download"
         if machine.cache_free < model.weights:
-            hardware_fits = False
+            runs = "no"
             missing.append(f"{in_gb(machine.cache_free)} free there, the download takes {in_gb(model.weights)}")
     needs = (
         f"about {in_gb(model.memory)} of GPU memory (estimate: {in_gb(model.weights)} weights in bf16, "
         f"{in_gb(model.adapter)} adapter with AdamW, {in_gb(model.activations)} allowance for activations)"
     )
-    runs = ("yes" if state == "here" else "after download") if hardware_fits else "no"
     return Job(model.name, runs, needs, tuple(missing))
 
 
-def judge_gpus(machine: Machine, model: LargeModel) -> str | None:
+def software_faults(machine: Machine) -> list[str]:
+    """What of Python, the packages and torch does not fit."""
+    python = [] if machine.python_fits else [f"Python {machine.python} is not {machine.python_required}"]
+    libraries = {"torch": machine.torch, "torchvision": machine.torchvision}
+    return [
+        *python,
+        *(str(package) for package in machine.packages if not package.fits),
+        *(f"{name} {library}" for name, library in libraries.items() if library.fault is not None),
+    ]
+
+
+def gpu_fault(machine: Machine, model: LargeModel) -> str | None:
     """What is missing in GPUs for a model; None if one of them has bf16 and enough free memory."""
     if machine.torch_cuda is None:
         return f"torch {machine.torch.version} is not a CUDA build"
-    best = max((gpu for gpu in machine.gpus if gpu.bf16), key=lambda gpu: gpu.free, default=None)
     if not machine.gpus:
         return f"no CUDA device (no GPU, or a driver too old for CUDA {machine.torch_cuda})"
+    best = max((gpu for gpu in machine.gpus if gpu.bf16), key=lambda gpu: gpu.free, default=None)
     if best is None:
         return "no GPU with bf16 (compute capability 8.0 and up)"
     if best.memory < model.memory:
@@ -199,22 +205,6 @@ def judge_gpus(machine: Machine, model: LargeModel) -> str | None:
     return None
 
 
-def software_fits(machine: Machine) -> bool:
-    """Python, every package, and torch and torchvision can be imported."""
-    return (
-        machine.python_fits
-        and all(package.fits for package in machine.packages)
-        and machine.torch.fault is None
-        and machine.torchvision.fault is None
-    )
-
-
-def describe_misfit(package: Package) -> str:
-    """One line on a package that is absent or has another version."""
-    found = "is not installed" if package.installed is None else f"{package.installed} does not fit"
-    return f"{package.name} {found} (asked: {package.asked or 'any'}): run make setup"
-
-
 def in_gb(size: int) -> str:
     """Bytes in GB (10^9) with one decimal."""
     return f"{size / GB:.1f} GB"
@@ -222,20 +212,22 @@ def in_gb(size: int) -> str:
 
 def inspect_machine() -> Machine:
     """Looks around: installed packages, torch and its devices, cores, memory, disk, cached checkpoints."""
+    from huggingface_hub.constants import HF_HUB_CACHE
     from packaging.specifiers import SpecifierSet
 
+    from throughline.experiment.environment import usable_cores, usable_memory
+
     try:
-        python_asked = importlib.metadata.metadata("throughline")["Requires-Python"]
+        python_required = importlib.metadata.metadata("throughline")["Requires-Python"]
         requirements = importlib.metadata.requires("throughline") or []
     except importlib.metadata.PackageNotFoundError as error:
         raise ThroughlineError("throughline is not installed", do="run make setup") from error
-    python = platform.python_version()
     torch, torch_cuda, gpus = inspect_torch()
-    folder, cache = Path.cwd(), cache_folder()
+    folder, cache = Path.cwd(), Path(HF_HUB_CACHE)
     return Machine(
-        python=python,
-        python_asked=python_asked,
-        python_fits=SpecifierSet(python_asked).contains(python, prereleases=True),
+        python=platform.python_version(),
+        python_required=python_required,
+        python_fits=SpecifierSet(python_required).contains(platform.python_version(), prereleases=True),
         packages=compare_packages(requirements),
         torch=torch,
         torch_cuda=torch_cuda,
@@ -249,7 +241,7 @@ def inspect_machine() -> Machine:
         cache=str(cache),
         cache_free=free_disk(cache),
         browser=next(filter(None, map(shutil.which, BROWSERS)), None),
-        checkpoints=tuple(find_checkpoint(model.checkpoint, cache) for model in LARGE_MODELS),
+        checkpoints={model.checkpoint: checkpoint_state(model.checkpoint, cache) for model in LARGE_MODELS},
     )
 
 
@@ -258,8 +250,7 @@ def compare_packages(requirements: list[str]) -> tuple[Package, ...]:
     from packaging.requirements import Requirement
 
     packages = []
-    for line in requirements:
-        requirement = Requirement(line)
+    for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -272,7 +263,7 @@ def compare_packages(requirements: list[str]) -> tuple[Package, ...]:
 
 
 def import_library(name: str) -> tuple[Any, Library]:
-    """The module (None if it does not load) and what is to be said of it."""
+    """The module (None if it does not load) and its version or fault."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a torchvision that was built for another torch raises RuntimeError, for one
@@ -294,67 +285,41 @@ def inspect_torch() -> tuple[Library, str | None, tuple[Gpu, ...]]:
     return library, torch.version.cuda, tuple(gpus)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def usable_memory(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
-    """Bytes of memory of the machine, or of the container if that has less."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    try:
-        limit = control_group.read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
 def free_disk(folder: Path) -> int:
     """Bytes free where a folder is or would be made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def cache_folder() -> Path:
-    """Where the Hugging Face hub keeps checkpoints (HF_HUB_CACHE, HF_HOME)."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
-
-
-def find_checkpoint(name: str, cache: Path) -> Checkpoint:
+def checkpoint_state(name: str, cache: Path) -> str:
     """Whether the cache holds a checkpoint's config and every one of its weight files; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    def find(file: str) -> str | None:
-        found = try_to_load_from_cache(name, file, cache_dir=cache)
-        return found if isinstance(found, str) else None
+    def is_here(file: str) -> bool:
+        return isinstance(try_to_load_from_cache(name, file, cache_dir=cache), str)
 
-    index = find("model.safetensors.index.json")
-    shards = set(json.loads(Path(index).read_text())["weight_map"].values()) if index else {"model.safetensors"}
-    found = [find(file) is not None for file in ("config.json", *sorted(shards))]
-    return Checkpoint(name, "here" if all(found) else "in part" if any(found) or index else "absent")
+    index = try_to_load_from_cache(name, "model.safetensors.index.json", cache_dir=cache)
+    weights = {"model.safetensors"}
+    if isinstance(index, str):
+        weights = set(json.loads(Path(index).read_text())["weight_map"].values())
+    here = [is_here(file) for file in ("config.json", *weights)]
+    return "here" if all(here) else "in part" if any(here) or isinstance(index, str) else "absent"
 
 
 def describe(machine: Machine, jobs: tuple[Job, ...]) -> str:
     """The page for a reader."""
     fitting = sum(package.fits for package in machine.packages)
-    build = f"CUDA {machine.torch_cuda} build" if machine.torch_cuda else "no CUDA build"
+    build = f", {f'CUDA {machine.torch_cuda}' if machine.torch_cuda else 'no CUDA'} build"
     rows = [
-        ("python", f"{machine.python} (asked: {machine.python_asked})"),
-        ("packages", f"{fitting} of {len(machine.packages)} as asked"),
-        *(("", describe_misfit(package)) for package in machine.packages if not package.fits),
-        ("torch", describe_library(machine.torch) + (f", {build}" if machine.torch.version else "")),
-        ("torchvision", describe_library(machine.torchvision)),
-        *(("GPU", describe_gpu(gpu)) for gpu in machine.gpus),
-        *([] if machine.gpus else [("GPU", "no CUDA device")]),
+        ("python", f"{machine.python} (required: {machine.python_required})"),
+        ("packages", f"{fitting} of {len(machine.packages)} as required"),
+        *(("", str(package)) for package in machine.packages if not package.fits),
+        ("torch", f"{machine.torch}{build if machine.torch.version else ''}"),
+        ("torchvision", str(machine.torchvision)),
+        *(("GPU", str(gpu)) for gpu in machine.gpus or ("no CUDA device",)),
         ("cores", str(machine.cores)),
         ("memory", in_gb(machine.memory) if machine.memory is not None else "unknown"),
         ("disk", f"{in_gb(machine.folder_free)} free here, {in_gb(machine.cache_free)} in {machine.cache}"),
-        *((checkpoint.name, checkpoint.state) for checkpoint in machine.checkpoints),
+        *machine.checkpoints.items(),
         ("browser", machine.browser or f"none (optional; looked for {', '.join(BROWSERS)})"),
     ]
     lines = ["This machine", *(f"  {name:26} {fact}" for name, fact in rows), "", "What it can run"]
@@ -362,16 +327,6 @@ def describe(machine: Machine, jobs: tuple[Job, ...]) -> str:
         lines.append(f"  {job.name:26} {job.runs}; needs {job.needs}")
         lines += [f"  {'':26} - {reason}" for reason in job.missing]
     return "\n".join(lines)
-
-
-def describe_library(library: Library) -> str:
-    """A library's version or its fault."""
-    return library.version or f"does not load: {library.fault}"
-
-
-def describe_gpu(gpu: Gpu) -> str:
-    """One line for a device."""
-    return f"{gpu.name}, {in_gb(gpu.memory)} ({in_gb(gpu.free)} free), {'bf16' if gpu.bf16 else 'no bf16'}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -384,7 +339,7 @@ def run(arguments: argparse.Namespace) -> int:
     machine = inspect_machine()
     jobs = (judge_demo(machine), *(judge_large(machine, model) for model in LARGE_MODELS))
     if arguments.json:
-        print(json.dumps({**dataclasses.asdict(machine), "jobs": [dataclasses.asdict(job) for job in jobs]}, indent=2))
+        print(json.dumps({**asdict(machine), "jobs": [asdict(job) for job in jobs]}, indent=2))
     else:
         print(describe(machine, jobs))
     return 0 if jobs[0].runs == "yes" else 1

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from throughline.cli.text import duration
 from throughline.experiment.costs import Cost
 from throughline.experiment.folder import resolved_yaml
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
 from throughline.experiment.run import Preview
-from throughline.experiment.workload import ANSWERING, SELF_LABELLING, TRAINING
+from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, TRAINING
 from throughline.reporting.tables import Table, to_terminal
 
-GROUPS = (TRAINING, SELF_LABELLING, ANSWERING)
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
@@ -22,7 +22,7 @@ def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
     """The dry run for a program; `forecast` is null where `unknown` says why."""
     slugs = {unit.name: unit.slug for unit in preview.units}
     known = forecast if isinstance(forecast, Forecast) else None
-    by_unit = {one.unit.name: one.to_json() for one in known.units} if known else {}
+    by_unit = {one.unit.name: _unit_json(one) for one in known.units} if known else {}
     return {
         "config": preview.config.model_dump(mode="json"),
         "units": [
@@ -32,8 +32,26 @@ def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
             for unit in preview.units
         ],
         "total": asdict(preview.total),
-        "forecast": known.to_json() if known else None,
+        "forecast": _forecast_json(known) if known else None,
         "unknown": forecast if isinstance(forecast, str) else None,
+    }
+
+
+def _unit_json(one: UnitForecast) -> dict[str, Any]:
+    memory = asdict(one.memory) | {"total": one.memory.total}
+    return {"phases": list(map(asdict, one.phases)), "memory": memory, "seconds": one.seconds, "done": one.done}
+
+
+def _forecast_json(forecast: Forecast) -> dict[str, Any]:
+    need, elapsed = forecast.memory, forecast.elapsed
+    return {
+        "paths": asdict(forecast.workload.paths),
+        "hardware": [
+            asdict(one) | {"seconds": elapsed[one.name], "memory_needed": need, "fits": one.holds(need)}
+            for one in forecast.hardware
+        ],
+        "missing": forecast.unknown,
+        "notes": forecast.workload.notes,
     }
 
 
@@ -67,47 +85,42 @@ def _units_table(preview: Preview) -> Table:
 
 
 def _work_table(forecast: Forecast) -> Table:
-    paths, here, units = forecast.workload.paths, THIS_MACHINE in forecast.elapsed, forecast.units
-    rows = [(one.unit.slug, *_work_cells([one], here)) for one in units]
+    paths, here, units = forecast.workload.paths, forecast.unknown is None, forecast.units
     image = f"{paths.tiles} tiles" if paths.tiles > 1 else "1 tile"
     done = sum(one.done for one in units)
+    notes = [
+        f"An image of {image} and the class list take {paths.shared:,} tokens, a label {paths.label:,}, a chain "
+        f"{paths.chain:,}. Memory is a worker's peak{'; time is of one worker on this machine' if here else ''}.",
+        *(f"{note[0].upper()}{note[1:]}." for note in forecast.workload.notes),
+        *([f"Time of {done} finished units is measured, that of the others in proportion to it."] if done else []),
+        "At most, again: no chain is taken to be rejected. Nor is any padding counted.",
+    ]
     return Table(
         title="forecast of tokens (trained, of prompts, written) and FLOPs (training, self-labelling, answering)",
         columns=("unit", "trained", "prompts", "written", *GROUPS, "memory GB", *(("time here",) if here else ())),
-        rows=(*rows, ("total", *_work_cells(units, here))),
-        notes=(
-            f"An image of {image} and the class list take {paths.shared:,} tokens, a label {paths.label:,}, a chain "
-            f"{paths.chain:,}. Memory is a worker's peak{'; time is of one worker on this machine' if here else ''}.",
-            *(f"{note[0].upper()}{note[1:]}." for note in forecast.workload.notes),
-            *([f"Time of {done} finished units is measured, that of the others in proportion to it."] if done else []),
-            "At most, again: no chain is taken to be rejected. Nor is any padding counted.",
-        ),
+        rows=(*((one.unit.slug, *_work_cells([one], here)) for one in units), ("total", *_work_cells(units, here))),
+        notes=tuple(notes),
     )
 
 
 def _work_cells(units: Sequence[UnitForecast], here: bool) -> tuple[str, ...]:
-    tokens = ("training_tokens", "prompt_tokens", "new_tokens")
-    counts = [
-        *(sum(getattr(one, kind) for one in units) for kind in tokens),
-        *(sum(one.flops(group) for one in units) for group in GROUPS),
-    ]
+    columns = [("tokens", TRAINING), ("tokens", SELF_LABELLING, ANSWERING), ("new_tokens", *GROUPS)]
+    columns += [("all_flops", group) for group in GROUPS]
+    counts = [_count(sum(one.total(*column) for one in units)) for column in columns]
     memory = max((one.memory.total for one in units), default=0)
-    seconds = [_time(sum(one.total_seconds(THIS_MACHINE) for one in units))] if here else []
-    return (*map(_count, counts), f"{memory / GB:.1f}", *seconds)
+    seconds = [duration(sum(one.total_seconds(THIS_MACHINE) for one in units))] if here else []
+    return (*counts, f"{memory / GB:.1f}", *seconds)
 
 
 def _hardware_table(forecast: Forecast) -> Table:
     cards = [hardware for hardware in forecast.hardware if hardware.name != THIS_MACHINE]
+    here = forecast.unknown or forecast.hardware[0].note
+    left = "; time of the units that are not done" if any(one.done for one in forecast.units) else ""
     return Table(
         title="the whole run on one of",
         columns=("hardware", "peak TFLOP/s", "share trained at", "workers", "time", "memory GB", "fits"),
         rows=tuple(_hardware_row(forecast, hardware) for hardware in forecast.hardware),
-        notes=(
-            *(f"{name}: {reason}." for name, reason in forecast.missing.items()),
-            *(f"{here.name}: {here.note}." for here in forecast.hardware if here.name == THIS_MACHINE),
-            *([f"{THIS_MACHINE}: time of the units that are not done."] if any(u.done for u in forecast.units) else []),
-            f"{', '.join(card.name for card in cards)}: {cards[0].note}.",
-        ),
+        notes=(f"{THIS_MACHINE}: {here}{left}.", f"{', '.join(card.name for card in cards)}: {cards[0].note}."),
     )
 
 
@@ -118,7 +131,7 @@ def _hardware_row(forecast: Forecast, hardware: Hardware) -> tuple[str, ...]:
         f"{hardware.flops / 1e12:.3g}",
         f"{hardware.shares.training:.0%}",
         str(hardware.workers),
-        _time(forecast.elapsed[hardware.name]),
+        duration(forecast.elapsed[hardware.name]),
         needed if hardware.memory is None else f"{needed} of {hardware.memory / GB:.0f}",
         {True: "yes", False: "no", None: "unknown"}[hardware.holds(forecast.memory)],
     )
@@ -130,10 +143,3 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.2f}{prefix}"
     return f"{value:,.0f}" if value else "–"
-
-
-def _time(seconds: float) -> str:
-    """In the unit in which it reads best."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

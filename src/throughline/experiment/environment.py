@@ -31,12 +31,27 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "processor": _processor(),
-        "memory_bytes": _memory(),
+        "memory_bytes": usable_memory(),
         "gpus": _gpus(),
         "commit": _commit(),
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    """Bytes of memory of the machine, or of the container if that has less; None where the system does not say."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = _first_match(control_group, r"^(\d+)$")
+    return min(total, int(limit)) if limit else total
 
 
 def _version(package: str) -> str | None:
@@ -48,11 +63,6 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str | None:
     return _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.processor() or None
-
-
-def _memory() -> int | None:
-    found = _first_match(Path("/proc/meminfo"), r"^MemTotal:\s*(\d+) kB$")
-    return int(found) * 1024 if found else None
 
 
 def _gpus() -> list[str]:

@@ -7,15 +7,16 @@ this machine are corrected by those of the units that the run folder has finishe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.store import read_store
@@ -25,13 +26,24 @@ from throughline.drawn.world import planned_scenes, read_scenes
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import longest_paths
 from throughline.experiment.folder import DONE, UNITS
-from throughline.experiment.hardware import CARDS, THIS_MACHINE, Hardware, this_machine
+from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.preparation import journal_paths
 from throughline.experiment.run import Preview
 from throughline.experiment.units import Unit
-from throughline.experiment.workload import ANSWERING, SELF_LABELLING, TRAINING, Memory, Phase, Workload, count_paths
+from throughline.experiment.workload import (
+    ANSWERING,
+    GROUPS,
+    SELF_LABELLING,
+    TRAINING,
+    Memory,
+    Phase,
+    Workload,
+    count_paths,
+)
+from throughline.mllm.chat import Chat
 from throughline.mllm.checkpoints import checkpoint_folder
-from throughline.mllm.shapes import Outline, open_outline
+from throughline.mllm.lora import add_lora
+from throughline.mllm.shapes import open_outline, shape_of
 from throughline.teaching.estimate import CHAIN_TOKENS
 from throughline.training.methods import METHODS
 from throughline.training.objectives import sample_tree
@@ -53,70 +65,30 @@ class UnitForecast:
     seconds: Mapping[str, Mapping[str, float]]
     done: bool = False
 
-    def flops(self, group: str) -> int:
-        """Of training, self-labelling or answering."""
-        return sum(phase.all_flops for phase in self.phases if phase.group == group)
-
-    @property
-    def training_tokens(self) -> int:
-        """Tokens of trees, over all epochs and rounds."""
-        return sum(phase.tokens for phase in self.phases if phase.name == TRAINING)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of prompts and tries."""
-        return sum(phase.tokens for phase in self.phases if phase.name != TRAINING)
-
-    @property
-    def new_tokens(self) -> int:
-        """Tokens written one by one."""
-        return sum(phase.new_tokens for phase in self.phases)
+    def total(self, quantity: str, *groups: str) -> int:
+        """The sum of `tokens`, `new_tokens` or `all_flops` over the phases of these groups."""
+        return sum(getattr(phase, quantity) for phase in self.phases if phase.group in groups)
 
     def total_seconds(self, hardware: str) -> float:
         """Of all phases."""
         return sum(self.seconds[hardware].values())
 
-    def to_json(self) -> dict[str, Any]:
-        """What `--json` says of a unit."""
-        return {
-            "training_tokens": self.training_tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "new_tokens": self.new_tokens,
-            "flops": {phase.name: phase.all_flops for phase in self.phases},
-            "memory": asdict(self.memory) | {"total": self.memory.total},
-            "seconds": self.seconds,
-            "done": self.done,
-        }
-
 
 @dataclass(frozen=True)
 class Forecast:
-    """All units on all hardware. `elapsed` is seconds from start to end by hardware, with its workers, on this machine
-    without the units that are done; `missing` one line for hardware of which nothing is known."""
+    """All units on all hardware, this machine first. `elapsed` is seconds from start to end by hardware, with its
+    workers, on this machine without the units that are done; `unknown` says why nothing is known of this machine."""
 
     units: tuple[UnitForecast, ...]
     workload: Workload
     hardware: tuple[Hardware, ...]
     elapsed: Mapping[str, float]
-    missing: Mapping[str, str]
+    unknown: str | None
 
     @property
     def memory(self) -> int:
         """The largest unit's peak."""
         return max((unit.memory.total for unit in self.units), default=0)
-
-    def to_json(self) -> dict[str, Any]:
-        """What `--json` says of the whole run; the units stand elsewhere."""
-        need = self.memory
-        return {
-            "paths": asdict(self.workload.paths),
-            "hardware": [
-                asdict(one) | {"seconds": self.elapsed[one.name], "memory_needed": need, "fits": one.holds(need)}
-                for one in self.hardware
-            ],
-            "missing": self.missing,
-            "notes": list(self.workload.notes),
-        }
 
 
 def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast | str:
@@ -125,19 +97,18 @@ def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast |
     if isinstance(workload, str):
         return workload
     here = this_machine(preview.config)
-    missing = {THIS_MACHINE: here} if isinstance(here, str) else {}
-    hardware = (*(() if isinstance(here, str) else (here,)), *(card.hardware(preview.config) for card in CARDS))
-    measured = measured_units(run_folder, preview.units) if run_folder is not None and not missing else {}
-    units = _corrected([_unit_forecast(unit, preview, workload, hardware) for unit in preview.units], measured)
-    return Forecast(units, workload, hardware, {one.name: _elapsed(units, one) for one in hardware}, missing)
+    unknown = here if isinstance(here, str) else None
+    hardware = (*(() if isinstance(here, str) else (here,)), *cards(preview.config))
+    units = tuple(_unit_forecast(unit, preview, workload, hardware) for unit in preview.units)
+    if run_folder is not None and unknown is None:
+        units = _corrected(units, measured_units(run_folder, preview.units))
+    return Forecast(units, workload, hardware, {one.name: _elapsed(units, one) for one in hardware}, unknown)
 
 
 def _unit_forecast(unit: Unit, preview: Preview, workload: Workload, hardware: Sequence[Hardware]) -> UnitForecast:
-    method = METHODS[unit.method]
-    phases = workload.phases(method, preview.costs[unit.name])
-    layers = workload.plain.decoder.layers
-    seconds = {one.name: seconds_by_group(one, phases, layers) for one in hardware}
-    return UnitForecast(unit, phases, workload.memory(method), seconds)
+    phases = workload.phases(unit.method, preview.costs[unit.name])
+    seconds = {one.name: seconds_by_group(one, phases, workload.plain.decoder.layers) for one in hardware}
+    return UnitForecast(unit, phases, workload.memory(unit.method), seconds)
 
 
 def seconds_by_group(hardware: Hardware, phases: Sequence[Phase], layers: int) -> dict[str, float]:
@@ -150,14 +121,10 @@ def seconds_by_group(hardware: Hardware, phases: Sequence[Phase], layers: int) -
 
 def _elapsed(units: Sequence[UnitForecast], hardware: Hardware) -> float:
     """No sooner than the longest chain of units that need one another, nor than all work shared among the workers."""
-    to_do = {
-        one.unit.name: 0.0 if one.done and hardware.name == THIS_MACHINE else one.total_seconds(hardware.name)
-        for one in units
-    }
-    if not any(to_do.values()):
-        return 0.0
-    longest = max(longest_paths([one.unit for one in units], to_do).values())
-    return hardware.shares.starting + max(longest, sum(to_do.values()) / hardware.workers)
+    finished = {one.unit.name for one in units if one.done and hardware.name == THIS_MACHINE}
+    to_do = {one.unit.name: one.total_seconds(hardware.name) * (one.unit.name not in finished) for one in units}
+    longest = max(longest_paths([one.unit for one in units], to_do).values(), default=0.0)
+    return max(longest, sum(to_do.values()) / hardware.workers) + (hardware.shares.starting if longest else 0.0)
 
 
 # what a run folder has measured --------------------------------------------------------------------------------------
@@ -195,21 +162,20 @@ def measured_seconds(unit_folder: Path) -> dict[str, float]:
     return {**seconds, ANSWERING: ended - began - sum(seconds.values())}
 
 
-def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str, float]]) -> tuple[UnitForecast, ...]:
+def _corrected(
+    units: tuple[UnitForecast, ...], measured: Mapping[str, Mapping[str, float]]
+) -> tuple[UnitForecast, ...]:
     """Units with what was measured on this machine, the others in the proportion of measured to predicted seconds."""
-    if not measured:
-        return tuple(units)
-    finished = [one for one in units if one.unit.name in measured]
     ratios = {}
-    for group in (TRAINING, SELF_LABELLING, ANSWERING):
+    for group in GROUPS:
+        finished = [one for one in units if group in measured.get(one.unit.name, {})]
         predicted = sum(one.seconds[THIS_MACHINE].get(group, 0.0) for one in finished)
-        took = sum(measured[one.unit.name].get(group, 0.0) for one in finished)
-        ratios[group] = took / predicted if took and predicted else 1.0
+        ratios[group] = sum(measured[one.unit.name][group] for one in finished) / predicted if predicted else 1.0
 
     def correct(one: UnitForecast) -> UnitForecast:
         here = {group: seconds * ratios[group] for group, seconds in one.seconds[THIS_MACHINE].items()}
         seconds = {**one.seconds, THIS_MACHINE: measured.get(one.unit.name, here)}
-        return UnitForecast(one.unit, one.phases, one.memory, seconds, one.unit.name in measured)
+        return replace(one, seconds=seconds, done=one.unit.name in measured)
 
     return tuple(map(correct, units))
 
@@ -219,23 +185,21 @@ def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str
 
 def read_workload(preview: Preview) -> Workload | str:
     """The checkpoint's shape, the tokens of the run's paths and what they rest on; or why they cannot be told."""
-    config, name = preview.config, preview.config.model.checkpoint
-    transformers_logging.disable_progress_bar()
-    source = checkpoint_folder(name) or _cached_folder(name)
-    if source is None:
-        files = '--include "*.json" "*.jinja"'
-        return f"{name} is not on this machine: hf download {name} {files} brings what a forecast reads"
+    name = preview.config.model.checkpoint
+    folder = checkpoint_folder(name)
     try:
-        outline = open_outline(str(source), config.model.tiles)
-        return make_workload(preview, outline)
+        return make_workload(preview, *open_outline(str(folder or name), preview.config.model.tiles))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, TemplateError) as error:
+        if folder is None and isinstance(error, OSError):
+            files = '--include "*.json" "*.jinja"'
+            return f"{name} is not on this machine: hf download {name} {files} brings what a forecast reads"
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f"{name}: its configuration or its processor cannot be read ({first})"
 
 
-def make_workload(preview: Preview, outline: Outline) -> Workload:
-    """What the run's units compute with the model of an outline."""
-    config, images, chat = preview.config, preview.images, outline.chat
+def make_workload(preview: Preview, model: Any, chat: Chat) -> Workload:
+    """What the run's units compute with a model without weights, which gets the config's LoRA."""
+    config, images = preview.config, preview.images
     width, height = _typical_size(config, images)
     image = chat.encode_image(Image.new("RGB", (width, height)), "typical")
     chains, source = sample_chains(config, images)
@@ -243,23 +207,13 @@ def make_workload(preview: Preview, outline: Outline) -> Workload:
     # Every class counts once more, so that those without a sample have their place in the trie.
     labels = [*images.classes, *(label for sample in images.samples for label in sample.labels)]
     paths, typical = count_paths(chat, prompts, image, labels, chains)
-    methods = {unit.method: METHODS[unit.method] for unit in preview.units}
-    notes = [source]
-    if config.model.tiles > 1:
-        notes.append(f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles")
-    plain, adapted = outline.shapes(config.model.lora, image)
-    return Workload(
-        config=config,
-        plain=plain,
-        adapted=adapted,
-        paths=paths,
-        trees={
-            name: sample_tree(chat, prompts, image, typical, method.marked)
-            for name, method in methods.items()
-            if method.trains
-        },
-        notes=tuple(notes),
-    )
+    plain = shape_of(model, image)
+    with torch.device("meta"):
+        adapted = shape_of(add_lora(model, config.model.lora, seed=0), image)
+    cut = f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles"
+    trained = [METHODS[name] for name in {unit.method for unit in preview.units} if METHODS[name].trains]
+    trees = {method.name: sample_tree(chat, prompts, image, typical, method.marked) for method in trained}
+    return Workload(config, plain, adapted, paths, trees, (source, cut) if config.model.tiles > 1 else (source,))
 
 
 def sample_chains(config: RunConfig, images: ImageSet) -> tuple[tuple[str, ...], str]:
@@ -284,40 +238,25 @@ def _journal_texts(journal: str, format: str) -> Iterator[str]:
 
 def _described(config: RunConfig, images: ImageSet) -> tuple[str, ...]:
     """Faultless chains, as accepted ones are, about every n-th scene."""
-    drawn, form = config.data.drawn, FORMATS[config.chains.format]
+    drawn, seed = config.data.drawn, 0
     if drawn is not None:
         scenes = [(name, scene) for name, _, scene in planned_scenes(per_class=drawn.per_class, seed=drawn.seed)]
+        seed = drawn.seed
     else:
         scenes = list(read_scenes(Path(images.root)).items())
-    faultless, seed = DescriberSettings(format_faults=0.0), drawn.seed if drawn is not None else 0
+    form, faultless = FORMATS[config.chains.format], DescriberSettings(format_faults=0.0)
     chosen = scenes[:: max(1, len(scenes) // SAMPLED_CHAINS)]
     return tuple(describe(scene, seed=seed, sample_id=name, format=form, settings=faultless) for name, scene in chosen)
-
-
-def _cached_folder(name: str) -> Path | None:
-    """Where the Hugging Face cache holds a hub checkpoint's config; asks no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        path = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # no name of the hub
-        return None
-    return Path(path).parent if isinstance(path, str) else None
 
 
 def _typical_size(config: RunConfig, images: ImageSet) -> tuple[int, int]:
     """Mean width and height of some of the images, from their headers."""
     if config.data.drawn is not None:
         return config.data.drawn.size, config.data.drawn.size
-    sizes = list(_sizes(images)) or [(448, 448)]
+    sizes = []
+    for sample in images.samples[:: max(1, len(images.samples) // SAMPLED_IMAGES)]:
+        # `data check` names the unreadable
+        with contextlib.suppress(OSError), Image.open(sample.path) as image:
+            sizes.append(image.size)
     width, height = (round(sum(side) / len(sizes)) for side in zip(*sizes, strict=True))
     return width, height
-
-
-def _sizes(images: ImageSet) -> Iterator[tuple[int, int]]:
-    for sample in images.samples[:: max(1, len(images.samples) // SAMPLED_IMAGES)]:
-        try:
-            with Image.open(sample.path) as image:
-                yield image.size
-        except OSError:  # `data check` names the unreadable
-            continue

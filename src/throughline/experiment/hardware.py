@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from throughline.experiment.config import RunConfig
-from throughline.experiment.environment import describe_environment
+from throughline.experiment.environment import usable_memory
 from throughline.experiment.workload import TRAINING, Phase
 
 GB = 10**9
@@ -79,32 +79,30 @@ class Hardware:
         return None if self.memory is None else need * self.workers <= self.memory * FITS
 
 
-@dataclass(frozen=True)
-class Card:
-    """A card by its maker's data sheet: dense bfloat16 and float32 in FLOP/s (no sparsity, no TF32), memory, bytes a
-    second, and the word by which a driver knows it."""
-
-    name: str
-    word: str
-    bfloat16: float
-    float32: float
-    bandwidth: float
-    memory: int
-
-    def hardware(self, config: RunConfig, name: str | None = None) -> Hardware:
-        """The card under this config's arithmetic, one unit at a time."""
-        halved = config.model.dtype == "bfloat16" or config.training.stage.autocast
-        kind, flops = ("bf16", self.bfloat16) if halved else ("float32", self.float32)
-        note = f"dense {kind} peak of the data sheet; shares reached are assumed, not measured"
-        return Hardware(name or self.name, flops, self.bandwidth, self.memory, GPU, note)
-
-
-# NVIDIA's data sheets, the SXM modules.
-CARDS = (
-    Card("A100-80G", "A100", 312e12, 19.5e12, 2.039e12, 80 * GB),
-    Card("H100", "H100", 989e12, 67e12, 3.35e12, 80 * GB),
-    Card("H200", "H200", 989e12, 67e12, 4.8e12, 141 * GB),
+# Dense FLOP/s in bfloat16 and in float32 (no sparsity, no TF32), bytes a second, memory: NVIDIA's data sheets, the SXM
+# modules. A name begins with the word by which a driver knows the card.
+DATA_SHEETS = (
+    ("A100-80G", 312e12, 19.5e12, 2.039e12, 80 * GB),
+    ("H100", 989e12, 67e12, 3.35e12, 80 * GB),
+    ("H200", 989e12, 67e12, 4.8e12, 141 * GB),
 )
+
+
+def cards(config: RunConfig) -> tuple[Hardware, ...]:
+    """The cards of the table under this config's arithmetic, one unit at a time."""
+    halved = config.model.dtype == "bfloat16" or config.training.stage.autocast
+    kind = "bf16" if halved else "float32"
+    note = f"dense {kind} peak of the data sheet; shares reached are assumed, not measured"
+    return tuple(
+        Hardware(name, bfloat16 if halved else float32, bandwidth, memory, GPU, note)
+        for name, bfloat16, float32, bandwidth, memory in DATA_SHEETS
+    )
+
+
+def known_card(name: str, config: RunConfig) -> Hardware | None:
+    """The card of the table that a driver calls `name`, e.g. `NVIDIA H100 80GB HBM3`."""
+    words = re.split(r"[\s-]+", name.upper())
+    return next((card for card in cards(config) if card.name.partition("-")[0] in words), None)
 
 
 def this_machine(config: RunConfig) -> Hardware | str:
@@ -114,23 +112,17 @@ def this_machine(config: RunConfig) -> Hardware | str:
         return "the config asks for CUDA, and no CUDA device is here"
     if config.model.device != "cpu" and torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
-        card = known_card(name)
-        return f"{name} is not in the table of cards" if card is None else card.hardware(config, THIS_MACHINE)
+        card = known_card(name, config)
+        return f"{name} is not in the table of cards" if card is None else replace(card, name=THIS_MACHINE)
     return Hardware(
         THIS_MACHINE,
         matmul_flops(config.threads),
         None,  # the share of decoding was measured with reading in it
-        describe_environment()["memory_bytes"],
+        usable_memory(),
         CPU,
         f"float32 products measured now, {config.threads} threads a worker; shares reached as in the demo",
         config.workers,
     )
-
-
-def known_card(name: str) -> Card | None:
-    """The card of the table that a driver calls `name`, e.g. `NVIDIA H100 80GB HBM3`."""
-    words = set(re.split(r"[\s-]+", name.upper()))
-    return next((card for card in CARDS if card.word in words), None)
 
 
 def matmul_flops(threads: int) -> float:

@@ -1,4 +1,4 @@
-"""What a run's units compute and hold: tokens, FLOPs and the peak of memory, from a checkpoint's outline.
+"""What a run's units compute and hold: tokens, FLOPs and the peak of memory, from a checkpoint without its weights.
 
     training        a tree a sample: image and class list once, the answers behind them; forward and backward
     self-labelling  a prompt an image, then its chain token by token
@@ -9,7 +9,7 @@
 
 Trees and prompts are real ones, of an image of typical size with a label and a chain of typical length. No padding is
 counted, no sample is rejected, and chains that the model writes end where those it learnt from end. Adapters are folded
-into float32 weights for asking, beside others they are computed. `forecast` multiplies this by how often it happens.
+into float32 weights for asking, beside others they are computed. `forecast` turns this into time.
 """
 
 from __future__ import annotations
@@ -17,24 +17,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-
-import numpy as np
 
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
-from throughline.mllm.flops import appended_flops, cached_tokens_read, decoding_flops, prompt_flops, row_flops, row_of
+from throughline.mllm.flops import Row, appended, decoded, row_flops, row_of
 from throughline.mllm.head import LOGITS_AT_ONCE
 from throughline.mllm.shapes import Shape, Tower, tiles_of
-from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.wording import class_name
-from throughline.training.methods import Method
 from throughline.training.objectives import Example
 
-TRAINING, SELF_LABELLING, ANSWERING = "training", "self-labelling", "answering"
+TRAINING, SELF_LABELLING, ANSWERING = GROUPS = "training", "self-labelling", "answering"
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 16
 """Of one adapter parameter: itself, its gradient and AdamW's two moments, each in float32."""
@@ -70,29 +67,27 @@ def count_paths(
     chat: Chat, prompts: QuestionSet, image: EncodedImage, labels: Iterable[str], chains: Sequence[str]
 ) -> tuple[Paths, Example]:
     """The paths of an image, and its typical answers; `labels` are those of all samples, as often as they occur."""
-    label_turn, reasoning_turn = user_turn(prompts.label), user_turn(prompts.reasoning)
-    label, reasoning = (chat.prompt(turn, [image]) for turn in (label_turn, reasoning_turn))
-    frequency = Counter(map(class_name, labels))
-    answers = {name: chat.answered(label_turn, [image], name) for name in frequency}
-    label_lengths = {name: len(path.tokens) - path.answer_start for name, path in answers.items()}
+    turn, frequency = user_turn(prompts.label), Counter(map(class_name, labels))
+    label, reasoning = (chat.prompt(question, [image]) for question in (turn, user_turn(prompts.reasoning)))
+    answers = {name: chat.answered(turn, [image], name) for name in frequency}
     trie = merge_paths([Leaf(path, name) for name, path in answers.items()], chat.image_token_id)
     ends = chat.tokenizer([text + chat.end_of_turn for text in chains], add_special_tokens=False)["input_ids"]
-    chain_lengths = dict(zip(chains, map(len, ends), strict=True))
-    label_mean = fmean(label_lengths.values(), frequency.values())
-    chain_mean = fmean(chain_lengths.values())
+    label_tokens = {name: len(path.tokens) - path.answer_start for name, path in answers.items()}
+    chain_tokens = dict(zip(chains, map(len, ends), strict=True))
+    label_mean, chain_mean = fmean(label_tokens.values(), frequency.values()), fmean(chain_tokens.values())
     paths = Paths(
         tiles=tiles_of(image),
-        shared=int((label.tokens != reasoning.tokens[: len(label.tokens)]).argmax()) or len(label.tokens),
+        shared=len(common_path([label, reasoning]).tokens),
         label_prompt=len(label.tokens),
         reasoning_prompt=len(reasoning.tokens),
         label=round(label_mean),
-        longest_label=max(label_lengths.values()),
+        longest_label=max(label_tokens.values()),
         trie=len(trie) - len(label.tokens),
-        trie_inner=len(np.unique(np.concatenate([branch.predictors for branch in trie.branches]))),
+        trie_inner=row_of(trie).marked,
         chain=round(chain_mean),
-        longest_chain=max(chain_lengths.values()),
+        longest_chain=max(chain_tokens.values()),
     )
-    return paths, Example(_nearest(label_lengths, label_mean), _nearest(chain_lengths, chain_mean))
+    return paths, Example(_nearest(label_tokens, label_mean), _nearest(chain_tokens, chain_mean))
 
 
 def _nearest(lengths: Mapping[str, int], mean: float) -> str:
@@ -112,10 +107,6 @@ class Phase:
     steps: int = 0
     bytes_read: int = 0
 
-    def __add__(self, other: Phase) -> Phase:
-        sums = {key: value + getattr(other, key) for key, value in asdict(self).items() if key != "name"}
-        return Phase(self.name, **sums)
-
     @property
     def all_flops(self) -> int:
         """Of both kinds."""
@@ -124,7 +115,7 @@ class Phase:
     @property
     def group(self) -> str:
         """Training, self-labelling, or answering in whatever way."""
-        return self.name if self.name in {TRAINING, SELF_LABELLING} else ANSWERING
+        return self.name if self.name in GROUPS else ANSWERING
 
 
 @dataclass(frozen=True)
@@ -163,107 +154,104 @@ class Workload:
     trees: Mapping[str, Tree]
     notes: tuple[str, ...] = ()
 
-    def phases(self, method: Method, cost: Cost) -> tuple[Phase, ...]:
+    def phases(self, method: str, cost: Cost) -> tuple[Phase, ...]:
         """The phases of a unit in their order; those that do nothing are left out."""
-        answers = self.config.evaluation.answering.answers
-        joined: dict[str, Phase] = {}
-        for phase in (
-            self._training(method, cost),
-            self._self_labelling(cost),
-            *self._answering(method, cost.images_measured, answers),
-            *self._answering(method, cost.images_validated, answers[:1]),
-        ):
-            joined[phase.name] = joined[phase.name] + phase if phase.name in joined else phase
-        return tuple(phase for phase in joined.values() if phase.all_flops)
+        folded = self.config.model.dtype == "float32" and not self._quantized
+        shape = self.plain if folded or method not in self.trees else self.adapted
+        training = [self._training(self.trees[method], cost)] if method in self.trees else []
+        phases = (*training, self._self_labelling(shape, cost), *self._answering(shape, cost))
+        return tuple(phase for phase in phases if phase.all_flops)
 
-    def memory(self, method: Method) -> Memory:
-        """The peak of one unit."""
-        stage = self.config.training.stage
-        tree = self.trees.get(method.name)
-        rows = min(stage.micro_batch, stage.batch) if tree is not None else 0
-        marked = row_of(tree).marked if tree is not None else 0
-        computed = 2 if stage.autocast else self._value
-        return Memory(
-            weights=self._weights(self.plain.parameters),
-            adapter=self.adapted.adapter * ADAPTER_BYTES if tree is not None else 0,
-            activations=rows * self._activations(tree, computed) if tree is not None else 0,
-            logits=min(rows * marked * self.plain.head.outside, LOGITS_AT_ONCE) * (computed + 4),
-            asking=(self._folded_bytes() if tree is not None else 0) + self._batch_asked(method),
-        )
-
-    # tokens and FLOPs ---------------------------------------------------------------------------------------------
-
-    def _training(self, method: Method, cost: Cost) -> Phase:
-        tree = self.trees.get(method.name)
-        if tree is None:
-            return Phase(TRAINING)
-        row = row_of(tree)
-        step = row_flops(self.adapted, row)
+    def _training(self, tree: Tree, cost: Cost) -> Phase:
+        step = row_flops(self.adapted, row_of(tree))
         flops = step.total + (step.forward if self.config.training.stage.gradient_checkpointing else 0)
-        return Phase(TRAINING, tokens=row.tokens * cost.training_samples, flops=flops * cost.training_samples)
+        return Phase(TRAINING, tokens=len(tree) * cost.training_samples, flops=flops * cost.training_samples)
 
-    def _self_labelling(self, cost: Cost) -> Phase:
-        paths, shape = self.paths, self._asked_shape
-        most, rounds = self.config.training.self_labelling.max_new_tokens, self.config.training.rounds
+    def _self_labelling(self, shape: Shape, cost: Cost) -> Phase:
+        paths, rounds = self.paths, self.config.training.rounds
         batches = rounds * self._batches(math.ceil(cost.chains_sampled / rounds))  # every round begins its own
-        lengths = min(paths.chain, most), min(paths.longest_chain, most)
-        written = self._written(
-            SELF_LABELLING, shape, (0, paths.reasoning_prompt), lengths, cost.chains_sampled, batches
-        )
-        image = prompt_flops(shape, paths.reasoning_prompt, paths.tiles)
-        return written + Phase(SELF_LABELLING, flops=image * cost.chains_sampled)
+        prompt = Row(paths.reasoning_prompt, paths.tiles, 1)
+        most, lengths = self.config.training.self_labelling.max_new_tokens, (paths.chain, paths.longest_chain)
+        return self._written(SELF_LABELLING, shape, (0, prompt), lengths, most, cost.chains_sampled, batches)
 
-    def _answering(self, method: Method, images: int, ways: tuple[str, ...]) -> tuple[Phase, ...]:
-        """Each way behind the prefix that all share; the likelihood's trie stands where the label answer begins."""
-        paths, settings, batches = self.paths, self.config.evaluation.answering, self._batches(images)
-        shape = self._asked_shape if method.trains else self.plain
-        label_rest, reasoning_rest = paths.label_prompt - paths.shared, paths.reasoning_prompt - paths.shared
-        labels = tuple(min(length, settings.label_tokens) for length in (paths.label, paths.longest_label))
-        chains = tuple(min(length, settings.chain_tokens) for length in (paths.chain, paths.longest_chain))
-        trie = paths.trie + (0 if "label" in ways else label_rest)
-        prompt = prompt_flops(shape, paths.shared, paths.tiles)
-        scored = appended_flops(shape, paths.label_prompt, trie, paths.trie_inner)
-        phases = {
-            "label": self._written("label", shape, (paths.shared, label_rest), labels, images, batches),
-            "reasoning": self._written("reasoning", shape, (paths.shared, reasoning_rest), chains, images, batches),
-            "likelihood": Phase("likelihood", tokens=trie * images, flops=scored * images),
-        }
-        prompts = Phase("prompts", tokens=paths.shared * images, flops=prompt * images)
-        return (prompts, *(phases[way] for way in ways))
+    def _answering(self, shape: Shape, cost: Cost) -> list[Phase]:
+        """Each way behind the prefix that all share; the likelihood's trie stands where the label answer begins.
+        Validation asks in the first way only."""
+        paths, settings = self.paths, self.config.evaluation.answering
+        label, reasoning = (
+            (paths.shared, appended(paths.shared, prompt - paths.shared))
+            for prompt in (paths.label_prompt, paths.reasoning_prompt)
+        )
+        asked = cost.images_measured + cost.images_validated
+        prefix = row_flops(shape, Row(paths.shared, paths.tiles, 1)).forward
+        phases = [Phase("prompts", tokens=paths.shared * asked, flops=prefix * asked)]
+        for way in settings.answers:
+            images = asked if way == settings.answers[0] else cost.images_measured
+            batches = self._batches(cost.images_measured) + self._batches(images - cost.images_measured)
+            if way == "likelihood":
+                trie = paths.trie + (0 if "label" in settings.answers else label[1].tokens)
+                flops = row_flops(shape, appended(paths.label_prompt, trie, paths.trie_inner)).forward
+                phases.append(Phase(way, tokens=trie * images, flops=flops * images))
+            elif way == "label":
+                lengths = paths.label, paths.longest_label
+                phases.append(self._written(way, shape, label, lengths, settings.label_tokens, images, batches))
+            else:
+                lengths = paths.chain, paths.longest_chain
+                phases.append(self._written(way, shape, reasoning, lengths, settings.chain_tokens, images, batches))
+        return phases
 
     def _written(
-        self, name: str, shape: Shape, prompt: tuple[int, int], lengths: tuple[int, ...], sequences: int, batches: int
+        self,
+        name: str,
+        shape: Shape,
+        prompt: tuple[int, Row],
+        lengths: tuple[int, int],
+        most: int,
+        sequences: int,
+        batches: int,
     ) -> Phase:
-        """Answers of typical and longest `lengths` behind prompts of (cached, further) tokens.
+        """Answers of typical and longest `lengths`, `most` at most, behind a prompt: its cached tokens, and its rest.
 
         The first token comes of the prompt's logits, and the end of the turn is drawn and not run: as many steps as
-        tokens, less one. Without cached tokens the prompt is not counted.
+        tokens, less one.
         """
-        (cached, further), (typical, longest) = prompt, lengths
-        steps, longest_steps = max(0, typical - 1), max(0, longest - 1)
-        behind = appended_flops(shape, cached, further, 1) if cached else 0
-        cache = cached_tokens_read(cached + further, steps) * shape.decoder.cached_values * self._value
+        (cached, rest), (typical, longest) = prompt, (min(length, most) for length in lengths)
+        answer, steps = decoded(cached + rest.tokens, typical - 1), (longest - 1) * batches
+        cache = (answer.pairs or 0) * shape.decoder.cached_values * self._value
+        weights = self._weights(shape.decoder.linears.weights + shape.head.weights)
         return Phase(
             name,
-            tokens=further * sequences,
+            tokens=rest.tokens * sequences,
             new_tokens=typical * sequences,
-            flops=behind * sequences,
-            decoding_flops=decoding_flops(shape, cached + further, steps) * sequences,
-            steps=longest_steps * batches,
-            bytes_read=self._weights(shape.decoder.weights + shape.head.weights) * longest_steps * batches
-            + cache * sequences,
+            flops=row_flops(shape, rest).forward * sequences,
+            decoding_flops=row_flops(shape, answer).forward * sequences,
+            steps=steps,
+            bytes_read=weights * steps + cache * sequences,
         )
 
     def _batches(self, images: int) -> int:
         return math.ceil(images / self.config.evaluation.answering.batch)
 
-    @property
-    def _asked_shape(self) -> Shape:
-        """Of a trained model that is asked: without adapters where they are folded into the weights."""
-        folded = self.config.model.dtype == "float32" and not self._quantized
-        return self.plain if folded else self.adapted
-
     # memory -------------------------------------------------------------------------------------------------------
+
+    def memory(self, method: str) -> Memory:
+        """The peak of one unit."""
+        stage, tree, asked = self.config.training.stage, self.trees.get(method), self._batch_asked()
+        weights = self._weights(self.plain.parameters)
+        if tree is None:
+            return Memory(weights, adapter=0, activations=0, logits=0, asking=asked)
+        rows, computed = min(stage.micro_batch, stage.batch), 2 if stage.autocast else self._value
+        logits = min(rows * row_of(tree).marked * self.plain.vocabulary, LOGITS_AT_ONCE)
+        # Of weights in float32 that are not in 4 bits, asking makes clones to fold the adapters into.
+        clones = (self.adapted.vision.linears + self.adapted.connector).adapted_weights
+        clones += 0 if self._quantized else self.adapted.decoder.linears.adapted_weights
+        return Memory(
+            weights,
+            adapter=self.adapted.adapter * ADAPTER_BYTES,
+            activations=rows * self._activations(tree, computed),
+            logits=logits * (computed + 4),
+            asking=(clones * 4 if self._value == 4 else 0) + asked,
+        )
 
     @property
     def _value(self) -> int:
@@ -275,81 +263,53 @@ class Workload:
 
     def _weights(self, parameters: int) -> int:
         """Bytes of so many parameters, the decoder's linear layers among them."""
-        linear = self.plain.decoder.weights if self._quantized else 0
+        linear = self.plain.decoder.linears.weights if self._quantized else 0
         return round(linear * NF4_BYTES) + (parameters - linear) * self._value
 
     def _activations(self, tree: Tree, value: int) -> int:
         """Of one sample, in a type of `value` bytes; with the mask of its crown in float32, and again in each layer
-        that computes in another type."""
+        that computes in another type.
+
+        Adapters keep their inputs. Dropout keeps a byte for each of their values; so does peft's own way with a copy,
+        in bfloat16 under autocast, in float32 beside weights in 4 bits.
+        """
         stage, shape, tokens = self.config.training.stage, self.plain, len(tree)
         copies = 0 if value == 4 else 1 if stage.gradient_checkpointing else shape.decoder.layers
         total = int((tree.node > 0).sum()) * tokens * (4 + copies * value)
-        for tower, places, quantized in (
-            (shape.vision, shape.sequence * self.paths.tiles, False),
-            (shape.decoder, tokens, self._quantized),
+        beside = (self.config.model.lora.dropout > 0) + 2 * stage.autocast
+        for tower, places, copied in (
+            (shape.vision, shape.sequence * self.paths.tiles, 0),
+            (shape.decoder, tokens, 4 * (self._quantized and not stage.autocast)),
         ):
-            layer = places * kept_bytes(tower, value, self._kept_beside(quantized))
-            inputs = tower.layers * places * tower.width * value
-            total += inputs + layer if stage.gradient_checkpointing else tower.layers * layer
+            kept = tower.layers * kept_values(tower) * value + (beside + copied) * tower.linears.inside
+            if stage.gradient_checkpointing:
+                kept = kept // tower.layers + tower.layers * tower.width * value
+            total += places * kept
         return total
 
-    def _kept_beside(self, quantized: bool) -> int:
-        """Bytes for every value of a linear layer's input that its adapter keeps besides.
-
-        Dropout keeps a byte. `lora_linear` keeps no more; peft's own way keeps a copy: its factors are in float32, and
-        so is what it hands them, unless autocast makes both narrower.
-        """
-        dropout = self.config.model.lora.dropout > 0
-        copied = quantized and (dropout or self.config.model.dtype != "float32")
-        return (2 if self.config.training.stage.autocast else 4 if copied else 0) + dropout
-
-    def _folded_bytes(self) -> int:
-        """The clones of the adapted weights that asking makes: of those in float32, and of none in 4 bits."""
-        if self.config.model.dtype != "float32":
-            return 0
-        linears = (*self.adapted.vision.linears, *self.adapted.connector)
-        linears += () if self._quantized else self.adapted.decoder.linears
-        return sum(linear.weights for linear in linears if linear.rank) * VALUE_BYTES["float32"]
-
-    def _batch_asked(self, method: Method) -> int:
-        settings, paths, shape = self.config.evaluation.answering, self.paths, self.plain
-        chain = min(paths.longest_chain, settings.chain_tokens) if "reasoning" in settings.answers else 0
-        prompt = paths.shared
-        if method.self_labelled:
-            chain = max(chain, min(paths.longest_chain, self.config.training.self_labelling.max_new_tokens))
-            prompt = paths.reasoning_prompt
-        longest = max(paths.reasoning_prompt + chain if chain else 0, paths.label_prompt + paths.trie)
+    def _batch_asked(self) -> int:
+        paths, shape, value = self.paths, self.plain, self._value
+        longest = max(paths.reasoning_prompt + paths.longest_chain, paths.label_prompt + paths.trie)
         widest = max(
-            shape.head.outside * (4 + 2 * 8),
-            prompt * passing_bytes(shape.decoder, self._value),
-            shape.sequence * paths.tiles * passing_bytes(shape.vision, self._value),
+            shape.vocabulary * (4 + 2 * 8),
+            paths.reasoning_prompt * passing_values(shape.decoder) * value,
+            shape.sequence * paths.tiles * passing_values(shape.vision) * value,
         )
-        return settings.batch * (longest * shape.decoder.cached_values * self._value + widest)
+        return self.config.evaluation.answering.batch * (longest * shape.decoder.cached_values * value + widest)
 
 
-def kept_bytes(tower: Tower, value: int, beside: int) -> int:
+def kept_values(tower: Tower) -> int:
     """What one token leaves in one layer for the backward pass, adapters on every linear layer, base frozen.
 
-    The inputs of the linear layers (adapters need them), queries, keys, values and their outcome; around the activation
-    three values where the MLP is gated, one where it is not; the residual stream before both norms; and `beside` bytes
-    for each value of each linear layer's input.
+    The residual stream before both norms; the inputs of the linear layers (adapters need them), queries, keys, values
+    and their outcome; around the activation three values where the MLP is gated, one where it is not.
     """
-    mlp, gates = _mlp(tower)
-    inputs = 2 * tower.width + tower.query_width + mlp
+    inputs = 2 * tower.width + tower.query_width + tower.mlp_width
     attention = tower.query_width + 2 * tower.key_width
-    activation = (3 if gates == 2 else 1) * mlp
-    values = 2 * tower.width + inputs + attention + activation
-    return values * value + beside * sum(linear.inside for linear in tower.layer)
+    return 2 * tower.width + inputs + attention + (3 if tower.gates == 2 else 1) * tower.mlp_width
 
 
-def passing_bytes(tower: Tower, value: int) -> int:
+def passing_values(tower: Tower) -> int:
     """What one token holds at the widest place of a layer when nothing is kept for a backward pass: the residual stream
     and its norm; in the MLP what goes into the activation or beside it, and what comes out."""
-    mlp, gates = _mlp(tower)
-    return (2 * tower.width + (gates + 1) * mlp) * value
-
-
-def _mlp(tower: Tower) -> tuple[int, int]:
-    """Its width, and how many linear layers lead into it: two where it is gated."""
-    width = max(linear.inside for linear in tower.layer)
-    return width, sum(linear.outside == width for linear in tower.layer)
+    return 2 * tower.width + (tower.gates + 1) * tower.mlp_width

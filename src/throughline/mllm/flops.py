@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from throughline.mllm.shapes import Linear, Shape, Tower, shape_of, tiles_of
+from throughline.mllm.shapes import Linears, Shape, Tower, shape_of, tiles_of
 from throughline.mllm.tree import Tree
 
 
@@ -63,6 +63,16 @@ def row_of(tree: Tree) -> Row:
     return Row(tokens, tiles, len(predictors), trunk**2 + (tokens - trunk) * tokens)
 
 
+def appended(context: int, tokens: int, marked: int = 1) -> Row:
+    """`tokens` in one pass behind `context` cached ones, dense among themselves; logits at `marked` of them."""
+    return Row(tokens, 0, marked, tokens * (context + tokens))
+
+
+def decoded(context: int, steps: int) -> Row:
+    """`steps` tokens one by one behind `context` cached ones, logits at each: step t sees context + t + 1 tokens."""
+    return Row(steps, 0, steps, steps * (context + 1) + steps * (steps - 1) // 2)
+
+
 def step_flops(model: Any, rows: Iterable[Row | Tree]) -> Flops:
     """Forward and backward of a training step of this model, wherever its weights are, over rows or trees."""
     rows = list(rows)
@@ -74,8 +84,8 @@ def step_flops(model: Any, rows: Iterable[Row | Tree]) -> Flops:
 
 def row_flops(shape: Shape, row: Row) -> Flops:
     """Forward and backward of one row."""
-    below = row.tiles > 0 and shape.vision.adapter > 0
-    trained = below or shape.decoder.adapter > 0
+    below = row.tiles > 0 and (shape.vision.linears + shape.connector).adapter > 0
+    trained = below or shape.decoder.linears.adapter > 0
     return (
         image_flops(shape) * row.tiles
         + tower_flops(shape.decoder, row.tokens, row.pairs, below)
@@ -85,52 +95,24 @@ def row_flops(shape: Shape, row: Row) -> Flops:
 
 def image_flops(shape: Shape) -> Flops:
     """Convolution, vision tower and what connects it to the decoder, on one tile."""
-    total = Flops(2 * shape.patches * shape.patch_weights) + tower_flops(shape.vision, shape.sequence)
-    for linear in shape.connector:
-        total += linear_flops(linear, shape.image_tokens, shape.vision.adapter > 0)
-    return total
+    return (
+        Flops(2 * shape.patches * shape.patch_weights)
+        + tower_flops(shape.vision, shape.sequence)
+        + linear_flops(shape.connector, shape.image_tokens, shape.vision.linears.adapter > 0)
+    )
 
 
 def tower_flops(tower: Tower, tokens: int, pairs: int | None = None, below: bool = False) -> Flops:
     """All layers on a row of `tokens`; `below` says whether what enters them needs a gradient."""
-    trained = below or tower.adapter > 0
-    total = attention_flops(tower, tokens**2 if pairs is None else pairs, trained)
-    for linear in tower.linears:
-        total += linear_flops(linear, tokens, below if linear.opening else trained)
-    return total
+    trained = below or tower.linears.adapter > 0
+    # Scores and weighted sums; key heads are repeated, so only query heads count.
+    product = 2 * (tokens**2 if pairs is None else pairs) * tower.query_width * tower.layers
+    attention = Flops(2 * product, 5 * product if trained else 0)
+    return attention + linear_flops(tower.opening, tokens, below) + linear_flops(tower.rest, tokens, trained)
 
 
-def linear_flops(linear: Linear, rows: int, below: bool = False) -> Flops:
-    """A linear layer on `rows` vectors; `below` says whether these need a gradient."""
-    first, second = 2 * rows * linear.inside * linear.rank, 2 * rows * linear.rank * linear.outside
-    base = 2 * rows * linear.weights
+def linear_flops(linears: Linears, rows: int, below: bool) -> Flops:
+    """Linear layers on `rows` vectors each; `below` says whether these need a gradient."""
+    base = 2 * rows * linears.weights
+    first, second = 2 * rows * linears.first_factors, 2 * rows * linears.second_factors
     return Flops(base + first + second, (base + first if below else 0) + first + 2 * second)
-
-
-def attention_flops(tower: Tower, pairs: int, trained: bool = False) -> Flops:
-    """Scores and weighted sums of `pairs` of query and key in all layers; key heads are repeated, so only query heads
-    count."""
-    product = 2 * pairs * tower.query_width * tower.layers
-    return Flops(2 * product, 5 * product if trained else 0)
-
-
-def prompt_flops(shape: Shape, tokens: int, tiles: int) -> int:
-    """A prompt of `tokens` with its image's tiles, logits at its last position."""
-    return row_flops(shape, Row(tokens, tiles, 1)).forward
-
-
-def appended_flops(shape: Shape, context: int, tokens: int, marked: int) -> int:
-    """`tokens` in one pass behind `context` cached ones, dense among themselves; logits at `marked` of them."""
-    seen = attention_flops(shape.decoder, tokens * context).forward
-    return tower_flops(shape.decoder, tokens).forward + seen + linear_flops(shape.head, marked).forward
-
-
-def decoding_flops(shape: Shape, context: int, steps: int) -> int:
-    """`steps` tokens one by one behind `context` cached ones, logits at each: step t sees context + t + 1 tokens."""
-    seen = attention_flops(shape.decoder, cached_tokens_read(context, steps)).forward
-    return appended_flops(shape, 0, 1, 1) * steps + seen
-
-
-def cached_tokens_read(context: int, steps: int) -> int:
-    """Keys that `steps` tokens find in the cache before them, over all steps."""
-    return steps * context + steps * (steps - 1) // 2

@@ -5,7 +5,7 @@ Used by `make`, which trains it, and by tests and benchmarks that want the shape
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -86,35 +86,36 @@ def make_processor(
     )
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int | None = None) -> InternVLConfig:
-    """About 2.5 million parameters: a ViT 128 wide and a Qwen2 decoder 160 wide, four layers each; as many words as the
-    tokenizer has unless told otherwise."""
-    vision = {
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "layer_scale_init_value": 1.0,  # 0.1, the default, learns far too slowly from scratch
-        "use_mean_pooling": False,
-        "initializer_range": INITIAL_DEVIATION,
-    }
-    decoder = {
-        "hidden_size": 160,
-        "intermediate_size": 448,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 5,
-        "num_key_value_heads": 5,
-        "vocab_size": vocabulary or len(tokenizer),
-        "max_position_embeddings": 4096,
-        "initializer_range": INITIAL_DEVIATION,
-    }
-    return internvl_config(tokenizer, vision, decoder, IMAGE_SIZE, PATCH_SIZE)
+VISION: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "layer_scale_init_value": 1.0,  # 0.1, the default, learns far too slowly from scratch
+    "use_mean_pooling": False,
+    "initializer_range": INITIAL_DEVIATION,
+}
+DECODER: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 448,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "max_position_embeddings": 4096,
+    "initializer_range": INITIAL_DEVIATION,
+}
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
+    """About 2.5 million parameters: a ViT 128 wide and a Qwen2 decoder 160 wide, four layers each."""
+    return internvl_config(tokenizer, len(tokenizer), VISION, DECODER, IMAGE_SIZE, PATCH_SIZE)
 
 
 def internvl_config(
     tokenizer: PreTrainedTokenizerFast,
-    vision: dict[str, Any],
-    decoder: dict[str, Any],
+    vocabulary: int,
+    vision: Mapping[str, Any],
+    decoder: Mapping[str, Any],
     image_size: int,
     patch_size: int,
     tied: bool = True,
@@ -124,7 +125,13 @@ def internvl_config(
     special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return InternVLConfig(
         vision_config={"image_size": [image_size] * 2, "patch_size": [patch_size] * 2, **vision},
-        text_config={"model_type": "qwen2", "tie_word_embeddings": tied, **special, **decoder},
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": vocabulary,
+            "tie_word_embeddings": tied,
+            **special,
+            **decoder,
+        },
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=(image_size // patch_size) ** 2 // 4,  # pixel shuffle joins 2 x 2 patches
         tie_word_embeddings=tied,
