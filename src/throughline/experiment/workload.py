@@ -77,7 +77,7 @@ def count_paths(
     label_mean, chain_mean = fmean(label_tokens.values(), frequency.values()), fmean(chain_tokens.values())
     paths = Paths(
         tiles=tiles_of(image),
-        shared=len(common_path([label, reasoning]).tokens),
+        shared=len(common_path([label, reasoning], chat.image_token_id).tokens),
         label_prompt=len(label.tokens),
         reasoning_prompt=len(reasoning.tokens),
         label=round(label_mean),
