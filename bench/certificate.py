@@ -119,7 +119,8 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
     from throughline.mllm.load import fingerprint_checkpoint, load_mllm
     from throughline.mllm.lora import add_lora
     from throughline.questions.question_set import make_question_set
-    from throughline.training.objectives import Example, sample_tree
+    from throughline.training.methods import LABELS
+    from throughline.training.paths import Example, PathRenderer
     from throughline.training.trainer import TreeDataset, train_stage
 
     budget, styles, seed = job
@@ -137,7 +138,7 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
 
     def tree(index: int) -> Any:
         one = samples[index]
-        return sample_tree(mllm.chat, prompts, reader.encode(one), Example(one.label), ("label",))
+        return LABELS.tree(PathRenderer(mllm.chat, prompts), Example((reader.encode(one),), one.label))
 
     stage = StageSettings(epochs=budget.epochs, batch=budget.batch, micro_batch=budget.batch, lr=budget.lr)
     train_stage(
@@ -148,7 +149,8 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
         seed=seed_of(seed, "stage", 0),
         folder=SCRATCH / f"stage-{key}",
         log_steps=100,
-        told=lambda line: print(f"{'+'.join(styles)} seed {seed}: {line['step']}/{line['steps']} {line['loss']:.3f}"),
+        objective=LABELS,
+        on_log=lambda step, steps, loss: print(f"{'+'.join(styles)} seed {seed}: {step}/{steps} {loss:.3f}"),
     )
     found = {style: answers(mllm, images, test[style]) for style in DOMAIN_STYLES}
     write_json(kept, found)

@@ -30,8 +30,8 @@ from throughline.cli.main import VERBS
 from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
-from throughline.experiment.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.experiment.presets import preset_names, preset_summary
+from throughline.runs.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.training.methods import METHODS
 
 Row = tuple[str, ...]

@@ -26,7 +26,7 @@ START = "import sys; from throughline.cli.main import main; sys.exit(main())"
 PARTS = {
     "reading images": r"(?<!<module>) \(\S*mllm/(images|pixel_cache)\.py|load_image|encode_image",
     "training: backward pass": r"autograd/graph\.py",
-    "training: building trees": r"sample_tree|TreeDataset",
+    "training: building trees": r"TreeDataset|merge_paths|tree \(objectives",
     "training: laying trees out": r"collat",
     "training: forward pass": r"compute_loss",
     "training: optimiser, checkpoints, the rest": r"train_stage",

@@ -9,7 +9,7 @@ main (a.py:1);train_stage (trainer.py:9);compute_loss (trainer.py:70);collate_pa
 main (a.py:1);train_stage (trainer.py:9);step (adam.py:1) 5
 main (a.py:1);self_label (rounds.py:1);sample (sampling.py:3) 50
 main (a.py:1);answer_samples (answering.py:1);sample (sampling.py:3) 25
-main (a.py:1);train_stage (trainer.py:9);tree (trainer.py:50);sample_tree (objectives.py:30) 8
+main (a.py:1);train_stage (trainer.py:9);tree (trainer.py:50);tree (objectives.py:30) 8
 answer_samples (answering.py:1);ImageReader.encode (throughline/mllm/images.py:41);open (PIL/Image.py:1) 3
 Thread._bootstrap (threading.py:1);_worker (futures/thread.py:83);ImageReader._read (throughline/mllm/images.py:73);\
 load_image (throughline/domains/images.py:40) 6

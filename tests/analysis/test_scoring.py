@@ -20,7 +20,8 @@ from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
-from throughline.training.objectives import Example, sample_tree
+from throughline.training.methods import BOTH
+from throughline.training.paths import Example, PathRenderer
 from throughline.training.trainer import TreeDataset, train_stage
 
 
@@ -107,8 +108,8 @@ def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: 
 
     def tree(index: int):
         one = passages[index]
-        example = Example(one.sample.label, one.texts["teacher"])
-        return sample_tree(tiny_mllm.chat, PROMPTS, reader.encode(one.sample), example, ("label", "chain"))
+        example = Example((reader.encode(one.sample),), one.sample.label, one.texts["teacher"])
+        return BOTH.tree(PathRenderer(tiny_mllm.chat, PROMPTS), example)
 
     stage = settings(epochs=1, batch=6, micro_batch=3, **STILL)
     _, (line,) = train_stage(

@@ -4,7 +4,7 @@ import pytest
 
 from throughline.cli.main import main
 from throughline.cli.progress import describe
-from throughline.experiment.scheduling import Progress
+from throughline.experiment.engine.local import Progress
 
 
 @pytest.fixture

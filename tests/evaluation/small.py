@@ -16,11 +16,11 @@ from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter
 from throughline.chains.records import Candidate, classes_sha256, make_header, prompt_sha256
 from throughline.domains.folders import read_images
-from throughline.experiment.folder import begin_unit, finish_unit
-from throughline.experiment.learning import learn
-from throughline.experiment.units import Unit
-from throughline.experiment.worker import Job
+from throughline.experiment.engine.worker import Job
+from throughline.experiment.executors import execute_final
 from throughline.questions.question_set import make_question_set
+from throughline.runs.folder import begin_unit, finish_unit
+from throughline.runs.unit import Unit
 
 DOMAINS = ("photo", "sketch")
 CLASSES = ("boat", "cat", "dog")
@@ -94,6 +94,6 @@ def in_this_process(
     for unit in units:
         if unit.name not in done:
             begin_unit(job.run_folder, unit)
-            learn(unit, job.config, job.images, job.run_folder, lambda line: None)
+            execute_final(job.task(unit, lambda line: None))
             finish_unit(job.run_folder, unit)
             finished(unit)

@@ -28,13 +28,13 @@ from throughline.experiment.analyzing.finished_units import BASE
 from throughline.experiment.analyzing.run_states import AnalyzedRun, read_analyzed_run
 from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
 from throughline.experiment.config import load_config
-from throughline.experiment.execution import execute
-from throughline.experiment.folder import begin_unit, finish_unit
+from throughline.experiment.executors import execute
 from throughline.experiment.run import run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
+from throughline.runs.folder import begin_unit, finish_unit
 
 ALL = AnalyzeSettings(WHAT, limit=6)
 METHODS = ["zero_shot", "cls", "mtct", "mtct_sarr"]

@@ -2,8 +2,7 @@ import pytest
 import yaml
 
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.experiment.config import load_config
-from throughline.experiment.folder import resolved_yaml
+from throughline.experiment.config import load_config, resolved_yaml
 from throughline.experiment.presets import preset_names, preset_summary
 
 
@@ -106,7 +105,7 @@ def test_a_server_and_4_bit_weights_are_refused_in_one_line():
 
 def test_images_and_a_drawn_world_together_are_refused():
     assert "data.drawn=null" in told("demo", "data.images=x")
-    assert load_config("demo", ["data.images=x", "data.drawn=null"]).dataset == "demo"
+    assert load_config("demo", ["data.images=x", "data.drawn=null"]).name == "demo"
 
 
 def test_an_unknown_preset_names_the_nearest():

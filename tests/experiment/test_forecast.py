@@ -17,7 +17,6 @@ from throughline.chains.records import Candidate, make_header
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import Cost
 from throughline.experiment.environment import usable_memory
-from throughline.experiment.folder import unit_folder
 from throughline.experiment.forecast import (
     Forecast,
     forecast_run,
@@ -37,7 +36,9 @@ from throughline.mllm.pocket.geometry import make_processor, train_tokenizer
 from throughline.mllm.shapes import open_outline, outline_of
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name
-from throughline.training.objectives import sample_tree
+from throughline.runs.folder import unit_folder
+from throughline.training.methods import BOTH
+from throughline.training.paths import PathRenderer
 
 CLASSES = ("alarm_clock", "cat", "cat_tower", "dog")
 CHAIN = "<SUMMARY>\none object.\n</SUMMARY>\n<CONCLUSION>\ncat\n</CONCLUSION>"
@@ -76,7 +77,7 @@ def test_paths_have_the_tokens_that_the_loaded_checkpoint_gives_them(family, tmp
     names = [class_name(name) for name in CLASSES]
     lengths = [len(path.tokens) - path.answer_start for path in (chat.answered(label, [image], n) for n in names)]
     assert abs(paths.label - sum(lengths) / len(lengths)) <= 1 and paths.longest_label == max(lengths)
-    both = len(sample_tree(chat, prompts, image, typical, ("label", "chain")))
+    both = len(BOTH.tree(PathRenderer(chat, prompts), typical))
     assert abs(both - (paths.label_prompt + paths.label + paths.reasoning_prompt + paths.chain - paths.shared)) <= 2
     trie = label_trie(mllm, EncodedPrompt(label, [image]), names)
     assert paths.label_prompt + paths.trie == len(trie)
@@ -93,7 +94,7 @@ def test_tiles_are_those_that_the_processor_cuts_a_typical_image_into():
 
 def test_chain_lengths_come_from_the_journal_the_describer_or_an_assumption(tmp_path):
     journal = tmp_path / "journal-0.jsonl"
-    prompts, images = make_question_set(CLASSES), preview_run(load_config("demo")).images
+    prompts, images = make_question_set(CLASSES), preview_run(load_config("demo")).sets[0]
     with JournalWriter(journal) as writer:
         writer.write(make_header(CLASSES, FIVE_STAGE, prompts.texts))
         for number, (text, reason) in enumerate([("one two", "stop"), ("cut off", "length"), ("three", "stop")]):

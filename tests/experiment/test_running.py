@@ -7,16 +7,16 @@ import sys
 import time
 from pathlib import Path
 
-import fake_execution
+import fake_executor
 import pytest
-from fake_execution import EXECUTOR, notes
+from fake_executor import EXECUTORS, notes
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.experiment.config import load_config
-from throughline.experiment.folder import locked
-from throughline.experiment.preparation import read_chains
+from throughline.experiment.preparation import read_accepted_chains
 from throughline.experiment.run import run_experiment
+from throughline.runs.folder import locked
 
 pytestmark = pytest.mark.usefixtures("teacher")
 ALL = "methods=zero_shot,cls,reasoning,mtct,sarr,mtct_sarr,cls_matched,mtct_matched"
@@ -27,7 +27,7 @@ def run(config_file, tmp_path):
     def run(*overrides, out="run", **settings):
         folder = tmp_path / out
         config = load_config(str(config_file), overrides)
-        return run_experiment(config, folder, executor=EXECUTOR, **settings)
+        return run_experiment(config, folder, executors=EXECUTORS, **settings)
 
     return run
 
@@ -42,7 +42,7 @@ def process(config_file, tmp_path):
     """Starts a run in a process of its own."""
 
     def process(*overrides, out="run", seconds=0.0):
-        command = [sys.executable, fake_execution.__file__, str(tmp_path / out), str(config_file), *overrides]
+        command = [sys.executable, fake_executor.__file__, str(tmp_path / out), str(config_file), *overrides]
         environment = os.environ | {"FAKE_SECONDS": str(seconds)}
         return subprocess.Popen(
             command,
@@ -97,7 +97,7 @@ def test_a_run_folder_holds_what_the_contract_says(run):
 
 
 def test_workers_find_the_accepted_chains_of_source_domains_in_the_folder(run):
-    chains = read_chains(run("methods=mtct").folder)
+    chains = read_accepted_chains(run("methods=mtct").folder / "chains")
     assert len(chains) == 20
     assert not [name for name in chains if name.startswith("sketch/")]
 
@@ -313,6 +313,6 @@ def test_a_file_in_the_way_of_the_run_folder_is_one_line(run, tmp_path):
 def test_the_drawn_world_is_written_into_the_run_folder(run):
     overrides = ("data.images=null", "data.drawn={per_class: 2, seed: 1}", "chains.journal=null", "methods=zero_shot")
     finished = run(*overrides)
-    assert finished.images.root == finished.folder / "images"
+    assert finished.sets[0].root == finished.folder / "images"
     assert {row["dataset"] for row in read_json_lines(finished.folder / "results.jsonl")} == {"drawn"}
     assert run(*overrides).worked == 0

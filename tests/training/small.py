@@ -17,9 +17,11 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.questions.wording import class_name
-from throughline.training.methods import AnswerPath
-from throughline.training.objectives import Example, sample_tree
-from throughline.training.trainer import LossLine, TreeDataset, train_stage
+from throughline.runs.records import TrainingLine
+from throughline.training.methods import BOTH
+from throughline.training.objectives import Objective
+from throughline.training.paths import Example, PathRenderer
+from throughline.training.trainer import TreeDataset, train_stage
 
 PROMPTS: QuestionSet = make_question_set(("cat", "cup", "dog"), FIVE_STAGE)
 STILL = {"lr": 1e-30, "weight_decay": 0.0}
@@ -71,24 +73,25 @@ def train(
     folder: Path,
     stage: StageSettings,
     *,
-    marked: tuple[AnswerPath, ...] = ("label", "chain"),
+    objective: Objective = BOTH,
     seen: Callable[[int], None] = lambda index: None,
     collate: Any = None,
     **options: Any,
-) -> tuple[int, list[LossLine]]:
+) -> tuple[int, list[TrainingLine]]:
     """`train_stage` on these samples; `seen` hears which sample is about to be used."""
     reader = ImageReader(mllm.chat)
 
     def tree(index: int) -> Any:
         seen(index)
         one = samples[index]
-        example = Example(class_name(one.label), chain_of(one.label, index))
-        return sample_tree(mllm.chat, PROMPTS, reader.encode(one), example, marked, stage.label_reduce)
+        example = Example((reader.encode(one),), class_name(one.label), chain_of(one.label, index))
+        return objective.tree(PathRenderer(mllm.chat, PROMPTS, label_reduce=stage.label_reduce), example)
 
     return train_stage(
         model,
         TreeDataset(len(samples), tree),
         collate or mllm.collate,
         stage,
+        objective=objective,
         **{"seed": 5, "folder": folder, "log_steps": 1, **options},
     )

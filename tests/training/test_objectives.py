@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from throughline.domains.samples import ImageSet
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
-from throughline.training.objectives import Example, sample_tree
+from throughline.training.methods import BOTH, CHAINS, METHODS
+from throughline.training.paths import Example, PathRenderer
 
-MARKED: dict[str, Any] = {"cls": ("label",), "reasoning": ("chain",), "mtct": ("label", "chain")}
+FIRST_STAGES = ("cls", "reasoning", "mtct")
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def nll_of(mllm: Mllm, seed: int, question: str, answer: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
-@pytest.mark.parametrize("method", MARKED)
+@pytest.mark.parametrize("method", FIRST_STAGES)
 def test_the_loss_of_a_step_is_the_mean_over_samples_of_label_and_chain(
     tiny_mllm: Mllm, tiny_images: ImageSet, tmp_path: Path, method: str, reduce: str
 ) -> None:
@@ -48,16 +48,16 @@ def test_the_loss_of_a_step_is_the_mean_over_samples_of_label_and_chain(
     }[method]
 
     stage = settings(epochs=1, label_reduce=reduce, micro_batch=3, **STILL)
-    steps, (line,) = train(tiny_mllm, model, samples, tmp_path, stage, marked=MARKED[method])
+    steps, (line,) = train(tiny_mllm, model, samples, tmp_path, stage, objective=METHODS[method].stages[0].objective)
     assert steps == 1
-    assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    assert line.loss == pytest.approx(expected, rel=1e-5)
     parts = {"label": float(labels.mean()), "chain": float(chains.mean())}
-    assert line["losses"] == pytest.approx({name: parts[name] for name in MARKED[method]}, rel=1e-5)
+    assert line.losses == pytest.approx({name: parts[name] for name in METHODS[method].paths}, rel=1e-5)
 
 
 def test_question_and_image_stand_in_the_tree_once(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     image = ImageReader(tiny_mllm.chat).encode(tiny_images.samples[0])
-    tree = sample_tree(tiny_mllm.chat, PROMPTS, image, Example("cat", chain_of("cat")), ("label", "chain"))
+    tree = BOTH.tree(PathRenderer(tiny_mllm.chat, PROMPTS), Example((image,), "cat", chain_of("cat")))
     apart = [
         len(tiny_mllm.chat.answered(user_turn(question), [image], answer).tokens)
         for question, answer in ((PROMPTS.label, "cat"), (PROMPTS.reasoning, chain_of("cat")))
@@ -71,4 +71,4 @@ def test_question_and_image_stand_in_the_tree_once(tiny_mllm: Mllm, tiny_images:
 def test_a_chain_that_is_marked_and_missing_is_a_bug(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     image = ImageReader(tiny_mllm.chat).encode(tiny_images.samples[0])
     with pytest.raises(ValueError, match="the example has none"):
-        sample_tree(tiny_mllm.chat, PROMPTS, image, Example("cat"), ("chain",))
+        CHAINS.tree(PathRenderer(tiny_mllm.chat, PROMPTS), Example((image,), "cat"))

@@ -19,7 +19,7 @@ from throughline.mllm import sampling as in_process
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import Continuation
 from throughline.questions.sampler import Drawn, InProcessSampler, SamplingRequest
-from throughline.training.rounds import RoundPlan, RoundResult, self_label
+from throughline.training.self_labelling import RoundPlan, SelfLabels, self_label
 
 CLASSES = ("cat", "cup", "dog")
 
@@ -66,8 +66,8 @@ def samples(tiny_images: ImageSet) -> tuple[Sample, ...]:
 
 
 @pytest.fixture
-def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., RoundResult]:
-    def run(journal: Path, mouth: Mouth, **changes: Any) -> RoundResult:
+def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., SelfLabels]:
+    def run(journal: Path, mouth: Mouth, **changes: Any) -> SelfLabels:
         monkeypatch.setattr(in_process, "sample", mouth)
         values: dict[str, Any] = {
             "samples": samples,
@@ -87,18 +87,14 @@ def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.Monk
 def test_only_chains_that_conclude_in_the_true_class_are_kept(label: Any, samples: Any, tmp_path: Path) -> None:
     result = label(tmp_path / "journal-0.jsonl", Mouth(words_for(samples)))
     assert result.accepted == {one.id: chain_of(one.label) for one in samples[::6]}
-    assert result.line(1) == {
-        "round": 1,
-        "sampled": 14,
+    assert result.sampled == 14
+    assert result.outcomes == {
         "accepted": 3,
-        "outcomes": {
-            "accepted": 3,
-            "ambiguous": 2,
-            "missing_stage": 2,
-            "out_of_list": 2,
-            "rejected_class": 3,
-            "truncated": 2,
-        },
+        "ambiguous": 2,
+        "missing_stage": 2,
+        "out_of_list": 2,
+        "rejected_class": 3,
+        "truncated": 2,
     }
 
 
@@ -166,7 +162,7 @@ def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_m
         plan,
         tmp_path / "j.jsonl",
         "weights",
-        told=lambda done, total: told.append((done, total)),
+        report_progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(6, 14), (12, 14), (14, 14)]
 

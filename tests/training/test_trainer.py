@@ -22,11 +22,17 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.mllm.load import Mllm, load_mllm
-from throughline.training.trainer import COMPLETE, LossLine, forget_checkpoints
+from throughline.runs.records import TrainingLine
+from throughline.training.methods import LABELS
+from throughline.training.trainer import COMPLETE, forget_checkpoints
+
+Trained = tuple[dict[str, Tensor], int, list[TrainingLine]]
 
 
 @pytest.fixture
-def stage(tiny_checkpoint: Path, tiny_images: ImageSet) -> Callable[..., tuple[dict[str, Tensor], int, list[LossLine]]]:
+def stage(
+    tiny_checkpoint: Path, tiny_images: ImageSet
+) -> Callable[..., tuple[dict[str, Tensor], int, list[TrainingLine]]]:
     """Trains a freshly loaded model and gives its weights, the steps and the loss lines."""
 
     def run(folder: Path, dropout: float = 0.0, count: int = 11, **options: Any) -> Any:
@@ -71,8 +77,8 @@ def test_a_batch_is_the_same_however_it_is_cut_also_the_incomplete_one_at_the_en
         cut, cut_steps, cut_lines = stage(tmp_path / str(micro), micro_batch=micro)
         assert cut_steps == 4
         for line, cut_line in zip(lines, cut_lines, strict=True):
-            assert cut_line["loss"] == pytest.approx(line["loss"], rel=1e-4)
-            assert cut_line["losses"] == pytest.approx(line["losses"], rel=1e-4)
+            assert cut_line.loss == pytest.approx(line.loss, rel=1e-4)
+            assert cut_line.losses == pytest.approx(line.losses, rel=1e-4)
         assert float((change(cut, start) - reference).norm() / reference.norm()) < 5e-3
     fewer, _, _ = stage(tmp_path / "10", count=10)
     assert float((change(fewer, start) - reference).norm() / reference.norm()) > 0.1  # the measure can tell
@@ -82,7 +88,7 @@ def test_a_micro_batch_that_does_not_divide_the_batch_does_not_change_the_batch(
     _, steps, lines = stage(tmp_path / "whole", epochs=1, batch=6, micro_batch=6)
     _, cut_steps, cut_lines = stage(tmp_path / "cut", epochs=1, batch=6, micro_batch=4)
     assert (steps, cut_steps) == (2, 2)
-    assert [line["loss"] for line in cut_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-4)
+    assert [line.loss for line in cut_lines] == pytest.approx([line.loss for line in lines], rel=1e-4)
 
 
 def test_micro_batches_of_a_step_are_cut_by_length_and_steps_are_not(
@@ -107,7 +113,7 @@ def test_micro_batches_of_a_step_are_cut_by_length_and_steps_are_not(
     assert sorted(first + second) == sorted(other_first + other_second)
     assert sorted(rest) == sorted(other_rest)
     assert laid_out[True][:2] != laid_out[False][:2]
-    assert [line["loss"] for line in cut[2]] == pytest.approx([line["loss"] for line in plain[2]], rel=1e-4)
+    assert [line.loss for line in cut[2]] == pytest.approx([line.loss for line in plain[2]], rel=1e-4)
 
 
 def test_a_batch_in_one_piece_is_not_reordered(stage: Any, tmp_path: Path) -> None:
@@ -117,30 +123,31 @@ def test_a_batch_in_one_piece_is_not_reordered(stage: Any, tmp_path: Path) -> No
 
 
 def test_loss_lines_say_where_and_what(stage: Any, tmp_path: Path) -> None:
-    told: list[LossLine] = []
-    _, steps, lines = stage(tmp_path, batch=4, log_steps=2, told=told.append)
+    logged: list[tuple[int, int]] = []
+    _, steps, lines = stage(
+        tmp_path, batch=4, log_steps=2, on_log=lambda step, steps, loss: logged.append((step, steps))
+    )
     assert steps == 6
-    assert [line["step"] for line in lines] == [2, 4, 6]
-    assert [line["step"] for line in told] == [2, 4, 6]
-    assert {line["steps"] for line in told} == {6}
+    assert [line.step for line in lines] == [2, 4, 6]
+    assert logged == [(2, 6), (4, 6), (6, 6)]
     for line in lines:
-        assert set(line) == {"step", "epoch", "loss", "losses", "class_probability", "lr"}
-        assert set(line["losses"]) == set(line["class_probability"]) == {"label", "chain"}
-        assert all(0 < value < 1 for value in line["class_probability"].values())
-    assert lines[-1]["epoch"] == 2
-    assert lines[-1]["loss"] < lines[0]["loss"]
+        assert (line.stage, line.round) == ("first", 0)
+        assert set(line.losses) == set(line.class_probability) == {"label", "chain"}
+        assert all(0 < value < 1 for value in line.class_probability.values())
+    assert lines[-1].epoch == 2
+    assert lines[-1].loss < lines[0].loss
 
 
 def test_the_last_steps_have_a_loss_line_too(stage: Any, tmp_path: Path) -> None:
     _, _, lines = stage(tmp_path, batch=8, log_steps=3)
-    assert [line["step"] for line in lines] == [3, 4]
+    assert [line.step for line in lines] == [3, 4]
 
 
 def test_matched_controls_take_just_the_steps_they_are_told(stage: Any, tmp_path: Path) -> None:
     ends: list[int] = []
     _, steps, lines = stage(tmp_path, batch=4, max_steps=8, after_epoch=ends.append)
     assert steps == 8
-    assert lines[-1]["step"] == 8
+    assert lines[-1].step == 8
     assert ends == [1, 2, 3]  # three steps an epoch: the last one is cut short
 
 
@@ -165,16 +172,16 @@ def test_ends_of_epochs_come_with_the_weights_of_that_moment(
 
 def test_a_stage_of_a_single_step_learns(stage: Any, tiny_mllm: Mllm, tmp_path: Path) -> None:
     trained, steps, (line,) = stage(tmp_path, epochs=1, batch=11, warmup=0.03, schedule="cosine")
-    assert (steps, line["lr"]) == (1, 1e-3)
+    assert (steps, line.lr) == (1, 1e-3)
     assert not same(trained, weights(with_lora(tiny_mllm)))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_a_warm_up_rises_over_its_share_of_the_steps(stage: Any, tmp_path: Path, schedule: str) -> None:
-    _, _, lines = stage(tmp_path, epochs=2, batch=2, warmup=0.25, schedule=schedule, marked=("label",))
+    _, _, lines = stage(tmp_path, epochs=2, batch=2, warmup=0.25, schedule=schedule, objective=LABELS)
     assert len(lines) == 12
-    assert [line["lr"] for line in lines[:4]] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
-    assert (lines[-1]["lr"] == 1e-3) == (schedule == "constant")
+    assert [line.lr for line in lines[:4]] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert (lines[-1].lr == 1e-3) == (schedule == "constant")
 
 
 # going on ---------------------------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: A
     expected, _, _ = stage(tmp_path / "seldom saved", **SMALL, log_steps=2)
     saved, steps, lines = stage(tmp_path / "undisturbed", **SMALL, log_steps=2, save_steps=2)
     assert same(saved, expected)
-    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    assert [line.step for line in lines] == [2, 4, 6, 8, 9]
     # uses before the stop: in the first step, at the end of an epoch, in the middle of one, in the last step
     for use, left in ((2, 33), (14, 25), (20, 18), (33, 7)):
         folder = tmp_path / str(use)
@@ -388,4 +395,4 @@ def test_memory_that_runs_out_late_does_not_leave_steps_behind(stage: Any, tiny_
 def test_gradient_checkpointing_changes_no_number(stage: Any, tmp_path: Path) -> None:
     expected = stage(tmp_path / "plain", epochs=1)
     found = stage(tmp_path / "again", epochs=1, gradient_checkpointing=True)
-    assert [line["loss"] for line in found[2]] == pytest.approx([line["loss"] for line in expected[2]], rel=1e-5)
+    assert [line.loss for line in found[2]] == pytest.approx([line.loss for line in expected[2]], rel=1e-5)

@@ -22,8 +22,8 @@ from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora
-from throughline.training.methods import METHODS
-from throughline.training.objectives import sample_tree
+from throughline.training.methods import BOTH
+from throughline.training.paths import PathRenderer
 
 LORA = LoraSettings()
 
@@ -81,12 +81,8 @@ def token_trees(mllm: Mllm, model: Any, work: Workload, name: str = "token trees
 
 def tree_batch(mllm: Mllm, work: Workload) -> TreeBatch:
     """The samples as training makes them."""
-    marked = METHODS["mtct"].marked
-    trees = [
-        sample_tree(mllm.chat, work.prompts, image, example, marked)
-        for image, example in zip(work.images, work.examples, strict=True)
-    ]
-    return mllm.collate([[tree] for tree in trees])
+    renderer = PathRenderer(mllm.chat, work.prompts)
+    return mllm.collate([[BOTH.tree(renderer, example)] for example in work.examples])
 
 
 def rows_of_trees(batch: TreeBatch) -> list[Row]:

@@ -36,8 +36,8 @@ from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.mllm.tree import Tree
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name
-from throughline.training.methods import METHODS
-from throughline.training.objectives import Example, sample_tree
+from throughline.training.methods import BOTH
+from throughline.training.paths import Example, PathRenderer
 from throughline.training.trainer import TreeDataset, train_stage
 
 TOLERANCE = 1e-4
@@ -234,12 +234,11 @@ def _ask(work: InputWork, mllm: Mllm, reader: ImageReader) -> Tensor:
 
 def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> Tensor:
     """The loss of every optimiser step of an epoch, from the adapter as it was, which it is again afterwards."""
-    marked = METHODS["mtct"].marked
+    renderer = PathRenderer(mllm.chat, QUESTIONS)
 
     def tree(index: int) -> Tree:
         one = work.samples[index]
-        example = Example(class_name(one.label), work.chains[one.path])
-        return sample_tree(mllm.chat, QUESTIONS, reader.encode(one), example, marked)
+        return BOTH.tree(renderer, Example((reader.encode(one),), class_name(one.label), work.chains[one.path]))
 
     defaults = {"bucket_lengths": False, "loader_workers": 0}
     settings = StageSettings(
@@ -249,8 +248,17 @@ def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> 
     before = [weight.detach().clone() for weight in weights]
     dataset = TreeDataset(len(work.samples), tree)
     with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
-        _, lines = train_stage(mllm.model, dataset, mllm.collate, settings, seed=0, folder=Path(folder), log_steps=1)
+        _, lines = train_stage(
+            mllm.model,
+            dataset,
+            mllm.collate,
+            settings,
+            objective=BOTH,
+            seed=0,
+            folder=Path(folder),
+            log_steps=1,
+        )
     with torch.no_grad():
         for weight, value in zip(weights, before, strict=True):
             weight.copy_(value)
-    return torch.tensor([line["loss"] for line in lines])
+    return torch.tensor([line.loss for line in lines])

@@ -22,7 +22,7 @@ from throughline.drawn.styles import DOMAIN_STYLES, render
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.questions.wording import class_name
-from throughline.training.objectives import Example
+from throughline.training.paths import Example
 
 POOL = 300
 """Scenes that are described: enough words for a tokenizer, and images for a step."""
@@ -89,12 +89,13 @@ def make_workload(chat: Chat, image_size: int, classes: tuple[str, ...], batch: 
     pictures = tuple(
         render(scene, style, image_size).resize((across * image_size, down * image_size)) for style, scene, _ in scenes
     )
+    images = tuple(chat.encode_image(picture, f"scene {index}") for index, picture in enumerate(pictures))
     return Workload(
         prompts=make_question_set(classes),
         pictures=pictures,
-        images=tuple(chat.encode_image(picture, f"scene {index}") for index, picture in enumerate(pictures)),
+        images=images,
         examples=tuple(
-            Example(class_name(classes[index * len(classes) // batch]), chain)
+            Example((images[index],), class_name(classes[index * len(classes) // batch]), chain)
             for index, (_, _, chain) in enumerate(scenes)
         ),
     )

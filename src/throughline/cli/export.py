@@ -12,7 +12,7 @@ from throughline.core.errors import UsageError
 from throughline.experiment.config import ModelConfig
 
 if TYPE_CHECKING:
-    from throughline.experiment.exporting import Exported
+    from throughline.experiment.checkpoint_export import Exported
 
 SUMMARY = "a trained model as one checkpoint that servers load"
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.merge:
         raise UsageError("export writes merged checkpoints only, so far", do="add --merge")
     from throughline.evaluation.saved_model import Base
-    from throughline.experiment.exporting import export_merged
+    from throughline.experiment.checkpoint_export import export_merged
 
     exported = export_merged(
         arguments.model,

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.cli.progress import run_progress
     from throughline.core.files import write_atomically
     from throughline.evaluation.model_card import model_card
-    from throughline.experiment.fitting import fit_config, fit_model
+    from throughline.experiment.final_model import fit_config, fit_model
 
     config = fit_config(
         arguments.images,
@@ -76,9 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         from throughline.experiment.preparation import preview_images
         from throughline.reporting.cards import held_out_section
 
-        held_out = held_out_section(arguments.run, config.methods[0], preview_images(config).fingerprint())
+        held_out = held_out_section(arguments.run, config.methods[0], preview_images(config)[0].fingerprint())
     with run_progress() as reporter:
-        fitted = fit_model(config, arguments.out, told=reporter.report_step, on_progress=reporter.report_units)
+        fitted = fit_model(
+            config, arguments.out, report_progress=reporter.report_step, on_progress=reporter.report_units
+        )
     record = fitted.record
     if held_out is not None:
         write_atomically(fitted.folder / "README.md", model_card(record, held_out))

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from throughline.cli.text import duration
+from throughline.experiment.config import resolved_yaml
 from throughline.experiment.costs import Cost
-from throughline.experiment.folder import resolved_yaml
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
 from throughline.experiment.run import Preview
@@ -26,7 +26,7 @@ def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
     return {
         "config": preview.config.model_dump(mode="json"),
         "units": [
-            {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs]}
+            {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs.values()]}
             | asdict(preview.costs[unit.name])
             | {"forecast": by_unit.get(unit.name)}
             for unit in preview.units
@@ -73,11 +73,13 @@ def _units_table(preview: Preview) -> Table:
         return tuple(f"{number:,}" for number in numbers)
 
     rows = [
-        (unit.slug, *counts(preview.costs[unit.name]), ", ".join(slugs[name] for name in unit.needs))
+        (unit.slug, *counts(preview.costs[unit.name]), ", ".join(slugs[name] for name in unit.needs.values()))
         for unit in preview.units
     ]
+    images = sum(len(images.samples) for images in preview.sets)
+    domains = sum(len(images.domains) for images in preview.sets)
     return Table(
-        title=f"{len(rows)} units on {len(preview.images.samples):,} images of {len(preview.images.domains)} domains",
+        title=f"{len(rows)} units on {images:,} images of {domains} domains",
         columns=("unit", "training samples", "optimiser steps", "chains sampled", "answers", "after"),
         rows=(*rows, ("total", *counts(preview.total), "")),
         notes=("At most: images without an accepted chain are trained on less. Nothing was trained or written.",),

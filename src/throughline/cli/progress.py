@@ -13,7 +13,7 @@ from throughline.cli.text import duration
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from throughline.experiment.scheduling import Progress
+    from throughline.experiment.engine.local import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -79,7 +79,11 @@ def run_and_report(
 
     with run_progress() as reporter:
         finished = run_experiment(
-            config, folder, redo_stale=redo_stale, told=reporter.report_step, on_progress=reporter.report_units
+            config,
+            folder,
+            redo_stale=redo_stale,
+            report_progress=reporter.report_step,
+            on_progress=reporter.report_units,
         )
         if analysis is not None:
             from throughline.experiment.analyzing.analyze import analyze_run  # brings torch
@@ -90,7 +94,7 @@ def run_and_report(
     from throughline.reporting.summaries import groups
     from throughline.reporting.tables import headline_table, to_terminal
 
-    page = write_page(folder, finished.images.root)
+    page = write_page(folder, finished.sets[0].root)
     if as_json:
         results = read_json_lines(folder / "results.jsonl")
         print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))

@@ -5,7 +5,8 @@ Values the RD-MLDG paper states are marked (paper); those it leaves open name wh
 
 from __future__ import annotations
 
-from operator import not_
+import shlex
+from pathlib import PurePath
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -63,7 +64,7 @@ class SamplingSettings(Settings):
     """Nucleus: the smallest set of tokens with at least this probability."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Tokens; a continuation that reaches it has finish reason `length`."""
-    constrained: bool = Field(default=False, exclude_if=not_)  # off is not written: keys and hashes are older than it
+    constrained: bool = False
     """Forbid tokens that no well-formed chain could go on with; needs `throughline[constrained]`."""
 
 
@@ -122,6 +123,72 @@ class WordingSettings(Settings):
         return label
 
 
+class SelfLabelling(SamplingSettings):
+    """Draws of a round. With defaults of its own: naming one of its keys must not make the others greedy."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """0 is greedy."""
+
+
+class SamplerSettings(Settings):
+    """Who draws the chains of a round: this process, or a server of the round's merged weights."""
+
+    serve: str | None = None
+    """Command of an OpenAI-compatible server, e.g. `vllm serve {checkpoint} --port {port} --served-model-name {name}`
+    or `transformers serve --port {port} {checkpoint}`; by default none, and this process draws. Faster for large
+    models, and texts are then no longer the same to the bit. On one GPU leave room for the model that trains."""
+    start_seconds: float = Field(default=600.0, gt=0)
+    """Seconds until a server that does not answer is given up."""
+    at_once: int = Field(default=64, ge=1)
+    """Most requests under way; fewer while the server refuses."""
+
+    @field_validator("serve")
+    @classmethod
+    def _fillable(cls, serve: str | None) -> str | None:
+        if serve is None:
+            return None
+        try:
+            words = shlex.split(serve)
+        except ValueError as error:
+            raise ValueError(f"the command cannot be read ({error}): mend its quotes") from None
+        lacking = [name for name in ("{checkpoint}", "{port}") if not any(name in word for word in words[1:])]
+        if lacking:
+            raise ValueError(
+                f"the command has no {' and no '.join(lacking)}: write for example "
+                "'vllm serve {checkpoint} --port {port}'"
+            )
+        return serve
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of this changes texts: nothing in this process, else the command without the place of its program."""
+        if self.serve is None:
+            return {}
+        program, *words = shlex.split(self.serve)
+        return {"serve": shlex.join([PurePath(program).name, *words])}
+
+
+class TrainingSettings(Settings):
+    """Stages of training and the rounds of self-labelling."""
+
+    stage: StageSettings = StageSettings()
+    """The first stage and each round."""
+    rounds: int = Field(default=3, ge=1)
+    """Rounds of self-labelling (paper: N = 3)."""
+    rejected: Literal["drop", "keep_last"] = "drop"
+    """A sample whose own chain is rejected leaves the round (paper), or keeps its last accepted chain."""
+    self_labelling: SelfLabelling = SelfLabelling()
+    """How the model's own chains are drawn (open in the paper; OpenGVLab/InternVL's pipeline: 0.7 and 1.0)."""
+    sampler: SamplerSettings = SamplerSettings()
+    """Who draws them."""
+
+    @model_validator(mode="after")
+    def _constrained_here(self) -> TrainingSettings:
+        if self.self_labelling.constrained and self.sampler.serve is not None:
+            raise ValueError("a server does not know our grammar: drop self_labelling.constrained, or sampler.serve")
+        return self
+
+
 class AnswerSettings(Settings):
     """How a finished model is asked."""
 
@@ -133,5 +200,5 @@ class AnswerSettings(Settings):
     """Most new tokens of a label answer."""
     chain_tokens: int = Field(default=512, ge=1)
     """Most new tokens of a reasoning answer; a chain that reaches it counts as truncated."""
-    constrained: bool = Field(default=False, exclude_if=not_)
+    constrained: bool = False
     """Allow a reasoning answer only tokens that keep it in its format (needs the extra `constrained`)."""

@@ -30,6 +30,18 @@ def keep_all(images: ImageSet) -> Fold:
     return Fold(targets=(), train=images.samples, validation=(), test=(), target_in=frozenset())
 
 
+def measure_only(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
+    """All images of the targets are measured and none trains: a set of one domain will do."""
+    splits = split_domains(images, trial_seed)
+    return Fold(
+        targets=tuple(targets),
+        train=(),
+        validation=(),
+        test=tuple(sample for target in targets for sample in images.in_domain(target)),
+        target_in=frozenset(name for target in targets for name in splits[target].inside),
+    )
+
+
 def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_per_domain: int | None = None) -> Fold:
     """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left.
 

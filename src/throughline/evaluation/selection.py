@@ -5,8 +5,6 @@ never looked at. DomainBed calls it IIDAccuracy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from throughline.core.settings import AnswerSettings
@@ -16,20 +14,13 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
 from throughline.questions.question_set import QuestionSet
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint to choose from: what it is called, and its adapter's folder."""
-
-    name: str
-    folder: Path
+from throughline.training.stages.context import Choice
 
 
 def select_best(
     model: Any,
     mllm: Mllm,
-    candidates: Sequence[Candidate],
+    choices: Sequence[Choice],
     validation: Sequence[Sample],
     questions: QuestionSet,
     settings: AnswerSettings,
@@ -41,13 +32,13 @@ def select_best(
     """
     first = settings.model_copy(update={"answers": settings.answers[:1]})
     lines: list[dict[str, Any]] = []
-    for candidate in candidates:
-        put_adapter(model, candidate.folder)
+    for choice in choices:
+        put_adapter(model, choice.adapter)
         predictions = answer_samples(mllm, validation, questions.build(first), first.batch, reader=reader)
         correct = sum(p.correct for p in predictions)
         lines.append(
             {
-                "candidate": candidate.name,
+                "candidate": choice.name,
                 "answer": first.answers[0],
                 "n": len(predictions),
                 "correct": correct,
@@ -55,5 +46,5 @@ def select_best(
             }
         )
     best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))
-    put_adapter(model, candidates[best].folder)
+    put_adapter(model, choices[best].adapter)
     return [{**line, "selected": i == best} for i, line in enumerate(lines)]

@@ -6,13 +6,13 @@ a unit's numbers is part of that unit's hash (`units`); what only changes time o
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePath
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
@@ -22,11 +22,11 @@ from throughline.core.settings import (
     Attention,
     LoraSettings,
     Quantization,
-    SamplingSettings,
     Settings,
-    StageSettings,
+    TrainingSettings,
     WordingSettings,
 )
+from throughline.experiment.config_faults import first_fault
 from throughline.experiment.presets import preset_names, preset_path
 from throughline.questions.question_set import QuestionSet, make_question_set
 
@@ -48,6 +48,19 @@ def _named(value: Any) -> Any:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
+def _named_levels(value: Any) -> Any:
+    """A level called 2 is the name "2", and a level without keys may be left empty."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: {str(level): keys or {} for level, keys in levels.items()} if isinstance(levels, dict) else levels
+        for name, levels in value.items()
+    }
+
+
+Factors = Annotated[dict[str, dict[str, dict[str, Any]]], BeforeValidator(_named_levels)]
 
 
 class DrawnConfig(Settings):
@@ -107,12 +120,10 @@ class ModelConfig(Settings):
     """Where to compute; `auto` is a GPU where there is one."""
     hub: bool = False
     """Allow the checkpoint's download from the Hugging Face hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the hub, `main` by default. A run resolves it to a commit first."""
     lora: LoraSettings = LoraSettings()
     """The adapter that training fits."""
-
-
-def _is_one(value: int) -> bool:
-    return value == 1
 
 
 class ChainsConfig(Settings):
@@ -128,7 +139,7 @@ class ChainsConfig(Settings):
     """A chain journal (JSONL), or a folder of `journal-*.jsonl`, to take candidates from."""
     candidates: int = Field(default=4, ge=1)
     """Chains the teacher is asked for per image until enough are accepted."""
-    per_image: int = Field(default=1, ge=1, exclude_if=_is_one)  # one is not written: hashes are older than it
+    per_image: int = Field(default=1, ge=1)
     """Accepted chains of an image that the first stage learns from, each as an example of its own: an epoch takes as
     many times the steps (open in the paper; ours: 1)."""
 
@@ -141,72 +152,6 @@ class ChainsConfig(Settings):
         return self
 
 
-class SelfLabelling(SamplingSettings):
-    """Draws of a round. With defaults of its own: naming one of its keys must not make the others greedy."""
-
-    temperature: float = Field(default=0.7, ge=0)
-    """0 is greedy."""
-
-
-class SamplerConfig(Settings):
-    """Who draws the chains of a round: this process, or a server of the round's merged weights."""
-
-    serve: str | None = None
-    """Command of an OpenAI-compatible server, e.g. `vllm serve {checkpoint} --port {port} --served-model-name {name}`
-    or `transformers serve --port {port} {checkpoint}`; by default none, and this process draws. Faster for large
-    models, and texts are then no longer the same to the bit. On one GPU leave room for the model that trains."""
-    start_seconds: float = Field(default=600.0, gt=0)
-    """Seconds until a server that does not answer is given up."""
-    at_once: int = Field(default=64, ge=1)
-    """Most requests under way; fewer while the server refuses."""
-
-    @field_validator("serve")
-    @classmethod
-    def _fillable(cls, serve: str | None) -> str | None:
-        if serve is None:
-            return None
-        try:
-            words = shlex.split(serve)
-        except ValueError as error:
-            raise ValueError(f"the command cannot be read ({error}): mend its quotes") from None
-        lacking = [name for name in ("{checkpoint}", "{port}") if not any(name in word for word in words[1:])]
-        if lacking:
-            raise ValueError(
-                f"the command has no {' and no '.join(lacking)}: write for example "
-                "'vllm serve {checkpoint} --port {port}'"
-            )
-        return serve
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What of this changes texts: nothing in this process, else the command without the place of its program."""
-        if self.serve is None:
-            return {}
-        program, *words = shlex.split(self.serve)
-        return {"serve": shlex.join([PurePath(program).name, *words])}
-
-
-class TrainingConfig(Settings):
-    """Stages of training and the rounds of self-labelling."""
-
-    stage: StageSettings = StageSettings()
-    """The first stage and each round."""
-    rounds: int = Field(default=3, ge=1)
-    """Rounds of self-labelling (paper: N = 3)."""
-    rejected: Literal["drop", "keep_last"] = "drop"
-    """A sample whose own chain is rejected leaves the round (paper), or keeps its last accepted chain."""
-    self_labelling: SelfLabelling = SelfLabelling()
-    """How the model's own chains are drawn (open in the paper; OpenGVLab/InternVL's pipeline: 0.7 and 1.0)."""
-    sampler: SamplerConfig = SamplerConfig()
-    """Who draws them."""
-
-    @model_validator(mode="after")
-    def _constrained_here(self) -> TrainingConfig:
-        if self.self_labelling.constrained and self.sampler.serve is not None:
-            raise ValueError("a server does not know our grammar: drop self_labelling.constrained, or sampler.serve")
-        return self
-
-
 class EvaluationConfig(Settings):
     """How finished units are measured: always on the target's `in`, `out` and `all` splits."""
 
@@ -216,6 +161,11 @@ class EvaluationConfig(Settings):
     """The last checkpoint, or the best on the `out` splits of the source domains (open in the paper)."""
 
 
+FIXED = (
+    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains"),
+    *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
+)
+"""Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
 PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 
 
@@ -225,7 +175,13 @@ class RunConfig(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run and of its folder below `runs/`; letters, digits, dot, dash, underscore."""
     data: DataConfig
-    """Images and held-out domains."""
+    """Images and held-out domains. A list of several image sets is one run over all of them."""
+    more_data: tuple[DataConfig, ...] = ()
+    """The image sets of that list after the first one."""
+    factors: Factors = Field(default_factory=dict)
+    """Named axes: for each level of a factor the keys of this config that it sets, e.g.
+    `wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}`. Every method, target and seed has a unit for
+    each combination of levels."""
     model: ModelConfig = ModelConfig()
     """Checkpoint and adapter."""
     chains: ChainsConfig = ChainsConfig()
@@ -236,7 +192,7 @@ class RunConfig(Settings):
     """Rows of the table; what a method starts from is added by itself."""
     seeds: Seeds = (0,)
     """One run of every method and target per seed."""
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingSettings = TrainingSettings()
     """Optimisation and self-labelling."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Measurement."""
@@ -258,10 +214,53 @@ class RunConfig(Settings):
         """The questions about images of these classes, as this config words them."""
         return make_question_set(classes, FORMATS[self.chains.format], self.questions)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _listed_sets(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("data"), list) and values["data"]:
+            first, *more = values["data"]
+            return values | {"data": first, "more_data": more}
+        return values
+
+    @model_validator(mode="after")
+    def _factors_fit(self) -> RunConfig:
+        for name, levels in self.factors.items():
+            if not levels:
+                raise ValueError(f"the factor {name} has no level: name at least one, e.g. plain")
+            for level, keys in levels.items():
+                where = f"factors.{name}.{level}"
+                for key in keys:
+                    if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
+                        raise ValueError(f"{where} sets {key}: what is the same for the whole run cannot be a factor")
+                try:
+                    self.at(self.data, {name: level})
+                except ValidationError as error:
+                    what, _, remedy = first_fault(error, RunConfig, where)
+                    raise ValueError(f"{where}: {what}" + (f": {remedy}" if remedy else "")) from None
+        return self
+
     @property
-    def dataset(self) -> str:
-        """What results call the images. Never their path: the same images elsewhere give the same results."""
-        return self.data.name or ("drawn" if self.data.drawn is not None else self.name)
+    def image_sets(self) -> tuple[DataConfig, ...]:
+        """All image sets, in their order."""
+        return (self.data, *self.more_data)
+
+    def combinations(self) -> Iterator[dict[str, str]]:
+        """Every combination of the factors' levels; one empty combination where there are no factors."""
+        for levels in itertools.product(*self.factors.values()):
+            yield dict(zip(self.factors, levels, strict=True))
+
+    def at(self, data: DataConfig, levels: Mapping[str, object]) -> RunConfig:
+        """The config of one image set and one combination of levels, without further sets and factors."""
+        values = self.model_dump(mode="json", exclude={"more_data", "factors"})
+        values["data"] = data.model_dump(mode="json")
+        for name, level in levels.items():
+            for key, value in self.factors[name][str(level)].items():
+                set_key(values, key, value)
+        return RunConfig.model_validate(values)
+
+    def set_name(self, data: DataConfig) -> str:
+        """What results call an image set. Never its path: the same images elsewhere give the same results."""
+        return data.name or ("drawn" if data.drawn is not None else self.name)
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -273,12 +272,12 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = _config_path(name_or_path)
     values = _read_mapping(path)
     for override in overrides:
-        _lay_over(values, override)
+        set_key(values, *_key_and_value(override))
     values.setdefault("name", path.stem)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ThroughlineError(*_first_fault(error, values, name_or_path)) from None
+        raise ThroughlineError(*first_fault(error, RunConfig, name_or_path)) from None
 
 
 def _config_path(name_or_path: str) -> Path:
@@ -305,88 +304,35 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else path
         raise ThroughlineError(
-            f"the config is no YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
+            f"the config is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
         ) from None
     if not isinstance(values, dict):
         raise ThroughlineError("the config is no mapping of keys to values", path)
     return values
 
 
-def _lay_over(values: dict[str, Any], override: str) -> None:
-    """Sets one `a.b=c` in nested mappings, in place."""
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets the key `a.b` in nested mappings, in place; UsageError where `a` is no group of keys."""
+    *groups, key = dotted.split(".")
+    for group in groups:
+        inner = values.get(group)
+        if inner is not None and not isinstance(inner, dict):
+            raise UsageError(f"{group} is no group of keys, in {dotted}")
+        values[group] = values = dict(inner or {})
+    values[key] = value
+
+
+def _key_and_value(override: str) -> tuple[str, Any]:
+    """The parts of `a.b=c`; the value is YAML."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(dotted.strip().split(".")):
         raise UsageError(f"--set {override} is no key=value", do="write for example --set training.rounds=2")
     try:
-        value = yaml.safe_load(text)
+        return dotted.strip(), yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"the value of --set {override} is no YAML") from None
-    for key in keys[:-1]:
-        inner = values.get(key)
-        if inner is not None and not isinstance(inner, dict):
-            raise UsageError(f"--set {override}: {key} is no group of keys")
-        values[key] = values = dict(inner or {})
-    values[keys[-1]] = value
+        raise UsageError(f"the value of --set {override} is not valid YAML") from None
 
 
-def _first_fault(error: ValidationError, values: dict[str, Any], where: str) -> tuple[str, str, str | None]:
-    """What, where and what to do of the fault to mend first: an unknown key often is why another one is missing."""
-    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-    fault = faults[0]
-    # Names of union members stand in the location too; only what is in the file, or would be, is a key.
-    location = tuple(part for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
-    key = ".".join(map(str, location))
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key {key}", where, _known_key_like(location)
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if fault["type"] == "value_error":
-        what, _, remedy = message.partition(": ")
-        return f"{key}: {what}" if key else what, where, remedy or None
-    if fault["type"] == "missing":
-        return f"{key} is missing", where, "add it to the config, or with --set"
-    return f"{key} is {_shown(fault['input'])}, expected: {message}", where, None
-
-
-def _known_key_like(location: tuple[str | int, ...]) -> str:
-    beside = _fields_at(location[:-1])
-    wanted = str(location[-1])
-    near = nearest(wanted, beside)
-    if near is not None:
-        return f"did you mean {'.'.join(map(str, (*location[:-1], near)))}?"
-    elsewhere = [path for path in _all_keys(RunConfig) if path.rsplit(".", 1)[-1] == wanted]
-    if elsewhere:
-        return f"did you mean {' or '.join(elsewhere)}?"
-    return f"the keys here are {', '.join(beside)}"
-
-
-def _fields_at(location: Iterable[str | int]) -> tuple[str, ...]:
-    model: type[BaseModel] = RunConfig
-    for key in location:
-        inner = _model_of(model, str(key))
-        if inner is None:
-            break
-        model = inner
-    return tuple(model.model_fields)
-
-
-def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The group of keys behind a field, also where it may be null."""
-    annotation = model.model_fields[key].annotation if key in model.model_fields else None
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for key in model.model_fields:
-        yield prefix + key
-        inner = _model_of(model, key)
-        if inner is not None:
-            yield from _all_keys(inner, f"{prefix}{key}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def resolved_yaml(config: RunConfig) -> str:
+    """A config as YAML with every key, in the order of its definition; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
-from throughline.experiment.units import Unit
-from throughline.training.methods import METHODS, Method
+from throughline.runs.unit import Unit
+from throughline.training.methods import METHODS, Method, method_table, parent_of
+from throughline.training.stages.context import Stage
+from throughline.training.stages.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -43,42 +45,50 @@ class Cost:
         return 3.0 * self.training_samples + 4.0 * self.chains_sampled + 2.0 * self.answers + 1.0
 
 
-def estimate_costs(units: Iterable[Unit], config: RunConfig, images: ImageSet) -> dict[str, Cost]:
-    """Cost of each unit by its name; `units` come after those they need."""
-    splits = split_domains(images, config.data.trial_seed)
-    sizes = {domain: (len(split.inside), len(split.out)) for domain, split in splits.items()}
+def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[ImageSet]) -> dict[str, Cost]:
+    """Cost of each unit by its name; `sets` are the image sets in the config's order."""
+    methods = method_table(config.methods)
+    splits = {images.name: split_domains(images, config.data.trial_seed) for images in sets}
     costs: dict[str, Cost] = {}
     for unit in units:
-        method = METHODS[unit.method]
-        sources = [sizes[domain] for domain in images.domains if domain not in unit.targets]
-        inside = sum(min(size, config.data.train_per_domain or size) for size, _ in sources)
-        asked = sum(sum(sizes[domain]) for domain in unit.targets)
-        costs[unit.name] = _training_cost(method, config, inside) + _answering_cost(
-            method, config, asked, validation=sum(out for _, out in sources)
-        )
+        position = [images.name for images in sets].index(unit.dataset)
+        at = config.at(config.image_sets[position], unit.factors)
+        sizes = {domain: (len(split.inside), len(split.out)) for domain, split in splits[unit.dataset].items()}
+        sources = [domain for domain in sizes if domain not in unit.targets]
+        inside = sum(min(sizes[domain][0], at.data.train_per_domain or sizes[domain][0]) for domain in sources)
+        validation = sum(sizes[domain][1] for domain in sources)
+        measured = sum(sum(sizes[domain]) for domain in unit.targets)
+        method = methods[unit.method]
+        costs[unit.name] = _training_cost(method, at, inside) + _answering_cost(method, at, measured, validation)
     return costs
 
 
-def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
-    if not method.trains:
-        return Cost()
+def _stage_cost(config: RunConfig, samples: int) -> Cost:
     stage = config.training.stage
-    if method.steps_like is not None:
-        steps = _all_steps(METHODS[method.steps_like], config, samples)
-        return Cost(training_samples=steps * stage.batch, optimiser_steps=steps)
-    rounds = config.training.rounds if method.self_labelled else 1
-    examples = samples * (config.chains.per_image if method.needs_chains else 1)
-    return Cost(
-        training_samples=round(stage.epochs * examples) * rounds,
-        optimiser_steps=math.ceil(stage.epochs * math.ceil(examples / stage.batch)) * rounds,
-        chains_sampled=samples * rounds if method.self_labelled else 0,
-    )
+    steps = math.ceil(stage.epochs * math.ceil(samples / stage.batch))
+    return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=steps)
+
+
+def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
+    """Of the stages that the method trains itself."""
+    parent = parent_of(method)
+    stages = method.stages[len(parent.stages) if parent else 0 :]
+    return sum((_cost_of(stage, config, samples) for stage in stages), Cost())
+
+
+def _cost_of(stage: Stage, config: RunConfig, samples: int) -> Cost:
+    if isinstance(stage, Rounds):
+        once, rounds = _stage_cost(config, samples), config.training.rounds
+        return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, samples * rounds)
+    if stage.steps_like is not None:
+        steps = _all_steps(METHODS[stage.steps_like], config, samples)
+        return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
+    return _stage_cost(config, samples * (config.chains.per_image if stage.needs_chains else 1))
 
 
 def _all_steps(method: Method, config: RunConfig, samples: int) -> int:
     """Optimiser steps of a method with what it starts from."""
-    own = _training_cost(method, config, samples).optimiser_steps
-    return own + (_all_steps(METHODS[method.starts_from], config, samples) if method.starts_from else 0)
+    return sum(_cost_of(stage, config, samples).optimiser_steps for stage in method.stages)
 
 
 def _answering_cost(method: Method, config: RunConfig, asked: int, validation: int) -> Cost:
@@ -103,6 +113,6 @@ def longest_paths(units: Sequence[Unit], lengths: Mapping[str, float]) -> dict[s
     after those they need."""
     paths = {unit.name: lengths[unit.name] for unit in units}
     for unit in reversed(units):
-        for parent in unit.needs:
+        for parent in unit.needs.values():
             paths[parent] = max(paths[parent], lengths[parent] + paths[unit.name])
     return paths

@@ -25,11 +25,9 @@ from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.world import planned_scenes, read_scenes
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import longest_paths
-from throughline.experiment.folder import DONE, UNITS
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.preparation import journal_paths
 from throughline.experiment.run import Preview
-from throughline.experiment.units import Unit
 from throughline.experiment.workload import (
     ANSWERING,
     GROUPS,
@@ -44,9 +42,11 @@ from throughline.mllm.chat import Chat
 from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.lora import add_lora
 from throughline.mllm.shapes import open_outline, shape_of
+from throughline.runs.folder import DONE, UNITS
+from throughline.runs.unit import Unit
 from throughline.teaching.estimate import CHAIN_TOKENS
-from throughline.training.methods import METHODS
-from throughline.training.objectives import sample_tree
+from throughline.training.methods import method_table
+from throughline.training.paths import PathRenderer
 
 SAMPLED_CHAINS = 300
 """Chains that are looked at: their mean is then known to a few per cent."""
@@ -199,7 +199,7 @@ def read_workload(preview: Preview) -> Workload | str:
 
 def make_workload(preview: Preview, model: Any, chat: Chat) -> Workload:
     """What the run's units compute with a model without weights, which gets the config's LoRA."""
-    config, images = preview.config, preview.images
+    config, images = preview.config, preview.sets[0]  # further sets are taken to be alike
     width, height = _typical_size(config, images)
     image = chat.encode_image(Image.new("RGB", (width, height)), "typical")
     chains, source = sample_chains(config, images)
@@ -211,8 +211,9 @@ def make_workload(preview: Preview, model: Any, chat: Chat) -> Workload:
     with torch.device("meta"):
         adapted = shape_of(add_lora(model, config.model.lora, seed=0), image)
     cut = f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles"
-    trained = [METHODS[name] for name in {unit.method for unit in preview.units} if METHODS[name].trains]
-    trees = {method.name: sample_tree(chat, prompts, image, typical, method.marked) for method in trained}
+    trained = [method for method in method_table(config.methods).values() if method.trains]
+    renderer = PathRenderer(chat, prompts)
+    trees = {method.name: method.stages[-1].objective.tree(renderer, typical) for method in trained}
     return Workload(config, plain, adapted, paths, trees, (source, cut) if config.model.tiles > 1 else (source,))
 
 

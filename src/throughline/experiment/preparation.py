@@ -1,4 +1,4 @@
-"""Images and chains of a run, made or read before any unit starts. The workers read the chains back from the folder.
+"""Image sets and chains of a run, made or read before any unit starts. Workers read the chains back from the folder.
 
 `preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
 """
@@ -13,13 +13,12 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, read_json_lines, write_json_lines
 from throughline.domains.folders import is_table, read_images
 from throughline.domains.samples import ImageSet, Sample
-from throughline.experiment.config import DrawnConfig, RunConfig
-from throughline.experiment.units import with_parents
+from throughline.experiment.config import DataConfig, DrawnConfig, RunConfig
+from throughline.runs.folder import ACCEPTED, JOURNAL
 from throughline.teaching.server_process import ServeCommand
+from throughline.training.methods import method_table
 
-IMAGES = "images"
-CHAINS = "chains"
-
+IMAGES, CHAINS = "images", "chains"
 SCENES = "scenes.jsonl"
 """Stands in the root of a drawn world; the describer reads it."""
 
@@ -32,44 +31,59 @@ class Chains:
     by_domain: Mapping[str, str]
 
 
-def preview_images(config: RunConfig) -> ImageSet:
-    """The images without writing any; those of a world not drawn yet have no content, so their hashes mean nothing."""
-    drawn = config.data.drawn
-    if drawn is not None:
-        return _undrawn(drawn, config.dataset)
-    source = Path(config.data.images or "")
+def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
+    """Every image set without writing any. Those of a world not drawn yet have no content: their hashes mean nothing.
+
+    Raises ThroughlineError for what cannot be read, and for two sets of one name.
+    """
+    sets = tuple(_preview_set(config, data) for data in config.image_sets)
+    names = [images.name for images in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ThroughlineError(f"two image sets are called {twice}", "data", "give each a name of its own, data.name")
+    return sets
+
+
+def _preview_set(config: RunConfig, data: DataConfig) -> ImageSet:
+    if data.drawn is not None:
+        return _undrawn(data.drawn, config.set_name(data))
+    source = Path(data.images or "")
     if is_table(source) and not source.is_file():
         raise ThroughlineError("no such table of images", source, "give a folder, .csv or .parquet")
-    return read_images(source, name=dataset_name(config, source))
+    return read_images(source, name=dataset_name(config.set_name(data), source))
 
 
-def dataset_name(config: RunConfig, images: Path) -> str:
+def dataset_name(name: str, images: Path) -> str:
     """What results call the images; a drawn world is called so wherever it lies, since tables and pages say what it is
     no evidence of."""
-    name = config.dataset
     is_world = (images / SCENES).is_file() and not name.startswith("drawn")
     return f"drawn-{name}" if is_world else name
 
 
-def draw_images(config: RunConfig, drawn: DrawnConfig, run_folder: Path) -> ImageSet:
-    """Writes the drawn world to `run_folder/images`, or completes it there, and reads it back."""
+def draw_images(data: DataConfig, name: str, root: Path) -> ImageSet:
+    """Writes the drawn world to `root`, or completes it there, and reads it back."""
     from throughline.drawn.world import write_world  # brings PIL
 
-    root = run_folder / IMAGES
-    write_world(root, per_class=drawn.per_class, seed=drawn.seed, size=drawn.size)
-    return read_images(root, name=config.dataset)
+    assert data.drawn is not None
+    write_world(root, per_class=data.drawn.per_class, seed=data.drawn.seed, size=data.drawn.size)
+    return read_images(root, name=name)
 
 
-def source_domains(config: RunConfig, images: ImageSet) -> tuple[str, ...]:
+def source_domains(data: DataConfig, images: ImageSet) -> tuple[str, ...]:
     """The domains that at least one fold trains on."""
-    targets = images.domains if config.data.targets == "all" else config.data.targets
+    targets = images.domains if data.targets == "all" else data.targets
     return images.domains if len(set(targets)) > 1 else tuple(d for d in images.domains if d not in targets)
+
+
+def place_of(folder: str, position: int) -> str:
+    """A folder of a run that each image set has for itself: `images`, `images-2`, ..."""
+    return folder if position == 0 else f"{folder}-{position + 1}"
 
 
 def has_chains(config: RunConfig) -> bool:
     """Whether the config names a source of chains and any method learns from them."""
     named = config.chains.teacher is not None or config.chains.journal is not None
-    return named and any(method.needs_chains for method in with_parents(config.methods))
+    return named and any(method.needs_chains for method in method_table(config.methods).values())
 
 
 def require_chain_source(config: RunConfig) -> None:
@@ -78,46 +92,46 @@ def require_chain_source(config: RunConfig) -> None:
         return
     if config.chains.journal is not None:
         journal_paths(config.chains.journal)
-    elif config.chains.teacher == "describer" and config.data.images is not None:
-        root = Path(config.data.images)
-        if not (root / SCENES).is_file():
-            raise ThroughlineError(
-                "the describer knows drawn worlds only",
-                root,
-                "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl",
-            )
+    elif config.chains.teacher == "describer":
+        for data in config.image_sets:
+            if data.images is not None and not (Path(data.images) / SCENES).is_file():
+                raise ThroughlineError(
+                    "the describer knows drawn worlds only",
+                    data.images,
+                    "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl",
+                )
 
 
 def require_server(config: RunConfig) -> None:
     """Raises a ThroughlineError when rounds are to be served by a program that is not there."""
     serve = config.training.sampler.serve
-    if serve is not None and any(method.self_labelled for method in with_parents(config.methods)):
+    if serve is not None and any(method.self_labelled for method in method_table(config.methods).values()):
         ServeCommand(serve).require_program()
 
 
 def journal_paths(journal: str) -> tuple[Path, ...]:
     """The journal files behind the config's `chains.journal`: a file, or all `journal-*.jsonl` of a folder."""
     path = Path(journal)
-    found = tuple(sorted(path.glob("journal-*.jsonl"))) if path.is_dir() else (path,) if path.is_file() else ()
-    if not found:
+    journals = tuple(sorted(path.glob("journal-*.jsonl"))) if path.is_dir() else (path,) if path.is_file() else ()
+    if not journals:
         raise ThroughlineError("no chain journal here", path, "name a .jsonl file or a folder of journal-*.jsonl")
-    return found
+    return journals
 
 
-def prepare_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains | None:
-    """Builds or reads the accepted chains of the source domains and writes them to `run_folder/chains`.
+def prepare_chains(config: RunConfig, data: DataConfig, images: ImageSet, store: Path) -> Chains | None:
+    """Builds or reads the accepted chains of the source domains of one image set and writes them to `store`.
 
     None where the run has no use for any. A domain that is never a source is not shown to the teacher.
     """
     if not has_chains(config):
         return None
-    sources = source_domains(config, images)
+    sources = source_domains(data, images)
     shown = replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
-    return gather_chains(config, shown, run_folder)
+    return gather_chains(config, shown, store)
 
 
-def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chains:
-    """Builds or reads the accepted chains of all these images and writes them to `run_folder/chains`."""
+def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> Chains:
+    """Builds or reads the accepted chains of all these images and writes them to `store`."""
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import all_accepted_chains, build_chains
     from throughline.teaching.recorder import BuildPlan
@@ -131,34 +145,28 @@ def gather_chains(config: RunConfig, images: ImageSet, run_folder: Path) -> Chai
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
         question = config.question_set(images.classes).reasoning
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
-        build_chains(plan, Describer(images.root, chain_format, question, seed), run_folder / CHAINS)
-        journals = (run_folder / CHAINS / "journal-0.jsonl",)
+        build_chains(plan, Describer(images.root, chain_format, question, seed), store)
+        journals = (store / JOURNAL,)
     accepted = all_accepted_chains(journals, images, chain_format, settings.rule)
     texts = {name: accepted[name][: settings.per_image] for name in sorted(accepted) if name in images.by_id}
     if not texts:
         raise ThroughlineError(
             "no chain of a source image is accepted",
-            settings.journal or run_folder / CHAINS,
+            settings.journal or store,
             f"look at the verdicts of rule {settings.rule} with `throughline chains stats`",
         )
-    write_json_lines(
-        _accepted(run_folder), ({"sample_id": name, "text": text} for name in texts for text in texts[name])
-    )
+    rows = ({"sample_id": name, "text": text} for name in texts for text in texts[name])
+    write_json_lines(store / ACCEPTED, rows)
     return Chains(texts, hash_by_domain(texts, images))
 
 
-def read_all_chains(run_folder: Path) -> dict[str, tuple[str, ...]]:
-    """Accepted chain texts by sample id, as `prepare_chains` wrote them; empty where the run has none."""
-    path = _accepted(run_folder)
-    found: dict[str, tuple[str, ...]] = {}
+def read_accepted_chains(store: Path) -> dict[str, tuple[str, ...]]:
+    """Accepted chain texts by sample id, as `gather_chains` wrote them; empty where the run has none."""
+    path = store / ACCEPTED
+    chains: dict[str, tuple[str, ...]] = {}
     for row in read_json_lines(path) if path.is_file() else ():
-        found[row["sample_id"]] = (*found.get(row["sample_id"], ()), row["text"])
-    return found
-
-
-def read_chains(run_folder: Path) -> dict[str, str]:
-    """The first of each sample."""
-    return {name: texts[0] for name, texts in read_all_chains(run_folder).items()}
+        chains[row["sample_id"]] = (*chains.get(row["sample_id"], ()), row["text"])
+    return chains
 
 
 def hash_by_domain(texts: Mapping[str, tuple[str, ...]], images: ImageSet) -> dict[str, str]:
@@ -166,11 +174,7 @@ def hash_by_domain(texts: Mapping[str, tuple[str, ...]], images: ImageSet) -> di
     rows: dict[str, list[tuple[str, str]]] = {}
     for name in sorted(texts):
         rows.setdefault(images.by_id[name].domain, []).extend((name, text) for text in texts[name])
-    return {domain: content_hash(found) for domain, found in rows.items()}
-
-
-def _accepted(run_folder: Path) -> Path:
-    return run_folder / CHAINS / "accepted.jsonl"
+    return {domain: content_hash(pairs) for domain, pairs in rows.items()}
 
 
 def _undrawn(drawn: DrawnConfig, name: str) -> ImageSet:

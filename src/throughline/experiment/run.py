@@ -5,37 +5,43 @@ Called by the verbs `run` and `demo`. The same call on the same folder continues
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from throughline.core.files import write_json
+from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
-from throughline.experiment.config import RunConfig
+from throughline.experiment.config import RunConfig, resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs, longest_first
+from throughline.experiment.engine.local import Progress, run_units
+from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment
-from throughline.experiment.folder import (
-    find_stale,
-    is_done,
-    locked,
-    refuse_stale,
-    remove_pixels,
-    set_aside,
-    write_config,
-    write_results,
-)
+from throughline.experiment.kinds import EXECUTORS
+from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import (
+    CHAINS,
+    IMAGES,
     draw_images,
     has_chains,
+    place_of,
     prepare_chains,
     preview_images,
     require_chain_source,
     require_server,
 )
-from throughline.experiment.scheduling import Progress, run_units
-from throughline.experiment.units import Unit, plan
-from throughline.experiment.worker import EXECUTOR, Job
-from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint, resolve_revision
+from throughline.runs.folder import (
+    CONFIG,
+    find_stale,
+    is_done,
+    locked,
+    record_environment,
+    refuse_stale,
+    remove_pixels,
+    set_aside,
+    write_results,
+)
+from throughline.runs.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Preview:
     """A run before it begins. Hashes in the units' names are not final: images and chains may not exist yet."""
 
     config: RunConfig
-    images: ImageSet
+    sets: tuple[ImageSet, ...]
     units: tuple[Unit, ...]
     costs: dict[str, Cost]
 
@@ -58,7 +64,7 @@ class FinishedRun:
     """A run folder in which every unit of the plan is done. `worked` counts the units done by this call."""
 
     folder: Path
-    images: ImageSet
+    sets: tuple[ImageSet, ...]
     units: tuple[Unit, ...]
     worked: int
 
@@ -68,13 +74,16 @@ def preview_run(config: RunConfig) -> Preview:
 
     What only the machine that computes must have, a server's program, is not looked for.
     """
-    images = preview_images(config)
+    sets = preview_images(config)
     source = checkpoint_source(config.model.checkpoint, config.model.hub)
     # Chains that are not built yet stand in by a word, so that methods which need some are found to have some.
-    chains = dict.fromkeys(images.domains, "unknown") if has_chains(config) else None
-    units = plan(config, images, chains, source)
+    planned = [
+        PlannedSet(data, images, dict.fromkeys(images.domains, "unknown") if has_chains(config) else None)
+        for data, images in zip(config.image_sets, sets, strict=True)
+    ]
+    units = plan(config, planned, source)
     require_chain_source(config)
-    return Preview(config, images, units, estimate_costs(units, config, images))
+    return Preview(config, sets, units, estimate_costs(units, config, sets))
 
 
 def run_experiment(
@@ -82,8 +91,8 @@ def run_experiment(
     run_folder: Path,
     *,
     redo_stale: bool = False,
-    executor: str = EXECUTOR,
-    told: Callable[[str], None] = lambda line: None,
+    executors: Mapping[str, str] = EXECUTORS,
+    report_progress: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FinishedRun:
     """Does whatever of the run is not done yet and writes `results.jsonl` anew after each unit.
@@ -91,29 +100,26 @@ def run_experiment(
     Raises ThroughlineError for faulty input before anything is written, for stale units unless `redo_stale`, and for
     failed units after the others at work have finished; Interrupted after Ctrl-C.
     """
-    images = preview_run(config).images
+    preview = preview_run(config)
     require_server(config)
+    config = with_commit(config)
     with locked(run_folder):
-        if config.data.drawn is not None:
-            told("drawing images")
-            images = draw_images(config, config.data.drawn, run_folder)
-        if has_chains(config):
-            told("preparing chains")
-        chains = prepare_chains(config, images, run_folder)
-        fingerprint = fingerprint_checkpoint(config.model.checkpoint)
-        units = plan(config, images, None if chains is None else chains.by_domain, fingerprint)
+        planned = _prepared(config, preview.sets, run_folder, report_progress)
+        sets = tuple(each.images for each in planned)
+        model = config.model
+        units = plan(config, planned, fingerprint_checkpoint(model.checkpoint, model.revision))
         stale = find_stale(run_folder, units)
         if redo_stale:
             set_aside(run_folder, stale)
         else:
             refuse_stale(stale)
-        write_config(run_folder, config)
-        write_json(run_folder / "environment.json", describe_environment())
-        costs = estimate_costs(units, config, images)
+        write_atomically(run_folder / CONFIG, resolved_yaml(config))
+        record_environment(run_folder, describe_environment())
+        costs = estimate_costs(units, config, sets)
         done = {unit.name for unit in units if is_done(run_folder, unit)}
         run_units(
             units,
-            Job(config, images, run_folder, executor),
+            Job(config, sets, run_folder, executors),
             done=done,
             priorities=longest_first(units, costs),
             weights={name: cost.weight for name, cost in costs.items()},
@@ -122,4 +128,28 @@ def run_experiment(
         )
         write_results(run_folder, units)
         remove_pixels(run_folder)
-    return FinishedRun(run_folder, images, units, len(units) - len(done))
+    return FinishedRun(run_folder, sets, units, len(units) - len(done))
+
+
+def _prepared(
+    config: RunConfig, sets: Sequence[ImageSet], run_folder: Path, report_progress: Callable[[str], None]
+) -> list[PlannedSet]:
+    """Every image set on disk, with the hashes of its accepted chains."""
+    planned = []
+    for position, (data, previewed) in enumerate(zip(config.image_sets, sets, strict=True)):
+        images = previewed
+        if data.drawn is not None:
+            report_progress("drawing images")
+            images = draw_images(data, previewed.name, run_folder / place_of(IMAGES, position))
+        if has_chains(config):
+            report_progress("preparing chains")
+        chains = prepare_chains(config, data, images, run_folder / place_of(CHAINS, position))
+        planned.append(PlannedSet(data, images, None if chains is None else chains.by_domain))
+    return planned
+
+
+def with_commit(config: RunConfig) -> RunConfig:
+    """The config with the commit that a checkpoint on the hub has now; a local checkpoint has none."""
+    model = config.model
+    commit = resolve_revision(model.checkpoint, model.hub, model.revision)
+    return config.model_copy(update={"model": model.model_copy(update={"revision": commit})})

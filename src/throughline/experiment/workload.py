@@ -29,7 +29,7 @@ from throughline.mllm.shapes import Shape, Tower, tiles_of
 from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.wording import class_name
-from throughline.training.objectives import Example
+from throughline.training.paths import Example
 
 TRAINING, SELF_LABELLING, ANSWERING = GROUPS = "training", "self-labelling", "answering"
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -87,7 +87,7 @@ def count_paths(
         chain=round(chain_mean),
         longest_chain=max(chain_tokens.values()),
     )
-    return paths, Example(_nearest(label_tokens, label_mean), _nearest(chain_tokens, chain_mean))
+    return paths, Example((image,), _nearest(label_tokens, label_mean), _nearest(chain_tokens, chain_mean))
 
 
 def _nearest(lengths: Mapping[str, int], mean: float) -> str:

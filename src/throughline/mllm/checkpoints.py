@@ -20,11 +20,37 @@ def checkpoint_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def fingerprint_checkpoint(name: str) -> str:
-    """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name."""
+def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str | None:
+    """The commit of a checkpoint on the hub: that of `revision` (`main` by default) as the hub has it now, or, where it
+    cannot be reached, as this machine has fetched it. None for a local checkpoint.
+
+    Raises a ThroughlineError where neither knows the checkpoint.
+    """
+    if checkpoint_folder(name) is not None or not hub:
+        return None
+    import httpx2
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.HTTPError) as error:
+        fetched = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(fetched, str):
+            return Path(fetched).parent.name
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ThroughlineError(
+            f"the hub does not give this checkpoint ({reason})",
+            name,
+            "check its name, or fetch it while online",
+        ) from error
+
+
+def fingerprint_checkpoint(name: str, commit: str | None = None) -> str:
+    """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name and commit."""
     folder = checkpoint_folder(name)
     if folder is None:
-        return content_hash({"hub": name})
+        return content_hash({"hub": name, "commit": commit})
     files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"})
     return content_hash({p.name: file_sha256(p) for p in files})
 

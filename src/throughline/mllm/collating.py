@@ -35,7 +35,7 @@ class ImageReuse:
 class TreeBatch:
     """What one model call needs. B rows of S tokens; `scored` and `predictors` are flat indices into B x S, branch
     after branch, `lengths` the number of scored tokens of each branch; `sample` says whose branch it is, `noted` from
-    which to which of its tokens probabilities are wanted."""
+    which to which of its tokens probabilities are wanted, `references` its reduced NLL under frozen weights."""
 
     input_ids: Tensor  # (B, S)
     position_ids: Tensor  # (B, S), or (axes, B, S) with multimodal RoPE
@@ -50,6 +50,7 @@ class TreeBatch:
     means: tuple[bool, ...]
     sample: tuple[int, ...]
     noted: tuple[tuple[int, int], ...]
+    references: tuple[float, ...]
     whole_logits: bool = False  # of all marked positions at once, by the model's own call
 
     def to(self, device: torch.device | str) -> TreeBatch:
@@ -87,7 +88,7 @@ def collate_packed(rows: Sequence[Sequence[Tree]], flex: bool = False) -> TreeBa
         ids[0, at] = tree.tokens
         positions[:, 0, at] = tree.positions
         for branch in tree.branches:
-            marks.add(branch.name, at[branch.scored], at[branch.predictors], branch, sample)
+            marks.add(at[branch.scored], at[branch.predictors], branch, sample)
         images += zip(at[tree.image_at], tree.images, strict=True)
     images.sort(key=lambda placed: placed[0])  # features are put in where placeholders stand, in the order of the row
     layout: TreeLayout | FlexLayout
@@ -117,7 +118,7 @@ def collate_masked(rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
             mask[r, here, here] = tree.visible()
             for branch in tree.branches:
                 offset = r * length + at
-                marks.add(branch.name, branch.scored + offset, branch.predictors + offset, branch, sample)
+                marks.add(branch.scored + offset, branch.predictors + offset, branch, sample)
             at += len(tree)
             sample += 1
     images = [image for row in rows for tree in row for image in tree.images]
@@ -146,7 +147,7 @@ def collate_paths(trees: Sequence[Tree], pad_id: int) -> TreeBatch:
         mask[r, : len(route)] = 1
         last = r * length + len(route)
         scored = np.arange(last - len(branch.scored), last)
-        marks.add(branch.name, scored, scored - 1, branch, sample)
+        marks.add(scored, scored - 1, branch, sample)
         used += (first_image[sample] + np.flatnonzero(np.isin(tree.image_at, route))).tolist()
     tiles = [len(next(iter(image.inputs.values()))) for image in images]
     first_tile = np.cumsum([0, *tiles])
@@ -160,12 +161,14 @@ class _Marks:
     def __init__(self) -> None:
         self.scored: list[np.ndarray[Any, Any]] = []
         self.predictors: list[np.ndarray[Any, Any]] = []
-        self.rest: list[tuple[str, float, bool, int, tuple[int, int]]] = []
+        self.branches: list[Branch] = []
+        self.sample: list[int] = []
 
-    def add(self, name: str, scored: Any, predictors: Any, branch: Branch, sample: int) -> None:
+    def add(self, scored: Any, predictors: Any, branch: Branch, sample: int) -> None:
         self.scored.append(scored)
         self.predictors.append(predictors)
-        self.rest.append((name, branch.weight, branch.reduce == "mean", sample, branch.noted))
+        self.branches.append(branch)
+        self.sample.append(sample)
 
     def batch(
         self,
@@ -175,7 +178,6 @@ class _Marks:
         images: dict[str, Tensor],
         reuse: ImageReuse | None,
     ) -> TreeBatch:
-        names, weights, means, sample, noted = zip(*self.rest, strict=True)
         position_ids = torch.from_numpy(positions)
         return TreeBatch(
             input_ids=torch.from_numpy(ids),
@@ -186,11 +188,12 @@ class _Marks:
             scored=torch.from_numpy(np.concatenate(self.scored)),
             predictors=torch.from_numpy(np.concatenate(self.predictors)),
             lengths=tuple(map(len, self.scored)),
-            names=names,
-            weights=weights,
-            means=means,
-            sample=sample,
-            noted=noted,
+            names=tuple(branch.name for branch in self.branches),
+            weights=tuple(branch.weight for branch in self.branches),
+            means=tuple(branch.reduce == "mean" for branch in self.branches),
+            sample=tuple(self.sample),
+            noted=tuple(branch.noted for branch in self.branches),
+            references=tuple(branch.reference for branch in self.branches),
         )
 
 

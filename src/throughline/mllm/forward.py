@@ -47,6 +47,13 @@ class TreeScores:
         ).clamp(min=1)
         return sums / counts
 
+    def gains(self, name: str) -> Tensor:
+        """`(trees,)`: how much lower the reduced NLL of the branch called `name` is than its reference, in the order of
+        the trees. For objectives that compare a tree's branches; every tree has one branch of that name."""
+        chosen = [index for index, branch in enumerate(self.batch.names) if branch == name]
+        references = torch.tensor([self.batch.references[index] for index in chosen], device=self.token_nll.device)
+        return references - self.branch_nll()[chosen]
+
     def loss_sum(self) -> Tensor:
         """The sum over branches of weight x reduced NLL: divide by the number of samples for Eq. 1."""
         return (self.branch_nll() * torch.tensor(self.batch.weights, device=self.token_nll.device)).sum()

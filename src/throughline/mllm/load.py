@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import Attention, Quantization
 from throughline.mllm.chat import Chat, PositionsOf, user_turn
-from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint
+from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan, with_flex
@@ -72,35 +72,38 @@ def load_mllm(
     dtype: str = "float32",
     device: str = "cpu",
     hub: bool = False,
+    revision: str | None = None,
     quantization: Quantization = "none",
     attention: Attention = "sdpa",
 ) -> Mllm:
-    """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name) for inference or training.
+    """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name, at a `revision`) for inference or
+    training.
 
     Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, its
     weights are damaged or incomplete, cannot be quantised, or do not run with this attention.
     """
-    source = checkpoint_source(name, hub)
+    source, commit = checkpoint_source(name, hub), resolve_revision(name, hub, revision)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
-    config = _told(name, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    options: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
+    config = _told(name, lambda: AutoConfig.from_pretrained(source, **options))
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ThroughlineError(
             f"a {config.model_type!r} checkpoint is no image-text-to-text model",
             name,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
-    options = opening_options(config, quantization, DTYPES[dtype], device, name)
-    processor = _told(name, lambda: AutoProcessor.from_pretrained(source, trust_remote_code=False))
+    quantized = opening_options(config, quantization, DTYPES[dtype], device, name)
+    processor = _told(name, lambda: AutoProcessor.from_pretrained(source, **options))
     model, loading = _told(
         name,
         lambda: AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=DTYPES[dtype],
             use_safetensors=True,
-            trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
             **options,
+            **quantized,
         ),
     )
     if loading["missing_keys"]:  # transformers would draw them at random and go on
@@ -110,7 +113,7 @@ def load_mllm(
         compute_alike(model, name)
     model.requires_grad_(False)
     model.to(device).eval()
-    mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name), tiles)
+    mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name, commit), tiles)
     if attention == "flex":
         axes = mllm.chat.prompt(user_turn("?", images=0), []).positions.shape[0]
         mllm = replace(mllm, plan=with_flex(model, mllm.plan, mllm.chat.pad_id, axes, name))

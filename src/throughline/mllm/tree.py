@@ -8,7 +8,7 @@ and class list are computed once. A tree is plain arrays; `forward` turns rows o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,13 +23,15 @@ Tokens = NDArray[np.int64]
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained. `noted` is the range
-    of the answer's tokens whose probability whoever trains wants to see; it changes no loss."""
+    of the answer's tokens whose probability whoever trains wants to see; it changes no loss. `reference` is the
+    reduced NLL that frozen weights give the answer, for objectives that compare with it."""
 
     path: Path
     name: str
     weight: float = 1.0
     reduce: Reduce = "mean"
     noted: tuple[int, int] = (0, 0)
+    reference: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class Branch:
     weight: float
     reduce: Reduce
     noted: tuple[int, int]
+    reference: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,11 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def with_references(self, references: Sequence[float]) -> Tree:
+        """The tree with these reduced NLLs of frozen weights on its branches, in their order."""
+        pairs = zip(self.branches, references, strict=True)
+        return replace(self, branches=tuple(replace(branch, reference=value) for branch, value in pairs))
 
     def ancestry(self) -> NDArray[np.bool_]:
         """`(nodes, nodes)`: whether column j is row i itself or one of its ancestors."""
@@ -224,7 +232,8 @@ def image_places(path: Path, image_token_id: int) -> list[Tokens]:
 
 def _branch(leaf: Leaf, route: Tokens) -> Branch:
     start = leaf.path.answer_start
-    return Branch(leaf.name, route[start:], route[start - 1 : -1], leaf.weight, leaf.reduce, leaf.noted)
+    scored, predictors = route[start:], route[start - 1 : -1]
+    return Branch(leaf.name, scored, predictors, leaf.weight, leaf.reduce, leaf.noted, leaf.reference)
 
 
 def _common_rows(a: Tokens, b: Tokens) -> int:

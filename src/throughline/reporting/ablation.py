@@ -56,7 +56,7 @@ def trains_on(method: str) -> tuple[bool, bool, bool]:
     name: str | None = method
     while name is not None and name in METHODS:
         known = METHODS[name]
-        labels |= "label" in known.marked
+        labels |= "label" in known.paths
         teachers |= known.needs_chains
         own |= known.self_labelled
         name = known.starts_from

@@ -1,50 +1,164 @@
-"""The methods as lines of a table: what each trains, and which other method's work it goes on from.
+"""The methods as lines of a table: a name, words for tables, and the stages that each trains, one after the other.
 
-Free of torch, so that the plan of units and the command line can read it; `objectives` turns a line into a loss.
+Free of torch, so that the plan of units and the command line can read it. A method whose first stages are those of
+another method goes on from that method's finished adapter: `mtct_sarr` never trains `mtct` a second time.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-AnswerPath = Literal["label", "chain"]
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import file_sha256
+from throughline.core.nearest import did_you_mean
+from throughline.training.objectives import AnswerPath, MarkedPaths
+from throughline.training.stages.context import Stage
+from throughline.training.stages.rounds import Rounds
+from throughline.training.stages.sft import Sft
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the paper's ablation. `starts_from` is the method whose finished adapter this one goes on from."""
+    """One row of a results table. Rows stand in the order of `METHODS`, others behind them.
+
+    `baseline` marks what others are compared with, `full` the method that is claimed to be the best, `control` a row
+    that exists to explain another one.
+    """
 
     name: str
-    marked: tuple[AnswerPath, ...]
-    self_labelled: bool = False
-    starts_from: str | None = None
-    steps_like: str | None = None
+    stages: tuple[Stage, ...]
+    words: str
+    """What it learns from, for tables and model cards."""
+    baseline: bool = False
+    full: bool = False
+    control: bool = False
+    source: str | None = None
+    """SHA-256 of the file of a user's own method: part of a unit's hash."""
 
     @property
     def trains(self) -> bool:
         """Whether there is anything to train."""
-        return bool(self.marked)
+        return bool(self.stages)
 
     @property
     def needs_chains(self) -> bool:
-        """Whether a teacher's chains feed this method's own first stage."""
-        return "chain" in self.marked and not self.self_labelled
+        """Whether a teacher's chains feed one of its stages."""
+        return any(stage.needs_chains for stage in self.stages)
 
+    @property
+    def self_labelled(self) -> bool:
+        """Whether it learns from chains of its own, in rounds."""
+        return any(isinstance(stage, Rounds) for stage in self.stages)
+
+    @property
+    def paths(self) -> tuple[AnswerPath, ...]:
+        """The answer paths that its last stage marks; none where its objective is not the paper's."""
+        objective = self.stages[-1].objective if self.stages else None
+        return objective.paths if isinstance(objective, MarkedPaths) else ()
+
+    @property
+    def starts_from(self) -> str | None:
+        """The method whose finished adapter it goes on from."""
+        parent = parent_of(self)
+        return parent.name if parent is not None else None
+
+    @property
+    def steps_like(self) -> str | None:
+        """The method whose number of optimiser steps it takes."""
+        return next((stage.steps_like for stage in self.stages if stage.steps_like is not None), None)
+
+
+LABELS, CHAINS, BOTH = MarkedPaths(("label",)), MarkedPaths(("chain",)), MarkedPaths(("label", "chain"))
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("zero_shot", ()),
-        Method("cls", ("label",)),
-        Method("reasoning", ("chain",)),
-        Method("mtct", ("label", "chain")),
+        Method("zero_shot", (), "nothing: the checkpoint as it is", baseline=True),
+        Method("cls", (Sft(LABELS),), "labels only", baseline=True),
+        Method("reasoning", (Sft(CHAINS),), "a teacher's reasoning chains only"),
+        Method("mtct", (Sft(BOTH),), "labels and a teacher's reasoning chains together (MTCT)"),
         # The paper's ablation adds SARR to its reasoning-only baseline; which weights its rounds start from is not
         # known. Ours start where that baseline ends.
-        Method("sarr", ("chain",), self_labelled=True, starts_from="reasoning"),
-        Method("mtct_sarr", ("label", "chain"), self_labelled=True, starts_from="mtct"),
+        Method(
+            "sarr",
+            (Sft(CHAINS), Rounds(CHAINS)),
+            "reasoning chains, then rounds on its own accepted chains (SARR)",
+        ),
+        Method(
+            "mtct_sarr",
+            (Sft(BOTH), Rounds(BOTH)),
+            "labels and reasoning chains together (MTCT), then rounds on its own accepted chains (SARR)",
+            full=True,
+        ),
         # The control the paper lacks: as many optimiser steps as mtct_sarr, no self-labelled chains.
-        Method("cls_matched", ("label",), steps_like="mtct_sarr"),
-        Method("mtct_matched", ("label", "chain"), steps_like="mtct_sarr"),
+        Method(
+            "cls_matched",
+            (Sft(LABELS, steps_like="mtct_sarr"),),
+            "labels only, as many optimiser steps as mtct_sarr",
+            control=True,
+        ),
+        Method(
+            "mtct_matched",
+            (Sft(BOTH, steps_like="mtct_sarr"),),
+            "labels and a teacher's chains, as many optimiser steps as mtct_sarr",
+            control=True,
+        ),
     )
 }
+
+
+def method_table(names: Iterable[str]) -> dict[str, Method]:
+    """The methods named, each by its name and after those it goes on from or copies steps from, which are added.
+
+    A name is one of `METHODS`, or `file.py:NAME` for a `Method` in a file of the user's. Raises ThroughlineError for an
+    unknown name and for a file without such a method.
+    """
+    table: dict[str, Method] = {}
+
+    def add(method: Method) -> None:
+        parent = parent_of(method)
+        for needed in (parent.name if parent else None, method.steps_like):
+            if needed is not None:
+                add(_known(needed))
+        table.setdefault(method.name, method)
+
+    for name in names:
+        add(_from_file(name) if ".py:" in name else _known(name))
+    return table
+
+
+def parent_of(method: Method, table: Mapping[str, Method] = METHODS) -> Method | None:
+    """The method whose stages are the first ones of this method, as many of them as possible."""
+    begun = [other for other in table.values() if other.stages and other.stages == method.stages[: len(other.stages)]]
+    shorter = [other for other in begun if len(other.stages) < len(method.stages)]
+    return max(shorter, key=lambda other: len(other.stages), default=None)
+
+
+def _known(name: str) -> Method:
+    if name not in METHODS:
+        raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, METHODS, "the methods"))
+    return METHODS[name]
+
+
+def _from_file(name: str) -> Method:
+    """The method `NAME` of `file.py:NAME`."""
+    place, _, attribute = name.rpartition(":")
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise ThroughlineError("no such file of a method", path, "name it as file.py:NAME")
+    spec = importlib.util.spec_from_file_location(f"throughline_method_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ThroughlineError(f"the file of a method fails: {type(error).__name__}: {error}", path) from error
+    method = getattr(module, attribute, None)
+    if not isinstance(method, Method):
+        raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
+    if method.name in METHODS:
+        raise ThroughlineError(f"the method's name {method.name} is taken", path, "give it another one")
+    return Method(**{**vars(method), "source": file_sha256(path)})

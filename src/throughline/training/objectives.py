@@ -1,69 +1,66 @@
-"""What each method trains: a pure function from a sample to a token tree (which paths: a line in `methods`).
+"""What one training sample teaches: an objective gives a token tree, and a loss of the tree's scores.
 
     L(sample) = [label marked] * -log p(y | x, q_cls)  +  [chain marked] * (1/T) sum_t -log p(r_t | r_<t, x, q_reason)
 
 Eq. 1 of RD-MLDG (arXiv 2602.23777) marks both with equal weight; Eq. 2 is the same with the model's own chain for r.
-The loss of a batch is the mean of L over its samples (`trainer`).
+The loss of a batch is the mean of L over its samples (`trainer`). Free of torch, so that the method table can be read
+without it.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from throughline.core.errors import ThroughlineError
-from throughline.mllm.chat import Chat, EncodedImage, user_turn
-from throughline.mllm.tree import Leaf, Reduce, Tree, merge_paths
-from throughline.questions.question_set import QuestionSet
-from throughline.training.methods import AnswerPath
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from throughline.mllm.forward import TreeScores
+    from throughline.mllm.tree import Tree
+    from throughline.training.paths import Example, PathRenderer
+
+AnswerPath = Literal["label", "chain"]
+
+
+class Objective(Protocol):
+    """A pure function from an example to a tree, and from the scores of several such trees to a loss."""
+
+    @property
+    def needs_chain(self) -> bool:
+        """Whether an example without a chain teaches nothing."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares with the weights that the stage starts from. Their scores then ride on the
+        branches (`TreeScores.gains`)."""
+
+    def tree(self, renderer: PathRenderer, example: Example) -> Tree:
+        """The tree of one example."""
+
+    def loss(self, scores: TreeScores) -> Tensor:
+        """A scalar: the sum of the losses of the examples whose trees were scored."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """What is known of one training image: its class as it is written in prompts, and a chain if one was accepted."""
+class MarkedPaths:
+    """The paper's objective: the NLL of the marked answers, in sum, each reduced over its own tokens."""
 
-    label: str
-    chain: str | None = None
+    paths: tuple[AnswerPath, ...]
+    has_reference = False
 
+    @property
+    def needs_chain(self) -> bool:
+        """Whether the chain is one of the marked paths."""
+        return "chain" in self.paths
 
-def sample_tree(
-    chat: Chat,
-    prompts: QuestionSet,
-    image: EncodedImage,
-    example: Example,
-    marked: tuple[AnswerPath, ...],
-    label_reduce: Reduce = "sum",
-) -> Tree:
-    """image + question → label · instruction + chain, as far as `marked` asks; equal weights.
+    def tree(self, renderer: PathRenderer, example: Example) -> Tree:
+        """image + question → label · instruction + chain, as far as `paths` asks; equal weights.
 
-    A marked chain that the example does not have is a bug of the caller: methods that need chains are refused earlier.
-    """
-    leaves = []
-    if "label" in marked:
-        path = chat.answered(user_turn(prompts.label), [image], example.label)
-        noted = class_tokens(chat, prompts.label, example.label, example.label)
-        leaves.append(Leaf(path, "label", 1.0, label_reduce, noted))
-    if "chain" in marked:
-        if example.chain is None:
-            raise ValueError("a chain is marked, the example has none")
-        path = chat.answered(user_turn(prompts.reasoning), [image], example.chain)
-        noted = class_tokens(chat, prompts.reasoning, example.chain, example.label)
-        leaves.append(Leaf(path, "chain", 1.0, "mean", noted))
-    return merge_paths(leaves, chat.image_token_id)
+        A marked chain that the example does not have is a bug of the caller, ValueError.
+        """
+        leaves = {"label": renderer.label, "chain": renderer.chain}
+        return renderer.merge([leaves[path](example) for path in self.paths])
 
-
-@lru_cache(maxsize=1 << 15)  # the same texts in every epoch
-def class_tokens(chat: Chat, question: str, answer: str, label: str) -> tuple[int, int]:
-    """From which to which token of the answer the class is named for the last time; (0, 0) where it is not, or where
-    the tokenizer does not tell which characters a token is: what is noted must not keep anybody from training."""
-    named = list(re.finditer(re.escape(label), answer, re.IGNORECASE))
-    if not named:
-        return 0, 0
-    found = named[-1]
-    try:
-        spans = chat.answer_spans(user_turn(question), answer)
-    except ThroughlineError:
-        return 0, 0
-    within = [i for i, (start, end) in enumerate(spans) if max(start, found.start()) < min(end, found.end())]
-    return (within[0], within[-1] + 1) if within else (0, 0)
+    def loss(self, scores: TreeScores) -> Tensor:
+        """Σ over branches of weight · reduced NLL."""
+        return scores.loss_sum()

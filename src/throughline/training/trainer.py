@@ -29,9 +29,10 @@ from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
-
-VERSION = 3
-"""Raised when the numbers of a trained stage change."""
+from throughline.runs.records import TrainingLine
+from throughline.training.objectives import Objective
+from throughline.training.paths import Example
+from throughline.training.stages.context import StageContext
 
 COMPLETE = "complete"
 """Written last into a checkpoint; without it the checkpoint may be half a checkpoint."""
@@ -39,7 +40,8 @@ COMPLETE = "complete"
 CHECKPOINTS = "checkpoints"
 """In a stage's folder: what a killed stage goes on from."""
 
-LossLine = dict[str, Any]
+OnLog = Callable[[int, int, float], None]
+"""Called with the step, the number of steps, and the loss of every logged step."""
 
 
 class TreeDataset(Dataset[Tree | ThroughlineError]):
@@ -63,6 +65,7 @@ class TreeTrainer(Trainer):
     """`transformers.Trainer` with the per-sample loss of token trees."""
 
     parts: dict[str, list[float]]
+    objective: Objective
     lay_out: Collate
     bucket_lengths: bool
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole effective batch itself
@@ -92,7 +95,7 @@ class TreeTrainer(Trainer):
         self._note_parts(scores)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["trees"])
         # gradients are averaged over devices afterwards
-        return scores.loss_sum() * self.accelerator.num_processes / samples
+        return self.objective.loss(scores) * self.accelerator.num_processes / samples
 
     def _note_parts(self, scores: TreeScores) -> None:
         """Each branch's NLL, and the mean probability of the tokens of it that were to be noted."""
@@ -121,14 +124,14 @@ def cut_by_length(trees: Sequence[Tree], size: int) -> list[list[Tree]]:
 
 
 class _Notes(TrainerCallback):
-    """Marks whole checkpoints, tells progress, hands out the ends of epochs."""
+    """Marks whole checkpoints, reports progress, hands out the ends of epochs."""
 
-    def __init__(self, told: Callable[[LossLine], None], after_epoch: Callable[[int], None] | None) -> None:
-        self.told, self.after_epoch = told, after_epoch
+    def __init__(self, on_log: OnLog, after_epoch: Callable[[int], None] | None) -> None:
+        self.on_log_line, self.after_epoch = on_log, after_epoch
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is not None and "loss" in logs:
-            self.told({**loss_line(logs), "step": state.global_step, "steps": state.max_steps})
+            self.on_log_line(state.global_step, state.max_steps, logs["loss"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # Before the checkpoint is written, so that whoever goes on from it finds the loss lines and epochs up to it.
@@ -145,20 +148,71 @@ class _Notes(TrainerCallback):
         _forget(checkpoint for checkpoint in folder.glob("checkpoint-*") if checkpoint != newest)
 
 
-def loss_line(logs: dict[str, Any]) -> LossLine:
+def _training_line(logs: dict[str, Any], stage: str, number: int) -> TrainingLine:
     """A line of `training.jsonl` from a line of the Trainer's log history."""
-    return {
-        "step": logs.get("step"),
-        "epoch": logs["epoch"],
-        "loss": logs["loss"],
-        "losses": _noted(logs, "nll_"),
-        "class_probability": _noted(logs, "class_"),
-        "lr": logs["learning_rate"],
-    }
+    return TrainingLine(
+        stage=stage,
+        round=number,
+        step=logs["step"],
+        epoch=logs["epoch"],
+        loss=logs["loss"],
+        losses=_noted(logs, "nll_"),
+        class_probability=_noted(logs, "class_"),
+        lr=logs["learning_rate"],
+    )
 
 
 def _noted(logs: dict[str, Any], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
+
+
+def train_examples(
+    context: StageContext,
+    model: Any,
+    objective: Objective,
+    examples: Sequence[Callable[[], Example]],
+    *,
+    folder: Path,
+    number: int = 0,
+    after_epoch: Callable[[int], None] | None = None,
+) -> tuple[int, list[TrainingLine]]:
+    """Trains `model` on the objective over these examples, which are built when they are needed.
+
+    `number` is that of a round, 0 for a stage on labels and a teacher's chains. Returns the number of optimiser steps
+    and the loss lines.
+    """
+    mllm, renderer, settings = context.mllm, context.renderer, context.settings.stage
+    name = f"round {number}" if number else "first" if context.position == 0 else f"stage {context.position + 1}"
+
+    def tree(index: int) -> Tree:
+        return objective.tree(renderer, examples[index]())
+
+    references = _reference_scores(model, tree, len(examples), mllm.collate) if objective.has_reference else None
+    dataset = TreeDataset(
+        len(examples), tree if references is None else lambda index: tree(index).with_references(references[index])
+    )
+    return train_stage(
+        model,
+        dataset,
+        mllm.collate,
+        settings.model_copy(update={"bucket_lengths": settings.bucket_lengths and mllm.plan.pads}),
+        objective=objective,
+        name=name,
+        number=number,
+        seed=context.stage_seed(number),
+        folder=folder,
+        max_steps=context.max_steps,
+        after_epoch=after_epoch,
+        on_log=lambda step, of, loss: context.report_progress(f"{name} stage: step {step}/{of}, loss {loss:.3f}"),
+    )
+
+
+@torch.no_grad()
+def _reference_scores(model: Any, tree: Callable[[int], Tree], count: int, collate: Collate) -> list[tuple[float, ...]]:
+    """The reduced NLL of every branch of every example's tree under the weights as they are now."""
+    model.eval()
+    scores = (score_trees(model, collate([[tree(index)]]).to(model.device)) for index in range(count))
+    return [tuple(score.branch_nll().tolist()) for score in scores]
 
 
 def train_stage(
@@ -167,14 +221,18 @@ def train_stage(
     collate: Collate,
     settings: StageSettings,
     *,
+    objective: Objective,
     seed: int,
     folder: Path,
+    name: str = "first",
+    number: int = 0,
     max_steps: int | None = None,
     log_steps: int = 5,
     after_epoch: Callable[[int], None] | None = None,
-    told: Callable[[LossLine], None] = lambda line: None,
-) -> tuple[int, list[LossLine]]:
-    """Trains `model` (LoRA layers in place) in place; returns the number of optimiser steps and the loss lines.
+    on_log: OnLog = lambda step, steps, loss: None,
+) -> tuple[int, list[TrainingLine]]:
+    """Trains `model` (LoRA layers in place) in place; returns the number of optimiser steps and the loss lines, which
+    bear the stage's name and the number of its round.
 
     `max_steps` replaces the epochs (the matched controls). `after_epoch` is called with 1, 2, … while the weights stand
     as they are then; the last one may be the part of an epoch. `folder/checkpoints` stays until `forget_checkpoints`.
@@ -187,7 +245,8 @@ def train_stage(
     while True:
         try:
             arguments = training_arguments(settings, micro, seed, folder / CHECKPOINTS, steps, log_steps, device)
-            return _train(model, dataset, collate, settings, arguments, _Notes(told, after_epoch))
+            steps, logs = _train(model, dataset, collate, settings, arguments, objective, _Notes(on_log, after_epoch))
+            return steps, [_training_line(line, name, number) for line in logs]
         except torch.OutOfMemoryError as error:
             smaller = _divisor(settings.batch, micro // 2)
             if smaller == 0 or not settings.auto_batch:
@@ -215,15 +274,17 @@ def _train(
     collate: Collate,
     settings: StageSettings,
     arguments: TrainingArguments,
+    objective: Objective,
     notes: TrainerCallback,
-) -> tuple[int, list[LossLine]]:
+) -> tuple[int, list[dict[str, Any]]]:
     checkpoints = Path(arguments.output_dir)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if arguments.dataloader_num_workers:
         _allow_open_files()
     trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_listed, callbacks=[notes])
-    trainer.parts, trainer.lay_out, trainer.bucket_lengths = {}, collate, settings.bucket_lengths
+    trainer.parts, trainer.objective, trainer.lay_out = {}, objective, collate
+    trainer.bucket_lengths = settings.bucket_lengths
     trainer.remove_callback(PrinterCallback)
     found = _whole_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(found / "trainer_state.json")) if found is not None else None
@@ -233,7 +294,7 @@ def _train(
         trainer.train(resume_from_checkpoint=str(found) if found is not None else None)
         state = trainer.state
     model.eval()
-    return state.global_step, [loss_line(logs) for logs in state.log_history if "loss" in logs]
+    return state.global_step, [logs for logs in state.log_history if "loss" in logs]
 
 
 class OneDevice(TrainingArguments):

@@ -23,9 +23,9 @@ from throughline.experiment.analyzing.scored import SHARDS, Scoring
 from throughline.experiment.analyzing.settings import FOLD_FIELDS, WHAT, AnalyzeSettings, require_known
 from throughline.experiment.analyzing.varied import rounds_varied, runs_varied
 from throughline.experiment.analyzing.weights import Weights
-from throughline.experiment.folder import locked
 from throughline.experiment.preparation import SCENES
 from throughline.mllm.checkpoints import fingerprint_checkpoint
+from throughline.runs.folder import locked
 
 Told = Callable[[str], None]
 

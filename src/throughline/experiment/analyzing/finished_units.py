@@ -14,7 +14,7 @@ from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.experiment.config import RunConfig, load_config
-from throughline.experiment.folder import DONE, UNITS
+from throughline.runs.folder import DONE, UNITS
 from throughline.training.methods import METHODS, Method
 
 BASE = State(method=None, unit=None, round=None)

@@ -201,7 +201,7 @@ class FoldAnalysis:
     def _variants(self) -> tuple[Variant, ...]:
         found: list[Variant] = []
         for unit in self.fold.units.values():
-            if unit.method.marked == ("label",):
+            if unit.method.paths == ("label",):
                 continue  # it was never taught to write a chain
             if self.conclusions_of is not None and unit.method.name not in self.conclusions_of:
                 continue

@@ -10,14 +10,13 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.records import Header
 from throughline.chains.store import read_headers
 from throughline.core.errors import ThroughlineError
-from throughline.core.settings import AnswerSettings
+from throughline.core.settings import AnswerSettings, SelfLabelling
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
 from throughline.experiment.analyzing.finished_units import FinishedUnit
 from throughline.experiment.analyzing.run_states import RunFold, Subject
-from throughline.experiment.config import SelfLabelling
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm

@@ -15,10 +15,10 @@ from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import Fold, leave_out
 from throughline.experiment.analyzing.finished_units import FinishedRun, FoldUnits, read_finished_run
 from throughline.experiment.config import RunConfig
-from throughline.experiment.folder import UNITS
-from throughline.experiment.preparation import IMAGES, dataset_name, read_chains
+from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, read_accepted_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.questions.question_set import QuestionSet
+from throughline.runs.folder import UNITS
 
 if TYPE_CHECKING:
     from throughline.mllm.load import Mllm
@@ -48,8 +48,8 @@ class AnalyzedRun:
             folder=self.folder,
             images=self.images,
             questions=self.config.question_set(self.images.classes),
-            chains=read_chains(self.folder),
-            checkpoint=fingerprint_checkpoint(model.checkpoint),
+            chains={name: texts[0] for name, texts in read_accepted_chains(self.folder / CHAINS).items()},
+            checkpoint=fingerprint_checkpoint(model.checkpoint, model.revision),
             loading=(model.tiles, model.dtype, model.quantization),
             answering=self.config.evaluation.answering,
             self_labelling=self.config.training.self_labelling,
@@ -108,8 +108,8 @@ def read_analyzed_run(folder: Path, images_root: Path | None = None, checkpoint:
     config = run.config
     own = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
     root = images_root or own
-    images = read_images(root, name=dataset_name(config, root))
-    _require_same(run, images, fingerprint_checkpoint(config.model.checkpoint))
+    images = read_images(root, name=dataset_name(config.set_name(config.data), root))
+    _require_same(run, images, fingerprint_checkpoint(config.model.checkpoint, config.model.revision))
     folds = []
     for one in run.folds:
         trial = next(iter(one.units.values())).trial

@@ -8,7 +8,7 @@ from typing import Any
 from throughline.analysis.records import Missing, Sensitivity
 from throughline.analysis.sensitivity import sensitivity
 from throughline.experiment.analyzing.finished_units import FinishedRun, FinishedUnit, FoldUnits
-from throughline.experiment.units import WITHOUT_EFFECT
+from throughline.experiment.plan import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
 
 UNSAID = "default"

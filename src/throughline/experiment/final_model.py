@@ -1,6 +1,6 @@
 """The final model: one method on all images of all domains, saved with everything that asking it needs.
 
-Called by the verb `fit`. The stages and rounds are those of a run's units (`learning`), with nothing held out; they
+Called by the verb `fit`. The stages and rounds are those of a run's units (`training`), with nothing held out; they
 work in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on where it was. The record is written last.
 """
 
@@ -39,12 +39,20 @@ from throughline.evaluation.saved_model import (
 )
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.costs import estimate_costs, longest_first
+from throughline.experiment.engine.local import Progress, run_units
+from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment
-from throughline.experiment.folder import input_changes, is_done, locked, stage_steps, unit_folder
-from throughline.experiment.preparation import SCENES, Chains, gather_chains, journal_paths, require_server
-from throughline.experiment.scheduling import Progress, run_units
-from throughline.experiment.units import Unit, plan_final, with_parents
-from throughline.experiment.worker import Job
+from throughline.experiment.plan import PlannedSet, plan_final
+from throughline.experiment.preparation import (
+    CHAINS,
+    SCENES,
+    Chains,
+    dataset_name,
+    gather_chains,
+    journal_paths,
+    require_server,
+)
+from throughline.experiment.run import with_commit
 from throughline.mllm.checkpoints import (
     POCKET,
     checkpoint_folder,
@@ -52,8 +60,10 @@ from throughline.mllm.checkpoints import (
     checkpoint_source,
     fingerprint_checkpoint,
 )
-
-EXECUTOR = "throughline.experiment.learning:learn"
+from throughline.runs.folder import input_changes, is_done, locked, unit_folder
+from throughline.runs.unit import Unit
+from throughline.training.methods import method_table
+from throughline.training.stages.context import cumulative_steps
 
 POCKET_PRESET = "demo"
 """Settings for the pocket checkpoint; any other has the defaults of the config, which are the paper's."""
@@ -114,7 +124,7 @@ def fit_model(
     config: RunConfig,
     out: Path,
     *,
-    told: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FittedModel:
     """Trains the config's one method with its one seed on all its images and saves the model in `out`.
@@ -124,21 +134,24 @@ def fit_model(
     """
     if config.evaluation.selection != "last":
         raise ValueError("nothing is held out, so there is nothing to select on")
-    images = read_images(Path(config.data.images or ""), name=config.data.name)
+    source = Path(config.data.images or "")
+    images = read_images(source, name=dataset_name(config.data.name or source.resolve().name, source))
     if len(images.classes) < 2:
         raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
-    needs_chains = any(method.needs_chains for method in with_parents(config.methods))
+    needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
     _require_chain_source(config, images, needs_chains)
     checkpoint_source(config.model.checkpoint, config.model.hub)
     require_server(config)
     _require_place(out)
     with _workplace(out) as work:
         if needs_chains:
-            told("preparing chains")
-        chains = gather_chains(config, images, work) if needs_chains else None
-        told("looking at the checkpoint")
-        fingerprint = fingerprint_checkpoint(config.model.checkpoint)
-        units = plan_final(config, images, None if chains is None else chains.by_domain, fingerprint)
+            report_progress("preparing chains")
+        chains = gather_chains(config, images, work / CHAINS) if needs_chains else None
+        report_progress("looking at the checkpoint")
+        config = with_commit(config)
+        fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
+        planned = PlannedSet(config.data, images, None if chains is None else chains.by_domain)
+        units = plan_final(config, planned, fingerprint)
         earlier = _finished(out, units[-1])
         if earlier is None:
             _learn(units, config, images, work, on_progress)
@@ -205,10 +218,10 @@ def _finished(out: Path, unit: Unit) -> ModelRecord | None:
 def _learn(
     units: tuple[Unit, ...], config: RunConfig, images: ImageSet, work: Path, on_progress: Callable[[Progress], None]
 ) -> None:
-    costs = estimate_costs(units, config, images)
+    costs = estimate_costs(units, config, (images,))
     run_units(
         units,
-        Job(config, images, work, EXECUTOR),
+        Job(config, (images,), work),
         done={unit.name for unit in units if is_done(work, unit)},
         priorities=longest_first(units, costs),
         weights={name: cost.weight for name, cost in costs.items()},
@@ -248,7 +261,7 @@ def _record(
             "candidates": config.chains.candidates,
             "threads": config.threads,
         },
-        optimiser_steps=stage_steps(unit_folder(work, unit)),
+        optimiser_steps=cumulative_steps(unit_folder(work, unit)),
         images=TrainingImages(
             name=images.name,
             fingerprint=images.fingerprint(),

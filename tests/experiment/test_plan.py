@@ -7,11 +7,16 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import estimate_costs, longest_first
-from throughline.experiment.units import plan
+from throughline.experiment.plan import PlannedSet, plan
+from throughline.experiment.preparation import preview_images
 from throughline.training.methods import METHODS
 
 ALL = ",".join(METHODS)
 CHAINS = {"photo": "a", "real world": "b", "sketch": "c"}
+
+
+def planned(config, images, chains=CHAINS, model="m"):
+    return plan(config, [PlannedSet(config.data, images, chains)], model)
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def image_set(images):
 def hashes(config_file, image_set):
     def hashes(*overrides, chains=CHAINS, model="m", images=image_set):
         config = load_config(str(config_file), [f"methods={ALL}", *overrides])
-        return {unit.method: unit.hash for unit in plan(config, images, chains, model)}
+        return {unit.method: unit.hash for unit in planned(config, images, chains, model)}
 
     return hashes
 
@@ -34,10 +39,10 @@ def changed(before, after):
 
 def test_every_unit_comes_after_those_it_needs_and_only_once(config_file, image_set):
     config = load_config(str(config_file), [f"methods={ALL}", "data.targets=all", "seeds=[0,1]"])
-    units = plan(config, image_set, CHAINS, "m")
+    units = planned(config, image_set, CHAINS, "m")
     seen = set()
     for unit in units:
-        assert set(unit.needs) <= seen
+        assert set(unit.needs.values()) <= seen
         assert unit.name not in seen
         seen.add(unit.name)
     assert len(units) == len(METHODS) * 3 * 2
@@ -45,16 +50,16 @@ def test_every_unit_comes_after_those_it_needs_and_only_once(config_file, image_
 
 def test_what_a_method_starts_from_or_copies_steps_from_is_added(config_file, image_set):
     config = load_config(str(config_file), ["methods=cls_matched,sarr"])
-    units = plan(config, image_set, CHAINS, "m")
+    units = planned(config, image_set, CHAINS, "m")
     assert [unit.method for unit in units] == ["mtct", "mtct_sarr", "cls_matched", "reasoning", "sarr"]
     by_method = {unit.method: unit for unit in units}
-    assert by_method["sarr"].starts_from == by_method["reasoning"].name
-    assert by_method["cls_matched"].steps_like == by_method["mtct_sarr"].name
+    assert by_method["sarr"].needs == {"start": by_method["reasoning"].name}
+    assert by_method["cls_matched"].needs == {"steps": by_method["mtct_sarr"].name}
 
 
 def test_a_units_name_is_readable_and_ends_with_its_hash(config_file, image_set):
     config = load_config(str(config_file), ["data.targets=[real world]", "methods=cls", "seeds=7"])
-    (unit,) = plan(config, image_set, CHAINS, "m")
+    (unit,) = planned(config, image_set, CHAINS, "m")
     assert unit.name == f"real_world-cls-seed7-{unit.hash[:8]}"
 
 
@@ -62,10 +67,8 @@ def test_the_learning_rate_changes_what_trains_and_nothing_else(hashes):
     assert changed(hashes(), hashes("training.stage.lr=0.1")) == set(METHODS) - {"zero_shot"}
 
 
-def test_quantized_weights_change_every_unit_and_leave_no_trace_where_there_are_none(config_file, image_set, hashes):
+def test_quantized_weights_change_every_unit(hashes):
     assert changed(hashes(), hashes("model.quantization=nf4")) == set(METHODS)
-    (unit,) = plan(load_config(str(config_file), ["methods=cls"]), image_set, CHAINS, "m")
-    assert "quantization" not in unit.inputs["model"]  # hashes are as they were before there was a choice
 
 
 def test_rounds_change_self_labelled_methods_and_those_that_copy_their_steps(hashes):
@@ -136,23 +139,57 @@ def test_images_and_model_enter_by_content_and_not_by_place(hashes, images, tmp_
 )
 def test_an_unknown_word_names_the_nearest(config_file, image_set, overrides, part):
     with pytest.raises(ThroughlineError, match=part.replace("?", r"\?")):
-        plan(load_config(str(config_file), overrides), image_set, CHAINS, "m")
+        planned(load_config(str(config_file), overrides), image_set, CHAINS, "m")
 
 
-def test_one_domain_only_is_refused(config_file, images):
+def test_one_domain_only_can_be_asked_about_and_not_trained_on(config_file, images):
     for domain in ("photo", "real world"):
         shutil.rmtree(images / domain)
+    only = read_images(images)
     with pytest.raises(ThroughlineError, match="only one domain"):
-        plan(load_config(str(config_file)), read_images(images), CHAINS, "m")
+        planned(load_config(str(config_file)), only)
+    (unit,) = planned(load_config(str(config_file), ["methods=zero_shot", "data.targets=all"]), only)
+    assert (unit.kind, unit.targets) == ("evaluate", ("sketch",))
+
+
+def test_every_combination_of_the_factors_levels_is_a_unit_of_its_own(config_file, image_set):
+    factors = "factors={tiles: {1: {}, 4: {model.tiles: 4}}, rank: {small: {model.lora.rank: 2}, large: {}}}"
+    units = planned(load_config(str(config_file), ["methods=cls", factors]), image_set)
+    assert [unit.factors for unit in units] == [
+        {"tiles": tiles, "rank": rank} for tiles in ("1", "4") for rank in ("small", "large")
+    ]
+    assert [unit.inputs["model"]["tiles"] for unit in units] == [1, 1, 4, 4]
+    assert [unit.inputs["model"]["lora"]["rank"] for unit in units] == [2, 8, 2, 8]
+    assert len({unit.identity for unit in units}) == len({unit.hash for unit in units}) == 4
+    assert units[0].slug == "sketch-cls-rank=small-tiles=1-seed0"
+
+
+def test_several_image_sets_are_planned_one_after_the_other(config_file, images, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    (other / "photo" / "cat" / "0.png").write_bytes(b"another picture")
+    sets = f"data=[{{images: {images}, name: first}}, {{images: {other}, name: second, targets: [photo]}}]"
+    config = load_config(str(config_file), ["methods=zero_shot", sets])
+    units = plan(
+        config, [PlannedSet(data, read_images(Path(data.images), data.name), None) for data in config.image_sets], "m"
+    )
+    targets = [("photo",), ("real world",), ("sketch",)]
+    assert [(unit.dataset, unit.targets) for unit in units] == [
+        *(("first", target) for target in targets),
+        ("second", ("photo",)),
+    ]
+    assert load_config(str(config_file), ["methods=zero_shot", sets]) == config
+    with pytest.raises(ThroughlineError, match="two image sets are called trial"):
+        preview_images(load_config(str(config_file), [sets.replace(", name: first", "").replace(", name: second", "")]))
 
 
 def test_reasoning_without_chains_says_what_to_do(config_file, image_set):
     config = load_config(str(config_file), ["chains.journal=null"])
     with pytest.raises(ThroughlineError, match=r"chains.journal=FILE.jsonl, or --set methods=zero_shot,cls"):
-        plan(config, image_set, None, "m")
+        planned(config, image_set, None, "m")
     with pytest.raises(ThroughlineError, match="no chain is accepted in any of the source domains"):
-        plan(config, image_set, {"sketch": "c"}, "m")
-    assert plan(load_config(str(config_file), ["methods=cls"]), image_set, None, "m")
+        planned(config, image_set, {"sketch": "c"}, "m")
+    assert planned(load_config(str(config_file), ["methods=cls"]), image_set, None, "m")
 
 
 def test_costs_count_the_source_images_and_the_targets_answers(config_file, image_set):
@@ -160,8 +197,8 @@ def test_costs_count_the_source_images_and_the_targets_answers(config_file, imag
     config = load_config(
         str(config_file), [f"methods={ALL}", "training.stage.batch=5", "training.stage.epochs=2", "training.rounds=3"]
     )
-    units = plan(config, image_set, CHAINS, "m")
-    costs = {unit.method: estimate_costs(units, config, image_set)[unit.name] for unit in units}
+    units = planned(config, image_set, CHAINS, "m")
+    costs = {unit.method: estimate_costs(units, config, [image_set])[unit.name] for unit in units}
     assert costs["zero_shot"].training_samples == 0
     assert (costs["cls"].training_samples, costs["cls"].optimiser_steps, costs["cls"].chains_sampled) == (32, 8, 0)
     assert (costs["sarr"].training_samples, costs["sarr"].optimiser_steps, costs["sarr"].chains_sampled) == (96, 24, 48)
@@ -176,8 +213,8 @@ def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_ca
         str(config_file),
         ["methods=zero_shot,cls,mtct_sarr", "evaluation.selection=validation", "training.stage.epochs=2"],
     )
-    units = plan(config, image_set, CHAINS, "m")
-    costs = {unit.method: estimate_costs(units, config, image_set)[unit.name] for unit in units}
+    units = planned(config, image_set, CHAINS, "m")
+    costs = {unit.method: estimate_costs(units, config, [image_set])[unit.name] for unit in units}
     # 2 images of each of 2 sources are `out`. Candidates: 2 epochs; where the rounds begin, and 3 rounds.
     assert {name: cost.images_validated for name, cost in costs.items()} == {
         "zero_shot": 0,
@@ -192,27 +229,16 @@ def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_ca
 
 def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_file, image_set):
     config = load_config(str(config_file), [f"methods={ALL}"])
-    units = plan(config, image_set, CHAINS, "m")
-    paths = longest_first(units, estimate_costs(units, config, image_set))
+    units = planned(config, image_set, CHAINS, "m")
+    paths = longest_first(units, estimate_costs(units, config, [image_set]))
     by_method = {unit.method: paths[unit.name] for unit in units}
     assert max(by_method, key=by_method.__getitem__) == "mtct"
     assert by_method["reasoning"] > by_method["cls"]
 
 
-def test_the_plan_hashes_the_versions_that_the_stages_modules_bear() -> None:
-    from throughline.evaluation import answers
-    from throughline.experiment.versions import STAGE_VERSIONS
-    from throughline.training import rounds, trainer
-
-    modules = {"training": trainer, "sampling": rounds, "answering": answers}
-    assert {name: module.VERSION for name, module in modules.items()} == STAGE_VERSIONS
-
-
 def test_a_drawn_world_is_called_so_wherever_it_lies(config_file, images):
-    from throughline.experiment.preparation import preview_images
-
     config = load_config(str(config_file))
-    assert preview_images(config).name == "trial"
+    assert preview_images(config)[0].name == "trial"
     (images / "scenes.jsonl").write_text("")
-    assert preview_images(config).name == "drawn-trial"
-    assert preview_images(load_config(str(config_file), ["data.name=drawn_2"])).name == "drawn_2"
+    assert preview_images(config)[0].name == "drawn-trial"
+    assert preview_images(load_config(str(config_file), ["data.name=drawn_2"]))[0].name == "drawn_2"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughline.chains.formats import ChainFormat
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header, prompt_sha256
@@ -26,12 +25,10 @@ from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import Drawn, Sampler, SamplingRequest
+from throughline.training.stages.context import StageContext
 
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""
-
-VERSION = 3
-"""Raised when the same weights would write other chains."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +36,33 @@ class RoundPlan:
     """What a round asks, of whom, and how."""
 
     samples: tuple[Sample, ...]
-    prompts: QuestionSet
-    classes: tuple[str, ...]
-    format: ChainFormat
+    questions: QuestionSet
     sampling: SamplingSettings
     batch: int
     seed: int
     round: int
 
+    @classmethod
+    def of(cls, context: StageContext, number: int) -> RoundPlan:
+        """The plan of a round of a stage."""
+        return cls(
+            context.samples,
+            context.questions,
+            context.settings.self_labelling,
+            context.batch,
+            context.seed,
+            number,
+        )
+
 
 @dataclass(frozen=True)
-class RoundResult:
-    """Accepted chains by sample id, and how the round went."""
+class SelfLabels:
+    """Accepted chains by sample id, and how the round went. `outcomes` counts `rejected_class` for well-formed chains
+    that conclude in another class."""
 
     accepted: Mapping[str, str]
     sampled: int
     outcomes: Mapping[str, int]
-
-    def line(self, round: int) -> dict[str, Any]:
-        """The line of rounds.jsonl; `outcomes` counts `rejected_class` for well-formed chains with another class."""
-        return {
-            "round": round,
-            "sampled": self.sampled,
-            "accepted": len(self.accepted),
-            "outcomes": dict(sorted(self.outcomes.items())),
-        }
 
 
 def self_label(
@@ -72,8 +71,8 @@ def self_label(
     journal: Path,
     model_key: str,
     *,
-    told: Callable[[int, int], None] = lambda done, total: None,
-) -> RoundResult:
+    report_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SelfLabels:
     """Has a chain drawn for each image and judges it. `model_key` names the weights' content in the candidates' keys.
 
     Batches are fixed by the plan: what is whole in the journal is not asked for again. Of a torn batch all is drawn
@@ -83,37 +82,37 @@ def self_label(
     batches = [plan.samples[start : start + plan.batch] for start in range(0, len(plan.samples), plan.batch)]
     with JournalWriter(journal, flush_every=plan.batch) as writer:
         if not known:
-            writer.write(make_header(plan.classes, plan.format, plan.prompts.texts))
-        missing = [[one for one in batch if one.id not in known] for batch in batches]
+            writer.write(make_header(plan.questions.classes, plan.questions.format, plan.questions.texts))
+        missing = [[sample for sample in batch if sample.id not in known] for batch in batches]
         torn = [batch if sampler.whole_batches else part for batch, part in zip(batches, missing, strict=True) if part]
-        prompt = ImageThenText(plan.prompts.reasoning)
+        prompt = ImageThenText(plan.questions.reasoning)
         request = SamplingRequest(prompt, plan.sampling, plan.seed, (f"self-label round {plan.round}",))
         if known:
-            told(len(known), len(plan.samples))
+            report_progress(len(known), len(plan.samples))
         with contextlib.closing(sampler.draw(request, torn)) as pieces:
             for piece in pieces:
                 for drawn in piece:
                     candidate = _candidate(drawn, plan, sampler.params, model_key)
                     known[drawn.sample.id] = candidate
                     writer.write(candidate)
-                told(len(known), len(plan.samples))
+                report_progress(len(known), len(plan.samples))
         return _judged(plan, known, writer)
 
 
 def _candidate(drawn: Drawn, plan: RoundPlan, sampler_params: Mapping[str, Any], model_key: str) -> Candidate:
-    one, asked = drawn.sample, prompt_sha256(plan.prompts.reasoning)
+    sample, prompt = drawn.sample, prompt_sha256(plan.questions.reasoning)
     params = plan.sampling.model_dump(mode="json") | dict(sampler_params)
     return Candidate(
-        key=candidate_key(one.image_sha256, asked, model_key, params, plan.seed, drawn.candidate),
-        sample_id=one.id,
-        image_sha256=one.image_sha256,
-        domain=one.domain,
-        classes_sha256=classes_sha256(plan.classes),
-        format=plan.format.name,
+        key=candidate_key(sample.image_sha256, prompt, model_key, params, plan.seed, drawn.candidate),
+        sample_id=sample.id,
+        image_sha256=sample.image_sha256,
+        domain=sample.domain,
+        classes_sha256=classes_sha256(plan.questions.classes),
+        format=plan.questions.format.name,
         source="self",
         model=model_key,
         round=plan.round,
-        prompt_sha256=asked,
+        prompt_sha256=prompt,
         params=params,
         seed=plan.seed,
         candidate=drawn.candidate,
@@ -123,15 +122,15 @@ def _candidate(drawn: Drawn, plan: RoundPlan, sampler_params: Mapping[str, Any],
     )
 
 
-def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWriter) -> RoundResult:
+def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWriter) -> SelfLabels:
     accepted: dict[str, str] = {}
     outcomes: Counter[str] = Counter()
-    for one in plan.samples:
-        candidate = texts[one.id]
-        verdict = verdict_on(candidate, RULE, plan.format, plan.classes, one.label)
+    for sample in plan.samples:
+        candidate = texts[sample.id]
+        verdict = verdict_on(candidate, RULE, plan.questions.format, plan.questions.classes, sample.label)
         writer.write(verdict)
         if verdict.accepted:
-            accepted[one.id] = candidate.text
+            accepted[sample.id] = candidate.text
         reason = "rejected_class" if verdict.outcome == Outcome.OK else verdict.outcome
         outcomes["accepted" if verdict.accepted else reason] += 1
-    return RoundResult(accepted, len(plan.samples), outcomes)
+    return SelfLabels(accepted, len(plan.samples), dict(sorted(outcomes.items())))

@@ -1,4 +1,5 @@
-"""The run folder: one process at a time in it, units that are done or can go on, results derived from the units.
+"""The run folder as it is written: one process at a time in it, units that are done or resume, results derived from
+the units. `reader` reads it.
 
 A unit's `done` is written last and holds every input of the unit, so that another day's run can say what changed.
 """
@@ -6,7 +7,6 @@ A unit's `done` is written last and holds every input of the unit, so that anoth
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -16,26 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import (
     canonical_json,
     remove_leftovers,
     told_in_one_line,
-    write_atomically,
     write_json,
     write_json_lines,
 )
-from throughline.experiment.config import RunConfig
-from throughline.experiment.units import Unit
+from throughline.core.locks import release_lock, take_lock
+from throughline.runs.records import ResultsLine, read_record
+from throughline.runs.unit import Unit
 
+CONFIG, ENVIRONMENT, RESULTS = "config.yaml", "environment.json", "results.jsonl"
 UNITS, STALE, DONE = "units", ".stale", "done"
+UNIT, METRICS, PREDICTIONS, ROUNDS = "unit.json", "metrics.json", "predictions.jsonl", "rounds.jsonl"
+ADAPTER, TRAINING, VALIDATION = "adapter", "training.jsonl", "validation.jsonl"
 STAGE = "stage.json"
 """Written last into the folder of a stage of training: its optimiser steps. The stage is whole when it is there."""
+ROUND, ACCEPTED, JOURNAL = "round.json", "accepted.jsonl", "journal-0.jsonl"
+"""In the folder of a round: its line of rounds.jsonl, the chains it trained on, and every chain the model wrote."""
 PIXELS = ".pixels"
-"""In a run folder: preprocessed images, shared by all units (`mllm.pixel_cache`). They can be made again, and may take
-more room than all else, so they go when the run is finished; an unfinished run keeps them and goes on the faster."""
+"""In a run folder: preprocessed images, shared by all units (`mllm.pixel_cache`). They can be made again and may take
+more room than all else, so they go when the run is finished; an unfinished run keeps them and resumes the faster."""
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
@@ -43,7 +46,7 @@ RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer
 
 @dataclass(frozen=True)
 class StaleUnit:
-    """A finished unit folder that was made from other inputs than the plan's unit of the same name part."""
+    """A finished unit folder that was made from other inputs than the plan's unit of the same identity."""
 
     folder: Path
     unit: Unit
@@ -53,6 +56,11 @@ class StaleUnit:
 def unit_folder(run_folder: Path, unit: Unit | str) -> Path:
     """Where a unit lives, by itself or by its name."""
     return run_folder / UNITS / (unit if isinstance(unit, str) else unit.name)
+
+
+def round_folder(folder: Path, number: int) -> Path:
+    """Where a round of self-labelling lives, in the folder of its unit."""
+    return folder / f"round-{number}"
 
 
 @contextlib.contextmanager
@@ -68,44 +76,21 @@ def locked(run_folder: Path) -> Iterator[None]:
         lock = (run_folder / LOCK).open("a")
         workers = (run_folder / WORKERS_LOCK).open("a")
     with lock, workers:
-        if not _take(lock.fileno(), shared=False):
+        if not take_lock(lock.fileno()):
             raise ThroughlineError("another process is at work on this run", run_folder, "wait for it, or name --out")
         deadline = time.monotonic() + SECONDS_FOR_WORKERS_TO_END
-        while not _take(workers.fileno(), shared=False):
+        while not take_lock(workers.fileno()):
             if time.monotonic() > deadline:
                 raise ThroughlineError("workers of an earlier run are still there", run_folder, "end them first")
             time.sleep(0.05)
-        _release(workers.fileno())
+        release_lock(workers.fileno())
         yield
 
 
 def hold_as_worker(run_folder: Path) -> None:
     """Marks this process, until it ends, as a worker in the folder."""
     handle = os.open(run_folder / WORKERS_LOCK, os.O_RDWR | os.O_CREAT)  # closed by the process's end, not before
-    _take(handle, shared=True)
-
-
-def _take(handle: int, *, shared: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return True
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-            return False
-        if error.errno in {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}:  # a file system without locks
-            return True
-        raise
-    return True
-
-
-def _release(handle: int) -> None:
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_UN)
+    take_lock(handle, shared=True)
 
 
 def _require_run_folder(run_folder: Path) -> None:
@@ -113,30 +98,20 @@ def _require_run_folder(run_folder: Path) -> None:
         if run_folder.exists() and not run_folder.is_dir():
             raise ThroughlineError("a file is in the way of the run folder", run_folder, "name another with --out")
         held = {path.name for path in run_folder.iterdir()} if run_folder.is_dir() else set()
-    if held and not held & {LOCK, "config.yaml"}:
+    if held and not held & {LOCK, CONFIG}:
         raise ThroughlineError("the folder holds something else than a run", run_folder, "name another with --out")
-
-
-def write_config(run_folder: Path, config: RunConfig) -> None:
-    """The resolved config, every key written out."""
-    write_atomically(run_folder / "config.yaml", resolved_yaml(config))
-
-
-def resolved_yaml(config: RunConfig) -> str:
-    """A config as YAML with every key, in the order of its definition; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def begin_unit(run_folder: Path, unit: Unit) -> Path:
     """The unit's folder with `unit.json` in it; what an earlier attempt left there stays."""
     folder = unit_folder(run_folder, unit)
-    write_json(folder / "unit.json", unit.describe())
+    write_json(folder / UNIT, unit.to_json())
     return folder
 
 
 def finish_unit(run_folder: Path, unit: Unit) -> None:
     """Writes `done`, the last file of a unit. Results that are missing or malformed are a bug of the executor."""
-    _result_rows(run_folder, unit)
+    _results(run_folder, unit)
     remove_leftovers(unit_folder(run_folder, unit))
     write_json(
         unit_folder(run_folder, unit) / DONE,
@@ -148,17 +123,18 @@ def is_done(run_folder: Path, unit: Unit) -> bool:
     """Whether the unit's folder is finished with just these inputs."""
     folder = unit_folder(run_folder, unit)
     inputs = _done_inputs(folder)
-    return inputs is not None and not input_changes(inputs, unit.inputs) and (folder / "metrics.json").is_file()
+    return inputs is not None and not input_changes(inputs, unit.inputs) and (folder / METRICS).is_file()
 
 
 def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]:
-    """Finished folders of the plan's (target, method, seed) that were made from other inputs."""
-    planned = {_identity(unit.inputs): unit for unit in units}
+    """Finished folders of the plan's units (by identity) that were made from other inputs."""
+    planned = {unit.identity: unit for unit in units}
     stale = []
     folders = sorted((run_folder / UNITS).glob("[!.]*")) if (run_folder / UNITS).is_dir() else []
     for folder in folders:
         inputs = _done_inputs(folder)
-        unit = planned.get(_identity(inputs)) if inputs is not None else None
+        identity = _read_identity(folder)
+        unit = planned.get(identity) if identity is not None else None
         if inputs is None or unit is None:
             continue
         changes = input_changes(inputs, unit.inputs)
@@ -173,7 +149,7 @@ def refuse_stale(stale: Sequence[StaleUnit]) -> None:
         return
     changes = list(dict.fromkeys(change for item in stale for change in item.changes))
     # A changed parent changes its children too; the cause is what is worth saying.
-    causes = [change for change in changes if not change.startswith("parents.")] or changes
+    causes = [change for change in changes if not change.startswith("needs.")] or changes
     shown = "; ".join(causes[:4]) + (f"; and {len(causes) - 4} more" if len(causes) > 4 else "")
     others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
     raise ThroughlineError(
@@ -201,23 +177,31 @@ def remove_pixels(run_folder: Path) -> None:
     shutil.rmtree(run_folder / PIXELS, ignore_errors=True)
 
 
-def stage_steps(unit_folder: Path) -> int:
-    """Optimiser steps behind the adapter of a trained unit, those of the unit it started from included."""
-    return int(json.loads((unit_folder / STAGE).read_text())["cumulative_steps"])
-
-
 def write_results(run_folder: Path, units: Iterable[Unit]) -> None:
     """Derives `results.jsonl` from the units that are done, sorted by what each line is about."""
-    rows = [row for unit in units if is_done(run_folder, unit) for row in _result_rows(run_folder, unit)]
+    lines = [line for unit in units if is_done(run_folder, unit) for line in _results(run_folder, unit)]
+    rows = [line.to_json() for line in lines]
     rows.sort(key=lambda row: [canonical_json(row.get(key)) for key in RESULT_ORDER])
-    write_json_lines(run_folder / "results.jsonl", rows)
+    write_json_lines(run_folder / RESULTS, rows)
 
 
-def _result_rows(run_folder: Path, unit: Unit) -> list[dict[str, Any]]:
-    metrics = json.loads((unit_folder(run_folder, unit) / "metrics.json").read_text())
+def record_environment(run_folder: Path, environment: Mapping[str, Any]) -> None:
+    """Adds to `environment.json` what is known of where the run computes; what is not named stays."""
+    path = run_folder / ENVIRONMENT
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, {**known, **environment})
+
+
+def write_metrics(folder: Path, lines: Iterable[ResultsLine]) -> None:
+    """A unit's `metrics.json`: its results lines."""
+    write_json(folder / METRICS, {"results": [line.to_json() for line in lines]})
+
+
+def _results(run_folder: Path, unit: Unit) -> list[ResultsLine]:
+    rows = json.loads((unit_folder(run_folder, unit) / METRICS).read_text())["results"]
     # Names are today's: what the images and the checkpoint are called is no part of what a unit is.
-    named = {"unit": unit.name, "dataset": unit.dataset, "model": unit.model}
-    return [row | named for row in metrics["results"]]
+    names = {"unit": unit.name, "dataset": unit.dataset, "model": unit.model}
+    return [read_record(ResultsLine, row | names) for row in rows]
 
 
 def _done_inputs(folder: Path) -> Mapping[str, Any] | None:
@@ -234,8 +218,12 @@ def _done_inputs(folder: Path) -> Mapping[str, Any] | None:
     return inputs
 
 
-def _identity(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    return inputs.get("method"), tuple(inputs.get("targets") or ()), inputs.get("seed")
+def _read_identity(folder: Path) -> tuple[object, ...] | None:
+    """The identity of the unit in a folder; None where its `unit.json` cannot be read."""
+    try:
+        return Unit.from_json(json.loads((folder / UNIT).read_text())).identity
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def input_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:

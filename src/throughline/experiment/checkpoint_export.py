@@ -193,7 +193,7 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
 def _classes_of(config: RunConfig, run: Path) -> tuple[str, ...]:
     """The class list of a run's images, which the run folder itself does not hold."""
     try:
-        return preview_images(config).classes
+        return preview_images(config)[0].classes
     except ThroughlineError as error:
         raise UsageError(
             f"the run's images are not where they were ({error.what})", do="name the classes with --classes a,b,c"

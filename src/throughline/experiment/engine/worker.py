@@ -1,6 +1,6 @@
 """One worker process: gets units one by one, has each executed in its folder, says how it went.
 
-Started by `scheduling`. It dies with its parent, so that no orphan goes on writing into a run folder.
+Started by `local`. It dies with its parent, so that no orphan goes on writing into a run folder.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
-from throughline.experiment.folder import begin_unit, finish_unit, hold_as_worker
-from throughline.experiment.units import Unit
-
-EXECUTOR = "throughline.experiment.execution:execute"
-"""`module:function` that trains and evaluates a unit in its folder; imported in the worker, since it needs torch."""
+from throughline.experiment.kinds import EXECUTORS, Task
+from throughline.experiment.preparation import CHAINS, place_of
+from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker
+from throughline.runs.unit import Unit
 
 FAILURE = "failure.txt"
 """In a unit's folder: the traceback of a fault that is not the user's."""
@@ -33,19 +32,32 @@ FAILURE = "failure.txt"
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all units of a run."""
+    """What is the same for all units of a run; `sets` are the image sets in the config's order, and `executors` are
+    those of `kinds` unless a test has others."""
 
     config: RunConfig
-    images: ImageSet
+    sets: tuple[ImageSet, ...]
     run_folder: Path
-    executor: str = EXECUTOR
+    executors: Mapping[str, str] = field(default_factory=lambda: EXECUTORS)
+
+    def task(self, unit: Unit, report_progress: Callable[[str], None]) -> Task:
+        """The unit with what its executor reads."""
+        position = [images.name for images in self.sets].index(unit.dataset)
+        return Task(
+            unit=unit,
+            config=self.config.at(self.config.image_sets[position], unit.factors),
+            images=self.sets[position],
+            run_folder=self.run_folder,
+            chains=self.run_folder / place_of(CHAINS, position),
+            report_progress=report_progress,
+        )
 
 
 @dataclass(frozen=True)
 class Message:
     """What a worker says about the unit it has: a line of progress, done, or failed with one line."""
 
-    kind: Literal["told", "done", "failed"]
+    kind: Literal["progress", "done", "failed"]
     text: str = ""
 
 
@@ -65,32 +77,31 @@ def work(connection: Connection, lifeline: Connection, job: Job) -> None:
     """The worker's whole life: units in, messages out, until None or the parent's end."""
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     hold_as_worker(job.run_folder)
-    execute: Callable[..., None] | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (unit := connection.recv()) is not None:
             try:
-                execute = execute or _load(job.executor, job.config.threads)
-                _run_unit(execute, unit, job, lambda line: connection.send(Message("told", line)))
-                answer = Message("done")
+                _run_unit(unit, job, lambda line: connection.send(Message("progress", line)))
+                message = Message("done")
             except ThroughlineError as error:
-                answer = Message("failed", str(error))
+                message = Message("failed", str(error))
             except BrokenPipeError:
                 raise
             except Exception as error:
-                answer = Message("failed", _note_failure(error, unit, job.run_folder))
-            connection.send(answer)
+                message = Message("failed", _note_failure(error, unit, job.run_folder))
+            connection.send(message)
 
 
-def _run_unit(execute: Callable[..., Any], unit: Unit, job: Job, told: Callable[[str], None]) -> None:
+def _run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> None:
+    execute = _load(job.executors[unit.kind], job.config.threads)
     folder = begin_unit(job.run_folder, unit)
-    execute(unit, job.config, job.images, job.run_folder, told)
+    execute(job.task(unit, report_progress))
     (folder / FAILURE).unlink(missing_ok=True)
     finish_unit(job.run_folder, unit)
 
 
-def _load(executor: str, threads: int) -> Callable[..., None]:
+def _load(executor: str, threads: int) -> Callable[[Task], None]:
     module, _, name = executor.partition(":")
-    execute: Callable[..., None] = getattr(importlib.import_module(module), name)
+    execute: Callable[[Task], None] = getattr(importlib.import_module(module), name)
     if "torch" in sys.modules:
         import torch
 

@@ -17,9 +17,9 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
-from throughline.experiment import fitting, serving
+from throughline.experiment import final_model, served_sampler
 from throughline.experiment.config import RunConfig, load_config
-from throughline.experiment.fitting import FittedModel, fit_config, fit_model
+from throughline.experiment.final_model import FittedModel, fit_config, fit_model
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.teaching import server_process
 
@@ -28,7 +28,7 @@ Fit = Callable[[RunConfig, Path], FittedModel]
 
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> Fit:
-    monkeypatch.setattr(fitting, "run_units", in_this_process)
+    monkeypatch.setattr(final_model, "run_units", in_this_process)
     for name, value in real.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     return fit_model
@@ -67,14 +67,14 @@ def test_a_round_is_sampled_through_a_real_server(
         "training.sampler.start_seconds": real.SECONDS_TO_START,
     }
     kept: list[Any] = []
-    publish = fitting._publish
+    publish = final_model._publish
 
     def looking(out: Path, record: Any, units: Any, work: Path) -> None:
         (folder,) = work.glob("units/*mtct_sarr*/round-1")
         kept.append((read_journal(folder / "journal-0.jsonl"), sorted(path.name for path in folder.iterdir())))
         publish(out, record, units, work)
 
-    monkeypatch.setattr(fitting, "_publish", looking)
+    monkeypatch.setattr(final_model, "_publish", looking)
     fitted = fit(fit_config(tmp_path / "world", chains="describer", changes=changes), tmp_path / "model")
     (line,) = read_json_lines(fitted.folder / "rounds.jsonl")
     images = read_images(tmp_path / "world")
@@ -83,7 +83,7 @@ def test_a_round_is_sampled_through_a_real_server(
     assert {candidate.sample_id for candidate in journal.candidates} == set(images.by_id)
     assert len({candidate.text for candidate in journal.candidates}) > len(images.samples) / 2
     assert all(c.usage and c.usage.completion_tokens and "serve" in c.params for c in journal.candidates)
-    assert serving.CHECKPOINT not in left and serving.LOG not in left
+    assert served_sampler.CHECKPOINT not in left and served_sampler.LOG not in left
     (port,) = ports
     assert not listens(port)
 
@@ -110,7 +110,7 @@ def test_a_command_that_fails_is_one_line_and_leaves_no_checkpoint(
         fit(small(serve), tmp_path / "model")
     assert "\n" not in str(error.value) and len(ports) == 1
     (folder,) = tmp_path.glob("model/.fitting/units/*mtct_sarr*/round-1")
-    assert {path.name for path in folder.iterdir()} == {serving.LOG, "journal-0.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {served_sampler.LOG, "journal-0.jsonl"}
 
 
 def test_a_program_that_is_not_there_is_found_before_anything_is_trained(
@@ -133,8 +133,8 @@ def test_a_round_whose_chains_are_all_there_starts_no_server(
     fit: Fit, small: Callable[[str], RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in training: the chains are recorded, so neither merge nor server is needed again."""
-    from throughline.experiment import learning
     from throughline.questions.sampler import Drawn
+    from throughline.training import output_probe
 
     def drawn(self: Any, asked: Any, batches: Any) -> Any:
         if any(batches):
@@ -150,8 +150,8 @@ def test_a_round_whose_chains_are_all_there_starts_no_server(
     calls: list[int] = []
     config = small(f"{sys.executable} {{checkpoint}} {{port}}")
     with monkeypatch.context() as patch:
-        patch.setattr(serving.ServedSampler, "draw", drawn)
-        patch.setattr(learning, "output_probe", killed)
+        patch.setattr(served_sampler.ServedSampler, "draw", drawn)
+        patch.setattr(output_probe, "probe_output", killed)
         with pytest.raises(Killed):
             fit(config, tmp_path / "model")
     assert len(calls) == 1

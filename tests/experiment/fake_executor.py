@@ -14,23 +14,23 @@ from pathlib import Path
 
 from throughline.core.files import write_json, write_json_lines
 
-EXECUTOR = "fake_execution:execute"
+EXECUTORS = dict.fromkeys(("fold", "evaluate", "final"), "fake_executor:execute")
 STEPS = 3
 
 
-def execute(unit, config, images, run_folder, told):
-    folder = run_folder / "units" / unit.name
+def execute(task):
+    unit, run_folder, folder = task.unit, task.run_folder, task.folder
     note(run_folder, f"begin {unit.slug} {os.getpid()}")
-    for name in unit.needs:
+    for name in unit.needs.values():
         assert (run_folder / "units" / name / "done").is_file(), f"{name} is not done"
     for step in range(STEPS):
-        told(f"step {step + 1} of {STEPS}")
+        task.report_progress(f"step {step + 1} of {STEPS}")
         mark = folder / f"step-{step}.json"
         if not mark.is_file():
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0")) / STEPS)
             write_json(mark, step)
         misbehave(unit)
-    parents = [json.loads((run_folder / "units" / name / "metrics.json").read_text()) for name in unit.needs]
+    parents = [json.loads((run_folder / "units" / name / "metrics.json").read_text()) for name in unit.needs.values()]
     correct = int(unit.hash[:4], 16) % 10 + sum(row["correct"] for parent in parents for row in parent["results"])
     write_json_lines(folder / "predictions.jsonl", [])
     write_json(folder / "metrics.json", {"results": [line(unit, split, correct) for split in ("out", "in", "all")]})
@@ -56,7 +56,7 @@ def line(unit, split, correct):
         "round": None,
         "answer": "label",
         "split": split,
-        "factors": {},
+        "factors": dict(unit.factors),
         "n": 100,
         "correct": correct,
         "accuracy": correct / 100,
@@ -88,12 +88,12 @@ def fake_teacher():
 
 
 def main(arguments):
-    """`fake_execution.py RUN CONFIG [KEY=VALUE]...`: a run in a process of its own, to be killed."""
+    """`fake_executor.py RUN CONFIG [KEY=VALUE]...`: a run in a process of its own, to be killed."""
     from throughline.cli.main import main as throughline
     from throughline.experiment.run import run_experiment
 
     sys.modules["throughline.teaching.building"] = fake_teacher()
-    run_experiment.__kwdefaults__["executor"] = EXECUTOR
+    run_experiment.__kwdefaults__["executors"] = EXECUTORS
     run, config, *overrides = arguments
     options = [option for override in overrides for option in ("--set", override)]
     return throughline(["run", config, "--out", run, *options])

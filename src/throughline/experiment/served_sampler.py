@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from throughline.core.files import told_in_one_line
+from throughline.core.settings import SamplerSettings
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.experiment.config import SamplerConfig
 from throughline.mllm.load import Mllm
 from throughline.mllm.merge_check import PROBED, check_merged, make_probe
 from throughline.mllm.merging import write_merged
@@ -37,7 +37,7 @@ class ServedSampler:
     def __init__(
         self,
         mllm: Mllm,
-        settings: SamplerConfig,
+        settings: SamplerSettings,
         questions: QuestionSet,
         probed: Sequence[Sample],
         folder: Path,

@@ -15,15 +15,15 @@ from tests.evaluation.small import in_this_process, write_chains, write_images, 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import RECORD, open_model, read_record
-from throughline.experiment import exporting, fitting
-from throughline.experiment.exporting import EXPORT_RECORD
-from throughline.experiment.fitting import fit_config, fit_model
-from throughline.experiment.folder import write_config
+from throughline.experiment import checkpoint_export, final_model
+from throughline.experiment.checkpoint_export import EXPORT_RECORD
+from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
 from throughline.questions.prompt import user_prompt
+from throughline.runs.folder import write_config
 
 Export = Callable[..., tuple[int, str, str]]
 
@@ -50,7 +50,7 @@ def run_folder(world: Path, preset: Path, tmp_path_factory: pytest.TempPathFacto
         shutil.copytree(job.run_folder, kept)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "run_units", keep)
+        patch.setattr(final_model, "run_units", keep)
         fit_model(config, kept.parent / "model")
     write_config(kept, config)
     return kept
@@ -186,4 +186,4 @@ def test_merging_has_to_be_asked_for(model: Path, tmp_path: Path, capsys: pytest
 
 
 def test_the_type_written_is_that_of_the_bases_files() -> None:
-    assert exporting._own_dtype(checkpoint_source("pocket")) == "bfloat16"
+    assert checkpoint_export._own_dtype(checkpoint_source("pocket")) == "bfloat16"

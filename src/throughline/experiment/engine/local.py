@@ -18,8 +18,8 @@ from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
 
 from throughline.core.errors import Interrupted, ThroughlineError
-from throughline.experiment.units import Unit
-from throughline.experiment.worker import Job, thread_environment, work
+from throughline.experiment.engine.worker import Job, thread_environment, work
+from throughline.runs.unit import Unit
 
 SECONDS_TO_END = 5.0
 
@@ -34,7 +34,7 @@ class Progress:
     seconds_left: float | None
     """An estimate, once this call has finished anything."""
     running: Mapping[str, str]
-    """Last line told by each unit at work, by the unit's name."""
+    """Last progress line of each unit at work, by the unit's name."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Worker:
     connection: Connection
     lifeline: Connection
     unit: Unit | None = None
-    told: str = ""
+    progress: str = ""
 
 
 class _Schedule:
@@ -62,7 +62,7 @@ class _Schedule:
         if self.failures:
             return None
         for unit in self.waiting:
-            if all(name in self.done for name in unit.needs):
+            if all(name in self.done for name in unit.needs.values()):
                 self.waiting.remove(unit)
                 return unit
         return None
@@ -88,8 +88,8 @@ def run_units(
     begun = time.monotonic()
     worked, worked_at = 0.0, begun
 
-    def tell() -> None:
-        running = {w.unit.name: w.told for w in workers if w.unit is not None}
+    def report() -> None:
+        running = {w.unit.name: w.progress for w in workers if w.unit is not None}
         share = worked / planned if planned else 1.0
         expected = (worked_at - begun) * (1 - share) / share if worked else None
         left = None if expected is None else max(0.0, expected - (time.monotonic() - worked_at))
@@ -101,11 +101,11 @@ def run_units(
             for _ in range(min(job.config.workers, len(schedule.waiting))):
                 workers.append(_start(job))
         while _assign(workers, schedule):
-            tell()
+            report()
             for unit in _hear(workers, schedule):
                 worked, worked_at = worked + weights[unit.name], time.monotonic()
                 finished(unit)
-        tell()
+        report()
     except KeyboardInterrupt:
         raise Interrupted("interrupted", job.run_folder, "the same command continues") from None
     finally:
@@ -119,7 +119,7 @@ def _assign(workers: list[_Worker], schedule: _Schedule) -> bool:
     """Gives idle workers the units that can start; whether any worker is busy now."""
     for worker in workers:
         if worker.unit is None and (unit := schedule.next()) is not None:
-            worker.unit, worker.told = unit, "starting"
+            worker.unit, worker.progress = unit, "starting"
             # A worker that died idle is noticed when its silence is heard.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 worker.connection.send(unit)
@@ -139,8 +139,8 @@ def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
             workers.remove(worker)
             schedule.failures.append(f"{unit.name}: {_last_words(worker)}")
             continue
-        if message.kind == "told":
-            worker.told = message.text
+        if message.kind == "progress":
+            worker.progress = message.text
             continue
         worker.unit = None
         if message.kind == "done":

@@ -30,16 +30,17 @@ from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
-from throughline.experiment import learning, run
+from throughline.experiment import run
 from throughline.experiment.config import load_config
-from throughline.experiment.execution import execute
-from throughline.experiment.folder import PIXELS, begin_unit, finish_unit, remove_pixels
+from throughline.experiment.executors import execute_evaluation, execute_fold
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
+from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
+from throughline.training import trainer
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
@@ -81,7 +82,7 @@ def here(config_file: Path) -> Iterator[Run]:
         for unit in units:
             if unit.name not in done:
                 begin_unit(job.run_folder, unit)
-                execute(unit, job.config, job.images, job.run_folder, lambda line: None)
+                {"fold": execute_fold, "evaluate": execute_evaluation}[unit.kind](job.task(unit, lambda line: None))
                 finish_unit(job.run_folder, unit)
                 finished(unit)
 
@@ -169,7 +170,7 @@ def test_the_matched_control_takes_the_steps_of_the_stages_and_the_rounds(undist
 
 
 def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tmp_path: Path) -> None:
-    """Two chains of most images, one of the others; steps are counted before, and a run with one has the old hashes."""
+    """Two chains of most images, one of the others; steps are counted before."""
     lines = (config_file.parent / "journal-0.jsonl").read_text().splitlines()
     seconds = []
     for line in map(json.loads, lines):
@@ -189,8 +190,6 @@ def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tm
     assert steps_of(run_of_two, "cls") == (3, 3)  # labels have no chain to repeat
     (most,) = (c for n, c in run.preview_run(config).costs.items() if "mtct" in n)
     assert most.optimiser_steps == math.ceil(2 * len(inside) / 8)  # at most: as if every image had two
-    one = here(tmp_path / "one", "methods=mtct")
-    assert "per_image" not in (one.folder / "config.yaml").read_text()
 
 
 def test_loss_lines_cover_every_stage(undisturbed: FinishedRun) -> None:
@@ -421,12 +420,12 @@ def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run,
 def test_a_round_that_trained_and_changed_no_output_is_an_error(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = learning.train_stage
+    real = trainer.train_stage
 
     def idle(*arguments: Any, folder: Path, **options: Any) -> Any:
         return (3, []) if folder.name == "round-1" else real(*arguments, folder=folder, **options)
 
-    monkeypatch.setattr(learning, "train_stage", idle)
+    monkeypatch.setattr(trainer, "train_stage", idle)
     with pytest.raises(ThroughlineError, match=r"round 1 trained, and the output did not change \[sketch-mtct_sarr"):
         here(tmp_path, "methods=mtct_sarr")
 
@@ -459,4 +458,4 @@ def test_selection_asks_about_the_out_splits_of_the_sources_only(
 
 
 def test_images_are_read_where_the_config_says(undisturbed: FinishedRun, tiny_images: ImageSet) -> None:
-    assert undisturbed.images.fingerprint() == read_images(tiny_images.root).fingerprint()
+    assert undisturbed.sets[0].fingerprint() == read_images(tiny_images.root).fingerprint()

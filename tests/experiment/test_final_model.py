@@ -19,8 +19,9 @@ from throughline.cli.main import main
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import read_record
-from throughline.experiment import fitting, learning
-from throughline.experiment.fitting import fit_config, fit_model
+from throughline.experiment import final_model
+from throughline.experiment.final_model import fit_config, fit_model
+from throughline.mllm import lora
 from throughline.training import trainer
 
 
@@ -41,7 +42,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(fitting, "run_units", in_this_process)
+    monkeypatch.setattr(final_model, "run_units", in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def undisturbed(world, journal, preset, tmp_path_factory):
     """The whole method, labels and chains and two rounds, never stopped."""
     out = tmp_path_factory.mktemp("models") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "run_units", in_this_process)
+        patch.setattr(final_model, "run_units", in_this_process)
         return fit_model(fit_config(world, chains=str(journal), preset=str(preset)), out)
 
 
@@ -121,8 +122,8 @@ def stop_at(monkeypatch, module, name, call):
     [
         (trainer, "write_atomically", 2),  # in the first stage, its second checkpoint without the completion mark
         (trainer, "write_atomically", 3 + 3),  # in round 1, its third checkpoint
-        (learning, "save_adapter", 3),  # round 2 trained, its adapter not saved
-        (fitting, "model_card", 1),  # the adapter published, the record not
+        (lora, "save_adapter", 3),  # round 2 trained, its adapter not saved
+        (final_model, "model_card", 1),  # the adapter published, the record not
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -155,7 +156,7 @@ def test_a_process_that_is_killed_and_started_again_gives_the_same_adapter(world
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert not (out / "throughline.json").exists()
-    monkeypatch.setattr(fitting, "run_units", in_this_process)
+    monkeypatch.setattr(final_model, "run_units", in_this_process)
     again, undisturbed = (
         fit_model(fit_config(world, preset=str(preset)), folder) for folder in (out, tmp_path / "undisturbed")
     )

@@ -1,0 +1,71 @@
+"""What is wrong with a config, in one line: the unknown key with the nearest known one, the value of the wrong type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from throughline.core.nearest import nearest
+
+
+def first_fault(error: ValidationError, model: type[BaseModel], where: str) -> tuple[str, str, str | None]:
+    """What, where and what to do of the fault to mend first: an unknown key often is why another one is missing."""
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    # Names of union members stand in the location too; only what is in the file, or would be, is a key.
+    location = tuple(part for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
+    key = ".".join(map(str, location))
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key}", where, _known_key_like(location, model)
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if fault["type"] == "value_error":
+        what, _, remedy = message.partition(": ")
+        return f"{key}: {what}" if key else what, where, remedy or None
+    if fault["type"] == "missing":
+        return f"{key} is missing", where, "add it to the config, or with --set"
+    return f"{key} is {_shown(fault['input'])}, expected: {message}", where, None
+
+
+def _known_key_like(location: tuple[str | int, ...], model: type[BaseModel]) -> str:
+    beside = _fields_at(location[:-1], model)
+    wanted = str(location[-1])
+    near = nearest(wanted, beside)
+    if near is not None:
+        return f"did you mean {'.'.join(map(str, (*location[:-1], near)))}?"
+    elsewhere = [path for path in _all_keys(model) if path.rsplit(".", 1)[-1] == wanted]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    return f"the keys here are {', '.join(beside)}"
+
+
+def _fields_at(location: Iterable[str | int], model: type[BaseModel]) -> tuple[str, ...]:
+    for key in location:
+        inner = _model_of(model, str(key))
+        if inner is None:
+            break
+        model = inner
+    return tuple(model.model_fields)
+
+
+def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The group of keys behind a field, also where it may be null."""
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key in model.model_fields:
+        yield prefix + key
+        inner = _model_of(model, key)
+        if inner is not None:
+            yield from _all_keys(inner, f"{prefix}{key}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

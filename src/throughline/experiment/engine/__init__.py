@@ -1,0 +1,1 @@
+"""Who executes the units of a plan: worker processes of this machine."""

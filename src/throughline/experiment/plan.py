@@ -1,0 +1,189 @@
+"""The plan: a config becomes units, each after those it needs.
+
+A unit is known by the hash of everything that can change its numbers, its `inputs`: content, never a path, a host, a
+date, a kind of device or the number of workers. Called by `run`, by `--dry-run`, and for a final model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash
+from throughline.domains.samples import ImageSet
+from throughline.experiment.config import DataConfig, RunConfig
+from throughline.experiment.kinds import EVALUATE, FINAL, FOLD
+from throughline.mllm.checkpoints import checkpoint_name
+from throughline.runs.unit import Unit
+from throughline.training.methods import Method, method_table, parent_of
+
+VERSIONS: dict[str, int] = {"training": 3, "sampling": 3, "answering": 3}
+"""The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
+unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
+
+WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
+"""Of a stage's settings: these change memory, time or what is shown, and no number."""
+
+START, STEPS = "start", "steps"
+"""Roles of needed units: the one whose adapter a unit goes on from, the one whose optimiser steps it takes."""
+
+
+@dataclass(frozen=True)
+class PlannedSet:
+    """One image set of a plan: where the config names it, its images, and for each domain the hash of its accepted
+    chains; None where the run has no chains."""
+
+    data: DataConfig
+    images: ImageSet
+    chains: Mapping[str, str] | None
+
+
+def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tuple[Unit, ...]:
+    """All units of a run, each after those it needs; what a method starts from is added where it is not asked for.
+
+    `checkpoint` is the fingerprint of its content. Raises a ThroughlineError for an unknown method or target, for
+    methods that lack chains, and for a method that trains where nothing would be left to train on.
+    """
+    methods = method_table(config.methods)
+    units: list[Unit] = []
+    for planned in sets:
+        _require_chains(config, methods, planned)
+        for levels in config.combinations():
+            at = config.at(planned.data, levels)
+            for targets in _targets(planned, methods):
+                for seed in config.seeds:
+                    units += _fold_units(at, planned, targets, seed, methods, levels, checkpoint)
+    return tuple(units)
+
+
+def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple[Unit, ...]:
+    """The units of a final model: the config's one method with one seed, no target held out.
+
+    The last one is the model, those before it are what it starts from.
+    """
+    (name,), (seed,) = config.methods, config.seeds
+    return tuple(_fold_units(config, planned, (), seed, method_table([name]), {}, checkpoint))
+
+
+def _targets(planned: PlannedSet, methods: Mapping[str, Method]) -> list[tuple[str, ...]]:
+    """What is held out, fold by fold. A set of one domain can be asked about, not trained on."""
+    images, wanted = planned.images, planned.data.targets
+    targets = images.domains if wanted == "all" else tuple(dict.fromkeys(wanted))
+    trains = any(method.trains for method in methods.values())
+    for target in targets:
+        if trains:
+            images.require_target(target)
+        else:
+            images.require_domain(target)
+    return [(target,) for target in targets]
+
+
+def _fold_units(
+    config: RunConfig,
+    planned: PlannedSet,
+    targets: tuple[str, ...],
+    seed: int,
+    methods: Mapping[str, Method],
+    levels: Mapping[str, str],
+    checkpoint: str,
+) -> list[Unit]:
+    """The units of one fold and seed, one a method."""
+    sources = [domain for domain in planned.images.domains if domain not in targets]
+    content = {
+        "images": planned.images.fingerprint(),
+        "checkpoint": checkpoint,
+        "chains": None if planned.chains is None else _source_chains(planned.chains, sources, methods.values()),
+    }
+    units: dict[str, Unit] = {}
+    for method in methods.values():
+        parent = parent_of(method)
+        roles = {START: parent.name if parent else None, STEPS: method.steps_like}
+        needs = {role: units[name] for role, name in roles.items() if name is not None}
+        kind = (FOLD if method.trains else EVALUATE) if targets else FINAL
+        units[method.name] = Unit(
+            kind=kind,
+            dataset=planned.images.name,
+            targets=targets,
+            method=method.name,
+            model=checkpoint_name(config.model.checkpoint),
+            seed=seed,
+            factors=dict(levels),
+            needs={role: unit.name for role, unit in needs.items()},
+            inputs={
+                "kind": kind,
+                "method": method.name,
+                "targets": list(targets),
+                "seed": seed,
+                "trial_seed": config.data.trial_seed,
+                "factors": dict(levels),
+                "images": content["images"],
+                "chains": content["chains"] if method.needs_chains else None,
+                "needs": {role: unit.hash for role, unit in needs.items()},
+                "model": _model_inputs(config, method, checkpoint),
+                **_stage_inputs(config, method, parent),
+                "threads": config.threads,
+            },
+        )
+    return list(units.values())
+
+
+def _model_inputs(config: RunConfig, method: Method, checkpoint: str) -> dict[str, Any]:
+    """What the base and its adapter are."""
+    model = config.model
+    return {
+        "checkpoint": checkpoint,
+        "tiles": model.tiles,
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "lora": model.lora.model_dump(mode="json") if method.trains else None,
+    }
+
+
+def _stage_inputs(config: RunConfig, method: Method, parent: Method | None) -> dict[str, Any]:
+    """What the unit's own stages read of the config, and the versions of their code."""
+    answering = config.evaluation.answering
+    inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")}
+    versions = {"answering": VERSIONS["answering"]}
+    inputs["questions"] = config.questions.model_dump(mode="json")
+    if method.needs_chains or "reasoning" in answering.answers:
+        inputs["format"] = config.chains.format  # words the reasoning question
+    if method.trains:
+        versions["training"] = VERSIONS["training"]
+        inputs["train_per_domain"] = config.data.train_per_domain
+        inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+        inputs["selection"] = config.evaluation.selection
+        inputs["method_source"] = method.source
+    if method.self_labelled:
+        versions["sampling"] = VERSIONS["sampling"]
+        inputs["rounds"] = config.training.rounds
+        inputs["rejected"] = config.training.rejected
+        inputs["self_labelling"] = config.training.self_labelling.model_dump(mode="json")
+        inputs["sampler"] = config.training.sampler.identity
+    return inputs | {"versions": versions}
+
+
+def _require_chains(config: RunConfig, methods: Mapping[str, Method], planned: PlannedSet) -> None:
+    lacking = [method.name for method in methods.values() if method.needs_chains]
+    if not lacking or planned.chains is not None:
+        return
+    teacher = "chains.teacher=describer" if planned.data.drawn is not None else "chains.journal=FILE.jsonl"
+    without = [
+        name for name in config.methods if not any(method.needs_chains for method in method_table([name]).values())
+    ]
+    raise ThroughlineError(
+        f"{', '.join(lacking)} learn from reasoning chains, and the config names none",
+        "chains",
+        f"add --set {teacher}, or --set methods={','.join(without) or 'cls'}",
+    )
+
+
+def _source_chains(chains: Mapping[str, str], sources: Iterable[str], methods: Iterable[Method]) -> str:
+    """Hash of the chains that a fold learns from."""
+    of_sources = {domain: chains[domain] for domain in sources if domain in chains}
+    if not of_sources and any(method.needs_chains for method in methods):
+        raise ThroughlineError(
+            f"no chain is accepted in any of the source domains {', '.join(sources)}", "chains", "build some"
+        )
+    return content_hash(of_sources)

@@ -1,0 +1,160 @@
+"""What a stage of training is given, and what it gives back. Free of torch.
+
+`experiment` makes a context for each stage of a method, one after the other; a stage leaves its adapter, loss lines and
+`stage.json` in its folder. What is whole there is not trained again, so that a killed unit resumes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from throughline.core.files import write_json, write_json_lines
+from throughline.core.seeding import seed_of
+from throughline.core.settings import LoraSettings, TrainingSettings
+from throughline.runs.folder import ADAPTER, STAGE, TRAINING
+from throughline.runs.records import TrainingLine
+
+if TYPE_CHECKING:
+    from throughline.domains.samples import Sample
+    from throughline.mllm.images import ImageReader
+    from throughline.mllm.load import Mllm
+    from throughline.questions.question_set import QuestionSet
+    from throughline.questions.sampler import Sampler
+    from throughline.training.objectives import Objective
+    from throughline.training.paths import Example, PathRenderer
+
+
+class Stage(Protocol):
+    """One stage of a method: a frozen value in the method table that knows how to run."""
+
+    @property
+    def objective(self) -> Objective:
+        """What it minimises."""
+
+    @property
+    def needs_chains(self) -> bool:
+        """Whether it learns from a teacher's chains."""
+
+    @property
+    def steps_like(self) -> str | None:
+        """The method whose number of optimiser steps it takes, in place of the epochs."""
+
+    def run(self, context: StageContext) -> StageResult:
+        """Trains, and leaves adapter, training.jsonl and stage.json in the context's folder."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage ended with: the model with its adapter in place, and the optimiser steps it took."""
+
+    model: Any
+    steps: int
+    round: int | None = None
+    """The round of self-labelling whose weights these are, where it is the last one."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An adapter that a selection may choose."""
+
+    name: str
+    adapter: Path
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """A loaded checkpoint, the samples of a fold, and where the stage works."""
+
+    mllm: Mllm
+    reader: ImageReader
+    questions: QuestionSet
+    samples: tuple[Sample, ...]
+    chains: Mapping[str, tuple[str, ...]]
+    """A teacher's accepted chains by sample id."""
+    settings: TrainingSettings
+    lora: LoraSettings
+    batch: int
+    """Images asked together in a round."""
+    seed: int
+    position: int
+    """Which stage of the method it is, from 0."""
+    folder: Path
+    start: Path | None
+    """The folder of the stage before, with its adapter; None for a new adapter on the checkpoint."""
+    max_steps: int | None = None
+    """Optimiser steps in place of the epochs."""
+    select: Callable[[Any, Sequence[Choice]], None] | None = None
+    """Puts the best choice's weights into the model; None where the last one stands."""
+    sampler: Callable[[Path], Sampler] | None = None
+    """Who draws the chains of a round, given the round's folder."""
+    after_round: Callable[[int, Path], None] = lambda number, folder: None
+    """Called with a round's weights in place, before the round counts as whole."""
+    report_progress: Callable[[str], None] = lambda line: None
+
+    @property
+    def steps_before(self) -> int:
+        """Optimiser steps behind the adapter that this stage starts from."""
+        return cumulative_steps(self.start) if self.start is not None else 0
+
+    @property
+    def renderer(self) -> PathRenderer:
+        """Renders this checkpoint's paths."""
+        from throughline.training.paths import PathRenderer
+
+        return PathRenderer(self.mllm.chat, self.questions, self.settings.stage.label_reduce)
+
+    def stage_seed(self, number: int = 0) -> int:
+        """The seed of the stage's shuffling and dropout; `number` is that of a round."""
+        usual = self.position == (1 if number else 0)  # where the paper's methods have it
+        return seed_of(self.seed, "stage", *(() if usual else (self.position,)), number)
+
+    def open_adapter(self) -> Any:
+        """The model with the adapter to train: the one of the stage before, or a new one."""
+        from throughline.mllm.lora import add_lora, load_adapter
+
+        if self.start is None:
+            return add_lora(self.mllm.model, self.lora, seed_of(self.seed, "lora") % 2**32)
+        return load_adapter(self.mllm.model, self.start / ADAPTER, trainable=True)
+
+    def example(self, sample: Sample, chain: str | None) -> Example:
+        """One sample as an example, its image read."""
+        from throughline.questions.wording import class_name
+        from throughline.training.paths import Example
+
+        return Example((self.reader.encode(sample),), class_name(sample.label), chain)
+
+    def counter(self, what: str, unit: str) -> Callable[[int, int], None]:
+        """Progress of a loop as a line, e.g. `round 1: 32/300 chains`."""
+        return lambda done, total: self.report_progress(f"{what}: {done}/{total} {unit}")
+
+
+def cumulative_steps(folder: Path) -> int:
+    """Optimiser steps behind the adapter in a stage's folder, those of the stages before included."""
+    return int(json.loads((folder / STAGE).read_text())["cumulative_steps"])
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the stage in this folder has ended."""
+    return (folder / STAGE).is_file()
+
+
+def own_steps(folder: Path) -> int:
+    """Optimiser steps that the stage in this folder took itself."""
+    return int(json.loads((folder / STAGE).read_text())["optimiser_steps"])
+
+
+def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
+    """Writes loss lines and adapter."""
+    from throughline.mllm.lora import save_adapter
+
+    write_json_lines(folder / TRAINING, (line.to_json() for line in lines))
+    save_adapter(model, folder / ADAPTER)
+
+
+def mark_whole(folder: Path, steps: int, steps_before: int) -> None:
+    """Writes the mark that makes a stage whole: the optimiser steps it took, and those behind its adapter in all."""
+    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": steps_before + steps})

@@ -1,0 +1,115 @@
+"""Rounds of self-labelling (SARR): the model writes chains, keeps those that conclude in the truth, trains on them.
+
+Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.runs.folder import ACCEPTED, ADAPTER, JOURNAL, ROUND, ROUNDS, TRAINING, round_folder
+from throughline.runs.records import RoundLine, TrainingLine, read_record
+from throughline.training.objectives import Objective
+from throughline.training.stages.context import (
+    Choice,
+    StageContext,
+    StageResult,
+    is_whole,
+    mark_whole,
+    own_steps,
+    save_stage,
+)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """`settings.rounds` rounds, each of which minimises the objective over the samples with an accepted chain."""
+
+    objective: Objective
+    needs_chains = False
+    steps_like = None
+
+    def run(self, context: StageContext) -> StageResult:
+        """Trains from the stage before. Every round leaves its folder `round-<r>`; whole ones are not run again."""
+        from throughline.mllm.lora import load_adapter
+        from throughline.training.trainer import forget_checkpoints
+
+        assert context.start is not None, "rounds go on from a stage that has learnt to write chains"
+        folders = [round_folder(context.folder, number) for number in range(1, context.settings.rounds + 1)]
+        whole = [folder for folder in folders if is_whole(folder)]
+        start = whole[-1] if whole else context.start
+        model = load_adapter(context.mllm.model, start / ADAPTER, trainable=True)
+        keeps = context.settings.rejected == "keep_last"
+        chains = {name: texts[0] for name, texts in context.chains.items()} if keeps else {}
+        for number, folder in enumerate(folders, start=1):
+            chains = read_accepted(folder) if folder in whole else self._round(context, model, number, folder, chains)
+            forget_checkpoints(folder)
+        steps = sum(map(own_steps, folders))
+        last = self._select(context, model, folders)
+        save_stage(context.folder, model, _training_lines(folders))
+        write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
+        mark_whole(context.folder, steps, context.steps_before)
+        return StageResult(model, steps, last)
+
+    def _round(
+        self, context: StageContext, model: Any, number: int, folder: Path, chains: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Samples, keeps what concludes in the truth, trains on it, checks that the output changed.
+
+        Returns the chains that the round trained on, by sample id.
+        """
+        from throughline.mllm.lora import adapter_fingerprint
+        from throughline.training.output_probe import probe_output
+        from throughline.training.self_labelling import RoundPlan, self_label
+        from throughline.training.trainer import train_examples
+
+        assert context.sampler is not None
+        plan = RoundPlan.of(context, number)
+        report = context.counter(f"round {number}", "chains")
+        labelled = self_label(
+            context.sampler(folder), plan, folder / JOURNAL, adapter_fingerprint(model), report_progress=report
+        )
+        kept = {} if context.settings.rejected == "drop" else chains
+        chains = {**kept, **labelled.accepted}
+        pairs = [(sample, chains[sample.id]) for sample in context.samples if sample.id in chains]
+        before = probe_output(context)
+        steps, lines = 0, list[TrainingLine]()
+        if pairs:
+            examples = [partial(context.example, sample, chain) for sample, chain in pairs]
+            steps, lines = train_examples(context, model, self.objective, examples, folder=folder, number=number)
+        changed = bool((probe_output(context) != before).any())
+        if pairs and not changed:
+            raise ThroughlineError(f"round {number} trained, and the output did not change", context.folder.name)
+        line = RoundLine(number, labelled.sampled, len(labelled.accepted), labelled.outcomes, changed, len(pairs))
+        write_json(folder / ROUND, line.to_json())
+        write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
+        save_stage(folder, model, lines)
+        context.after_round(number, folder)
+        mark_whole(folder, steps, context.steps_before)
+        return chains
+
+    def _select(self, context: StageContext, model: Any, folders: list[Path]) -> int | None:
+        """The number of the last round, where its weights stand; None where a selection chose among all rounds."""
+        if context.select is None:
+            return len(folders)
+        assert context.start is not None
+        choices = [Choice("start", context.start / ADAPTER)]
+        choices += [Choice(f"round {number}", folder / ADAPTER) for number, folder in enumerate(folders, start=1)]
+        context.select(model, choices)
+        return None
+
+
+def read_accepted(folder: Path) -> dict[str, str]:
+    """The chains that a round trained on, by sample id."""
+    return {row["sample_id"]: row["text"] for row in read_json_lines(folder / ACCEPTED)}
+
+
+def _training_lines(folders: list[Path]) -> list[TrainingLine]:
+    return [read_record(TrainingLine, row) for folder in folders for row in read_json_lines(folder / TRAINING)]
