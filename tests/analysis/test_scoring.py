@@ -113,7 +113,14 @@ def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: 
 
     stage = settings(epochs=1, batch=6, micro_batch=3, **STILL)
     _, (line,) = train_stage(
-        model, TreeDataset(6, tree), tiny_mllm.collate, stage, seed=0, folder=tmp_path / "stage", log_steps=1
+        model,
+        TreeDataset(6, tree),
+        tiny_mllm.collate,
+        stage,
+        objective=BOTH,
+        seed=0,
+        folder=tmp_path / "stage",
+        log_steps=1,
     )
     scorer = Scorer(tiny_mllm, reader, PROMPTS, FIVE_STAGE, ("cat", "cup", "dog"))
     write_tokens(tmp_path / "t.parquet", scorer.score(passages))
@@ -121,4 +128,4 @@ def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: 
     for source, branch in (("label", "label"), ("teacher", "chain")):
         mine = table.of(source, "class")
         by_image = [mine.probability[mine.sample_id == one.sample.id].mean() for one in passages]
-        assert line["class_probability"][branch] == pytest.approx(np.mean(by_image), abs=1e-4)
+        assert line.class_probability[branch] == pytest.approx(np.mean(by_image), abs=1e-4)

@@ -17,13 +17,13 @@ from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import RECORD, open_model, read_record
 from throughline.experiment import checkpoint_export, final_model
 from throughline.experiment.checkpoint_export import EXPORT_RECORD
+from throughline.experiment.config import resolved_yaml
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
 from throughline.questions.prompt import user_prompt
-from throughline.runs.folder import write_config
 
 Export = Callable[..., tuple[int, str, str]]
 
@@ -52,7 +52,7 @@ def run_folder(world: Path, preset: Path, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(final_model, "run_units", keep)
         fit_model(config, kept.parent / "model")
-    write_config(kept, config)
+    (kept / "config.yaml").write_text(resolved_yaml(config))
     return kept
 
 

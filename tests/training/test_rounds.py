@@ -71,9 +71,7 @@ def label(tiny_mllm: Mllm, samples: tuple[Sample, ...], monkeypatch: pytest.Monk
         monkeypatch.setattr(in_process, "sample", mouth)
         values: dict[str, Any] = {
             "samples": samples,
-            "prompts": PROMPTS,
-            "classes": CLASSES,
-            "format": FIVE_STAGE,
+            "questions": PROMPTS,
             "sampling": SamplingSettings(temperature=1.0),
             "batch": 4,
             "seed": 3,
