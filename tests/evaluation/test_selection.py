@@ -14,10 +14,11 @@ from tests.training.small import same, weights, with_lora
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
-from throughline.evaluation.selection import Candidate, select_best
+from throughline.evaluation.selection import select_best
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import save_adapter
 from throughline.runs.records import Prediction
+from throughline.training.stages.context import Choice
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def candidates(tiny_mllm: Mllm, tmp_path: Path) -> tuple[Any, list[Candidate]]:
     for number in range(4):
         fill(model, number)
         save_adapter(model, tmp_path / str(number))
-        found.append(Candidate(f"epoch {number}", tmp_path / str(number)))
+        found.append(Choice(f"epoch {number}", tmp_path / str(number)))
     return model, found
 
 
@@ -96,7 +97,7 @@ def test_with_a_real_model_the_lines_are_what_the_chosen_one_answers(
             for value in weights_of(model):
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.5)
         save_adapter(model, tmp_path / str(number))
-        found.append((Candidate(str(number), tmp_path / str(number)), weights(model)))
+        found.append((Choice(str(number), tmp_path / str(number)), weights(model)))
     samples = tiny_images.samples[::3]
     settings = asked(answers=("likelihood",))
     lines = select_best(model, tiny_mllm, [one for one, _ in found], samples, QUESTIONS, settings)
