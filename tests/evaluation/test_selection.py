@@ -22,7 +22,7 @@ from throughline.training.stages.context import Choice
 
 
 @pytest.fixture
-def candidates(tiny_mllm: Mllm, tmp_path: Path) -> tuple[Any, list[Candidate]]:
+def candidates(tiny_mllm: Mllm, tmp_path: Path) -> tuple[Any, list[Choice]]:
     """A model and four saved adapters of it; the n-th one's weights are all n."""
     model = with_lora(tiny_mllm)
     found = []
