@@ -458,7 +458,7 @@ def describer(world: ImageSet) -> Describer:
 def test_the_describer_is_the_teacher_of_a_drawn_world(world: ImageSet, tmp_path: Path) -> None:
     told: list[int] = []
     plan = BuildPlan(world, FIVE_STAGE)
-    progress = build_chains(plan, describer(world), tmp_path / "one", told=lambda now: told.append(now.done))
+    progress = build_chains(plan, describer(world), tmp_path / "one", on_progress=lambda now: told.append(now.done))
     accepted = accepted_chains([tmp_path / "one"], world, FIVE_STAGE, "correct")
     assert len(accepted) > 0.7 * len(world.samples)
     assert progress.accepted == len(accepted) and told[-1] == len(world.samples)

@@ -118,7 +118,7 @@ async def _built(server: RunningServer, images: ImageSet, store: Path, settings:
     plan = BuildPlan(images, FIVE_STAGE, candidates=64, enough=None)
     window = _Window(settings)
     work = asyncio.create_task(
-        build(plan, EndpointTeacher(brief, endpoints), store, told=lambda now: window.note(now.answers))
+        build(plan, EndpointTeacher(brief, endpoints), store, on_progress=lambda now: window.note(now.answers))
     )
     try:
         await asyncio.wait_for(window.over.wait(), settings.warm_up + settings.window + 60)

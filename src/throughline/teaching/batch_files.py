@@ -85,7 +85,7 @@ def write_batch(
     *,
     most_requests: int = MOST_REQUESTS,
     most_bytes: int = MOST_BYTES,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BatchWritten:
     """Request files for what the plan wants next: one candidate an image, or all at once with `enough=None`.
 
@@ -126,7 +126,7 @@ def write_batch(
                     key = brief.key(sample.image_sha256, number)
                     files.write({"custom_id": key, "method": "POST", "url": URL, "body": body})
                     written.requests += 1
-                told(done, recorder.ledger.distinct)
+                on_progress(done, recorder.ledger.distinct)
         finally:
             files.close()
     return written

@@ -24,12 +24,14 @@ from throughline.teaching.teachers import Teacher
 if TYPE_CHECKING:  # brings the openai client
     from throughline.teaching.judge import Judge
 
-Told = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
-def build_chains(plan: BuildPlan, teacher: Teacher, store: Path, *, told: Told = lambda _: None) -> Progress:
+def build_chains(
+    plan: BuildPlan, teacher: Teacher, store: Path, *, on_progress: OnProgress = lambda _: None
+) -> Progress:
     """`build` for those who have no event loop."""
-    return asyncio.run(build(plan, teacher, store, told=told))
+    return asyncio.run(build(plan, teacher, store, on_progress=on_progress))
 
 
 async def build(
@@ -39,7 +41,7 @@ async def build(
     *,
     judge: Judge | None = None,
     clock: Clock = lambda: None,
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Asks the teacher for what the store lacks. Killed at any moment and called again, it goes on.
@@ -49,8 +51,8 @@ async def build(
     request can go well; what was answered until then is in the store.
     """
     with Recorder(plan, teacher.brief, store, clock, judge.model if judge else None) as recorder:
-        told(recorder.progress)
-        await _Workers(recorder, teacher, judge, told, stopping).run()
+        on_progress(recorder.progress)
+        await _Workers(recorder, teacher, judge, on_progress, stopping).run()
         return recorder.progress
 
 
@@ -58,9 +60,14 @@ class _Workers:
     """As many as the teacher takes calls at once, each with a batch of images at a time."""
 
     def __init__(
-        self, recorder: Recorder, teacher: Teacher, judge: Judge | None, told: Told, stopping: Callable[[], bool]
+        self,
+        recorder: Recorder,
+        teacher: Teacher,
+        judge: Judge | None,
+        on_progress: OnProgress,
+        stopping: Callable[[], bool],
     ) -> None:
-        self.recorder, self.teacher, self.judge, self.told = recorder, teacher, judge, told
+        self.recorder, self.teacher, self.judge, self.on_progress = recorder, teacher, judge, on_progress
         self.stopping = stopping
 
     async def run(self) -> None:
@@ -80,7 +87,7 @@ class _Workers:
         """Whoever watches sees time pass, also while no answer comes."""
         while True:
             await asyncio.sleep(1)
-            self.told(self.recorder.progress)
+            self.on_progress(self.recorder.progress)
 
     async def _work(self, batches: Iterator[Sequence[int]]) -> None:
         recorder, progress = self.recorder, self.recorder.progress
@@ -104,7 +111,7 @@ class _Workers:
                 accepted = recorder.ledger.accepted_before(lead, recorder.plan.candidates)
                 progress.accepted += accepted >= (recorder.plan.enough or 1)
                 progress.failed += lead in failed
-            self.told(progress)
+            self.on_progress(progress)
 
     async def _ask(self, leads: Sequence[int], number: int) -> set[int]:
         """One candidate for each image; gives those whose request failed.
@@ -119,7 +126,7 @@ class _Workers:
             if not recorder.ledger.has(lead, number):
                 recorder.record(lead, ask, written)
                 failed |= {lead} if written.finish_reason == FAILED else set()
-                self.told(recorder.progress)
+                self.on_progress(recorder.progress)
                 failed |= await self._catch_up([lead])
         return failed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from throughline.cli.chains import batch, build, reading
+from throughline.cli.chains import batch, build, stores
 
 SUMMARY = "reasoning chains: ask a teacher, check, count, view, export"
 
@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
     commands = parser.add_subparsers(title="subcommands", dest="command", metavar="COMMAND", required=True)
     build.add_build(commands)
-    reading.add_check(commands)
-    reading.add_stats(commands)
-    reading.add_view(commands)
-    reading.add_export(commands)
+    stores.add_check(commands)
+    stores.add_stats(commands)
+    stores.add_view(commands)
+    stores.add_export(commands)
     batch.add_batch(commands)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from throughline.cli.chains.options import (
-    add_plan_arguments,
-    add_request_arguments,
+    add_plan_options,
+    add_request_options,
     limited,
     now,
     params_of,
@@ -35,11 +35,11 @@ def add_batch(commands: Any) -> None:
     parser = commands.add_parser("batch", help="requests and answers as files", description="The Batch API as files.")
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     write = actions.add_parser("write", help="write request files", description=WRITE)
-    add_plan_arguments(write)
+    add_plan_options(write)
     write.add_argument(
         "--files", metavar="DIR", type=Path, required=True, dest="folder", help="where the request files go"
     )
-    add_request_arguments(write)
+    add_request_options(write)
     write.set_defaults(act=_write)
     read = actions.add_parser("read", help="take up answer files", description=READ)
     read.add_argument("images", metavar="DIR", type=Path, help=SOURCE_HELP)
@@ -62,8 +62,8 @@ def _write(arguments: argparse.Namespace) -> int:
     plan = limited(plan_of(arguments), arguments.limit)
     prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
     brief = Brief("endpoint", require_model(arguments), prompt, params_of(arguments), arguments.seed)
-    with progress("writing requests", "images") as told:
-        written = write_batch(plan, brief, arguments.out, arguments.folder, told=told)
+    with progress("writing requests", "images") as report_progress:
+        written = write_batch(plan, brief, arguments.out, arguments.folder, on_progress=report_progress)
     for sample_id, what in written.unreadable.items():
         print(f"no request for {sample_id}: {what}")
     for path in written.files:

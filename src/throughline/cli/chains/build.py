@@ -1,17 +1,17 @@
-"""`throughline chains build`: a teacher, a plan, a panel, and what came of it."""
+"""`throughline chains build`: a teacher, a plan, its progress, and what came of it."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from throughline.cli.chains.build_progress import build_progress, heeding_ctrl_c
 from throughline.cli.chains.options import (
-    add_plan_arguments,
-    add_request_arguments,
+    add_plan_options,
+    add_request_options,
     limited,
     now,
     params_of,
@@ -20,12 +20,12 @@ from throughline.cli.chains.options import (
     require_model,
     with_params,
 )
-from throughline.cli.chains.panel import heeding_ctrl_c, money, panel
-from throughline.cli.chains.telling import tell_estimate, tell_result
-from throughline.cli.options import dollars, positive_int
+from throughline.cli.chains.summary import money, print_estimate, print_result
+from throughline.cli.options import add_settings, dollars
 from throughline.core.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from throughline.core.settings import Settings
     from throughline.teaching.endpoint import Endpoints
     from throughline.teaching.judge import Judge
     from throughline.teaching.prices import Price
@@ -43,98 +43,24 @@ serve the same model, e.g. https://api.openai.com/v1; or a checkpoint: `pocket`,
 
 def add_build(commands: Any) -> None:
     """The subcommand and its options."""
+    from throughline.teaching.settings import EndpointSettings, LocalSettings
+
     parser = commands.add_parser("build", help="ask a teacher for chains", description=DESCRIPTION)
-    add_plan_arguments(parser)
+    add_plan_options(parser)
     parser.add_argument("--teacher", nargs="+", required=True, metavar="TEACHER", help=TEACHER_HELP)
     parser.add_argument("--dry-run", action="store_true", help="only estimate requests, tokens and cost")
-    parser.add_argument(
-        "--max-cost",
-        type=dollars,
-        metavar="USD",
-        help="stop before the store has cost more US dollars (default: no limit)",
-    )
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        help="only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)",
-    )
+    limit_help = "stop before the store has cost more US dollars (default: no limit)"
+    parser.add_argument("--max-cost", type=dollars, metavar="USD", help=limit_help)
+    shard_help = "only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)"
+    parser.add_argument("--shard", metavar="I/N", help=shard_help)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    _add_endpoint_options(parser.add_argument_group("a teacher behind an endpoint"))
-    _add_local_options(parser.add_argument_group("a checkpoint as the teacher"))
+    endpoint = parser.add_argument_group("a teacher behind an endpoint")
+    add_request_options(endpoint)
+    add_settings(endpoint, EndpointSettings, EndpointSettings.model_fields)
+    params_help = "a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)"
+    endpoint.add_argument("--judge-param", action="append", default=[], metavar="NAME=VALUE", help=params_help)
+    add_settings(parser.add_argument_group("a checkpoint as the teacher"), LocalSettings, LocalSettings.model_fields)
     parser.set_defaults(act=_build)
-
-
-def _add_endpoint_options(endpoint: Any) -> None:
-    add_request_arguments(endpoint)
-    endpoint.add_argument(
-        "--at-once",
-        type=positive_int,
-        default=256,
-        metavar="N",
-        help="requests under way at each endpoint at most; how many it takes is found out",
-    )
-    endpoint.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="until an answer is given up and asked for again",
-    )
-    endpoint.add_argument(
-        "--attempts", type=positive_int, default=8, help="server errors and time-outs until a request counts as failed"
-    )
-    endpoint.add_argument(
-        "--key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable that holds the API key"
-    )
-    endpoint.add_argument(
-        "--judge", metavar="MODEL", help="a model that has to agree with every accepted chain (default: none)"
-    )
-    endpoint.add_argument("--judge-url", metavar="URL", help="the judge's endpoint (default: the teacher's)")
-    endpoint.add_argument(
-        "--judge-param",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)",
-    )
-    endpoint.add_argument(
-        "--judge-key-env",
-        default="OPENAI_API_KEY",
-        metavar="NAME",
-        help="environment variable that holds the API key of the judge's own endpoint",
-    )
-
-
-def _add_local_options(local: Any) -> None:
-    local.add_argument("--batch", type=positive_int, default=16, metavar="N", help="images asked together")
-    local.add_argument(
-        "--temperature", type=float, default=0.7, help="of sampling; 0 is greedy and all candidates are the same"
-    )
-    local.add_argument("--max-new-tokens", type=positive_int, default=1024, metavar="N", help="of a chain")
-    local.add_argument(
-        "--constrained",
-        action="store_true",
-        help="let it write nothing but well-formed chains (needs throughline[constrained])",
-    )
-    local.add_argument("--tiles", type=positive_int, default=1, metavar="N", help="most tiles an image is cut into")
-    local.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights in memory"
-    )
-    local.add_argument(
-        "--quantization",
-        choices=("none", "nf4"),
-        default="none",
-        help="nf4: the decoder's weights in 4 bits, for less memory",
-    )
-    local.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto: a GPU if there is one",
-    )
-    local.add_argument(
-        "--hub", action="store_true", help="allow the download of the checkpoint from the Hugging Face hub"
-    )
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -144,7 +70,7 @@ def _build(arguments: argparse.Namespace) -> int:
         return _estimate(arguments, plan)
     _require_fitting_options(arguments)
     progress = asyncio.run(_built(arguments, plan))
-    tell_result(progress, plan, arguments.out, arguments.json)
+    print_result(progress, plan, arguments.out, arguments.json)
     if arguments.limit and _kind(arguments) == "endpoint" and not arguments.json:
         print(f"for all {len(whole.samples):,} images, by what these took:")
         _estimate(arguments, whole)
@@ -162,21 +88,19 @@ JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_s
 
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
     """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
+    from throughline.teaching.settings import EndpointSettings, LocalSettings, RequestSettings
+
     kind = _kind(arguments)
-    foreign = {} if kind == "endpoint" else _defaults(_add_endpoint_options)
-    foreign |= {} if kind == "local" else _defaults(_add_local_options)
+    settings: list[type[Settings]] = [] if kind == "endpoint" else [EndpointSettings, RequestSettings]
+    settings += [] if kind == "local" else [LocalSettings]
+    foreign = {name: field.default for group in settings for name, field in group.model_fields.items()}
+    foreign |= {} if kind == "endpoint" else {"param": [], "judge_param": []}
     if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
         raise UsageError("--max-cost means nothing with this teacher", do="leave it out: it costs no dollars")
     for name, default in foreign.items():
         if getattr(arguments, name) != default and not (arguments.judge and name in JUDGES_OPTIONS):
             hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
             raise UsageError(f"--{name.replace('_', '-')} means nothing with this teacher", do=f"leave it out{hint}")
-
-
-def _defaults(add_options: Callable[[Any], None]) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(add_help=False)
-    add_options(parser)
-    return vars(parser.parse_args([]))
 
 
 async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
@@ -186,11 +110,13 @@ async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
     try:
         teacher = _teacher(arguments, plan, endpoints)
         judge = _judge(arguments, plan, endpoints)
-        with panel(endpoints) as told, heeding_ctrl_c(endpoints) as stopping:
-            return await build(plan, teacher, arguments.out, judge=judge, clock=now, told=told, stopping=stopping)
+        with build_progress(endpoints) as report_progress, heeding_ctrl_c(endpoints) as stopping:
+            return await build(
+                plan, teacher, arguments.out, judge=judge, clock=now, on_progress=report_progress, stopping=stopping
+            )
     finally:
-        for one in endpoints:
-            await one.close()
+        for group in endpoints:
+            await group.close()
 
 
 def _kind(arguments: argparse.Namespace) -> str:
@@ -247,15 +173,8 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
         if arguments.prompt
         else make_question_set(plan.images.classes, plan.format).reasoning
     )
-    device = pick_device(arguments.device)
-    mllm = load_mllm(
-        arguments.teacher[0],
-        tiles=arguments.tiles,
-        dtype=arguments.dtype,
-        device=device,
-        hub=arguments.hub,
-        quantization=arguments.quantization,
-    )
+    loading = {name: getattr(arguments, name) for name in ("tiles", "dtype", "hub", "quantization")}
+    mllm = load_mllm(arguments.teacher[0], device=pick_device(arguments.device), **loading)
     sampling = SamplingSettings(
         temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens, constrained=arguments.constrained
     )
@@ -326,6 +245,6 @@ def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     if kind == "local":
         raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
     brief = _brief(arguments, plan)
-    found = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
-    tell_estimate(found, plan, brief.model if kind == "endpoint" else None, arguments.json)
+    estimated = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
+    print_estimate(estimated, plan, brief.model if kind == "endpoint" else None, arguments.json)
     return 0

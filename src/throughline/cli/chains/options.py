@@ -9,10 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughline.chains.formats import FORMATS
-from throughline.chains.rules import RULES
-from throughline.cli.options import SOURCE_HELP, positive_int
-from throughline.core.errors import ThroughlineError, UsageError
+from throughline.cli.options import SOURCE_HELP, add_settings
+from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
     from throughline.teaching.prices import Price
@@ -30,41 +28,22 @@ FIXED_PARAMS = {
 }
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Images, rule, numbers of candidates, format, prompt."""
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Images, store, rule, numbers of candidates, format, prompt."""
+    from throughline.teaching.settings import PlanSettings
+
     parser.add_argument("images", metavar="DIR", type=Path, help=SOURCE_HELP)
     parser.add_argument(
         "--out", metavar="STORE", type=Path, required=True, help="folder of the store; one that is there is completed"
     )
-    parser.add_argument(
-        "--candidates", type=positive_int, default=4, metavar="K", help="chains asked for per image at most"
-    )
-    parser.add_argument(
-        "--enough", type=positive_int, default=1, metavar="M", help="accepted chains at which an image is done"
-    )
-    parser.add_argument("--all-candidates", action="store_true", help="ask for all K whatever is accepted")
-    parser.add_argument(
-        "--rule",
-        choices=tuple(RULES),
-        default="correct",
-        help="what an accepted chain must meet; the verdicts of all rules are recorded",
-    )
-    parser.add_argument("--format", choices=tuple(FORMATS), default="five_stage", help="stages of a chain")
-    parser.add_argument(
-        "--prompt",
-        metavar="FILE",
-        type=Path,
-        help="the teacher's question, a text with {options} and {stages} (default: our wording)",
-    )
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="only N images, spread over domains and classes (default: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="whole number; another seed asks for other candidates")
+    add_settings(parser, PlanSettings, PlanSettings.model_fields)
 
 
-def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+def add_request_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Model and parameters of a request to an endpoint, and what it costs."""
-    parser.add_argument("--model", metavar="NAME", help="the model that an endpoint is asked for")
+    from throughline.teaching.settings import RequestSettings
+
+    add_settings(parser, RequestSettings, RequestSettings.model_fields)
     parser.add_argument(
         "--param",
         action="append",
@@ -73,38 +52,24 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         help="a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7, "
         "max_tokens=1024, and a seed of each request's own)",
     )
-    parser.add_argument(
-        "--image-side",
-        type=positive_int,
-        default=1024,
-        metavar="PIXELS",
-        help="longest side that an image is sent with",
-    )
-    parser.add_argument(
-        "--prices",
-        metavar="FILE",
-        type=Path,
-        help="YAML, `model: {prompt: 2.5, completion: 10}`: US dollars for a million tokens (default: list prices)",
-    )
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     """The plan behind the options, for all images; reads them."""
+    from throughline.chains.formats import FORMATS
     from throughline.domains.folders import read_images
     from throughline.teaching.recorder import BuildPlan
 
     images = read_images(arguments.images)
-    enough = None if arguments.all_candidates else arguments.enough
-    if enough is not None and enough > arguments.candidates:
-        raise UsageError(
-            f"--enough {enough} is more than --candidates {arguments.candidates}", do="ask for more candidates"
-        )
+    if not arguments.all_candidates and arguments.enough > arguments.candidates:
+        what = f"--enough {arguments.enough} is more than --candidates {arguments.candidates}"
+        raise UsageError(what, do="ask for more candidates")
     return BuildPlan(
         images,
         FORMATS[arguments.format],
         arguments.rule,
         arguments.candidates,
-        enough,
+        None if arguments.all_candidates else arguments.enough,
         images_named=str(arguments.images),
         **more,
     )
@@ -114,11 +79,9 @@ def limited(plan: BuildPlan, limit: int | None) -> BuildPlan:
     """The plan for `limit` of its images, spread over domains and classes; for all where it is None."""
     from throughline.domains.samples import spread
 
-    return (
-        plan
-        if limit is None
-        else replace(plan, images=replace(plan.images, samples=spread(plan.images.samples, limit)))
-    )
+    if limit is None:
+        return plan
+    return replace(plan, images=replace(plan.images, samples=spread(plan.images.samples, limit)))
 
 
 def params_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -165,12 +128,3 @@ def require_model(arguments: argparse.Namespace) -> str:
 def now() -> str:
     """The time of a line: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def require_store(path: Path) -> Path:
-    """ThroughlineError unless there is a journal at `path`."""
-    from throughline.chains.journal import journal_files
-
-    if not path.is_file() and not (path.is_dir() and journal_files(path)):
-        raise ThroughlineError("no chain store here", path, "name a folder of journal-*.jsonl or one such file")
-    return path

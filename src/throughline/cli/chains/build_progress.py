@@ -1,4 +1,4 @@
-"""A build's panel on stderr: done, accepted, cached, failed, rates, cost so far and projected, time left.
+"""A build's progress on stderr: done, accepted, cached, failed, rates, cost so far and projected, time left.
 
 Redrawn in place in a terminal; a plain line every few seconds elsewhere.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughline.cli.chains.summary import money
 from throughline.cli.text import duration
 
 if TYPE_CHECKING:
@@ -27,16 +28,9 @@ SUSPICIOUS = 20
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_DRAWINGS = 5.0, 0.25
 
 
-def money(dollars: float | None) -> str:
-    """`$1.23`, with more digits below ten cents; `unknown` for None."""
-    if dollars is None:
-        return "unknown"
-    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.4f}"
-
-
 @contextlib.contextmanager
-def panel(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[Progress], None]]:
-    """Yields what `build` tells its progress to; `endpoints` may be filled later."""
+def build_progress(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[Progress], None]]:
+    """Yields what `build` reports its progress to; `endpoints` may be filled later."""
     watch = _Watch(endpoints)
     if not sys.stderr.isatty():
         yield watch.line
@@ -67,7 +61,7 @@ def heeding_ctrl_c(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[], bool
         pressed = True
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)
-        under_way = sum(one.in_flight for one in endpoints)
+        under_way = sum(group.in_flight for group in endpoints)
         waiting = f"waiting for {under_way:,} answers that may be billed" if under_way else "finishing this batch"
         print(f"interrupted: {waiting}; Ctrl-C again ends at once", file=sys.stderr, flush=True)
 
@@ -105,7 +99,7 @@ class _Watch:
             print("; ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr, flush=True)
 
     def facts(self, progress: Progress) -> dict[str, str]:
-        """What the panel shows, in its order. The first call comes before any work."""
+        """What is shown, in its order. The first call comes before any work."""
         first = self.first = self.first or replace(progress)
         seconds = max(time.monotonic() - self.began, 1e-3)
         tokens = progress.prompt_tokens + progress.completion_tokens - first.prompt_tokens - first.completion_tokens
@@ -118,12 +112,14 @@ class _Watch:
             "tokens a minute": f"{60 * tokens / seconds:,.0f}",
         }
         if self.endpoints:
-            if trouble := "; ".join(one.trouble for one in self.endpoints if one.trouble):
+            if trouble := "; ".join(group.trouble for group in self.endpoints if group.trouble):
                 facts["waiting:"] = trouble
-            facts["requests a minute"] = f"{60 * sum(one.traffic.requests for one in self.endpoints) / seconds:,.0f}"
-            facts["under way"] = " + ".join(f"{one.in_flight} of {one.limit}" for one in self.endpoints)
-            facts["refused"] = f"{sum(one.traffic.refused for one in self.endpoints):,}"
-            facts["asked again"] = f"{sum(one.traffic.retried for one in self.endpoints):,}"
+            facts["requests a minute"] = (
+                f"{60 * sum(group.traffic.requests for group in self.endpoints) / seconds:,.0f}"
+            )
+            facts["under way"] = " + ".join(f"{group.in_flight} of {group.limit}" for group in self.endpoints)
+            facts["refused"] = f"{sum(group.traffic.refused for group in self.endpoints):,}"
+            facts["asked again"] = f"{sum(group.traffic.retried for group in self.endpoints):,}"
         if progress.answers >= SUSPICIOUS and not progress.by_rule["format"]:
             found = ", ".join(f"{name} {count:,}" for name, count in progress.outcomes.items())
             facts["beware:"] = f"no answer so far is well-formed ({found}); is the prompt right, the length enough?"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.rules import RULES
-from throughline.cli.chains.options import require_store
 from throughline.cli.options import SOURCE_HELP, positive_int
 from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
@@ -89,12 +88,12 @@ def add_export(commands: Any) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from throughline.teaching.checks.check import check_chains
 
-    found = check_chains(arguments.store, limit=arguments.limit)
+    result = check_chains(arguments.store, limit=arguments.limit)
     if arguments.json:
-        print(found.model_dump_json(indent=2))
+        print(result.model_dump_json(indent=2))
     else:
-        print("\n".join(found.lines()))
-    return 0 if found.ok else 1
+        print("\n".join(result.lines()))
+    return 0 if result.ok else 1
 
 
 def _stats(arguments: argparse.Namespace) -> int:
@@ -102,19 +101,19 @@ def _stats(arguments: argparse.Namespace) -> int:
     from throughline.teaching.statistics.summary import summarise_chains
     from throughline.teaching.statistics.tables import statistics_tables
 
-    images = _images(require_store(arguments.store), arguments.images)
-    found = summarise_chains(arguments.store, images)
+    images = _images(_require_store(arguments.store), arguments.images)
+    statistics = summarise_chains(arguments.store, images)
     if arguments.json:
-        print(found.model_dump_json(indent=2))
+        print(statistics.model_dump_json(indent=2))
     else:
-        print("".join(to_terminal(Table(*table)) for table in statistics_tables(found)), end="")
+        print("".join(to_terminal(Table(*table)) for table in statistics_tables(statistics)), end="")
     return 0
 
 
 def _view(arguments: argparse.Namespace) -> int:
     from throughline.reporting.chains_page import write_chains_page
 
-    images = _images(require_store(arguments.store), arguments.images)
+    images = _images(_require_store(arguments.store), arguments.images)
     with progress("reading the store", "lines") as report_progress:
         page = write_chains_page(
             arguments.store,
@@ -130,7 +129,7 @@ def _view(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from throughline.teaching.exports.export import export_chains
 
-    images = _images(require_store(arguments.store), arguments.images)
+    images = _images(_require_store(arguments.store), arguments.images)
     if images is None:
         raise ThroughlineError("an export needs the images", arguments.store, "name their folder with --images")
     measured = None
@@ -153,6 +152,15 @@ def _export(arguments: argparse.Namespace) -> int:
         )
     print("\n".join([*summary.lines(), str(summary.folder)]))
     return 0
+
+
+def _require_store(path: Path) -> Path:
+    """ThroughlineError unless there is a journal at `path`."""
+    from throughline.chains.journal import journal_files
+
+    if not path.exists() or not journal_files(path):
+        raise ThroughlineError("no chain store here", path, "name a folder of journal-*.jsonl or one such file")
+    return path
 
 
 def _images(store: Path, given: Path | None) -> ImageSet | None:

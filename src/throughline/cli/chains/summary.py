@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from throughline.cli.chains.panel import money
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from throughline.teaching.estimate import Estimate
@@ -16,7 +14,14 @@ if TYPE_CHECKING:
 REASONS_SHOWN = 3
 
 
-def tell_result(progress: Progress, plan: BuildPlan, store: Path, as_json: bool) -> None:
+def money(dollars: float | None) -> str:
+    """`$1.23`, with more digits below ten cents; `unknown` for None."""
+    if dollars is None:
+        return "unknown"
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.4f}"
+
+
+def print_result(progress: Progress, plan: BuildPlan, store: Path, as_json: bool) -> None:
     """What the store holds now, and how this build went; the acceptance of every rule, whichever decides."""
     if as_json:
         print(json.dumps(asdict(progress), indent=2))
@@ -67,25 +72,17 @@ def _details(progress: Progress) -> list[str]:
     return lines
 
 
-def tell_estimate(found: Estimate, plan: BuildPlan, model: str | None, as_json: bool) -> None:
+def print_estimate(estimate: Estimate, plan: BuildPlan, model: str | None, as_json: bool) -> None:
     """Requests, tokens and cost; `model` is None where nothing is paid."""
-    costs = [found.cost(number) for number in found.requests]
-    expected = found.expected_requests
+    costs = [estimate.cost(number) for number in estimate.requests]
+    expected = estimate.expected_requests
     if as_json:
-        values: dict[str, Any] = {
-            "images": found.images,
-            "requests": list(found.requests),
-            "expected_requests": expected,
-            "prompt_tokens": found.prompt_tokens,
-            "completion_tokens": found.completion_tokens,
-            "cost": costs,
-            "expected_cost": None if expected is None else found.cost(expected),
-            "measured": found.measured,
-        }
+        values = {name: value for name, value in vars(estimate).items() if name != "price"}
+        values |= {"cost": costs, "expected_cost": None if expected is None else estimate.cost(expected)}
         print(json.dumps(values, indent=2))
         return
-    few, many = found.requests
-    print(f"images that want chains: {found.images:,} of {len(plan.samples):,}")
+    few, many = estimate.requests
+    print(f"images that want chains: {estimate.images:,} of {len(plan.samples):,}")
     likely = expected is not None and few < many
     print(
         "requests: " + _range(f"{few:,}", f"{many:,}") + (f", about {expected:,} as accepted so far" if likely else "")
@@ -93,12 +90,12 @@ def tell_estimate(found: Estimate, plan: BuildPlan, model: str | None, as_json: 
     if model is None:
         return
     rule = "a rule of thumb, images as GPT-4o counts them; --limit 40 measures it"
-    basis = f"mean of {found.measured:,} answers in the store" if found.measured else rule
-    print(f"tokens: {found.prompt_tokens:.0f} a request, {found.completion_tokens:.0f} an answer ({basis})")
-    if found.price is None:
+    basis = f"mean of {estimate.measured:,} answers in the store" if estimate.measured else rule
+    print(f"tokens: {estimate.prompt_tokens:.0f} a request, {estimate.completion_tokens:.0f} an answer ({basis})")
+    if estimate.price is None:
         print(f"cost: the price of {model} is not known; give one with --prices FILE")
         return
-    about = f", about {money(found.cost(expected))}" if likely and expected is not None else ""
+    about = f", about {money(estimate.cost(expected))}" if likely and expected is not None else ""
     print("cost: " + _range(money(costs[0]), money(costs[1])) + about)
 
 
