@@ -71,8 +71,7 @@ class Gpu:
     bf16: bool
 
     def __str__(self) -> str:
-        bf16 = "bf16" if self.bf16 else "no bf16"
-        return f"{self.name}, {in_gb(self.memory)} ({in_gb(self.free)} free), {bf16}"
+        return f"{self.name}, {in_gb(self.memory)} ({in_gb(self.free)} free), {'bf16' if self.bf16 else 'no bf16'}"
 
 
 @dataclass(frozen=True)
@@ -162,14 +161,12 @@ def judge_demo(machine: Machine) -> Job:
 def judge_large(machine: Machine, model: LargeModel) -> Job:
     """Whether a LoRA of a large model can be trained here: software, a GPU, the weights."""
     fault = "Python or packages do not fit (see demo)" if software_faults(machine) else gpu_fault(machine, model)
+    state, room = machine.checkpoints[model.checkpoint], machine.cache_free >= model.weights
     missing = [fault] if fault is not None else []
-    runs = "no" if missing else "yes"
-    state = machine.checkpoints[model.checkpoint]
+    runs = "no" if fault is not None else "yes" if state == "here" else "after download" if room else "no"
     if state != "here":
         missing.append(f"{model.checkpoint} is {state} in {machine.cache}: hf download {model.checkpoint}")
-        runs = "no" if runs == "no" else "after download"
-        if machine.cache_free < model.weights:
-            runs = "no"
+        if not room:
             missing.append(f"{in_gb(machine.cache_free)} free there, the download takes {in_gb(model.weights)}")
     needs = (
         f"about {in_gb(model.memory)} of GPU memory (estimate: {in_gb(model.weights)} weights in bf16, "
@@ -180,13 +177,10 @@ def judge_large(machine: Machine, model: LargeModel) -> Job:
 
 def software_faults(machine: Machine) -> list[str]:
     """What of Python, the packages and torch does not fit."""
-    python = [] if machine.python_fits else [f"Python {machine.python} is not {machine.python_required}"]
+    faults = [] if machine.python_fits else [f"Python {machine.python} is not {machine.python_required}"]
+    faults += [str(package) for package in machine.packages if not package.fits]
     libraries = {"torch": machine.torch, "torchvision": machine.torchvision}
-    return [
-        *python,
-        *(str(package) for package in machine.packages if not package.fits),
-        *(f"{name} {library}" for name, library in libraries.items() if library.fault is not None),
-    ]
+    return faults + [f"{name} {library}" for name, library in libraries.items() if library.fault is not None]
 
 
 def gpu_fault(machine: Machine, model: LargeModel) -> str | None:
@@ -223,11 +217,11 @@ def inspect_machine() -> Machine:
     except importlib.metadata.PackageNotFoundError as error:
         raise ThroughlineError("throughline is not installed", do="run make setup") from error
     torch, torch_cuda, gpus = inspect_torch()
-    folder, cache = Path.cwd(), Path(HF_HUB_CACHE)
+    folder, cache, python = Path.cwd(), Path(HF_HUB_CACHE), platform.python_version()
     return Machine(
-        python=platform.python_version(),
+        python=python,
         python_required=python_required,
-        python_fits=SpecifierSet(python_required).contains(platform.python_version(), prereleases=True),
+        python_fits=SpecifierSet(python_required).contains(python, prereleases=True),
         packages=compare_packages(requirements),
         torch=torch,
         torch_cuda=torch_cuda,
@@ -294,15 +288,14 @@ def checkpoint_state(name: str, cache: Path) -> str:
     """Whether the cache holds a checkpoint's config and every one of its weight files; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    def is_here(file: str) -> bool:
-        return isinstance(try_to_load_from_cache(name, file, cache_dir=cache), str)
+    def cached(file: str) -> Path | None:
+        path = try_to_load_from_cache(name, file, cache_dir=cache)
+        return Path(path) if isinstance(path, str) else None
 
-    index = try_to_load_from_cache(name, "model.safetensors.index.json", cache_dir=cache)
-    weights = {"model.safetensors"}
-    if isinstance(index, str):
-        weights = set(json.loads(Path(index).read_text())["weight_map"].values())
-    here = [is_here(file) for file in ("config.json", *weights)]
-    return "here" if all(here) else "in part" if any(here) or isinstance(index, str) else "absent"
+    index = cached("model.safetensors.index.json")
+    weights = set(json.loads(index.read_text())["weight_map"].values()) if index else {"model.safetensors"}
+    here = [cached(file) is not None for file in ("config.json", *weights)]
+    return "here" if all(here) else "in part" if any(here) or index else "absent"
 
 
 def describe(machine: Machine, jobs: tuple[Job, ...]) -> str:
@@ -338,8 +331,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints facts and verdicts; 0 if the demo can run here, else 1."""
     machine = inspect_machine()
     jobs = (judge_demo(machine), *(judge_large(machine, model) for model in LARGE_MODELS))
-    if arguments.json:
-        print(json.dumps({**asdict(machine), "jobs": [asdict(job) for job in jobs]}, indent=2))
-    else:
-        print(describe(machine, jobs))
+    facts = {**asdict(machine), "jobs": [asdict(job) for job in jobs]}
+    print(json.dumps(facts, indent=2) if arguments.json else describe(machine, jobs))
     return 0 if jobs[0].runs == "yes" else 1

@@ -20,20 +20,20 @@ _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
     """The dry run for a program; `forecast` is null where `unknown` says why."""
-    slugs = {unit.name: unit.slug for unit in preview.units}
-    known = forecast if isinstance(forecast, Forecast) else None
-    by_unit = {one.unit.name: _unit_json(one) for one in known.units} if known else {}
+    known, slugs = isinstance(forecast, Forecast), {unit.name: unit.slug for unit in preview.units}
+    forecasts = {one.unit.name: _unit_json(one) for one in forecast.units} if isinstance(forecast, Forecast) else {}
+    units = [
+        {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs.values()]}
+        | asdict(preview.costs[unit.name])
+        | {"forecast": forecasts.get(unit.name)}
+        for unit in preview.units
+    ]
     return {
         "config": preview.config.model_dump(mode="json"),
-        "units": [
-            {"unit": unit.slug, "needs": [slugs[name] for name in unit.needs.values()]}
-            | asdict(preview.costs[unit.name])
-            | {"forecast": by_unit.get(unit.name)}
-            for unit in preview.units
-        ],
+        "units": units,
         "total": asdict(preview.total),
-        "forecast": _forecast_json(known) if known else None,
-        "unknown": forecast if isinstance(forecast, str) else None,
+        "forecast": _forecast_json(forecast) if isinstance(forecast, Forecast) else None,
+        "unknown": None if known else forecast,
     }
 
 
@@ -43,16 +43,12 @@ def _unit_json(one: UnitForecast) -> dict[str, Any]:
 
 
 def _forecast_json(forecast: Forecast) -> dict[str, Any]:
-    need, elapsed = forecast.memory, forecast.elapsed
-    return {
-        "paths": asdict(forecast.workload.paths),
-        "hardware": [
-            asdict(one) | {"seconds": elapsed[one.name], "memory_needed": need, "fits": one.holds(need)}
-            for one in forecast.hardware
-        ],
-        "missing": forecast.unknown,
-        "notes": forecast.workload.notes,
-    }
+    def row(hardware: Hardware) -> dict[str, Any]:
+        seconds, need = forecast.elapsed[hardware.name], forecast.memory
+        return asdict(hardware) | {"seconds": seconds, "memory_needed": need, "fits": hardware.holds(need)}
+
+    hardware, paths = list(map(row, forecast.hardware)), asdict(forecast.workload.paths)
+    return {"paths": paths, "hardware": hardware, "missing": forecast.unknown, "notes": forecast.workload.notes}
 
 
 def as_text(preview: Preview, forecast: Forecast | str) -> str:
