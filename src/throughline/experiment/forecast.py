@@ -185,10 +185,10 @@ def _corrected(
 
 def read_workload(preview: Preview) -> Workload | str:
     """The checkpoint's shape, the tokens of the run's paths and what they rest on; or why they cannot be told."""
-    name = preview.config.model.checkpoint
-    folder = checkpoint_folder(name)
+    settings = preview.config.model
+    name, folder = settings.checkpoint, checkpoint_folder(settings.checkpoint)
     try:
-        return make_workload(preview, *open_outline(str(folder or name), preview.config.model.tiles))
+        return make_workload(preview, *open_outline(str(folder or name), settings.tiles, settings.revision))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, TemplateError) as error:
         if folder is None and isinstance(error, OSError):
             files = '--include "*.json" "*.jinja"'

@@ -135,12 +135,13 @@ def tiles_of(image: EncodedImage) -> int:
     return len(pixels) if pixels.ndim == 4 else 1
 
 
-def open_outline(source: str, tiles: int = 1) -> tuple[Any, Chat]:
+def open_outline(source: str, tiles: int = 1, revision: str | None = None) -> tuple[Any, Chat]:
     """A checkpoint without its weights, a folder or what the hub's cache holds of a name: the model on torch's meta
     device, and the chat that renders for it. Asks no network; OSError, ValueError or KeyError where its configuration
     or its processor cannot be read."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    options = {"revision": revision or "main", "trust_remote_code": False, "local_files_only": True}
+    config = AutoConfig.from_pretrained(source, **options)
+    processor = AutoProcessor.from_pretrained(source, **options)
     return outline_of(config, processor, tiles)
 
 
