@@ -10,11 +10,10 @@ import pytest
 import torch
 from tests.mllm.reference import Spoken, nll_alone, picture, tree_of
 
-from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm, wrap_mllm
-from throughline.mllm.plan import Plan, choose_plan, with_flex
+from throughline.mllm.plan import Plan, choose_plan
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -109,16 +108,6 @@ def test_a_slower_way_is_named_in_one_line_and_gives_the_same_numbers(
     with torch.no_grad():
         ours = score_trees(spoil(slower.model), slower.collate([[tree_of(slower, paths)]])).token_nll
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_flex_attention_is_taken_where_it_was_asked_for(checkpoints: dict[str, Path], family: str) -> None:
-    assert load_mllm(str(checkpoints[family]), attention="flex").plan == Plan(flex=True)
-
-
-def test_a_checkpoint_that_does_not_run_with_flex_attention_is_refused(checkpoints: dict[str, Path]) -> None:
-    mllm = load_mllm(str(checkpoints["internvl"]))
-    with pytest.raises(ThroughlineError, match=r"does not run with FlexAttention.*use attention: sdpa"):
-        with_flex(deaf_to_layouts(mllm.model), mllm.plan, 0, 1, "here")
 
 
 def test_a_fault_of_the_model_itself_is_not_taken_for_a_refusal(mllms: dict[str, Mllm], monkeypatch: Any) -> None:

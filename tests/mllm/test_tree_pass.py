@@ -89,7 +89,6 @@ SETS: dict[str, list[list[list[Spoken]]]] = {
 Plan = Callable[[Sequence[Sequence[Tree]], int], TreeBatch]
 PLANS: dict[str, Plan] = {
     "packed": lambda rows, pad: collate_packed(rows),
-    "flex": lambda rows, pad: collate_packed(rows, flex=True),
     "masked": collate_masked,
     "paths": lambda rows, pad: collate_paths([tree for row in rows for tree in row], pad),
 }

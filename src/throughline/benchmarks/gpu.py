@@ -29,7 +29,6 @@ from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, Geometry, random_mllm, shallow
-from throughline.mllm.plan import Plan
 
 LOGIT_BOUND = 0.02
 """Of the logits' norm: a bfloat16 has eight binary digits, so a product is off by up to 0.4 %, and layers add up."""
@@ -41,9 +40,6 @@ TERRA_INCOGNITA = {"location_100": 4879, "location_38": 9767, "location_43": 402
 """Images by location as DomainBed published them: 24,788."""
 CLASSES, EPOCHS, ROUNDS = 10, 3, 3
 """TerraIncognita's classes; the paper's epochs a stage and rounds of self-labelling."""
-
-WAYS: Mapping[str, Plan] = {"sdpa": Plan(), "flex": Plan(flex=True)}
-"""Attention of the tree's steps by name. The rival's is always SDPA's."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,8 @@ class Side:
         return float(np.median(self.seconds))
 
 
-def measure_gpu(
-    settings: GpuSettings, told: Callable[[str], None] = lambda line: None, ways: Mapping[str, Plan] = WAYS
-) -> list[BenchRow]:
-    """Rows for every way of attention: step time, rates, utilisation, memory, hours of TerraIncognita.
+def measure_gpu(settings: GpuSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+    """Rows of step time, rates, utilisation, memory, hours of TerraIncognita.
 
     Raises ThroughlineError where there is no GPU, where bfloat16 is further from float32 than the bounds, and when the
     memory does not suffice; UsageError for an unknown geometry and for more samples than there are.
@@ -99,7 +93,7 @@ def measure_gpu(
         precision = checked_precision(geometry, texts, settings.device)
         told("the ceiling of matrix products")
         ceiling = matmul_ceiling(settings.device)
-        return _measured(settings, geometry, texts, precision, ceiling, told, ways)
+        return _measured(settings, geometry, texts, precision, ceiling, told)
     except torch.OutOfMemoryError as error:
         raise ThroughlineError(
             f"out of GPU memory with {settings.batch} samples in a step",
@@ -171,7 +165,6 @@ def _measured(
     precision: Precision,
     ceiling: float,
     told: Callable[[str], None],
-    ways: Mapping[str, Plan],
 ) -> list[BenchRow]:
     device = settings.device
     told(f"drawing the weights of {geometry.name}")
@@ -181,51 +174,47 @@ def _measured(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     work = make_workload(mllm.chat, geometry.image_size, class_list(CLASSES), settings.batch)
     separate = [_on(rows, device) for rows in separate_rows(mllm, work)]
-    rows: list[BenchRow] = []
-    for name, plan in ways.items():
-        told(f"steps of {settings.batch} samples, attention {name}")
-        batch = tree_batch(replace(mllm, plan=plan), work).to(device)
-        difference = _difference(model, batch, separate)
-        ours, rival = _steps(model, batch, separate, settings.batch)
-        model.train()
-        memories = [_peak(step, device) for step in (ours, rival)]
-        timed = take_turns({"tree": _timed(ours, device), RIVAL: _timed(rival, device)}, settings.trials)
-        model.eval()
-        tree = Side(
-            tuple(timed["tree"]),
-            settings.batch,
-            batch.input_ids.numel(),
-            step_flops(model, rows_of_trees(batch)).total,
-            memories[0],
-        )
-        paths = Side(
-            tuple(timed[RIVAL]),
-            settings.batch,
-            sum(rows.input_ids.numel() for rows in separate),
-            step_flops(model, rows_of_paths(separate)).total,
-            memories[1],
-        )
-        common = {
-            **asdict(settings),
-            **machine_settings(model),
-            "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-            "attention": name,
-            "classes": CLASSES,
-            "lora_rank": LORA.rank,
-            "lora_dropout": LORA.dropout,
-            "bf16_logit_difference": precision.logit_difference,
-            "bf16_nll_difference": precision.nll_difference,
-            "largest_nll_difference": difference,
-            "ceiling_tflops": round(ceiling / 1e12, 3),
-            "ours_rows": row_widths([batch.input_ids.shape]),
-            "rival_rows": row_widths(rows.input_ids.shape for rows in separate),
-            "gflops_tree": round(tree.flops / 1e9, 3),
-            "gflops_separate": round(paths.flops / 1e9, 3),
-            "fold_samples": fold_samples(),
-            "epochs": EPOCHS,
-        }
-        rows += rows_of_sides(f"gpu {geometry.name}, attention {name}", tree, paths, ceiling, common)
-    return rows
+    told(f"steps of {settings.batch} samples")
+    batch = tree_batch(mllm, work).to(device)
+    difference = _difference(model, batch, separate)
+    ours, rival = _steps(model, batch, separate, settings.batch)
+    model.train()
+    memories = [_peak(step, device) for step in (ours, rival)]
+    timed = take_turns({"tree": _timed(ours, device), RIVAL: _timed(rival, device)}, settings.trials)
+    model.eval()
+    tree = Side(
+        tuple(timed["tree"]),
+        settings.batch,
+        batch.input_ids.numel(),
+        step_flops(model, rows_of_trees(batch)).total,
+        memories[0],
+    )
+    paths = Side(
+        tuple(timed[RIVAL]),
+        settings.batch,
+        sum(rows.input_ids.numel() for rows in separate),
+        step_flops(model, rows_of_paths(separate)).total,
+        memories[1],
+    )
+    common = {
+        **asdict(settings),
+        **machine_settings(model),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "classes": CLASSES,
+        "lora_rank": LORA.rank,
+        "lora_dropout": LORA.dropout,
+        "bf16_logit_difference": precision.logit_difference,
+        "bf16_nll_difference": precision.nll_difference,
+        "largest_nll_difference": difference,
+        "ceiling_tflops": round(ceiling / 1e12, 3),
+        "ours_rows": row_widths([batch.input_ids.shape]),
+        "rival_rows": row_widths(rows.input_ids.shape for rows in separate),
+        "gflops_tree": round(tree.flops / 1e9, 3),
+        "gflops_separate": round(paths.flops / 1e9, 3),
+        "fold_samples": fold_samples(),
+        "epochs": EPOCHS,
+    }
+    return rows_of_sides(f"gpu {geometry.name}", tree, paths, ceiling, common)
 
 
 def rows_of_sides(name: str, tree: Side, paths: Side, ceiling: float, settings: dict[str, Any]) -> list[BenchRow]:

@@ -35,7 +35,6 @@ def _as_list(value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-Attention = Literal["sdpa", "flex"]
 Quantization = Literal["none", "nf4"]
 """How the frozen weights below an adapter are held: as loaded, or the decoder's in 4 bits (QLoRA's normal float)."""
 

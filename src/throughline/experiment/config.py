@@ -19,7 +19,6 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.nearest import nearest
 from throughline.core.settings import (
     AnswerSettings,
-    Attention,
     LoraSettings,
     Quantization,
     Settings,
@@ -111,9 +110,6 @@ class ModelConfig(Settings):
     """Most tiles an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
-    attention: Attention = "sdpa"
-    """Kernel of the decoder's attention in training: `flex` is FlexAttention, for CUDA; `throughline bench gpu` tells
-    which is faster on a card."""
     quantization: Quantization = "none"
     """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

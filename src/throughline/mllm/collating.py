@@ -1,6 +1,6 @@
 """Trees into the tensors of one model call, in three ways with the same numbers.
 
-    packed   all trees in one row without padding, attention by a layout of ours (`attention`, or `flex`)
+    packed   all trees in one row without padding, attention by a layout of ours (`attention`)
     masked   rows of trees, padded, a 4-D mask
     paths    every path a row of its own, the vision tower run once per image
 
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from throughline.mllm.attention import TreeLayout, tree_layout
 from throughline.mllm.chat import EncodedImage, join_inputs
-from throughline.mllm.flex import FlexLayout, flex_layout
 from throughline.mllm.tree import Branch, Tree
 
 
@@ -39,7 +38,7 @@ class TreeBatch:
 
     input_ids: Tensor  # (B, S)
     position_ids: Tensor  # (B, S), or (axes, B, S) with multimodal RoPE
-    attention: TreeLayout | FlexLayout | Tensor  # packed; or (B, 1, S, S) bool: masked; or (B, S): paths
+    attention: TreeLayout | Tensor  # packed; or (B, 1, S, S) bool: masked; or (B, S): paths
     image_inputs: dict[str, Tensor]
     reused: ImageReuse | None  # paths only
     scored: Tensor
@@ -66,9 +65,9 @@ class TreeBatch:
         )
 
 
-def collate_packed(rows: Sequence[Sequence[Tree]], flex: bool = False) -> TreeBatch:
+def collate_packed(rows: Sequence[Sequence[Tree]]) -> TreeBatch:
     """All trees of all rows behind one another in one row: their trunks, those of one length together, then their
-    crowns. Nothing is padded, and no tree costs another anything. `flex`: attention by FlexAttention."""
+    crowns. Nothing is padded, and no tree costs another anything."""
     trees = [tree for row in rows for tree in row]
     trunks = [int((tree.node == 0).sum()) for tree in trees]
     order = sorted(range(len(trees)), key=lambda index: trunks[index])  # stable: equal trunks in the order they came
@@ -91,11 +90,7 @@ def collate_packed(rows: Sequence[Sequence[Tree]], flex: bool = False) -> TreeBa
             marks.add(at[branch.scored], at[branch.predictors], branch, sample)
         images += zip(at[tree.image_at], tree.images, strict=True)
     images.sort(key=lambda placed: placed[0])  # features are put in where placeholders stand, in the order of the row
-    layout: TreeLayout | FlexLayout
-    if flex:
-        layout = flex_layout([(places[i], tree) for i, tree in enumerate(trees)], ids.shape[1])
-    else:
-        layout = tree_layout([(trunks[index], trees[index].visible()) for index in order])
+    layout = tree_layout([(trunks[index], trees[index].visible()) for index in order])
     return marks.batch(ids, positions, layout, join_inputs([image for _, image in images]), None)
 
 
@@ -174,7 +169,7 @@ class _Marks:
         self,
         ids: Any,
         positions: Any,
-        attention: TreeLayout | FlexLayout | Tensor,
+        attention: TreeLayout | Tensor,
         images: dict[str, Tensor],
         reuse: ImageReuse | None,
     ) -> TreeBatch:

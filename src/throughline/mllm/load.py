@@ -17,12 +17,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging as transformers_logging
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.settings import Attention, Quantization
-from throughline.mllm.chat import Chat, PositionsOf, user_turn
+from throughline.core.settings import Quantization
+from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.lora import folded
-from throughline.mllm.plan import Plan, choose_plan, with_flex
+from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
 from throughline.mllm.rms_norm import use_nodes
 from throughline.mllm.tree import Tree
@@ -74,13 +74,12 @@ def load_mllm(
     hub: bool = False,
     revision: str | None = None,
     quantization: Quantization = "none",
-    attention: Attention = "sdpa",
 ) -> Mllm:
     """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name, at a `revision`) for inference or
     training.
 
     Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, its
-    weights are damaged or incomplete, cannot be quantised, or do not run with this attention.
+    weights are damaged or incomplete, or cannot be quantised.
     """
     source, commit = checkpoint_source(name, hub), resolve_revision(name, hub, revision)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
@@ -114,9 +113,6 @@ def load_mllm(
     model.requires_grad_(False)
     model.to(device).eval()
     mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name, commit), tiles)
-    if attention == "flex":
-        axes = mllm.chat.prompt(user_turn("?", images=0), []).positions.shape[0]
-        mllm = replace(mllm, plan=with_flex(model, mllm.plan, mllm.chat.pad_id, axes, name))
     return replace(mllm, quantization=quantization)
 
 

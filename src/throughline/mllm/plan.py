@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from throughline.core.errors import ThroughlineError
 from throughline.mllm.attention import use_layouts
 from throughline.mllm.chat import Path
 from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
@@ -31,8 +30,6 @@ class Plan:
     """One way to run a tree. Every way gives the same numbers up to rounding."""
 
     rows: Literal["packed", "masked", "paths"] = "packed"
-    flex: bool = False
-    """Attention of packed rows by FlexAttention."""
     whole_logits: bool = False
     """All logits at once from the model's own call, not chunk by chunk from its head."""
     regrid: float = 0.75
@@ -54,7 +51,7 @@ class Plan:
     def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
         """The rows as this way lays them out."""
         if self.rows == "packed":
-            batch = collate_packed(rows, self.flex)
+            batch = collate_packed(rows)
         elif self.rows == "masked":
             batch = collate_masked(rows, pad_id)
         else:
@@ -80,14 +77,6 @@ def choose_plan(model: Any, pad_id: int, axes: int) -> Plan:
     if plan.rows in _SLOWER:
         logger.warning("%s %s (slower, same numbers)", type(model).__name__, _SLOWER[plan.rows])
     return plan
-
-
-def with_flex(model: Any, plan: Plan, pad_id: int, axes: int, where: str) -> Plan:
-    """The plan with FlexAttention in its packed rows; ThroughlineError where the model does not compute it exactly."""
-    flexible = replace(plan, flex=True)
-    if plan.rows != "packed" or not agrees(model, flexible, pad_id, axes):
-        raise ThroughlineError("this checkpoint does not run with FlexAttention", where, "use attention: sdpa")
-    return flexible
 
 
 @torch.no_grad()

@@ -69,7 +69,6 @@ class AnalyzedRun:
             device=pick_device(model.device if device == "auto" else device),
             hub=model.hub,
             quantization=model.quantization,
-            attention=model.attention,
         )
 
     def _adapter(self, state: State) -> Path | None:
