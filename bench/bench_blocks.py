@@ -142,7 +142,7 @@ def cost_of_demo(root: Path) -> str:
     found = read_record(root / "evidence" / "cost_model.json", CostOfDemo)
     if found is None:
         return NOT_MEASURED
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (part.unit, part.group, f"{part.at_most:.0f}", f"{part.predicted:.0f}", f"{part.measured:.0f}")
         for part in found.parts
     ]

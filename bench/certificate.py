@@ -14,7 +14,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -115,8 +115,9 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
     from throughline.chains.formats import FIVE_STAGE
     from throughline.core.seeding import seed_of
     from throughline.core.settings import LoraSettings, StageSettings
+    from throughline.mllm.checkpoints import fingerprint_checkpoint
     from throughline.mllm.images import ImageReader
-    from throughline.mllm.load import fingerprint_checkpoint, load_mllm
+    from throughline.mllm.load import load_mllm
     from throughline.mllm.lora import add_lora
     from throughline.questions.question_set import make_question_set
     from throughline.training.methods import LABELS
@@ -295,7 +296,8 @@ def main() -> None:
     included = [(budget, tuple(DOMAIN_STYLES), seed) for seed in budget.seeds]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         # What is quick to fail comes first, and says so at once.
-        quick = [pool.submit(measure, budget) for measure in (zero_shot, background, perplexity)]
+        measures: tuple[Callable[[Budget], Any], ...] = (zero_shot, background, perplexity)
+        quick = [pool.submit(measure, budget) for measure in measures]
         seen = pool.submit(pairs)
         futures = {job: pool.submit(cls, job) for job in (*included, *held_out)}
         base, colour, chains = (future.result() for future in quick)
@@ -303,7 +305,7 @@ def main() -> None:
         pixel = seen.result()
         print(json.dumps({"pairs": pixel}), flush=True)
         found = {job: future.result() for job, future in futures.items()}
-    per_target = {
+    per_target: dict[str, dict[str, Any]] = {
         target: {
             "zero_shot": base[target],
             "held_out": [found[job][target] for job in held_out if target not in job[1]],

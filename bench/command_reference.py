@@ -202,7 +202,7 @@ def methods(_root: Path) -> str:
     rows = (
         (
             _code(method.name),
-            " + ".join(method.marked) or "nothing",
+            " + ".join(method.paths) or "nothing",
             "yes" if method.self_labelled else "no",
             _code(method.starts_from) if method.starts_from else "the checkpoint",
             _code(method.steps_like) if method.steps_like else "its own epochs" if method.trains else "none",

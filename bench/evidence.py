@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import documents
-from bench_blocks import BENCHES
 from chains_study import study_chains
 from contact_sheet import contact_sheet
 from cost_model import compare_with_run
@@ -145,25 +144,31 @@ def help_time() -> None:
     print(f"median of seven: {record.median} s")
 
 
-COMMANDS = {
-    "step_ablated": ("step", "--ablate", "--tiles", "1", "--classes", "65"),
-    "memory": ("memory", "--ablate"),
-    "score": ("score", "--ablate"),
-    "sample": ("sample", "--ablate"),
-    "evaluate": ("evaluate", "--ablate"),
+BENCH_COMMANDS = {
+    "step": "throughline bench step",
+    "step_ablated": "throughline bench step --ablate --tiles 1 --classes 65",
+    "memory": "throughline bench memory --ablate",
+    "score": "throughline bench score --ablate",
+    "sample": "throughline bench sample --ablate",
+    "gpu": "throughline bench gpu",
+    "evaluate": "python bench/evaluate.py --ablate",
+    "input": "python bench/input.py",
+    "scale": "python bench/scale.py",
+    "teacher": "python bench/teacher.py",
 }
-"""Words of a bench where they are not its name alone."""
+"""What measures evidence/bench_NAME.json; `step_ablated` is what each of our ways is worth."""
 
 
 def bench(name: str) -> None:
-    """`throughline bench NAME` into evidence/bench_NAME.json, `step_ablated` with what each of our ways is worth. The
-    machine has to be idle."""
-    words = ("bench", *COMMANDS.get(name, (name,)), "--json")
-    done = subprocess.run([executable(), *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    """A bench into evidence/bench_NAME.json. The machine has to be idle."""
+    command = f"{BENCH_COMMANDS[name]} --json"
+    program, *words = command.split()
+    path = executable() if program == "throughline" else Path(sys.executable)
+    done = subprocess.run([path, *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(done.returncode)
     rows = [BenchRow.model_validate(row) for row in json.loads(done.stdout)]
-    record = Bench(command=" ".join(("throughline", *words)), rows=rows, environment=this_machine())
+    record = Bench(command=command, rows=rows, environment=this_machine())
     write_record(EVIDENCE / f"bench_{name}.json", record)
     print(f"{len(rows)} rows")
 
@@ -224,7 +229,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "demo-time": demo_time,
     "cost-of-demo": cost_of_demo,
     "help-time": help_time,
-    **{f"bench-{name.replace('_', '-')}": partial(bench, name) for name in BENCHES},
+    **{f"bench-{name.replace('_', '-')}": partial(bench, name) for name in BENCH_COMMANDS},
     "chains": chains,
     "sensitivity": sensitivity,
     "docs": docs,
@@ -238,7 +243,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, part in PARTS.items():
-        summary = f"`throughline {name.replace('-', ' ')}`" if isinstance(part, partial) else part.__doc__ or ""
+        benched = BENCH_COMMANDS.get(name.removeprefix("bench-").replace("-", "_"))
+        summary = f"`{benched}`" if benched else part.__doc__ or ""
         commands.add_parser(name, help=summary.splitlines()[0])
     picture = commands.add_parser("screenshot", help=(screenshot.__doc__ or "").splitlines()[0])
     picture.add_argument(

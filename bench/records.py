@@ -127,7 +127,7 @@ class SensitivityStudy(Record):
 
 
 class BenchRow(BaseModel):
-    """One object of `throughline bench … --json`; what it says beyond this is kept."""
+    """One object of what a bench prints with `--json`; what it says beyond this is kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -144,7 +144,7 @@ class BenchRow(BaseModel):
 
 
 class Bench(Record):
-    """What a `throughline bench` printed."""
+    """What a bench printed."""
 
     command: str
     rows: list[BenchRow] = Field(min_length=1)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from code_lines import Lines, count_lines, count_rooms
 
 ROOT = Path(__file__).parent.parent

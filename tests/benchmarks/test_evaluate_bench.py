@@ -1,19 +1,11 @@
-"""`bench evaluate`: the same answers from both sides, or no row."""
+"""`bench/evaluate.py`: the same answers from both sides, or no row."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from throughline.benchmarks.evaluating import (
-    Answers,
-    Asked,
-    EvaluateSettings,
-    check_answers,
-    draw_samples,
-    measure_answering,
-    measure_evaluate,
-)
+from evaluate import Answers, EvaluateSettings, Recorded, check_answers, draw_samples, measure, measure_answering
 from throughline.core.errors import ThroughlineError
 
 SAID = Answers(("cup",) * 200, ("<CONCLUSION>cup</CONCLUSION>",) * 200, torch.full((200, 3), -1.1))
@@ -21,9 +13,9 @@ SAID = Answers(("cup",) * 200, ("<CONCLUSION>cup</CONCLUSION>",) * 200, torch.fu
 
 def test_a_few_texts_may_differ_and_are_counted():
     other = replace(SAID, reasoning=("bowl", *SAID.reasoning[1:]), log_probability=SAID.log_probability + 5e-5)
-    said = check_answers("x", SAID, other)
-    assert (said["texts"], said["differing_texts"]) == (400, 1)
-    assert said["largest_difference"] == pytest.approx(5e-5 / 1.1, rel=0.1)
+    checked = check_answers("x", SAID, other)
+    assert (checked["texts"], checked["differing_texts"]) == (400, 1)
+    assert checked["largest_difference"] == pytest.approx(5e-5 / 1.1, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -36,18 +28,18 @@ def test_a_few_texts_may_differ_and_are_counted():
 )
 def test_other_answers_give_no_row(other):
     with pytest.raises(ThroughlineError, match="of 400 texts and log-probabilities by"):
-        measure_answering("x", Asked(lambda: SAID), {"plain": Asked(lambda: other)}, 1, {})
+        measure_answering("x", Recorded(lambda: SAID), {"plain": Recorded(lambda: other)}, 1, {"images": 200})
 
 
 def test_images_are_spread_over_styles_and_classes(tmp_path):
     samples = draw_samples(tmp_path, 50)
-    assert len({one.id for one in samples}) == 50
-    assert len({one.domain for one in samples}) == 4 and len({one.label for one in samples}) == 12
+    assert len({sample.id for sample in samples}) == 50
+    assert len({sample.domain for sample in samples}) == 4 and len({sample.label for sample in samples}) == 12
 
 
 def test_the_pocket_checkpoint_says_the_same_both_ways():
     """Four images in two batches."""
-    (row,) = (row.to_json() for row in measure_evaluate(EvaluateSettings(images=4, trials=1, batch=3, threads=1)))
+    (row,) = (asdict(row) for row in measure(EvaluateSettings(images=4, trials=1, batch=3, threads=1), print))
     assert (row["name"], row["rival"]) == ("evaluate pocket, 4 images", "three separate passes")
     assert row["unit"] == "seconds per 1,000 images" and row["ratio"] > 0
     assert row["settings"]["texts"] == 8 and row["settings"]["differing_texts"] == 0

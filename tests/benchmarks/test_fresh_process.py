@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from throughline.benchmarks.fresh_process import in_a_fresh_process
+from fresh_process import in_a_fresh_process
 from throughline.core.errors import ThroughlineError
 
 

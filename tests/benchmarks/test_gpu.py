@@ -1,25 +1,24 @@
 """`bench gpu` whole, with the pocket geometry on the CPU; what needs a GPU is memory and the numbers."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from throughline.benchmarks import gpu
-from throughline.benchmarks.gpu import GpuSettings, Side, checked_precision, fold_samples, measure_gpu, rows_of_sides
-from throughline.benchmarks.workload import POOL, tokenizer_texts
+from throughline.benchmarks.gpu import Side, checked_precision, fold_samples, measure, rows_of_sides
+from throughline.benchmarks.settings import GpuSettings
+from throughline.benchmarks.workload import POOL
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
-from throughline.mllm.geometries import GEOMETRIES
 
 SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
 
 
 def test_every_number_of_a_row_follows_from_its_step_time():
-    found = measure_gpu(SETTINGS)
+    found = measure(SETTINGS, print)
     rows = {row.name.partition(": ")[2]: row for row in found}
     step, samples, tokens = rows["step"], rows["samples"], rows["tokens"]
     assert step.name == "gpu pocket: step" and step.rival == "two separate sequences"
@@ -27,7 +26,7 @@ def test_every_number_of_a_row_follows_from_its_step_time():
     assert samples.ours_value == pytest.approx(2 / step.ours_value)
     assert samples.ratio == pytest.approx(step.ratio)
     assert tokens.ratio < samples.ratio  # for the same samples the tree has fewer
-    share = step.settings["gflops_tree"] / step.ours_value / (step.settings["ceiling_tflops"] * 1e3)
+    share = step.settings["ours_gflops"] / step.ours_value / (step.settings["ceiling_tflops"] * 1e3)
     assert rows["utilisation"].ours_value == pytest.approx(share, rel=0.01)
     fold = rows["a fold of TerraIncognita, MTCT, training"]
     assert fold.ours_value == pytest.approx(3 * fold_samples() / samples.ours_value / 3600)
@@ -38,7 +37,7 @@ def test_every_number_of_a_row_follows_from_its_step_time():
 
 
 def test_settings_say_which_rows_the_tokens_are_of():
-    rows = {row.name.partition(": ")[2]: row for row in measure_gpu(SETTINGS)}
+    rows = {row.name.partition(": ")[2]: row for row in measure(SETTINGS, print)}
     step, tokens = rows["step"], rows["tokens"]
 
     def counted(batches: str) -> int:
@@ -51,7 +50,7 @@ def test_settings_say_which_rows_the_tokens_are_of():
 def test_more_samples_than_there_are_is_wrong_usage_before_weights_are_drawn(monkeypatch):
     monkeypatch.setattr(gpu, "random_mllm", lambda *_, **__: pytest.fail("drawn"))
     with pytest.raises(UsageError, match="at most"):
-        measure_gpu(replace(SETTINGS, batch=POOL + 1))
+        measure(SETTINGS.model_copy(update={"batch": POOL + 1}), print)
 
 
 @pytest.mark.parametrize("part", ["checked_precision", "matmul_ceiling"])
@@ -61,7 +60,7 @@ def test_too_little_memory_is_one_line_wherever_it_runs_out(part, monkeypatch):
 
     monkeypatch.setattr(gpu, part, full)
     with pytest.raises(ThroughlineError, match="use a smaller --batch"):
-        measure_gpu(SETTINGS)
+        measure(SETTINGS, print)
 
 
 def test_memory_is_ours_over_the_rivals():
@@ -85,8 +84,7 @@ def test_the_fold_is_what_domainbeds_split_leaves_to_train_on():
 
 
 def test_bfloat16_that_is_off_is_told_before_the_clock_starts(monkeypatch):
-    texts = tokenizer_texts()
-    found = checked_precision(GEOMETRIES["pocket"], texts, "cpu")
+    found = checked_precision("pocket", "cpu")
     assert 0 < found.logit_difference < gpu.LOGIT_BOUND and 0 < found.nll_difference < gpu.NLL_BOUND
     real = gpu.random_mllm
 
@@ -103,6 +101,6 @@ def test_bfloat16_that_is_off_is_told_before_the_clock_starts(monkeypatch):
         return mllm
 
     monkeypatch.setattr(gpu, "random_mllm", coarse)
-    monkeypatch.setattr(gpu, "take_turns", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(gpu, "time_steps", lambda *_: pytest.fail("timed"))
     with pytest.raises(ThroughlineError, match="from float32 in logits"):
-        measure_gpu(SETTINGS)
+        measure(SETTINGS, print)

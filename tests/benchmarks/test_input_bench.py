@@ -1,4 +1,4 @@
-"""`bench input`: every side really does with or without its thing, and both compute the same."""
+"""`bench/input.py`: every side really does with or without its thing, and both compute the same."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughline.benchmarks import input as bench
-from throughline.benchmarks.contenders import LORA, with_random_lora
-from throughline.benchmarks.input import INPUT, InputSettings, InputWork, Side, measure_input, measure_sides
-from throughline.benchmarks.workload import tokenizer_texts, write_scenes
+import input as bench
+from input import WAYS, InputSettings, InputWork, Recorded, measure, measure_pair, write_scenes
+from throughline.benchmarks.workload import LORA, random_model, with_random_lora
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.folders import read_images
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.images import ImageReader
 
 SMALL = InputSettings(images=8, pixels=96, trials=1, batch=4, micro_batch=2, threads=1)
+FACTS = SMALL.model_dump()
 
 
 @pytest.fixture(scope="module")
 def mllm():
-    bare = random_mllm(GEOMETRIES["pocket"], tokenizer_texts())
+    bare = random_model("pocket")
     return replace(bare, model=with_random_lora(bare, LORA.model_copy(update={"dropout": 0.0})))
 
 
@@ -54,37 +53,43 @@ def noted(monkeypatch: pytest.MonkeyPatch):
 
 def test_every_image_has_a_chain_and_a_class(work: InputWork):
     assert len(work.samples) == SMALL.images
-    assert all(work.chains[one.path] for one in work.samples)
+    assert all(work.chains[sample.path] for sample in work.samples)
 
 
 def test_only_one_side_reads_from_the_cache(work: InputWork, noted: list[str]):
-    ours, rival = INPUT["pixel cache"](work)
+    ours, rival = WAYS["pixel cache"](work)
     noted.clear()
-    found = ours.run()
+    expected = ours.run()
     assert noted.count("get") == SMALL.images
     noted.clear()
-    assert torch.equal(rival.run(), found) and "get" not in noted
+    assert torch.equal(rival.run(), expected) and "get" not in noted
 
 
 def test_only_one_side_reads_ahead(work: InputWork, noted: list[str]):
-    ours, rival = INPUT["reading ahead"](work)
-    found = ours.run()
+    ours, rival = WAYS["reading ahead"](work)
+    expected = ours.run()
     assert "expect" in noted
     noted.clear()
-    assert torch.equal(rival.run(), found) and "expect" not in noted
+    assert torch.equal(rival.run(), expected) and "expect" not in noted
 
 
 def test_only_one_side_folds(work: InputWork, monkeypatch: pytest.MonkeyPatch):
     folded: list[int] = []
-    merge = bench_layer(work).merge
-    monkeypatch.setattr(type(bench_layer(work)), "merge", lambda layer: folded.append(1) or merge.__func__(layer))
-    ours, rival = INPUT["folded adapters"](work)
-    found = ours.run()
+    kind = type(bench_layer(work))
+    merge = kind.merge
+
+    def noting(layer):
+        folded.append(1)
+        return merge(layer)
+
+    monkeypatch.setattr(kind, "merge", noting)
+    ours, rival = WAYS["folded adapters"](work)
+    expected = ours.run()
     assert folded
     folded.clear()
-    said = rival.run()
+    beside = rival.run()
     assert not folded
-    assert torch.allclose(said, found, atol=1e-4) and not torch.equal(said, found)
+    assert torch.allclose(beside, expected, atol=1e-4) and not torch.equal(beside, expected)
 
 
 def bench_layer(work: InputWork):
@@ -105,7 +110,7 @@ def test_training_takes_the_same_steps_either_way(work: InputWork, monkeypatch, 
 
     monkeypatch.setattr(bench, "train_stage", noting)
     weights = [p.detach().clone() for p in work.mllm.model.parameters() if p.requires_grad]
-    ours, rival = (side.run() for side in INPUT[thing](work))
+    ours, rival = (side.run() for side in WAYS[thing](work))
     assert asked == list(values)
     assert len(ours) == SMALL.images // SMALL.batch and float(ours[0]) != float(ours[1])  # it learns
     assert torch.allclose(ours, rival, atol=1e-4)
@@ -114,16 +119,16 @@ def test_training_takes_the_same_steps_either_way(work: InputWork, monkeypatch, 
 
 
 def test_sides_that_differ_have_no_row():
-    sides = Side(lambda: torch.zeros(2)), Side(lambda: torch.tensor([0.0, 2e-4]))
+    sides = Recorded(lambda: torch.zeros(2)), Recorded(lambda: torch.tensor([0.0, 2e-4]))
     with pytest.raises(ThroughlineError, match=r"differ by 2.0e-04"):
-        measure_sides("input pocket, x", "x", sides, SMALL, {})
-    nothing = Side(lambda: torch.zeros(2)), Side(lambda: torch.full((2,), float("nan")))
+        measure_pair("input pocket, x", "x", sides, FACTS)
+    nothing = Recorded(lambda: torch.zeros(2)), Recorded(lambda: torch.full((2,), float("nan")))
     with pytest.raises(ThroughlineError, match="differ"):
-        measure_sides("input pocket, x", "x", nothing, SMALL, {})
+        measure_pair("input pocket, x", "x", nothing, FACTS)
 
 
 def test_rows_say_what_is_left_out_and_what_was_measured():
-    rows = measure_input(replace(SMALL, ablate=("pixel cache", "folded adapters")))
+    rows = measure(SMALL.model_copy(update={"ablate": ("pixel cache", "folded adapters")}), print)
     assert [row.rival for row in rows] == ["without pixel cache", "without folded adapters"]
     assert {row.unit for row in rows} == {"seconds per 1,000 images"}
     assert all(row.ratio == row.rival_value / row.ours_value for row in rows)
@@ -132,7 +137,5 @@ def test_rows_say_what_is_left_out_and_what_was_measured():
 
 
 def test_wrong_usage_is_said_before_anything_is_written():
-    with pytest.raises(UsageError, match="nothing here is called 'speed'"):
-        measure_input(replace(SMALL, ablate=("speed",)))
     with pytest.raises(UsageError, match="301"):
-        measure_input(replace(SMALL, images=301))
+        measure(SMALL.model_copy(update={"images": 301}), print)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from throughline.benchmarks.contenders import token_trees
-from throughline.benchmarks.memory import MemorySettings, cpu_peak, measure_memory, peak_of_step
+from throughline.benchmarks.memory import cpu_peak, measure, peak_of_step
+from throughline.benchmarks.settings import MemorySettings
 
 MIB = 1 << 20
 FLOATS = MIB // 4
@@ -37,8 +38,8 @@ def test_scratch_space_inside_an_operator_counts():
     assert cpu_peak(lambda: torch.sort(values, stable=True)) >= 3 * MIB
 
 
-def test_a_step_is_its_inputs_and_its_peak_and_says_the_same_twice(pocket_step):
-    ours = token_trees(pocket_step.mllm, pocket_step.model, pocket_step.work)
+def test_a_step_is_its_inputs_and_its_peak_and_says_the_same_twice(work):
+    ours = token_trees(work)
     alone, again = (peak_of_step(ours.model, ours.take_step, {}, "cpu") for _ in range(2))
     with_inputs = peak_of_step(ours.model, ours.take_step, {"pixel_values": torch.zeros(FLOATS)}, "cpu")
     assert alone == again == with_inputs - MIB
@@ -47,7 +48,7 @@ def test_a_step_is_its_inputs_and_its_peak_and_says_the_same_twice(pocket_step):
 
 @pytest.fixture(scope="module")
 def rows():
-    return measure_memory(MemorySettings(geometries=("pocket",), classes=(7,), batch=2, threads=1))
+    return measure(MemorySettings(geometry="pocket", classes=(7,), batch=2, threads=1), print)
 
 
 def test_rows_say_how_it_was_measured_and_their_ratio_is_ours_over_the_rivals(rows):

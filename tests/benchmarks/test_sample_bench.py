@@ -1,33 +1,29 @@
 """`bench sample`: both sides write continuations of the same lengths, from the same distribution."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
-from throughline.benchmarks import sampling, sampling_checks, sampling_sides
-from throughline.benchmarks.sampling import (
-    SampleSettings,
-    chain_lengths,
-    geometric_lengths,
-    measure_lengths,
-    measure_sample,
-    spreads,
-)
-from throughline.benchmarks.sampling_checks import check_draws, check_greedy, fit_of
-from throughline.benchmarks.sampling_sides import (
+from throughline.benchmarks import sample_checks, sample_sides, timing
+from throughline.benchmarks.sample import geometric_lengths, measure, spreads
+from throughline.benchmarks.sample_checks import check_draws, check_greedy, fit_of
+from throughline.benchmarks.sample_sides import (
     generate_on_prefix,
     generate_sequences,
     make_sample_work,
     sample_ours,
 )
-from throughline.benchmarks.workload import tokenizer_texts
+from throughline.benchmarks.settings import SampleSettings
+from throughline.benchmarks.timing import measure_sides
+from throughline.benchmarks.workload import chain_lengths, random_model
 from throughline.core.errors import ThroughlineError
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
 
 
 @pytest.fixture(scope="module")
 def work():
-    return make_sample_work(random_mllm(GEOMETRIES["pocket"], tokenizer_texts()), "pocket", classes=7)
+    return make_sample_work(random_model("pocket"), "pocket", classes=7)
 
 
 @pytest.fixture
@@ -68,9 +64,9 @@ def test_equal_lengths_end_nowhere_before(work):
 
 
 def test_a_sampler_that_writes_other_lengths_is_told(work, monkeypatch):
-    real = sampling_sides.sample
+    real = sample_sides.sample
     other = lambda *given, stop, **_: real(*given, limits=[[1, 5]], stop=stop)
-    monkeypatch.setattr(sampling_sides, "sample", other)
+    monkeypatch.setattr(sample_sides, "sample", other)
     with pytest.raises(ThroughlineError, match=r"where \(2, 5\) were to be written"):
         sample_ours(work, (2, 5))
 
@@ -95,20 +91,20 @@ def test_lengths_are_those_of_the_describers_chains(work):
 def test_greedy_and_draws_pass_and_the_tests_can_tell(work, monkeypatch):
     assert check_greedy(work, sequences=2, tokens=20) == {"greedy_tokens_compared": 20}
     assert min(check_draws(work, 500).values()) > 1e-3
-    cold = sampling_checks.SamplingSettings(temperature=0.5, max_new_tokens=1)
-    monkeypatch.setattr(sampling_checks, "SamplingSettings", lambda **_: cold)
+    cold = sample_checks.SamplingSettings(temperature=0.5, max_new_tokens=1)
+    monkeypatch.setattr(sample_checks, "SamplingSettings", lambda **_: cold)
     with pytest.raises(ThroughlineError, match="do not follow the softmax, p_first_tokens_ours"):
         check_draws(work, 2000)
 
 
 def test_another_greedy_token_is_told(work, monkeypatch):
-    real = sampling_checks.sample
+    real = sample_checks.sample
 
     def off_by_one(*args, **options):
         (row,) = real(*args, **options)
-        return [[type(one)((*one.tokens[:-1], one.tokens[-1] + 1), one.text, one.finish_reason) for one in row]]
+        return [[type(text)((*text.tokens[:-1], text.tokens[-1] + 1), text.text, text.finish_reason) for text in row]]
 
-    monkeypatch.setattr(sampling_checks, "sample", off_by_one)
+    monkeypatch.setattr(sample_checks, "sample", off_by_one)
     with pytest.raises(ThroughlineError, match="greedy tokens"):
         check_greedy(work, sequences=1, tokens=5)
 
@@ -122,16 +118,16 @@ def test_the_fit_knows_its_own_distribution_from_another():
     assert fit_of(draw.choice(3000, 2000, p=other), probabilities) < 1e-6
 
 
-def test_a_row_for_every_rival_with_the_lengths(monkeypatch):
-    monkeypatch.setattr(sampling, "take_turns", lambda sides, trials: {side: [float(len(side))] for side in sides})
-    rows = measure_lengths("sample x", (3, 9), print, {"eight888": print, "four": print}, 1, {"geometry": "x"})
+def test_a_row_for_every_rival(monkeypatch):
+    monkeypatch.setattr(timing, "take_turns", lambda sides, *_: {side: [float(len(side))] for side in sides})
+    rows = measure_sides("sample x", print, {"eight888": print, "four": print}, 1, {"geometry": "x"})
     assert [(row.rival, row.ratio) for row in rows] == [("eight888", 2.0), ("four", 1.0)]
-    assert rows[0].settings == {"geometry": "x", "lengths": [3, 9], "trials": 1}
+    assert rows[0].settings == {"geometry": "x", "trials": 1}
 
 
 def test_the_whole_bench_in_small():
-    settings = SampleSettings(("pocket",), sequences=2, new_tokens=4, draws=200, trials=1, threads=1)
-    rows = [row.to_json() for row in measure_sample(settings)]
+    settings = SampleSettings(geometry="pocket", sequences=2, new_tokens=4, draws=200, trials=1, threads=1)
+    rows = [asdict(row) for row in measure(settings, print)]
     assert [row["rival"] for row in rows[:2]] == ["generate(num_return_sequences=2)", "generate on a prefilled cache"]
     assert rows[0]["name"] == "sample pocket, K=2, 4 tokens each"
     assert {"threads", "dtype", "cache", "p_first_tokens_ours", "seconds_static_cache"} <= rows[0]["settings"].keys()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from throughline.benchmarks import scale
-from throughline.benchmarks.scale import STAGES, Measured, ScaleSettings, measure_images, measure_scale, write_images
+import scale
+from scale import STAGES, Measured, ScaleSettings, measure, measure_images, write_images
 from throughline.core.errors import UsageError
 from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
@@ -36,20 +36,20 @@ def test_every_stage_sees_every_image_and_the_cache_is_full(tmp_path: Path) -> N
 def test_as_many_against_as_many_is_wrong_usage_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "write_images", lambda *_: pytest.fail("written"))
     with pytest.raises(UsageError, match="fewer"):
-        measure_scale(ScaleSettings(images=(40, 40)))
+        measure(ScaleSettings(few=40, many=40), print)
 
 
 def test_rows_set_many_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
-    def fake(measure: object, root: Path, settings: ScaleSettings) -> Measured:
+    def fake(function: object, root: Path, settings: ScaleSettings) -> Measured:
         count = sum(path.is_file() for path in root.rglob("*"))
         measured.append(count)
         slower = 2.0 if count == 80 else 1.0
         return Measured(dict.fromkeys(STAGES, slower), 500.0 + count, {"pixels": 64})
 
     monkeypatch.setattr(scale, "in_a_fresh_process", fake)
-    *stages, memory = measure_scale(ScaleSettings(images=(40, 80)))
+    *stages, memory = measure(ScaleSettings(few=40, many=80), print)
     assert measured == [40, 80, 40, 80, 40]
     assert [row.name for row in stages] == [f"scale pocket, {stage}" for stage in STAGES]
     assert {row.rival for row in stages} == {"the same with 40 images"}
@@ -60,7 +60,7 @@ def test_rows_set_many_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_it_runs_as_a_whole() -> None:
-    rows = measure_scale(ScaleSettings(images=(40, 80), batch=8))
+    rows = measure(ScaleSettings(few=40, many=80, batch=8), print)
     assert len(rows) == len(STAGES) + 1
     assert all(row.ours_value > 0 and row.rival_value > 0 for row in rows)
     assert rows[-1].unit == "MB"

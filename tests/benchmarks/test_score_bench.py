@@ -1,16 +1,19 @@
 """`bench score`: every rival computes the same likelihoods by another way, and one that does not stops the clock."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
 
-from throughline.benchmarks import score
+from throughline.benchmarks import timing
 from throughline.benchmarks.plain import ask_labels, batched_cache, loop_on_cache, one_pass_per_label
-from throughline.benchmarks.score import OURS, ScoreSettings, make_score_work, measure_score, measure_scoring
-from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
+from throughline.benchmarks.score import make_score_work, measure, measure_scoring
+from throughline.benchmarks.settings import ScoreSettings
+from throughline.benchmarks.timing import OURS
+from throughline.benchmarks.workload import class_list, drawn_pictures, random_model
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
+from throughline.mllm.geometries import GEOMETRIES
 from throughline.questions.question_set import make_question_set
 
 POCKET = GEOMETRIES["pocket"]
@@ -18,7 +21,7 @@ POCKET = GEOMETRIES["pocket"]
 
 @pytest.fixture(scope="module")
 def mllm():
-    return random_mllm(POCKET, tokenizer_texts())
+    return random_model("pocket")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +39,12 @@ def by_hand(mllm, asked, image, label):
     return sum(float(torch.log_softmax(logits[t - 1].double(), -1)[ids[t]]) for t in range(start, len(ids)))
 
 
-@pytest.mark.parametrize(
-    "rival", [one_pass_per_label, loop_on_cache, batched_cache, lambda *a: batched_cache(*a, rows=3)]
-)
+@pytest.mark.parametrize("rival", [one_pass_per_label, loop_on_cache, batched_cache, partial(batched_cache, rows=3)])
 def test_every_way_of_plain_transformers_gives_the_sum_over_the_labels_tokens(mllm, asked, rival):
-    found = rival(mllm.model, asked)
-    assert found.shape == (2, 7)
+    scores = rival(mllm.model, asked)
+    assert scores.shape == (2, 7)
     for image, label in ((0, 0), (1, 0), (0, 6), (1, 3)):
-        assert float(found[image, label]) == pytest.approx(by_hand(mllm, asked, image, label), abs=1e-4)
+        assert float(scores[image, label]) == pytest.approx(by_hand(mllm, asked, image, label), abs=1e-4)
 
 
 def test_labels_end_with_the_end_of_the_turn_and_differ_in_length(mllm, asked):
@@ -54,8 +55,8 @@ def test_labels_end_with_the_end_of_the_turn_and_differ_in_length(mllm, asked):
 def test_a_rival_with_other_likelihoods_is_told_before_the_clock_starts(mllm, monkeypatch):
     work = make_score_work(mllm, "pocket", class_list(7), 1)
     off = replace(work, rivals={"loop over labels on the cache": lambda: work.ours() + 2e-4})
-    monkeypatch.setattr(score, "take_turns", lambda *_, **__: pytest.fail("timed"))
-    with pytest.raises(ThroughlineError, match="loop over labels on the cache differs by 2"):
+    monkeypatch.setattr(timing, "take_turns", lambda *_, **__: pytest.fail("timed"))
+    with pytest.raises(ThroughlineError, match="loop over labels on the cache and ours differ by 2"):
         measure_scoring("score pocket", off, 1)
 
 
@@ -63,7 +64,7 @@ def test_times_are_per_image(mllm, monkeypatch):
     def taken(sides, trials, warm_up):
         return {side: [4.0 if side == OURS else 40.0] * trials for side in sides}
 
-    monkeypatch.setattr(score, "take_turns", taken)
+    monkeypatch.setattr(timing, "take_turns", taken)
     rows = measure_scoring("score", make_score_work(mllm, "pocket", class_list(5), 4), 2)
     assert [(row.ours_value, row.rival_value, row.ratio, row.unit) for row in rows] == [
         (1.0, 10.0, 10.0, "seconds per image")
@@ -71,7 +72,8 @@ def test_times_are_per_image(mllm, monkeypatch):
 
 
 def test_rows_name_the_rivals_and_say_what_was_measured():
-    rows = [row.to_json() for row in measure_score(ScoreSettings(("pocket",), (7,), (1, 2), trials=1, threads=1))]
+    settings = ScoreSettings(geometry="pocket", classes=(7,), images=(1, 2), trials=1, threads=1)
+    rows = [asdict(row) for row in measure(settings, print)]
     rivals = ["one forward pass per label", "loop over labels on the cache", "batched cache"]
     assert [row["rival"] for row in rows] == rivals * 2
     assert {row["name"] for row in rows[:3]} == {"score pocket, 7 classes, 1 image at a time"}
@@ -84,4 +86,4 @@ def test_rows_name_the_rivals_and_say_what_was_measured():
 
 def test_an_unknown_class_list_is_wrong_usage():
     with pytest.raises(UsageError, match="no class list of 8 classes"):
-        measure_score(ScoreSettings(classes=(8,)))
+        measure(ScoreSettings(classes=(8,)), print)

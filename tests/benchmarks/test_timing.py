@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 from throughline.benchmarks.timing import compare, take_turns
 
 
@@ -30,7 +32,7 @@ def test_every_round_starts_one_side_later_and_the_warm_up_is_dropped():
 
 
 def test_a_row_is_the_medians_their_quartiles_and_the_rival_over_ours():
-    row = compare("step x", "plain", [1.0, 2.0, 9.0], [8.0, 4.0, 6.0], 2.5, {"batch": 4}).to_json()
+    row = asdict(compare("step x", "plain", [1.0, 2.0, 9.0], [8.0, 4.0, 6.0], {"batch": 4}, 2.5))
     assert (row["name"], row["rival"], row["unit"]) == ("step x", "plain", "seconds")
     assert (row["ours_value"], row["rival_value"], row["ratio"], row["predicted_ratio"]) == (2.0, 6.0, 3.0, 2.5)
     assert (row["ours_spread"], row["rival_spread"]) == ((1.5, 5.5), (5.0, 7.0))

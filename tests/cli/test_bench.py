@@ -1,81 +1,100 @@
+"""`throughline bench`: options come from the settings and reach the measurement; rows are JSON or a table."""
+
+import importlib
 import json
+import re
+from typing import get_args
 
 import pytest
 import torch
 
-from throughline.benchmarks.ablations import EVALUATING, SAMPLING, SCORING, TRAINING
-from throughline.benchmarks.input import INPUT
-from throughline.benchmarks.memory import MemorySettings
-from throughline.benchmarks.step import StepSettings
+from throughline.benchmarks.settings import (
+    BENCHES,
+    BenchSettings,
+    Geometry,
+    MemorySettings,
+    SampleSettings,
+    ScoreSettings,
+    StepSettings,
+)
 from throughline.benchmarks.timing import compare
 from throughline.cli import bench
 from throughline.cli.main import VERBS, main
+from throughline.cli.parser import Parser
 from throughline.mllm.geometries import GEOMETRIES
 
 
-def fake(monkeypatch):
-    """Puts a measurement in place that only notes what it was asked for."""
-    asked = []
+@pytest.fixture
+def measured(monkeypatch) -> list[BenchSettings]:
+    """Puts measurements in place that only note their settings."""
+    noted: list[BenchSettings] = []
 
-    def measure(settings, told):
-        asked.append(settings)
-        told("something")
+    def measure(settings, on_progress):
+        noted.append(settings)
+        on_progress("something")
+        sizes = settings.classes if isinstance(settings.classes, tuple) else (settings.classes,)
         return [
-            compare(
-                f"step {name}, {size} classes",
-                "two separate sequences",
-                [1.0],
-                [1.5],
-                1.6,
-                {"classes": size, "batch": 4},
-            )
-            for name in settings.geometries
-            for size in settings.classes
+            compare(f"{name}, {size} classes", "a rival", [1.0], [1.5], {"classes": size, "batch": 4}, 1.6)
+            for name in settings.geometry
+            for size in sizes
         ]
 
-    monkeypatch.setattr("throughline.benchmarks.step.measure_step", measure)
-    return asked
+    for name in BENCHES:
+        monkeypatch.setattr(importlib.import_module(f"throughline.benchmarks.{name}"), "measure", measure)
+    return noted
 
 
-def test_json_is_alone_on_stdout(monkeypatch, capsys):
-    fake(monkeypatch)
+def test_json_is_alone_on_stdout(measured, capsys):
     assert main(["bench", "step", "--json"]) == 0
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert [row["name"] for row in rows] == [
-        f"step {name}, {size} classes" for name in ("pocket", "bench-40m") for size in (7, 65)
+        f"{name}, {size} classes" for name in ("pocket", "bench-40m") for size in (7, 65)
     ]
-    assert {"name", "rival", "ours_value", "rival_value", "unit", "ratio", "predicted_ratio", "settings"} <= set(
-        rows[0]
-    )
+    keys = {"name", "rival", "ours_value", "rival_value", "unit", "ratio", "predicted_ratio", "settings"}
+    assert keys <= set(rows[0])
     assert printed.err == "measuring something\n"
 
 
-def test_the_table_shows_times_ratio_and_the_share_of_the_prediction(monkeypatch, capsys):
-    fake(monkeypatch)
+def test_the_table_shows_times_ratio_and_the_share_of_the_prediction(measured, capsys):
     assert main(["bench", "step", "--geometry", "pocket", "--classes", "65"]) == 0
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("step pocket, 65 classes", "1.50", "1.60", "94%", "batch 4"))
+    assert all(text in printed for text in ("pocket, 65 classes", "1.50", "1.60", "94%", "batch 4"))
 
 
-def test_options_reach_the_measurement(monkeypatch):
-    asked = fake(monkeypatch)
-    options = ["--geometry", "pocket", "--classes", "7,65,7", "--trials", "2", "--batch", "3", "--threads", "1"]
-    assert main(["bench", "step", *options]) == 0
-    assert asked == [StepSettings(("pocket",), (7, 65), 2, 3, 1)]
-    assert main(["bench", "step", "--tiles", "6"]) == 0
-    assert asked[1] == StepSettings(tiles=(6,))
-
-
-def test_options_reach_the_measurement_of_memory(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "throughline.benchmarks.memory.measure_memory", lambda settings, told: asked.append(settings) or []
-    )
-    assert main(["bench", "memory", "--json"]) == 0
-    options = ["--geometry", "pocket", "--classes", "7", "--tiles", "6", "--batch", "2", "--threads", "1"]
-    assert main(["bench", "memory", *options, "--json"]) == 0
-    assert asked == [MemorySettings(), MemorySettings(("pocket",), (7,), 6, 2, 1, "cpu")]
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("step", "", StepSettings()),
+        (
+            "step",
+            "--geometry pocket --classes 7,65 --trials 2 --batch 3 --threads 1",
+            StepSettings(geometry=("pocket",), classes=(7, 65), trials=2, batch=3, threads=1),
+        ),
+        ("step", "--tiles 6 --ablate", StepSettings(tiles=(6,), ablate=("all",))),
+        ("memory", "", MemorySettings()),
+        (
+            "memory",
+            "--geometry pocket --classes 7 --tiles 6 --batch 2 --threads 1",
+            MemorySettings(geometry=("pocket",), classes=(7,), tiles=6, batch=2, threads=1),
+        ),
+        ("score", "", ScoreSettings()),
+        (
+            "score",
+            "--classes 65,345 --images 1 --trials 2 --threads 1 --ablate layouts",
+            ScoreSettings(classes=(65, 345), images=(1,), trials=2, threads=1, ablate=("layouts",)),
+        ),
+        ("sample", "", SampleSettings()),
+        (
+            "sample",
+            "--geometry bench-40m --trials 2 --threads 1",
+            SampleSettings(geometry=("bench-40m",), trials=2, threads=1),
+        ),
+    ],
+)
+def test_options_and_defaults_reach_the_measurement(measured, name, words, expected):
+    assert main(["bench", name, *words.split()]) == 0
+    assert measured == [expected]
 
 
 def test_an_unknown_class_list_is_wrong_usage_in_one_line(capsys):
@@ -84,38 +103,36 @@ def test_an_unknown_class_list_is_wrong_usage_in_one_line(capsys):
     assert printed.out == "" and printed.err.count("\n") == 1 and "no class list of 8 classes" in printed.err
 
 
-def test_words_that_are_no_numbers_and_unknown_benchmarks_are_wrong_usage(capsys):
-    assert main(["bench", "step", "--classes", "seven"]) == 2
-    assert main(["bench", "step", "--classes", ","]) == 2
-    assert main(["bench", "step", "--ablate=,"]) == 2
-    assert main(["bench", "stepp"]) == 2
-    assert "did you mean step?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["step", "--classes", "seven"], "--classes: 'seven'"),
+        (["step", "--classes", ","], "--classes: ','"),
+        (["step", "--ablate", "speed"], "--ablate: .*'shared tokens'.*, not 'speed'"),
+        (["step", "--trials", "0"], "--trials: '0', expected: greater than 0"),
+        (["gpu", "--geometry", "none"], "--geometry: .*'none'.*internvl3-8b"),
+        (["stepp"], r"did you mean step\?"),
+    ],
+)
+def test_what_no_option_takes_is_wrong_usage_in_one_line(words, complaint, capsys):
+    assert main(["bench", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert re.search(complaint, printed.err)
 
 
 def test_summary_and_geometries_are_those_that_exist():
     assert VERBS["bench"] == bench.SUMMARY
-    parser = bench.argparse.ArgumentParser()
-    bench.BENCHES["step"].add_options(parser)
-    named = next(action.choices for action in parser._actions if action.dest == "geometry")
-    assert set(named) == set(GEOMETRIES) - {"internvl3-8b"}  # for a GPU's own benchmark
+    assert {*get_args(Geometry), "internvl3-8b"} == set(GEOMETRIES)  # the last for a GPU's own benchmark
 
 
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("step", TRAINING),
-        ("memory", TRAINING),
-        ("score", SCORING),
-        ("sample", SAMPLING),
-        ("evaluate", EVALUATING),
-        ("input", INPUT),
-    ],
-)
-def test_the_help_names_every_ablation_and_no_other(name, known):
-    parser = bench.argparse.ArgumentParser()
-    bench.BENCHES[name].add_options(parser)
-    text = next(action.help for action in parser._actions if action.dest == "ablate")
-    assert f"({', '.join(known)}; default: {'all' if name == 'input' else 'none'})" in text
+@pytest.mark.parametrize("name", ["step", "memory", "score", "sample"])
+def test_the_help_names_every_ablation_and_no_other(name):
+    parser = Parser()
+    bench.add_options(parser, BENCHES[name])
+    text = next(action.help or "" for action in parser._actions if action.dest == "ablate")
+    everything = BENCHES[name].model_validate({"ablate": "all"}).ablations()
+    assert f"({', '.join(everything)}; default: none)" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
@@ -123,18 +140,3 @@ def test_without_a_gpu_its_benchmark_is_one_line(capsys):
     assert main(["bench", "gpu"]) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and "no CUDA device here" in printed.err
-    assert main(["bench", "gpu", "--device", "cpu", "--geometry", "none"]) == 2
-
-
-def test_sizes_reach_the_bench_of_scale(monkeypatch, capsys):
-    asked = []
-
-    def measure(settings, told):
-        asked.append((settings.images, settings.threads))
-        return [compare("scale pocket, check", "the same with 40 images", [1.0], [0.9], None, {"few": 40})]
-
-    monkeypatch.setattr("throughline.benchmarks.scale.measure_scale", measure)
-    assert main(["bench", "scale", "--few", "40", "--many", "80", "--threads", "1"]) == 0
-    assert main(["bench", "scale", "--json"]) == 0
-    assert asked == [((40, 80), 1), ((10_000, 100_000), None)]
-    assert "scale pocket, check" in capsys.readouterr().out

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.chains.plain_fold import read_journal
+from tests.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
 
-from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
@@ -36,8 +35,8 @@ def store(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(world: Path) -> Iterator[RunningServer]:
-    answers: Any = {sample.image_sha256: {"label": sample.label} for sample in read_images(world).samples}
-    with running_server(ServerSettings(answers=answers)) as running:
+    labels = {sample.image_sha256: sample.label for sample in read_images(world).samples}
+    with running_server(ServerSettings(labels=labels)) as running:
         yield running
 
 
@@ -107,8 +106,8 @@ def test_a_build_stops_at_its_cost_with_exit_code_3(
 
 def test_ctrl_c_waits_for_what_is_under_way(world: Path, tmp_path: Path) -> None:
     """What was sent may be billed: its answer is written down before the build ends, with exit code 3."""
-    answers: Any = {sample.image_sha256: {"label": sample.label} for sample in read_images(world).samples}
-    with running_server(ServerSettings(answers=answers, latency=1.0)) as server:
+    labels = {sample.image_sha256: sample.label for sample in read_images(world).samples}
+    with running_server(ServerSettings(labels=labels, latency=1.0)) as server:
         command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world), "--out", str(tmp_path)]
         command += ["--teacher", server.url, "--model", "m", "--at-once", "4"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)  # noqa: PLW1509

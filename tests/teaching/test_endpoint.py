@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tests.chains.plain_fold import read_journal
+from tests.chat_server import ChatServer, FaultPlan, ServerSettings
 
-from throughline.benchmarks.chat_server import ChatServer, FaultPlan, ServerSettings
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate
@@ -61,8 +61,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return read_images(root)
 
 
-def answers(images: ImageSet) -> dict[str, Any]:
-    return {sample.image_sha256: {"label": sample.label} for sample in images.samples}
+def labels_of(images: ImageSet) -> dict[str, str]:
+    return {sample.image_sha256: sample.label for sample in images.samples}
 
 
 class Session:
@@ -70,7 +70,7 @@ class Session:
 
     def __init__(self, images: ImageSet, store: Path, settings: ServerSettings, **plan: Any) -> None:
         self.images, self.store = images, store
-        self.settings = replace(settings, answers=settings.answers or answers(images), log=store / "requests.jsonl")
+        self.settings = replace(settings, labels=settings.labels or labels_of(images), log=store / "requests.jsonl")
         self.plan = BuildPlan(images, FIVE_STAGE, **plan)
         self.stats: dict[str, float] = {}
         self.endpoints: Endpoints | None = None
@@ -270,8 +270,8 @@ def test_images_that_are_always_rejected_do_not_stop_a_build_that_went_well(
 ) -> None:
     """Three of them, alone again at the next build: the store says that the request's form is right."""
     one = session()
-    known = dict(list(answers(images).items())[3:])  # the server rejects images that it does not know
-    one.settings = replace(one.settings, answers=known)
+    known = dict(list(labels_of(images).items())[3:])  # the server rejects images that it does not know
+    one.settings = replace(one.settings, labels=known)
     for _ in range(3):
         progress = one.build()
         assert (progress.failed, progress.accepted) == (3, 45)
@@ -377,7 +377,7 @@ def test_a_server_that_was_never_there_is_said_so(images: ImageSet, tmp_path: Pa
 def test_a_server_that_goes_away_is_waited_for(images: ImageSet, tmp_path: Path) -> None:
     """Nothing fails however long it takes: a lost connection is no attempt."""
     port = free_port()
-    settings = ServerSettings(port=port, latency=0.02, answers=answers(images))
+    settings = ServerSettings(port=port, latency=0.02, labels=labels_of(images))
 
     async def serve(seconds: float | None) -> None:
         async with ChatServer(settings):
@@ -403,7 +403,7 @@ def test_a_server_that_goes_away_is_waited_for(images: ImageSet, tmp_path: Path)
 
 
 def test_several_endpoints_share_the_work_and_the_keys(images: ImageSet, tmp_path: Path) -> None:
-    settings = ServerSettings(latency=0.05, at_once=4, answers=answers(images))
+    settings = ServerSettings(latency=0.05, at_once=4, labels=labels_of(images))
 
     async def play(urls: int) -> tuple[Progress, list[float]]:
         async with ChatServer(settings) as one, ChatServer(settings) as other:
@@ -423,7 +423,7 @@ def test_several_endpoints_share_the_work_and_the_keys(images: ImageSet, tmp_pat
 
 def test_an_endpoint_that_is_down_leaves_the_work_to_the_other(images: ImageSet, tmp_path: Path) -> None:
     async def play() -> Progress:
-        async with ChatServer(ServerSettings(answers=answers(images))) as server:
+        async with ChatServer(ServerSettings(labels=labels_of(images))) as server:
             endpoints = Endpoints([f"http://127.0.0.1:{free_port()}/v1", server.url], None, QUICK)
             brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
             try:
@@ -448,7 +448,7 @@ def test_a_password_in_the_address_is_not_shown(images: ImageSet, tmp_path: Path
 
 def test_every_endpoint_has_its_own_share_of_requests(images: ImageSet, tmp_path: Path) -> None:
     async def play() -> list[float]:
-        settings = ServerSettings(latency=0.2, answers=answers(images))
+        settings = ServerSettings(latency=0.2, labels=labels_of(images))
         async with ChatServer(settings) as one, ChatServer(settings) as other:
             endpoints = Endpoints([one.url, other.url], None, QUICK, at_once=8)
             brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
@@ -466,7 +466,7 @@ def test_a_judge_that_will_not_answer_stops_the_build_and_buys_no_further_candid
 ) -> None:
     async def play() -> int:
         refusing = ServerSettings(always=(400, {"error": {"message": "no parameter max_tokens"}}))
-        async with ChatServer(ServerSettings(answers=answers(images))) as server, ChatServer(refusing) as deaf:
+        async with ChatServer(ServerSettings(labels=labels_of(images))) as server, ChatServer(refusing) as deaf:
             teaching, judging = Endpoints([server.url], None, QUICK), Endpoints([deaf.url], None, QUICK)
             brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
             judge = Judge(judging, "critic", "What is it?", PARAMS)
@@ -501,7 +501,7 @@ def test_the_judges_first_word_decides(images: ImageSet, tmp_path: Path, word: s
 
     async def play() -> Progress:
         judging = ServerSettings(always=(200, body))
-        async with ChatServer(ServerSettings(answers=answers(images))) as server, ChatServer(judging) as critic:
+        async with ChatServer(ServerSettings(labels=labels_of(images))) as server, ChatServer(judging) as critic:
             teaching, opinion = Endpoints([server.url], None, QUICK), Endpoints([critic.url], None, QUICK)
             brief = Brief("endpoint", "seer", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
             judge = Judge(opinion, "critic", "What is it?", PARAMS)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.chains.plain_fold import read_journal
+from tests.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
 
-from throughline.benchmarks.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
 from throughline.chains.records import Candidate
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -96,11 +96,11 @@ def require_every_image_ended(store: Path, images: ImageSet) -> None:
 @pytest.mark.slow
 def test_ten_kills_among_faults_lose_and_repeat_nothing(images: ImageSet, tmp_path: Path) -> None:
     store, log = tmp_path / "store", tmp_path / "log.jsonl"
-    answers = {sample.image_sha256: {"label": sample.label} for sample in images.samples}
+    labels = {sample.image_sha256: sample.label for sample in images.samples}
     moments = random.Random(7)
     known_at_kill: list[set[tuple[str, int]]] = []
     answered_at_kill: list[int] = []
-    with running_server(ServerSettings(faults=FAULTS, answers=answers, log=log, latency=0.01)) as server:
+    with running_server(ServerSettings(faults=FAULTS, labels=labels, log=log, latency=0.01)) as server:
         for _ in range(KILLS):
             process = start(server, images, store)
             before = server.stats()["requests"]

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chat_server import FaultPlan, ServerSettings, running_server
 from tests.training.small import PROMPTS
 
-from throughline.benchmarks.chat_server import FaultPlan, ServerSettings
-from throughline.benchmarks.chat_server.process import running_server
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
@@ -47,7 +46,7 @@ def batches(tiny_images: ImageSet) -> list[tuple[Sample, ...]]:
 
 @pytest.fixture
 def settings(tiny_images: ImageSet) -> ServerSettings:
-    return ServerSettings(answers={one.image_sha256: {"label": one.label} for one in tiny_images.samples}, seed=1)
+    return ServerSettings(labels={sample.image_sha256: sample.label for sample in tiny_images.samples}, seed=1)
 
 
 def test_every_image_is_asked_once_for_each_purpose(
@@ -125,7 +124,7 @@ def test_a_refused_image_is_an_answer_and_a_silent_server_is_an_error(
 
 def test_a_server_that_has_ended_stops_the_draw(settings: ServerSettings, batches: list[tuple[Sample, ...]]) -> None:
     def require_alive() -> None:
-        if server.process.poll() is not None:
+        if not server.process.is_alive():
             raise ThroughlineError("the server has ended")
 
     with running_server(replace(settings, latency=0.05)) as server:

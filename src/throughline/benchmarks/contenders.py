@@ -1,5 +1,5 @@
-"""One way to take a training step, as the benches of training put it against others: token trees, here, and the rivals
-of `plain_rival` and `trl_rival`.
+"""One way to take a training step, as the benches of training put it against others: token trees, and two separate
+sequences in plain transformers. `trl` has the third.
 
 All of them train LoRA of one shape on the same frozen weights and answer for the same sequences: the label and the
 chain of every sample. `step` checks their NLLs against each other and times them, `memory` measures what they hold.
@@ -7,40 +7,36 @@ chain of every sample. `step` checks their NLLs against each other and times the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from throughline.benchmarks.machine import machine_settings
-from throughline.benchmarks.workload import Workload
-from throughline.core.settings import LoraSettings
-from throughline.mllm.chat import Chat, Path, user_turn
+from throughline.benchmarks.plain import plainly
+from throughline.benchmarks.workload import Key, Workload
+from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees
-from throughline.mllm.load import Mllm
-from throughline.mllm.lora import add_lora
-from throughline.training.methods import BOTH
-from throughline.training.paths import PathRenderer
-
-LORA = LoraSettings()
-
-Key = tuple[int, str]
-"""A sequence: which sample, and `label` or `chain`."""
+from throughline.mllm.lora import base_of
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
     """A way to take the step. `take_step` runs forward and backward of everything behind one optimiser step and adds
     to the gradients of `model`'s adapter; `nll` is of every sequence, labels summed over their tokens, chains averaged;
-    `flops` are counted for the rows that it really runs; `settings` say what these are."""
+    `tokens` and `flops` are counted for the rows that it really runs; `settings` say what these are."""
 
     name: str
     model: Any
     take_step: Callable[[], None]
     nll: Callable[[], dict[Key, float]]
+    tokens: int
     flops: int
     settings: dict[str, Any]
 
@@ -49,59 +45,121 @@ class Contender:
         self.model.zero_grad(set_to_none=True)
         self.take_step()
 
-    def asked(self) -> dict[Key, float]:
+    def evaluated_nll(self) -> dict[Key, float]:
         """The NLLs without dropout and without gradient."""
         self.model.eval()
         with torch.no_grad():
             return self.nll()
 
 
-def token_trees(mllm: Mllm, model: Any, work: Workload, name: str = "token trees") -> Contender:
-    """The samples as training runs them. An ablation passes an `mllm` whose `collate`, or a `model` whose layers, do
-    without something, and a name that says so."""
-    batch, samples = tree_batch(mllm, work), len(work.examples)
+def token_trees(work: Workload, name: str = "token trees", built: TreeBatch | None = None) -> Contender:
+    """The samples as training runs them: trees are built for every step, unless it is given them `built`. An ablation
+    passes a workload whose plan does without something, and a name that says so."""
+    model, samples = work.model, len(work.examples)
+    batch = built or work.batch()
 
     def take_step() -> None:
-        # Trees are built for every step, as in training; the rivals' rows were made once.
-        torch.autograd.backward(score_trees(model, tree_batch(mllm, work)).loss_sum() / samples)
+        backward(model, built or work.batch(), samples)
 
     def nll() -> dict[Key, float]:
         keys = zip(batch.sample, batch.names, strict=True)
         return dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
 
-    rows = rows_of_trees(batch)
-    flops = step_flops(model, rows).total
-    settings = {
-        "rows": row_widths([batch.input_ids.shape]),
-        "logits": sum(row.marked for row in rows),
-        "gflops": round(flops / 1e9, 3),
-    }
-    return Contender(name, model, take_step, nll, flops, settings)
+    return _counted(name, model, take_step, nll, _rows_of_trees(batch), [batch.input_ids.shape])
 
 
-def tree_batch(mllm: Mllm, work: Workload) -> TreeBatch:
-    """The samples as training makes them."""
-    renderer = PathRenderer(mllm.chat, work.prompts)
-    return mllm.collate([[BOTH.tree(renderer, example)] for example in work.examples])
+def backward(model: Any, batch: TreeBatch, samples: int) -> None:
+    """Forward and backward pass of a batch of trees."""
+    torch.autograd.backward(score_trees(model, batch).loss_sum() / samples)
 
 
-def rows_of_trees(batch: TreeBatch) -> list[Row]:
+@dataclass(frozen=True, eq=False)
+class SeparateRows:
+    """One batch of sequences of one length, unpadded: `(rows, tokens)` ids, answers from `answer_start` on. No row is
+    padded, so that the kernel's own causal attention serves instead of a mask."""
+
+    keys: tuple[Key, ...]
+    input_ids: Tensor
+    image_inputs: dict[str, Tensor]
+    answer_start: int
+
+    def nll(self, model: Any) -> Tensor:
+        """`(rows,)`: each answer's NLL, summed for a label and averaged over its tokens for a chain."""
+        rows, tokens = self.input_ids.shape
+        kept = torch.arange(self.answer_start - 1, tokens - 1)
+        logits = model(input_ids=self.input_ids, use_cache=False, logits_to_keep=kept, **self.image_inputs).logits
+        targets = self.input_ids[:, self.answer_start :]
+        token_nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(rows, -1)
+        means = torch.tensor([name == "chain" for _, name in self.keys], device=token_nll.device)
+        return torch.where(means, token_nll.mean(dim=1), token_nll.sum(dim=1))
+
+
+def separate_sequences(work: Workload) -> Contender:
+    """Two sequences for a sample, as one writes it by hand: logits at the answers only, the model's own norms and
+    peft's own LoRA layers."""
+    model, groups, samples = work.model, separate_rows(work), len(work.examples)
+
+    def take_step() -> None:
+        for rows in groups:
+            torch.autograd.backward(rows.nll(model).sum() / samples)
+
+    def nll() -> dict[Key, float]:
+        return {key: value for rows in groups for key, value in zip(rows.keys, rows.nll(model).tolist(), strict=True)}
+
+    counted = []
+    for rows in groups:
+        count, tokens = rows.input_ids.shape
+        tiles = len(rows.image_inputs["pixel_values"]) // count
+        counted += [Row(tokens, tiles, tokens - rows.answer_start)] * count
+    own = {"batches": "rows of one length, no padding", "lora": "peft's own layers"}
+    shapes = [rows.input_ids.shape for rows in groups]
+    return _counted(
+        "two separate sequences", model, plainly(model, take_step), plainly(model, nll), counted, shapes, own
+    )
+
+
+def separate_rows(work: Workload) -> list[SeparateRows]:
+    """Every sequence of the workload, those of equal length and equal answer length in one batch."""
+    alike: dict[tuple[int, int], list[tuple[Key, Path]]] = defaultdict(list)
+    for key, path in work.paths().items():
+        alike[len(path.tokens), path.answer_start].append((key, path))
+    return [_stacked(group, base_of(work.model).device) for group in alike.values()]
+
+
+def _stacked(group: Sequence[tuple[Key, Path]], device: torch.device) -> SeparateRows:
+    keys, paths = zip(*group, strict=True)
+    ids = torch.stack([torch.from_numpy(path.tokens) for path in paths]).to(device)
+    images = join_inputs([image for path in paths for image in path.images])
+    return SeparateRows(keys, ids, {name: value.to(device) for name, value in images.items()}, paths[0].answer_start)
+
+
+def _rows_of_trees(batch: TreeBatch) -> list[Row]:
     """For the FLOP count: every row of the batch with its padding, its tiles, and its distinct predicting positions."""
     rows, tokens = batch.input_ids.shape
     marked = torch.bincount(torch.unique(batch.predictors) // tokens, minlength=rows)
     tiles = len(batch.image_inputs["pixel_values"]) // rows
-    pairs = None if isinstance(batch.attention, torch.Tensor) else batch.attention.pairs()
+    pairs = None if isinstance(batch.attention, Tensor) else batch.attention.pairs()
     return [Row(tokens, tiles, int(count), pairs) for count in marked]
 
 
-def paths_of(mllm: Mllm, work: Workload) -> dict[Key, Path]:
-    """Every sequence of the workload, labels first."""
-    questions = {"label": user_turn(work.prompts.label), "chain": user_turn(work.prompts.reasoning)}
-    return {
-        (sample, name): mllm.chat.answered(question, [image], getattr(example, name))
-        for name, question in questions.items()
-        for sample, (image, example) in enumerate(zip(work.images, work.examples, strict=True))
+def _counted(
+    name: str,
+    model: Any,
+    take_step: Callable[[], None],
+    nll: Callable[[], dict[Key, float]],
+    rows: Sequence[Row],
+    shapes: Iterable[Sequence[int]],
+    own_settings: dict[str, Any] | None = None,
+) -> Contender:
+    """The contender with what its rows come to."""
+    flops = step_flops(model, list(rows)).total
+    settings = {
+        "rows": row_widths(shapes),
+        "logits": sum(row.marked for row in rows),
+        "gflops": round(flops / 1e9, 3),
+        **(own_settings or {}),
     }
+    return Contender(name, model, take_step, nll, sum(row.tokens for row in rows), flops, settings)
 
 
 def row_widths(shapes: Iterable[Sequence[int]]) -> str:
@@ -109,31 +167,8 @@ def row_widths(shapes: Iterable[Sequence[int]]) -> str:
     return " + ".join(f"{rows}x{tokens}" for rows, tokens in shapes)
 
 
-def with_random_lora(mllm: Mllm, lora: LoraSettings = LORA) -> Any:
-    """The model with LoRA in both towers as training adds it, second factors drawn too: zeros would hide a fault."""
-    model = add_lora(mllm.model, lora, seed=0)
-    draw = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.data.copy_(torch.empty(weight.shape).normal_(std=0.02, generator=draw))
-    return model.eval()
-
-
-def with_tiles(mllm: Mllm, tiles: int) -> Mllm:
-    """The same model with a chat that cuts an image into at most so many tiles."""
-    return replace(mllm, chat=Chat(mllm.chat.processor, mllm.chat.image_token_id, tiles=tiles))
-
-
-def common_settings(geometry: str, classes: int, mllm: Mllm, model: Any, work: Workload) -> dict[str, Any]:
-    """What of workload, model, machine and libraries decides the numbers of every side."""
-    return {
-        "geometry": geometry,
-        "classes": classes,
-        "batch": len(work.examples),
-        "tiles": mllm.chat.tiles,
-        "tiles_with_thumbnail": len(work.images[0].inputs["pixel_values"]),
-        **machine_settings(model),
-        "lora_rank": LORA.rank,
-        "lora_alpha": LORA.alpha,
-        "lora_dropout": LORA.dropout,
-    }
+def largest_difference(ours: dict[Key, float], rival: dict[Key, float]) -> float:
+    """Over all sequences: the difference of two NLLs, divided by the NLL where that is above 1. NaN stays NaN."""
+    assert ours.keys() == rival.keys(), "both sides answer for the same sequences"
+    differences = [abs(ours[key] - nll) / max(1.0, abs(nll)) for key, nll in rival.items()]
+    return float(np.max(differences))

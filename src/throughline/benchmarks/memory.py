@@ -5,7 +5,7 @@ allocates while it runs. Weights, the adapter's gradients and its optimiser stat
 on both sides, and are not in it. Both take the same images: ours all trees at once, TRL its labels, then its chains.
 
 On a CPU the peak is the exact running sum of all allocations that torch's profiler records, kernels' scratch space
-included; on a GPU it is `torch.cuda.max_memory_allocated`. `throughline bench memory` calls this.
+included; on a GPU it is `torch.cuda.max_memory_allocated`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,122 +22,88 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from throughline.benchmarks.ablations import NODES, TRAINING, TREE_PLANS, chosen, training_without, with_plan
-from throughline.benchmarks.contenders import (
-    common_settings,
-    row_widths,
-    tree_batch,
-    with_random_lora,
-    with_tiles,
-)
-from throughline.benchmarks.machine import on_threads
-from throughline.benchmarks.timing import BenchRow, compare
-from throughline.benchmarks.trl_rival import LENGTH_GROUPED, require_trl, trl_step
-from throughline.benchmarks.workload import Workload, class_list, make_workload, tokenizer_texts
+from throughline.benchmarks.ablations import node_left_out, training_without, workload_without
+from throughline.benchmarks.contenders import Contender, backward, token_trees
+from throughline.benchmarks.settings import MemorySettings
+from throughline.benchmarks.timing import BenchRow, OnProgress, compare, on_threads
+from throughline.benchmarks.trl import LENGTH_GROUPED, require_trl, trl_step
+from throughline.benchmarks.workload import Workload, class_list, make_workload, random_model, with_random_lora
 from throughline.mllm.attention import TreeLayout
 from throughline.mllm.collating import TreeBatch
-from throughline.mllm.forward import score_trees
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
-from throughline.mllm.load import Mllm
+from throughline.mllm.devices import pick_device
 
 MEBIBYTE = 1 << 20
 METHODS = {"cpu": "sum of the allocations in torch's profile", "cuda": "torch.cuda.max_memory_allocated"}
 
 
-@dataclass(frozen=True)
-class MemorySettings:
-    """What is measured, with `batch` images behind an optimiser step; `threads` None leaves torch's own number."""
-
-    geometries: tuple[str, ...] = ("bench-40m-151k",)
-    classes: tuple[int, ...] = (65,)
-    tiles: int = 1
-    batch: int = 4
-    threads: int | None = None
-    device: str = "cpu"
-    ablate: tuple[str, ...] = ()
-    """Names of `ablations.TRAINING`, or `all`: rows of our own side without them."""
-
-
-def measure_memory(settings: MemorySettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: MemorySettings, on_progress: OnProgress) -> list[BenchRow]:
     """A row for every geometry and class list without gradient checkpointing, and one with it. Raises ThroughlineError
     where TRL is not installed; UsageError on an unknown class list or a batch that the workload cannot fill."""
     lists = [class_list(size) for size in settings.classes]
-    left_out = chosen(settings.ablate, TRAINING)
     require_trl()
-    texts = tokenizer_texts()
     rows = []
     with on_threads(settings.threads):
-        for geometry in settings.geometries:
-            mllm = with_tiles(random_mllm(GEOMETRIES[geometry], texts), settings.tiles)
-            mllm.model.to(settings.device)
+        for geometry in settings.geometry:
+            mllm = random_model(geometry)
+            mllm.model.to(pick_device(settings.device))
             model = with_random_lora(mllm)
             for classes in lists:
-                work = make_workload(mllm.chat, GEOMETRIES[geometry].image_size, classes, settings.batch)
-                common = common_settings(geometry, len(classes), mllm, model, work)
+                work = make_workload(mllm, model, geometry, classes, settings.batch, settings.tiles)
                 for checkpointing in (False, True):
                     name = f"memory {geometry}, {len(classes)} classes"
                     name += ", gradient checkpointing" if checkpointing else ""
-                    told(name)
-                    rows.append(measure_workload(name, mllm, model, work, checkpointing, common))
-                    rows += [ablated(rows[-1], thing, mllm, model, work, checkpointing) for thing in left_out]
+                    on_progress(name)
+                    rows += measure_workload(name, work, checkpointing, settings.ablations())
     return rows
 
 
-def measure_workload(
-    name: str, mllm: Mllm, model: Any, work: Workload, checkpointing: bool, settings: dict[str, Any]
-) -> BenchRow:
-    """The peaks of both sides; each has run the same micro-batch once before it is measured."""
-    samples, device = len(work.examples), settings["device"]
-    batch = tree_batch(mllm, work)
+def measure_workload(name: str, work: Workload, checkpointing: bool, left_out: tuple[str, ...] = ()) -> list[BenchRow]:
+    """A row against TRL, and one against our own side without each of `left_out`, by the peaks of the same micro-batch.
+    Each side has run it once before it is measured."""
+    ours, peak = token_trees(work), peak_of_trees(work, checkpointing)
+    common = {
+        **work.settings,
+        "gradient_checkpointing": checkpointing,
+        "ours_rows": ours.settings["rows"],
+        "ours_logits": ours.settings["logits"],
+        "counted": "inputs, and the peak of what torch allocates forwards and backwards",
+        "not_counted": "weights, the adapter's gradients, optimiser state: equal on both sides",
+        "method": METHODS[work.settings["device"]],
+    }
 
-    def ours() -> None:
-        torch.autograd.backward(score_trees(model, batch.to(device)).loss_sum() / samples)
+    def row(rival: str, rival_peak: int, settings: dict[str, Any]) -> BenchRow:
+        described = {**common, **{f"rival_{key}": value for key, value in settings.items()}}
+        peaks = [peak / MEBIBYTE], [rival_peak / MEBIBYTE]
+        return compare(name, rival, *peaks, described, unit="MiB", ours_over_rival=True)
 
-    with _checkpointed(model) if checkpointing else contextlib.nullcontext():
-        our_peak = peak_of_step(model, ours, tensors_of(batch), device)
-    rival = trl_step(mllm, model, work, grouped=True, rows=samples, gradient_checkpointing=checkpointing)
-    rival_peaks = [
-        peak_of_step(rival.model, partial(rival.run, index), inputs, device)
-        for index, inputs in enumerate(rival.micro_batches)
-    ]
-    return compare(
-        name,
-        LENGTH_GROUPED,
-        [our_peak / MEBIBYTE],
-        [max(rival_peaks) / MEBIBYTE],
-        predicted_ratio=None,
-        settings={
-            **settings,
-            "gradient_checkpointing": checkpointing,
-            "ours_rows": row_widths([batch.input_ids.shape]),
-            "ours_logits": len(torch.unique(batch.predictors)),
-            **{f"rival_{key}": value for key, value in rival.settings().items()},
-            "counted": "inputs, and the peak of what torch allocates forwards and backwards",
-            "not_counted": "weights, the adapter's gradients, optimiser state: equal on both sides",
-            "method": METHODS[device],
-        },
-        unit="MiB",
-        ours_over_rival=True,
-    )
+    rows = [row(LENGTH_GROUPED, *_peak_of_trl(work, checkpointing))]
+    for thing in left_out:
+        rival: Contender = training_without(thing, work)
+        rows.append(row(rival.name, peak_of_trees(work, checkpointing, thing), rival.settings))
+    return rows
 
 
-def ablated(row: BenchRow, thing: str, mllm: Mllm, model: Any, work: Workload, checkpointing: bool) -> BenchRow:
-    """Our own step without `thing` in the place of the row's rival."""
-    samples, device = len(work.examples), row.settings["device"]
-    rival = training_without(thing, mllm, model, work)
-    batch = tree_batch(with_plan(mllm, thing) if thing in TREE_PLANS else mllm, work)
+def peak_of_trees(work: Workload, checkpointing: bool, left_out: str = "") -> int:
+    """Bytes of a micro-batch of token trees, without the thing `left_out`."""
+    device, samples = work.settings["device"], len(work.examples)
+    batch = workload_without(left_out, work).batch()
 
     def step() -> None:
-        with NODES[thing](model) if thing in NODES else contextlib.nullcontext():
-            torch.autograd.backward(score_trees(model, batch.to(device)).loss_sum() / samples)
+        with node_left_out(left_out, work.model):
+            backward(work.model, batch.to(device), samples)
 
-    with _checkpointed(model) if checkpointing else contextlib.nullcontext():
-        peak = peak_of_step(model, step, tensors_of(batch), device)
-    settings = {name: value for name, value in row.settings.items() if not name.startswith("rival_")}
-    settings |= {f"rival_{key}": value for key, value in rival.settings.items()}
-    return compare(
-        row.name, rival.name, [row.ours_value], [peak / MEBIBYTE], None, settings, row.unit, ours_over_rival=True
-    )
+    with _checkpointed(work.model) if checkpointing else contextlib.nullcontext():
+        return peak_of_step(work.model, step, tensors_of(batch), device)
+
+
+def _peak_of_trl(work: Workload, checkpointing: bool) -> tuple[int, dict[str, Any]]:
+    """The same of TRL's largest micro-batch, and what its rows are."""
+    rival = trl_step(work, grouped=True, rows=len(work.examples), gradient_checkpointing=checkpointing)
+    peaks = [
+        peak_of_step(rival.model, partial(rival.run, index), inputs, work.settings["device"])
+        for index, inputs in enumerate(rival.micro_batches)
+    ]
+    return max(peaks), rival.settings()
 
 
 def peak_of_step(model: Any, step: Callable[[], None], inputs: Mapping[str, Tensor], device: str) -> int:

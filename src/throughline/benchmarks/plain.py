@@ -1,4 +1,5 @@
-"""Plain transformers, as a user without this package writes it: the rival of `score`, `sample` and `evaluate`.
+"""Plain transformers, as a user without this package writes it: a rival of `step`, `score`, `sample` and, in the
+checkout, `bench/evaluate.py`.
 
 Only a model and its processor are used here: the processor's chat template, tokenizer and batch encoding, the model's
 own `forward`, `generate` and key-value cache. What this package has put into the model is out of it meanwhile

@@ -1,7 +1,7 @@
 """The likelihood of every class name as the answer about an image, against three ways of plain transformers.
 
 Same random model, question, images and class list. Ours builds its trie of labels inside the timing; the rivals' tokens
-are ready before it. `throughline bench score` calls this.
+are ready before it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from throughline.benchmarks.ablations import SCORING, chosen, with_plan, without
-from throughline.benchmarks.machine import machine_settings, on_threads
+from throughline.benchmarks.ablations import with_plan, without
 from throughline.benchmarks.plain import (
     ROWS_AT_ONCE,
     LabelQuestion,
@@ -24,11 +23,18 @@ from throughline.benchmarks.plain import (
     one_pass_per_label,
     plainly,
 )
-from throughline.benchmarks.timing import BenchRow, compare, take_turns
-from throughline.benchmarks.workload import class_list, drawn_pictures, tokenizer_texts
-from throughline.core.errors import ThroughlineError
+from throughline.benchmarks.settings import ScoreSettings
+from throughline.benchmarks.timing import (
+    BenchRow,
+    OnProgress,
+    machine_settings,
+    measure_sides,
+    on_threads,
+    require_close,
+)
+from throughline.benchmarks.workload import class_list, drawn_pictures, random_model
 from throughline.mllm.chat import EncodedPrompt, user_turn
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
+from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm
 from throughline.questions.question_set import make_question_set
@@ -43,29 +49,13 @@ RIVALS: dict[str, Callable[[Any, LabelQuestion], Tensor]] = {
 TOLERANCE = 1e-4
 """Largest difference of a label's log-likelihood."""
 
-OURS = "ours"
-
 Scorer = Callable[[], Tensor]
 """Gives `(images, labels)` log-likelihoods."""
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What is measured, one row for every rival and number of images at a time; times are per image. Several images at
-    a time are reported only, and timed once: they take minutes. `threads` None leaves torch's own number."""
-
-    geometries: tuple[str, ...] = ("bench-40m",)
-    classes: tuple[int, ...] = (65,)
-    images: tuple[int, ...] = (1, 4)
-    trials: int = 3
-    threads: int | None = None
-    ablate: tuple[str, ...] = ()
-    """Names of `ablations.SCORING`, or `all`: rows of our own side without them, beside the rivals."""
-
-
 @dataclass(frozen=True, eq=False)
 class ScoreWork:
-    """A class list asked of some images, ready for both sides."""
+    """A class list asked of some images, ready for all sides."""
 
     ours: Scorer
     rivals: Mapping[str, Scorer]
@@ -73,22 +63,19 @@ class ScoreWork:
     settings: dict[str, Any]
 
 
-def measure_score(settings: ScoreSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: ScoreSettings, on_progress: OnProgress) -> list[BenchRow]:
     """Rows of every geometry, class list and number of images. Raises ThroughlineError when a rival's likelihoods are
     not ours, before anything is timed; UsageError on an unknown class list."""
     lists = [class_list(size) for size in settings.classes]
-    left_out = chosen(settings.ablate, SCORING)
-    texts = tokenizer_texts()
     rows = []
     with on_threads(settings.threads):
-        for geometry in settings.geometries:
-            mllm = random_mllm(GEOMETRIES[geometry], texts)
-            for classes in lists:
-                for images in settings.images:
-                    name = f"score {geometry}, {len(classes)} classes, {images} image{'s' * (images > 1)} at a time"
-                    told(name)
-                    trials = settings.trials if images == 1 else 1
-                    rows += measure_scoring(name, make_score_work(mllm, geometry, classes, images, left_out), trials)
+        for geometry in settings.geometry:
+            mllm = random_model(geometry)
+            for classes, images in ((classes, images) for classes in lists for images in settings.images):
+                name = f"score {geometry}, {len(classes)} classes, {images} image{'s' * (images > 1)} at a time"
+                on_progress(name)
+                work = make_score_work(mllm, geometry, classes, images, settings.ablations())
+                rows += measure_scoring(name, work, settings.trials if images == 1 else 1)
     return rows
 
 
@@ -102,14 +89,15 @@ def make_score_work(
     encoded = [mllm.chat.encode_image(picture, f"picture {i}") for i, picture in enumerate(pictures)]
     prompts = [EncodedPrompt(user_turn(question), [image]) for image in encoded]
     asked = ask_labels(mllm.chat.processor, question, pictures, labels)
+
+    def ours(mllm: Mllm) -> Scorer:
+        return partial(label_log_likelihood, mllm, prompts, labels)
+
     return ScoreWork(
-        ours=lambda: label_log_likelihood(mllm, prompts, labels),
+        ours=ours(mllm),
         rivals={
             **{name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()},
-            **{
-                without(thing): partial(label_log_likelihood, with_plan(mllm, thing), prompts, labels)
-                for thing in left_out
-            },
+            **{without(thing): ours(with_plan(mllm, thing)) for thing in left_out},
         },
         images=images,
         settings={
@@ -127,33 +115,21 @@ def make_score_work(
 
 def measure_scoring(name: str, work: ScoreWork, trials: int) -> list[BenchRow]:
     """Checks every rival against ours, which warms all of them up, then times them in turns: a row for each rival."""
-    differences = check_scores(name, work)
-    seconds = take_turns({OURS: work.ours, **work.rivals}, trials, warm_up=0)
-    per_image = {side: [taken / work.images for taken in trial] for side, trial in seconds.items()}
-    return [
-        compare(
-            name,
-            rival,
-            per_image[OURS],
-            per_image[rival],
-            None,
-            {**work.settings, "trials": trials, "largest_difference": differences[rival]},
-            unit="seconds per image",
-        )
-        for rival in work.rivals
-    ]
-
-
-def check_scores(name: str, work: ScoreWork) -> dict[str, float]:
-    """The largest difference of any rival's log-likelihood from ours; ThroughlineError when one is not ours."""
     ours = work.ours()
-    differences = {}
-    for rival, score in work.rivals.items():
-        differences[rival] = float((score() - ours).abs().max())
-        if not differences[rival] <= TOLERANCE:
-            raise ThroughlineError(
-                f"{rival} differs by {differences[rival]:.1e} in log-likelihood, {TOLERANCE:.0e} is allowed",
-                name,
-                "nothing was timed: report it",
-            )
-    return differences
+    differences = {
+        rival: require_close(
+            name, float((score() - ours).abs().max()), TOLERANCE, f"log-likelihoods of {rival} and ours differ"
+        )
+        for rival, score in work.rivals.items()
+    }
+    return measure_sides(
+        name,
+        work.ours,
+        work.rivals,
+        trials,
+        work.settings,
+        lambda rival: {"largest_difference": differences[rival]},
+        count=work.images,
+        unit="seconds per image",
+        warm_up=0,
+    )

@@ -1,19 +1,31 @@
 """How several ways to do the same thing are timed against each other, and the row that comes of two of them.
 
-Sides take turns, so that a machine that slows down slows all. Every benchmark uses this.
+Sides take turns, so that a machine that slows down slows all. Every bench uses this.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
+
+from throughline.core.errors import ThroughlineError
+from throughline.mllm.lora import base_of
 
 Side = Callable[[], object]
+
+OURS = "ours"
+"""Our own side among those that take turns."""
+
+OnProgress = Callable[[str], None]
+"""Takes a line about what is measured next."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,6 @@ class BenchRow:
     rival_spread: tuple[float, float]
     settings: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        return asdict(self)
-
 
 def take_turns(
     sides: Mapping[str, Side], trials: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
@@ -55,9 +63,9 @@ def take_turns(
             gc.collect()  # no side pays for another's waste
             began = clock()
             sides[name]()
-            took = clock() - began
+            duration = clock() - began
             if turn >= warm_up:
-                seconds[name].append(took)
+                seconds[name].append(duration)
     return seconds
 
 
@@ -66,28 +74,80 @@ def compare(
     rival: str,
     ours_values: Sequence[float],
     rival_values: Sequence[float],
-    predicted_ratio: float | None,
     settings: dict[str, Any],
+    predicted_ratio: float | None = None,
     unit: str = "seconds",
     ours_over_rival: bool = False,
 ) -> BenchRow:
     """The row of two lists of measurements; `ours_over_rival` turns its ratio round."""
-    ours_median, rival_median = float(np.median(ours_values)), float(np.median(rival_values))
+    (ours_low, ours, ours_high), (rival_low, theirs, rival_high) = (
+        (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))) for values in (ours_values, rival_values)
+    )
     return BenchRow(
         name=name,
         rival=rival,
-        ours_value=ours_median,
-        rival_value=rival_median,
+        ours_value=ours,
+        rival_value=theirs,
         unit=unit,
-        ratio=ours_median / rival_median if ours_over_rival else rival_median / ours_median,
+        ratio=ours / theirs if ours_over_rival else theirs / ours,
         predicted_ratio=predicted_ratio,
-        ours_spread=_quartiles(ours_values),
-        rival_spread=_quartiles(rival_values),
+        ours_spread=(ours_low, ours_high),
+        rival_spread=(rival_low, rival_high),
         settings=settings,
     )
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """First and third quartile."""
-    low, high = np.quantile(values, (0.25, 0.75))
-    return float(low), float(high)
+def measure_sides(
+    name: str,
+    ours: Side,
+    rivals: Mapping[str, Side],
+    trials: int,
+    settings: dict[str, Any],
+    own_settings: Callable[[str], dict[str, Any]] = lambda rival: {},
+    count: float = 1.0,
+    unit: str = "seconds",
+    warm_up: int = 1,
+) -> list[BenchRow]:
+    """Times ours and every rival in turns: a row for each rival, in seconds for one of the `count` things that a turn
+    does. `own_settings` of a rival are asked for after the timing, and may raise where it did something else."""
+    seconds = take_turns({OURS: ours, **rivals}, trials, warm_up)
+    for_one = {side: [duration / count for duration in durations] for side, durations in seconds.items()}
+    return [
+        compare(
+            name, rival, for_one[OURS], for_one[rival], {**settings, "trials": trials, **own_settings(rival)}, unit=unit
+        )
+        for rival in rivals
+    ]
+
+
+def require_close(name: str, difference: float, tolerance: float, what: str) -> float:
+    """The difference; ThroughlineError, which says `what` differs, where it is above the tolerance or not a number."""
+    if not difference <= tolerance:
+        raise ThroughlineError(
+            f"{what} by {difference:.1e}, {tolerance:.0e} is allowed", name, "no time of it counts: report it"
+        )
+    return difference
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """`count` torch threads inside, torch's own number for None; afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine_settings(model: Any) -> dict[str, Any]:
+    """What of machine and libraries decides the times, for a row's settings."""
+    base = base_of(model)
+    return {
+        "threads": torch.get_num_threads(),
+        "device": base.device.type,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "attention": base.config._attn_implementation,
+        "torch": str(torch.__version__),
+        "transformers": str(transformers.__version__),
+    }

@@ -88,7 +88,8 @@ def _option_help(field: FieldInfo) -> str:
 
 def _metavar(annotation: Any) -> str | None:
     """`N` for whole numbers, `X` for others, `A,B` for lists; None leaves the option's own name."""
-    kinds = get_args(annotation) or (annotation,)
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)]
+    kinds = kinds or [annotation]
     letter = "N" if int in kinds else "X" if float in kinds else None
     if get_origin(annotation) is tuple:
         return f"{letter},{letter}" if letter else "A,B"

@@ -1,6 +1,6 @@
 """Measuring in a process of its own: nothing that was done before is in its memory, nothing it does stays.
 
-The benches of memory call this, and those that want every size to start alike.
+`scale` and `teacher` call this, so that every size starts alike.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from throughline.core.errors import ThroughlineError
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def in_a_fresh_process(measure: Callable[..., Found], *arguments: Any) -> Found:
+def in_a_fresh_process(measure: Callable[..., Result], *arguments: Any) -> Result:
     """What `measure(*arguments)`, a function of a module, returns there.
 
     Raises ThroughlineError, in one line, with what it raised there, or with how the process ended when it said nothing:
@@ -25,20 +25,20 @@ def in_a_fresh_process(measure: Callable[..., Found], *arguments: Any) -> Found:
     """
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe(duplex=False)
-    process = spawning.Process(target=_tell, args=(there, measure, arguments))
+    process = spawning.Process(target=_send, args=(there, measure, arguments))
     process.start()
     there.close()
     try:
-        found, fault = here.recv()
+        result, fault = here.recv()
     except EOFError:
-        found, fault = None, None
+        result, fault = None, None
     finally:
         process.join()
     if fault is not None:
         raise fault
     if process.exitcode != 0:
         raise ThroughlineError(f"the measuring process ended with exit code {process.exitcode}", measure.__name__)
-    returned: Found = found
+    returned: Result = result
     return returned
 
 
@@ -51,11 +51,11 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _tell(pipe: Any, measure: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _send(pipe: Any, measure: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
-        found, fault = measure(*arguments), None
+        result, fault = measure(*arguments), None
     except ThroughlineError as error:
-        found, fault = None, ThroughlineError(str(error))
+        result, fault = None, ThroughlineError(str(error))
     except Exception as error:  # whatever it is: the parent has to know, and a second traceback says no more
-        found, fault = None, ThroughlineError(f"{type(error).__name__}: {error}", measure.__name__)
-    pipe.send((found, fault))
+        result, fault = None, ThroughlineError(f"{type(error).__name__}: {error}", measure.__name__)
+    pipe.send((result, fault))

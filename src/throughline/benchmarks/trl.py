@@ -23,12 +23,11 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from throughline.benchmarks.contenders import LORA, Contender, Key, paths_of, row_widths
-from throughline.benchmarks.workload import Workload
+from throughline.benchmarks.contenders import Contender, row_widths
+from throughline.benchmarks.workload import LORA, Key, Workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.flops import Row, step_flops
-from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
 from throughline.mllm.rms_norm import in_own_way
 
@@ -60,14 +59,14 @@ class TrlStep:
 
     def nll(self) -> dict[Key, float]:
         """Of every sequence, from the forward pass that the trainer's loss is made of."""
-        found: dict[Key, float] = {}
+        scores: dict[Key, float] = {}
         for keys, inputs in zip(self.keys, self.micro_batches, strict=True):
             on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
-            said = self.model(**on_device, use_cache=False, fused_lm_head=True)
-            for key, log_probs, scored in zip(keys, said.log_probs, said.label_mask, strict=True):
+            output = self.model(**on_device, use_cache=False, fused_lm_head=True)
+            for key, log_probs, scored in zip(keys, output.log_probs, output.label_mask, strict=True):
                 token_nll = -log_probs[scored]
-                found[key] = float(token_nll.mean() if key[1] == "chain" else token_nll.sum())
-        return found
+                scores[key] = float(token_nll.mean() if key[1] == "chain" else token_nll.sum())
+        return scores
 
     def rows(self) -> list[Row]:
         """For the FLOP count: every row with its padding, and the positions that TRL's head computes: those with a
@@ -102,27 +101,27 @@ def require_trl() -> Any:
         raise ThroughlineError("TRL, the rival, is not installed", do="pip install throughline[bench]") from error
 
 
-def sft_trainer(mllm: Mllm, model: Any, work: Workload, grouped: bool) -> Contender:
-    """The rival on a workload, with the frozen weights and the adapter of `model`. Raises ThroughlineError where TRL is
+def sft_trainer(work: Workload, grouped: bool) -> Contender:
+    """The rival on a workload, with the same frozen weights and adapter. Raises ThroughlineError where TRL is
     not installed, or where a row of its batches is not, token for token, a sequence of the trees."""
     samples = len(work.examples)
     # In a micro-batch of its own a row is never padded: default padding means at least two.
-    step = trl_step(mllm, model, work, grouped, rows=samples if grouped else max(2, samples))
+    step = trl_step(work, grouped, rows=samples if grouped else max(2, samples))
 
     def take_step() -> None:
         for index in range(len(step.micro_batches)):
             step.run(index)
 
-    flops = trl_flops(model, step.rows())
+    rows = step.rows()
+    flops = trl_flops(work.model, rows)
     settings = {**step.settings(), "gflops": round(flops / 1e9, 3)}
-    return Contender(LENGTH_GROUPED if grouped else DEFAULT_PADDING, step.model, take_step, step.nll, flops, settings)
+    name, tokens = LENGTH_GROUPED if grouped else DEFAULT_PADDING, sum(row.tokens for row in rows)
+    return Contender(name, step.model, take_step, step.nll, tokens, flops, settings)
 
 
-def trl_step(
-    mllm: Mllm, model: Any, work: Workload, grouped: bool, rows: int, gradient_checkpointing: bool = False
-) -> TrlStep:
+def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: bool = False) -> TrlStep:
     """A trainer with micro-batches of `rows` rows for one optimiser step. Raises ThroughlineError as `sft_trainer`."""
-    trl, paths = require_trl(), paths_of(mllm, work)
+    trl, model, paths = require_trl(), work.model, work.paths()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         config = trl.SFTConfig(
             output_dir=folder,
@@ -145,8 +144,8 @@ def trl_step(
         trainer = trl.SFTTrainer(
             model=_same_weights(model),
             args=config,
-            train_dataset=_dataset(mllm, work, paths),
-            processing_class=_processor(mllm),
+            train_dataset=_dataset(work, paths),
+            processing_class=_processor(work),
             peft_config=_lora_config(model),
         )
         set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(model))
@@ -182,26 +181,27 @@ def _lora_config(model: Any) -> LoraConfig:
     )
 
 
-def _processor(mllm: Mllm) -> Any:
+def _processor(work: Workload) -> Any:
     """The checkpoint's processor, cutting images into tiles as our chat does: TRL's collator has no option for it."""
-    processor = copy.copy(mllm.chat.processor)
-    processor.images_kwargs = {"crop_to_patches": mllm.chat.tiles > 1, "max_patches": mllm.chat.tiles}
+    chat = work.mllm.chat
+    processor = copy.copy(chat.processor)
+    processor.images_kwargs = {"crop_to_patches": chat.tiles > 1, "max_patches": chat.tiles}
     return processor
 
 
-def _dataset(mllm: Mllm, work: Workload, paths: dict[Key, Path]) -> Any:
+def _dataset(work: Workload, paths: dict[Key, Path]) -> Any:
     """Rows in TRL's standard prompt-completion format. Of conversations it would render more than an answer: the line
     break that InternVL's template writes after each turn."""
-    datasets, processor = importlib.import_module("datasets"), mllm.chat.processor
+    datasets, chat = importlib.import_module("datasets"), work.mllm.chat
     prompts = {
-        name: processor.apply_chat_template(user_turn(question), tokenize=False, add_generation_prompt=True)
-        for name, question in (("label", work.prompts.label), ("chain", work.prompts.reasoning))
+        name: chat.processor.apply_chat_template(user_turn(question), tokenize=False, add_generation_prompt=True)
+        for name, question in (("label", work.questions.label), ("chain", work.questions.reasoning))
     }
     return datasets.Dataset.from_list(
         [
             {
                 "prompt": prompts[name],
-                "completion": getattr(work.examples[sample], name) + mllm.chat.end_of_turn,
+                "completion": getattr(work.examples[sample], name) + chat.end_of_turn,
                 "images": [work.pictures[sample]],
                 "length": len(path.tokens),
             }
@@ -231,25 +231,25 @@ def _keys_of(micro_batches: tuple[dict[str, Tensor], ...], paths: dict[Key, Path
             "nothing was measured: report it",
         )
 
-    found = []
+    keys = []
     for inputs in micro_batches:
         count = len(inputs["input_ids"])
         pixels = inputs["pixel_values"].chunk(count)
         real = inputs["attention_mask"].bool()
         rows = zip(inputs["input_ids"], inputs["labels"], real, pixels, strict=True)
-        found.append(tuple(key_of(ids[kept], labels[kept], tiles) for ids, labels, kept, tiles in rows))
-    return tuple(found)
+        keys.append(tuple(key_of(ids[kept], labels[kept], tiles) for ids, labels, kept, tiles in rows))
+    return tuple(keys)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Standard output belongs to the bench, random numbers to whoever seeded them, and nothing is told to TRL's makers,
     to whom a trainer otherwise reports that it was made."""
-    told = constants.HF_HUB_DISABLE_TELEMETRY
+    before = constants.HF_HUB_DISABLE_TELEMETRY
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         with torch.random.fork_rng(), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of peft and TRL about each other's coming versions
             yield
     finally:
-        constants.HF_HUB_DISABLE_TELEMETRY = told
+        constants.HF_HUB_DISABLE_TELEMETRY = before

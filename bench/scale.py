@@ -1,7 +1,9 @@
 """Whether ten times as many images cost ten times as much: seconds an image and peak memory at two sizes.
 
+    python bench/scale.py --json
+
 Each size runs in a fresh process: `data check`, the split, filling and reading the pixel cache, and label-path
-evaluation with the pocket checkpoint. `throughline bench scale` calls this; the rival is this system with fewer images.
+evaluation with the pocket checkpoint. The rival is this system with fewer images.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import contextlib
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
-from throughline.benchmarks.machine import machine_settings, on_threads
-from throughline.benchmarks.timing import BenchRow, compare
+from pydantic import PositiveInt
+
+from bench_script import run_bench
+from fresh_process import in_a_fresh_process, peak_megabytes
+from throughline.benchmarks.settings import BenchSettings
+from throughline.benchmarks.timing import BenchRow, OnProgress, compare, machine_settings, on_threads
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import AnswerSettings
 from throughline.domains.checks import check_images
@@ -43,18 +49,17 @@ SCENES = 8
 STAGES = ("check", "split", "cache fill", "cache read", "label evaluation")
 
 
-@dataclass(frozen=True)
-class ScaleSettings:
-    """What is measured."""
+class ScaleSettings(BenchSettings):
+    """What an image costs when there are ten times as many: check, split, cache, label-path evaluation, memory."""
 
-    images: tuple[int, int] = (10_000, 100_000)
-    """Few and many."""
+    few: PositiveInt = 10_000
+    """Images that many are set against."""
+    many: PositiveInt = 100_000
+    """Images; 100,000 take half an hour or more and 4 GB of disk."""
     cached_share: float = 0.5
     """Room in the cache as a share of what all images take, so that filling it takes old images out at both sizes."""
-    batch: int = AnswerSettings().batch
+    batch: PositiveInt = AnswerSettings().batch
     """Images asked together."""
-    threads: int | None = None
-    """torch's; None is its own choice."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +71,27 @@ class Measured:
     facts: dict[str, Any]
 
 
-def measure_scale(settings: ScaleSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: ScaleSettings, on_progress: OnProgress) -> list[BenchRow]:
     """A row for each stage, in seconds for 1,000 images, and one for memory, whose ratio is ours over the rival's.
 
     In turns, the few before and after the many: a machine that slows down shows in the spread. Raises UsageError
     where the few are not fewer, ThroughlineError where a process fails or does not answer for every image.
     """
-    few, many = settings.images
+    few, many = settings.few, settings.many
     if few >= many:
         raise UsageError(f"--few {few:,} against --many {many:,}", do="the few have to be fewer")
     with tempfile.TemporaryDirectory() as folder:
         roots = {count: Path(folder) / str(count) for count in (few, many)}
         for count, root in roots.items():
-            told(f"writing {count:,} images")
+            on_progress(f"writing {count:,} images")
             write_images(root, count)
-        found: dict[int, list[Measured]] = {few: [], many: []}
+        measured: dict[int, list[Measured]] = {few: [], many: []}
         for count in (few, many, few, many, few):
-            told(f"{count:,} images")
-            found[count].append(in_a_fresh_process(measure_images, roots[count], settings))
-    facts = {**found[many][0].facts, "few": few, "many": many, "cached_share": settings.cached_share}
-    rows = [_stage_row(stage, found[many], found[few], facts) for stage in STAGES]
-    return [*rows, _memory_row(found[many], found[few], facts)]
+            on_progress(f"{count:,} images")
+            measured[count].append(in_a_fresh_process(measure_images, roots[count], settings))
+    facts = {**measured[many][0].facts, "few": few, "many": many, "cached_share": settings.cached_share}
+    rows = [_stage_row(stage, measured[many], measured[few], facts) for stage in STAGES]
+    return [*rows, _memory_row(measured[many], measured[few], facts)]
 
 
 def measure_images(root: Path, settings: ScaleSettings) -> Measured:
@@ -176,9 +181,9 @@ def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSett
     """
     chat, samples = model.mllm.chat, images.samples
     with tempfile.TemporaryDirectory() as folder:
-        one = PixelCache(Path(folder) / "one", 1 << 30, "size of an image")
-        one.put(ImageReader(chat).encode(samples[0]))
-        (path,) = (Path(folder) / "one").rglob("*.safetensors")
+        probe = PixelCache(Path(folder) / "probe", 1 << 30, "size of an image")
+        probe.put(ImageReader(chat).encode(samples[0]))
+        (path,) = (Path(folder) / "probe").rglob("*.safetensors")
         room = int(settings.cached_share * len(samples) * path.stat().st_size)
         cache = PixelCache(Path(folder) / "all", room, processor_settings(chat))
         reader = ImageReader(chat, cache=cache)
@@ -196,18 +201,20 @@ def _through_the_cache(model: OpenedModel, images: ImageSet, settings: ScaleSett
 
 
 def _stage_row(stage: str, many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
-    ours, theirs = ([one.seconds[stage] for one in found] for found in (many, few))
-    return compare(
-        f"scale {GEOMETRY}, {stage}", _rival(facts), ours, theirs, None, facts, unit="seconds for 1,000 images"
-    )
+    ours, theirs = ([run.seconds[stage] for run in runs] for runs in (many, few))
+    return compare(f"scale {GEOMETRY}, {stage}", _rival(facts), ours, theirs, facts, unit="seconds for 1,000 images")
 
 
 def _memory_row(many: list[Measured], few: list[Measured], facts: dict[str, Any]) -> BenchRow:
-    ours, theirs = ([one.megabytes for one in found] for found in (many, few))
-    said = {**facts, "difference": round(statistics.median(ours) - statistics.median(theirs), 1)}
+    ours, theirs = ([run.megabytes for run in runs] for runs in (many, few))
+    settings = {**facts, "difference": round(statistics.median(ours) - statistics.median(theirs), 1)}
     name = f"scale {GEOMETRY}, memory"
-    return compare(name, _rival(facts), ours, theirs, None, said, unit="MB", ours_over_rival=True)
+    return compare(name, _rival(facts), ours, theirs, settings, unit="MB", ours_over_rival=True)
 
 
 def _rival(facts: dict[str, Any]) -> str:
     return f"the same with {facts['few']:,} images"
+
+
+if __name__ == "__main__":
+    sys.exit(run_bench(ScaleSettings, measure))

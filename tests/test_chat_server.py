@@ -15,8 +15,7 @@ from typing import Any
 
 import openai
 import pytest
-
-from throughline.benchmarks.chat_server import (
+from tests.chat_server import (
     CONTENT_FAULTS,
     OUTCOMES,
     TRANSPORT_FAULTS,
@@ -24,14 +23,13 @@ from throughline.benchmarks.chat_server import (
     FaultPlan,
     RunningServer,
     ServerSettings,
-    main,
     running_server,
 )
+
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.chains.rules import judge
-from throughline.core.errors import ThroughlineError
 from throughline.questions.question_set import make_question_set
 
 CLASSES = ("alarm_clock", "cup", "dog")
@@ -164,8 +162,8 @@ async def test_an_answer_is_a_whole_chain_about_the_first_option(
     assert (await ask(client, 7)).model_dump() == answers[7].model_dump(), "the same request, the same answer"
 
 
-@served(answers={sha256_of(image_of(1)): {"label": "dog"}, sha256_of(image_of(2)): {"label": "cup"}})
-async def test_answers_are_found_by_the_image(server: ChatServer, client: openai.AsyncOpenAI) -> None:
+@served(labels={sha256_of(image_of(1)): "dog", sha256_of(image_of(2)): "cup"})
+async def test_labels_are_found_by_the_image(server: ChatServer, client: openai.AsyncOpenAI) -> None:
     for number, label in ((1, "dog"), (2, "cup"), (1, "dog")):
         text = (await ask(client, 0, image_of(number))).choices[0].message.content
         assert parse_chain(text, FIVE_STAGE, CLASSES).label == label
@@ -181,17 +179,8 @@ async def test_a_fixed_reply_goes_to_every_chat(server: ChatServer, client: open
     assert server.stats()["requests"] == 0
 
 
-def test_words_about_base64_are_no_image(server: RunningServer) -> None:
-    words = 'say "data:image/png;base64,not\\data" or "data:image/png;base64,here" when asked; options: fish, fowl'
-    body = {"model": "m", "messages": [{"role": "system", "content": words}]}
-    status, answer = posted(server, json.dumps(body).encode())
-    assert status == 200
-    assert "<CONCLUSION> fish <" in answer["choices"][0]["message"]["content"]
-
-
 def test_a_body_that_is_no_chat_request_is_told_so(server: RunningServer) -> None:
-    unclean = b'{"messages": [{"content": "options: <CAPTION>"}]}'
-    bodies = [b"", b"[]", b"\xff\xfe", b"[" * 100_000, unclean, json.dumps(question(stream=True)).encode()]
+    bodies = [b"", b"[]", b"\xff\xfe", b"[" * 100_000, json.dumps(question(stream=True)).encode()]
     before = server.stats()["bad_requests"]
     for body in bodies:
         status, answer = posted(server, body)
@@ -291,10 +280,10 @@ def test_faults_depend_on_the_request_and_its_attempt_alone() -> None:
 
         async def work(number: int) -> list[bytes]:
             async with free:
-                return await four_attempts(server, number)
+                return await four_attempts(faulty, number)
 
-        async with ChatServer(ServerSettings(faults=PLAN, **settings)) as server:
-            return await asyncio.gather(*map(work, range(count))), server.stats()
+        async with ChatServer(ServerSettings(faults=PLAN, **settings)) as faulty:
+            return await asyncio.gather(*map(work, range(count))), faulty.stats()
 
     first, stats = asyncio.run(run(250, 1))
     assert (stats["requests"], stats["distinct"], whole(stats)) == (1000, 250, True)
@@ -326,37 +315,7 @@ def test_faults_depend_on_the_request_and_its_attempt_alone() -> None:
     assert asyncio.run(run(40, 1, seed=1))[0] != first[:40]
 
 
-def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for plan in ({"truncated": 0.6, "empty": 0.5}, {"errors_500": -0.1}, {"errors_404": 0.1}):
-        with pytest.raises(ValueError, match=next(iter(plan))):
-            FaultPlan(**plan)
-    path = tmp_path / "settings.json"
-    path.write_text('{"faults": {"errors_404": 0.1}}')
-    assert main([str(path)]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "faults.errors_404" in said
-    assert "settings.json" in said
-
-
 # HTTP
-
-
-@served()
-async def test_one_connection_serves_many_requests_in_any_pieces(
-    server: ChatServer, client: openai.AsyncOpenAI
-) -> None:
-    closing, body = b"Connection: close\r\n", {"messages": []}
-    received = await bytes_back(server, request_bytes(body))
-    assert received.startswith(b"HTTP/1.1 200 OK\r\n" + closing)
-    expected, data = received.replace(closing, b""), request_bytes(body, b"")
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    for size in (len(data), 1):
-        for at in range(0, len(data), size):
-            writer.write(data[at : at + size])
-            await asyncio.sleep(0)
-        assert await reader.readexactly(len(expected)) == expected
-    writer.close()
 
 
 @served()
@@ -375,20 +334,19 @@ async def test_bytes_that_are_no_request_are_refused(server: ChatServer, client:
     for head in (
         b"hello",
         b"POST / HTTP/1.1\r\nContent-Length: many",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
     ):
         received = await bytes_back(server, head + b"\r\n\r\n{}")
-        assert received.startswith(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n")
+        assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 # Counters, log, process
 
 
 def test_the_log_tells_all_but_keys_images_and_answers(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "requests.jsonl"
-    answers = {sha256_of(image_of(number)): {"label": "zeppelin"} for number in range(2)}
+    log = tmp_path / "requests.jsonl"
+    labels = {sha256_of(image_of(number)): "zeppelin" for number in range(2)}
 
-    @served(answers=answers, log=log)
+    @served(labels=labels, log=log)
     async def work(server: ChatServer, client: openai.AsyncOpenAI) -> None:
         for number in range(2):
             await ask(client, number, image_of(number), metadata={"note": "dog/17.png"})
@@ -421,9 +379,9 @@ def test_the_log_tells_all_but_keys_images_and_answers(tmp_path: Path) -> None:
 
 
 def test_settings_travel_to_the_process(tmp_path: Path) -> None:
-    answers = {sha256_of(image_of(0)): {"label": "dog"}}
+    labels = {sha256_of(image_of(0)): "dog"}
     log = tmp_path / "log.jsonl"
-    settings = ServerSettings(latency=0.01, at_once=1, faults=FaultPlan(malformed=1.0), answers=answers, log=log)
+    settings = ServerSettings(latency=0.01, at_once=1, faults=FaultPlan(malformed=1.0), labels=labels, log=log)
     with running_server(settings) as server:
         assert posted(server, json.dumps(question()).encode())[0] == 200
         assert posted(server, json.dumps(question(image=image_of(1))).encode())[0] == 400
@@ -441,9 +399,3 @@ def test_the_process_leaves_when_its_input_ends() -> None:
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             waiting.getresponse()
         waiting.close()
-
-
-def test_a_port_that_is_taken_is_told_in_one_line(server: RunningServer) -> None:
-    taken = ServerSettings(port=server.port)
-    with pytest.raises(ThroughlineError, match=f"did not start .*:{server.port}.* another port"), running_server(taken):
-        pass

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from throughline.benchmarks.machine import machine_settings
 from throughline.benchmarks.plain import Inputs, encode, render
+from throughline.benchmarks.timing import machine_settings
 from throughline.benchmarks.workload import class_list, drawn_pictures
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import SamplingSettings
@@ -67,12 +67,12 @@ def vocabulary(mllm: Mllm) -> int:
 
 
 def sample_ours(work: SampleWork, lengths: Sequence[int]) -> None:
-    """One call of `sample` with continuations of these lengths. Raises ThroughlineError when
-    others came of it."""
+    """One call of `sample` with continuations of these lengths. Raises ThroughlineError when others came of it."""
     settings = SamplingSettings(temperature=1.0, max_new_tokens=max(lengths))
     generators = [np.random.default_rng(seed) for seed in range(len(lengths))]
-    (found,) = sample(work.mllm, [work.ours], settings, [generators], limits=[lengths], stop={vocabulary(work.mllm)})
-    written = tuple(len(one.tokens) for one in found)
+    never = {vocabulary(work.mllm)}
+    (continuations,) = sample(work.mllm, [work.ours], settings, [generators], limits=[lengths], stop=never)
+    written = tuple(len(continuation.tokens) for continuation in continuations)
     if written != tuple(lengths):
         raise ThroughlineError(
             f"continuations of {written} tokens where {tuple(lengths)} were to be written",

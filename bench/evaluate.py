@@ -1,27 +1,32 @@
 """All three answers about drawn images — label path, reasoning path, likelihood — against three separate passes.
 
+    python bench/evaluate.py --ablate --json
+
 The passes are plain transformers: `generate` for the label, `generate` for the chain, one forward pass per label. The
 pocket checkpoint, trained, so that chains end where chains end; same decoded pixels, same batches. What both sides
-answered in the timed runs is compared before a row is made of them. `throughline bench evaluate` calls this.
+answered in the timed runs is compared before a row is made of them.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
-from throughline.benchmarks.ablations import EVALUATING, TOGETHER, chosen, with_plan, without
-from throughline.benchmarks.machine import machine_settings, on_threads
+from bench_script import run_bench
+from throughline.benchmarks.ablations import with_plan, without
 from throughline.benchmarks.plain import Inputs, LabelQuestion, ask_labels, encode, one_pass_per_label, plainly, render
-from throughline.benchmarks.timing import BenchRow, compare, take_turns
+from throughline.benchmarks.settings import BenchSettings
+from throughline.benchmarks.timing import BenchRow, OnProgress, machine_settings, measure_sides, on_threads
 from throughline.chains.formats import FIVE_STAGE
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings
@@ -48,17 +53,21 @@ SAME_TEXTS = 0.99
 """Least share of texts that are the same on both sides: batched arithmetic rounds differently, and a chain that takes
 another word at a near tie goes on differently."""
 
+TOGETHER = "asking together"
 
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """What is measured; times are per 1,000 images. `threads` None leaves torch's own number."""
 
-    images: int = 1_000
-    trials: int = 2
-    batch: int = AnswerSettings().batch
-    threads: int | None = None
-    ablate: tuple[str, ...] = ()
-    """Names of `ablations.EVALUATING`, or `all`: rows of our own side without them, beside the rival."""
+class EvaluateSettings(BenchSettings):
+    """All three answers about drawn images against three passes of plain transformers."""
+
+    images: PositiveInt = 1_000
+    """Drawn images to ask about."""
+    trials: PositiveInt = 2
+    """Timed runs of each side."""
+    batch: PositiveInt = AnswerSettings().batch
+    """Images asked together."""
+    # The pocket has no weight that is worth packing.
+    ablate: tuple[Literal["all", "layouts", "leaving", "asking together"], ...] = ()
+    """Adds rows of our own side without these"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +80,27 @@ class Answers:
 
 
 @dataclass(eq=False)
-class Asked:
-    """A side that is timed: `answer` gives its answers, `said` keeps those of the latest run."""
+class Recorded:
+    """A side that is timed: `answer` gives its answers, `latest` keeps those of the latest run."""
 
     answer: Callable[[], Answers]
-    said: Answers | None = field(default=None, init=False)
+    latest: Answers | None = field(default=None, init=False)
 
     def __call__(self) -> None:
         """What is timed."""
-        self.said = self.answer()
+        self.latest = self.answer()
 
 
-def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: EvaluateSettings, on_progress: OnProgress) -> list[BenchRow]:
     """One row, and one for each ablation. Raises ThroughlineError when two sides do not give the same answers."""
-    left_out = chosen(settings.ablate, EVALUATING)
     answering = AnswerSettings(batch=settings.batch)
     questions = make_question_set(CLASSES, FIVE_STAGE)
     with on_threads(settings.threads), tempfile.TemporaryDirectory() as folder:
         mllm = load_mllm(POCKET)
         samples = draw_samples(Path(folder), settings.images)
         reader = ImageReader(mllm.chat)
-        for one in samples:
-            reader.encode(one)
+        for sample in samples:
+            reader.encode(sample)
         batches = plain_batches(mllm, samples, questions, answering)
 
         def ours(count: int) -> Answers:
@@ -108,44 +116,38 @@ def measure_evaluate(settings: EvaluateSettings, told: Callable[[str], None] = l
 
         name = f"evaluate {POCKET}, {len(samples)} images"
         few = min(answering.batch, len(samples))
-        told(f"{name}: a batch of each side first")
+        on_progress(f"{name}: a batch of each side first")
         check_answers(name, ours(few), rival(few))
-        told(name)
-        rivals = {RIVAL: Asked(plainly(mllm.model, lambda: rival(len(samples))))}
-        rivals |= {without(thing): Asked(partial(ablated, thing)) for thing in left_out}
-        return measure_answering(
-            name,
-            Asked(lambda: ours(len(samples))),
-            rivals,
-            settings.trials,
-            {
-                "geometry": POCKET,
-                "images": len(samples),
-                "classes": len(CLASSES),
-                "batch": answering.batch,
-                "label_tokens": answering.label_tokens,
-                "chain_tokens": answering.chain_tokens,
-                **machine_settings(mllm.model),
-                "outside_timing": "pixel values of both sides; the rival's tokens",
-            },
-        )
+        on_progress(name)
+        rivals = {RIVAL: Recorded(plainly(mllm.model, lambda: rival(len(samples))))}
+        rivals |= {without(thing): Recorded(partial(ablated, thing)) for thing in settings.ablations()}
+        facts = {
+            "geometry": POCKET,
+            "images": len(samples),
+            "classes": len(CLASSES),
+            "batch": answering.batch,
+            "label_tokens": answering.label_tokens,
+            "chain_tokens": answering.chain_tokens,
+            **machine_settings(mllm.model),
+            "outside_timing": "pixel values of both sides; the rival's tokens",
+        }
+        return measure_answering(name, Recorded(lambda: ours(len(samples))), rivals, settings.trials, facts)
 
 
 def measure_answering(
-    name: str, ours: Asked, rivals: Mapping[str, Asked], trials: int, settings: dict[str, Any]
+    name: str, ours: Recorded, rivals: Mapping[str, Recorded], trials: int, facts: dict[str, Any]
 ) -> list[BenchRow]:
-    """Times all sides in turns and compares what they said meanwhile: a row for each rival."""
-    seconds = take_turns({"ours": ours, **rivals}, trials, warm_up=0)
-    assert ours.said is not None
-    images = len(ours.said.label)
-    per_thousand = {side: [taken * 1000 / images for taken in turns] for side, turns in seconds.items()}
-    rows = []
-    for side, rival in rivals.items():
-        assert rival.said is not None
-        said = {**settings, "trials": trials, **check_answers(name, ours.said, rival.said)}
-        unit = "seconds per 1,000 images"
-        rows.append(compare(name, side, per_thousand["ours"], per_thousand[side], None, said, unit=unit))
-    return rows
+    """Times all sides in turns and compares what they answered meanwhile: a row for each rival."""
+
+    def compared(rival: str) -> dict[str, Any]:
+        theirs = rivals[rival].latest
+        assert ours.latest is not None and theirs is not None
+        return check_answers(name, ours.latest, theirs)
+
+    thousands = facts["images"] / 1000
+    return measure_sides(
+        name, ours, rivals, trials, facts, compared, count=thousands, unit="seconds per 1,000 images", warm_up=0
+    )
 
 
 def check_answers(name: str, ours: Answers, rival: Answers) -> dict[str, Any]:
@@ -170,8 +172,8 @@ def check_answers(name: str, ours: Answers, rival: Answers) -> dict[str, Any]:
 def draw_samples(folder: Path, count: int) -> tuple[Sample, ...]:
     """`count` images of a drawn world, spread over its styles and classes."""
     write_world(folder, per_class=math.ceil(count / (len(DOMAIN_STYLES) * len(CLASSES))), seed=0)
-    found = read_images(folder).samples
-    return tuple(found[i * len(found) // count] for i in range(count))
+    samples = read_images(folder).samples
+    return tuple(samples[i * len(samples) // count] for i in range(count))
 
 
 def answer_ours(
@@ -187,7 +189,7 @@ def answer_apart(
     """The same, one way of answering after the other: an ablation."""
     alone = [answering.model_copy(update={"answers": (answer,)}) for answer in answering.answers]
     return _answers(
-        [p for one in alone for p in answer_samples(mllm, samples, questions.build(one), one.batch, reader=reader)]
+        [p for part in alone for p in answer_samples(mllm, samples, questions.build(part), part.batch, reader=reader)]
     )
 
 
@@ -219,7 +221,7 @@ def plain_batches(
     names = [class_name(label) for label in questions.classes]
     batches = []
     for start in range(0, len(samples), answering.batch):
-        pictures = [load_image(one.path) for one in samples[start : start + answering.batch]]
+        pictures = [load_image(sample.path) for sample in samples[start : start + answering.batch]]
         label = ask_labels(processor, questions.label, pictures, names)
         reasoning = encode(processor, render(processor, questions.reasoning), pictures)
         reasoning["pixel_values"] = label.prompt["pixel_values"]
@@ -239,3 +241,7 @@ def _written(mllm: Mllm, prompt: Inputs, tokens: int) -> list[str]:
     out = mllm.model.generate(**prompt, do_sample=False, max_new_tokens=tokens)
     new = out[:, prompt["input_ids"].shape[1] :]
     return [text.strip() for text in mllm.chat.processor.batch_decode(new, skip_special_tokens=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_bench(EvaluateSettings, measure))

@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from throughline.benchmarks import trl_rival
-from throughline.benchmarks.contenders import paths_of, tree_batch, with_tiles
-from throughline.benchmarks.memory import MemorySettings, measure_memory
-from throughline.benchmarks.step import StepSettings, measure_step
-from throughline.benchmarks.trl_rival import sft_trainer, trl_step
+from throughline.benchmarks import memory, step, trl
+from throughline.benchmarks.settings import MemorySettings, StepSettings
+from throughline.benchmarks.trl import sft_trainer, trl_step
 from throughline.benchmarks.workload import class_list, make_workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.forward import score_trees
@@ -24,7 +22,7 @@ def gradients_of(model):
 
 
 @pytest.fixture
-def without_dropout(pocket_step):
+def without_dropout(work):
     """Sets the dropout of a model's adapter to 0; that of the shared one is put back."""
     changed = []
 
@@ -40,14 +38,14 @@ def without_dropout(pocket_step):
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_its_training_steps_give_the_gradient_of_the_trees_token_mean(pocket_step, without_dropout, grouped):
+def test_its_training_steps_give_the_gradient_of_the_trees_token_mean(work, without_dropout, grouped):
     """TRL's loss averages over all tokens of the step; so does this one, over the tree's."""
-    mllm, model, work = pocket_step.mllm, pocket_step.model, pocket_step.work
-    rival = sft_trainer(mllm, model, work, grouped)
+    model = work.model
+    rival = sft_trainer(work, grouped)
     without_dropout(rival.model)
     rival.timed_step()
     theirs = gradients_of(rival.model)
-    score_trees(model, tree_batch(mllm, work)).token_nll.mean().backward()
+    score_trees(model, work.batch()).token_nll.mean().backward()
     ours = gradients_of(model)
     assert ours.keys() == theirs.keys()
     scale = max(float(gradient.norm()) for gradient in ours.values())
@@ -61,38 +59,35 @@ def product_in_place(total, left, right, **_):
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("tiles", [1, 6])
-def test_the_flops_that_are_counted_are_those_that_torch_sees(pocket_step, grouped, tiles):
-    mllm = with_tiles(pocket_step.mllm, tiles)
-    work = make_workload(mllm.chat, 64, class_list(7), batch=2)
-    rival = sft_trainer(mllm, pocket_step.model, work, grouped)
+def test_the_flops_that_are_counted_are_those_that_torch_sees(work, grouped, tiles):
+    rival = sft_trainer(make_workload(work.mllm, work.model, "pocket", class_list(7), batch=2, tiles=tiles), grouped)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product_in_place}) as counted:
         rival.timed_step()
     assert rival.flops == counted.get_total_flops()
 
 
-def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(pocket_step):
-    work = make_workload(pocket_step.mllm.chat, 64, class_list(7), batch=4)
-    grouped = trl_step(pocket_step.mllm, pocket_step.model, work, grouped=True, rows=4)
-    mixed = trl_step(pocket_step.mllm, pocket_step.model, work, grouped=False, rows=4)
-    every = set(paths_of(pocket_step.mllm, work))
-    for step in (grouped, mixed):
-        assert {key for keys in step.keys for key in keys} == every and [len(keys) for keys in step.keys] == [4, 4]
+def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(work):
+    work = make_workload(work.mllm, work.model, "pocket", class_list(7), batch=4)
+    grouped, mixed = (trl_step(work, grouped=flag, rows=4) for flag in (True, False))
+    every = set(work.paths())
+    for side in (grouped, mixed):
+        assert {key for keys in side.keys for key in keys} == every and [len(keys) for keys in side.keys] == [4, 4]
     assert [{name for _, name in keys} for keys in grouped.keys] == [{"chain"}, {"label"}]
     assert [{name for _, name in keys} for keys in mixed.keys] == [{"chain", "label"}] * 2
     assert mixed.settings()["padding"] > 4 * grouped.settings()["padding"] > 0
 
 
-def test_a_single_image_makes_one_padded_batch_or_two_unpadded_ones(pocket_step):
-    work = make_workload(pocket_step.mllm.chat, 64, class_list(7), batch=1)
-    padded, grouped = (sft_trainer(pocket_step.mllm, pocket_step.model, work, flag) for flag in (False, True))
-    label, chain = (len(path.tokens) for path in paths_of(pocket_step.mllm, work).values())
+def test_a_single_image_makes_one_padded_batch_or_two_unpadded_ones(work):
+    work = work.first(1)
+    padded, grouped = (sft_trainer(work, flag) for flag in (False, True))
+    label, chain = (len(path.tokens) for path in work.paths().values())
     assert padded.settings["rows"] == f"2x{chain}" and padded.settings["padding"] == chain - label
     assert grouped.settings["rows"] == f"1x{chain} + 1x{label}" and grouped.settings["padding"] == 0
 
 
-def test_it_trains_layers_of_its_own_on_the_same_frozen_tensors(pocket_step):
-    model = pocket_step.model
-    rival = sft_trainer(pocket_step.mllm, model, pocket_step.work, grouped=True).model
+def test_it_trains_layers_of_its_own_on_the_same_frozen_tensors(work):
+    model = work.model
+    rival = sft_trainer(work, grouped=True).model
     ours, theirs = (dict(one.named_parameters()) for one in (model, rival))
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
@@ -102,26 +97,26 @@ def test_it_trains_layers_of_its_own_on_the_same_frozen_tensors(pocket_step):
     assert not any(isinstance(module, LoraLinear) for module in rival.modules())
 
 
-def test_a_rendering_with_one_token_more_is_refused(pocket_step, monkeypatch):
-    made = trl_rival._dataset
+def test_a_rendering_with_one_token_more_is_refused(work, monkeypatch):
+    made = trl._dataset
 
     def with_line_break(*asked):
         return made(*asked).map(lambda row: {"completion": row["completion"] + "\n"})
 
-    monkeypatch.setattr(trl_rival, "_dataset", with_line_break)
+    monkeypatch.setattr(trl, "_dataset", with_line_break)
     with pytest.raises(ThroughlineError, match="is none of the sequences that the trees hold"):
-        sft_trainer(pocket_step.mllm, pocket_step.model, pocket_step.work, grouped=True)
+        sft_trainer(work, grouped=True)
 
 
-def test_nothing_is_printed_on_stdout_and_no_number_is_drawn_from_torchs_generator(pocket_step, capfd):
+def test_nothing_is_printed_on_stdout_and_no_number_is_drawn_from_torchs_generator(work, capfd):
     before = torch.get_rng_state()
-    sft_trainer(pocket_step.mllm, pocket_step.model, pocket_step.work, grouped=False)
+    sft_trainer(work, grouped=False)
     assert torch.equal(torch.get_rng_state(), before)
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize("measure", [lambda: measure_step(StepSettings()), lambda: measure_memory(MemorySettings())])
-def test_without_trl_a_line_says_how_to_get_it(monkeypatch, measure):
+@pytest.mark.parametrize(("bench", "settings"), [(step, StepSettings()), (memory, MemorySettings())])
+def test_without_trl_a_line_says_how_to_get_it(monkeypatch, bench, settings):
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(ThroughlineError, match=r"TRL.* not installed.*pip install throughline\[bench\]"):
-        measure()
+        bench.measure(settings, print)

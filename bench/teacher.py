@@ -1,7 +1,9 @@
 """The endpoint teacher against a server that answers after 200 ms, takes 64 requests at once and refuses more.
 
-Rivals: what such a server can give at most, a plain `openai` client that was told the 64, and a serial loop. Then the
-journal's writer by itself, and the memory of a build of many images. `throughline bench teacher` calls this.
+    python bench/teacher.py --json
+
+Rivals: what such a server can give at most, a plain `openai` client that is told the 64, and a serial loop. Then the
+journal's writer by itself, and the memory of a build of many images.
 """
 
 from __future__ import annotations
@@ -11,20 +13,23 @@ import base64
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 from PIL import Image
+from pydantic import PositiveFloat, PositiveInt
 
-from throughline.benchmarks.chat_server import RunningServer, ServerSettings, running_server
-from throughline.benchmarks.fresh_process import in_a_fresh_process, peak_megabytes
-from throughline.benchmarks.timing import BenchRow, compare
+from bench_script import run_bench
+from fresh_process import in_a_fresh_process, peak_megabytes
+from throughline.benchmarks.settings import BenchSettings
+from throughline.benchmarks.timing import BenchRow, OnProgress, compare
 from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.records import Usage
@@ -38,25 +43,34 @@ from throughline.teaching.prompt import teacher_prompt
 from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Ask, Brief, Written
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the server stands with the tests that use it, too
+from tests.chat_server import RunningServer, ServerSettings, running_server
+
 CLASSES = CLASS_LISTS["PACS"]
 PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True, "image_side": 1024}
 ASKED_RECORDS = 2000.0
 """Records a second that one writer has to sustain."""
 
 
-@dataclass(frozen=True)
-class TeacherSettings:
-    """What is measured. Seconds of warm-up are thrown away, those of the window count."""
+class TeacherSettings(BenchSettings):
+    """Asking an endpoint for chains against the server's capacity and plain clients."""
 
-    latency: float = 0.2
-    at_once: int = 64
-    trials: int = 3
-    warm_up: float = 5.0
-    window: float = 10.0
-    records: int = 20_000
+    latency: PositiveFloat = 0.2
+    """Seconds from a request to its answer."""
+    at_once: PositiveInt = 64
+    """Requests that the server takes at once."""
+    trials: PositiveInt = 3
+    """Timed runs of each side."""
+    warm_up: PositiveFloat = 5.0
+    """Seconds of a run that are thrown away."""
+    window: PositiveFloat = 10.0
+    """Seconds of a run that count, after those."""
+    records: PositiveInt = 20_000
     """Candidates in the writer's measurement, each with its three verdicts."""
-    images: tuple[int, int] = (10_000, 200_000)
-    """Few and many, for memory."""
+    images: PositiveInt = 200_000
+    """Images in the measurement of memory."""
+    few_images: PositiveInt = 10_000
+    """Images that these are set against."""
 
     @property
     def capacity(self) -> float:
@@ -64,24 +78,24 @@ class TeacherSettings:
         return self.at_once / self.latency
 
 
-def measure_teacher(settings: TeacherSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: TeacherSettings, on_progress: OnProgress) -> list[BenchRow]:
     """All rows. Throughput is in seconds for 1,000 answers, so that a ratio above 1 is better throughout."""
-    return [*_throughput(settings, told), _writer(settings, told), _memory(settings, told)]
+    return [*_throughput(settings, on_progress), _writer(settings, on_progress), _memory(settings, on_progress)]
 
 
 # throughput -----------------------------------------------------------------------------------------------------------
 
 
-def _throughput(settings: TeacherSettings, told: Callable[[str], None]) -> list[BenchRow]:
+def _throughput(settings: TeacherSettings, on_progress: OnProgress) -> list[BenchRow]:
     ours: list[float] = []
     plain: list[float] = []
     refused: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         images = _noise_images(Path(folder) / "images", 400)
-        kilobytes = statistics.mean(one.path.stat().st_size for one in images.samples) / 1000
+        kilobytes = statistics.mean(sample.path.stat().st_size for sample in images.samples) / 1000
         for trial in range(settings.trials):
             for side in ("ours", "plain") if trial % 2 == 0 else ("plain", "ours"):
-                told(f"throughput, trial {trial + 1} of {settings.trials}: {side}")
+                on_progress(f"throughput, trial {trial + 1} of {settings.trials}: {side}")
                 server_settings = ServerSettings(latency=settings.latency, at_once=settings.at_once)
                 with running_server(server_settings) as server:
                     if side == "ours":
@@ -90,7 +104,7 @@ def _throughput(settings: TeacherSettings, told: Callable[[str], None]) -> list[
                         refused.append(int(server.stats()["refused_429"]))
                     else:
                         plain.append(asyncio.run(_plain_client(server, images, Path(folder), settings)))
-        told("throughput: serial loop")
+        on_progress("throughput: serial loop")
         with running_server(ServerSettings(latency=settings.latency, at_once=settings.at_once)) as server:
             serial = [_serial_loop(server, images) for _ in range(settings.trials)]
     facts = {
@@ -136,7 +150,7 @@ async def _plain_client(server: RunningServer, images: ImageSet, folder: Path, s
     prompt = teacher_prompt(images.classes, FIVE_STAGE)
     gate, window, answers = asyncio.Semaphore(settings.at_once), _Window(settings), 0
 
-    async def asked(sample: Sample, number: int) -> None:
+    async def ask(sample: Sample, number: int) -> None:
         nonlocal answers
         async with gate:
             data = base64.b64encode(sample.path.read_bytes()).decode()
@@ -145,17 +159,17 @@ async def _plain_client(server: RunningServer, images: ImageSet, folder: Path, s
                 {"type": "text", "text": prompt},
             ]
             messages: Any = [{"role": "user", "content": content}]
-            said = await client.chat.completions.create(
+            completion = await client.chat.completions.create(
                 model="plain", messages=messages, temperature=0.7, max_tokens=1024, seed=number
             )
-        line = {"id": sample.id, "number": number, "text": said.choices[0].message.content}
+        line = {"id": sample.id, "number": number, "text": completion.choices[0].message.content}
         file.write(json.dumps(line) + "\n")
         answers += 1
         window.note(answers)
 
     with (folder / "plain.jsonl").open("w") as file:
         requests = [(sample, number) for number in range(64) for sample in images.samples]
-        tasks = [asyncio.create_task(asked(*request)) for request in requests]
+        tasks = [asyncio.create_task(ask(*request)) for request in requests]
         try:
             await asyncio.wait_for(window.over.wait(), settings.warm_up + settings.window + 60)
         finally:
@@ -230,11 +244,11 @@ def _chain(label: str) -> str:
 _CHAINS = {label: _chain(label) for label in CLASSES}
 
 
-def _writer(settings: TeacherSettings, told: Callable[[str], None]) -> BenchRow:
+def _writer(settings: TeacherSettings, on_progress: OnProgress) -> BenchRow:
     """Seconds for 1,000 candidates from the answer to the file, judged by every rule, their verdicts written."""
     seconds = []
     for trial in range(settings.trials):
-        told(f"writer, trial {trial + 1} of {settings.trials}")
+        on_progress(f"writer, trial {trial + 1} of {settings.trials}")
         with tempfile.TemporaryDirectory() as folder:
             images, began = _unwritten_images(settings.records), time.perf_counter()
             build_chains(BuildPlan(images, FIVE_STAGE), _Instant(), Path(folder))
@@ -243,12 +257,12 @@ def _writer(settings: TeacherSettings, told: Callable[[str], None]) -> BenchRow:
     return _row("writer", f"{ASKED_RECORDS:.0f} records a second", seconds, [1000 / ASKED_RECORDS], facts)
 
 
-def _memory(settings: TeacherSettings, told: Callable[[str], None]) -> BenchRow:
+def _memory(settings: TeacherSettings, on_progress: OnProgress) -> BenchRow:
     """Peak memory of a whole build and of its resumption, each in a process of its own; ratio ours over rival."""
-    few, many = settings.images
+    few, many = settings.few_images, settings.images
     peaks = {}
-    for count in settings.images:
-        told(f"memory, {count:,} images")
+    for count in (few, many):
+        on_progress(f"memory, {count:,} images")
         peaks[count] = in_a_fresh_process(_peak_of_a_build, count)
     return replace(
         _row(f"memory, {many:,} images", f"the same with {few:,} images", [peaks[many]], [peaks[few]], {}),
@@ -280,4 +294,8 @@ def _unwritten_images(count: int) -> ImageSet:
 
 
 def _row(name: str, rival: str, ours: list[float], theirs: list[float], settings: dict[str, Any]) -> BenchRow:
-    return compare(name, rival, ours, theirs, None, settings, unit="seconds for 1,000 answers")
+    return compare(name, rival, ours, theirs, settings, unit="seconds for 1,000 answers")
+
+
+if __name__ == "__main__":
+    sys.exit(run_bench(TeacherSettings, measure))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from throughline.benchmarks.plain import encode, render
-from throughline.benchmarks.sampling_sides import SampleWork, draw_plainly, vocabulary
+from throughline.benchmarks.sample_sides import SampleWork, draw_plainly, vocabulary
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import user_turn
@@ -36,7 +36,7 @@ def check_greedy(work: SampleWork, sequences: int, tokens: int) -> dict[str, Any
     generators = [np.random.default_rng(row) for row in range(sequences)]
     never = vocabulary(work.mllm)
     greedy = SamplingSettings(temperature=0.0, max_new_tokens=tokens)
-    (found,) = sample(work.mllm, [work.ours], greedy, [generators], stop={never})
+    (ours,) = sample(work.mllm, [work.ours], greedy, [generators], stop={never})
     out = work.mllm.model.generate(
         **work.rival,
         do_sample=False,
@@ -49,7 +49,7 @@ def check_greedy(work: SampleWork, sequences: int, tokens: int) -> dict[str, Any
     best = torch.cat(out.logits).topk(2, dim=-1).values
     ties = (best[:, 0] - best[:, 1] < TIE).nonzero()
     until = int(ties[0]) if len(ties) else len(expected)
-    if any(list(one.tokens[:until]) != expected[:until] for one in found):
+    if any(list(continuation.tokens[:until]) != expected[:until] for continuation in ours):
         raise ThroughlineError("greedy tokens are not generate's", work.geometry, "nothing was timed: report it")
     return {"greedy_tokens_compared": until}
 
@@ -64,13 +64,13 @@ def check_draws(work: SampleWork, draws: int) -> dict[str, Any]:
     probabilities = torch.softmax(logits.double(), dim=-1).numpy()
     generators = [np.random.default_rng([0, draw]) for draw in range(draws)]
     once = SamplingSettings(temperature=1.0, max_new_tokens=1)
-    asked = mllm.chat.prompt(user_turn(SHORT_QUESTION, images=0), [])
-    (found,) = sample(mllm, [asked], once, [generators], stop={vocabulary(mllm)})
+    question = mllm.chat.prompt(user_turn(SHORT_QUESTION, images=0), [])
+    (ours,) = sample(mllm, [question], once, [generators], stop={vocabulary(mllm)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = draw_plainly(mllm, prompt, (1,) * draws, num_return_sequences=draws)
     p_values = {
-        "p_first_tokens_ours": fit_of(np.array([one.tokens[0] for one in found]), probabilities),
+        "p_first_tokens_ours": fit_of(np.array([continuation.tokens[0] for continuation in ours]), probabilities),
         "p_first_tokens_rival": fit_of(drawn[:, 0].numpy(), probabilities),
     }
     for side, p in p_values.items():

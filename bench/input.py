@@ -1,35 +1,44 @@
 """What feeding the model well is worth: each way that images and samples reach it, against our own side without it.
 
+    python bench/input.py --json
+
 Pixel cache, reading ahead, folded adapters, loader workers, micro-batches by length. The rival is this system with that
-one thing off; what both sides compute in the timed runs is compared before a row is made of it. `throughline bench
-input` calls this.
+one thing off; what both sides compute in the timed runs is compared before a row is made of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
-from throughline.benchmarks.ablations import chosen, with_plan, without
-from throughline.benchmarks.contenders import LORA, with_random_lora
-from throughline.benchmarks.machine import machine_settings, on_threads
-from throughline.benchmarks.timing import BenchRow, compare, take_turns
-from throughline.benchmarks.workload import require_batch, tokenizer_texts, write_scenes
+from bench_script import run_bench
+from throughline.benchmarks.ablations import with_plan, without
+from throughline.benchmarks.settings import BenchSettings, Geometries
+from throughline.benchmarks.timing import (
+    BenchRow,
+    OnProgress,
+    machine_settings,
+    measure_sides,
+    on_threads,
+    require_close,
+)
+from throughline.benchmarks.workload import LORA, described_scenes, random_model, require_batch, with_random_lora
 from throughline.chains.formats import FIVE_STAGE
-from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings, StageSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import Sample
 from throughline.drawn.concepts import CLASSES
+from throughline.drawn.styles import render
 from throughline.evaluation.answers import answer_samples
-from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
@@ -46,33 +55,38 @@ TOLERANCE = 1e-4
 QUESTIONS = make_question_set(CLASSES, FIVE_STAGE)
 
 
-@dataclass(frozen=True)
-class InputSettings:
-    """What is measured; times are per 1,000 images. `threads` None leaves torch's own number."""
+Ablation = Literal["pixel cache", "reading ahead", "folded adapters", "loader workers", "micro-batches by length"]
 
-    geometries: tuple[str, ...] = ("pocket",)
-    images: int = 96
-    pixels: int = 768
-    """A side of the drawn JPEG files."""
-    trials: int = 5
-    batch: int = 16
+
+class InputSettings(BenchSettings):
+    """What feeds the model — cache, reading ahead, loader workers — against our own side without it."""
+
+    geometry: Geometries = ("pocket",)
+    """Shapes of the model, random weights: pocket, bench-40m or bench-40m-151k."""
+    images: PositiveInt = 96
+    """Drawn images, at most 300."""
+    pixels: PositiveInt = 768
+    """A side of their JPEG files."""
+    trials: PositiveInt = 5
+    """Timed runs of each side."""
+    batch: PositiveInt = 16
     """Images asked together, and samples behind an optimiser step."""
-    micro_batch: int = 4
-    threads: int | None = None
-    ablate: tuple[str, ...] = ("all",)
-    """Which of `INPUT`, or `all`."""
+    micro_batch: PositiveInt = 4
+    """Samples in a forward pass of training."""
+    ablate: tuple[Literal["all", Ablation], ...] = ("all",)
+    """Measures these alone"""
 
 
 @dataclass(eq=False)
-class Side:
-    """What is timed: `run` gives all numbers that it came to, `found` keeps those of the latest run."""
+class Recorded:
+    """A side that is timed: `run` gives all numbers that it came to, `latest` keeps those of the latest run."""
 
     run: Callable[[], Tensor]
-    found: Tensor | None = field(default=None, init=False)
+    latest: Tensor | None = field(default=None, init=False)
 
     def __call__(self) -> None:
         """One run."""
-        self.found = self.run()
+        self.latest = self.run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,63 +106,60 @@ class InputWork:
     def full_reader(self) -> ImageReader:
         """Holds every image."""
         reader = ImageReader(self.mllm.chat, limit_bytes=1 << 40)
-        for one in self.samples:
-            reader.encode(one)
+        for sample in self.samples:
+            reader.encode(sample)
         return reader
 
 
-Sides = tuple[Side, Side]
+Sides = tuple[Recorded, Recorded]
 """With and without."""
 
 
-def measure_input(settings: InputSettings, told: Callable[[str], None] = lambda line: None) -> list[BenchRow]:
+def measure(settings: InputSettings, on_progress: OnProgress) -> list[BenchRow]:
     """A row for each geometry and each of `settings.ablate`. Raises ThroughlineError when two sides differ."""
-    things = chosen(settings.ablate, INPUT)
     require_batch(settings.images)
-    texts = tokenizer_texts()
     rows = []
     with on_threads(settings.threads), tempfile.TemporaryDirectory() as folder:
         chains = write_scenes(Path(folder) / "images", settings.images, settings.pixels)
         samples = read_images(Path(folder) / "images").samples
-        for geometry in settings.geometries:
-            bare = random_mllm(GEOMETRIES[geometry], texts)
+        for geometry in settings.geometry:
+            bare = random_model(geometry)
             # Layouts of rows draw other elements: without dropout both sides compute the same.
             mllm = replace(bare, model=with_random_lora(bare, LORA.model_copy(update={"dropout": 0.0})))
             work = InputWork(mllm, samples, chains, Path(folder), settings)
-            for thing in things:
+            facts = {"geometry": geometry, **machine_settings(mllm.model)}
+            facts |= settings.model_dump(exclude={"geometry", "threads", "ablate"})
+            for thing in settings.ablations():
                 name = f"input {geometry}, {thing}"
-                told(name)
-                said = {"geometry": geometry, **_settings_of(settings), **machine_settings(mllm.model)}
-                rows.append(measure_sides(name, thing, INPUT[thing](work), settings, said))
+                on_progress(name)
+                rows += measure_pair(name, thing, WAYS[thing](work), facts)
     return rows
 
 
-def measure_sides(name: str, thing: str, sides: Sides, settings: InputSettings, said: dict[str, Any]) -> BenchRow:
+def measure_pair(name: str, thing: str, sides: Sides, facts: dict[str, Any]) -> list[BenchRow]:
     """Times both in turns, then compares what they came to."""
     ours, rival = sides
-    seconds = take_turns({"ours": ours, "rival": rival}, settings.trials)
-    assert ours.found is not None and rival.found is not None
-    gap = (ours.found - rival.found).abs() / rival.found.abs().clamp(min=1)
-    difference = float(gap.max())
-    if not difference <= TOLERANCE:
-        raise ThroughlineError(
-            f"numbers with and without it differ by {difference:.1e}", name, "no time of it counts: report it"
-        )
-    per_thousand = {side: [taken * 1000 / settings.images for taken in turns] for side, turns in seconds.items()}
-    return compare(
-        name,
-        without(thing),
-        per_thousand["ours"],
-        per_thousand["rival"],
-        None,
-        {**said, "largest_difference": difference},
-        unit="seconds per 1,000 images",
-    )
+
+    def compared(_: str) -> dict[str, Any]:
+        assert ours.latest is not None and rival.latest is not None
+        gap = (ours.latest - rival.latest).abs() / rival.latest.abs().clamp(min=1)
+        return {
+            "largest_difference": require_close(name, float(gap.max()), TOLERANCE, "numbers with and without differ")
+        }
+
+    thousands, unit = facts["images"] / 1000, "seconds per 1,000 images"
+    return measure_sides(name, ours, {without(thing): rival}, facts["trials"], facts, compared, thousands, unit)
 
 
-def _settings_of(settings: InputSettings) -> dict[str, Any]:
-    left_out = ("geometries", "threads", "ablate")
-    return {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in left_out}
+def write_scenes(root: Path, count: int, image_size: int) -> dict[Path, str]:
+    """`count` of the pool's scenes as JPEG files, `image_size` pixels a side, by domain: the chain of each file."""
+    chains = {}
+    for index, (style, scene, chain) in enumerate(described_scenes()[:count]):
+        path = root / style / CLASSES[index % len(CLASSES)] / f"{index:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render(scene, style, image_size).save(path, quality=90)
+        chains[path] = chain
+    return chains
 
 
 # what is measured -----------------------------------------------------------------------------------------------------
@@ -161,10 +172,10 @@ def pixel_cache(work: InputWork) -> Sides:
 
     def read(kept: PixelCache | None) -> Tensor:
         reader = ImageReader(chat, limit_bytes=0, cache=kept)
-        return torch.stack([reader.encode(one).inputs["pixel_values"].sum() for one in work.samples])
+        return torch.stack([reader.encode(sample).inputs["pixel_values"].sum() for sample in work.samples])
 
     read(cache)
-    return Side(lambda: read(cache)), Side(lambda: read(None))
+    return Recorded(lambda: read(cache)), Recorded(lambda: read(None))
 
 
 class _InTurn(ImageReader):
@@ -177,8 +188,8 @@ class _InTurn(ImageReader):
 def reading_ahead(work: InputWork) -> Sides:
     """Asking about images that were not read yet: the next batch is read while this one is computed, or is not."""
     return (
-        Side(lambda: _ask(work, work.mllm, work.fresh_reader())),
-        Side(lambda: _ask(work, work.mllm, _InTurn(work.mllm.chat))),
+        Recorded(lambda: _ask(work, work.mllm, work.fresh_reader())),
+        Recorded(lambda: _ask(work, work.mllm, _InTurn(work.mllm.chat))),
     )
 
 
@@ -194,15 +205,15 @@ class _Unfolded(Mllm):
 def folded_adapters(work: InputWork) -> Sides:
     """Asking about images in memory, adapters folded into the weights meanwhile or not."""
     reader = work.full_reader()
-    beside = _Unfolded(**{one.name: getattr(work.mllm, one.name) for one in fields(work.mllm)})
-    return Side(lambda: _ask(work, work.mllm, reader)), Side(lambda: _ask(work, beside, reader))
+    beside = _Unfolded(**{item.name: getattr(work.mllm, item.name) for item in fields(work.mllm)})
+    return Recorded(lambda: _ask(work, work.mllm, reader)), Recorded(lambda: _ask(work, beside, reader))
 
 
 def loader_workers(work: InputWork) -> Sides:
     """Training on images that were not read yet: a process reads ahead of the step, or the step waits."""
     return (
-        Side(lambda: _train(work, work.mllm, work.fresh_reader(), loader_workers=1)),
-        Side(lambda: _train(work, work.mllm, work.fresh_reader(), loader_workers=0)),
+        Recorded(lambda: _train(work, work.mllm, work.fresh_reader(), loader_workers=1)),
+        Recorded(lambda: _train(work, work.mllm, work.fresh_reader(), loader_workers=0)),
     )
 
 
@@ -210,12 +221,12 @@ def micro_batches_by_length(work: InputWork) -> Sides:
     """Training in padded rows, for families that need them: micro-batches cut by length, or as samples come."""
     reader, masked = work.full_reader(), with_plan(work.mllm, "packed rows")
     return (
-        Side(lambda: _train(work, masked, reader, bucket_lengths=True)),
-        Side(lambda: _train(work, masked, reader, bucket_lengths=False)),
+        Recorded(lambda: _train(work, masked, reader, bucket_lengths=True)),
+        Recorded(lambda: _train(work, masked, reader, bucket_lengths=False)),
     )
 
 
-INPUT: dict[str, Callable[[InputWork], Sides]] = {
+WAYS: dict[str, Callable[[InputWork], Sides]] = {
     "pixel cache": pixel_cache,
     "reading ahead": reading_ahead,
     "folded adapters": folded_adapters,
@@ -228,8 +239,8 @@ INPUT: dict[str, Callable[[InputWork], Sides]] = {
 def _ask(work: InputWork, mllm: Mllm, reader: ImageReader) -> Tensor:
     """`(images, classes)` log-probabilities; with random weights the other ways go on until they are cut off."""
     answering = AnswerSettings(answers=("likelihood",), batch=work.settings.batch)
-    said = answer_samples(mllm, work.samples, QUESTIONS.build(answering), answering.batch, reader=reader)
-    return torch.tensor([one.probabilities for one in said], dtype=torch.float64).log()
+    predictions = answer_samples(mllm, work.samples, QUESTIONS.build(answering), answering.batch, reader=reader)
+    return torch.tensor([prediction.probabilities for prediction in predictions], dtype=torch.float64).log()
 
 
 def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> Tensor:
@@ -237,8 +248,10 @@ def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> 
     renderer = PathRenderer(mllm.chat, QUESTIONS)
 
     def tree(index: int) -> Tree:
-        one = work.samples[index]
-        return BOTH.tree(renderer, Example((reader.encode(one),), class_name(one.label), work.chains[one.path]))
+        sample = work.samples[index]
+        return BOTH.tree(
+            renderer, Example((reader.encode(sample),), class_name(sample.label), work.chains[sample.path])
+        )
 
     defaults = {"bucket_lengths": False, "loader_workers": 0}
     settings = StageSettings(
@@ -249,16 +262,13 @@ def _train(work: InputWork, mllm: Mllm, reader: ImageReader, **options: Any) -> 
     dataset = TreeDataset(len(work.samples), tree)
     with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
         _, lines = train_stage(
-            mllm.model,
-            dataset,
-            mllm.collate,
-            settings,
-            objective=BOTH,
-            seed=0,
-            folder=Path(folder),
-            log_steps=1,
+            mllm.model, dataset, mllm.collate, settings, objective=BOTH, seed=0, folder=Path(folder), log_steps=1
         )
     with torch.no_grad():
         for weight, value in zip(weights, before, strict=True):
             weight.copy_(value)
     return torch.tensor([line.loss for line in lines])
+
+
+if __name__ == "__main__":
+    sys.exit(run_bench(InputSettings, measure))

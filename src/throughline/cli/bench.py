@@ -1,0 +1,103 @@
+"""`throughline bench`: this system against named rivals, each claim a ratio measured in one process on this machine.
+
+The options of a bench are the fields of its settings, with their docstrings as help. The scripts under the checkout's
+`bench/` take theirs from here, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from throughline.benchmarks.settings import BENCHES, BenchSettings
+from throughline.cli.options import add_settings, given_settings
+from throughline.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from throughline.benchmarks.timing import BenchRow
+
+Kind = TypeVar("Kind", bound=BenchSettings)
+
+SUMMARY = "measure this system against its rivals on this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands and their options."""
+    commands = parser.add_subparsers(title="subcommands", dest="bench", metavar="BENCH", required=True)
+    for name, kind in BENCHES.items():
+        summary = (kind.__doc__ or "").rstrip(".")
+        summary = summary if summary[1].isupper() else summary[0].lower() + summary[1:]
+        add_options(commands.add_parser(name, help=summary, description=summary), kind)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, then prints."""
+    measure = importlib.import_module(f"throughline.benchmarks.{arguments.bench}").measure
+    rows = measure(read_settings(arguments, BENCHES[arguments.bench]), report_progress)
+    print_rows(rows, arguments.json)
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type[BenchSettings]) -> None:
+    """An option for each field of the settings, and `--json`. A bare `--ablate` means all."""
+    plain = [name for name in kind.model_fields if name not in ("ablate", "threads")]
+    add_settings(parser, kind, [*plain, "threads"])
+    if "ablate" in kind.model_fields:
+        field = kind.model_fields["ablate"]
+        (names, _), default = get_args(field.annotation), ", ".join(field.default) or "none"
+        known = ", ".join(name for name in get_args(names) if name != "all")
+        text = (field.description or "").lower()
+        summary = f"{text}, without a value without each ({known}; default: {default})"
+        parser.add_argument("--ablate", nargs="?", const="all", metavar="A,B", help=summary)
+    parser.add_argument("--json", action="store_true", help="print a JSON list on stdout instead of a table")
+
+
+def read_settings(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
+    """The settings with what was given. Raises a UsageError for an ablation that the bench does not know."""
+    try:
+        return kind.model_validate(given_settings(arguments, kind.model_fields))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise UsageError(f"argument --{fault['loc'][0]}: {fault['msg']}, not {fault['input']!r}") from None
+
+
+def report_progress(line: str) -> None:
+    """One line on stderr before each measurement."""
+    print(f"measuring {line}", file=sys.stderr, flush=True)
+
+
+def print_rows(rows: Sequence[BenchRow], as_json: bool) -> None:
+    """Medians and ratios on stdout: as a list of objects, or as a table with the settings below that all rows share."""
+    from throughline.reporting.tables import Table, to_terminal
+
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    columns = ("benchmark", "rival", "unit", "ours", "theirs", "ratio", "predicted", "share of it")
+    title = "medians (first to third quartile); ratio: rival over ours; of memory and rates ours over rival"
+    shared = "; ".join(f"{name} {value}" for name, value in shared_settings(rows).items())
+    print(to_terminal(Table(title, columns, tuple(_cells(row) for row in rows), (shared,))))
+
+
+def shared_settings(rows: Sequence[Any]) -> dict[str, Any]:
+    """The settings that are the same in every row."""
+    first, *others = (row.settings for row in rows)
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _cells(row: BenchRow) -> tuple[str, ...]:
+    ours, theirs = (
+        f"{value:.3f} ({low:.3f}–{high:.3f})"
+        for value, (low, high) in ((row.ours_value, row.ours_spread), (row.rival_value, row.rival_spread))
+    )
+    predicted, share = "", ""
+    if row.predicted_ratio is not None:
+        predicted, share = f"{row.predicted_ratio:.2f}", f"{row.ratio / row.predicted_ratio:.0%}"
+    return row.name, row.rival, row.unit, ours, theirs, f"{row.ratio:.2f}", predicted, share
