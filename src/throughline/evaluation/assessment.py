@@ -17,7 +17,7 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.results import Measurement, results_lines
-from throughline.evaluation.saved_model import ModelRecord, OpenedModel
+from throughline.evaluation.saved_model import OpenedModel
 from throughline.metrics.intervals import wilson_interval
 from throughline.mllm.images import ImageReader
 from throughline.runs.records import Prediction, ResultsLine
@@ -90,27 +90,33 @@ def assess(
 
     Raises ThroughlineError for a class that the model does not know and for a split without images.
     """
-    absent = compare_classes(model.questions.classes, images)
+    absent, record = compare_classes(model.questions.classes, images), model.record
     by_domain = _split_samples(images, split, trial_seed)
     total = sum(map(len, by_domain.values()))
     if total == 0:
         raise ThroughlineError(f"no image is in the split {split}", images.root, "use --split all")
     whole = _measurement(model, images, tuple(by_domain), split, trial_seed)
     questions, reader = model.questions.build(model.answering), ImageReader(model.mllm.chat)
-    predictions: list[Prediction] = []
-    seconds: Counter[str] = Counter()
-    lines: list[ResultsLine] = []
-    for domain, samples in by_domain.items():
-        own_seconds: Counter[str] = Counter()
-        own = answer_samples(
+
+    def answer(samples: Sequence[Sample], before: int) -> tuple[list[Prediction], Counter[str]]:
+        """Predictions and seconds of one domain, `before` images after the first."""
+        seconds: Counter[str] = Counter()
+        predictions = answer_samples(
             model.mllm,
             samples,
             questions,
             model.answering.batch,
             reader=reader,
-            on_progress=_from(len(predictions) // len(questions), total, on_progress),
-            on_seconds=_into(own_seconds),
+            on_progress=lambda done, _: on_progress(before + done, total),
+            on_seconds=lambda name, batch_seconds: seconds.update({name: batch_seconds}),
         )
+        return predictions, seconds
+
+    predictions: list[Prediction] = []
+    seconds: Counter[str] = Counter()
+    lines: list[ResultsLine] = []
+    for domain, samples in by_domain.items():
+        own, own_seconds = answer(samples, len(predictions) // len(questions))
         lines += _lines(own, model, split, replace(whole, targets=(domain,)), own_seconds)
         seconds.update(own_seconds)
         predictions += own
@@ -119,20 +125,10 @@ def assess(
         lines=tuple(lines),
         confusions=_confusions(predictions),
         absent_classes=absent,
-        seen_domains=_seen(model.record, images),
-        same_images=model.record is not None and model.record.images.fingerprint == images.fingerprint(),
+        seen_domains=tuple(domain for domain in images.domains if record is not None and domain in record.domains),
+        same_images=record is not None and record.images.fingerprint == images.fingerprint(),
         faults=tuple(dict.fromkeys(p.text for p in predictions if p.outcome == Outcome.ERROR)),
     )
-
-
-def _from(before: int, total: int, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    """Progress of one domain as progress of the whole."""
-    return lambda done, _: on_progress(before + done, total)
-
-
-def _into(seconds: Counter[str]) -> Callable[[str, float], None]:
-    """Adds what a batch took to the sum of its question."""
-    return lambda name, batch_seconds: seconds.update({name: batch_seconds})
 
 
 def _split_samples(images: ImageSet, split: str, trial_seed: int) -> dict[str, list[Sample]]:
@@ -193,7 +189,3 @@ def _confusions(predictions: Sequence[Prediction]) -> tuple[Confusion, ...]:
 def _joined(labels: str | tuple[str, ...] | None) -> str:
     """The class, or several with plus signs between them."""
     return NO_ANSWER if labels is None else labels if isinstance(labels, str) else " + ".join(labels)
-
-
-def _seen(record: ModelRecord | None, images: ImageSet) -> tuple[str, ...]:
-    return tuple(domain for domain in images.domains if record is not None and domain in record.domains)

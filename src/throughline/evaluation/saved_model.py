@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import AnswerSettings, Quantization
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
@@ -139,6 +139,23 @@ class Base:
     quantization: Quantization | None = None
     device: str = "auto"
 
+    def load(self, source: str, hub: bool, record: ModelRecord | None) -> Mllm:
+        """The checkpoint at `source` as said here, else as recorded, else as it is."""
+        from throughline.mllm.devices import pick_device
+        from throughline.mllm.load import load_mllm
+
+        tiles, dtype, quantization = (
+            (record.tiles, record.dtype, record.quantization) if record else (1, "float32", "none")
+        )
+        return load_mllm(
+            source,
+            tiles=self.tiles or tiles,
+            dtype=self.dtype or dtype,
+            device=pick_device(self.device),
+            hub=hub,
+            quantization=self.quantization or quantization,
+        )
+
 
 def find_record(name: str, hub: bool = False) -> ModelRecord | None:
     """The record of the model called `name`, None when it is a plain checkpoint. Free of torch.
@@ -195,8 +212,13 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
             raise UsageError(f"{name} is a plain checkpoint", do="--checkpoint names the base of a fitted model")
         if not classes:
             raise UsageError(f"{name} is a plain checkpoint and has no classes", do="name them with --classes a,b,c")
-        return _opened_checkpoint(name, tuple(classes), base)
-    return _opened_model(Path(name).expanduser(), record, tuple(classes) if classes else None, base)
+        return OpenedModel(base.load(name, base.hub, None), make_question_set(classes), AnswerSettings(), None)
+    from throughline.mllm.lora import load_adapter
+
+    mllm = load_base(record, base)
+    load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
+    questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
+    return OpenedModel(mllm, questions, record.answering, record)
 
 
 def require_class_names(classes: Sequence[str]) -> None:
@@ -209,27 +231,6 @@ def require_class_names(classes: Sequence[str]) -> None:
         raise UsageError("one class leaves nothing to choose", do="name at least two, separated by commas")
 
 
-def _opened_checkpoint(name: str, classes: tuple[str, ...], base: Base) -> OpenedModel:
-    mllm = _loaded(
-        name,
-        hub=base.hub,
-        tiles=base.tiles or 1,
-        dtype=base.dtype or "float32",
-        quantization=base.quantization or "none",
-        device=base.device,
-    )
-    return OpenedModel(mllm, make_question_set(classes, FIVE_STAGE), AnswerSettings(), None)
-
-
-def _opened_model(folder: Path, record: ModelRecord, classes: tuple[str, ...] | None, base: Base) -> OpenedModel:
-    from throughline.mllm.lora import load_adapter
-
-    mllm = load_base(record, base)
-    load_adapter(mllm.model, folder / ADAPTER)
-    questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
-    return OpenedModel(mllm, questions, record.answering, record)
-
-
 def load_base(record: ModelRecord, base: Base) -> Mllm:
     """What a saved model was fitted on, without its adapter. Raises ThroughlineError when that is not to be had."""
     own = record.checkpoint
@@ -237,14 +238,7 @@ def load_base(record: ModelRecord, base: Base) -> Mllm:
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
     hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
     _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
-    mllm = _loaded(
-        source,
-        hub=hub,
-        tiles=base.tiles or record.tiles,
-        dtype=base.dtype or record.dtype,
-        quantization=base.quantization or record.quantization,
-        device=base.device,
-    )
+    mllm = base.load(source, hub, record)
     # A hub checkpoint is known by its name only: whether a folder holds the same is left to the adapter's shapes.
     comparable = own.hub == (checkpoint_folder(source) is None)
     if comparable and mllm.fingerprint != own.fingerprint:
@@ -262,10 +256,3 @@ def _require_source(name: str, hub: bool, remedy: str) -> None:
     if checkpoint_folder(name) is None and not hub:
         raise ThroughlineError("no such model or checkpoint", name, remedy)
     checkpoint_source(name, hub)
-
-
-def _loaded(name: str, *, hub: bool, tiles: int, dtype: str, quantization: Quantization, device: str) -> Mllm:
-    from throughline.mllm.devices import pick_device
-    from throughline.mllm.load import load_mllm
-
-    return load_mllm(name, tiles=tiles, dtype=dtype, device=pick_device(device), hub=hub, quantization=quantization)

@@ -1,0 +1,89 @@
+"""Prompts, questions and what is read from answers."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.training.small import chain_of
+
+from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.parsing import parse_chain
+from throughline.core.settings import AnswerSettings
+from throughline.domains.samples import Sample
+from throughline.questions.prompt import ImageThenText, user_prompt
+from throughline.questions.question import Generated, Likelihood
+from throughline.questions.question_set import make_question_set
+from throughline.questions.tampering import tampered_question
+
+CAT, DOG = (Sample(f"{name}.png", Path("images"), "photo", (name,), name) for name in ("cat", "dog"))
+QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
+
+
+def test_the_room_loads_no_torch() -> None:
+    script = (
+        "import sys\nfrom throughline.questions import prompt, question, question_set, sampler, tampering, wording\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_images_stand_where_they_were_put() -> None:
+    prompt = user_prompt("Before", CAT, DOG, "after")
+    (turn,) = prompt.messages
+    assert [part["type"] for part in turn["content"]] == ["text", "image", "image", "text"]
+    assert prompt.images == (CAT, DOG) and prompt.text == "Before\nafter"
+    (sent,) = prompt.with_urls(["data:1", "data:2"])
+    assert sent["content"] == [
+        {"type": "text", "text": "Before"},
+        {"type": "image_url", "image_url": {"url": "data:1"}},
+        {"type": "image_url", "image_url": {"url": "data:2"}},
+        {"type": "text", "text": "after"},
+    ]
+    assert user_prompt("Nothing to see").images == ()
+
+
+def test_the_questions_of_the_settings_come_in_their_order_and_share_the_label_prompt() -> None:
+    questions = QUESTIONS.build(AnswerSettings(answers=("likelihood", "reasoning", "label"), constrained=True))
+    likelihood, reasoning, label = questions
+    assert [question.name for question in questions] == ["likelihood", "reasoning", "label"]
+    assert label.prompt == likelihood.prompt == ImageThenText(QUESTIONS.label) != reasoning.prompt
+    assert likelihood.answer == Likelihood(("hot dog", "cat"), ("hot_dog", "cat"))
+    assert isinstance(reasoning.answer, Generated) and reasoning.answer.format is FIVE_STAGE
+    assert isinstance(label.answer, Generated) and label.answer.format is None
+    assert reasoning.prompt(CAT).text.startswith(label.prompt(CAT).text)
+
+
+def test_answers_are_read_by_the_question() -> None:
+    likelihood, reasoning, label = (
+        question.answer for question in QUESTIONS.build(AnswerSettings(answers=("likelihood", "reasoning", "label")))
+    )
+    assert isinstance(likelihood, Likelihood) and isinstance(reasoning, Generated) and isinstance(label, Generated)
+    assert label.read("a hot dog", "stop").predicted == "hot_dog"
+    assert reasoning.read(chain_of("cat"), "stop").predicted == "cat"
+    assert reasoning.read(chain_of("cat"), "length").outcome == "truncated"
+    assert reasoning.read("It is a cat.", "stop").predicted is None
+    reading = likelihood.read([1e-13 / 3, 1.0])
+    assert reading.predicted == "cat" and reading.probabilities == (3.33333e-14, 1.0)
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_a_chain_with_all_its_stages_is_well_formed_whatever_class_ends_it(format) -> None:
+    questions = make_question_set(("hot_dog", "cat"), format)
+    stages = dict.fromkeys(format.stages, "It has a handle.")
+    answer = tampered_question(questions, "whole", stages).answer
+    assert isinstance(answer, Likelihood)
+    parsed = [parse_chain(text, format, questions.classes) for text in answer.continuations]
+    assert [chain.label for chain in parsed] == ["hot_dog", "cat"]
+    (first, _) = tampered_question(questions, "none left", {}).answer.continuations
+    assert "handle" not in first and "hot dog" in first
+
+
+def test_a_question_set_travels_between_processes() -> None:
+    built = QUESTIONS.build(AnswerSettings())
+    again, questions = pickle.loads(pickle.dumps((QUESTIONS, built)))
+    assert again == QUESTIONS
+    assert [question.prompt for question in questions] == [question.prompt for question in built]
