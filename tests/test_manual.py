@@ -25,7 +25,7 @@ PAGES = (TUTORIAL, *HOW_TOS)
 MANUAL = (DOCS / "README.md", DOCS / "reference.md", *PAGES)
 FENCE = re.compile(r"^```(\w*) ?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"needs-answers", "needs-cluster", "needs-gpu", "needs-model", "needs-server"}
-"""Words behind `sh` that keep a block from being run."""
+"""Words behind `sh` or `python` that keep a block from being run."""
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -103,6 +103,14 @@ class Terminal:
         done = subprocess.run(typed, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
+    def run_python(self, code: str) -> tuple[int, str]:
+        """As in a notebook, there is no file that a worker process could import."""
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
     def _forked(self, words: list[str]) -> tuple[int, str]:
         if self._started is None:
             pipes: dict[str, int] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -115,7 +123,7 @@ class Terminal:
 
 
 def run_page(page: Path, folder: Path) -> None:
-    """All of a page's files and commands in their order, in `folder`."""
+    """All of a page's files and commands in their order, in `folder`; then its Python, as one notebook."""
     with Terminal(folder) as terminal:
         for block in blocks(page):
             if block.language == "yaml":
@@ -125,6 +133,9 @@ def run_page(page: Path, folder: Path) -> None:
             for command in commands(block):
                 code, said = terminal.type(command)
                 assert code == 0, f"{name_of(page)}: {command}\n{said}"
+        if cells := [block.text for block in blocks(page) if block.language == "python" and not block.words]:
+            code, said = terminal.run_python("\n".join(cells))
+            assert code == 0, f"{name_of(page)}\n{said}"
 
 
 @pytest.mark.slow
@@ -146,7 +157,7 @@ def test_the_tutorial_passes_through_every_verb_of_the_way() -> None:
 def test_blocks_say_what_they_are(page: Path) -> None:
     for block in blocks(page):
         assert block.language in {"sh", "yaml", "text", "python"}, block
-        if block.language == "sh":
+        if block.language in {"sh", "python"}:
             assert block.words in {"", *NEEDS}, block
         if block.language == "yaml":
             assert re.fullmatch(r"\w+\.yaml", block.words), block

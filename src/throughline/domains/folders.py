@@ -20,7 +20,7 @@ from throughline.domains.samples import ImageSet, Sample
 COLUMNS = ("image", "domain", "label")
 
 
-def read_images(source: Path, name: str | None = None) -> ImageSet:
+def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label[, group]`.
 
     A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is

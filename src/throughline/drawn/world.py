@@ -57,7 +57,7 @@ def planned_scenes(
 
 
 def write_world(
-    out: Path,
+    out: str | Path,
     *,
     per_class: int,
     seed: int,
@@ -70,6 +70,7 @@ def write_world(
     An unfinished folder of the same world is completed. Raises `ThroughlineError` when `out` holds anything else,
     and on an unknown style or a size the renderer refuses, before anything is written.
     """
+    out = Path(out)
     if per_class < 1:
         raise ThroughlineError(f"{per_class} images per class", out, "ask for at least 1")
     if not styles:

@@ -113,11 +113,12 @@ class Run:
         return Frames(self)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Reads a run folder, or a reduced one.
 
     A missing folder or one without any result is a ThroughlineError, anything else that is wrong a fault.
     """
+    folder = Path(folder)
     results = _read_results(folder)
     faults: list[str] = []
     config_text, config = _read_config(folder / "config.yaml", faults)
