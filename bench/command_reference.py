@@ -164,8 +164,10 @@ def _type_name(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, UnionType):
-        known = [one for one in inner if one is not NoneType]
+        known = [kind for kind in inner if kind is not NoneType]
         return " or ".join([*map(_type_name, known), *(["null"] if len(known) < len(inner) else [])])
+    if origin is dict:
+        return "mapping"
     if origin is tuple:
         return f"list of {_type_name(inner[0])}".replace("number", "numbers")
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -174,6 +176,8 @@ def _type_name(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo, group: type[BaseModel] | None) -> str:
+    if field.default_factory is not None:
+        return "empty"
     if field.default is PydanticUndefined:
         return "required"
     if group is not None:
