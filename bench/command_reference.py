@@ -166,13 +166,12 @@ def _type_name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         known = [kind for kind in inner if kind is not NoneType]
         return " or ".join([*map(_type_name, known), *(["null"] if len(known) < len(inner) else [])])
-    if origin is dict:
-        return "mapping"
     if origin is tuple:
         return f"list of {_type_name(inner[0])}".replace("number", "numbers")
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "group"
-    return {str: "text", int: "whole number", float: "number", bool: "true, false"}[annotation]
+    names: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true, false", dict: "mapping"}
+    return names[origin or annotation]
 
 
 def _default(field: FieldInfo, group: type[BaseModel] | None) -> str:
