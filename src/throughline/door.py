@@ -69,7 +69,7 @@ def ask(
 
 def predict(model: OpenedModel, images: Sequence[str | Path], *, chains: bool = True) -> list[ImageAnswer]:
     """Label, confidence and chain of image files nobody has labelled; folders among `images` are walked for them."""
-    from throughline.evaluation.image_answers import find_images
+    from throughline.domains.listing import find_images
     from throughline.evaluation.image_answers import predict as answer_images
 
     return list(answer_images(model, find_images([Path(image) for image in images]), chains=chains))

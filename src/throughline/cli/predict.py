@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.csv == STDOUT:
         raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
     from throughline.core.files import require_writable, write_atomically
-    from throughline.evaluation.image_answers import find_images
+    from throughline.domains.listing import find_images
     from throughline.evaluation.saved_model import find_record, require_class_names
 
     # Everything that can be at fault without a model is found before one is loaded.

@@ -4,13 +4,13 @@ lies there.
 The order is torchvision's `ImageFolder` (per class folder: `sorted(os.walk(folder, followlinks=True))`,
 files sorted inside) under DomainBed's sorted domain folders, because DomainBed's splits are positions in
 that order. `folders.read_images` turns a listing into samples; `checks.check_images` reports what was
-left aside.
+left aside. `find_images` is for images that have no domain and no class.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,3 +142,30 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
                 listing.entries.append(Entry(path, listing.root, domain, label))
             else:
                 listing.others.append(path)
+
+
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """The files named, and the images in and below the folders named, in sorted order; each once.
+
+    Raises ThroughlineError for a path that is not there, a folder that cannot be read, and when nothing is found.
+    """
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            files += _images_below(path)
+        elif path.exists() or path.is_symlink():  # a dangling link is an image that cannot be read
+            files.append(path)
+        else:
+            raise ThroughlineError("no such image or folder", path, "name image files, or folders of them")
+    if not files:
+        raise ThroughlineError("no images found", ", ".join(map(str, given)), "name image files, or folders of them")
+    return list(dict.fromkeys(files))
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise ThroughlineError(f"cannot read the folder: {error.strerror}", error.filename) from error
+
+    for where, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files) if is_image_name(name) and not name.startswith("."))

@@ -6,12 +6,12 @@ validation"), report the target's `in` part; `all` is the whole target domain, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
-from throughline.domains.splits import split_domains
+from throughline.domains.splits import Split, split_domains
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,7 @@ def keep_all(images: ImageSet) -> Fold:
 
 def measure_only(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
     """All images of the targets are measured and none trains: a set of one domain will do."""
-    splits = split_domains(images, trial_seed)
-    return Fold(
-        targets=tuple(targets),
-        train=(),
-        validation=(),
-        test=tuple(sample for target in targets for sample in images.in_domain(target)),
-        target_in=frozenset(name for target in targets for name in splits[target].inside),
-    )
+    return _measured(images, targets, split_domains(images, trial_seed))
 
 
 def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_per_domain: int | None = None) -> Fold:
@@ -58,10 +51,15 @@ def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_p
     def samples(part: str, at_most: int | None = None) -> tuple[Sample, ...]:
         return tuple(by_id[i] for domain in sources for i in getattr(splits[domain], part)[:at_most])
 
+    measured = _measured(images, targets, splits)
+    return replace(measured, train=samples("inside", train_per_domain), validation=samples("out"))
+
+
+def _measured(images: ImageSet, targets: Sequence[str], splits: Mapping[str, Split]) -> Fold:
     return Fold(
         targets=tuple(targets),
-        train=samples("inside", train_per_domain),
-        validation=samples("out"),
+        train=(),
+        validation=(),
         test=tuple(sample for target in targets for sample in images.in_domain(target)),
-        target_in=frozenset(i for target in targets for i in splits[target].inside),
+        target_in=frozenset(name for target in targets for name in splits[target].inside),
     )

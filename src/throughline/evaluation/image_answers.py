@@ -6,16 +6,13 @@ the model is; the chain is the answer to the reasoning question, read by the sam
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
-from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import hash_files
-from throughline.domains.listing import is_image_name
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.saved_model import OpenedModel
@@ -60,33 +57,6 @@ class ImageAnswer:
     def to_json(self) -> dict[str, Any]:
         """Every field; `fault` only where there is one."""
         return {name: value for name, value in asdict(self).items() if name != "fault" or value}
-
-
-def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files named, and the images in and below the folders named, in sorted order; each once.
-
-    Raises ThroughlineError for a path that is not there, a folder that cannot be read, and when nothing is found.
-    """
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            files += _images_below(path)
-        elif path.exists() or path.is_symlink():  # a dangling link is an image that cannot be read
-            files.append(path)
-        else:
-            raise ThroughlineError("no such image or folder", path, "name image files, or folders of them")
-    if not files:
-        raise ThroughlineError("no images found", ", ".join(map(str, given)), "name image files, or folders of them")
-    return list(dict.fromkeys(files))
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise ThroughlineError(f"cannot read the folder: {error.strerror}", error.filename) from error
-
-    for where, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(where, name) for name in sorted(files) if is_image_name(name) and not name.startswith("."))
 
 
 def predict(

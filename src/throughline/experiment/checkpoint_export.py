@@ -20,7 +20,7 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import file_sha256, told_in_one_line, write_json
 from throughline.core.settings import Quantization
 from throughline.domains.images import load_image
-from throughline.evaluation.image_answers import find_images
+from throughline.domains.listing import find_images
 from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_record, open_model, require_class_names
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import preview_images
