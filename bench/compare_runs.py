@@ -47,8 +47,8 @@ def compare_rows(what: str, before: Iterable[Row], after: Iterable[Row], report:
 def compare_runs(before: Path, after: Path) -> Counter[str]:
     """What is equal and what is not, with how often; what differs begins with DIFFERENT."""
     report: Counter[str] = Counter()
-    rows = [sorted(read_json_lines(run / "results.jsonl"), key=_line_key) for run in (before, after)]
-    compare_rows("results lines", *rows, report)
+    rows = tuple(sorted(read_json_lines(run / "results.jsonl"), key=_line_key) for run in (before, after))
+    compare_rows("results lines", rows[0], rows[1], report)
     units = [
         {unit_key(row): run / "units" / row["unit"] for row in lines}
         for run, lines in zip((before, after), rows, strict=True)
