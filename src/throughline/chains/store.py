@@ -31,7 +31,7 @@ that has one, or a request that failed."""
 _ABSENT, _FAILED, _ANSWERED = range(3)
 """States of a row; absent are candidates of which only verdicts were read."""
 _OUTCOMES = tuple(Outcome)
-_HASHES = ("request", "key", "sample", "image", "text")
+_HASHES = ("key", "sample", "image", "text")
 _CODES = ("domain", "about", "teacher", "number")
 _NUMBERS = {"place": "q", "line": "i", "state": "b", "reported": "b"}
 _TYPES = dict.fromkeys(_HASHES, "q") | dict.fromkeys(_CODES, "i") | _NUMBERS | dict.fromkeys(MEASURES, "d")
@@ -107,7 +107,7 @@ class ChainStore:
         if row == len(self._columns["state"]):
             for name, column in self._columns.items():
                 column.append(_NAN if name in MEASURES else 0)
-            self._set(row, request=request, key=hash(record.key), place=place, line=line)
+            self._set(row, key=hash(record.key), sample=hash(record.sample_id), place=place, line=line)
         return row
 
     def _set(self, row: int, **values: int | float) -> None:
@@ -133,7 +133,6 @@ class ChainStore:
         about = candidate.format, candidate.classes_sha256, candidate.prompt_sha256
         self._set(
             row,
-            sample=hash(candidate.sample_id),
             image=hash(candidate.image_sha256),
             text=text,
             domain=names["domain"](candidate.domain),
@@ -186,24 +185,28 @@ class ChainStore:
     def requests(self) -> Any:
         """The rows as a pandas frame, indexed by row, in the order in which requests were read first.
 
-        Columns: the hashes `request, key, sample, image, text`; `line`; `failed`; `domain, format, classes_sha256,
+        Columns: the hashes `key, sample, image, text`; `line`; `failed`; `domain, format, classes_sha256,
         prompt_sha256, source, model, round, number`; `reported` (there is a usage), `prompt_tokens, completion_tokens,
         cost` (NaN where not reported).
         """
+        return self.columns(*_HASHES, "line", "failed", "reported", *MEASURES, *_DECODED)
+
+    def columns(self, *names: str) -> Any:
+        """Some columns of `requests`: a large store has few megabytes for each."""
         import numpy as np
         import pandas as pd
 
         column = {name: np.asarray(values) for name, values in self._columns.items()}
-        columns: dict[str, Any] = {name: column[name] for name in (*_HASHES, "line", *MEASURES)}
-        columns |= {"failed": column["state"] == _FAILED, "reported": column["reported"] > 0}
-        for code, fields in _DECODED.items():
-            values = list(self._names[code])
-            for number, field in enumerate(fields):
-                table = np.empty(max(1, len(values)), object)
-                table[: len(values)] = [value[number] if len(fields) > 1 else value for value in values]
-                columns[field] = pd.Series(table[column[code]], dtype=object)  # each value is in memory once
-        frame = pd.DataFrame(columns, copy=False)
         present = column["state"] != _ABSENT
+        derived = {"failed": column["state"] == _FAILED, "reported": column["reported"] > 0}
+        columns: dict[str, Any] = {name: derived[name] if name in derived else column.get(name) for name in names}
+        for name in _DECODED.keys() & set(names):
+            code, place = _DECODED[name]
+            values = list(self._names[code])
+            table = np.empty(max(1, len(values)), object)
+            table[: len(values)] = values if place is None else [value[place] for value in values]
+            columns[name] = pd.Series(table[column[code]], dtype=object)  # each value is in memory once
+        frame = pd.DataFrame(columns, copy=False)
         return frame if present.all() else frame[present]
 
     @cached_property
@@ -286,8 +289,8 @@ class ChainStore:
                 yield record
 
     def _is_of(self, candidate: Candidate, row: int) -> bool:
-        request: int = self._columns["request"][row]
-        return hash((candidate.key, candidate.sample_id)) == request
+        hashes = hash(candidate.key), hash(candidate.sample_id)
+        return hashes == (self._columns["key"][row], self._columns["sample"][row])
 
 
 def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] = lambda lines: None) -> ChainStore:
@@ -317,13 +320,17 @@ def read_headers(paths: Path | Iterable[Path]) -> Iterator[Header]:
 
 _LINES_BETWEEN_REPORTS = 1000
 _CONTRADICTION = "another text for a request that was answered before; the first stands"
-_DECODED = {
-    "domain": ("domain",),
-    "about": ("format", "classes_sha256", "prompt_sha256"),
-    "teacher": ("source", "model", "round"),
-    "number": ("number",),
+_DECODED: dict[str, tuple[str, int | None]] = {
+    "domain": ("domain", None),
+    "format": ("about", 0),
+    "classes_sha256": ("about", 1),
+    "prompt_sha256": ("about", 2),
+    "source": ("teacher", 0),
+    "model": ("teacher", 1),
+    "round": ("teacher", 2),
+    "number": ("number", None),
 }
-"""The columns behind the codes."""
+"""Columns that are kept as codes: where, and which part of the value."""
 _NAN = float("nan")
 
 

@@ -4,7 +4,7 @@ chain, and nowhere earlier. A verdict that a store holds is used; only what it l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,6 @@ from throughline.chains.records import Candidate, Verdict
 from throughline.chains.rules import VERSION, judge
 from throughline.chains.store import ChainStore
 from throughline.core.files import content_hash
-from throughline.domains.samples import Sample
 
 
 @lru_cache(maxsize=4096)
@@ -52,33 +51,35 @@ def verdicts_on(
 def judged_answers(
     store: ChainStore,
     answers: Any,
-    samples: Mapping[int, Sample],
+    labels: Sequence[str],
     classes: tuple[str, ...],
     rules: Sequence[str],
     on_verdicts: Callable[[tuple[Verdict, ...]], None] = lambda verdicts: None,
 ) -> dict[str, Any]:
-    """By rule, the verdicts on `answers` (rows of `store.answers`, in known formats, about `samples` by hash of their
-    id) as frames with the columns `outcome` and `accepted`, indexed as the answers are.
+    """By rule, the verdicts on `answers` (rows of the store, in known formats; `labels` are the true ones) as frames
+    with the columns `outcome` and `accepted`, indexed as the answers are.
 
     A recorded verdict of the same basis is used. Answers that lack one are read again and judged; `on_verdicts` gets
     what comes of it, all rules of an answer at a time.
     """
-    bases = [
-        basis_of(FORMATS[format], classes, samples[sample].label)
-        for sample, format in zip(answers["sample"], answers["format"], strict=True)
-    ]
-    verdicts = {rule: store.verdicts(rule).reindex(answers.index) for rule in rules}
-    lacking = sum((verdicts[rule]["basis"] != bases for rule in rules), start=answers["failed"]) > 0
+    bases = [basis_of(FORMATS[format], classes, label) for format, label in zip(answers["format"], labels, strict=True)]
+    lacking = answers["format"].isna()  # of none
+    verdicts: dict[str, Any] = {}
+    for rule in rules:
+        recorded = store.verdicts(rule).reindex(answers.index)
+        lacking |= recorded.pop("basis") != bases
+        recorded["accepted"] = recorded["accepted"].eq(True)
+        verdicts[rule] = recorded
     made: dict[str, list[tuple[Any, bool]]] = {rule: [] for rule in rules}
-    unjudged = answers[lacking]
-    for candidate, sample in zip(store.read(unjudged.index), unjudged["sample"], strict=True):
-        fresh = verdicts_on(candidate, rules, FORMATS[candidate.format], classes, samples[sample].label)
+    unjudged = (label for label, lacks in zip(labels, lacking, strict=True) if lacks)
+    for candidate, label in zip(store.read(answers.index[lacking]), unjudged, strict=True):
+        fresh = verdicts_on(candidate, rules, FORMATS[candidate.format], classes, label)
         for verdict in fresh:
             made[verdict.rule].append((verdict.outcome, verdict.accepted))
         on_verdicts(fresh)
-    for rule, frame in verdicts.items():
+    for rule in rules if lacking.any() else ():
         for place, name in enumerate(("outcome", "accepted")):
-            column = frame[name].astype(object)
+            column = verdicts[rule][name].astype(object)
             column[lacking] = [pair[place] for pair in made[rule]]
-            frame[name] = column if name == "outcome" else column.astype(bool)
+            verdicts[rule][name] = column if name == "outcome" else column.astype(bool)
     return verdicts

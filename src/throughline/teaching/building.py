@@ -165,7 +165,8 @@ def all_accepted_chains(
     samples = {hash(sample.id): sample for sample in images.samples}
     answers = store.answers
     answers = answers[answers["sample"].isin(samples.keys()) & (answers["format"] == format.name)]
-    accepted = judged_answers(store, answers, samples, images.classes, [rule])[rule]["accepted"]
+    labels = [samples[sample].label for sample in answers["sample"]]
+    accepted = judged_answers(store, answers, labels, images.classes, [rule])[rule]["accepted"]
     kept = answers[accepted & ~answers.index.isin(store.vetoed)].sort_values(["round", "number"], kind="stable")
     texts: dict[str, dict[str, None]] = {}
     for candidate in store.read(kept.index):

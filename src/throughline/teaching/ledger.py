@@ -60,7 +60,7 @@ class Ledger:
     @property
     def leads(self) -> Iterator[int]:
         """One place for each distinct image, in the samples' order."""
-        return iter(np.sort(self._first_places).tolist())
+        return map(int, np.sort(self._first_places))
 
     @property
     def distinct(self) -> int:
@@ -137,32 +137,42 @@ class Ledger:
         """The answers to requests of this brief about these images, with their `lead`."""
         import pandas
 
-        answers = store.answers[store.answers["format"] == self._format.name]
-        image = pandas.Index(self._images).get_indexer(answers["image"])
-        answers = answers[image >= 0].assign(lead=self._first_places[image[image >= 0]])
-        own = [
+        names = ("key", "sample", "format", "number", "reported", "prompt_tokens", "completion_tokens")
+        requests = store.columns("image", "failed", *names)
+        image = pandas.Index(self._images).get_indexer(requests.pop("image"))
+        rows = np.flatnonzero((image >= 0) & ~requests.pop("failed") & (requests["format"] == self._format.name))
+        requests, leads = requests.iloc[rows], self._first_places[image[rows]]
+        own = (
             0 <= number < MOST_CANDIDATES and hash(self.brief.key(self.samples[lead].image_sha256, number)) == key
-            for lead, number, key in zip(answers["lead"], answers["number"], answers["key"], strict=True)
-        ]
-        return answers[np.array(own, bool)]
+            for lead, number, key in zip(leads, requests["number"], requests["key"], strict=True)
+        )
+        requests = requests.assign(lead=leads)
+        return _chosen(requests, np.fromiter(own, bool, len(leads)))
 
     def _take_answers(self, store: ChainStore, answers: Any, lines: list[Record]) -> None:
-        places = {hash(self.samples[place].id): place for lead in answers["lead"] for place in self.alike(lead)}
-        known = answers[answers["sample"].isin(places.keys())]
-        samples = {sample: self.samples[place] for sample, place in places.items()}
-        verdicts = judged_answers(store, known, samples, self._classes, list(RULES), lines.extend)
-        accepted = {rule: verdicts[rule]["accepted"].tolist() for rule in RULES}
+        named = zip(answers["lead"], answers["sample"], strict=True)
+        places = np.fromiter((self._place(lead, sample) for lead, sample in named), int, len(answers))
+        known, places = _chosen(answers, places >= 0), places[places >= 0]
+        labels = [self.samples[place].label for place in places]
+        verdicts = judged_answers(store, known, labels, self._classes, list(RULES), lines.extend)
         waiting = []
-        columns = (known[name].tolist() for name in ("sample", "lead", "number", "key"))
-        for row, (sample, lead, number, key) in enumerate(zip(*columns, strict=True)):
-            if self.take(places[sample], number, {rule: accepted[rule][row] for rule in RULES}):
+        accepted = zip(*(verdicts[rule]["accepted"] for rule in RULES), strict=True)
+        columns = zip(
+            known.index, map(int, places), known["lead"], known["number"], known["key"], accepted, strict=True
+        )
+        for row, place, lead, number, key, by_rule in columns:
+            if self.take(place, number, dict(zip(RULES, by_rule, strict=True))):
                 agreed = store.judgements.get((key, self.judge or ""))
                 if agreed is None:
-                    waiting.append((lead, known.index[row]))
+                    waiting.append((lead, row))
                 else:
                     self.take_judgement(lead, number, agreed)
         for (lead, _), candidate in zip(waiting, store.read(row for _, row in waiting), strict=True):
             self.await_judge(lead, candidate)
+
+    def _place(self, lead: int, sample: int) -> int:
+        """Where the sample of this hash stands among those alike; -1 where the store knows it by another name."""
+        return next((place for place in self.alike(lead) if hash(self.samples[place].id) == sample), -1)
 
     def _copy(self, store: ChainStore, answers: Any, lines: list[Record]) -> None:
         """Lines for samples alike, or of another name, that the store does not have yet."""
@@ -185,6 +195,11 @@ class Ledger:
 
     def _has(self, place: int, number: int) -> bool:
         return bool(int(self._recorded[place]) >> number & 1)
+
+
+def _chosen(frame: Any, mask: Any) -> Any:
+    """The rows where the mask holds; no copy where it holds everywhere, since a store may be large."""
+    return frame if mask.all() else frame[mask]
 
 
 def _groups(image_of: Any, first_places: Any) -> dict[int, list[int]]:

@@ -140,7 +140,8 @@ class Recorder:
         for record in lines:
             self._writer.write(record)
         found = {hash(key): key for key in self.flight.found}
-        self.flight.settle(found[key] for key in held.answers["key"] if key in found)
+        answered = held.columns("key", "failed").query("not failed")["key"] if found else ()
+        self.flight.settle(found[key] for key in answered if key in found)
         ledger, progress = self.ledger, self.progress
         progress.images, progress.lost, progress.problems = ledger.distinct, lost_in(store), ledger.problems
         progress.cached = ledger.candidates

@@ -50,7 +50,8 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> Selection:
     of_format = same["format"] == plan.format.name
     asked = same[of_format]
     answers = asked[~asked["failed"]]
-    verdicts = judged_answers(store, answers, samples, plan.images.classes, list(RULES))
+    labels = [samples[sample].label for sample in answers["sample"]]
+    verdicts = judged_answers(store, answers, labels, plan.images.classes, list(RULES))
     accepted = answers[verdicts[plan.rule]["accepted"]]
     vetoed = accepted.index.isin(store.vetoed)
     rows = accepted[~vetoed].sort_values(["round", "number"], kind="stable").groupby("sample").groups

@@ -98,8 +98,7 @@ def _verdicts(chains: ChainStore, requests: Any, images: ImageSet | None) -> dic
     if images is None:
         return {rule: chains.verdicts(rule) for rule in sorted(chains.rules, key=lambda rule: (_rank(rule), rule))}
     known = requests[~requests["failed"] & requests["label"].notna() & requests["format"].isin(FORMATS)]
-    samples = {hash(sample.id): sample for sample in images.samples}
-    return judged_answers(chains, known, samples, images.classes, list(RULES))
+    return judged_answers(chains, known, known["label"], images.classes, list(RULES))
 
 
 def _rank(rule: str) -> int:
