@@ -159,7 +159,7 @@ def read_batch(
     clock: Clock = lambda: None,
 ) -> BatchRead:
     """Takes the answers of output and error files into the store, each once, with the verdicts of all rules."""
-    brief, found = order.brief, BatchRead()
+    brief, result = order.brief, BatchRead()
     half = Price(prompt=price.prompt * BATCH_SHARE, completion=price.completion * BATCH_SHARE) if price else None
     with Recorder(plan, brief, store, clock) as recorder:
         ledger = recorder.ledger
@@ -173,17 +173,17 @@ def read_batch(
         for place, line in _result_lines(files):
             key = _custom_id(line)
             if not isinstance(key, str) or key not in places:
-                found.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
+                result.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
                 continue
             lead, number = places[key]
             if ledger.has(lead, number):
-                found.known += 1
+                result.known += 1
                 continue
             written = _written(line, half)
             recorder.record(lead, recorder.ask(lead, number), written)
-            found.failed += written.finish_reason == FAILED
-            found.answers += written.finish_reason != FAILED
-    return found
+            result.failed += written.finish_reason == FAILED
+            result.answers += written.finish_reason != FAILED
+    return result
 
 
 def _custom_id(line: Any) -> Any:

@@ -88,8 +88,8 @@ def _expected(plan: BuildPlan, ledger: Ledger, images: int, most: int) -> int | 
 
 def _mean_image_tokens(samples: Sequence[Sample], side: int) -> float:
     """Over the first images that can be opened."""
-    found = list(islice(_image_tokens(samples, side), _LOOKED_AT))
-    return sum(found) / len(found) if found else 0.0
+    tokens = list(islice(_image_tokens(samples, side), _LOOKED_AT))
+    return sum(tokens) / len(tokens) if tokens else 0.0
 
 
 def _image_tokens(samples: Sequence[Sample], side: int) -> Iterator[int]:

@@ -83,7 +83,7 @@ def _read(arguments: argparse.Namespace) -> int:
     from throughline.teaching.recorder import BuildPlan
 
     images = read_images(arguments.images)
-    found: list[BatchRead] = []
+    results: list[BatchRead] = []
     for order in read_orders(arguments.out):
         plan = BuildPlan(
             images,
@@ -94,8 +94,8 @@ def _read(arguments: argparse.Namespace) -> int:
             images_named=str(arguments.images),
         )
         price = price_for(arguments, order.model)
-        found.append(read_batch(plan, order, arguments.out, arguments.answers, price=price, clock=now))
-    whole = functools.reduce(BatchRead.joined, found)
+        results.append(read_batch(plan, order, arguments.out, arguments.answers, price=price, clock=now))
+    whole = functools.reduce(BatchRead.joined, results)
     if arguments.json:
         print(json.dumps(asdict(whole), indent=2))
     else:

@@ -32,9 +32,9 @@ class StatisticsTable(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
-def statistics_tables(found: ChainStatistics) -> tuple[StatisticsTable, ...]:
+def statistics_tables(statistics: ChainStatistics) -> tuple[StatisticsTable, ...]:
     """What the terminal shows of the statistics; tables that would have no row are left out."""
-    whole, acceptance = found.whole, found.whole.acceptance
+    whole, acceptance = statistics.whole, statistics.whole.acceptance
     rules = [printable(one.rule) for one in acceptance]
     spendings = {
         "prompt tokens": whole.prompt_tokens,
@@ -42,7 +42,7 @@ def statistics_tables(found: ChainStatistics) -> tuple[StatisticsTable, ...]:
         "US dollars": whole.cost,
     }
     tables = (
-        StatisticsTable("the store", ("what", "how many"), _overview(found)),
+        StatisticsTable("the store", ("what", "how many"), _overview(statistics)),
         StatisticsTable(
             "accepted, by rule",
             ("rule", "images", "candidates"),
@@ -80,32 +80,32 @@ def statistics_tables(found: ChainStatistics) -> tuple[StatisticsTable, ...]:
         StatisticsTable(
             "by teacher",
             ("source", "model", "round", "images", "candidates", "failed", *rules, "completion tokens", "US dollars"),
-            tuple(_teacher(one, whole) for one in found.teachers) if len(found.teachers) > 1 else (),
+            tuple(_teacher(one, whole) for one in statistics.teachers) if len(statistics.teachers) > 1 else (),
         ),
     )
     return tuple(table for table in tables if table.rows)
 
 
-def _overview(found: ChainStatistics) -> tuple[tuple[str, str], ...]:
-    whole = found.whole
+def _overview(statistics: ChainStatistics) -> tuple[tuple[str, str], ...]:
+    whole = statistics.whole
     counts = {
         "images asked about": whole.images,
-        "images of the folder": found.images_given,
-        "images the folder does not hold": found.images_unknown,
-        "images that are others by now": found.images_changed or None,
+        "images of the folder": statistics.images_given,
+        "images the folder does not hold": statistics.images_unknown,
+        "images that are others by now": statistics.images_changed or None,
         "answers": whole.candidates,
         "of them copies for identical images": whole.copies,
         "failed requests": whole.failed,
-        "candidate lines given twice": found.duplicates,
-        "problems": found.problems,
-        "tokens or costs that can be none": found.unusable_usage or None,
-        "verdicts without a candidate": found.verdicts_without_candidate or None,
-        "different questions": found.prompts,
+        "candidate lines given twice": statistics.duplicates,
+        "problems": statistics.problems,
+        "tokens or costs that can be none": statistics.unusable_usage or None,
+        "verdicts without a candidate": statistics.verdicts_without_candidate or None,
+        "different questions": statistics.prompts,
     }
     rows = [(name, f"{count:,}") for name, count in counts.items() if count is not None]
-    rows.append(("formats", ", ".join(map(printable, found.formats)) or _NOTHING))
+    rows.append(("formats", ", ".join(map(printable, statistics.formats)) or _NOTHING))
     if whole.acceptance:
-        rows.append(("verdicts", "made for this count" if found.judged_anew else "as the store holds them"))
+        rows.append(("verdicts", "made for this count" if statistics.judged_anew else "as the store holds them"))
     return tuple(rows)
 
 
