@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from throughline.chains.records import KINDS, SCHEMA, Record
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import told_in_one_line
+from throughline.core.files import readable_os_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -40,12 +40,12 @@ class JournalWriter:
         self.torn = 0
         """How many torn bytes the opening moved aside."""
         self._flush_every, self._unflushed = flush_every, 0
-        with told_in_one_line(path):
+        with readable_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
             self._lock()
-            with told_in_one_line(path):
+            with readable_os_errors(path):
                 self._repair()
         except BaseException:
             os.close(self._handle)
@@ -54,7 +54,7 @@ class JournalWriter:
     def write(self, *records: Record) -> None:
         """Appends records; after a failure (full disk) the file ends where it ended before them."""
         data = b"".join(record.line().encode() + b"\n" for record in records)
-        with told_in_one_line(self.path):
+        with readable_os_errors(self.path):
             size = os.fstat(self._handle).st_size
             try:
                 written = 0
@@ -69,7 +69,7 @@ class JournalWriter:
 
     def flush(self) -> None:
         """Makes the disk hold everything written so far."""
-        with told_in_one_line(self.path):
+        with readable_os_errors(self.path):
             os.fsync(self._handle)
         self._unflushed = 0
 

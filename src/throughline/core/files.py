@@ -32,7 +32,7 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def told_in_one_line(path: Path) -> Iterator[None]:
+def readable_os_errors(path: Path) -> Iterator[None]:
     """Turns what the operating system says about `path` (full disk, no permission) into one clear line."""
     try:
         yield
@@ -45,7 +45,7 @@ def require_writable(path: Path) -> None:
     """Raises a ThroughlineError now rather than after hours of work when no file can be written at `path`."""
     if path.is_dir():
         raise ThroughlineError("cannot write: a folder is in the way", path, "name a file")
-    with told_in_one_line(path):
+    with readable_os_errors(path):
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         tempfile.TemporaryFile(dir=nearest).close()  # asking for rights says nothing about full or read-only disks
 
@@ -56,7 +56,7 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
     `durable=False` leaves the flush to the system: for files that can be made again, when there are many of them.
     """
     data = content.encode() if isinstance(content, str) else content
-    with told_in_one_line(path):
+    with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -85,15 +85,15 @@ def whole_folder(out: Path, keep: bool = False, replace: bool = False) -> Iterat
     if not replace:
         require_free_folder(out)
     stage, old = out.parent / f".{out.name}.partial", out.parent / f".{out.name}.replaced"
-    with told_in_one_line(out):
+    with readable_os_errors(out):
         stage.mkdir(parents=True, exist_ok=True)
     with locked(stage, "another process is writing this folder"):
         try:
-            with told_in_one_line(out):
+            with readable_os_errors(out):
                 for left in () if keep else stage.iterdir():
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield stage
-            with told_in_one_line(out):
+            with readable_os_errors(out):
                 if replace and out.exists():
                     shutil.rmtree(old, ignore_errors=True)
                     out.replace(old)
@@ -129,7 +129,7 @@ def locked(path: Path, what: str, do: str = "wait for it") -> Iterator[None]:
 
 def require_free_folder(out: Path) -> None:
     """Raises a ThroughlineError unless `out` is absent or an empty folder."""
-    with told_in_one_line(out):
+    with readable_os_errors(out):
         if out.is_dir() and any(out.iterdir()):
             raise ThroughlineError("the folder is not empty", out, "name a new one")
         if (out.exists() or out.is_symlink()) and not out.is_dir():

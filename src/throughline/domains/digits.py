@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import told_in_one_line, whole_folder
+from throughline.core.files import readable_os_errors, whole_folder
 from throughline.core.seeding import generator
 from throughline.domains.images import png_bytes
 
@@ -91,6 +91,6 @@ def _scan(values: NDArray[np.float64]) -> Image.Image:
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
-    with told_in_one_line(path):
+    with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png_bytes(image))

@@ -17,7 +17,7 @@ from throughline.core.files import (
     content_hash,
     file_sha256,
     read_json_lines,
-    told_in_one_line,
+    readable_os_errors,
     write_atomically,
     write_json_lines,
 )
@@ -139,7 +139,7 @@ def _read_description(root: Path) -> dict[str, Any]:
 
 def _claim(out: Path, description: dict[str, Any]) -> None:
     """Makes the folder this world's, or finds that it is; anything else in it is an error."""
-    with told_in_one_line(out):
+    with readable_os_errors(out):
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if WORLD in held:
         present = _read_description(out)

@@ -18,8 +18,8 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import (
     content_hash,
     read_json_lines,
+    readable_os_errors,
     require_writable,
-    told_in_one_line,
     write_atomically,
     write_json,
     write_json_lines,
@@ -287,7 +287,7 @@ def _training_chains(config: RunConfig, chains: Chains) -> TrainingChains:
 def _publish(out: Path, record: ModelRecord, units: tuple[Unit, ...], work: Path) -> None:
     """Adapter, loss lines and card into the model's folder, and the record last: with it the model is whole."""
     folders = [unit_folder(work, unit) for unit in units]
-    with told_in_one_line(out):
+    with readable_os_errors(out):
         shutil.rmtree(out / ADAPTER, ignore_errors=True)
         shutil.copytree(folders[-1] / ADAPTER, out / ADAPTER)
     write_json_lines(out / "training.jsonl", _rows(folders, "training.jsonl"))

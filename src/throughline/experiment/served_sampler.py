@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from throughline.core.files import told_in_one_line
+from throughline.core.files import readable_os_errors
 from throughline.core.settings import SamplerSettings
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
@@ -79,7 +79,7 @@ class ServedSampler:
     def _merge(self, folder: Path) -> None:
         self._told("merging the adapter")
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
-        with told_in_one_line(folder):
+        with readable_os_errors(folder):
             folder.mkdir(parents=True)
         dtype = str(self._mllm.model.dtype).removeprefix("torch.")
         merged = write_merged(self._mllm, folder, dtype, sampled=True)

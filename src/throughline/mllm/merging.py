@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import told_in_one_line
+from throughline.core.files import readable_os_errors
 from throughline.mllm.load import DTYPES, Mllm
 from throughline.mllm.lora import base_of
 
@@ -58,7 +58,7 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
     for name, value in mllm.chat.image_options.items():  # a server does not tell the processor how to cut tiles
         setattr(processor.image_processor, name, value)
     try:
-        with told_in_one_line(folder):
+        with readable_os_errors(folder):
             clean.save_pretrained(str(folder))
             processor.save_pretrained(str(folder))
     except SafetensorError as error:  # a full disk, in the words of another library

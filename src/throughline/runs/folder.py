@@ -19,8 +19,8 @@ from typing import Any
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import (
     canonical_json,
+    readable_os_errors,
     remove_leftovers,
-    told_in_one_line,
     write_json,
     write_json_lines,
 )
@@ -71,7 +71,7 @@ def locked(run_folder: Path) -> Iterator[None]:
     moment to end: they are waited for.
     """
     _require_run_folder(run_folder)
-    with told_in_one_line(run_folder):
+    with readable_os_errors(run_folder):
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = (run_folder / LOCK).open("a")
         workers = (run_folder / WORKERS_LOCK).open("a")
@@ -94,7 +94,7 @@ def hold_as_worker(run_folder: Path) -> None:
 
 
 def _require_run_folder(run_folder: Path) -> None:
-    with told_in_one_line(run_folder):
+    with readable_os_errors(run_folder):
         if run_folder.exists() and not run_folder.is_dir():
             raise ThroughlineError("a file is in the way of the run folder", run_folder, "name another with --out")
         held = {path.name for path in run_folder.iterdir()} if run_folder.is_dir() else set()
@@ -163,7 +163,7 @@ def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:
     """Moves stale units to `units/.stale`; nothing is deleted."""
     for item in stale:
         kept = run_folder / UNITS / STALE
-        with told_in_one_line(kept):
+        with readable_os_errors(kept):
             kept.mkdir(parents=True, exist_ok=True)
             target, number = kept / item.folder.name, 1
             while target.exists():

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import content_hash, told_in_one_line, write_atomically
+from throughline.core.files import content_hash, readable_os_errors, write_atomically
 from throughline.teaching.completions import image_body, read_completion, usage_of
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import BATCH_SHARE, Price
@@ -107,7 +107,7 @@ def write_batch(
     written = BatchWritten()
     with Recorder(plan, brief, store, lambda: None) as recorder:
         write_atomically(store / f"batch-{name}.json", order.model_dump_json(indent=2) + "\n")
-        with told_in_one_line(folder):
+        with readable_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.glob(f"batch-{name}-*.jsonl"):
                 old.unlink()
@@ -250,16 +250,16 @@ class _Files:
         if self._file is None or self._requests >= self._most_requests or self._bytes + len(data) > self._most_bytes:
             self.close()
             path = self._folder / f"batch-{self._name}-{len(self._files) + 1:03}.jsonl"
-            with told_in_one_line(path):
+            with readable_os_errors(path):
                 self._file = path.open("wb")
             self._files.append(path)
             self._requests = self._bytes = 0
-        with told_in_one_line(self._files[-1]):
+        with readable_os_errors(self._files[-1]):
             self._file.write(data)
         self._requests, self._bytes = self._requests + 1, self._bytes + len(data)
 
     def close(self) -> None:
         if self._file is not None:
-            with told_in_one_line(self._files[-1]):
+            with readable_os_errors(self._files[-1]):
                 self._file.close()
             self._file = None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from throughline.core.files import told_in_one_line
+from throughline.core.files import readable_os_errors
 
 WIDTH = 64
 """Characters of a key (SHA-256, hex) and of every line."""
@@ -35,7 +35,7 @@ class InFlight:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with told_in_one_line(path):
+        with readable_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.is_file() else b""
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
@@ -50,7 +50,7 @@ class InFlight:
         """Counts the found keys that are not in the journal as lost, and starts afresh; gives how many there were."""
         lost = len(self.found - frozenset(recorded))
         self.lost += lost
-        with told_in_one_line(self.path):
+        with readable_os_errors(self.path):
             self._write(0, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n")
             os.ftruncate(self._handle, len(_BLANK))
         return lost
@@ -78,6 +78,6 @@ class InFlight:
         os.close(self._handle)
 
     def _write(self, slot: int, line: bytes) -> None:
-        with told_in_one_line(self.path):
+        with readable_os_errors(self.path):
             os.lseek(self._handle, slot * len(_BLANK), os.SEEK_SET)
             os.write(self._handle, line)

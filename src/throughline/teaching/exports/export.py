@@ -16,7 +16,7 @@ from typing import Any
 
 from throughline.chains.formats import ChainFormat
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import canonical_json, told_in_one_line, whole_folder, write_atomically, write_json
+from throughline.core.files import canonical_json, readable_os_errors, whole_folder, write_atomically, write_json
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.card import card_text, front_matter
@@ -65,7 +65,7 @@ def export_chains(
             store,
             "name a store about these images, or another rule or format",
         )
-    with whole_folder(folder, replace=True) as draft, told_in_one_line(folder):
+    with whole_folder(folder, replace=True) as draft, readable_os_errors(folder):
         summary = _write(draft, plan, selection, shard_bytes, on_progress)
         _flush(draft)
     return summary
