@@ -13,11 +13,12 @@ from throughline.chains.records import FAILED, Usage
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.core.settings import SamplingSettings
-from throughline.mllm.chat import EncodedImage, Path, user_turn
+from throughline.mllm.chat import Path
 from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
+from throughline.questions.prompt import user_prompt
 from throughline.teaching.teachers import Ask, Brief, Written
 
 
@@ -48,38 +49,30 @@ class LocalTeacher:
 
     async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
         """Chains for one batch; an image that cannot be read gets none, and the others theirs."""
-        images = [self._image(ask) for ask in asks]
-        question = user_turn(self.brief.prompt)
-        prompts = {
-            place: self._mllm.chat.prompt(question, [image])
-            for place, image in enumerate(images)
-            if isinstance(image, EncodedImage)
-        }
-        drawn = await self._drawn(prompts, asks) if prompts else {}
-        return [
-            Written(image, FAILED) if isinstance(image, str) else drawn[place] for place, image in enumerate(images)
-        ]
+        paths: dict[int, Path] = {}
+        faults: dict[int, Written] = {}
+        for place, ask in enumerate(asks):
+            prompt = user_prompt(ask.sample, self.brief.prompt)
+            try:
+                paths[place] = prompt.encode(self._reader).path(self._mllm.chat)
+            except ThroughlineError as error:
+                faults[place] = Written(error.what, FAILED)
+        drawn = await self._drawn(paths, asks) if paths else {}
+        return [drawn[place] if place in drawn else faults[place] for place in range(len(asks))]
 
-    async def _drawn(self, prompts: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
-        """What the model says to each prompt, by its place among the asks."""
+    async def _drawn(self, paths: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
+        """What the model replies to each prompt, by its place among the asks."""
         draws = [
             [generator(self.brief.seed, f"teacher candidate {asks[place].candidate}", asks[place].sample.image_sha256)]
-            for place in prompts
+            for place in paths
         ]
-        asked = list(prompts.values())
-        said = await asyncio.to_thread(sample, self._mllm, asked, self._sampling, draws, constraint=self._constraint)
+        prompts = list(paths.values())
+        rows = await asyncio.to_thread(sample, self._mllm, prompts, self._sampling, draws, constraint=self._constraint)
         return {
             place: Written(
-                one.text,
-                one.finish_reason,
-                Usage(prompt_tokens=len(prompt.tokens), completion_tokens=len(one.tokens)),
+                reply.text,
+                reply.finish_reason,
+                Usage(prompt_tokens=len(path.tokens), completion_tokens=len(reply.tokens)),
             )
-            for (place, prompt), (one,) in zip(prompts.items(), said, strict=True)
+            for (place, path), (reply,) in zip(paths.items(), rows, strict=True)
         }
-
-    def _image(self, ask: Ask) -> EncodedImage | str:
-        """The image as the model takes it, or what is wrong with it."""
-        try:
-            return self._reader.encode(ask.sample)
-        except ThroughlineError as error:
-            return error.what
