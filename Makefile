@@ -17,10 +17,11 @@ UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(VENV)/bin/uv
 # Tests run two at a time on two cores: one thread each, and the network is not asked.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test lint certificate evidence lock wheel clean
+.PHONY: help setup demo check test lint certificate evidence lock wheel clean
 
 help:
 	@echo "make demo    the whole experiment on a drawn world, in minutes, without GPU or network"
+	@echo "make check   lint, types and the fast tests, about two minutes on two cores"
 	@echo "make test    all tests (ARGS=... goes to pytest)"
 	@echo "make lint    ruff and mypy"
 	@echo "make certificate  is the drawn world a place to compare methods? about a quarter of an hour"
@@ -38,10 +39,13 @@ demo: $(SETUP)
 test: $(SETUP)
 	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
+check: lint
+	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
+
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy src bench tests
 
 certificate: $(SETUP)
 	$(VENV)/bin/python bench/certificate.py
