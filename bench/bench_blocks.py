@@ -10,7 +10,8 @@ from typing import Any
 
 from certificate_block import NOT_MEASURED
 from records import Bench, BenchRow, CostOfDemo, DemoProfile, DemoTime, HelpTime, read_record
-from throughline.reporting.tables import Table, to_markdown
+from throughline.core.table import Table
+from throughline.reporting.text import to_markdown
 
 BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "input", "scale", "teacher", "gpu")
 """What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""

@@ -8,8 +8,11 @@ import numpy as np
 
 from records import Certificate, Style, read_record
 from throughline.core.errors import ThroughlineError
+from throughline.core.table import Table
+from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import mean_and_error
-from throughline.reporting.tables import DRAWN_NOTE, Table, percent, to_markdown
+from throughline.reporting.tables import percent
+from throughline.reporting.text import to_markdown
 
 NOT_MEASURED = "*Not measured yet.*"
 

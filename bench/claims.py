@@ -8,52 +8,28 @@ images, targets fixed; what is counted in tokens of a list, not in images, has o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from certificate_block import NOT_MEASURED
-from throughline.analysis.records import FILE, Analysis, Estimate, Fold, read_analysis
-from throughline.metrics.intervals import Interval, bootstrap_generator, difference_of, interval_over_runs
-from throughline.reporting.published import SARR_NOTE
-from throughline.reporting.summaries import CorrectAnswers, Group, compare
-from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, to_markdown
+from throughline.analysis import context, entropy, faithfulness, mismatch, probabilities
+from throughline.analysis.claims import Claim
+from throughline.analysis.document import FILE, Analysis, read_analysis
+from throughline.analysis.paper import SARR_NOTE
+from throughline.core.table import MISSING, Table
+from throughline.drawn import DRAWN_NOTE
+from throughline.metrics.intervals import Interval, bootstrap_generator, interval_over_runs
+from throughline.reporting.results import Group, compare
+from throughline.reporting.text import to_markdown
 
 PARTS = ("challenges", "ablation", "rounds")
 
 
-class Finished(Protocol):
-    """A reduced run."""
-
-    @property
-    def correct(self) -> CorrectAnswers: ...
-    @property
-    def group(self) -> Group: ...
-    @property
-    def answers(self) -> tuple[str, ...]: ...
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What the paper says, its number, how it is measured here, and one value for each fold. `above`: what the value
-    has to exceed for the claim to hold, None where there is a number to set beside and nothing to decide."""
-
-    says: str
-    paper: str
-    how: str
-    value: Value
-    unit: str = "points"
-    above: float | None = 0.0
-    held_out: bool = False
-    """On held-out images, which differ from target to target; those that were trained on are partly the same."""
-
-
-def claims_block(part: str) -> Callable[[Path, Finished | None], str]:
+def claims_block(part: str) -> Callable[[Path, Group | None], str]:
     """One of `PARTS` of evidence/demo_full."""
 
-    def block(root: Path, found: Finished | None) -> str:
+    def block(root: Path, found: Group | None) -> str:
         if found is None:
             return NOT_MEASURED
         if part == "ablation":
@@ -105,203 +81,15 @@ def verdict(found: Interval, above: float) -> str:
     return "the reverse" if found.high < above else "not told apart"
 
 
-# values of a fold -----------------------------------------------------------------------------------------------------
-
-Value = Callable[[Fold], Interval | None]
-"""What a fold has, with its interval over images."""
-
-
-def of_images(found: Estimate, scale: float = 1.0) -> Interval:
-    """An analysis' estimate."""
-    return Interval(low=scale * found.low, high=scale * found.high, mean=scale * found.mean)
-
-
-def exactly(value: float) -> Interval:
-    """What is no mean over images: only seeds make it uncertain."""
-    return Interval(low=value, high=value, mean=value)
-
-
-def moved(after: str, source: str, kind: str, before: str = "base") -> Value:
-    """What the share of tokens above 0.75 gained, in points."""
-
-    def value(fold: Fold) -> Interval | None:
-        wanted = (after, before, source, kind)
-        found = (m for m in fold.moved if (_last(fold, m.after.name), m.before.name, m.source, m.kind) == wanted)
-        one = next(found, None)
-        return None if one is None else of_images(one.net)
-
-    return value
-
-
-def share(state: str, source: str, kind: str, which: str) -> Value:
-    """The share of tokens that are `low` or `high`, in percent."""
-
-    def value(fold: Fold) -> Interval | None:
-        found = (b for b in fold.buckets if (_last(fold, b.state.name), b.source, b.kind) == (state, source, kind))
-        one = next(found, None)
-        return None if one is None else of_images(getattr(one, which), 100)
-
-    return value
-
-
-def _last(fold: Fold, name: str) -> str:
-    """A method whose rounds are over goes by its own name: its last round."""
-    method, _, number = name.partition(" round ")
-    last = max((s.round or 0 for s in fold.states if s.method == method), default=0)
-    return method if number and int(number) == last else name
-
-
-def less(one: Value, other: Value) -> Value:
-    """The difference, where a fold has both."""
-
-    def value(fold: Fold) -> Interval | None:
-        a, b = one(fold), other(fold)
-        return None if a is None or b is None else difference_of(a, b)
-
-    return value
-
-
-def context(fold: Fold) -> Interval | None:
-    """What a teacher's chain as context does to the base's class tokens."""
-    return of_images(fold.context[0].net) if fold.context else None
-
-
-def overlap(fold: Fold) -> Interval | None:
-    """Tokens that both entropy lists share, in percent; mtct's and mtct_sarr's."""
-    one = next((o for o in fold.overlap if (o.teacher.method, o.own.method) == ("mtct", "mtct_sarr")), None)
-    return None if one is None or not one.of else exactly(100 * len(one.shared) / one.of)
-
-
-def named(source: str, method: str) -> Value:
-    """How many of the tokens of greatest entropy reduction are part of a class name, in percent."""
-
-    def value(fold: Fold) -> Interval | None:
-        found = next((t for t in fold.entropy if (t.source, t.after.method) == (source, method)), None)
-        return None if found is None or not found.top else exactly(100 * found.about_classes / len(found.top))
-
-    return value
-
-
-def perplexity(state: str, source: str) -> Value:
-    """Of a source's chains."""
-
-    def value(fold: Fold) -> Interval | None:
-        found = next((m for m in fold.mismatch if (m.state.name, m.source) == (state, source)), None)
-        return None if found is None else of_images(found.perplexity)
-
-    return value
-
-
-def lost(name: str) -> Value:
-    """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
-
-    def value(fold: Fold) -> Interval | None:
-        found = next((v for v in fold.variants if (v.state.method, v.name) == ("mtct_sarr", name)), None)
-        return None if found is None or found.lost is None else of_images(found.lost)
-
-    return value
-
-
-LABELS, CHAINS = moved("cls", "label", "class"), moved("reasoning", "teacher", "class")
-OWN = moved("mtct_sarr", "self", "chain", before="mtct")
-
 CHALLENGES = (
-    Claim("Label training makes class tokens sure", "+43.38", "label tokens above 0.75, cls − base", LABELS),
-    Claim(
-        "Training on chains hardly does",
-        "+1.88",
-        "class tokens behind teacher's chains, reasoning − base",
-        CHAINS,
-        above=None,
-    ),
-    Claim("Labels do it better than chains", "+41.50", "the difference of the two", less(LABELS, CHAINS)),
-    Claim(
-        "After label training more class tokens are sure than after chains",
-        "92.23 − 86.33",
-        "share above 0.75, cls on labels − reasoning behind chains",
-        less(share("cls", "label", "class", "high"), share("reasoning", "teacher", "class", "high")),
-    ),
-    Claim(
-        "Both together come near labels alone",
-        "90.23 %",
-        "label tokens above 0.75 after mtct",
-        share("mtct", "label", "class", "high"),
-        "%",
-        None,
-    ),
-    Claim(
-        "A chain as context makes the untrained model sure",
-        "+43.28",
-        "class tokens behind a teacher's chain − without, base",
-        context,
-    ),
-    Claim(
-        "Part of the teacher's tokens stay unlikely",
-        "19.33 %",
-        "chain tokens below 0.25 after mtct",
-        share("mtct", "teacher", "chain", "low"),
-        "%",
-        None,
-    ),
-    Claim(
-        "Training on own chains makes their tokens sure",
-        "+29.74",
-        "own chains' tokens above 0.75, mtct_sarr − mtct, which wrote them",
-        OWN,
-    ),
-    Claim(
-        "… more than training on the teacher's makes those",
-        "+27.86",
-        "that − teacher's chain tokens, reasoning − base; no verdict: own chains were likely before",
-        less(OWN, moved("reasoning", "teacher", "chain")),
-        above=None,
-    ),
-    Claim(
-        "The teacher's chains are foreign to the base",
-        "–",
-        "perplexity of teacher's − of its own chains, base",
-        less(perplexity("base", "teacher"), perplexity("base", "self")),
-        "",
-    ),
-    Claim(
-        "The tokens that grow sure are others",
-        "disjoint",
-        "shared among the 15, teacher's and own chains",
-        overlap,
-        "%",
-        None,
-    ),
-    Claim(
-        "Under own chains they are about classes",
-        "category words",
-        "part of a class name: own − teacher's list",
-        less(named("self", "mtct_sarr"), named("teacher", "mtct")),
-    ),
-    Claim(
-        "The image decides the conclusion",
-        "not in the paper",
-        "accuracy lost with another image, mtct_sarr",
-        lost("another image"),
-        held_out=True,
-    ),
-    Claim(
-        "So does the chain",
-        "not in the paper",
-        "accuracy lost with another image's chain, mtct_sarr",
-        lost("another image's chain"),
-        held_out=True,
-    ),
+    *probabilities.CLAIMS,
+    *context.CLAIMS,
+    *probabilities.CHAIN_CLAIMS,
+    *mismatch.CLAIMS,
+    *entropy.CLAIMS,
+    *faithfulness.CLAIMS,
 )
-
-ROUNDS = (
-    Claim(
-        "Own chains come to be expected",
-        "–",
-        "perplexity of accepted chains to the weights that wrote them, mtct − round 1",
-        less(perplexity("mtct", "self"), perplexity("mtct_sarr round 1", "self")),
-        "",
-    ),
-)
+ROUNDS = mismatch.ROUNDS_CLAIMS
 
 ABLATION = (
     ("cls", "zero_shot", "Labels help", "+19.85; OfficeHome +4.29"),
@@ -319,11 +107,11 @@ ABLATION = (
 alone on TerraIncognita a second digest has 66.00, not 64.56."""
 
 
-def ablation_rows(found: Finished) -> Iterable[tuple[str, ...]]:
+def ablation_rows(found: Group) -> Iterable[tuple[str, ...]]:
     """Every comparison on every way to an answer: the paper does not say which its table uses."""
     for method, baseline, says, paper in ABLATION:
         for answer in found.answers:
-            for item in compare(found.correct, found.group, answer, [(method, baseline)]):
+            for item in compare(found, answer, [(method, baseline)]):
                 pair = item.paired
                 points = Interval(100 * pair.low, 100 * pair.high, 100 * pair.difference)
                 yield (

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from throughline.analysis.records import FILE as ANALYSIS
+from throughline.analysis.document import FILE as ANALYSIS
 from throughline.chains import outcomes
 from throughline.chains.formats import FORMATS
 from throughline.chains.outcomes import Outcome

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
+from throughline.core.table import Table
 from throughline.experiment.config import load_config
 from throughline.experiment.forecast import measured_units, read_workload, seconds_by_group
 from throughline.experiment.hardware import Hardware, this_machine
 from throughline.experiment.run import Preview, preview_run
 from throughline.experiment.workload import TRAINING, Phase, Workload
-from throughline.reporting.tables import Table, to_terminal
+from throughline.reporting.text import to_terminal
 from throughline.runs.folder import UNITS
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 import command_reference
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
@@ -21,20 +19,18 @@ from throughline.analysis.records import Estimate
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
+from throughline.core.table import Table
+from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import mean_and_error
 from throughline.metrics.paired import holm
+from throughline.reporting.figures import accuracy_by_round
 from throughline.reporting.generated import generated_names, replace_generated
 from throughline.reporting.reduced import require_whole
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, CorrectAnswers, Group, compare, groups, in_order
-from throughline.reporting.tables import (
-    DRAWN_NOTE,
-    Table,
-    comparison_table,
-    results_table,
-    rounds_table,
-    to_markdown,
-)
+from throughline.reporting.results import Group, compare, groups
+from throughline.reporting.tables import comparison_table, results_table, rounds_table
+from throughline.reporting.text import to_markdown
+from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
 DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md")
@@ -66,30 +62,20 @@ def rendered(root: Path) -> dict[Path, str]:
 # the drawn world ----------------------------------------------------------------------------------------------------
 
 
-class Finished:
-    """A reduced run with its one group of results, read once for each block."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run: Run = read_run(folder)
-        require_whole(self.run)
-        found = groups(self.run.results)
-        if len(found) != 1:
-            raise ThroughlineError(f"the evidence holds {len(found)} groups of results", folder, "reduce one run")
-        self.group: Group = found[0]
-        self.correct = CorrectAnswers(self.run)
-        lines = [line for line in self.run.results if line.round is None and line.split == "all"]
-        self.answers = in_order((line.answer for line in lines), ANSWER_ORDER)
-        self.methods = in_order((line.method for line in lines), METHOD_ORDER)
-
-    def results(self, answer: str) -> Table:
-        """All methods on the whole of each target, with intervals."""
-        return results_table(self.run, self.group, "all", answer, self.correct)
+def group_of(folder: Path) -> Group:
+    """The one group of results of a reduced run. ThroughlineError for a run that is not whole, or has several."""
+    run = read_run(folder)
+    require_whole(run)
+    found = groups(run)
+    if len(found) != 1:
+        raise ThroughlineError(f"the evidence holds {len(found)} groups of results", folder, "reduce one run")
+    return found[0]
 
 
-def read_finished(root: Path, name: str) -> Finished | None:
-    """The reduced run under evidence/; None where there is no such folder."""
+def read_finished(root: Path, name: str) -> Group | None:
+    """The results of a reduced run under evidence/; None where there is no such folder."""
     folder = root / "evidence" / name
-    return Finished(folder) if folder.is_dir() else None
+    return group_of(folder) if folder.is_dir() else None
 
 
 def results_block(answer: str) -> Callable[[Path], str]:
@@ -97,7 +83,7 @@ def results_block(answer: str) -> Callable[[Path], str]:
 
     def block(root: Path) -> str:
         found = read_finished(root, "demo_full")
-        return NOT_MEASURED if found is None else to_markdown(found.results(answer))
+        return NOT_MEASURED if found is None else to_markdown(results_table(found, "all", answer))
 
     return block
 
@@ -109,7 +95,7 @@ def differences_block(answer: str) -> Callable[[Path], str]:
         found = read_finished(root, "demo_full")
         if found is None:
             return NOT_MEASURED
-        table = comparison_table(found.correct, found.group, answer, found.methods, "cls")
+        table = comparison_table(found, answer, "cls")
         return to_markdown(table) if table else "No method was run on the same images as `cls`."
 
     return block
@@ -124,14 +110,14 @@ def matched(root: Path) -> str:
         (answer, item)
         for answer in found.answers
         for method, control in MATCHED
-        for item in compare(found.correct, found.group, answer, [(method, control)])
+        for item in compare(found, answer, [(method, control)])
     ]
     if not compared:
         return "No control was run."
     adjusted = holm([item.paired.p_value for _, item in compared])
     rows = tuple(
         (
-            f"{item.method} − {item.baseline}",
+            f"{item.setup.name} − {item.baseline.name}",
             answer,
             f"{100 * item.paired.difference:+.1f}",
             f"{100 * item.paired.low:+.1f} to {100 * item.paired.high:+.1f}",
@@ -188,30 +174,20 @@ def rounds(root: Path) -> str:
     found = read_finished(root, "demo_full")
     if found is None:
         return NOT_MEASURED
-    table = rounds_table(found.run, found.group)
+    table = rounds_table(found)
     parts = [to_markdown(table)] if table else []
     return "\n".join([*parts, to_markdown(_accuracy_by_round(found))])
 
 
-def _accuracy_by_round(found: Finished) -> Table:
-    lines = [line for line in found.run.results if line.split == "all"]
+def _accuracy_by_round(found: Group) -> Table:
+    shares = accuracy_by_round(found, "all").set_index(["setup", "round", "answer"])["accuracy"]
     rows = []
-    for method in found.methods:
-        if not METHODS[method].self_labelled:
-            continue
-        numbers = sorted({line.round for line in lines if line.method == method and line.round is not None})
-        for number in (0, *numbers):
+    for method in in_order(shares.index.unique("setup"), METHODS):
+        for number in sorted(set(shares[method].index.unique("round"))):
             # Round 0 is where the method starts from: its parent, finished.
-            name, round_of_line = (METHODS[method].starts_from, None) if number == 0 else (method, number)
-            cells = []
-            for answer in found.answers:
-                values = [
-                    line.accuracy
-                    for line in lines
-                    if (line.method, line.round, line.answer) == (name, round_of_line, answer)
-                ]
-                cells.append(f"{100 * np.mean(values):.1f}" if values else "X")
-            rows.append((method, f"{number} ({name})" if number == 0 else str(number), *cells))
+            name = f"0 ({METHODS[method].starts_from})" if number == 0 else str(number)
+            cells = (shares.get((method, number, answer)) for answer in found.answers)
+            rows.append((method, name, *("X" if share is None else f"{100 * share:.1f}" for share in cells)))
     columns = ("method", "after round", *(f"{answer} path" for answer in found.answers))
     note = "Accuracy in percent on the held-out domain, split all, mean over targets and seeds."
     return Table("accuracy by round", columns, tuple(rows), (note, DRAWN_NOTE))
@@ -253,8 +229,8 @@ def digits_block(shift: str) -> Callable[[Path], str]:
             return NOT_MEASURED
         parts = []
         for answer in found.answers:
-            parts.append(to_markdown(found.results(answer)))
-            compared = comparison_table(found.correct, found.group, answer, found.methods, "zero_shot")
+            parts.append(to_markdown(results_table(found, "all", answer)))
+            compared = comparison_table(found, answer, "zero_shot")
             parts += [to_markdown(compared)] if compared else []
         return "\n".join(parts)
 

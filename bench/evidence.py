@@ -42,7 +42,7 @@ from records import (
 from sensitivity_study import study
 from throughline.core.errors import ThroughlineError
 from throughline.reporting.reduced import reduce_run
-from throughline.reporting.runs import read_run
+from throughline.runs.reader import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "evidence"

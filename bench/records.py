@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from throughline.analysis.records import Sensitivity
+from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json
 from throughline.experiment.environment import describe_environment

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from throughline.analysis.records import FILE, Sensitivity, read_analysis
+from throughline.analysis.document import FILE, read_analysis
+from throughline.analysis.sensitivity import Sensitivity
 
 VARIED: dict[str, tuple[str, ...]] = {
     "model.lora.rank": ("2", "32"),

@@ -7,21 +7,13 @@ from pathlib import Path
 import pytest
 
 import claims
-from throughline.analysis.records import (
-    FILE,
-    Analysis,
-    Buckets,
-    Context,
-    Divergence,
-    Estimate,
-    Fold,
-    Moved,
-    Pair,
-    Sensitivity,
-    Setting,
-    State,
-    Variant,
-)
+from throughline.analysis.context import Context
+from throughline.analysis.divergence import Divergence, Pair
+from throughline.analysis.document import FILE, Analysis, Fold
+from throughline.analysis.faithfulness import Variant
+from throughline.analysis.probabilities import Buckets, Moved
+from throughline.analysis.records import Estimate, State
+from throughline.analysis.sensitivity import Sensitivity, Setting
 
 BASE = State(method=None, unit=None, round=None)
 CLS = State(method="cls", unit="c", round=None)

@@ -7,7 +7,8 @@ import torch
 from tests.training.small import PROMPTS, chain_of
 
 from throughline.analysis import conclusions
-from throughline.analysis.conclusions import BLANK, WHOLE, ConclusionReader, Read, chained, variants
+from throughline.analysis.conclusions import BLANK, ConclusionReader, chained
+from throughline.analysis.faithfulness import WHOLE, Read, variants
 from throughline.analysis.records import State
 from throughline.chains.formats import FIVE_STAGE
 from throughline.domains.images import load_image

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from tests.analysis.tables import table_of
 
-from throughline.analysis.curves import curve
+from throughline.analysis.context import context
 from throughline.analysis.entropy import entropy_table, overlap
 from throughline.analysis.estimates import over_images
 from throughline.analysis.mismatch import mismatch
-from throughline.analysis.probabilities import buckets, context, moved
+from throughline.analysis.optimisation import curve
+from throughline.analysis.probabilities import buckets, moved
 from throughline.analysis.records import State
+from throughline.runs.records import TrainingLine
 
 BASE = State(method=None, unit=None, round=None)
 MTCT = State(method="mtct", unit="u", round=None)
@@ -123,9 +125,9 @@ def test_an_interval_is_over_images_however_many_tokens_they_have():
 
 def test_curves_go_on_counting_through_the_rounds():
     lines = [
-        {"stage": "round 1", "step": 5, "losses": {"label": 1.0}, "class_probability": {"label": 0.5}},
-        {"stage": "round 1", "step": 8, "losses": {"label": 0.5, "chain": 2.0}},
-        {"stage": "round 2", "step": 5, "losses": {"chain": 1.0}, "class_probability": {"chain": 0.9}},
+        TrainingLine("round 1", 1, 5, 1.0, 1.0, losses={"label": 1.0}, class_probability={"label": 0.5}),
+        TrainingLine("round 1", 1, 8, 1.0, 2.5, losses={"label": 0.5, "chain": 2.0}),
+        TrainingLine("round 2", 2, 5, 1.0, 1.0, losses={"chain": 1.0}, class_probability={"chain": 0.9}),
     ]
     found = curve("sarr", "u", lines)
     assert found.steps == (5, 8, 13)

@@ -15,20 +15,20 @@ from tests.evaluation.small import write_chains
 from tests.mllm.tiny import write_checkpoint
 from tests.training.small import chain_of
 
-from throughline.analysis.records import FILE, read_analysis
+from throughline.analysis.document import FILE, read_analysis
+from throughline.analysis.records import BASE
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
 from throughline.experiment import run
-from throughline.experiment.analyzing import fold_analysis, scored
-from throughline.experiment.analyzing.analyze import analyze_run
-from throughline.experiment.analyzing.finished_units import BASE
-from throughline.experiment.analyzing.run_states import AnalyzedRun, read_analyzed_run
-from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
+from throughline.experiment.analyses import own_chains, scoring
+from throughline.experiment.analyses.entry import analyze_run
+from throughline.experiment.analyses.run_subject import AnalyzedRun, read_analyzed_run
+from throughline.experiment.analyses.settings import AnalyzeSettings
 from throughline.experiment.config import load_config
-from throughline.experiment.executors import execute
+from throughline.experiment.executors import execute_fold
 from throughline.experiment.run import run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
@@ -36,7 +36,7 @@ from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.runs.folder import begin_unit, finish_unit
 
-ALL = AnalyzeSettings(WHAT, limit=6)
+ALL = AnalyzeSettings(limit=6)
 METHODS = ["zero_shot", "cls", "mtct", "mtct_sarr"]
 
 
@@ -73,7 +73,7 @@ def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pyt
     def units_here(units, job, *, done, finished, **_):
         for unit in units:
             begin_unit(job.run_folder, unit)
-            execute(unit, job.config, job.images, job.run_folder, lambda line: None)
+            execute_fold(job.task(unit, lambda line: None))
             finish_unit(job.run_folder, unit)
             finished(unit)
 
@@ -100,7 +100,7 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 def base_writes_chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a random model writes is no chain."""
     monkeypatch.setattr(
-        fold_analysis,
+        own_chains,
         "sample",
         lambda mllm, prompts, settings, draws: [
             [Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)
@@ -114,7 +114,7 @@ def silent(line: str) -> None:
 
 
 def test_every_analysis_of_a_run_is_found(folder: Path) -> None:
-    found = analyze_run(folder, ALL, told=silent)
+    found = analyze_run(folder, ALL, say=silent)
     assert found == read_analysis(folder / FILE)
     (fold,) = found.folds
     names = [state.name for state in fold.states]
@@ -144,12 +144,12 @@ def test_every_analysis_of_a_run_is_found(folder: Path) -> None:
 
 def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Path) -> None:
     """The label tokens' mean probability after mtct, from a model opened by hand."""
-    found = analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
+    found = analyze_run(folder, replace(ALL, what=("probabilities",)), say=silent)
     analyzed = read_analyzed_run(folder)
     (fold,) = analyzed.folds
     unit = fold.units["mtct"]
     mllm = load_mllm(str(tiny_checkpoint))
-    load_adapter(mllm.model, unit.folder / "adapter")
+    load_adapter(mllm.model, unit.folder.adapter())
     samples = spread([one for one in fold.fold.train if one.id in analyzed.subject().chains], 6)
     p = []
     processor = mllm.chat.processor
@@ -171,20 +171,20 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
 
 
 def test_a_second_time_no_model_is_opened_and_nothing_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = analyze_run(folder, ALL, told=silent)
+    first = analyze_run(folder, ALL, say=silent)
     content = (folder / FILE).read_bytes()
     monkeypatch.setattr(AnalyzedRun, "load", lambda self, device: pytest.fail("opened"))
-    assert analyze_run(folder, ALL, told=silent) == first
-    analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), told=silent)
+    assert analyze_run(folder, ALL, say=silent) == first
+    analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), say=silent)
     assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was, and so did the limit
-    other = analyze_run(folder, replace(ALL, what=("sensitivity",), limit=7), told=silent)
+    other = analyze_run(folder, replace(ALL, what=("sensitivity",), limit=7), say=silent)
     assert other.sensitivity == first.sensitivity and other.folds[0].curves == first.folds[0].curves
     assert not other.folds[0].buckets and other.limit == 7  # those were of six images
 
 
 def test_a_stopped_analysis_goes_on_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = analyze_run(Path(shutil.copytree(folder, folder.parent / "other")), ALL, told=silent)
-    written, write = [], scored.write_tokens
+    whole = analyze_run(Path(shutil.copytree(folder, folder.parent / "other")), ALL, say=silent)
+    written, write = [], scoring.write_tokens
 
     def stop_at_the_fourth(path, pieces):
         if len(written) == 3:
@@ -192,28 +192,28 @@ def test_a_stopped_analysis_goes_on_where_it_was(folder: Path, monkeypatch: pyte
         written.append(path)
         write(path, pieces)
 
-    monkeypatch.setattr(scored, "write_tokens", stop_at_the_fourth)
+    monkeypatch.setattr(scoring, "write_tokens", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
-        analyze_run(folder, ALL, told=silent)
+        analyze_run(folder, ALL, say=silent)
     assert not (folder / FILE).exists()
     rewritten: list[Path] = []
-    monkeypatch.setattr(scored, "write_tokens", lambda path, pieces: (rewritten.append(path), write(path, pieces)))
-    assert analyze_run(folder, ALL, told=silent) == whole
+    monkeypatch.setattr(scoring, "write_tokens", lambda path, pieces: (rewritten.append(path), write(path, pieces)))
+    assert analyze_run(folder, ALL, say=silent) == whole
     assert rewritten and not set(written) & set(rewritten)
 
 
 def test_other_images_or_weights_are_scored_anew(folder: Path) -> None:
-    analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
-    before = set((folder / scored.SHARDS).iterdir())
-    analyze_run(folder, replace(ALL, what=("probabilities",), limit=4), told=silent)
-    assert len(set((folder / scored.SHARDS).iterdir())) > len(before)
+    analyze_run(folder, replace(ALL, what=("probabilities",)), say=silent)
+    before = set((folder / scoring.SHARDS).iterdir())
+    analyze_run(folder, replace(ALL, what=("probabilities",), limit=4), say=silent)
+    assert len(set((folder / scoring.SHARDS).iterdir())) > len(before)
 
 
 def test_what_a_run_lacks_is_said(folder: Path) -> None:
     for unit in (folder / "units").glob("*mtct_sarr*"):
         (unit / "done").unlink()
     (folder / "chains" / "accepted.jsonl").unlink()
-    found = analyze_run(folder, ALL, told=silent)
+    found = analyze_run(folder, ALL, say=silent)
     (fold,) = found.folds
     assert [state.name for state in fold.states] == ["base", "cls", "mtct"]
     assert any("teacher's chains" in one.what for one in found.missing)
@@ -224,7 +224,7 @@ def test_loss_lines_of_an_older_version_have_no_class_probability(folder: Path) 
     for path in (folder / "units").glob("*/training.jsonl"):
         lines = [{k: v for k, v in row.items() if k != "class_probability"} for row in read_json_lines(path)]
         write_json_lines(path, lines)
-    found = analyze_run(folder, replace(ALL, what=("optimisation",)), told=silent)
+    found = analyze_run(folder, replace(ALL, what=("optimisation",)), say=silent)
     assert len(found.missing) == 3 and all("class probability" in one.what for one in found.missing)
 
 
@@ -233,7 +233,7 @@ def test_chains_that_were_kept_are_not_the_models_own(folder: Path) -> None:
     path = unit / "round-1" / "accepted.jsonl"
     rows = read_json_lines(path)
     write_json_lines(path, [*rows, {"sample_id": "photo/cat/1.png", "text": chain_of("cat")}])
-    own = read_analyzed_run(folder).folds[0].units["mtct_sarr"].own_chains(1)
+    own = read_analyzed_run(folder).folds[0].units["mtct_sarr"].folder.own_chains(1)
     assert own == {row["sample_id"]: row["text"] for row in rows}
 
 
@@ -244,7 +244,7 @@ def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tm
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     for path in (other / "units").glob("*/predictions.jsonl"):
         write_json_lines(path, [row | {"predicted": row["labels"][0]} for row in read_json_lines(path)])
-    found = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent)
+    found = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], say=silent)
     ranks = [one for one in found.sensitivity if one.setting == "model.lora.rank"]
     assert {row.method for one in ranks for row in one.rows} == set(METHODS)
     for one in ranks:
@@ -256,22 +256,22 @@ def test_runs_that_differ_in_one_key_are_set_against_each_other(folder: Path, tm
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     another = Path(shutil.copytree(tmp_path / "rank-4", tmp_path / "twice"))
     assert [row.value for row in _of_three(folder, other, another)] == ["8, 2", "4, 1", "4, 1 (3)"]
-    both = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).sensitivity[-1]
+    both = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], say=silent).sensitivity[-1]
     assert both.setting == "model.lora.rank, training.rounds"
     assert [row.value for row in both.rows] == ["8, 2", "4, 1"]
     (other / "config.yaml").write_text((folder / "config.yaml").read_text())
-    lacking = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], told=silent).missing
+    lacking = analyze_run(folder, replace(ALL, what=("sensitivity",)), [other], say=silent).missing
     assert lacking[0].why == "their configs are the same"
 
 
 def _of_three(folder: Path, *others: Path):
-    return analyze_run(folder, replace(ALL, what=("sensitivity",)), others, told=silent).sensitivity[-1].rows
+    return analyze_run(folder, replace(ALL, what=("sensitivity",)), others, say=silent).sensitivity[-1].rows
 
 
 def test_what_was_chosen_among_the_rounds_is_a_state_of_its_own(folder: Path) -> None:
     (unit,) = (folder / "units").glob("*mtct_sarr*")
     write_json_lines(unit / "validation.jsonl", [{}])
-    found = analyze_run(folder, replace(ALL, what=("probabilities",)), told=silent)
+    found = analyze_run(folder, replace(ALL, what=("probabilities",)), say=silent)
     assert [state.name for state in found.folds[0].states][-2:] == ["mtct_sarr round 2", "mtct_sarr"]
 
 
@@ -280,27 +280,27 @@ def test_other_images_or_another_checkpoint_than_the_runs_are_refused(
 ) -> None:
     elsewhere = Path(shutil.copytree(tiny_images.root, tmp_path / "elsewhere"))
     only = replace(ALL, what=("optimisation",))
-    assert analyze_run(folder, replace(only, images=elsewhere), told=silent).folds
+    assert analyze_run(folder, replace(only, images=elsewhere), say=silent).folds
     next(elsewhere.rglob("*.png")).write_bytes(b"another picture")
     with pytest.raises(ThroughlineError, match=r"not the images that the run was made from.*--images"):
-        analyze_run(folder, replace(only, images=elsewhere), told=silent)
+        analyze_run(folder, replace(only, images=elsewhere), say=silent)
     other = write_checkpoint("internvl", tmp_path / "other")
     (other / "notes.json").write_text("{}")
     with pytest.raises(ThroughlineError, match=r"not the checkpoint.*--checkpoint"):
-        analyze_run(folder, replace(only, checkpoint=str(other)), told=silent)
+        analyze_run(folder, replace(only, checkpoint=str(other)), say=silent)
 
 
 def test_units_of_an_earlier_plan_are_left_out(folder: Path) -> None:
     rows = [row for row in read_json_lines(folder / "results.jsonl") if row["method"] != "cls"]
     write_json_lines(folder / "results.jsonl", rows)
-    found = analyze_run(folder, replace(ALL, what=("optimisation",)), told=silent)
+    found = analyze_run(folder, replace(ALL, what=("optimisation",)), say=silent)
     assert {curve.method for curve in found.folds[0].curves} == {"mtct", "mtct_sarr"}
 
 
 def test_a_damaged_file_is_written_anew(folder: Path) -> None:
     (folder / FILE).write_text("{")
     lines: list[str] = []
-    analyze_run(folder, replace(ALL, what=("optimisation",)), told=lines.append)
+    analyze_run(folder, replace(ALL, what=("optimisation",)), say=lines.append)
     assert "written anew" in lines[0] and read_analysis(folder / FILE) is not None
 
 
@@ -364,10 +364,10 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(
         about["inputs"]["images"] = images.fingerprint()
         path.write_text(json.dumps(about))
     settings = replace(ALL, what=("divergence",), images=root, limit=len(images.samples))
-    found = analyze_run(folder, settings, told=silent)
+    found = analyze_run(folder, settings, say=silent)
     (lacking,) = [one for one in found.missing if one.analysis == "divergence"]
     assert lacking.what == str(victim.relative_to(root)) and "image" in lacking.why
     assert found.divergence and found.divergence[0].of == "images"
-    assert analyze_run(folder, settings, told=silent) == found  # from disk it says so, too
-    whole = analyze_run(folder, replace(settings, what=("probabilities", "divergence")), told=silent).missing
-    assert analyze_run(folder, replace(settings, what=("entropy",)), told=silent).missing == whole  # nothing twice
+    assert analyze_run(folder, settings, say=silent) == found  # from disk it says so, too
+    whole = analyze_run(folder, replace(settings, what=("probabilities", "divergence")), say=silent).missing
+    assert analyze_run(folder, replace(settings, what=("entropy",)), say=silent).missing == whole  # nothing twice

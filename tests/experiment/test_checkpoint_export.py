@@ -173,7 +173,7 @@ def test_a_folder_that_holds_something_is_not_touched(export: Export, model: Pat
 
 
 def test_what_a_killed_export_left_is_in_nobodys_way(export: Export, model: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".out.partial"
+    left = tmp_path / ".out.exporting"
     left.mkdir()
     (left / "model-00001-of-00002.safetensors").touch()
     assert export(model)[0] == 0

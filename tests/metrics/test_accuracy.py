@@ -5,18 +5,10 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from throughline.metrics.accuracy import (
-    accuracy,
-    agreement,
     balanced_accuracy,
     confusion_counts,
     per_class_accuracy,
 )
-
-
-def test_accuracy_is_the_unrounded_ratio() -> None:
-    assert accuracy([True, False, False]) == 1 / 3
-    with pytest.raises(ValueError):
-        accuracy([])
 
 
 def test_confusion_and_recalls_equal_scikit_learn() -> None:
@@ -46,14 +38,3 @@ def test_classes_outside_the_list_are_refused() -> None:
         confusion_counts([0, 3], [0, 0], 3)
     with pytest.raises(ValueError):
         confusion_counts([0, 1], [0, 3], 3)
-
-
-def test_two_missing_answers_are_no_agreement() -> None:
-    found = agreement([0, 1, 2, 2], [0, 1, -1, 0], [0, 2, -1, 2])
-    assert found.same == 0.25
-    assert (found.both_correct, found.only_first, found.only_second, found.neither) == (
-        0.25,
-        0.25,
-        0.25,
-        0.25,
-    )

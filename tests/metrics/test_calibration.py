@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import log_loss
 
 from throughline.metrics.calibration import (
     abstention,
-    brier_score,
     expected_calibration_error,
     negative_log_likelihood,
     reliability,
@@ -18,10 +17,7 @@ PROBABILITIES = RNG.dirichlet(np.ones(4), size=300)
 TRUE = RNG.integers(4, size=300)
 
 
-def test_proper_scores_equal_scikit_learn() -> None:
-    one_hot = np.eye(4)[TRUE]
-    by_class = sum(brier_score_loss(one_hot[:, k], PROBABILITIES[:, k]) for k in range(4))
-    assert brier_score(PROBABILITIES, TRUE) == pytest.approx(by_class)
+def test_the_likelihood_equals_scikit_learns() -> None:
     assert negative_log_likelihood(PROBABILITIES, TRUE) == pytest.approx(log_loss(TRUE, PROBABILITIES))
 
 
@@ -31,7 +27,7 @@ def test_a_probability_of_zero_gives_a_finite_loss() -> None:
 
 def test_rows_that_are_no_distribution_are_refused() -> None:
     with pytest.raises(ValueError):
-        brier_score([[0.5, 0.2]], [0])
+        negative_log_likelihood([[0.5, 0.2]], [0])
 
 
 def naive_equal_width(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> float:
@@ -50,14 +46,6 @@ def test_equal_width_error_equals_the_bin_by_bin_loop(bins: int) -> None:
     confidence, correct = PROBABILITIES.max(axis=1), PROBABILITIES.argmax(axis=1) == TRUE
     found = expected_calibration_error(confidence, correct, bins)
     assert found == pytest.approx(naive_equal_width(confidence, correct, bins))
-
-
-def test_equal_mass_error_equals_the_split_of_sorted_samples() -> None:
-    confidence, correct = PROBABILITIES.max(axis=1), PROBABILITIES.argmax(axis=1) == TRUE
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, 10)  # 300 samples: ten parts of 30
-    expected = sum(len(p) / 300 * abs(confidence[p].mean() - correct[p].mean()) for p in parts)
-    assert expected_calibration_error(confidence, correct, 10, "equal_mass") == pytest.approx(expected)
 
 
 def test_a_calibrated_forecaster_has_almost_no_error_and_a_boaster_has_much() -> None:

@@ -97,25 +97,6 @@ def test_shared_images_widen_the_interval_against_pretending_that_seeds_are_fres
     assert (same.high - same.low) == pytest.approx(math.sqrt(3) * (fresh.high - fresh.low), rel=0.15)
 
 
-def test_resampling_targets_widens_and_fixing_seeds_narrows() -> None:
-    data = runs(targets=4, samples=400)
-    for seed in range(3):
-        data[("t0", seed)] = np.zeros(400, dtype=bool)
-        data[("t1", seed)] = np.arange(400) < 100 + 100 * seed
-    plain = width(hierarchical_bootstrap(data, rng()))
-    fixed = width(hierarchical_bootstrap(data, rng(), seeds="fixed"))
-    over_targets = width(hierarchical_bootstrap(data, rng(), resample_targets=True))
-    assert fixed < plain < over_targets
-    assert width(hierarchical_bootstrap(data, rng(), seeds="joint")) > fixed
-
-
-def test_a_joint_draw_needs_the_same_seeds_everywhere() -> None:
-    data = {("a", 0): [True, False], ("a", 1): [True, True], ("b", 0): [True, False]}
-    assert hierarchical_bootstrap(data, rng()).mean == 0.625
-    with pytest.raises(ValueError, match="same seeds"):
-        hierarchical_bootstrap(data, rng(), seeds="joint")
-
-
 def test_seeds_that_are_not_aligned_by_sample_are_refused() -> None:
     with pytest.raises(ValueError, match="aligned"):
         hierarchical_bootstrap({("a", 0): [True], ("a", 1): [True, False]}, rng())

@@ -1,12 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
 
 from throughline.metrics.intervals import hierarchical_bootstrap
-from throughline.metrics.paired import holm, mcnemar_exact, paired_difference, paired_t
+from throughline.metrics.paired import holm, paired_difference
 
 Flags = NDArray[np.bool_]
 
@@ -63,29 +60,6 @@ def test_methods_with_other_runs_or_samples_cannot_be_paired() -> None:
         paired_difference({("a", 0): [True]}, {("b", 0): [True]}, rng())
     with pytest.raises(ValueError, match="aligned"):
         paired_difference({("a", 0): [True]}, {("a", 0): [True, False]}, rng())
-
-
-def test_mcnemar_is_a_fair_coin_on_the_samples_where_they_part() -> None:
-    first = [True] * 9 + [False] * 2 + [True] * 5
-    second = [False] * 9 + [True] * 2 + [True] * 5
-    found = mcnemar_exact(first, second)
-    by_hand = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
-    assert (found.only_first, found.only_second) == (9, 2)
-    assert found.p_value == pytest.approx(by_hand)
-    assert mcnemar_exact([True], [True]).p_value == 1.0
-
-
-def test_paired_t_equals_a_one_sample_test_on_the_differences() -> None:
-    first = {("a", 0): 0.8, ("a", 1): 0.7, ("b", 0): 0.9}
-    second = {("b", 0): 0.7, ("a", 0): 0.75, ("a", 1): 0.6}
-    expected = stats.ttest_1samp([0.05, 0.1, 0.2], 0.0)
-    found = paired_t(first, second)
-    assert (found.statistic, found.p_value, found.pairs) == pytest.approx((expected.statistic, expected.pvalue, 3))
-
-
-def test_one_pair_or_equal_differences_allow_no_t_test() -> None:
-    assert math.isnan(paired_t({("a", 0): 0.5}, {("a", 0): 0.4}).p_value)
-    assert math.isnan(paired_t({("a", 0): 0.5, ("a", 1): 0.6}, {("a", 0): 0.4, ("a", 1): 0.5}).p_value)
 
 
 def step_down_rejections(p_values: list[float], level: float) -> set[int]:

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from throughline.analysis.records import (
-    FILE,
-    Analysis,
-    Buckets,
-    Context,
-    Curve,
-    Divergence,
-    EntropyTable,
-    Estimate,
-    Fold,
-    Kind,
-    Mismatch,
-    Missing,
-    Moved,
-    Overlap,
-    Pair,
-    Sensitivity,
-    Setting,
-    Shaded,
-    Source,
-    State,
-    TokenEntropy,
-    Variant,
-)
+from throughline.analysis.context import Context
+from throughline.analysis.divergence import Divergence, Pair
+from throughline.analysis.document import FILE, Analysis, Fold
+from throughline.analysis.entropy import EntropyTable, Overlap, TokenEntropy
+from throughline.analysis.faithfulness import Variant
+from throughline.analysis.mismatch import Mismatch
+from throughline.analysis.optimisation import Curve
+from throughline.analysis.probabilities import Buckets, Moved
+from throughline.analysis.records import Estimate, Kind, Missing, Source, State
+from throughline.analysis.sensitivity import Sensitivity, Setting
+from throughline.analysis.shading import Shaded
 from throughline.core.files import write_atomically
-from throughline.reporting.runs import Run
+from throughline.runs.reader import Run
 
 BASE = State(method=None, unit=None, round=None)
 KINDS: tuple[tuple[Source, Kind], ...] = (("label", "class"), ("teacher", "class"), ("teacher", "chain"))

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.reporting import conftest
 
+from throughline.analysis.paper import dataset_of
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.core.table import Table
 from throughline.metrics.paired import holm
 from throughline.reporting.ablation import ablation_table, trains_on
 from throughline.reporting.page import write_page
-from throughline.reporting.published import dataset_of, published_ablation, published_methods
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.summaries import CorrectAnswers, Group, compare, groups, summarise
-from throughline.reporting.tables import Table, comparison_table
+from throughline.reporting.published import published_ablation, published_methods
+from throughline.reporting.results import Group, compare, groups, summarise
+from throughline.reporting.tables import comparison_table
+from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
 
 
 def table_of(run: Run) -> Table:
-    (group,) = groups(run.results)
-    correct = CorrectAnswers(run)
-    table = ablation_table(run, group, "label", summarise(run, group, "all", "label", correct), correct)
+    (group,) = groups(run)
+    table = ablation_table(group, "label", summarise(group, "all", "label"))
     assert table is not None
     return table
 
@@ -47,9 +48,9 @@ def test_each_row_is_set_against_the_full_method(fake_run: FakeRun) -> None:
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["cls"][:4] == ("yes", "no", "no", "20") and rows["mtct_sarr"][:4] == ("yes", "yes", "yes", "60")
     assert rows["zero_shot"][3] == "0" and rows["mtct_sarr"][5:] == ("", "", "", "")
-    (group,) = groups(run.results)
-    found = compare(CorrectAnswers(run), group, "label", [("mtct_sarr", method) for method in rows])
-    difference = next(one for one in found if one.baseline == "cls")
+    (group,) = groups(run)
+    found = compare(group, "label", [("mtct_sarr", method) for method in rows])
+    difference = next(one for one in found if one.baseline.name == "cls")
     assert rows["cls"][5] == f"{100 * difference.paired.difference:+.1f}"
     assert rows["cls"][8] == f"{holm([one.paired.p_value for one in found])[1]:.3f}"
     low, high = (float(end) for end in rows["cls"][6].split(" to "))
@@ -86,8 +87,8 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(make_run: Callable[...
     rows = read_json_lines(fake.folder / "results.jsonl")
     write_json_lines(fake.folder / "results.jsonl", [{**row, "dataset": "terra_incognita"} for row in rows])
     run = read_run(fake.folder)
-    (group,) = groups(run.results)
-    table = published_ablation(group, {"label": summarise(run, group, "in", "label")})
+    (group,) = groups(run)
+    table = published_ablation(group, {"label": summarise(group, "in", "label")})
     assert table is not None
     found = {row[0]: row[1:] for row in table.rows}
     assert found["zero_shot"][0] == "46.84" and found["mtct_sarr"] == ("70.65", "X") and found["cls"][1] != "X"
@@ -96,14 +97,14 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(make_run: Callable[...
     assert others is not None and ("RD-MLDG", "InternVL3-8B", "70.65") in others.rows and len(others.rows) == 10
     page = write_page(fake.folder).read_text()
     assert "TerraIncognita: this run beside the paper" in page and "GPT-4o" in page
-    assert published_ablation(Group("drawn", "pocket", "{}"), {}) is None
-    assert published_methods(Group("drawn", "pocket", "{}")) is None
+    drawn = Group(run, "drawn", "pocket")
+    assert published_ablation(drawn, {}) is None and published_methods(drawn) is None
 
 
 def test_one_contrast_has_one_p_wherever_it_is_shown(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    (group,) = groups(run.results)
-    compared = comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "cls")
+    (group,) = groups(run)
+    compared = comparison_table(group, "label", "cls")
     assert compared is not None
     against_cls = {row[0]: row[1:4] for row in compared.rows}
     assert {row[0]: row[6:9] for row in table_of(run).rows}["cls"] == against_cls["mtct_sarr"]
@@ -111,8 +112,8 @@ def test_one_contrast_has_one_p_wherever_it_is_shown(fake_run: FakeRun) -> None:
 
 def test_one_seed_is_not_said_to_be_several(make_run: Callable[..., FakeRun]) -> None:
     run = read_run(make_run(targets=("sketch",), seeds=(0,), size=10).folder)
-    (group,) = groups(run.results)
-    compared = comparison_table(CorrectAnswers(run), group, "label", ("cls", "mtct"), "cls")
+    (group,) = groups(run)
+    compared = comparison_table(group, "label", "cls")
     assert compared is not None
     for table in (compared, table_of(run)):
         assert any("over images only, one seed" in note for note in table.notes)

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.reporting.analysis_fixture import HOSTILE, full_analysis, write_full_analysis
 
-from throughline.analysis.records import FILE, Analysis, Estimate
-from throughline.reporting.analysis_figures import optimisation_figure, perplexity_figure, probability_figures
-from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis, shaded_data
-from throughline.reporting.analysis_summary import summary_of
-from throughline.reporting.analysis_tables import divergence_table, optimisation_table, top_tokens, variant_tables
-from throughline.reporting.folds import averaged
+from throughline.analysis.beside_the_paper import beside_the_paper
+from throughline.analysis.divergence import divergence_table
+from throughline.analysis.document import FILE, Analysis, sections, summary_of
+from throughline.analysis.entropy import top_tokens
+from throughline.analysis.faithfulness import variant_tables
+from throughline.analysis.folds import averaged
+from throughline.analysis.mismatch import perplexity_figure
+from throughline.analysis.optimisation import optimisation_figure, optimisation_table
+from throughline.analysis.probabilities import probability_figures, probability_tables
+from throughline.analysis.records import Estimate
+from throughline.core.table import Table
+from throughline.drawn import DRAWN_NOTE
+from throughline.reporting.analyses import find_analysis, shaded_data
 from throughline.reporting.page import write_page
-from throughline.reporting.probability_tables import beside_the_paper, probability_tables
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.tables import DRAWN_NOTE, Table
+from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -49,9 +54,7 @@ def by_name(table: Table) -> dict[str, tuple[str, ...]]:
 def test_every_section_has_something_when_everything_was_measured(make_run: Callable[..., FakeRun]) -> None:
     run = small(make_run)
     write_full_analysis(run)
-    sections = analysis_sections(find_analysis(run))
-    assert [section.id for section in sections if section.missing] == []
-    assert all(section.tables or section.figures for section in sections)
+    assert all(section.tables or section.figures for section in sections(find_analysis(run).analysis))
     page = unescape(write_page(run.folder).read_text())
     for words in (
         "Beside the paper's figures", "+43.38", "+1.88", "+29.74", "+43.28", "86.33", "92.23", "90.23",
@@ -76,16 +79,16 @@ def test_without_an_analysis_every_section_names_the_command(make_run: Callable[
     if parts == "broken":
         (run.folder / FILE).write_text('{"schema_version": 1, "folds": [')
     found = find_analysis(run)
-    sections: tuple[Section, ...] = analysis_sections(found)
-    assert all(section.missing and "throughline analyze RUN" in section.missing for section in sections)
+    empty = sections(found.analysis)
+    assert not any(section.tables or section.figures for section in empty)
     page = write_page(run.folder).read_text()
-    assert page.count("<code>throughline analyze RUN</code>") >= len(sections)
+    assert page.count("<code>throughline analyze RUN</code>") >= len(empty)
     assert ("analysis.json cannot be used" in page) == (parts == "broken")
     assert str(run.folder.parent) not in page
 
 
 def test_what_training_reached_stands_in_numbers(analysis: Analysis) -> None:
-    table = optimisation_table(analysis)
+    table = optimisation_table(analysis.of_folds("curves"), analysis.scope)
     assert table is not None
     rows = {row[:2]: row[2:] for row in table.rows}
     # every unit's label loss falls from 2 at step 5 to 1 at step 10; a probability was logged at step 5 only
@@ -110,7 +113,7 @@ def test_one_fold_has_its_interval_and_several_their_standard_error() -> None:
 
 
 def test_probabilities_are_averaged_over_folds(analysis: Analysis) -> None:
-    tables = probability_tables(analysis)
+    tables = probability_tables(analysis.of_folds("buckets"), analysis.of_folds("moved"), analysis.scope)
     assert len(tables) == 3
     rows = by_name(tables[0])
     assert list(rows) == ["base", "cls", "reasoning", "mtct", "sarr round 1", "sarr round 2", "mtct_sarr round 1",
@@ -122,7 +125,7 @@ def test_probabilities_are_averaged_over_folds(analysis: Analysis) -> None:
 
 
 def test_the_papers_figures_stand_beside_ours(analysis: Analysis) -> None:
-    table = beside_the_paper(analysis)
+    table = beside_the_paper(*map(analysis.of_folds, ("buckets", "moved", "context")), analysis.scope)
     assert table is not None
     rows = by_name(table)
     label = rows["class tokens, low to high, direct-label SFT, points"]
@@ -134,18 +137,18 @@ def test_the_papers_figures_stand_beside_ours(analysis: Analysis) -> None:
 
 def test_tokens_show_their_blanks(analysis: Analysis) -> None:
     fold = analysis.folds[0]
-    assert top_tokens(fold, fold.entropy[0]).rows == (("␣sky⏎", "7", "2.50", "0.25", "2.25"),)
+    assert top_tokens(fold.name, fold.entropy[0]).rows == (("␣sky⏎", "7", "2.50", "0.25", "2.25"),)
 
 
 def test_divergence_gives_what_chance_gives_and_the_published_means(analysis: Analysis) -> None:
-    table = divergence_table(analysis)
+    table = divergence_table(analysis.divergence, analysis.scope)
     assert table is not None
     assert by_name(table)["images"][2:] == ("0.200", "0.050", "1 of 1")
     assert "0.239" in " ".join(table.notes) and "0.099" in " ".join(table.notes)
 
 
 def test_variants_have_a_column_for_each_state(analysis: Analysis) -> None:
-    accuracy, lost, probability = variant_tables(analysis)
+    accuracy, lost, probability = variant_tables(analysis.of_folds("variants"), analysis.scope)
     assert [row[0] for row in lost.rows] == ["image blanked"] and lost.rows[0][2] == "12.5 ± 0.0"
     assert accuracy.columns[2:] == ("base", "mtct_sarr round 2")
     assert by_name(accuracy)["image blanked"] == ("image", "50.0 ± 0.0", "50.0 ± 0.0")
@@ -153,14 +156,14 @@ def test_variants_have_a_column_for_each_state(analysis: Analysis) -> None:
 
 
 def test_figures_hold_the_numbers_that_they_draw(analysis: Analysis) -> None:
-    histogram = probability_figures(analysis)[0]
+    histogram = probability_figures(analysis.of_folds("buckets"))[0]
     drawn = [row for row in histogram.rows if row[0] == "mtct_sarr round 2"]
     assert [row[3] for row in drawn] == [6] * 19 + [6 * 21]  # six folds
-    curves = optimisation_figure(analysis)
+    curves = optimisation_figure(analysis.of_folds("curves"))
     assert curves is not None
     assert ("class_probability", "label", "cls", 5, 0.25) in curves.rows, "steps that nobody logged are left out"
     assert ("losses", "label", "mtct_sarr", 10, 1.0) in curves.rows
-    rounds = perplexity_figure(analysis)
+    rounds = perplexity_figure(analysis.of_folds("mismatch"), analysis.scope)
     assert rounds is not None
     drawn = [row for row in rounds.rows if row[:2] == ("mtct_sarr", "self")]
     assert [row[2:4] for row in drawn] == [(-1, 4.0), (0, 4.0), (1, 3.0), (2, 2.0)]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.metrics.calibration import expected_calibration_error
-from throughline.reporting.answers import UnitAnswers, read_answers
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
-from throughline.reporting.runs import Prediction, Run, read_run
-from throughline.reporting.summaries import groups
+from throughline.reporting.drawing import csv_of, svg_of
+from throughline.reporting.results import Group, groups
+from throughline.runs.reader import Run, read_run
+from throughline.runs.records import Prediction
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -26,8 +30,8 @@ def run(fake_run: FakeRun) -> Run:
 
 
 @pytest.fixture(scope="module")
-def units(run: Run) -> tuple[UnitAnswers, ...]:
-    return read_answers(run, groups(run.results)[0])
+def group(run: Run) -> Group:
+    return groups(run)[0]
 
 
 def said(run: Run, method: str, target: str | None = None) -> list[Prediction]:
@@ -35,14 +39,8 @@ def said(run: Run, method: str, target: str | None = None) -> list[Prediction]:
     return [prediction for name in sorted(names) for prediction in run.units[name].predictions()]
 
 
-def test_every_unit_is_read_once_with_all_paths(units: tuple[UnitAnswers, ...]) -> None:
-    assert len(units) == 2 * 6 * 3
-    assert all(list(unit.predicted) == ["label", "reasoning", "likelihood"] for unit in units)
-    assert all(unit.confidence is not None and (unit.confidence >= 0.5).all() for unit in units)
-
-
-def test_confusion_is_scikit_learns_with_a_column_for_no_class(run: Run, units: tuple[UnitAnswers, ...]) -> None:
-    tables = confusions(units)
+def test_confusion_is_scikit_learns_with_a_column_for_no_class(run: Run, group: Group) -> None:
+    tables = confusions(group)
     assert len(tables) == 2 * 6 * 3
     one = next(t for t in tables if (t.target, t.method, t.answer) == ("sketch", "cls", "label"))
     answers = [p for p in said(run, "cls", "sketch") if p.answer == "label"]
@@ -52,8 +50,8 @@ def test_confusion_is_scikit_learns_with_a_column_for_no_class(run: Run, units: 
     assert one.counts[:, -1].sum() > 0
 
 
-def test_what_the_script_gets_and_what_the_files_get_add_up(units: tuple[UnitAnswers, ...]) -> None:
-    tables = confusions(units)
+def test_what_the_script_gets_and_what_the_files_get_add_up(group: Group) -> None:
+    tables = confusions(group)
     data = confusion_data(tables)
     for table, found in zip(tables, data["tables"], strict=True):
         cells = np.array(found["cells"]).reshape(-1, 3)
@@ -63,11 +61,11 @@ def test_what_the_script_gets_and_what_the_files_get_add_up(units: tuple[UnitAns
     assert (first.name, second.name) == ("confusion-1", "confusion-2")
     assert sum(int(str(row[-1])) for row in first.rows) == 6 * 3 * 90
     assert {row[0] for row in first.rows} == {"painting"}
-    assert any(row[4] is None for row in first.rows) and "painting,cls,label,boat,," in first.csv()
+    assert any(row[4] is None for row in first.rows) and "painting,cls,label,boat,," in csv_of(first)
 
 
-def test_calibration_and_both_ways_to_abstain(run: Run, units: tuple[UnitAnswers, ...]) -> None:
-    found = {one.method: one for one in confidences(units)}
+def test_calibration_and_both_ways_to_abstain(run: Run, group: Group) -> None:
+    found = {entry.setup.name: entry for entry in confidences(group)}
     table = confidence_table(list(found.values()))
     assert table is not None
     row = next(row for row in table.rows if row[0] == "mtct")
@@ -89,21 +87,37 @@ def test_calibration_and_both_ways_to_abstain(run: Run, units: tuple[UnitAnswers
     assert row[5:7] == (f"{100 * point.coverage:.1f}", f"{100 * point.risk:.1f}")
 
 
-def test_figures_of_confidence_hold_their_points(units: tuple[UnitAnswers, ...]) -> None:
-    found = confidences(units)
+def test_figures_of_confidence_hold_their_points(group: Group) -> None:
+    found = confidences(group)
     reliability, abstention = reliability_figure(found), abstention_figure(found)
     assert reliability is not None and abstention is not None
     assert sum(int(str(row[2])) for row in reliability.rows) == 6 * 180
     points = [row for row in abstention.rows if row[1] == "paths agree"]
-    assert len(points) == 6 and all("currentColor" in plot.svg() for plot in (reliability, abstention))
+    assert len(points) == 6 and all("currentColor" in svg_of(plot) for plot in (reliability, abstention))
 
 
-def test_without_probabilities_only_agreement_is_left() -> None:
-    unit = UnitAnswers("cls", "sketch", 0, (("a",), ("b",)), {"label": ("a", "a"), "reasoning": ("a", None)}, None)
-    (one,) = confidences([unit])
-    assert one.curve is None and one.agreement is not None and (one.agreement.coverage, one.agreement.risk) == (0.5, 0)
-    assert reliability_figure([one]) is None and abstention_figure([one]) is not None
-    table = confidence_table([one])
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Group:
+    """The group of the run in a folder, each line of its predictions changed, or left out."""
+    for path in folder.glob("units/*/predictions.jsonl"):
+        rows = (change(row) for row in read_json_lines(path))
+        write_json_lines(path, [row for row in rows if row is not None])
+    return groups(read_run(folder))[0]
+
+
+def test_without_probabilities_only_agreement_is_left(make_run: Callable[..., FakeRun]) -> None:
+    def two_images(row: dict[str, Any]) -> dict[str, Any] | None:
+        """Both paths are right about the first image; the reasoning path names no class for the second."""
+        place = int(row["sample_id"][-7:-4])
+        if row["answer"] == "likelihood" or place > 1:
+            return None
+        return {**row, "predicted": None if place and row["answer"] == "reasoning" else row["labels"][0]}
+
+    folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
+    (entry,) = confidences(rewritten(folder, two_images))
+    assert entry.curve is None and entry.agreement is not None
+    assert (entry.agreement.coverage, entry.agreement.risk) == (0.5, 0)
+    assert reliability_figure([entry]) is None and abstention_figure([entry]) is not None
+    table = confidence_table([entry])
     assert table is not None and table.rows[0][2:] == ("X", "X", "X", "50.0", "0.0", "X")
-    assert confidences([UnitAnswers("cls", "sketch", 0, (("a",),), {"label": ("a",)}, None)]) == ()
+    assert confidences(rewritten(folder, lambda row: row if row["answer"] == "label" else None)) == ()
     assert confidence_table([]) is None and abstention_figure([]) is None

@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
 
-from throughline.analysis.records import (
-    FILE,
-    Analysis,
-    Divergence,
-    Estimate,
-    Fold,
-    Mismatch,
-    Pair,
-    State,
-    Variant,
-)
+from throughline.analysis.divergence import Divergence, Pair
+from throughline.analysis.document import FILE, Analysis, Fold
+from throughline.analysis.faithfulness import Variant
+from throughline.analysis.mismatch import Mismatch
+from throughline.analysis.records import Estimate, State
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.reporting.cards import chains_section, held_out_section

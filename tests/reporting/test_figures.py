@@ -7,24 +7,25 @@ from xml.etree import ElementTree
 import pytest
 
 from throughline.core.files import read_json_lines, write_json_lines
-from throughline.reporting.figures import accuracy_figure, loss_figure, loss_table, rounds_figure
-from throughline.reporting.plotting import Plot
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.summaries import CorrectAnswers, groups, summarise
+from throughline.core.plot import Plot
+from throughline.reporting.drawing import drawn_figure, svg_of
+from throughline.reporting.figures import accuracy_figure, rounds_figure
+from throughline.reporting.losses import loss_figure, loss_table
+from throughline.reporting.results import groups, summarise
+from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
 
 
 def plots(run: Run) -> list[Plot | None]:
-    (group,) = groups(run.results)
-    correct = CorrectAnswers(run)
-    rows = {answer: summarise(run, group, "all", answer, correct) for answer in ("label", "reasoning")}
-    return [accuracy_figure(rows), rounds_figure(run, group, "all"), loss_figure(run, group)]
+    (group,) = groups(run)
+    rows = {answer: summarise(group, "all", answer) for answer in ("label", "reasoning")}
+    return [accuracy_figure(rows), rounds_figure(group, "all"), loss_figure(group)]
 
 
 def figures(run: Run) -> list[str | None]:
-    return [None if plot is None else plot.svg() for plot in plots(run)]
+    return [None if plot is None else svg_of(plot) for plot in plots(run)]
 
 
 def test_figures_are_the_same_bytes_each_time_and_carry_no_date(fake_run: FakeRun) -> None:
@@ -67,8 +68,8 @@ def test_a_run_without_training_or_rounds_has_no_such_figures(make_run: Callable
     run = read_run(make_run(methods=("zero_shot",), seeds=(0,), targets=("sketch",)).folder)
     accuracy, rounds, loss = figures(run)
     assert accuracy is not None and rounds is None and loss is None
-    (group,) = groups(run.results)
-    assert loss_table(run, group) is None
+    (group,) = groups(run)
+    assert loss_table(group) is None
 
 
 def test_rounds_begin_where_they_started_from(fake_run: FakeRun) -> None:
@@ -97,8 +98,8 @@ def test_rounds_without_all_of_their_starts_begin_with_the_first(make_run: Calla
 
 def test_losses_stand_in_a_table_stage_by_stage(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    (group,) = groups(run.results)
-    table = loss_table(run, group)
+    (group,) = groups(run)
+    table = loss_table(group)
     assert table is not None
     rows = {row[:3]: row[3:] for row in table.rows}
     # the fixture's chain loss: 2 / (step + 20 * round), logged at steps 5, 10, 15, 20 of each stage, in six units
@@ -109,10 +110,9 @@ def test_losses_stand_in_a_table_stage_by_stage(fake_run: FakeRun) -> None:
 
 def test_the_caption_says_what_the_whiskers_are(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    (group,) = groups(run.results)
+    (group,) = groups(run)
     with_predictions, without = (
-        accuracy_figure({"label": summarise(run, group, "all", "label", correct)})
-        for correct in (CorrectAnswers(run), None)
+        accuracy_figure({"label": summarise(group, "all", "label", intervals)}) for intervals in (True, False)
     )
     assert with_predictions is not None and with_predictions.description.endswith("whiskers: 95 % intervals")
     assert without is not None and without.description.endswith("whiskers: standard error over seeds")
@@ -120,12 +120,11 @@ def test_the_caption_says_what_the_whiskers_are(fake_run: FakeRun) -> None:
 
 def test_more_runs_than_colours_still_make_a_figure(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    (group,) = groups(run.results)
-    rows = summarise(run, group, "all", "label")
+    (group,) = groups(run)
+    rows = summarise(group, "all", "label")
     plot = accuracy_figure({f"a rather long name of run {number}": rows for number in range(11)}, series="{}")
     assert plot is not None and {row[0] for row in plot.rows} == {f"a rather long name of run {n}" for n in range(11)}
-    legend = plot.figure.axes[0].get_legend()
-    assert legend is not None
-    plot.figure.draw_without_rendering()
-    box, paper = legend.get_window_extent(), plot.figure.bbox
+    figure = drawn_figure(plot)
+    (legend,) = figure.legends
+    box, paper = legend.get_window_extent(), figure.bbox
     assert box.x0 >= paper.x0 and box.x1 <= paper.x1

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
+from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.gallery import Part, make_gallery, parts, thumbnail
 from throughline.reporting.page import write_page
-from throughline.reporting.runs import read_run
-from throughline.reporting.summaries import groups
-from throughline.reporting.tables import DRAWN_NOTE
+from throughline.reporting.results import groups
+from throughline.reporting.tables import comparison_table, results_table
+from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -115,10 +116,10 @@ def test_the_gallery_has_every_image_with_what_every_method_said(fake_run: FakeR
 
 def test_pictures_and_texts_are_bounded(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    gallery = make_gallery(run, groups(run.results)[0], fake_run.images, told=10, limit=40)
-    assert gallery is not None and (len(gallery.cards), gallery.total, gallery.told) == (40, 60, 10)
+    gallery = make_gallery(groups(run)[0], fake_run.images, with_texts=10, limit=40)
+    assert gallery is not None and (len(gallery.cards), gallery.total, gallery.with_texts) == (40, 60, 10)
     assert [card.thumbnail is not None for card in gallery.cards] == [True] * 10 + [False] * 30
-    texts = [said.parts for card in gallery.cards[10:] for entry in card.entries for said in entry.said]
+    texts = [answer.parts for card in gallery.cards[10:] for entry in card.entries for answer in entry.answers]
     assert set(texts) == {None}
 
 
@@ -129,12 +130,12 @@ def test_the_same_run_gives_the_same_bytes_and_no_path_of_this_machine(fake_run:
 
 def test_the_deciding_method_is_half_wrong_where_it_can_be(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
-    gallery = make_gallery(run, groups(run.results)[0], None, told=8)
+    gallery = make_gallery(groups(run)[0], None, with_texts=8)
     assert gallery is not None
-    assert (gallery.told, gallery.right, gallery.chosen_by) == (8, 4, "mtct_sarr")
+    assert (gallery.with_texts, gallery.right, gallery.chosen_by) == (8, 4, "mtct_sarr")
     assert {card.domain for card in gallery.cards[:8]} == {"painting", "sketch"}
     assert gallery.cards[0].entries[0].method == "zero_shot"
-    assert [said.answer for said in gallery.cards[0].entries[0].said] == ["label", "reasoning", "likelihood"]
+    assert [answer.answer for answer in gallery.cards[0].entries[0].answers] == ["label", "reasoning", "likelihood"]
 
 
 def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable[..., FakeRun]) -> None:
@@ -191,15 +192,36 @@ def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable
 def test_several_groups_of_results_have_figures_of_their_own(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls", "mtct"), seeds=(0,), targets=("sketch",))
     rows = read_json_lines(fake.folder / "results.jsonl")
-    shifted = [{**row, "factors": {"severity": 3}} if row["method"] == "mtct" else row for row in rows]
-    write_json_lines(fake.folder / "results.jsonl", shifted)
+    other = [{**row, "model": "larger"} if row["method"] == "mtct" else row for row in rows]
+    write_json_lines(fake.folder / "results.jsonl", other)
     text = write_page(fake.folder, fake.images).read_text()
     ids = [str(attributes["id"]) for _, attributes in Reader(text).tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     assert {"accuracy.csv", "accuracy-2.csv", "confusion-1-2.png"} <= {
         path.name for path in (fake.folder / "report" / "figures").iterdir()
     }
-    assert text.count('class="gallery"') == 2 and "severity" in text
+    assert text.count('class="gallery"') == 2 and "drawn · larger" in text
+
+
+def test_factors_are_axes_of_one_table(make_run: Callable[..., FakeRun]) -> None:
+    """Two units that differ in one factor alone stand in one table, each level set against the first."""
+    fake = make_run(methods=("zero_shot", "cls"), seeds=(0,), targets=("sketch",))
+    rows = read_json_lines(fake.folder / "results.jsonl")
+    wording = {"zero_shot": "plain", "cls": "short"}
+    varied = [{**row, "method": "zero_shot", "factors": {"wording": wording[row["method"]]}} for row in rows]
+    write_json_lines(fake.folder / "results.jsonl", varied)
+    run = read_run(fake.folder)
+    (group,) = groups(run)
+    assert list(group.setups) == ["zero_shot, wording=plain", "zero_shot, wording=short"]
+    table = results_table(group, "all", "label")
+    assert table.columns[:3] == ("method", "wording", "sketch")
+    assert [row[:2] for row in table.rows] == [("zero_shot", "plain"), ("zero_shot", "short")]
+    compared = comparison_table(group, "label")
+    assert compared is not None and compared.title.endswith("difference from zero_shot, wording=plain, split all")
+    assert [row[:2] for row in compared.rows] == [("zero_shot", "short")]
+    text = write_page(fake.folder, fake.images).read_text()
+    assert text.count('class="gallery"') == 1 and text.count("zero_shot, wording=short") > 1
+    assert gallery_of(text)["methods"] == list(group.setups)
 
 
 def test_names_of_another_hand_stay_text_in_figures_and_data(make_run: Callable[..., FakeRun]) -> None:

@@ -12,9 +12,9 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.reporting.page import page_html
 from throughline.reporting.reduced import reduce_run, require_whole
-from throughline.reporting.runs import REDUCED_PREDICTIONS, Run, read_run
-from throughline.reporting.summaries import CorrectAnswers, groups
+from throughline.reporting.results import groups
 from throughline.reporting.tables import comparison_table, headline_table, results_table, rounds_table
+from throughline.runs.reader import REDUCED_PREDICTIONS, Run, read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -29,12 +29,11 @@ def test_a_reduced_run_gives_the_tables_of_the_whole_one_with_intervals_comparis
     fake_run: FakeRun, reduced: Run
 ) -> None:
     def tables(run: Run) -> list[object]:
-        (group,) = groups(run.results)
-        correct = CorrectAnswers(run)
-        found: list[object] = [headline_table(run, group, "all", correct), rounds_table(run, group)]
+        (group,) = groups(run)
+        found: list[object] = [headline_table(group, "all"), rounds_table(group)]
         for answer in ("label", "reasoning", "likelihood"):
-            found += [results_table(run, group, split, answer, correct) for split in ("in", "out", "all")]
-            found.append(comparison_table(correct, group, answer, fake_run.methods, "cls"))
+            found += [results_table(group, split, answer) for split in ("in", "out", "all")]
+            found.append(comparison_table(group, answer, "cls"))
         return found
 
     assert None not in tables(reduced)

@@ -15,8 +15,8 @@ from tests.reporting.conftest import ATTACK, CLASSES, FakeRun, chain, line, writ
 from browser import BROWSER, Browser
 from throughline.core.files import write_atomically, write_json, write_json_lines
 from throughline.reporting.page import write_page
-from throughline.reporting.runs import Run, read_run
 from throughline.reporting.side_by_side import write_side_by_side
+from throughline.runs.reader import Run, read_run
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no headless browser on this machine")
 Answers = dict[tuple[str, str, str], Any]

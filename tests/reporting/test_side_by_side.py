@@ -14,9 +14,9 @@ from tests.reporting.test_page import Reader
 from throughline.cli import report
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import write_atomically
-from throughline.reporting.runs import read_run
+from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, names_of
-from throughline.reporting.tables import DRAWN_NOTE
+from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun

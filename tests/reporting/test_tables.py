@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 
 from throughline.core.files import read_json_lines, write_json_lines
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.summaries import CorrectAnswers, contradictions, groups, summarise
-from throughline.reporting.tables import (
-    DRAWN_NOTE,
-    Table,
-    comparison_table,
-    headline_table,
-    results_table,
-    rounds_table,
-    to_latex,
-    to_markdown,
-    to_terminal,
-)
+from throughline.core.table import Table
+from throughline.drawn import DRAWN_NOTE
+from throughline.reporting.results import contradictions, groups, summarise
+from throughline.reporting.tables import comparison_table, headline_table, results_table, rounds_table
+from throughline.reporting.text import to_latex, to_markdown, to_terminal
+from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -42,8 +35,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | No
 
 
 def test_cells_are_mean_and_standard_error_over_seeds_as_domainbed_prints_them(fake_run: FakeRun, run: Run) -> None:
-    (group,) = groups(run.results)
-    table = results_table(run, group, "in", "label")
+    (group,) = groups(run)
+    table = results_table(group, "in", "label")
     assert table.columns == ("method", "painting", "sketch", "Avg", "unparsed")
     assert [row[0] for row in table.rows] == list(fake_run.methods)
     lines = [json.loads(line) for line in (run.folder / "results.jsonl").read_text().splitlines()]
@@ -66,17 +59,17 @@ def test_cells_are_mean_and_standard_error_over_seeds_as_domainbed_prints_them(f
 def test_rounds_do_not_enter_the_table_and_other_methods_stand_last(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls", "mtct_sarr"), seeds=(0,), targets=("sketch",)).folder
     run = rewrite(folder, lambda row: {**row, "method": {"cls": "erm"}.get(row["method"], row["method"])})
-    (group,) = groups(run.results)
-    rows = summarise(run, group, "all", "label")
-    assert [row.method for row in rows] == ["mtct_sarr", "erm"]
-    assert rows[0].cells["sketch"].count == 1
+    (group,) = groups(run)
+    rows = summarise(group, "all", "label")
+    assert list(rows) == ["mtct_sarr", "erm"]
+    assert rows["mtct_sarr"].cells["sketch"].count == 1
 
 
 def test_a_missing_target_is_an_x_and_leaves_no_average(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("zero_shot", "cls"), seeds=(0,), targets=("painting", "sketch")).folder
     run = rewrite(folder, lambda row: None if (row["method"], row["targets"]) == ("cls", ["sketch"]) else row)
-    (group,) = groups(run.results)
-    table = results_table(run, group, "all", "label", CorrectAnswers(run))
+    (group,) = groups(run)
+    table = results_table(group, "all", "label")
     zero_shot, cls = table.rows
     assert "X" not in zero_shot and "±" not in "".join(zero_shot)
     assert cls[2:5] == ("X", "X", "X")
@@ -85,65 +78,67 @@ def test_a_missing_target_is_an_x_and_leaves_no_average(make_run: Callable[..., 
 def test_a_seed_that_lacks_a_target_does_not_spread_the_average(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls",), seeds=(0, 1), targets=("painting", "sketch")).folder
     run = rewrite(folder, lambda row: None if (row["seed"], row["targets"]) == (1, ["sketch"]) else row)
-    (group,) = groups(run.results)
-    (row,) = summarise(run, group, "all", "label")
+    (group,) = groups(run)
+    (row,) = summarise(group, "all", "label").values()
     assert row.average is not None
     assert row.average.count == 1
     assert row.average.mean == pytest.approx(np.mean([cell.mean for cell in row.cells.values()]))
 
 
 def test_the_interval_holds_the_average_and_stands_for_the_whole_target_only(run: Run) -> None:
-    (group,) = groups(run.results)
-    correct = CorrectAnswers(run)
-    for row in summarise(run, group, "all", "reasoning", correct):
+    (group,) = groups(run)
+    for row in summarise(group, "all", "reasoning").values():
         assert row.interval is not None and row.average is not None
         assert row.interval.low < row.interval.mean < row.interval.high
         assert row.interval.mean == pytest.approx(row.average.mean)
-    assert all(row.interval is None for row in summarise(run, group, "in", "reasoning", correct))
+    assert all(row.interval is None for row in summarise(group, "in", "reasoning").values())
 
 
 def test_comparisons_are_paired_and_corrected(fake_run: FakeRun, run: Run) -> None:
-    (group,) = groups(run.results)
-    table = comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "cls")
+    (group,) = groups(run)
+    table = comparison_table(group, "label", "cls")
     assert table is not None
     rows = {row[0]: row for row in table.rows}
     assert "cls" not in rows and len(rows) == 5
     assert rows["mtct_sarr"][1].startswith("+") and rows["zero_shot"][1].startswith("-")
     assert all(float(row[4]) >= float(row[3]) for row in table.rows)
     assert rows["mtct_sarr"][5] == "6"
-    assert comparison_table(CorrectAnswers(run), group, "label", fake_run.methods, "nothing") is None
+    assert comparison_table(group, "label", "nothing") is None
 
 
 def test_results_that_contradict_their_predictions_are_named(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
     run = read_run(folder)
-    assert contradictions(run, CorrectAnswers(run)) == ()
+    assert contradictions(run) == ()
     run = rewrite(folder, lambda row: {**row, "correct": 29} if row["answer"] == "label" else row)
-    (found,) = contradictions(run, CorrectAnswers(run))
+    (found,) = contradictions(run)
     assert "label: results say 29 of 30 right" in found
 
 
-def test_groups_of_factors_do_not_mix(make_run: Callable[..., FakeRun]) -> None:
+def test_levels_of_a_factor_do_not_mix(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
     run = rewrite(folder, lambda row: {**row, "factors": {"shots": 4} if row["split"] == "in" else {}})
-    assert [group.factors for group in groups(run.results)] == ["{}", '{"shots":4}']
+    (group,) = groups(run)
+    assert group.factors == ("shots",) and list(group.setups) == ["cls", "cls, shots=4"]
+    assert [row[:2] for row in results_table(group, "in", "label").rows] == [("cls", "4")]
+    assert [row[:2] for row in results_table(group, "all", "label").rows] == [("cls", "–")]
 
 
 def test_every_table_of_the_drawn_world_says_what_it_is_not(make_run: Callable[..., FakeRun], run: Run) -> None:
-    (group,) = groups(run.results)
-    assert DRAWN_NOTE in results_table(run, group, "in", "label").notes
-    assert DRAWN_NOTE in headline_table(run, group, "all").notes
+    (group,) = groups(run)
+    assert DRAWN_NOTE in results_table(group, "in", "label").notes
+    assert DRAWN_NOTE in headline_table(group, "all").notes
     folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
     real = rewrite(folder, lambda row: {**row, "dataset": "pacs"})
-    assert DRAWN_NOTE not in results_table(real, groups(real.results)[0], "in", "label").notes
+    assert DRAWN_NOTE not in results_table(groups(real)[0], "in", "label").notes
 
 
 def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> None:
-    (group,) = groups(run.results)
-    headline = headline_table(run, group, "all", CorrectAnswers(run))
+    (group,) = groups(run)
+    headline = headline_table(group, "all")
     assert headline.columns == ("method", "label path", "reasoning path", "likelihood path")
     assert all(" to " in cell for row in headline.rows for cell in row[1:])
-    rounds = rounds_table(run, group)
+    rounds = rounds_table(group)
     assert rounds is not None
     assert rounds.columns[:4] == ("method", "round", "sampled", "accepted %")
     assert rounds.rows[0][:4] == ("sarr", "1", "600", "70.0")
@@ -153,7 +148,7 @@ def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> 
 def test_failed_answers_get_a_column_when_there_are_any(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
     run = rewrite(folder, lambda row: {**row, "errors": 3, "unparsed": 6})
-    table = results_table(run, groups(run.results)[0], "all", "label")
+    table = results_table(groups(run)[0], "all", "label")
     assert table.columns[-2:] == ("unparsed", "failed")
     assert table.rows[0][-2:] == ("20.0", "10.0")
 

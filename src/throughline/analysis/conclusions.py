@@ -1,5 +1,4 @@
-"""Does the answer follow from the chain, and the chain from the image? The class read behind chains and images that
-were tampered with.
+"""The predicted class when the chain before it, or the image, is tampered with. `faithfulness` counts it.
 
     p(y | image, chain so far) is proportional to p(name of y and what follows | image, question, chain up to the name)
 
@@ -12,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from PIL import Image
 
-from throughline.analysis.estimates import over_images
-from throughline.analysis.records import State, Variant
+from throughline.analysis.faithfulness import WHOLE, About, Read
 from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
@@ -47,11 +44,9 @@ AT_ONCE = 8192
 REPORTED_EVERY = 16
 """Images."""
 
-WHOLE = "whole chain"
 BLANK = 128
 """Grey, in each channel: what is left of an image that is blanked."""
 
-About = Literal["stage removed", "stage swapped", "chain", "image", "whole"]
 Variants = list[tuple[Question, About]]
 """The question behind the stages that are left, and what was changed."""
 
@@ -62,17 +57,6 @@ class Chained:
 
     sample: Sample
     stages: Stages
-
-
-@dataclass(frozen=True)
-class Read:
-    """What was read of one image in one variant: the probability of its class, and whether it is the most likely."""
-
-    sample_id: str
-    variant: str
-    about: About
-    probability: float
-    correct: bool
 
 
 @dataclass(frozen=True)
@@ -167,25 +151,3 @@ def chained(
         if parsed.chain is not None and parsed.label is not None:
             chained.append(Chained(sample, dict(zip(form.stages, parsed.chain.stages, strict=True))))
     return chained
-
-
-def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
-    """A line for each variant, in the order in which they were read."""
-    whole = {read.sample_id: float(read.correct) for read in reads if read.variant == WHOLE}
-    lines = []
-    for name in dict.fromkeys(read.variant for read in reads):
-        rows = [read for read in reads if read.variant == name]
-        ids = [row.sample_id for row in rows]
-        lost = [whole[row.sample_id] - float(row.correct) for row in rows]
-        lines.append(
-            Variant(
-                state=state,
-                name=name,
-                about=rows[0].about,
-                images=len(rows),
-                accuracy=over_images([float(row.correct) for row in rows], ids),
-                probability=over_images([row.probability for row in rows], ids),
-                lost=None if name == WHOLE else over_images(lost, ids, scale=100),
-            )
-        )
-    return tuple(lines)

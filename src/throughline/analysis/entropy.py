@@ -7,17 +7,65 @@ tokens that come fewer than `minimum` times left out; reduction is the mean befo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+from throughline.analysis.claims import Claim, Value, exactly, less
+from throughline.analysis.folds import mean_of, together
+from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
-from throughline.analysis.records import EntropyTable, Overlap, Source, State, TokenEntropy
+from throughline.analysis.records import WHOSE, Record, Source, State
+from throughline.analysis.section import Scope, Section, make_section
 from throughline.analysis.tokens import TokenTable, require_same_tokens
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval
 
 TOP = 15
 """As many as the paper lists."""
 
 MINIMUM = 5
 """Times a token has to come; ours."""
+
+
+class TokenEntropy(Record):
+    """A token of the vocabulary: how uncertain the model is where it comes next, before and after."""
+
+    token: str
+    count: int
+    before: float
+    after: float
+
+    @property
+    def reduction(self) -> float:
+        """Before minus after, in nats."""
+        return self.before - self.after
+
+
+class EntropyTable(Record):
+    """Mean next-token entropy under the chains of one source, and the tokens where it fell most."""
+
+    before: State
+    after: State
+    source: Source
+    minimum: int
+    """Times a token has to come to be counted."""
+    tokens: int
+    mean_before: float
+    mean_after: float
+    top: tuple[TokenEntropy, ...]
+    about_classes: int
+    """How many of `top` are part of a class name."""
+
+
+class Overlap(Record):
+    """Tokens that are in both `top` lists of a fold: under teacher's chains and under the model's own."""
+
+    teacher: State
+    own: State
+    shared: tuple[str, ...]
+    of: int
 
 
 def entropy_table(
@@ -66,6 +114,125 @@ def entropy_table(
 
 def overlap(teacher: EntropyTable, own: EntropyTable) -> Overlap:
     """What both lists have in common."""
-    names = {one.token for one in own.top}
-    shared = tuple(one.token for one in teacher.top if one.token in names)
+    names = {entry.token for entry in own.top}
+    shared = tuple(entry.token for entry in teacher.top if entry.token in names)
     return Overlap(teacher=teacher.after, own=own.after, shared=shared, of=min(len(teacher.top), len(own.top)))
+
+
+Folds = Sequence[tuple[str, Sequence[EntropyTable], Sequence[Overlap]]]
+"""Name, tables and overlaps of each fold."""
+
+
+def section(folds: Folds, scope: Scope) -> Section:
+    """Mean entropies, what both lists share, and on demand each fold's lists."""
+    return make_section(
+        "entropy",
+        "Where the model became sure",
+        "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
+        [mean_table([table for _, tables, _ in folds for table in tables], scope), _overlap_table(folds, scope)],
+        folded=tuple(
+            (f"Tokens where the entropy fell most: {name}", tuple(top_tokens(name, table) for table in tables))
+            for name, tables, _ in folds
+            if tables
+        ),
+    )
+
+
+def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
+    """Mean next-token entropy before and after, and how many of the tokens where it fell most name a class."""
+    if not measured:
+        return None
+    grouped = together(measured, lambda table: (table.source, table.before.name, table.after.name))
+    return tabulate(
+        "Next-token entropy under each source's chains",
+        grouped.values(),
+        {
+            "weights": lambda of: f"{of[0].before.name} to {of[0].after.name}",
+            "chains": lambda of: WHOSE[of[0].source],
+            "tokens": lambda of: str(sum(table.tokens for table in of)),
+            "before, nats": lambda of: mean_of([table.mean_before for table in of], 2, 1.0),
+            "after, nats": lambda of: mean_of([table.mean_after for table in of], 2, 1.0),
+            "of the top, part of a class name": lambda of: (
+                f"{sum(table.about_classes for table in of)} of {sum(len(table.top) for table in of)}"
+            ),
+        },
+        scope.notes(
+            f"Mean over folds. Published: {PAPER} finds the top tokens of the two sources disjoint: context words "
+            "under GPT-4o's chains, category words under the model's own. Its formula and minimum count are not known."
+        ),
+    )
+
+
+def top_tokens(fold: str, table: EntropyTable) -> Table:
+    """The tokens where the entropy fell most in one fold."""
+    return tabulate(
+        f"{fold}: {WHOSE[table.source]}, {table.before.name} to {table.after.name}",
+        table.top,
+        {
+            "token": lambda entry: _blanks_shown(entry.token),
+            "times": lambda entry: str(entry.count),
+            "before": lambda entry: f"{entry.before:.2f}",
+            "after": lambda entry: f"{entry.after:.2f}",
+            "fell by, nats": lambda entry: f"{entry.reduction:.2f}",
+        },
+        (f"Tokens that come at least {table.minimum} times; ␣ is a blank.",),
+    )
+
+
+def _overlap_table(folds: Folds, scope: Scope) -> Table | None:
+    """Tokens in both top lists, fold by fold."""
+    pairs = [(name, both) for name, _, overlaps in folds for both in overlaps]
+    if not pairs:
+        return None
+    return tabulate(
+        "Tokens in both lists",
+        pairs,
+        {
+            "fold": lambda pair: pair[0],
+            "under a teacher's chains": lambda pair: pair[1].teacher.name,
+            "under own chains": lambda pair: pair[1].own.name,
+            "shared": lambda pair: f"{len(pair[1].shared)} of {pair[1].of}",
+            "tokens": lambda pair: " ".join(map(_blanks_shown, pair[1].shared)) or "none",
+        },
+        scope.notes(),
+    )
+
+
+def _blanks_shown(token: str) -> str:
+    """A token with its blanks and line ends made visible."""
+    return token.replace("\n", "⏎").replace(" ", "␣")
+
+
+def _shared(fold: Any) -> Interval | None:
+    """Tokens that both entropy lists share, in percent; mtct's and mtct_sarr's."""
+    wanted = ("mtct", "mtct_sarr")
+    both = next((o for o in fold.overlap if (o.teacher.method, o.own.method) == wanted), None)
+    return None if both is None or not both.of else exactly(100 * len(both.shared) / both.of)
+
+
+def _about_classes(source: Source, method: str) -> Value:
+    """How many of the tokens of greatest entropy reduction are part of a class name, in percent."""
+
+    def value(fold: Any) -> Interval | None:
+        table = next((t for t in fold.entropy if (t.source, t.after.method) == (source, method)), None)
+        return None if table is None or not table.top else exactly(100 * table.about_classes / len(table.top))
+
+    return value
+
+
+CLAIMS = (
+    Claim(
+        "The tokens that grow sure are others",
+        "disjoint",
+        "shared among the 15, teacher's and own chains",
+        _shared,
+        "%",
+        None,
+    ),
+    Claim(
+        "Under own chains they are about classes",
+        "category words",
+        "part of a class name: own − teacher's list",
+        less(_about_classes("self", "mtct_sarr"), _about_classes("teacher", "mtct")),
+    ),
+)

@@ -1,4 +1,4 @@
-"""How well a model expects a teacher's chains and its own, round by round.
+"""How well a model expects a teacher's chains and its own, round by round: their perplexity under the model.
 
     perplexity = exp( mean over chains of (1/T) sum_t -log p(r_t | r_<t, x, q) )
 
@@ -8,13 +8,38 @@ convergence: the Wasserstein distance between the distributions of token probabi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from scipy.stats import wasserstein_distance
 
+from throughline.analysis.claims import Claim, Value, less, of_images
 from throughline.analysis.estimates import by_image, over_images, through
+from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
-from throughline.analysis.records import Mismatch, Source, State
+from throughline.analysis.records import WHOSE, Estimate, Record, Source, State
+from throughline.analysis.section import Scope, Section, make_section
 from throughline.analysis.tokens import TokenTable
+from throughline.core.plot import Panel, Plot, Series
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval
+from throughline.runs.order import in_order
+from throughline.training.methods import METHODS
+
+
+class Mismatch(Record):
+    """The chains of a source under one state of the weights."""
+
+    state: State
+    source: Source
+    images: int
+    perplexity: Estimate
+    """exp of the mean over chains of the mean NLL over a chain's tokens (the paper's per-sequence reduction)."""
+    low: float
+    """Share of chain tokens below 0.25."""
+    distance: float | None
+    """Wasserstein distance of the token probabilities' distribution from the round before's; None for the first."""
 
 
 def mismatch(table: TokenTable, state: State, source: Source, previous: TokenTable | None) -> Mismatch | None:
@@ -34,3 +59,145 @@ def mismatch(table: TokenTable, state: State, source: Source, previous: TokenTab
         if earlier is None or not len(earlier)
         else float(wasserstein_distance(earlier.probability, chosen.probability)),
     )
+
+
+def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
+    """The perplexities as a table and by round."""
+    return make_section(
+        "rounds-expected",
+        "Rounds: perplexity of the chains under the model",
+        "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the same texts "
+        "throughout; own chains are other texts at each row: what those weights wrote themselves, as far as it was "
+        "accepted.",
+        [mismatch_table(measured, scope)],
+        [perplexity_figure(measured, scope)],
+    )
+
+
+def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table | None:
+    """Perplexity of teacher's and own chains by state, and how far a round moved the token probabilities."""
+    if not measured:
+        return None
+    grouped = together(measured, lambda record: (record.source, record.state.name))
+    return tabulate(
+        "Perplexity of the chains under the model",
+        grouped.values(),
+        {
+            "weights": lambda of: of[0].state.name,
+            "chains": lambda of: WHOSE[of[0].source],
+            "images": lambda of: str(sum(record.images for record in of)),
+            "perplexity": lambda of: averaged([record.perplexity for record in of], 2),
+            "tokens below 0.25, %": lambda of: mean_of([record.low for record in of]),
+            "distance from the state before": lambda of: mean_of(
+                [record.distance for record in of if record.distance is not None], 3, 1.0
+            ),
+        },
+        scope.notes(
+            f"Perplexity: exp of the mean over chains of the mean NLL over a chain's tokens. {scope.spread}",
+            "Own chains are other texts in each row: the base's own; what the first round accepted, for the weights it "
+            "started from; what each round accepted.",
+            "Distance: Wasserstein, between the distributions of token probabilities of two successive states.",
+        ),
+    )
+
+
+def perplexity_figure(measured: Sequence[Mismatch], scope: Scope) -> Plot | None:
+    """By round of each method with rounds, teacher's chains left and own chains right, on one logarithmic axis."""
+    methods = in_order((record.state.method or "" for record in measured), METHODS)
+    methods = tuple(name for name in methods if name in METHODS and METHODS[name].self_labelled)
+    if not methods:
+        return None
+    last = max(record.state.round or 0 for record in measured)
+    ticks = list(zip(range(-1, last + 1), ("base", "start", *map(str, range(1, last + 1))), strict=True))
+    panels, rows = [], []
+    for source in ("teacher", "self"):
+        series = []
+        for method in methods:
+            points = _points([record for record in measured if record.source == source], method)
+            if points:
+                xs, middles, lows, highs = zip(*points, strict=True)
+                look = list(METHODS).index(method)
+                series.append(Series(method, xs, middles, colour=look, marker=look, dash=look, whiskers=(lows, highs)))
+                rows += [(method, source, *point) for point in points]
+        panels.append(
+            Panel(
+                tuple(series),
+                WHOSE[source],
+                "round of self-labelling",
+                "perplexity" if source == "teacher" else "",
+                x_ticks=ticks,
+                logarithmic=True,
+            )
+        )
+    whiskers = "95 % intervals over images" if scope.folds == 1 else "standard error over folds"
+    return Plot(
+        "perplexity",
+        f"Perplexity of teacher's and own chains by round of self-labelling; whiskers: {whiskers}",
+        tuple(panels),
+        ("method", "chains", "round", "perplexity", "low", "high"),
+        tuple(rows),
+        height=3.2,
+        across=2,
+        shared="y",
+    )
+
+
+def summary(measured: Sequence[Mismatch]) -> list[str]:
+    """A line for each source and state."""
+    grouped = together(measured, lambda record: (record.source, record.state.name))
+    return [
+        f"perplexity of {WHOSE[source]} to {name}: {averaged([record.perplexity for record in of_folds], 2)}"
+        for (source, name), of_folds in grouped.items()
+    ]
+
+
+def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float, float, float]]:
+    """Round, perplexity and the ends of its whisker: -1 for the base, 0 for where the rounds start."""
+    start = METHODS[method].starts_from
+    numbered: dict[int, list[Estimate]] = {}
+    for record in measured:
+        state = record.state
+        if state.method is None:
+            numbered.setdefault(-1, []).append(record.perplexity)
+        elif state.method == method:
+            numbered.setdefault(state.round or 0, []).append(record.perplexity)
+        elif state.method == start and state.round is None:
+            numbered.setdefault(0, []).append(record.perplexity)
+    points = []
+    for number, estimates in sorted(numbered.items()):
+        means = [estimate.mean for estimate in estimates]
+        middle, error = float(np.mean(means)), float(np.std(means) / np.sqrt(len(means)))
+        alone = len(estimates) == 1
+        ends = (estimates[0].low, estimates[0].high) if alone else (middle - error, middle + error)
+        points.append((number, middle, *ends))
+    return points
+
+
+def perplexity(state: str, source: Source) -> Value:
+    """Of a source's chains under one state."""
+
+    def value(fold: Any) -> Interval | None:
+        matching = (r for r in fold.mismatch if (r.state.name, r.source) == (state, source))
+        return next((of_images(record.perplexity) for record in matching), None)
+
+    return value
+
+
+CLAIMS = (
+    Claim(
+        "The teacher's chains are foreign to the base",
+        "–",
+        "perplexity of teacher's − of its own chains, base",
+        less(perplexity("base", "teacher"), perplexity("base", "self")),
+        "",
+    ),
+)
+ROUNDS_CLAIMS = (
+    Claim(
+        "Own chains come to be expected",
+        "–",
+        "perplexity of accepted chains to the weights that wrote them, mtct − round 1",
+        less(perplexity("mtct", "self"), perplexity("mtct_sarr round 1", "self")),
+        "",
+    ),
+)

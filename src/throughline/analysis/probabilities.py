@@ -8,15 +8,55 @@ that are low before and high after; `net`, what the share of high tokens gained,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
+from throughline.analysis.claims import Claim, Value, less, of_images
 from throughline.analysis.estimates import over_images
-from throughline.analysis.records import Buckets, Context, Kind, Moved, Source, State
+from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
+from throughline.analysis.records import KIND, WHOSE, Estimate, Kind, Record, Source, State
+from throughline.analysis.section import Scope
 from throughline.analysis.tokens import TokenTable, require_same_tokens
+from throughline.core.plot import Panel, Plot, Series
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval
 
 LOW, HIGH = 0.25, 0.75
 BARS = 20
 """Of the histogram."""
+
+
+class Buckets(Record):
+    """Probabilities of the tokens that stand in the text, under teacher forcing, of one state."""
+
+    state: State
+    source: Source
+    kind: Kind
+    images: int
+    tokens: int
+    low: Estimate
+    """Share below 0.25."""
+    high: Estimate
+    """Share above 0.75."""
+    mean: Estimate
+    histogram: tuple[int, ...]
+    """Tokens in twenty buckets of equal width from 0 to 1."""
+
+
+class Moved(Record):
+    """Where the same tokens were before and are after. `low_to_high` is the share of all tokens that were below 0.25
+    and are above 0.75, `high_to_low` the reverse; `net` is what the share above 0.75 gained, in points."""
+
+    before: State
+    after: State
+    source: Source
+    kind: Kind
+    tokens: int
+    low_to_high: float
+    high_to_low: float
+    net: Estimate
 
 
 def buckets(table: TokenTable, state: State, source: Source, kind: Kind) -> Buckets | None:
@@ -60,39 +100,196 @@ def moved(
     )
 
 
-def context(table: TokenTable, state: State, source: Source) -> Context | None:
-    """The class tokens as the whole answer against those behind a chain, on images that have both; None for none.
+def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scope: Scope) -> tuple[Table, ...]:
+    """One for each source and kind of tokens: every state's shares below 0.25 and above 0.75, and what moved since the
+    base."""
+    from_base = together(
+        (move for move in moves if move.before.method is None), lambda move: (move.source, move.kind, move.after.name)
+    )
 
-    An image counts as much as its share of class tokens on both sides: the mean over its own tokens on each.
-    """
-    apart, behind = table.of("label", "class"), table.of(source, "class")
-    both = sorted(set(apart.sample_id) & set(behind.sample_id))
-    if not both:
-        return None
-    shares = {
-        (side, bound): _share_by_image(tokens, both, bound)
-        for side, tokens in (("without", apart), ("with", behind))
-        for bound in ("low", "high")
-    }
-    gain = shares["with", "high"] - shares["without", "high"]
-    return Context(
-        state=state,
-        source=source,
-        images=len(both),
-        without=float(shares["without", "high"].mean()),
-        with_chain=float(shares["with", "high"].mean()),
-        low_without=float(shares["without", "low"].mean()),
-        low_with_chain=float(shares["with", "low"].mean()),
-        net=over_images(gain, np.array(both, dtype=object), scale=100),
+    def since_base(cell: Callable[[Sequence[Moved]], str]) -> Callable[[Sequence[Buckets]], str]:
+        return lambda of: cell(from_base.get((of[0].source, of[0].kind, of[0].state.name), []))
+
+    return tuple(
+        tabulate(
+            f"Token probabilities: {WHOSE[source]}, {KIND[kind]}",
+            by_state(ours).values(),
+            {
+                "weights": lambda of: of[0].state.name,
+                "tokens": lambda of: str(sum(record.tokens for record in of)),
+                "below 0.25, %": lambda of: averaged([record.low for record in of], 1, 100),
+                "above 0.75, %": lambda of: averaged([record.high for record in of], 1, 100),
+                "mean": lambda of: averaged([record.mean for record in of], 3),
+                **{name: since_base(cell) for name, cell in _MOVED.items()},
+            },
+            scope.notes(f"Images that were trained on. {scope.spread}"),
+        )
+        for (source, kind), ours in together(measured, lambda record: (record.source, record.kind)).items()
     )
 
 
-def _share_by_image(table: TokenTable, images: list[str], bound: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """`(images,)`: of each image's tokens, the share that is low or high."""
-    p = table.probability
-    hit = (p < LOW if bound == "low" else p > HIGH).astype(np.float64)
-    place = {name: number for number, name in enumerate(images)}
-    rows = np.array([place.get(name, -1) for name in table.sample_id])
-    kept = rows >= 0
-    sums = np.bincount(rows[kept], weights=hit[kept], minlength=len(images))
-    return sums / np.bincount(rows[kept], minlength=len(images))
+def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table | None:
+    """What the rounds moved on the model's own chains, from the base and from where they started."""
+    own = together(
+        (move for move in moves if move.source == "self"), lambda move: (move.before.name, move.after.name, move.kind)
+    )
+    if not own:
+        return None
+    return tabulate(
+        "Token probabilities: the model's own chains, as the first round accepted them",
+        own.values(),
+        {
+            "weights": lambda of: f"{of[0].before.name} to {of[0].after.name}",
+            "tokens of": lambda of: KIND[of[0].kind],
+            "tokens": lambda of: str(sum(move.tokens for move in of)),
+            **_MOVED,
+        },
+        scope.notes(scope.spread),
+    )
+
+
+_MOVED: dict[str, Callable[[Sequence[Moved]], str]] = {
+    "low to high, %": lambda of: mean_of([move.low_to_high for move in of]),
+    "high to low, %": lambda of: mean_of([move.high_to_low for move in of]),
+    "gained above 0.75, points": lambda of: averaged([move.net for move in of], sign="+"),
+}
+"""Columns about what moved."""
+
+
+def probability_figures(measured: Sequence[Buckets]) -> tuple[Plot, ...]:
+    """One for each source and kind of tokens: a panel for each method, the base behind it. Counts of all folds
+    together."""
+    grouped = together(measured, lambda record: (record.source, record.kind))
+    plots = (_histograms(ours, source, kind) for (source, kind), ours in grouped.items())
+    return tuple(plot for plot in plots if plot is not None)
+
+
+def summary(moves: Sequence[Moved]) -> list[str]:
+    """What the share of sure tokens gained from the base, of class tokens alone and a teacher's chain tokens."""
+    shown = {("label", "class"): "class tokens alone", ("teacher", "chain"): "a teacher's chain tokens"}
+    from_base = (move for move in moves if move.before.method is None and (move.source, move.kind) in shown)
+    grouped = together(from_base, lambda move: (move.source, move.kind, move.after.name))
+    return [
+        f"{shown[source, kind]} above 0.75, {name} − base: {averaged([m.net for m in of_folds], sign='+')} points"
+        for (source, kind, name), of_folds in grouped.items()
+    ]
+
+
+def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot | None:
+    trained = last_of_unit([r for r in measured if r.state.method is not None], lambda record: record.state)
+    base = _summed(record for record in measured if record.state.method is None)
+    if base is None or not trained:
+        return None
+    edges = np.linspace(0, 1, len(base) + 1).tolist()
+    rows = [("base", *row) for row in zip(edges[:-1], edges[1:], map(int, base), strict=True)]
+    panels: list[Panel] = []
+    for name, of_folds in by_state(trained).items():
+        counts = _summed(of_folds)
+        assert counts is not None
+        series = (
+            Series("base", edges, _percent(base), kind="area", colour=6, alpha=0.45),
+            Series("after training", edges, _percent(counts), kind="steps", width=1.6),
+        )
+        panels.append(Panel(series, name, y_label="" if panels else "tokens (%)", rulers=(LOW, HIGH)))
+        rows += [(name, *row) for row in zip(edges[:-1], edges[1:], map(int, counts), strict=True)]
+    return Plot(
+        f"probabilities-{source}-{kind}",
+        f"Token probabilities before and after training: {WHOSE[source]}, {KIND[kind]}",
+        tuple(panels),
+        ("weights", "from", "to", "tokens"),
+        tuple(rows),
+        height=2.0,
+        x_label="probability of the token that stands there",
+        shared="xy",
+    )
+
+
+def _summed(measured: Iterable[Buckets]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    counts = [record.histogram for record in measured]
+    return np.sum(counts, axis=0).astype(np.float64) if counts else None
+
+
+def _percent(counts: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
+    shares: list[float] = (100 * counts / max(1.0, float(counts.sum()))).tolist()
+    return shares
+
+
+def gained(after: str, source: Source, kind: Kind, before: str = "base") -> Value:
+    """What the share of tokens above 0.75 gained, in points."""
+
+    def value(fold: Any) -> Interval | None:
+        wanted = (after, before, source, kind)
+        matching = (m for m in fold.moved if (_ended(fold, m.after), m.before.name, m.source, m.kind) == wanted)
+        return next((of_images(move.net) for move in matching), None)
+
+    return value
+
+
+def share(method: str, source: Source, kind: Kind, which: str) -> Value:
+    """The share of tokens that are `low` or `high`, in percent."""
+
+    def value(fold: Any) -> Interval | None:
+        wanted = (method, source, kind)
+        matching = (r for r in fold.buckets if (_ended(fold, r.state), r.source, r.kind) == wanted)
+        return next((of_images(getattr(record, which), 100) for record in matching), None)
+
+    return value
+
+
+def _ended(fold: Any, state: State) -> str:
+    """A method whose rounds are over goes by its own name: its last round."""
+    last = max((other.round or 0 for other in fold.states if other.method == state.method), default=0)
+    return str(state.method) if state.round and state.round == last else state.name
+
+
+_LABELS, _CHAINS = gained("cls", "label", "class"), gained("reasoning", "teacher", "class")
+_OWN = gained("mtct_sarr", "self", "chain", before="mtct")
+
+CLAIMS = (
+    Claim("Label training makes class tokens sure", "+43.38", "label tokens above 0.75, cls − base", _LABELS),
+    Claim(
+        "Training on chains hardly does",
+        "+1.88",
+        "class tokens behind teacher's chains, reasoning − base",
+        _CHAINS,
+        above=None,
+    ),
+    Claim("Labels do it better than chains", "+41.50", "the difference of the two", less(_LABELS, _CHAINS)),
+    Claim(
+        "After label training more class tokens are sure than after chains",
+        "92.23 − 86.33",
+        "share above 0.75, cls on labels − reasoning behind chains",
+        less(share("cls", "label", "class", "high"), share("reasoning", "teacher", "class", "high")),
+    ),
+    Claim(
+        "Both together come near labels alone",
+        "90.23 %",
+        "label tokens above 0.75 after mtct",
+        share("mtct", "label", "class", "high"),
+        "%",
+        None,
+    ),
+)
+CHAIN_CLAIMS = (
+    Claim(
+        "Part of the teacher's tokens stay unlikely",
+        "19.33 %",
+        "chain tokens below 0.25 after mtct",
+        share("mtct", "teacher", "chain", "low"),
+        "%",
+        None,
+    ),
+    Claim(
+        "Training on own chains makes their tokens sure",
+        "+29.74",
+        "own chains' tokens above 0.75, mtct_sarr − mtct, which wrote them",
+        _OWN,
+    ),
+    Claim(
+        "… more than training on the teacher's makes those",
+        "+27.86",
+        "that − teacher's chain tokens, reasoning − base; no verdict: own chains were likely before",
+        less(_OWN, gained("reasoning", "teacher", "chain")),
+        above=None,
+    ),
+)

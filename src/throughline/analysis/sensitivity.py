@@ -5,13 +5,39 @@ Runs are compared on the same targets, seeds and images, by the paired bootstrap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from throughline.analysis.records import Estimate, Sensitivity, Setting
+from throughline.analysis.folds import averaged
+from throughline.analysis.paper import ROUNDS_NOTE, dataset_of
+from throughline.analysis.records import Estimate, Record
+from throughline.analysis.section import Scope, Section, make_section
+from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Runs, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
+
+
+class Setting(Record):
+    """One value of what is varied: the accuracy with it, and its difference from the value named `against`."""
+
+    value: str
+    method: str
+    answer: str
+    units: int
+    """Targets times seeds."""
+    accuracy: Estimate
+    against: str | None
+    points: Estimate | None
+    """Paired difference in points, over the same images."""
+    p_value: float | None
+
+
+class Sensitivity(Record):
+    """How much a setting matters: rounds of one run, or the config keys in which several runs differ."""
+
+    setting: str
+    rows: tuple[Setting, ...]
 
 
 def sensitivity(
@@ -54,3 +80,48 @@ def _setting(value: str, method: str, answer: str, runs: Runs, against: str | No
 def comparable(first: Runs, second: Runs) -> bool:
     """Whether both have the same targets and seeds with as many images."""
     return set(first) == set(second) and all(np.shape(first[key]) == np.shape(second[key]) for key in first)
+
+
+def section(measured: Sequence[Sensitivity], scope: Scope) -> Section:
+    """A table for each setting."""
+    return make_section(
+        "sensitivity",
+        "How much a setting matters",
+        "The rounds of this run; several runs that differ in their configs show what the keys in which they differ "
+        "are worth.",
+        [_table(varied, scope) for varied in measured if varied.rows],
+    )
+
+
+def summary(measured: Sequence[Sensitivity]) -> list[str]:
+    """A line for each setting, method and answer path."""
+    lines = []
+    for varied in measured:
+        values = ", ".join(f"{row.value}: {100 * row.accuracy.mean:.1f} %" for row in varied.rows)
+        lines.append(f"{varied.setting}, {varied.rows[0].method}, {varied.rows[0].answer} path: {values}")
+    return lines
+
+
+def _table(varied: Sensitivity, scope: Scope) -> Table:
+    first = varied.rows[0]
+    published = varied.setting == "rounds" and dataset_of(scope.dataset) == "terraincognita"
+    # of the run that is analysed, or of another that has more units on its targets
+    several = max(row.units for row in varied.rows) // max(1, scope.targets) > 1
+    return tabulate(
+        f"{varied.setting}: {first.method}, {first.answer} path",
+        varied.rows,
+        {
+            varied.setting: lambda row: row.value,
+            "units": lambda row: str(row.units),
+            "accuracy, %": lambda row: averaged([row.accuracy], 1, 100),
+            "against": lambda row: row.against or "",
+            "points": lambda row: averaged([row.points], sign="+") if row.points is not None else "",
+            "p": lambda row: f"{row.p_value:.3f}" if row.p_value is not None else "",
+        },
+        scope.notes(
+            "Units: targets times seeds. Accuracy with its bootstrap interval over "
+            f"{'seeds and images' if several else 'images only, one seed'}; points: paired, on the same images; p "
+            "uncorrected.",
+            *([ROUNDS_NOTE] if published else []),
+        ),
+    )

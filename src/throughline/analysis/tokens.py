@@ -1,6 +1,6 @@
 """Scored tokens as columns, and the Parquet file of one state that they stream into.
 
-A row is a token of an answer under teacher forcing. `experiment.analyzing` has them written, one file for each state
+A row is a token of an answer under teacher forcing. `experiment.analyses` has them written, one file for each state
 of the weights; every analysis reads them back and loads no model.
 """
 

@@ -13,7 +13,7 @@ from throughline.cli.progress import run_progress
 from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from throughline.experiment.analyzing.model_subject import ModelSource
+    from throughline.experiment.analyses.model_subject import ModelSource
 
 SUMMARY = "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness"
 
@@ -63,10 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes `analysis.json` and a run's page."""
     _require_fitting(arguments)
-    from throughline.analysis.records import FILE
-    from throughline.experiment.analyzing.analyze import analyze_model, analyze_run
-    from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
-    from throughline.reporting.analysis_summary import summary_of
+    from throughline.analysis.document import FILE, WHAT, summary_of
+    from throughline.experiment.analyses.entry import analyze_model, analyze_run
+    from throughline.experiment.analyses.settings import AnalyzeSettings
 
     settings = AnalyzeSettings(
         what=tuple(arguments.what or WHAT),
@@ -81,13 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
     with run_progress() as reporter:
         if arguments.model is None:
             folder, *others = arguments.runs
-            found = analyze_run(folder, settings, others, reporter.report_step)
+            analysis = analyze_run(folder, settings, others, reporter.report_step)
         else:
             folder, source = _of_model(arguments)
-            found = analyze_model(source, folder, settings, reporter.report_step)
-    for one in found.missing:
-        print(f"note: not measured: {one.what}: {one.why}", file=sys.stderr)
-    print(found.model_dump_json(indent=1) if arguments.json else summary_of(found))
+            analysis = analyze_model(source, folder, settings, reporter.report_step)
+    for missing in analysis.missing:
+        print(f"note: not measured: {missing.what}: {missing.why}", file=sys.stderr)
+    print(analysis.model_dump_json(indent=1) if arguments.json else summary_of(analysis))
     print(f"numbers: {folder / FILE}", file=sys.stderr)
     if arguments.model is None:
         from throughline.reporting.page import write_page
@@ -122,7 +121,7 @@ def _methods(named: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:
-    from throughline.experiment.analyzing.model_subject import ModelSource
+    from throughline.experiment.analyses.model_subject import ModelSource
     from throughline.mllm.checkpoints import checkpoint_name
 
     source = ModelSource(arguments.model, arguments.chains, arguments.images, base_of(arguments))

@@ -75,7 +75,8 @@ def report_progress(line: str) -> None:
 
 def print_rows(rows: Sequence[BenchRow], as_json: bool) -> None:
     """Medians and ratios on stdout: as a list of objects, or as a table with the settings below that all rows share."""
-    from throughline.reporting.tables import Table, to_terminal
+    from throughline.core.table import Table
+    from throughline.reporting.text import to_terminal
 
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the preset `demo` or `demo_full` and prints the table and the page's path."""
     from throughline.cli.run import run_and_report
-    from throughline.experiment.analyzing.settings import WHAT, AnalyzeSettings
+    from throughline.experiment.analyses.settings import AnalyzeSettings
 
     preset = "demo_full" if arguments.full else "demo"
     config = load_config(preset, overrides_of(arguments, ["workers"]))
-    analysis = AnalyzeSettings(WHAT, limit=ANALYZED, conclusions_of=TAMPERED)
+    analysis = AnalyzeSettings(limit=ANALYZED, conclusions_of=TAMPERED)
     run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json, analysis=analysis)
     return 0

@@ -15,9 +15,9 @@ from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
+    from throughline.core.table import Table
     from throughline.domains.samples import ImageSet
     from throughline.evaluation.assessment import Assessment
-    from throughline.reporting.tables import Table
     from throughline.runs.records import ResultsLine
 
 SUMMARY = "measure a model on a folder of images"
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_tables(assessment: Assessment, images: ImageSet) -> None:
-    from throughline.reporting.tables import to_terminal
+    from throughline.reporting.text import to_terminal
 
     answers = dict.fromkeys(line.answer for line in assessment.lines)
     tables = [_accuracy_table(assessment, answer) for answer in answers]
@@ -83,7 +83,7 @@ def _print_tables(assessment: Assessment, images: ImageSet) -> None:
 
 
 def _accuracy_table(assessment: Assessment, answer: str) -> Table:
-    from throughline.reporting.tables import Table
+    from throughline.core.table import Table
 
     lines = [line for line in assessment.lines if line.answer == answer]
     first = lines[0]
@@ -101,7 +101,7 @@ def _accuracy_row(line: ResultsLine, name: str) -> tuple[str, ...]:
 
 
 def _confusion_table(assessment: Assessment) -> Table:
-    from throughline.reporting.tables import Table
+    from throughline.core.table import Table
 
     rows = []
     for answer in dict.fromkeys(confusion.answer for confusion in assessment.confusions):
@@ -111,7 +111,7 @@ def _confusion_table(assessment: Assessment) -> Table:
 
 
 def _notes(assessment: Assessment, images: ImageSet) -> Iterator[str]:
-    from throughline.reporting.tables import DRAWN_NOTE
+    from throughline.drawn import DRAWN_NOTE
 
     yield "Intervals are Wilson's, over images. Unparsed and failed answers count as wrong."
     if assessment.absent_classes:

@@ -107,7 +107,8 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:
-    from throughline.reporting.tables import Table, to_terminal
+    from throughline.core.table import Table
+    from throughline.reporting.text import to_terminal
 
     columns = ("image", "label", "confidence %") + (("reasoning label", "agree", "chain") if chains else ())
     rows = []

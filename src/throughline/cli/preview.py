@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from throughline.cli.text import duration
+from throughline.core.table import Table
 from throughline.experiment.config import resolved_yaml
 from throughline.experiment.costs import Cost
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, TRAINING
-from throughline.reporting.tables import Table, to_terminal
+from throughline.reporting.text import to_terminal
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
-    from throughline.reporting.runs import Run
-    from throughline.reporting.tables import Table
+    from throughline.core.table import Table
+    from throughline.runs.reader import Run
 
 SUMMARY = "tables and the self-contained page of a finished run"
 
@@ -68,17 +68,17 @@ def run(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) > 1:
         return _side_by_side(arguments)
     from throughline.reporting.page import write_page
-    from throughline.reporting.runs import read_run
+    from throughline.runs.reader import read_run
 
     images: Path | None = arguments.images
     if images is not None and not images.is_dir():
         raise ThroughlineError("no such image folder", images, "name the folder that holds the domains")
     (folder,) = arguments.runs
-    found = read_run(folder)
-    _print(_tables(found, arguments.split, arguments.answer, arguments.baseline), arguments.format)
+    run = read_run(folder)
+    _print(_tables(run, arguments.split, arguments.answer, arguments.baseline), arguments.format)
     page = write_page(folder, images, arguments.out)
     # on stderr, so that a table can be piped into a file
-    for fault in found.faults:
+    for fault in run.faults:
         print(f"note: {fault}", file=sys.stderr)
     print(f"report: {page}", file=sys.stderr)
     return 0
@@ -88,8 +88,8 @@ def _side_by_side(arguments: argparse.Namespace) -> int:
     for option, value in (("--images", arguments.images), ("--baseline", arguments.baseline)):
         if value is not None:
             raise UsageError(f"{option} is for the page of one run", do="leave it out, or name one run")
-    from throughline.reporting.runs import read_run
     from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, write_side_by_side
+    from throughline.runs.reader import read_run
 
     columns = columns_of([read_run(folder) for folder in arguments.runs])
     tables = joint_tables(columns, arguments.split or "all", arguments.answer)
@@ -99,7 +99,7 @@ def _side_by_side(arguments: argparse.Namespace) -> int:
 
 
 def _print(tables: Iterable[Table], form: str) -> None:
-    from throughline.reporting.tables import to_latex, to_markdown, to_terminal
+    from throughline.reporting.text import to_latex, to_markdown, to_terminal
 
     renderings: dict[str, Callable[[Table], str]] = {
         "terminal": to_terminal,
@@ -109,44 +109,32 @@ def _print(tables: Iterable[Table], form: str) -> None:
     print("\n".join(renderings[form](table) for table in tables), end="")
 
 
-def _tables(found: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:
-    from throughline.reporting.page import baseline_of
-    from throughline.reporting.summaries import (
-        ANSWER_ORDER,
-        METHOD_ORDER,
-        SPLIT_ORDER,
-        CorrectAnswers,
-        groups,
-        in_order,
-    )
-    from throughline.reporting.tables import comparison_table, results_table
+def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:
+    from throughline.reporting.results import groups
+    from throughline.reporting.tables import comparison_table, existing, results_table
+    from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
+    from throughline.training.methods import METHODS
 
-    final = [line for line in found.results if line.round is None]
+    final = [line for line in run.results if line.round is None]
     if not final:
         raise ThroughlineError(
-            "no unit of this run has its final results yet", found.folder, "finish it with `throughline run`"
+            "no unit of this run has its final results yet", run.folder, "finish it with `throughline run`"
         )
     splits = in_order((line.split for line in final), SPLIT_ORDER)
+    answers = in_order((line.answer for line in final), ANSWER_ORDER)
+    methods = in_order((line.method for line in final), METHODS)
+    if baseline is not None and baseline not in methods:
+        raise ThroughlineError(f"no results of the method {baseline}", run.folder, f"choose from {', '.join(methods)}")
     chosen = split or ("in" if "in" in splits else next(iter(splits), "all"))
-    answers = (answer,) if answer else in_order((line.answer for line in final), ANSWER_ORDER)
-    known = in_order((line.method for line in final), METHOD_ORDER)
-    if baseline is not None and baseline not in known:
-        raise ThroughlineError(f"no results of the method {baseline}", found.folder, f"choose from {', '.join(known)}")
-    correct, tables = CorrectAnswers(found), []
-    for group in groups(final):
-        for path in answers:
-            ours = [line for line in final if group.holds(line) and line.answer == path]
-            methods = in_order((line.method for line in ours), METHOD_ORDER)
-            if any(line.split == chosen for line in ours):
-                tables.append(results_table(found, group, chosen, path, correct))
-                reference = baseline or baseline_of(methods)
-                compared = comparison_table(correct, group, path, methods, reference) if reference else None
-                tables += [compared] if compared is not None else []
+    tables: list[Table] = []
+    for group in groups(run):
+        for path in (answer,) if answer else answers:
+            if ((group.final["split"] == chosen) & (group.final["answer"] == path)).any():
+                tables += existing([results_table(group, chosen, path), comparison_table(group, path, baseline)])
     if not tables:
         raise ThroughlineError(
             f"no results for split {chosen}" + (f" on the {answer} path" if answer else ""),
-            found.folder,
-            f"it has splits {', '.join(splits)} and answers "
-            f"{', '.join(in_order((line.answer for line in final), ANSWER_ORDER))}",
+            run.folder,
+            f"it has splits {', '.join(splits)} and answers {', '.join(answers)}",
         )
     return tables

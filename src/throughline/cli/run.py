@@ -12,7 +12,7 @@ from throughline.core.errors import UsageError
 from throughline.experiment.config import RunConfig, load_config
 
 if TYPE_CHECKING:
-    from throughline.experiment.analyzing.settings import AnalyzeSettings
+    from throughline.experiment.analyses.settings import AnalyzeSettings
     from throughline.experiment.run import FinishedRun
 
 SUMMARY = "an experiment from a config: targets x methods x seeds, resumable"
@@ -86,22 +86,22 @@ def run_and_report(
             on_progress=reporter.report_units,
         )
         if analysis is not None:
-            from throughline.experiment.analyzing.analyze import analyze_run  # brings torch
+            from throughline.experiment.analyses.entry import analyze_run  # brings torch
 
-            analyze_run(folder, analysis, told=reporter.report_step)
+            analyze_run(folder, analysis, say=reporter.report_step)
     from throughline.reporting.page import write_page
-    from throughline.reporting.runs import read_run
-    from throughline.reporting.summaries import groups
-    from throughline.reporting.tables import headline_table, to_terminal
+    from throughline.reporting.results import groups
+    from throughline.reporting.tables import headline_table
+    from throughline.reporting.text import to_terminal
+    from throughline.runs.reader import read_run
 
     page = write_page(folder, finished.sets[0].root)
     if as_json:
         results = read_json_lines(folder / "results.jsonl")
         print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))
         return finished
-    run_read = read_run(folder)
-    for group in groups(run_read.results):
-        print(to_terminal(headline_table(run_read, group, "all")), end="")
+    for group in groups(read_run(folder)):
+        print(to_terminal(headline_table(group, "all")), end="")
     print(f"report: {page}\nall tables: throughline report {folder}")
     return finished
 

@@ -2,3 +2,6 @@
 
 The laboratory for the demo, the tests and every claim with known truth; never evidence about real images.
 """
+
+DRAWN_NOTE = "The drawn world is a laboratory with known truth: these numbers are no evidence about real images."
+"""Stands under every table that is made with it."""

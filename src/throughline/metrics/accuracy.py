@@ -1,35 +1,12 @@
-"""Counting right answers: overall, per class, balanced, as a confusion table, and how far two answer paths
-agree. An answer that could not be parsed is the class index -1: it is wrong, it agrees with nothing, and it
-has a column of its own. Called by evaluation and reporting."""
+"""Counting right answers: per class, balanced, as a confusion table. An answer that could not be parsed is the class
+index -1: it is wrong, and it has a column of its own. Called by reporting."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NO_ANSWER = -1
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How two answer paths over the same samples relate; every field is a share of the samples."""
-
-    same: float
-    """Both paths name the same class (two missing answers are no agreement)."""
-    both_correct: float
-    only_first: float
-    only_second: float
-    neither: float
-
-
-def accuracy(correct: ArrayLike) -> float:
-    """Share of right answers; `correct` is `(samples,)` of booleans. No samples is a ValueError."""
-    flags = np.asarray(correct, dtype=bool)
-    if flags.size == 0:
-        raise ValueError("accuracy of no samples")
-    return int(flags.sum()) / flags.size
 
 
 def confusion_counts(true: ArrayLike, predicted: ArrayLike, class_count: int) -> NDArray[np.int64]:
@@ -62,23 +39,6 @@ def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
     if np.isnan(recalls).all():
         raise ValueError("balanced accuracy of no samples")
     return float(np.nanmean(recalls))
-
-
-def agreement(true: ArrayLike, first: ArrayLike, second: ArrayLike) -> Agreement:
-    """Two paths' answers `(samples,)` (class indices, -1: none) against the true classes."""
-    true, first_answers = _paired_indices(true, first)
-    _, second_answers = _paired_indices(true, second)
-    if true.size == 0:
-        raise ValueError("agreement on no samples")
-    first_right, second_right = first_answers == true, second_answers == true
-    same = (first_answers == second_answers) & (first_answers != NO_ANSWER)
-    return Agreement(
-        same=float(same.mean()),
-        both_correct=float((first_right & second_right).mean()),
-        only_first=float((first_right & ~second_right).mean()),
-        only_second=float((~first_right & second_right).mean()),
-        neither=float((~first_right & ~second_right).mean()),
-    )
 
 
 def _paired_indices(true: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

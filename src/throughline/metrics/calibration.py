@@ -1,15 +1,12 @@
-"""Do confidences mean what they say: calibration error, proper scores, and what refusing doubtful answers
-buys. Called by evaluation with the label likelihoods of each sample, and by reporting."""
+"""Are confidences calibrated: calibration error, likelihood, and what refusing doubtful answers buys.
+Called by evaluation with the label likelihoods of each sample, and by reporting."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Binning = Literal["equal_width", "equal_mass"]
 
 
 @dataclass(frozen=True)
@@ -79,36 +76,17 @@ def abstention(answered: ArrayLike, correct: ArrayLike) -> Abstention:
     return Abstention(coverage=float(kept.mean()), risk=risk)
 
 
-def expected_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, bins: int = 15, binning: Binning = "equal_width"
-) -> float:
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
     """ECE: mean gap between confidence and accuracy over bins, weighted by the samples in each.
 
     `confidence` `(samples,)` in 0..1, `correct` `(samples,)`. Equal-width bins are (a, b] with 0 in the first
-    (Guo et al. 2017, 15 bins). Equal-mass bins split the sorted samples into parts of one size, differing by
-    at most one; samples of equal confidence may fall into two bins, then in input order.
+    (Guo et al. 2017, 15 bins).
     """
     confidences, flags = _confidences(confidence, correct)
     if bins < 1:
         raise ValueError("at least one bin")
-    if binning == "equal_width":
-        number = _equal_width(confidences, bins)
-    else:
-        number = np.empty(len(confidences), dtype=np.int64)
-        number[np.argsort(confidences, kind="stable")] = np.arange(len(confidences)) * bins // len(confidences)
-    gaps = np.bincount(number, weights=confidences - flags, minlength=bins)
+    gaps = np.bincount(_equal_width(confidences, bins), weights=confidences - flags, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidences))
-
-
-def brier_score(probabilities: ArrayLike, true: ArrayLike) -> float:
-    """Mean squared distance to the one-hot truth, summed over classes (0..2, Brier 1950).
-
-    `probabilities` `(samples, classes)`, `true` `(samples,)` class indices.
-    """
-    table, indices = _probabilities(probabilities, true)
-    distances = table.copy()
-    distances[np.arange(len(indices)), indices] -= 1.0
-    return float((distances**2).sum(axis=1).mean())
 
 
 def negative_log_likelihood(probabilities: ArrayLike, true: ArrayLike) -> float:

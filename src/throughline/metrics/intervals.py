@@ -7,13 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-SeedResampling = Literal["within_target", "joint", "fixed"]
 Runs = Mapping[tuple[str, int], ArrayLike]
 """One vector `(samples,)` per (target, seed); a target's vectors are aligned by sample over its seeds."""
 
@@ -69,18 +67,16 @@ def hierarchical_bootstrap(
     *,
     draws: int = 2000,
     level: float = 0.95,
-    seeds: SeedResampling = "within_target",
-    resample_targets: bool = False,
 ) -> Interval:
     """Percentile interval of the mean over targets of the mean over seeds.
 
     `correct` holds one vector `(samples,)` per (target, seed), aligned by sample within a target. Each draw
     takes a target's seeds with replacement and its images with replacement; one draw of images serves all
-    seeds of the target, since the same images stand behind every seed. See `bootstrap_means` for the options.
+    seeds of the target, since the same images stand behind every seed. The targets are fixed.
     With the few seeds that runs have (three, say) the seeds' share of the interval comes out too small, by
     about 1 - 1/seeds in variance, and with one seed it is absent: the interval is then about images only.
     """
-    means = bootstrap_means(correct, rng, draws=draws, seeds=seeds, resample_targets=resample_targets)
+    means = bootstrap_means(correct, rng, draws=draws)
     return percentile_interval(means, mean_over_targets(correct), level)
 
 
@@ -95,44 +91,15 @@ def mean_over_targets(values: Runs) -> float:
     return float(np.mean([table.mean() for table in tables_by_target(values).values()]))
 
 
-def bootstrap_means(
-    values: Runs,
-    rng: np.random.Generator,
-    *,
-    draws: int = 2000,
-    seeds: SeedResampling = "within_target",
-    resample_targets: bool = False,
-) -> NDArray[np.float64]:
-    """`(draws,)` resampled means over targets of `values`, whose entries may be any few distinct numbers.
-
-    `seeds`: "within_target" draws each target's seeds on their own; "joint" draws one set of seeds for all
-    targets (every target needs the same seeds), for runs whose seed decides something common to all folds;
-    "fixed" keeps them. `resample_targets` also draws the targets, which is a statement about targets never
-    tried; with the usual four it is wide, so they are fixed by default.
-    """
-    by_target = tables_by_target(values)
-    tables = list(by_target.values())
-    if seeds == "joint":
-        seed_sets = {target: {seed for name, seed in values if name == target} for target in by_target}
-        if len({frozenset(found) for found in seed_sets.values()}) > 1:
-            raise ValueError("a joint draw of seeds needs the same seeds for every target")
-    common = rng.integers(len(tables[0]), size=(draws, len(tables[0]))) if seeds == "joint" else None
-
-    def one_slot(table: NDArray[np.float64]) -> NDArray[np.float64]:
-        chosen = common
-        if seeds == "within_target":
-            chosen = rng.integers(len(table), size=(draws, len(table)))
-        return _resampled_means(table, chosen, draws, rng)
-
-    if not resample_targets:
-        means: NDArray[np.float64] = np.mean([one_slot(table) for table in tables], axis=0)
-        return means
-    total = np.zeros(draws)
-    for _slot in tables:
-        # a target drawn twice gets fresh seeds and images each time, hence new means for every slot
-        per_target = np.stack([one_slot(table) for table in tables])
-        total += per_target[rng.integers(len(tables), size=draws), np.arange(draws)]
-    return total / len(tables)
+def bootstrap_means(values: Runs, rng: np.random.Generator, *, draws: int = 2000) -> NDArray[np.float64]:
+    """`(draws,)` resampled means over targets of `values`, whose entries may be any few distinct numbers; each target's
+    seeds are drawn on their own."""
+    resampled = []
+    for table in tables_by_target(values).values():
+        chosen = rng.integers(len(table), size=(draws, len(table)))
+        resampled.append(_resampled_means(table, chosen, draws, rng))
+    means: NDArray[np.float64] = np.mean(resampled, axis=0)
+    return means
 
 
 def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
@@ -206,7 +173,7 @@ def clustered_interval(
 
 
 def _resampled_means(
-    table: NDArray[np.float64], chosen: NDArray[np.int64] | None, draws: int, rng: np.random.Generator
+    table: NDArray[np.float64], chosen: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Bootstrap means `(draws,)` of one target's `(seeds, samples)`; `chosen` `(draws, seeds)`: drawn seeds.
 
@@ -218,7 +185,5 @@ def _resampled_means(
     samples = table.shape[1]
     drawn = rng.multinomial(samples, counts / samples, size=draws)  # (draws, columns)
     per_seed = drawn @ columns.T / samples  # (draws, seeds)
-    if chosen is not None:
-        per_seed = np.take_along_axis(per_seed, chosen, axis=1)
-    means: NDArray[np.float64] = per_seed.mean(axis=1)
+    means: NDArray[np.float64] = np.take_along_axis(per_seed, chosen, axis=1).mean(axis=1)
     return means

@@ -3,50 +3,38 @@ against it on the same images. Called by `page`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
-from throughline.reporting.runs import Run
-from throughline.reporting.summaries import (
-    METHOD_ORDER,
-    Comparison,
-    CorrectAnswers,
-    Group,
-    MethodSummary,
-    compare,
-    describe,
-    drawn_over,
-    in_order,
-)
-from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
+from throughline.core.table import MISSING, Table
+from throughline.reporting.results import Group, Summary, compare, drawn_over
+from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
 from throughline.training.methods import METHODS
 
 FULL = "mtct_sarr"
-CONTROLS = ("cls_matched", "mtct_matched")
-_YES, _NO = "yes", "no"
+CONTROLS = tuple(method.name for method in METHODS.values() if method.steps_like == FULL)
 
 
-def ablation_table(
-    run: Run, group: Group, answer: str, summaries: Iterable[MethodSummary], correct: CorrectAnswers
-) -> Table | None:
-    """One row per method; None without any. `summaries` are of the `all` split and this answer path."""
-    rows = {row.method: row for row in summaries}
-    if not rows:
+def ablation_table(group: Group, answer: str, summaries: Mapping[str, Summary]) -> Table | None:
+    """One row for each setup; None without any. `summaries` are of the `all` split and this answer path."""
+    if not summaries:
         return None
-    pairs = [(FULL, method) for method in rows] if FULL in rows else []
-    compared = {one.baseline: one for one in compare(correct, group, answer, pairs)}
-    steps = _steps(run, group)
-    columns: tuple[str, ...] = ("method", "labels", "teacher's chains", "own chains", "optimiser steps", "Avg")
-    columns += (f"{FULL} minus this", "95 % interval", "p", "p, Holm") if compared else ()
-    cells = []
-    for method in in_order(rows, METHOD_ORDER):
-        trained = (_YES if learns else _NO for learns in trains_on(method))
-        difference = _difference(compared.get(method)) if compared else ()
-        cells.append((method, *trained, steps.get(method, MISSING), average_cell(rows[method]), *difference))
+    full = {name: row.setup.of_method(FULL) for name, row in summaries.items()}
+    pairs = [(full[name], name) for name in summaries if full[name] in summaries]
+    compared = {row.baseline.name: row for row in compare(group, answer, pairs)}
+    steps = _steps(group)
+    rows = []
+    for name, row in summaries.items():
+        trained = ("yes" if learns else "no" for learns in trains_on(row.setup.method))
+        difference: tuple[str, ...] = ("",) * 4 if compared else ()
+        if name in compared:
+            difference = difference_cells(compared[name].paired, compared[name].adjusted_p)
+        rows.append((*row.setup.cells, *trained, steps.get(name, MISSING), average_cell(row), *difference))
+    columns = (*group.heads, "labels", "teacher's chains", "own chains", "optimiser steps", "Avg")
     return Table(
-        f"{describe(group)} · {answer} path · what each method trains on",
-        columns,
-        tuple(cells),
-        _notes(group, rows, correct.seeds(group)),
+        title=f"{group.title} · {answer} path · what each method trains on",
+        columns=(*columns, f"{FULL} minus this", "95 % interval", "p", "p, Holm") if compared else columns,
+        rows=tuple(rows),
+        notes=_notes(group, {row.setup.method for row in summaries.values()}),
     )
 
 
@@ -63,46 +51,32 @@ def trains_on(method: str) -> tuple[bool, bool, bool]:
     return labels, teachers, own
 
 
-def _notes(group: Group, rows: Iterable[str], seeds: int) -> tuple[str, ...]:
+def _notes(group: Group, methods: Collection[str]) -> tuple[str, ...]:
     notes = [
         "Optimiser steps count from the base. A matched control takes as many as the full method, without own chains."
     ]
-    lacking = [name for name in CONTROLS if name not in rows]
-    if FULL in rows and lacking:
+    lacking = [name for name in CONTROLS if name not in methods]
+    if FULL in methods and lacking:
         verb = "is" if len(lacking) == 1 else "are"
         notes.append(
             f"{' and '.join(lacking)} {verb} not in this run: without them nobody can tell what own chains give from "
             f"what more steps give. `throughline run` with `methods` naming them adds them."
         )
-    if FULL in rows:
+    if FULL in methods:
         notes.append(
-            f"Differences in points: paired bootstrap over {drawn_over(seeds)}, the same images; Holm over these rows."
+            f"Differences in points: paired bootstrap over {drawn_over(group.seeds)}, the same images; Holm over these "
+            "rows."
         )
-    return (*notes, *([DRAWN_NOTE] if is_drawn(group) else []))
+    return (*notes, *drawn_notes(group.drawn))
 
 
-def _steps(run: Run, group: Group) -> dict[str, str]:
-    """By method, over units: one number, or the least and the most."""
-    found: dict[str, set[int]] = {}
-    for line in run.results:
-        unit = run.units.get(line.unit)
-        if line.round is None and group.holds(line) and unit is not None:
-            taken = 0 if line.method in METHODS and not METHODS[line.method].trains else unit.steps
-            if taken is not None:
-                found.setdefault(line.method, set()).add(taken)
+def _steps(group: Group) -> dict[str, str]:
+    """By setup, over units: one number, or the least and the most."""
+    units = group.with_setup(group.run.frames.units)
+    units = units[units["unit"].isin(group.final["unit"])]
+    untrained = [name for name, method in METHODS.items() if not method.trains]
+    steps = units["steps"].mask(units["method"].isin(untrained), 0)
+    extremes = steps.groupby(units["setup"]).agg(["min", "max"]).dropna()
     return {
-        method: f"{min(taken)}" if len(taken) == 1 else f"{min(taken)} to {max(taken)}"
-        for method, taken in found.items()
+        row.Index: f"{row.min}" if row.min == row.max else f"{row.min} to {row.max}" for row in extremes.itertuples()
     }
-
-
-def _difference(item: Comparison | None) -> tuple[str, ...]:
-    if item is None:
-        return ("", "", "", "")
-    paired = item.paired
-    return (
-        points(paired.difference),
-        f"{points(paired.low)} to {points(paired.high)}",
-        f"{paired.p_value:.3f}",
-        f"{item.adjusted_p:.3f}",
-    )

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from throughline.analysis.records import FILE, Analysis, Fold, read_analysis
+from throughline.analysis.divergence import divergence_table
+from throughline.analysis.document import FILE, Analysis, Fold, read_analysis
 from throughline.core.errors import ThroughlineError
-from throughline.reporting.analysis_tables import divergence_table
-from throughline.reporting.runs import Run, read_run
-from throughline.reporting.summaries import ANSWER_ORDER, CorrectAnswers, groups, in_order
-from throughline.reporting.tables import results_table, to_markdown
+from throughline.reporting.results import groups
+from throughline.reporting.tables import results_table
+from throughline.reporting.text import to_markdown
+from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.reader import Run, read_run
 
 BESIDE = ("zero_shot", "cls")
 """Methods that are shown beside the model's own, where the run has them."""
@@ -28,14 +30,13 @@ def held_out_section(folder: Path, method: str, images: str) -> str:
     """
     run = read_run(folder)
     _require_same_images(run, images)
-    found = [group for group in groups(run.results) if group.factors == "{}"]
-    lines = [line for line in run.results if line.round is None and line.method == method and line.split == "all"]
-    if not found or not lines:
+    group = groups(run)[0]
+    lines = group.final[(group.final["method"] == method) & (group.final["split"] == "all")]
+    if lines.empty:
         raise ThroughlineError(f"the run has no results of {method}", folder, "run this method, or fit one that it has")
-    correct = CorrectAnswers(run)
     tables = []
-    for answer in in_order((line.answer for line in lines), ANSWER_ORDER):
-        table = results_table(run, found[0], "all", answer, correct)
+    for answer in in_order(lines["answer"], ANSWER_ORDER):
+        table = results_table(group, "all", answer)
         rows = tuple(row for row in table.rows if row[0] in (*BESIDE, method))
         tables.append(to_markdown(replace(table, title=f"{answer} path", rows=rows)))
     about = (
@@ -56,12 +57,12 @@ def chains_section(folder: Path, images: str) -> str:
     analysis = read_analysis(folder / FILE)
     if analysis is None:
         raise ThroughlineError("this run was not analysed", folder, f"throughline analyze {folder}")
-    apart = divergence_table(analysis)
+    apart = divergence_table(analysis.divergence, analysis.scope)
     return "\n\n".join(["## Measured", *_foreign(analysis), *([to_markdown(apart)] if apart else [])])
 
 
 def _require_same_images(run: Run, images: str) -> None:
-    seen = {str((unit.description.get("inputs") or {}).get("images")) for unit in run.units.values()}
+    seen = {str(unit.unit.inputs.get("images")) for unit in run.units.values()}
     if seen != {images}:
         raise ThroughlineError("the run is of other images than these", run.folder, "name a run of the same images")
 

@@ -1,6 +1,6 @@
-"""Does a confidence mean what it says, and what does refusing doubtful answers buy: reliability of the likelihood path,
-risk over coverage, and the other way to abstain: to answer only where label and reasoning path agree. Called by
-`page`."""
+"""Is a confidence calibrated, and what does refusing doubtful answers buy: reliability of the likelihood path, risk
+over coverage, and the other way to abstain: to answer only where label and reasoning path agree. Called by the
+pages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from throughline.core.plot import Panel, Plot, Series
+from throughline.core.table import MISSING, Table
 from throughline.metrics.calibration import (
     Abstention,
     RiskCoverage,
@@ -19,9 +22,7 @@ from throughline.metrics.calibration import (
     reliability,
     risk_coverage_curve,
 )
-from throughline.reporting.answers import UnitAnswers
-from throughline.reporting.plotting import COLOURS, DASHES, INK, MARKERS, Plot, house_style, legend_above, panels
-from throughline.reporting.tables import MISSING, Table
+from throughline.reporting.results import Group, Setup
 
 BINS = 15
 """Of the reliability diagram and of the calibration error beside it."""
@@ -29,9 +30,9 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Confidence:
-    """A method's answers of all targets and seeds together."""
+    """A setup's answers of all targets and seeds together."""
 
-    method: str
+    setup: Setup
     samples: int
     confidence: NDArray[np.float64] | None
     correct: NDArray[np.bool_] | None
@@ -47,59 +48,52 @@ class Confidence:
         return risk_coverage_curve(self.confidence, self.correct)
 
 
-def confidences(units: Sequence[UnitAnswers]) -> tuple[Confidence, ...]:
-    """One entry per method that has either way to abstain."""
-    found = []
-    for method in dict.fromkeys(unit.method for unit in units):
-        ours = [unit for unit in units if unit.method == method]
-        sure = [unit for unit in ours if unit.confidence is not None]
-        whole = len(sure) == len(ours)
-        agreements = [_agreement(unit) for unit in ours]
-        both = [one for one in agreements if one is not None]
-        if not whole and not both:
-            continue
-        found.append(
-            Confidence(
-                method=method,
-                samples=sum(len(unit.labels) for unit in ours),
-                confidence=np.concatenate([u.confidence for u in sure if u.confidence is not None]) if whole else None,
-                correct=np.concatenate([unit.correct("likelihood") for unit in sure]) if whole else None,
-                agreement=abstention(*(np.concatenate(part) for part in zip(*both, strict=True)))
-                if len(both) == len(ours)
-                else None,
+def confidences(group: Group) -> tuple[Confidence, ...]:
+    """One entry for each setup that has either way to abstain."""
+    entries = []
+    for name in group.final_setups():
+        rows = group.predictions[group.predictions["setup"] == name]
+        samples = len(rows.drop_duplicates(["unit", "sample_id"]))
+        sure = rows[(rows["answer"] == "likelihood") & rows["confidence"].notna()]
+        whole = 0 < samples == len(sure)
+        agreement = _agreement(rows, samples)
+        if whole or agreement is not None:
+            entries.append(
+                Confidence(
+                    setup=group.setups[name],
+                    samples=samples,
+                    confidence=sure["confidence"].to_numpy(np.float64).clip(0, 1) if whole else None,
+                    correct=sure["correct"].to_numpy(bool) if whole else None,
+                    agreement=agreement,
+                )
             )
-        )
-    return tuple(found)
+    return tuple(entries)
 
 
-def confidence_table(found: Sequence[Confidence]) -> Table | None:
-    """Calibration error, and both ways to abstain beside each other; None without any method."""
-    if not found:
+def confidence_table(entries: Sequence[Confidence]) -> Table | None:
+    """Calibration error, and both ways to abstain beside each other; None without any setup."""
+    if not entries:
         return None
     rows = []
-    for one in found:
-        curve = one.curve
+    for entry in entries:
+        curve, point = entry.curve, entry.agreement
         ece = None
-        if one.confidence is not None and one.correct is not None:
-            ece = expected_calibration_error(one.confidence, one.correct, BINS)
-        point = one.agreement
-        beside = curve.risk_at(point.coverage) if curve is not None and point is not None else None
-        rows.append(
-            (
-                one.method,
-                str(one.samples),
-                MISSING if ece is None else f"{100 * ece:.1f}",
-                _percent(curve.area if curve else None),
-                _percent(curve.risk_at(1.0) if curve else None),
-                _percent(point.coverage if point else None),
-                _percent(point.risk if point else None),
-                _percent(beside),
-            )
+        if entry.confidence is not None and entry.correct is not None:
+            ece = expected_calibration_error(entry.confidence, entry.correct, BINS)
+        shares = (
+            ece,
+            curve.area if curve else None,
+            curve.risk_at(1.0) if curve else None,
+            point.coverage if point else None,
+            point.risk if point else None,
+            curve.risk_at(point.coverage) if curve and point else None,
         )
+        rows.append((*entry.setup.cells, str(entry.samples), *map(_percent, shares)))
     return Table(
         title="Calibration and abstention",
         columns=(
             "method",
+            *entries[0].setup.levels,
             "answers",
             "calibration error (ECE)",
             "area under risk–coverage (AURC)",
@@ -119,84 +113,88 @@ def confidence_table(found: Sequence[Confidence]) -> Table | None:
     )
 
 
-def reliability_figure(found: Sequence[Confidence]) -> Plot | None:
-    """A panel per method: share of right answers over confidence; None without a likelihood path."""
-    shown = [one for one in found if one.confidence is not None]
-    if not shown:
+def reliability_figure(entries: Sequence[Confidence]) -> Plot | None:
+    """A panel for each setup: share of right answers over confidence; None without a likelihood path."""
+    panels, rows = [], []
+    middles = ((np.arange(BINS) + 0.5) / BINS).tolist()
+    for entry in entries:
+        if entry.confidence is None or entry.correct is None:
+            continue
+        bins = reliability(entry.confidence, entry.correct, BINS)
+        filled = bins.counts > 0
+        shares = (bins.counts / bins.counts.sum()).tolist()
+        series = (
+            Series("share of answers", middles, shares, kind="bars", colour=5, width=0.9 / BINS, alpha=0.5),
+            Series("perfectly calibrated", (0, 1), (0, 1), colour=None, dash=2, width=0.8),
+            Series("share right", bins.confidence[filled].tolist(), bins.accuracy[filled].tolist(), marker=0),
+        )
+        panels.append(Panel(series, entry.setup.name, x_limits=(0, 1), y_limits=(0, 1)))
+        rows += [
+            (entry.setup.name, middle, int(count), _or_none(mean), _or_none(right))
+            for middle, count, mean, right in zip(middles, bins.counts, bins.confidence, bins.accuracy, strict=True)
+        ]
+    if not panels:
         return None
-    rows: list[tuple[object, ...]] = []
-    with house_style():
-        figure, places = panels(len(shown), 2.3, sharex=True, sharey=True)
-        for axes, one in zip(places, shown, strict=True):
-            assert one.confidence is not None and one.correct is not None
-            bins = reliability(one.confidence, one.correct, BINS)
-            filled = bins.counts > 0
-            middles = (np.arange(BINS) + 0.5) / BINS
-            axes.bar(
-                middles, bins.counts / bins.counts.sum(), width=0.9 / BINS, color=COLOURS[5], alpha=0.5,
-                label="share of answers",
-            )  # fmt: skip
-            axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="means what it says")
-            axes.plot(
-                bins.confidence[filled], bins.accuracy[filled], color=COLOURS[0], marker="o", markersize=4,
-                label="share right",
-            )  # fmt: skip
-            axes.set_title(one.method, fontsize=10)
-            axes.set_xlim(0, 1)
-            axes.set_ylim(0, 1)
-            rows += [
-                (one.method, middle, int(count), _or_none(mean), _or_none(right))
-                for middle, count, mean, right in zip(middles, bins.counts, bins.confidence, bins.accuracy, strict=True)
-            ]
-        figure.supxlabel("confidence of the likelihood path", fontsize=9)
-        legend_above(figure, places)
-    description = "Reliability diagram: share of right answers over the likelihood path's confidence, by method"
-    columns = ("method", "bin", "answers", "confidence", "right")
-    return Plot("reliability", description, figure, columns, tuple(rows))
+    return Plot(
+        "reliability",
+        "Reliability diagram: share of right answers over the likelihood path's confidence, by method",
+        tuple(panels),
+        ("method", "bin", "answers", "confidence", "right"),
+        tuple(rows),
+        height=2.3,
+        x_label="confidence of the likelihood path",
+        shared="xy",
+    )
 
 
-def abstention_figure(found: Sequence[Confidence]) -> Plot | None:
-    """Error over coverage: a line per method by confidence, a mark where its label and reasoning path agree."""
-    if not found:
+def abstention_figure(entries: Sequence[Confidence]) -> Plot | None:
+    """Error over coverage: a line for each setup by confidence, a mark where its label and reasoning path agree."""
+    if not entries:
         return None
-    rows: list[tuple[object, ...]] = []
-    with house_style():
-        figure, (axes,) = panels(1, 4.0)
-        for number, one in enumerate(found):
-            colour, marker = COLOURS[number % 8], MARKERS[number % 8]
-            curve = one.curve
-            if curve is not None:
-                # 200 points say all that an eye sees, of a hundred thousand answers too
-                picked = np.unique(np.linspace(0, len(curve.risk) - 1, 200).round().astype(int))
-                axes.plot(
-                    100 * curve.coverage[picked], 100 * curve.risk[picked], color=colour,
-                    linestyle=DASHES[number // 4 % 4], linewidth=1.3, label=one.method,
-                )  # fmt: skip
-                points = zip(curve.coverage[picked], curve.risk[picked], strict=True)
-                rows += [(one.method, "confidence", float(share), float(risk)) for share, risk in points]
-            if one.agreement is not None and not math.isnan(one.agreement.risk):
-                point = one.agreement
-                axes.plot(
-                    [100 * point.coverage], [100 * point.risk], color=colour, marker=marker, markersize=8,
-                    linestyle="none", label=f"{one.method}, paths agree",
-                )  # fmt: skip
-                rows.append((one.method, "paths agree", point.coverage, point.risk))
-        axes.set_xlim(0, 102)
-        axes.set_ylim(0, None)
-        axes.set_xlabel("answered (%)")
-        axes.set_ylabel("wrong among the answered (%)")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
-    description = "Error over the share of images answered, by confidence and where label and reasoning path agree"
-    return Plot("abstention", description, figure, ("method", "rule", "coverage", "risk"), tuple(rows))
+    series, rows = [], []
+    for number, entry in enumerate(entries):
+        name, curve, point = entry.setup.name, entry.curve, entry.agreement
+        if curve is not None:
+            # 200 points say all that an eye sees, of a hundred thousand answers too
+            picked = np.unique(np.linspace(0, len(curve.risk) - 1, 200).round().astype(int))
+            shares, risks = curve.coverage[picked].tolist(), curve.risk[picked].tolist()
+            series.append(Series(name, _hundredfold(shares), _hundredfold(risks), colour=number, dash=number // 4))
+            rows += [(name, "confidence", share, risk) for share, risk in zip(shares, risks, strict=True)]
+        if point is not None and not math.isnan(point.risk):
+            x, y = (100 * point.coverage,), (100 * point.risk,)
+            series.append(Series(f"{name}, paths agree", x, y, kind="points", colour=number, marker=number))
+            rows.append((name, "paths agree", point.coverage, point.risk))
+    panel = Panel(
+        tuple(series),
+        x_label="answered (%)",
+        y_label="wrong among the answered (%)",
+        x_limits=(0, 102),
+        y_limits=(0, None),
+    )
+    return Plot(
+        "abstention",
+        "Error over the share of images answered, by confidence and where label and reasoning path agree",
+        (panel,),
+        ("method", "rule", "coverage", "risk"),
+        tuple(rows),
+        height=4.0,
+        legend="beside",
+    )
 
 
-def _agreement(unit: UnitAnswers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Where both paths name one class, and whether it is right."""
-    if not {"label", "reasoning"} <= unit.predicted.keys():
+def _agreement(rows: pd.DataFrame, samples: int) -> Abstention | None:
+    """Answering where both paths name one class, of a setup's answers; None unless both answered every sample."""
+    keys = ["unit", "sample_id"]
+    label, reasoning = (rows[rows["answer"] == answer] for answer in ("label", "reasoning"))
+    both = label.merge(reasoning[[*keys, "predicted"]], on=keys, suffixes=("", "_reasoned"))
+    if not samples or len(both) != samples:
         return None
-    pairs = zip(unit.predicted["label"], unit.predicted["reasoning"], strict=True)
-    same = np.array([label is not None and label == reasoned for label, reasoned in pairs], dtype=bool)
-    return same, unit.correct("label")
+    same = both["predicted"].notna() & (both["predicted"] == both["predicted_reasoned"])
+    return abstention(same.to_numpy(bool), both["correct"].to_numpy(bool))
+
+
+def _hundredfold(shares: Sequence[float]) -> list[float]:
+    return [100 * share for share in shares]
 
 
 def _percent(value: float | None) -> str:

@@ -6,16 +6,18 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
-from throughline.reporting.runs import Prediction, ResultLine, Run
-from throughline.reporting.summaries import ANSWER_ORDER, METHOD_ORDER, Group, in_order
+from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line, visible
+from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.reader import PREDICTIONS, UnitFolder
+from throughline.runs.records import Prediction
 
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.
 MOST_IMAGES = 5000
@@ -35,8 +37,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One answer path's answer."""
+class Answer:
+    """What one answer path said."""
 
     answer: str
     predicted: str | None
@@ -48,21 +50,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one method said about one image."""
+    """What one method, at one level of each factor, said about one image."""
 
     method: str
     seed: int
-    said: tuple[Said, ...]
-
-    @property
-    def right(self) -> bool:
-        """All answer paths are right."""
-        return all(item.correct for item in self.said)
-
-    @property
-    def paths_agree(self) -> bool:
-        """All answer paths name one class."""
-        return len({item.predicted for item in self.said}) == 1 and self.said[0].predicted is not None
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -79,75 +71,74 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The cards, those with picture and texts first, and the method whose answers decided which these are."""
+    """The cards, those with picture and texts first, and the setup whose answers decided which these are."""
 
     cards: tuple[Card, ...]
+    setups: tuple[str, ...]
     chosen_by: str
-    told: int
+    with_texts: int
     """How many of the cards have their texts (and pictures, where there is an image folder)."""
     right: int
-    """How many of those that method got right on its last answer path."""
+    """How many of those that setup got right on its last answer path."""
     total: int
     """Held-out images in all."""
 
 
 def make_gallery(
-    run: Run, group: Group, images_root: Path | None, told: int = 48, limit: int = MOST_IMAGES
+    group: Group, images_root: Path | None, with_texts: int = 48, limit: int = MOST_IMAGES
 ) -> Gallery | None:
-    """At most `limit` images spread over targets, `told` of them with picture and texts; the same for the same run.
+    """At most `limit` images spread over targets, `with_texts` of them with picture and texts; the same for the same
+    run.
 
-    Of the told half are wrong where there are enough; right and wrong are those of one method, the first of DECIDING
-    that has predictions, on its lowest seed; every other method's answers to the same images stand beside. None without
+    Of these half are wrong where there are enough; right and wrong are those of one setup, of the first DECIDING method
+    that has predictions, on its lowest seed; every other setup's answers to the same images stand beside. None without
     predictions.
     """
-    units = _one_unit_per_method_and_target(run, group)
-    if not units:
-        return None
-    methods = in_order((method for method, _ in units), METHOD_ORDER)
+    units = _one_unit_per_setup_and_target(group)
     targets = sorted({target for _, target in units})
     first: list[Card] = []
     others: list[Card] = []
     right = total = 0
     for number, target in enumerate(targets):
-        asked = {method: _by_sample(run, units[method, target]) for method in methods if (method, target) in units}
-        answers = {method: found for method, found in asked.items() if found}
+        here = {setup: units[setup, target] for setup in group.setups if (setup, target) in units}
+        answers = {setup: found for setup, unit in here.items() if (found := _by_sample(unit))}
         if not answers:
             continue
-        deciding = answers[_deciding_method(answers)]
-        chosen = _choose(deciding, _share(told, number, len(targets)), target)
+        seeds = {setup: unit.unit.seed for setup, unit in here.items()}
+        deciding = answers[_deciding_setup(group, answers)]
+        chosen = _choose(deciding, _share(with_texts, number, len(targets)), target)
         right += sum(correct for _, correct in chosen)
         total += len(deciding)
         names = [name for name, _ in chosen]
-        first += [_card(name, answers, units, target, images_root, with_text=True) for name in names]
+        first += [_card(name, answers, seeds, images_root, with_text=True) for name in names]
         rest = sorted(set(deciding) - set(names))
         generator(0, "report gallery, the rest", target).shuffle(rest)
         room = _share(limit, number, len(targets)) - len(names)
-        others += [_card(name, answers, units, target, None, with_text=False) for name in sorted(rest[: max(0, room)])]
-    shown = in_order((entry.method for card in (*first, *others) for entry in card.entries), METHOD_ORDER)
-    if not shown:
+        others += [_card(name, answers, seeds, None, with_text=False) for name in sorted(rest[: max(0, room)])]
+    setups = in_order((entry.method for card in (*first, *others) for entry in card.entries), group.setups)
+    if not setups:
         return None
-    return Gallery((*first, *others), _deciding_method(dict.fromkeys(shown)), len(first), right, total)
+    return Gallery((*first, *others), setups, _deciding_setup(group, setups), len(first), right, total)
 
 
 def gallery_data(gallery: Gallery) -> dict[str, Any]:
     """For the page's script: names once, then per image its answers as places in the lists of names."""
-    methods = in_order((entry.method for card in gallery.cards for entry in card.entries), METHOD_ORDER)
-    said = [one for card in gallery.cards for entry in card.entries for one in entry.said]
-    answers = in_order((one.answer for one in said), ANSWER_ORDER)
-    outcomes = sorted({one.outcome for one in said})
+    said = [answer for card in gallery.cards for entry in card.entries for answer in entry.answers]
+    answers = in_order((answer.answer for answer in said), ANSWER_ORDER)
+    outcomes = sorted({answer.outcome for answer in said})
     domains = sorted({card.domain for card in gallery.cards})
     classes = sorted(
         {label for card in gallery.cards for label in card.labels}
-        | {s.predicted for s in said if s.predicted is not None}
+        | {answer.predicted for answer in said if answer.predicted is not None}
     )
     place = {name: number for number, name in enumerate(classes)}
     return {
-        "methods": [one_line(name) for name in methods],
+        "methods": [one_line(name) for name in gallery.setups],
         "answers": [one_line(name) for name in answers],
         "outcomes": [one_line(name) for name in outcomes],
         "domains": [one_line(name) for name in domains],
         "classes": [one_line(name) for name in classes],
-        "first": methods.index(gallery.chosen_by),
+        "first": gallery.setups.index(gallery.chosen_by),
         "images": [
             [
                 one_line(card.sample_id),
@@ -156,17 +147,17 @@ def gallery_data(gallery: Gallery) -> dict[str, Any]:
                 card.thumbnail,
                 [
                     [
-                        methods.index(entry.method),
+                        gallery.setups.index(entry.method),
                         entry.seed,
                         [
                             [
-                                answers.index(one.answer),
-                                -1 if one.predicted is None else place[one.predicted],
-                                outcomes.index(one.outcome),
-                                int(one.correct),
-                                None if one.parts is None else [[part.stage, visible(part.text)] for part in one.parts],
+                                answers.index(answer.answer),
+                                -1 if answer.predicted is None else place[answer.predicted],
+                                outcomes.index(answer.outcome),
+                                int(answer.correct),
+                                answer.parts and [[part.stage, visible(part.text)] for part in answer.parts],
                             ]
-                            for one in entry.said
+                            for answer in entry.answers
                         ],
                     ]
                     for entry in card.entries
@@ -209,22 +200,24 @@ def thumbnail(images_root: Path, sample_id: str) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _one_unit_per_method_and_target(run: Run, group: Group) -> dict[tuple[str, str], ResultLine]:
+def _one_unit_per_setup_and_target(group: Group) -> dict[tuple[str, str], UnitFolder]:
     """The lowest seed's unit that has predictions."""
-    chosen: dict[tuple[str, str], ResultLine] = {}
-    for line in sorted(run.results, key=lambda line: (line.seed, line.unit)):
-        unit = run.units.get(line.unit)
-        if line.round is None and group.holds(line) and unit and (unit.folder / "predictions.jsonl").is_file():
-            chosen.setdefault((line.method, line.target), line)
+    chosen: dict[tuple[str, str], UnitFolder] = {}
+    lines = group.final.drop_duplicates("unit").sort_values(["seed", "unit"])
+    for line in lines.itertuples():
+        unit = group.run.units.get(line.unit)
+        if unit is not None and (unit.folder / PREDICTIONS).is_file():
+            chosen.setdefault((line.setup, line.target), unit)
     return chosen
 
 
-def _by_sample(run: Run, line: ResultLine) -> dict[str, tuple[Prediction, ...]]:
-    found: dict[str, dict[str, Prediction]] = {}
-    for prediction in run.units[line.unit].predictions():
-        found.setdefault(prediction.sample_id, {})[prediction.answer] = prediction
+def _by_sample(unit: UnitFolder) -> dict[str, tuple[Prediction, ...]]:
+    answers: dict[str, dict[str, Prediction]] = {}
+    for prediction in unit.predictions():
+        answers.setdefault(prediction.sample_id, {})[prediction.answer] = prediction
     return {
-        sample_id: tuple(said[answer] for answer in in_order(said, ANSWER_ORDER)) for sample_id, said in found.items()
+        sample_id: tuple(by_path[path] for path in in_order(by_path, ANSWER_ORDER))
+        for sample_id, by_path in answers.items()
     }
 
 
@@ -240,39 +233,45 @@ def _choose(answers: Mapping[str, tuple[Prediction, ...]], count: int, target: s
     return [(name, verdict[name]) for name in sorted(taken)]
 
 
-def _deciding(said: tuple[Prediction, ...]) -> Prediction:
+def _deciding(answers: tuple[Prediction, ...]) -> Prediction:
     """The reasoning path decides where there is one, else the label path, else whatever there is."""
-    by_answer = {prediction.answer: prediction for prediction in said}
-    return by_answer.get("reasoning") or by_answer.get("label") or said[0]
+    by_path = {prediction.answer: prediction for prediction in answers}
+    return by_path.get("reasoning") or by_path.get("label") or answers[0]
 
 
 def _card(
     sample_id: str,
     answers: Mapping[str, Mapping[str, tuple[Prediction, ...]]],
-    units: Mapping[tuple[str, str], ResultLine],
-    target: str,
+    seeds: Mapping[str, int],
     images_root: Path | None,
     with_text: bool,
 ) -> Card:
     entries = tuple(
         Entry(
-            method=method,
-            seed=units[method, target].seed,
-            said=tuple(
-                Said(p.answer, p.predicted, p.outcome, p.correct, parts(p.text) if with_text else None)
-                for p in found[sample_id]
+            method=setup,
+            seed=seeds[setup],
+            answers=tuple(
+                Answer(p.answer, _shown(p.predicted), p.outcome, p.correct, parts(p.text) if with_text else None)
+                for p in by_sample[sample_id]
             ),
         )
-        for method, found in answers.items()
-        if sample_id in found
+        for setup, by_sample in answers.items()
+        if sample_id in by_sample
     )
-    first = next(found[sample_id][0] for found in answers.values() if sample_id in found)
+    first = next(by_sample[sample_id][0] for by_sample in answers.values() if sample_id in by_sample)
     picture = thumbnail(images_root, sample_id) if images_root else None
     return Card(sample_id, first.domain, first.labels, picture, entries)
 
 
-def _deciding_method(methods: Mapping[str, object]) -> str:
-    return next((method for method in DECIDING if method in methods), list(methods)[-1])
+def _shown(predicted: str | tuple[str, ...] | None) -> str | None:
+    return ", ".join(predicted) if isinstance(predicted, tuple) else predicted
+
+
+def _deciding_setup(group: Group, names: Iterable[str]) -> str:
+    """The first of the DECIDING methods, else the last setup."""
+    setups = list(names)
+    by_method = {group.setups[name].method: name for name in reversed(setups)}
+    return next((by_method[method] for method in DECIDING if method in by_method), setups[-1])
 
 
 def _share(total: int, number: int, count: int) -> int:

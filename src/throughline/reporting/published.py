@@ -1,26 +1,17 @@
-"""What RD-MLDG published (arXiv 2602.23777), to stand beside a run's own numbers, always marked as published. Its
-numbers are InternVL3-8B's on real images; we know them second-hand, from digests that we did not check against the
-paper's body, and say so. Called by `page` and `analysis_tables`."""
+"""The paper's tables of accuracies beside a run's own numbers (see `analysis.paper`). Called by `page`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from throughline.reporting.summaries import METHOD_ORDER, Group, MethodSummary, in_order
-from throughline.reporting.tables import MISSING, Table, average_cell
+from throughline.analysis.paper import DATASETS, NOTE, PAPER, SARR_NOTE, dataset_of
+from throughline.core.table import MISSING, Table
+from throughline.reporting.results import Group, Summary
+from throughline.reporting.tables import average_cell
+from throughline.runs.order import in_order
+from throughline.training.methods import METHODS
 
-PAPER = "RD-MLDG, arXiv 2602.23777"
-NOTE = (
-    f"Published: {PAPER}, InternVL3-8B, known to us from digests; not measured by us, and not comparable with another "
-    "model or other images."
-)
-SARR_NOTE = (
-    "`sarr` here: own chains only, from where `reasoning` ended; which losses the published row used we do not know."
-)
-
-_NAMES = {"pacs": "PACS", "vlcs": "VLCS", "officehome": "OfficeHome", "terraincognita": "TerraIncognita"}
-_ORDER = tuple(_NAMES)
+_ORDER = tuple(DATASETS)
 
 # Main table: accuracy averaged over targets, in percent; (method, backbone, PACS, VLCS, OfficeHome, TerraIncognita).
 _MAIN: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = (
@@ -49,19 +40,8 @@ _OURS: Mapping[str, Mapping[str, float]] = {
     },
 }  # fmt: skip
 
-ROUNDS_NOTE = (
-    f"Published: {PAPER}, TerraIncognita, InternVL3-8B: 70.06 after one round, 70.59 after two (p < 0.01), 70.65 after "
-    "three (p about 0.07), 70.50 to 70.60 beyond."
-)
 
-
-def dataset_of(name: str) -> str | None:
-    """The paper's dataset that a run's dataset is called after, None for any other."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    return plain if plain in _NAMES else None
-
-
-def published_ablation(group: Group, summaries: Mapping[str, Sequence[MethodSummary]]) -> Table | None:
+def published_ablation(group: Group, summaries: Mapping[str, Mapping[str, Summary]]) -> Table | None:
     """The run's methods beside the paper's rows of that name; None for a dataset that the paper does not have.
 
     `summaries` by answer path, of the split that DomainBed reports where there is one.
@@ -69,16 +49,15 @@ def published_ablation(group: Group, summaries: Mapping[str, Sequence[MethodSumm
     dataset = dataset_of(group.dataset)
     if dataset is None:
         return None
-    ours = {answer: {row.method: row for row in rows} for answer, rows in summaries.items()}
-    methods = in_order([*_OURS[dataset], *(name for rows in ours.values() for name in rows)], METHOD_ORDER)
+    methods = in_order([*_OURS[dataset], *(name for rows in summaries.values() for name in rows)], METHODS)
     rows = []
     for method in methods:
         printed = _OURS[dataset].get(method)
-        cells = [average_cell(found.get(method)) for found in ours.values()]
+        cells = [average_cell(found.get(method)) for found in summaries.values()]
         rows.append((method, MISSING if printed is None else f"{printed:.2f}", *cells))
     return Table(
-        title=f"{_NAMES[dataset]}: this run beside the paper",
-        columns=("method", "published, InternVL3-8B", *(f"here, {answer} path" for answer in ours)),
+        title=f"{DATASETS[dataset]}: this run beside the paper",
+        columns=("method", "published, InternVL3-8B", *(f"here, {answer} path" for answer in summaries)),
         rows=tuple(rows),
         notes=(NOTE, f"Here: {group.model}. Which answer path the paper's table uses is not known to us.", SARR_NOTE),
     )
@@ -92,7 +71,7 @@ def published_methods(group: Group) -> Table | None:
     column = _ORDER.index(dataset)
     rows = tuple((name, backbone, f"{printed[column]:.2f}") for name, backbone, printed in _MAIN)
     return Table(
-        title=f"{_NAMES[dataset]}: published results of other methods",
+        title=f"{DATASETS[dataset]}: published results of other methods",
         columns=("method", "model", "published"),
         rows=rows,
         notes=(

@@ -1,6 +1,6 @@
 """A finished run reduced to what its tables, intervals and comparisons need, small enough to be committed: config,
 versions, results, rounds, and every answer's class without its text. Called by the commands that write evidence/;
-`runs.read_run` reads what stands there."""
+`runs.reader` reads what stands there."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from throughline.analysis.records import FILE as ANALYSIS
-from throughline.analysis.records import Analysis, read_analysis
+from throughline.analysis.document import FILE as ANALYSIS
+from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
-from throughline.reporting.runs import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
-from throughline.reporting.summaries import CorrectAnswers, contradictions, group_of
+from throughline.reporting.results import contradictions
+from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
 
 # Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
 ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus")
@@ -39,7 +39,7 @@ def reduce_run(run_folder: Path, reduced: Path) -> Run:
     write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
     analysis = read_analysis(run_folder / ANALYSIS)
     if analysis is not None:
-        write_atomically(reduced / ANALYSIS, without_texts(analysis).model_dump_json(indent=1) + "\n")
+        write_analysis(reduced / ANALYSIS, without_texts(analysis))
     write_atomically(reduced / REDUCED_PREDICTIONS, _parquet(rows))
     return read_run(reduced)
 
@@ -52,13 +52,13 @@ def without_texts(analysis: Analysis) -> Analysis:
 
 def require_whole(run: Run) -> None:
     """Raises a ThroughlineError for a run with any fault or with results that its predictions contradict."""
-    correct = CorrectAnswers(run)
+    answered = {(unit.name, prediction.answer) for unit in run.units.values() for prediction in unit.predictions()}
     unanswered = [
         f"{line.unit}: no predictions for its results on the {line.answer} path"
         for line in run.results
-        if line.round is None and (line.target, line.seed) not in correct.of(group_of(line), line.method, line.answer)
+        if line.round is None and (line.unit, line.answer) not in answered
     ]
-    faults = (*run.faults, *contradictions(run, correct), *unanswered)
+    faults = (*run.faults, *contradictions(run), *unanswered)
     if faults:
         more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise ThroughlineError(f"the run is not whole: {faults[0]}{more}", run.folder, "finish it, or reduce it again")
@@ -79,23 +79,16 @@ def reduced_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
 def _prediction_rows(run: Run) -> Iterator[tuple[str | None, ...]]:
     """Rows of REDUCED_COLUMNS, in the order of units, answers and samples."""
     for name in sorted({line.unit for line in run.results}):
-        for one in sorted(run.units[name].predictions(), key=lambda one: (one.answer, one.sample_id)):
-            if len(one.labels) != 1:
-                raise ThroughlineError("a sample has several labels", one.sample_id, "only single labels are reduced")
-            yield name, one.sample_id, one.answer, one.predicted, one.labels[0], one.outcome
+        for row in sorted(run.units[name].predictions(), key=lambda row: (row.answer, row.sample_id)):
+            if len(row.labels) != 1 or not isinstance(row.predicted, str | None):
+                raise ThroughlineError("a sample has several labels", row.sample_id, "only single labels are reduced")
+            yield name, row.sample_id, row.answer, row.predicted, row.labels[0], row.outcome
 
 
 def _round_rows(run: Run) -> Iterator[dict[str, Any]]:
     for name in sorted({line.unit for line in run.results}):
         for line in run.units[name].rounds:
-            yield {
-                "unit": name,
-                "round": line.round,
-                "sampled": line.sampled,
-                "accepted": line.accepted,
-                "outcomes": dict(line.outcomes),
-                "adapter_changed": line.adapter_changed,
-            }
+            yield {"unit": name, **line.to_json()}
 
 
 def _parquet(rows: list[tuple[str | None, ...]]) -> bytes:

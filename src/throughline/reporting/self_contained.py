@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from throughline.reporting.untrusted import visible
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -29,6 +31,7 @@ def render_page(template: str, scripts: Sequence[str], styles: Sequence[str], sh
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["visible"] = visible
     return environment.get_template(template).render(
         shown,
         script=code,

@@ -7,34 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from throughline.analysis.document import sections as analysis_sections
+from throughline.analysis.section import Section
 from throughline.core.files import write_atomically
-from throughline.metrics.intervals import bootstrap_generator
-from throughline.metrics.paired import PairedDifference, holm, paired_difference
-from throughline.reporting.analysis_page import Section, analysis_sections, find_analysis
-from throughline.reporting.answers import read_answers
+from throughline.core.plot import Plot
+from throughline.core.table import MISSING, Table
+from throughline.drawn import DRAWN_NOTE
+from throughline.metrics.paired import holm
+from throughline.reporting.analyses import find_analysis
 from throughline.reporting.confidence import confidence_table, confidences
+from throughline.reporting.drawing import svg_of
 from throughline.reporting.figures import accuracy_figure
-from throughline.reporting.page import flat
-from throughline.reporting.plotting import Plot, laid_out
-from throughline.reporting.runs import Run, read_run
+from throughline.reporting.page import shown_settings
+from throughline.reporting.results import Group, Summary, difference_of, drawn_over, groups, same_samples, summarise
 from throughline.reporting.self_contained import render_page
-from throughline.reporting.summaries import (
-    ANSWER_ORDER,
-    METHOD_ORDER,
-    SPLIT_ORDER,
-    Answers,
-    CorrectAnswers,
-    Group,
-    MethodSummary,
-    describe,
-    drawn_over,
-    groups,
-    in_order,
-    summarise,
-)
-from throughline.reporting.tables import DRAWN_NOTE, MISSING, Table, average_cell, is_drawn, points
+from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
+from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
+from throughline.runs.reader import Run, read_run
+from throughline.training.methods import METHODS
 
 FILE = "side-by-side.html"
 
@@ -44,25 +34,21 @@ class Column:
     """One group of one run's results: a column of every joint table."""
 
     name: str
-    run: Run
     group: Group
-    correct: CorrectAnswers
 
 
 def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> Path:
     """Writes side-by-side.html into `folder`, or report/ of the first run, and gives its path."""
-    runs = [read_run(one) for one in folders]
+    runs = [read_run(run_folder) for run_folder in folders]
     path = (folder or folders[0] / "report") / FILE
     columns = columns_of(runs)
     sections = {
-        name: _numbered(analysis_sections(find_analysis(run)), number)
+        name: _numbered(analysis_sections(find_analysis(run).analysis), number)
         for number, (name, run) in enumerate(zip(names_of(folders), runs, strict=True), start=1)
     }
     accuracies = joint_figures(columns)
-    plots = [*accuracies, *(plot for found in sections.values() for one in found for plot in one.figures)]
-    confidence = {
-        column.name: confidence_table(confidences(read_answers(column.run, column.group))) for column in columns
-    }
+    plots = [*accuracies, *(plot for of_run in sections.values() for section in of_run for plot in section.figures)]
+    confidence = {column.name: confidence_table(confidences(column.group)) for column in columns}
     shown = {
         "names": list(sections),
         "about": about_table(columns),
@@ -72,8 +58,8 @@ def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> P
         "differences": difference_tables(columns),
         "confidence": {name: table for name, table in confidence.items() if table is not None},
         "sections": _by_section(sections),
-        "svg": {plot.name: laid_out(plot).svg() for plot in plots},
-        "drawn": any(is_drawn(column.group) for column in columns),
+        "svg": {plot.name: svg_of(plot) for plot in plots},
+        "drawn": any(column.group.drawn for column in columns),
         "drawn_note": DRAWN_NOTE,
         "faults": {name: run.faults for name, run in zip(sections, runs, strict=True) if run.faults},
     }
@@ -96,11 +82,8 @@ def columns_of(runs: Sequence[Run]) -> tuple[Column, ...]:
     """Runs in the order given; a run with several groups has several columns."""
     columns = []
     for name, run in zip(names_of([run.folder for run in runs]), runs, strict=True):
-        found = groups(run.results)
-        correct = CorrectAnswers(run)
-        columns += [
-            Column(name if len(found) == 1 else f"{name}: {describe(group)}", run, group, correct) for group in found
-        ]
+        of_run = groups(run)
+        columns += [Column(name if len(of_run) == 1 else f"{name}: {group.title}", group) for group in of_run]
     return tuple(columns)
 
 
@@ -108,23 +91,16 @@ def about_table(columns: Sequence[Column]) -> Table:
     """What each column is about."""
     rows = []
     for column in columns:
-        lines = [line for line in column.run.results if column.group.holds(line) and line.round is None]
-        rows.append(
-            (
-                column.name,
-                column.group.dataset,
-                column.group.model,
-                " ".join(sorted({line.target for line in lines})),
-                " ".join(map(str, sorted({line.seed for line in lines}))),
-                " ".join(in_order((line.method for line in lines), METHOD_ORDER)),
-            )
-        )
+        final = column.group.final
+        names = (sorted(set(final["target"])), sorted(set(final["seed"])), in_order(final["method"], METHODS))
+        about = (" ".join(map(str, values)) for values in names)
+        rows.append((column.name, column.group.dataset, column.group.model, *about))
     return Table("The runs", ("run", "dataset", "model", "held out", "seeds", "methods"), tuple(rows))
 
 
 def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
     """The keys of the configs in which the runs differ; None where they do not."""
-    configs = [dict(flat(run.config)) for run in runs]
+    configs = [shown_settings(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     rows = tuple(
         (key, *(config.get(key, MISSING) for config in configs))
@@ -135,70 +111,56 @@ def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
 
 
 def joint_tables(columns: Sequence[Column], split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
-    """One per answer path: methods × runs, Avg in percent with its interval where there is one."""
+    """One for each answer path: setups × runs, Avg in percent with its interval where there is one."""
     chosen = _split(columns, split)
-    tables = []
-    for path in _answers(columns):
-        if answer in {None, path}:
-            summaries = [{row.method: row for row in rows} for rows in _summaries(columns, chosen, path).values()]
-            tables.append(_joint(columns, summaries, path, chosen))
-    return tuple(tables)
+    return tuple(_joint(columns, path, chosen) for path in _answers(columns) if answer in {None, path})
 
 
 def joint_figures(columns: Sequence[Column]) -> tuple[Plot, ...]:
-    """One per answer path: a bar per method and run."""
-    chosen = _split(columns, "all")
-    drawn = (
-        accuracy_figure(_summaries(columns, chosen, path), name=f"accuracy-{path}", series="{}")
-        for path in _answers(columns)
-    )
-    return tuple(
-        replace(plot, description=f"{path} path: {plot.description}")
-        for path, plot in zip(_answers(columns), drawn, strict=True)
-        if plot is not None
-    )
+    """One for each answer path: a bar for each setup and run."""
+    chosen, plots = _split(columns, "all"), []
+    for path in _answers(columns):
+        plot = accuracy_figure(_summaries(columns, chosen, path), name=f"accuracy-{path}", series="{}")
+        if plot is not None:
+            plots.append(replace(plot, description=f"{path} path: {plot.description}"))
+    return tuple(plots)
+
+
+def difference_tables(columns: Sequence[Column], answer: str | None = None) -> tuple[Table, ...]:
+    """One for each answer path: each run minus the first, in points, wherever both answered the same images."""
+    tables = (_differences(columns, path) for path in ANSWER_ORDER if answer in {None, path})
+    return tuple(table for table in tables if table is not None)
 
 
 def _split(columns: Sequence[Column], wanted: str) -> str:
     """The split that is wanted, or else the first that was measured."""
-    measured = in_order((line.split for c in columns for line in c.run.results if line.round is None), SPLIT_ORDER)
+    measured = in_order((split for column in columns for split in column.group.splits), SPLIT_ORDER)
     return wanted if wanted in measured else next(iter(measured), wanted)
 
 
 def _answers(columns: Sequence[Column]) -> tuple[str, ...]:
-    return in_order((line.answer for c in columns for line in c.run.results if line.round is None), ANSWER_ORDER)
+    return in_order((answer for column in columns for answer in column.group.answers), ANSWER_ORDER)
 
 
-def _summaries(columns: Sequence[Column], split: str, answer: str) -> dict[str, tuple[MethodSummary, ...]]:
-    return {c.name: summarise(c.run, c.group, split, answer, c.correct) for c in columns}
+def _summaries(columns: Sequence[Column], split: str, answer: str) -> dict[str, dict[str, Summary]]:
+    return {column.name: summarise(column.group, split, answer) for column in columns}
 
 
 def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
     """With figures named after the run's place: two figures of one page need names of their own."""
     return tuple(
-        replace(one, figures=tuple(replace(plot, name=f"{plot.name}-{number}") for plot in one.figures))
-        for one in sections
+        replace(section, figures=tuple(replace(plot, name=f"{plot.name}-{number}") for plot in section.figures))
+        for section in sections
     )
 
 
-def difference_tables(columns: Sequence[Column], answer: str | None = None) -> tuple[Table, ...]:
-    """One per answer path: each run minus the first, in points, wherever both answered the same images."""
-    tables = []
-    for path in ANSWER_ORDER:
-        table = _differences(columns, path) if answer in {None, path} else None
-        tables += [] if table is None else [table]
-    return tuple(tables)
-
-
-def _joint(
-    columns: Sequence[Column], summaries: Sequence[Mapping[str, MethodSummary]], answer: str, split: str
-) -> Table:
-    methods = in_order((method for found in summaries for method in found), METHOD_ORDER)
-    rows = tuple((method, *(average_cell(found.get(method)) for found in summaries)) for method in methods)
+def _joint(columns: Sequence[Column], answer: str, split: str) -> Table:
+    summaries = _summaries(columns, split, answer).values()
+    setups = in_order((name for rows in summaries for name in rows), METHODS)
     return Table(
         title=f"{answer} path · split {split}",
         columns=("method", *(column.name for column in columns)),
-        rows=rows,
+        rows=tuple((setup, *(average_cell(rows.get(setup)) for rows in summaries)) for setup in setups),
         notes=(
             "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets "
             f"the 95 % interval over {drawn_over(_seeds(columns))}. Runs of different domains or images are not "
@@ -210,27 +172,25 @@ def _joint(
 
 def _differences(columns: Sequence[Column], answer: str) -> Table | None:
     first, *others = columns
-    methods = in_order(
-        (line.method for line in first.run.results if first.group.holds(line) and line.answer == answer), METHOD_ORDER
-    )
-    found: dict[tuple[str, str], PairedDifference] = {}
+    setups = first.group.final_setups(answer)
+    differences = {}
     for other in others:
-        for method in methods:
-            ours = other.correct.of(other.group, method, answer)
-            theirs = first.correct.of(first.group, method, answer)
-            if _same_images(ours, theirs):
-                found[method, other.name] = paired_difference(_vectors(ours), _vectors(theirs), bootstrap_generator())
-    if not found:
+        for setup in setups:
+            ours, theirs = (column.group.right(setup, answer) for column in (other, first))
+            difference = difference_of(ours, theirs) if same_samples(ours, theirs) else None
+            if difference is not None:
+                differences[setup, other.name] = difference
+    if not differences:
         return None
-    adjusted = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
-    rows = tuple(
-        (method, *(_difference(found.get((method, o.name)), adjusted.get((method, o.name))) for o in others))
-        for method in methods
-    )
+    adjusted = holm([difference.p_value for difference in differences.values()])
+    cells = {}
+    for (key, difference), p_value in zip(differences.items(), adjusted, strict=True):
+        gap, interval, _, p = difference_cells(difference, p_value)
+        cells[key] = f"{gap} ({interval}), p {p}"
     return Table(
         title=f"{answer} path · difference from {first.name}, split all",
         columns=("method", *(other.name for other in others)),
-        rows=rows,
+        rows=tuple((setup, *(cells.get((setup, other.name), MISSING) for other in others)) for setup in setups),
         notes=(
             f"Points with 95 % interval: paired bootstrap over {drawn_over(_seeds(columns))}, on the same images; p "
             "after Holm, over the cells of this table.",
@@ -239,33 +199,17 @@ def _differences(columns: Sequence[Column], answer: str) -> Table | None:
     )
 
 
-def _same_images(ours: Answers, theirs: Answers) -> bool:
-    same = bool(ours) and ours.keys() == theirs.keys() and all(ours[k].keys() == theirs[k].keys() for k in ours)
-    by_target: dict[str, set[str]] = {}
-    return same and all(by_target.setdefault(key[0], set(ours[key])) == set(ours[key]) for key in ours)
-
-
-def _vectors(answers: Answers) -> dict[tuple[str, int], np.ndarray]:
-    return {key: np.array([found[name] for name in sorted(found)]) for key, found in answers.items()}
-
-
 def _by_section(sections: Mapping[str, Sequence[Section]]) -> list[tuple[Section, list[tuple[str, Section]]]]:
     """The sections in their order, each with every run's own; those that no run has are left out."""
     first = next(iter(sections.values()))
-    joined = [(one, [(name, found[place]) for name, found in sections.items()]) for place, one in enumerate(first)]
-    return [(one, found) for one, found in joined if any(own.tables or own.figures for _, own in found)]
-
-
-def _difference(item: PairedDifference | None, adjusted: float | None) -> str:
-    if item is None or adjusted is None:
-        return MISSING
-    return f"{points(item.difference)} ({points(item.low)} to {points(item.high)}), p {adjusted:.3f}"
+    joined = [(section, [(name, own[place]) for name, own in sections.items()]) for place, section in enumerate(first)]
+    return [(section, own) for section, own in joined if any(of_run.tables or of_run.figures for _, of_run in own)]
 
 
 def _seeds(columns: Sequence[Column]) -> int:
     """Of the run that has most."""
-    return max(column.correct.seeds(column.group) for column in columns)
+    return max(column.group.seeds for column in columns)
 
 
 def _drawn(columns: Sequence[Column]) -> tuple[str, ...]:
-    return (DRAWN_NOTE,) if any(is_drawn(column.group) for column in columns) else ()
+    return drawn_notes(any(column.group.drawn for column in columns))

@@ -3,7 +3,7 @@
 Every frame begins with the columns that say what unit a row is of: `unit, dataset, model, target, method, seed`, then
 one column for each factor of the run, under the factor's name (None where a unit does not have it).
 
-    results      one row for each results line: round (None: the finished unit), answer, split, n, correct, accuracy,
+    results      one row for each results line: round (missing: the finished unit), answer, split, n, correct, accuracy,
                  unparsed, errors, seconds
     predictions  one row for each answer of a finished unit: sample_id, domain, labels (a tuple), answer, predicted,
                  outcome, correct, confidence, text
@@ -15,7 +15,7 @@ one column for each factor of the run, under the factor's name (None where a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ class Frames:
         """One row for each results line."""
         columns = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
         rows = ((*self._keys(line.unit, line), *(getattr(line, name) for name in columns)) for line in self.run.results)
-        return self._frame(rows, columns).astype({"round": object})
+        return self._frame(rows, columns).astype({"round": "Int64"})
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -95,20 +95,28 @@ class Frames:
             (*keys, self.run.units[name].unit.kind, self.run.units[name].done, self.run.units[name].steps)
             for name, keys in self._units()
         )
-        return self._frame(rows, ("kind", "done", "steps"))
+        return self._frame(rows, ("kind", "done", "steps")).astype({"steps": "Int64"})
 
     def _units(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Units by name, with the values of the first columns."""
         for name, folder in self.run.units.items():
-            yield name, self._keys(name, folder.unit)
+            yield name, self._keys(name, self._lines.get(name, folder.unit))
+
+    @cached_property
+    def _lines(self) -> dict[str, ResultsLine]:
+        """A results line of each unit: it has today's names of image set and model, unit.json those of its making."""
+        return {line.unit: line for line in self.run.results}
 
     def _keys(self, name: str, about: Unit | ResultsLine) -> tuple[Any, ...]:
-        levels: Mapping[str, Any] = about.factors
         own = (about.dataset, about.model, "+".join(about.targets), about.method, about.seed)
-        return (name, *own, *(levels.get(factor) for factor in self.factors))
+        return (name, *own, *(about.factors.get(factor) for factor in self.factors))
 
     def _frame(self, rows: Iterable[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
-        return pd.DataFrame(list(rows), columns=[*OF_UNIT, *self.factors, *columns])
+        table = list(rows)
+        frame = pd.DataFrame(table, columns=[*OF_UNIT, *self.factors, *columns])
+        # a factor's levels stay what they are where some units lack it: 4, not 4.0
+        levels = {name: [row[frame.columns.get_loc(name)] for row in table] for name in self.factors}
+        return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in levels.items()})
 
 
 def _parts(line: TrainingLine) -> Iterator[tuple[str, float | None, float | None]]:

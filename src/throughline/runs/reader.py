@@ -129,7 +129,9 @@ def read_run(folder: str | Path) -> Run:
     else:
         units = {}
         for path in sorted((folder / UNITS).glob("[!.]*")):
-            if path.is_dir() and (unit := read_unit(path, first_lines.get(path.name))) is not None:
+            line = first_lines.get(path.name)
+            unit = read_unit(path, None if line is None else _unit_of(line)) if path.is_dir() else None
+            if unit is not None:
                 units[path.name] = unit
             elif path.is_dir():
                 faults.append(f"{path.name}: no readable {UNIT}")
@@ -138,14 +140,15 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, results, units, config, config_text, environment, tuple(faults))
 
 
-def read_unit(folder: Path, line: ResultsLine | None = None) -> UnitFolder | None:
-    """The unit in a folder. One of its results lines says what it is where unit.json cannot be read; None without
-    either."""
+def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
+    """The unit in a folder; what is `known` of it stands where unit.json cannot be read. None without either."""
     faults: list[str] = []
-    described = _json_object(folder / UNIT, faults) or ({} if line is None else line.to_json())
+    described = _json_object(folder / UNIT, faults)
     try:
-        unit = Unit.from_json({**UNSAID, **described})
+        unit = Unit.from_json({**UNSAID, **described}) if described else known
     except (KeyError, TypeError, ValueError):
+        unit = known
+    if unit is None:
         return None
     training, torn_training = _read_lines(folder / "training.jsonl", TrainingLine)
     rounds, torn_rounds = _read_lines(folder / "rounds.jsonl", RoundLine)
@@ -164,6 +167,11 @@ def read_unit(folder: Path, line: ResultsLine | None = None) -> UnitFolder | Non
         steps=steps if isinstance(steps, int) else None,
         faults=tuple(faults),
     )
+
+
+def _unit_of(line: ResultsLine) -> Unit:
+    """A unit as its results lines describe it."""
+    return Unit.from_json({**UNSAID, **line.to_json()})
 
 
 def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
@@ -194,7 +202,7 @@ def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict
     return {
         name: UnitFolder(
             name=name,
-            unit=Unit.from_json({**UNSAID, **line.to_json()}),
+            unit=_unit_of(line),
             folder=folder,
             rounds=tuple(read_record(RoundLine, row) for row in rows if row["unit"] == name),
             faults=tuple(_torn(path, torn)),

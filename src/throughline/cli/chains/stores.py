@@ -97,7 +97,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from throughline.reporting.tables import Table, to_terminal
+    from throughline.core.table import Table
+    from throughline.reporting.text import to_terminal
     from throughline.teaching.statistics.summary import summarise_chains
     from throughline.teaching.statistics.tables import statistics_tables
 

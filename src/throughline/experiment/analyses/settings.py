@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from throughline.analysis.records import Analysis
+from throughline.analysis.document import WHAT, Analysis
 from throughline.core.errors import UsageError
 
 USUAL_LIMIT = 200
@@ -18,7 +18,7 @@ class AnalyzeSettings:
     earlier call took, else `USUAL_LIMIT`. `conclusions_of` are the methods whose conclusions are tampered with, None
     for all that write chains."""
 
-    what: tuple[str, ...]
+    what: tuple[str, ...] = WHAT
     limit: int | None = None
     clip: str | None = None
     hub: bool = False
@@ -36,17 +36,9 @@ class AnalyzeSettings:
         return self.limit or USUAL_LIMIT
 
     def with_limit_of(self, before: Analysis | None) -> AnalyzeSettings:
-        """These with a limit: what was found of other images could not stand beside what is found now."""
+        """These with a limit: what was measured of other images could not stand beside what is measured now."""
         earlier = before.limit if before is not None else USUAL_LIMIT
         return replace(self, limit=self.limit or earlier)
-
-
-ON_TOKENS = {"probabilities": ("buckets", "moved", "context", "shaded"), "entropy": ("entropy", "overlap")}
-FOLD_FIELDS = {**ON_TOKENS, "mismatch": ("mismatch",), "optimisation": ("curves",), "conclusions": ("variants",)}
-"""What of a fold's record each analysis fills."""
-
-WHAT = (*FOLD_FIELDS, "divergence", "sensitivity")
-"""All analyses."""
 
 
 def require_known(what: Sequence[str]) -> None:

@@ -15,14 +15,14 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
-from throughline.experiment.analyzing.finished_units import FinishedUnit
-from throughline.experiment.analyzing.run_states import RunFold, Subject
+from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit, Subject
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm
 from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.runs.reader import read_unit
+from throughline.runs.unit import Unit
 from throughline.teaching.building import accepted_chains
-from throughline.training.methods import METHODS
 
 RULE = "correct"
 
@@ -38,7 +38,7 @@ class ModelSource:
     base: Base = field(default_factory=Base)
 
 
-def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, RunFold, Callable[[], Mllm]]:
+def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, AnalyzedFold, Callable[[], Mllm]]:
     """The subject, its one fold, which holds nothing out, and what loads the weights. Nothing is loaded here.
 
     Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
@@ -70,8 +70,11 @@ def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, RunFold, C
     )
     units = {}
     if record is not None:
-        units = {record.method: FinishedUnit(name, adapter.parent, METHODS[record.method], (), record.seed, 0)}
-    fold = RunFold((), 0 if record is None else record.seed, units, keep_all(images))
+        unit = Unit("final", images.name, (), record.method, name, record.seed)
+        folder_of_model = read_unit(adapter.parent, unit)
+        assert folder_of_model is not None
+        units = {record.method: AnalyzedUnit(folder_of_model)}
+    fold = AnalyzedFold((), 0 if record is None else record.seed, units, keep_all(images))
     if record is not None:
         return subject, fold, lambda: load_base(record, source.base)
     return subject, fold, lambda: open_model(source.model, questions.classes, source.base).mllm

@@ -13,8 +13,8 @@ from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
 from throughline.core.files import content_hash, file_sha256
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
-from throughline.experiment.analyzing.run_states import Subject
-from throughline.experiment.analyzing.weights import Weights
+from throughline.experiment.analyses.subject import Subject
+from throughline.experiment.analyses.weights import Weights
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS
 from throughline.questions.wording import class_name
@@ -22,7 +22,8 @@ from throughline.questions.wording import class_name
 SHARDS = "analysis"
 """In the subject's folder."""
 
-Told = Callable[[str], None]
+Say = Callable[[str], None]
+"""Takes a line about what is under way."""
 
 
 def given_passages(
@@ -30,22 +31,21 @@ def given_passages(
 ) -> tuple[tuple[Passages, ...], dict[str, str]]:
     """Images with a teacher's chain, `limit` of them spread over domains and classes: class and chain of each. All
     images, with their class alone, where there is no chain. Besides, what is wrong with images that cannot be read."""
-    with_chain = [one for one in samples if one.id in chains] or list(samples)
+    with_chain = [sample for sample in samples if sample.id in chains] or list(samples)
     good, broken = readable(spread(with_chain, limit))
-    found = []
-    for one in good:
-        texts: dict[Source, str] = {"label": class_name(one.label)}
-        if one.id in chains:
-            texts["teacher"] = chains[one.id]
-        found.append(Passages(one, texts))
-    return tuple(found), broken
+    passages = []
+    for sample in good:
+        texts: dict[Source, str] = {"label": class_name(sample.label)}
+        if sample.id in chains:
+            texts["teacher"] = chains[sample.id]
+        passages.append(Passages(sample, texts))
+    return tuple(passages), broken
 
 
 def own_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> tuple[Passages, ...]:
     """Images with a chain of the model's own."""
-    return tuple(
-        Passages(one, {"self": chains[one.id]}) for one in spread([s for s in samples if s.id in chains], limit)
-    )
+    with_chain = spread([sample for sample in samples if sample.id in chains], limit)
+    return tuple(Passages(sample, {"self": chains[sample.id]}) for sample in with_chain)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ class Scoring:
 
     subject: Subject
     weights: Weights
-    told: Told
+    say: Say
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The class of each sample, by its id."""
+        return {name: sample.label for name, sample in self.subject.images.by_id.items()}
 
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
@@ -63,11 +68,11 @@ class Scoring:
 
     def tokens(self, state: State, passages: Sequence[Passages], what: str) -> TokenTable:
         """The passages' tokens as `state` sees them; from disk where they were scored before."""
-        content = [[one.sample.image_sha256, one.sample.id, sorted(one.texts.items())] for one in passages]
+        content = [[p.sample.image_sha256, p.sample.id, sorted(p.texts.items())] for p in passages]
         path = self.shard(f"tokens-{what}", state, content, VERSION).with_suffix(".parquet")
         if not path.is_file():
             with self.weights.at(self.subject.adapter(state)) as mllm:
-                write_tokens(path, self.scorer(mllm).score(passages, self.counted(state, what)))
+                write_tokens(path, self.scorer(mllm).score(passages, self.progress(state, what)))
         return read_tokens(path)
 
     def shard(self, what: str, state: State, content: object, version: int) -> Path:
@@ -84,6 +89,6 @@ class Scoring:
         name = f"{what}-{state.name.replace(' ', '-')}-{content_hash(inputs)[:12]}"
         return self.subject.folder / SHARDS / name
 
-    def counted(self, state: State, what: str) -> Callable[[int, int], None]:
+    def progress(self, state: State, what: str) -> Callable[[int, int], None]:
         """Progress as a line."""
-        return lambda done, total: self.told(f"{what}, {state.name}: {done}/{total} images")
+        return lambda done, total: self.say(f"{what}, {state.name}: {done}/{total} images")

@@ -5,14 +5,13 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from throughline.reporting.plotting import Plot, house_style, panels, write_figures
+from throughline.core.plot import Panel, Plot, Series
+from throughline.reporting.drawing import write_figures
 
 
 def plot(name: str = "made") -> Plot:
-    with house_style():
-        figure, (axes,) = panels(1, 2.0)
-        axes.plot([1, 2], [3, 4])
-    return Plot(name, 'a "quoted" <figure>', figure, ("x", "y", "of"), ((1, 3.25, 'a,"b"'), (2, None, "c")))
+    panel = Panel((Series("a line", (1, 2), (3, 4)),))
+    return Plot(name, 'a "quoted" <figure>', (panel,), ("x", "y", "of"), ((1, 3.25, 'a,"b"'), (2, None, "c")))
 
 
 def test_a_figure_is_left_as_svg_png_and_csv(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What a teacher's chain before the class does to the base: without thinking, and with the chain as context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from throughline.analysis.claims import Claim, of_images
+from throughline.analysis.estimates import over_images
+from throughline.analysis.folds import averaged, mean_of
+from throughline.analysis.probabilities import HIGH, LOW
+from throughline.analysis.records import Estimate, Record, Source, State
+from throughline.analysis.section import Scope
+from throughline.analysis.tokens import TokenTable
+from throughline.core.table import Table
+
+
+class Context(Record):
+    """The base's probability of the class tokens without thinking (the label question) and with the chain before them
+    (the reasoning question), the same images."""
+
+    state: State
+    source: Source
+    images: int
+    without: float
+    """Share of class tokens above 0.75 without a chain."""
+    with_chain: float
+    low_without: float
+    low_with_chain: float
+    net: Estimate
+    """What the share above 0.75 gained, in points."""
+
+
+def context(table: TokenTable, state: State, source: Source) -> Context | None:
+    """The class tokens as the whole answer against those behind a chain, on images that have both; None for none.
+
+    An image counts as much as its share of class tokens on both sides: the mean over its own tokens on each.
+    """
+    apart, behind = table.of("label", "class"), table.of(source, "class")
+    both = sorted(set(apart.sample_id) & set(behind.sample_id))
+    if not both:
+        return None
+    low_without, high_without = _shares_by_image(apart, both)
+    low_with, high_with = _shares_by_image(behind, both)
+    return Context(
+        state=state,
+        source=source,
+        images=len(both),
+        without=float(high_without.mean()),
+        with_chain=float(high_with.mean()),
+        low_without=float(low_without.mean()),
+        low_with_chain=float(low_with.mean()),
+        net=over_images(high_with - high_without, np.array(both, dtype=object), scale=100),
+    )
+
+
+def context_table(measured: Sequence[Context], scope: Scope) -> Table | None:
+    """The mean over folds, in one row."""
+    if not measured:
+        return None
+    images = sum(record.images for record in measured)
+    shares = ("low_without", "low_with_chain", "without", "with_chain")
+    cells = (mean_of([getattr(record, share) for record in measured]) for share in shares)
+    net = averaged([record.net for record in measured], sign="+")
+    return Table(
+        title="The base, without and with a teacher's chain as context",
+        columns=(
+            "tokens", "images", "below 0.25, without, %", "with, %", "above 0.75, without, %", "with, %",
+            "gained above 0.75, points",
+        ),
+        rows=(("tokens of the class", str(images), *cells, net),),
+        notes=scope.notes(scope.spread),
+    )  # fmt: skip
+
+
+def _shares_by_image(table: TokenTable, images: list[str]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
+    """Of each image's tokens, the shares that are low and high, `(images,)` each."""
+    place = {name: number for number, name in enumerate(images)}
+    rows = np.array([place.get(name, -1) for name in table.sample_id])
+    kept = rows >= 0
+    counts = np.bincount(rows[kept], minlength=len(images))
+    hits = (table.probability < LOW, table.probability > HIGH)
+    return tuple(
+        np.bincount(rows[kept], weights=hit[kept].astype(np.float64), minlength=len(images)) / counts for hit in hits
+    )
+
+
+CLAIMS = (
+    Claim(
+        "A chain as context makes the untrained model sure",
+        "+43.28",
+        "class tokens behind a teacher's chain − without, base",
+        lambda fold: of_images(fold.context[0].net) if fold.context else None,
+    ),
+)

@@ -1,0 +1,158 @@
+"""Does the answer follow from the chain, and the chain from the image? What a model concludes when either is tampered
+with; `conclusions` reads the classes, this module counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from throughline.analysis.claims import Claim, Value, of_images
+from throughline.analysis.estimates import over_images
+from throughline.analysis.folds import averaged, by_state, together
+from throughline.analysis.records import Estimate, Record, State
+from throughline.analysis.section import Scope, Section, make_section
+from throughline.core.table import Table
+from throughline.metrics.intervals import Interval
+
+WHOLE = "whole chain"
+EXCHANGED = ("another image", "another image's chain")
+
+About = Literal["stage removed", "stage swapped", "chain", "image", "whole"]
+"""What was changed."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one image in one variant: the probability of its class, and whether it is the most likely."""
+
+    sample_id: str
+    variant: str
+    about: About
+    probability: float
+    correct: bool
+
+
+class Variant(Record):
+    """The predicted class behind a chain that was tampered with, or about an image that was, on held-out images."""
+
+    state: State
+    name: str
+    about: About
+    images: int
+    accuracy: Estimate
+    probability: Estimate
+    """Of the true class among the classes offered."""
+    lost: Estimate | None = None
+    """Accuracy of the whole chain minus this one's, in points, image by image; None for the whole chain itself."""
+
+
+def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
+    """A line for each variant, in the order in which they were read."""
+    whole = {read.sample_id: float(read.correct) for read in reads if read.variant == WHOLE}
+    lines = []
+    for name, rows in together(reads, lambda read: read.variant).items():
+        ids = [row.sample_id for row in rows]
+        lost = [whole[row.sample_id] - float(row.correct) for row in rows]
+        lines.append(
+            Variant(
+                state=state,
+                name=name,
+                about=rows[0].about,
+                images=len(rows),
+                accuracy=over_images([float(row.correct) for row in rows], ids),
+                probability=over_images([row.probability for row in rows], ids),
+                lost=None if name == WHOLE else over_images(lost, ids, scale=100),
+            )
+        )
+    return tuple(lines)
+
+
+def section(measured: Sequence[Variant], scope: Scope) -> Section:
+    """Accuracy, what of it was lost, and the probability of the true class, each as a table."""
+    return make_section(
+        "faithfulness",
+        "Does the conclusion depend on the chain",
+        "The predicted class when the chain lost a stage, has a stage of another image, or is of another image; and "
+        "with the image blanked or exchanged.",
+        variant_tables(measured, scope),
+    )
+
+
+def variant_tables(measured: Sequence[Variant], scope: Scope) -> tuple[Table, ...]:
+    """Accuracy, what of it was lost, and probability of the true class, behind chains that were tampered with: a column
+    for each state."""
+    if not measured:
+        return ()
+    states = list(by_state(measured))
+    kinds = dict.fromkeys((variant.about, variant.name) for variant in measured)
+    cells = together(measured, lambda variant: (variant.about, variant.name, variant.state.name))
+    images = max(variant.images for variant in measured)
+    note = (
+        f"Held-out images whose own chain is well formed and names one class, {images} at most of a fold; columns may "
+        "be of other images. The conclusion is the most likely class behind the chain, not what would be written. A "
+        "row that does not differ from the whole chain says that what was changed is not what the conclusion comes "
+        "from. "
+        f"{scope.spread}"
+    )
+    return tuple(
+        Table(
+            title=f"Does the conclusion depend on the chain? {title}",
+            columns=("the chain before the conclusion", "what changed", *states),
+            rows=tuple(
+                (name, about, *(_mean(cells.get((about, name, state), []), measure, scale) for state in states))
+                for about, name in kinds
+                if (about, measure) != ("whole", "lost")
+            ),
+            notes=scope.notes(note),
+        )
+        for title, measure, scale in (
+            ("Accuracy, %", "accuracy", 100),
+            ("Accuracy lost, points", "lost", 1),
+            ("Probability of the true class, %", "probability", 100),
+        )
+    )
+
+
+def summary(measured: Sequence[Variant]) -> list[str]:
+    """What was lost behind exchanged images and chains."""
+    exchanged = (variant for variant in measured if variant.name in EXCHANGED)
+    grouped = together(exchanged, lambda variant: (variant.state.name, variant.name))
+    return [
+        f"accuracy lost behind {name}, {state}: {averaged([v.lost for v in of_folds if v.lost is not None])} points"
+        for (state, name), of_folds in grouped.items()
+    ]
+
+
+def _mean(of_folds: Sequence[Variant], measure: str, scale: float) -> str:
+    known = [getattr(variant, measure) for variant in of_folds]
+    return averaged([value for value in known if value is not None], 1, scale)
+
+
+def _lost(name: str) -> Value:
+    """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
+
+    def value(fold: Any) -> Interval | None:
+        matching = (v for v in fold.variants if (v.state.method, v.name) == ("mtct_sarr", name))
+        variant = next(matching, None)
+        return None if variant is None or variant.lost is None else of_images(variant.lost)
+
+    return value
+
+
+CLAIMS = (
+    Claim(
+        "The image decides the conclusion",
+        "not in the paper",
+        "accuracy lost with another image, mtct_sarr",
+        _lost("another image"),
+        held_out=True,
+    ),
+    Claim(
+        "So does the chain",
+        "not in the paper",
+        "accuracy lost with another image's chain, mtct_sarr",
+        _lost("another image's chain"),
+        held_out=True,
+    ),
+)

@@ -1,0 +1,28 @@
+"""What RD-MLDG published (arXiv 2602.23777), always marked as published. Its numbers are InternVL3-8B's on real images.
+
+They come from digests; the paper's text was not available to check them against, and every table says so.
+"""
+
+from __future__ import annotations
+
+import re
+
+PAPER = "RD-MLDG, arXiv 2602.23777"
+NOTE = (
+    f"Published: {PAPER}, InternVL3-8B, known to us from digests; not measured by us, and not comparable with another "
+    "model or other images."
+)
+SARR_NOTE = (
+    "`sarr` here: own chains only, from where `reasoning` ended; which losses the published row used we do not know."
+)
+ROUNDS_NOTE = (
+    f"Published: {PAPER}, TerraIncognita, InternVL3-8B: 70.06 after one round, 70.59 after two (p < 0.01), 70.65 after "
+    "three (p about 0.07), 70.50 to 70.60 beyond."
+)
+DATASETS = {"pacs": "PACS", "vlcs": "VLCS", "officehome": "OfficeHome", "terraincognita": "TerraIncognita"}
+
+
+def dataset_of(name: str) -> str | None:
+    """The paper's dataset that a run's dataset is called after, None for any other."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return plain if plain in DATASETS else None

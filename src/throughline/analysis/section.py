@@ -1,0 +1,64 @@
+"""What every analysis makes: a section of the page with its tables and figures, and notes that say what they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from throughline.core.plot import Plot
+from throughline.core.table import Table
+from throughline.drawn import DRAWN_NOTE
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What an analysis is of, as far as notes and intervals depend on it."""
+
+    dataset: str
+    model: str
+    drawn: bool
+    folds: int
+    targets: int = 1
+
+    @property
+    def spread(self) -> str:
+        """What stands behind a number, for a table's notes."""
+        if self.folds == 1:
+            return "95 % bootstrap intervals over images."
+        return f"Mean ± standard error over {self.folds} folds (targets and seeds)."
+
+    def notes(self, *notes: str) -> tuple[str, ...]:
+        """Notes with what has to stand under every table of the drawn world."""
+        return (*notes, DRAWN_NOTE) if self.drawn else notes
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the page with what stands under it."""
+
+    id: str
+    title: str
+    intro: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Plot, ...] = ()
+    folded: tuple[tuple[str, tuple[Table, ...]], ...] = ()
+    """What is shown on demand: a summary line and the tables behind it."""
+
+
+def make_section(
+    section_id: str,
+    title: str,
+    intro: str,
+    tables: Iterable[Table | None] = (),
+    figures: Iterable[Plot | None] = (),
+    folded: tuple[tuple[str, tuple[Table, ...]], ...] = (),
+) -> Section:
+    """A section of those tables and figures that there is anything to put into."""
+    return Section(
+        section_id,
+        title,
+        intro,
+        tuple(table for table in tables if table is not None),
+        tuple(plot for plot in figures if plot is not None),
+        folded,
+    )

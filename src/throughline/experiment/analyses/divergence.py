@@ -1,0 +1,86 @@
+"""How far apart the domains of an image set are: in images, in chains, in the words that name classes and those that
+do not; kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import TypeAdapter
+
+from throughline.analysis.divergence import VERSION, Divergence, Of, divergence
+from throughline.analysis.embeddings import Chosen, ClipTowers, Encoder, OwnTowers
+from throughline.analysis.passages import CLASS, END, MENTION, TAG, TEXT, Word, chain_words
+from throughline.analysis.records import Missing
+from throughline.analysis.scoring import Scorer
+from throughline.core.files import content_hash, write_atomically
+from throughline.domains.images import readable
+from throughline.domains.samples import Sample, spread
+from throughline.experiment.analyses.scoring import SHARDS, Scoring
+from throughline.experiment.analyses.settings import AnalyzeSettings
+from throughline.mllm.checkpoints import fingerprint_checkpoint
+
+PARTS: tuple[tuple[Of, Chosen], ...] = (
+    ("chains", lambda word: word.kind not in {TAG, END}),  # tags are the same everywhere
+    ("class words", lambda word: word.kind in {CLASS, MENTION}),
+    ("descriptive words", lambda word: word.kind == TEXT),
+)
+_RECORDS = TypeAdapter(tuple[Divergence, ...])
+
+
+def measure_divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[tuple[Divergence, ...], list[Missing]]:
+    """All kinds, from disk where they were measured before; and what is wrong with images that cannot be read."""
+    subject = scoring.subject
+    samples, broken = readable(_of_each_domain(subject.images.samples, subject.chains, settings.images_at_most))
+    missing = [Missing(what=name, why=why, analysis="divergence") for name, why in broken.items()]
+    inputs = {
+        "version": VERSION,
+        "images": subject.images.fingerprint(),
+        "checkpoint": subject.checkpoint,
+        "chains": content_hash(dict(subject.chains)),
+        "loading": list(subject.loading),
+        "format": subject.questions.format.name,
+        "classes": list(subject.questions.classes),
+        "limit": settings.images_at_most,
+        "clip": None if settings.clip is None else fingerprint_checkpoint(settings.clip),
+    }
+    path = subject.folder / SHARDS / f"divergence-{content_hash(inputs)[:12]}.json"
+    if path.is_file():
+        return _RECORDS.validate_json(path.read_text()), missing
+    scoring.say("divergence between domains")
+    with scoring.weights.at(None) as mllm:
+        records = tuple(_measured(scoring.scorer(mllm), samples, subject.chains, settings.clip, settings.hub))
+    write_atomically(path, _RECORDS.dump_json(records))
+    return records, missing
+
+
+def _measured(
+    scorer: Scorer, samples: Sequence[Sample], chains: Mapping[str, str], clip: str | None, hub: bool
+) -> Iterator[Divergence]:
+    """By the model's own towers, and by CLIP where a checkpoint is named: of all samples, and of the chains of those
+    that have one."""
+    encoders: list[Encoder] = [OwnTowers(scorer.mllm, scorer.reader)]
+    if clip is not None:
+        encoders.append(ClipTowers(clip, hub, str(scorer.mllm.device)))
+    with_chain = [sample for sample in samples if sample.id in chains]
+    texts = [chains[sample.id] for sample in with_chain]
+    tokenizer = scorer.mllm.chat.tokenizer
+    words: list[list[Word]] = []
+    for text in texts:
+        spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        words.append(chain_words(text, spans, scorer.form, scorer.classes))
+    for encoder in encoders:
+        domains = [sample.domain for sample in samples]
+        records = [divergence(encoder.images(samples), domains, encoder.name, "images", None)]
+        domains = [sample.domain for sample in with_chain]
+        for of, chosen in PARTS if with_chain else ():
+            rows = encoder.chains(texts, words, chosen)
+            records.append(divergence(rows, domains, encoder.name, of, "teacher"))
+        yield from (record for record in records if record is not None)
+
+
+def _of_each_domain(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> list[Sample]:
+    """`limit` images of each domain. Where there are chains, images that have one: images and chains are then about the
+    same domains and samples."""
+    chosen = [sample for sample in samples if sample.id in chains] or samples
+    domains = dict.fromkeys(sample.domain for sample in chosen)
+    return [kept for domain in domains for kept in spread([s for s in chosen if s.domain == domain], limit)]

@@ -1,0 +1,308 @@
+"""The numbers behind the tables: results gathered by setup, with intervals and comparisons drawn from the predictions.
+
+A *group* is what may stand in one table: one dataset, one model. A *setup* is a row of it: a method at one level of
+each factor. Called by everything in this room that shows results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from throughline.metrics.intervals import (
+    Interval,
+    MeanError,
+    bootstrap_generator,
+    hierarchical_bootstrap,
+    mean_and_error,
+)
+from throughline.metrics.paired import PairedDifference, holm, paired_difference
+from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
+from throughline.runs.reader import Run
+from throughline.runs.records import Factor
+from throughline.training.methods import METHODS
+
+# Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
+BASELINES = ("cls", "zero_shot")
+NO_LEVEL = "–"
+
+Right = Mapping[tuple[str, int], "pd.Series[bool]"]
+"""Right or wrong by sample id, in the order of the ids, for each (target, seed)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A method at one level of each of a group's factors; None where it does not have the factor."""
+
+    method: str
+    levels: Mapping[str, Factor | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`cls`, or with factors `zero_shot, wording=short`."""
+        return ", ".join(
+            [self.method, *(f"{name}={level}" for name, level in self.levels.items() if level is not None)]
+        )
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The first cells of its row."""
+        return (self.method, *(NO_LEVEL if level is None else str(level) for level in self.levels.values()))
+
+    def of_method(self, method: str | None) -> str:
+        """The name of another method at the same levels."""
+        return Setup(method or "", self.levels).name
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The results of one dataset and one model in a run."""
+
+    run: Run
+    dataset: str
+    model: str
+
+    @property
+    def title(self) -> str:
+        """In one line, for a table's title."""
+        return f"{self.dataset} · {self.model}"
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images are the drawn world's."""
+        return self.dataset == "drawn" or self.dataset.startswith(("drawn-", "drawn_"))
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """The factors in which its units differ: a column each, behind that of the method."""
+        return tuple(name for name in self.run.frames.factors if self._lines[name].notna().any())
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the first columns of its tables."""
+        return ("method", *self.factors)
+
+    @cached_property
+    def setups(self) -> dict[str, Setup]:
+        """By name: methods in their order, then by the levels of the factors."""
+        setups = {setup.name: setup for setup in map(self._setup, self._lines.to_dict("records"))}
+        order = in_order((setup.method for setup in setups.values()), METHODS)
+
+        def place(setup: Setup) -> tuple[Any, ...]:
+            levels = ((level is not None, isinstance(level, str), level) for level in setup.levels.values())
+            return order.index(setup.method), *levels
+
+        return {setup.name: setup for setup in sorted(setups.values(), key=place)}
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """Its results lines with a column `setup`."""
+        return self._lines.assign(setup=[self._setup(row).name for row in self._lines.to_dict("records")])
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """The results of finished units, not of their rounds."""
+        return self.results[self.results["round"].isna()]
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The answers of its finished units with a column `setup`, in the order of the sample ids."""
+        setup_of = self.final.drop_duplicates("unit").set_index("unit")["setup"]
+        frame = self.run.frames.predictions
+        ours = frame[frame["unit"].isin(setup_of.index)]
+        ours = ours.drop_duplicates(["unit", "answer", "sample_id"], keep="last")
+        return ours.assign(setup=ours["unit"].map(setup_of)).sort_values("sample_id", kind="stable")
+
+    def with_setup(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Those rows of a frame that are about its units, with a column `setup`; units by name."""
+        setup_of = self.results.drop_duplicates("unit").set_index("unit")["setup"]
+        ours = frame[frame["unit"].isin(setup_of.index)]
+        return ours.assign(setup=ours["unit"].map(setup_of))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those with final results."""
+        return in_order(self.final["split"], SPLIT_ORDER)
+
+    @property
+    def main_split(self) -> str:
+        """The split that headlines are about: the whole target where it was measured, since intervals exist for it."""
+        return "all" if "all" in self.splits else next(iter(self.splits), "all")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answer paths with final results."""
+        return in_order(self.final["answer"], ANSWER_ORDER)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The held-out domains that any result names, sorted."""
+        return tuple(sorted(set(self.results["target"])))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds its results are of."""
+        return int(self.results["seed"].nunique())
+
+    def final_setups(self, answer: str | None = None) -> tuple[str, ...]:
+        """Setups with final results, on an answer path if one is named."""
+        rows = self.final if answer is None else self.final[self.final["answer"] == answer]
+        return in_order(rows["setup"], self.setups)
+
+    def right(self, setup: str, answer: str) -> Right:
+        """Right or wrong for each (target, seed) of the finished units, whatever samples their predictions hold."""
+        return self._right.get((setup, answer), {})
+
+    def baseline(self, answer: str, method: str | None = None) -> str | None:
+        """The setup that others are compared with: of the method named, else of the first of BASELINES there is."""
+        setups = [self.setups[name] for name in self.final_setups(answer)]
+        methods = {setup.method for setup in setups}
+        chosen = method or next((name for name in BASELINES if name in methods), None)
+        return next((setup.name for setup in setups if setup.method == chosen), None)
+
+    @cached_property
+    def _right(self) -> dict[tuple[str, str], dict[tuple[str, int], pd.Series[bool]]]:
+        right: dict[tuple[str, str], dict[tuple[str, int], pd.Series[bool]]] = {}
+        for key, rows in self.predictions.groupby(["setup", "answer", "target", "seed"], sort=False):
+            setup, answer, target, seed = key
+            right.setdefault((setup, answer), {})[target, seed] = rows.set_index("sample_id")["correct"]
+        return right
+
+    @cached_property
+    def _lines(self) -> pd.DataFrame:
+        frame = self.run.frames.results
+        return frame[(frame["dataset"] == self.dataset) & (frame["model"] == self.model)]
+
+    def _setup(self, row: Mapping[Any, Any]) -> Setup:
+        return Setup(row["method"], {name: None if pd.isna(row[name]) else row[name] for name in self.factors})
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setup's row. All shares in 0..1."""
+
+    setup: Setup
+    cells: Mapping[str, MeanError]
+    """For each target mean and standard error over seeds; a target without results has no entry."""
+    average: MeanError | None
+    """Over seeds, of each seed's mean over all targets; None when a target is missing."""
+    interval: Interval | None
+    """Hierarchical bootstrap of the average over images and seeds, where the predictions are there."""
+    n: int
+    unparsed: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A setup minus a baseline on the units that both have, with Holm's correction over the pairs compared."""
+
+    setup: Setup
+    baseline: Setup
+    units: int
+    paired: PairedDifference
+    adjusted_p: float
+
+
+def groups(run: Run) -> tuple[Group, ...]:
+    """All groups of a run, by dataset and model."""
+    return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in run.results}))
+
+
+def summarise(group: Group, split: str, answer: str, intervals: bool = True) -> dict[str, Summary]:
+    """By setup, for those that have any result in this split and answer path.
+
+    Predictions are the target's `all` split, so there are intervals for that split only.
+    """
+    rows = group.final[(group.final["split"] == split) & (group.final["answer"] == answer)]
+    targets = group.targets
+    summaries = {}
+    for name in in_order(rows["setup"], group.setups):
+        ours = rows[rows["setup"] == name]
+        cells = {str(target): mean_and_error(list(values)) for target, values in ours.groupby("target")["accuracy"]}
+        whole = set(cells) == set(targets)
+        summaries[name] = Summary(
+            setup=group.setups[name],
+            cells=cells,
+            average=_average(ours, cells) if whole else None,
+            interval=_interval(group.right(name, answer), targets) if intervals and whole and split == "all" else None,
+            **{count: int(ours[count].sum()) for count in ("n", "unparsed", "errors")},
+        )
+    return summaries
+
+
+def compare(group: Group, answer: str, pairs: Iterable[tuple[str, str]]) -> tuple[Comparison, ...]:
+    """Every (setup, baseline) on the (target, seed) units and samples that both answered."""
+    differences = []
+    for name, baseline in pairs:
+        ours, theirs = group.right(name, answer), group.right(baseline, answer)
+        shared = [key for key in ours.keys() & theirs.keys() if ours[key].index.equals(theirs[key].index)]
+        difference = None if name == baseline else difference_of({k: ours[k] for k in shared}, theirs)
+        if difference is not None:
+            differences.append((group.setups[name], group.setups[baseline], len(shared), difference))
+    adjusted = holm([difference.p_value for *_, difference in differences])
+    return tuple(Comparison(*row, p_value) for row, p_value in zip(differences, adjusted, strict=True))
+
+
+def difference_of(ours: Right, theirs: Right) -> PairedDifference | None:
+    """Paired over all of `ours`, which `theirs` has on the same samples; None without any, or where the seeds of a
+    target answered other samples."""
+    if not ours or not _aligned(ours):
+        return None
+    return paired_difference(_vectors(ours), _vectors({key: theirs[key] for key in ours}), bootstrap_generator())
+
+
+def same_samples(ours: Right, theirs: Right) -> bool:
+    """Whether both are of the same targets, seeds and samples."""
+    return ours.keys() == theirs.keys() and all(ours[key].index.equals(theirs[key].index) for key in ours)
+
+
+def contradictions(run: Run) -> tuple[str, ...]:
+    """Results lines of the `all` split whose count is not what their predictions say, as sentences."""
+    sentences = []
+    for group in groups(run):
+        for line in group.final[group.final["split"] == "all"].itertuples():
+            answers = group.right(line.setup, line.answer).get((line.target, line.seed))
+            if answers is not None and (len(answers), int(answers.sum())) != (line.n, line.correct):
+                sentences.append(
+                    f"{line.unit}: {line.answer}: results say {line.correct} of {line.n} right, "
+                    f"predictions say {int(answers.sum())} of {len(answers)}"
+                )
+    return tuple(sentences)
+
+
+def drawn_over(seeds: int) -> str:
+    """What a bootstrap interval of so many seeds speaks of."""
+    return "seeds and images" if seeds > 1 else "images only, one seed"
+
+
+def _average(rows: pd.DataFrame, cells: Mapping[str, MeanError]) -> MeanError:
+    """As DomainBed's averages table: the spread over seeds of each seed's mean over targets.
+
+    Where a seed lacks a target but every target has some seed, the mean of the cells stands without a spread.
+    """
+    by_seed = rows.pivot_table(index="seed", columns="target", values="accuracy", aggfunc="last").to_numpy()
+    if not np.isnan(by_seed).any():
+        return mean_and_error(list(map(float, by_seed.mean(axis=1))))
+    return MeanError(mean=float(np.mean([cell.mean for cell in cells.values()])), error=0.0, count=1)
+
+
+def _interval(right: Right, targets: tuple[str, ...]) -> Interval | None:
+    if {target for target, _ in right} != set(targets) or not _aligned(right):
+        return None
+    return hierarchical_bootstrap(_vectors(right), bootstrap_generator())
+
+
+def _aligned(right: Right) -> bool:
+    """Whether all seeds of each target answered the same samples."""
+    first: dict[str, pd.Index[Any]] = {}
+    return all(first.setdefault(key[0], right[key].index).equals(right[key].index) for key in right)
+
+
+def _vectors(right: Right) -> dict[tuple[str, int], NDArray[np.bool_]]:
+    return {key: answers.to_numpy(dtype=bool) for key, answers in right.items()}

@@ -1,0 +1,15 @@
+"""The order in which answer paths, splits and whatever else has names are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+ANSWER_ORDER = ("label", "reasoning", "likelihood")
+SPLIT_ORDER = ("in", "out", "all")
+
+
+def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
+    """The names once each: the known ones in their order, then the others by name."""
+    present = set(names)
+    known = tuple(name for name in order if name in present)
+    return known + tuple(sorted(present.difference(known)))
