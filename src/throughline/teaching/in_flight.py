@@ -30,7 +30,7 @@ def _count(lines: Sequence[str]) -> int:
 
 
 class InFlight:
-    """The file, open for one writer. `lost` counts requests lost by earlier kills, those found at opening included
+    """The file, open for one writer. `lost` counts requests lost by earlier kills, those under way at opening included
     once `settle` was called."""
 
     def __init__(self, path: Path) -> None:
@@ -41,14 +41,14 @@ class InFlight:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         lines = content.decode("ascii", errors="replace").splitlines()
         self.lost = _count(lines)
-        self.found = frozenset(line.strip() for line in lines[1:] if line.strip())
+        self.under_way = frozenset(line.strip() for line in lines[1:] if line.strip())
         """Keys that were under way when the last writer died."""
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
 
     def settle(self, recorded: Iterable[str]) -> int:
         """Counts the found keys that are not in the journal as lost, and starts afresh; gives how many there were."""
-        lost = len(self.found - frozenset(recorded))
+        lost = len(self.under_way - frozenset(recorded))
         self.lost += lost
         with readable_os_errors(self.path):
             self._write(0, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n")

@@ -69,13 +69,13 @@ class Judge:
             said = await self.endpoints.complete(image_body(brief, sample, url, 0), key, flight)
             flight.returned(key)
             self._form.note(said)
-        failed, found = said.finish_reason == FAILED, _ANSWER.match(said.text)
+        failed, word = said.finish_reason == FAILED, _ANSWER.match(said.text)
         return Verdict(
             key=candidate.key,
             sample_id=sample.id,
             rule=JUDGE,
-            outcome=Outcome.ERROR if failed else Outcome.OK if found else Outcome.OUT_OF_LIST,
-            accepted=bool(found and not failed and found[1].lower() == "yes"),
+            outcome=Outcome.ERROR if failed else Outcome.OK if word else Outcome.OUT_OF_LIST,
+            accepted=bool(word and not failed and word[1].lower() == "yes"),
             model=self.model,
             usage=None if failed else usage_of(said, self.price),
         )

@@ -139,9 +139,9 @@ class Recorder:
             self._writer.write(header)
         for record in lines:
             self._writer.write(record)
-        found = {hash(key): key for key in self.flight.found}
-        answered = held.columns("key", "failed").query("not failed")["key"] if found else ()
-        self.flight.settle(found[key] for key in answered if key in found)
+        under_way = {hash(key): key for key in self.flight.under_way}
+        answered = held.columns("key", "failed").query("not failed")["key"] if under_way else ()
+        self.flight.settle(under_way[key] for key in answered if key in under_way)
         ledger, progress = self.ledger, self.progress
         progress.images, progress.lost, progress.problems = ledger.distinct, lost_in(store), ledger.problems
         progress.cached = ledger.candidates

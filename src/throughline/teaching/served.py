@@ -125,7 +125,7 @@ class _Unpaid:
 
 
 async def _started(asking: Iterator[Coroutine[Any, Any, Drawn]]) -> set[asyncio.Task[Drawn]]:
-    return {asyncio.ensure_future(one) for one in asking}
+    return {asyncio.ensure_future(request) for request in asking}
 
 
 async def _first_of(

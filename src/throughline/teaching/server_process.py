@@ -143,8 +143,8 @@ def free_port() -> int:
 def last_lines(log: Path) -> str:
     """The end of a log, as one short text."""
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    told = " | ".join([line.strip() for line in lines if line.strip()][-_SHOWN_LINES:])
-    return told[-_SHOWN:] or "it printed nothing"
+    words = " | ".join([line.strip() for line in lines if line.strip()][-_SHOWN_LINES:])
+    return words[-_SHOWN:] or "it printed nothing"
 
 
 # the minder -----------------------------------------------------------------------------------------------------

@@ -38,16 +38,16 @@ class CheckResult(BaseModel):
 
     def lines(self) -> list[str]:
         """The result for the terminal: the counts, problems, notes, and whether all is sound."""
-        told = [", ".join(f"{kind} {count:,}" for kind, count in self.counts.items())] if self.counts else []
+        lines = [", ".join(f"{kind} {count:,}" for kind, count in self.counts.items())] if self.counts else []
         for word, findings in (("problem", self.problems), ("note", self.notes)):
             listed = Counter[str]()
-            for one in findings:
-                told.append(f"{word}: {one}")
-                listed[one.kind] += one.count
+            for finding in findings:
+                lines.append(f"{word}: {finding}")
+                listed[finding.kind] += finding.count
             more = {kind: self.found[kind] - count for kind, count in listed.items()}
-            told += [f"{word}: {kind}, {count:,} more" for kind, count in more.items() if count]
-        problems = sum(self.found[kind] for kind in {one.kind for one in self.problems})
-        return [*told, "sound" if self.ok else f"not sound, problems: {problems:,}"]
+            lines += [f"{word}: {kind}, {count:,} more" for kind, count in more.items() if count]
+        problems = sum(self.found[kind] for kind in {finding.kind for finding in self.problems})
+        return [*lines, "sound" if self.ok else f"not sound, problems: {problems:,}"]
 
 
 def check_chains(path: Path, *, limit: int = 20) -> CheckResult:

@@ -94,10 +94,10 @@ class ExportCheck:
             names = self._marker.get("classes")
         return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
-    def _row(self, path: Path, number: int, one: Any, classes: tuple[str, ...]) -> None:
-        """`one` is a batch of one row."""
+    def _row(self, path: Path, number: int, batch: Any, classes: tuple[str, ...]) -> None:
+        """`batch` has one row."""
         try:
-            row = one.to_pylist()[0]
+            row = batch.to_pylist()[0]
         except ValueError:  # bytes that are no UTF-8 in a text column
             self._counts["refused"] += 1
             self._findings.problem("refused_row", "refused: a text is not UTF-8", path, number)

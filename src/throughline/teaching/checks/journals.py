@@ -69,13 +69,13 @@ class JournalCheck:
         note = self._findings.note
         other_image = requests.groupby("sample")["image"].transform("first") != requests["image"]
         for row in requests.index[other_image]:
-            found = self._store.place_of(row, "a sample that had another image before: its file was replaced")
-            note("image_changed", found.what, found.path, found.line)
+            place = self._store.place_of(row, "a sample that had another image before: its file was replaced")
+            note("image_changed", place.what, place.path, place.line)
         other_text = answers.groupby("key")["text"].transform("first") != answers["text"]
         for row in answers.index[other_text]:
             what = "one request has other answers under other sample ids: images alike were asked about separately"
-            found = self._store.place_of(row, what)
-            note("answers_differ", found.what, found.path, found.line)
+            place = self._store.place_of(row, what)
+            note("answers_differ", place.what, place.path, place.line)
 
     def _compare_records(self, path: Path) -> None:
         """What had to wait for the last line."""

@@ -35,7 +35,7 @@ class StatisticsTable(NamedTuple):
 def statistics_tables(statistics: ChainStatistics) -> tuple[StatisticsTable, ...]:
     """What the terminal shows of the statistics; tables that would have no row are left out."""
     whole, acceptance = statistics.whole, statistics.whole.acceptance
-    rules = [printable(one.rule) for one in acceptance]
+    rules = [printable(part.rule) for part in acceptance]
     spendings = {
         "prompt tokens": whole.prompt_tokens,
         "completion tokens": whole.completion_tokens,
@@ -47,19 +47,19 @@ def statistics_tables(statistics: ChainStatistics) -> tuple[StatisticsTable, ...
             "accepted, by rule",
             ("rule", "images", "candidates"),
             tuple(
-                (rule, _told(one.overall.images), _told(one.overall.candidates))
-                for rule, one in zip(rules, acceptance, strict=True)
+                (rule, _counted(part.overall.images), _counted(part.overall.candidates))
+                for rule, part in zip(rules, acceptance, strict=True)
             ),
         ),
         StatisticsTable(
             "accepted of images / of candidates, by domain",
             ("domain", "images", "candidates", *rules),
-            _by_name([one.by_domain for one in acceptance]),
+            _by_name([part.by_domain for part in acceptance]),
         ),
         StatisticsTable(
             "accepted of images / of candidates, by class",
             ("class", "images", "candidates", *rules),
-            _by_name([one.by_class or {} for one in acceptance]),
+            _by_name([part.by_class or {} for part in acceptance]),
         ),
         StatisticsTable(
             "accepted by candidate number, and images gained",
@@ -75,12 +75,14 @@ def statistics_tables(statistics: ChainStatistics) -> tuple[StatisticsTable, ...
         StatisticsTable(
             "tokens and cost",
             ("what", "answers", "reported by", "each", "judge", *(f"per {rule} chain" for rule in rules)),
-            tuple(_spent(name, one) for name, one in spendings.items() if one.reporting or one.judging is not None),
+            tuple(
+                _spent(name, spent) for name, spent in spendings.items() if spent.reporting or spent.judging is not None
+            ),
         ),
         StatisticsTable(
             "by teacher",
             ("source", "model", "round", "images", "candidates", "failed", *rules, "completion tokens", "US dollars"),
-            tuple(_teacher(one, whole) for one in statistics.teachers) if len(statistics.teachers) > 1 else (),
+            tuple(_teacher(teacher, whole) for teacher in statistics.teachers) if len(statistics.teachers) > 1 else (),
         ),
     )
     return tuple(table for table in tables if table.rows)
@@ -113,27 +115,27 @@ def _by_name(by_rule: Sequence[Mapping[str, Group]]) -> tuple[tuple[str, ...], .
     rows = []
     for name in sorted({name for groups in by_rule for name in groups}):
         groups = [groups.get(name) for groups in by_rule]
-        images = max(one.images.judged for one in groups if one is not None)
-        candidates = max(one.candidates.judged for one in groups if one is not None)
-        cells = (f"{_percent(one.images)} / {_percent(one.candidates)}" if one else _NOTHING for one in groups)
+        images = max(group.images.judged for group in groups if group is not None)
+        candidates = max(group.candidates.judged for group in groups if group is not None)
+        cells = (f"{_percent(group.images)} / {_percent(group.candidates)}" if group else _NOTHING for group in groups)
         rows.append((printable(name), f"{images:,}", f"{candidates:,}", *cells))
     return tuple(rows)
 
 
 def _by_number(acceptance: Sequence[Acceptance]) -> tuple[tuple[str, ...], ...]:
-    by_rule = [{row.number: row for row in one.by_number} for one in acceptance]
+    by_rule = [{row.number: row for row in part.by_number} for part in acceptance]
     rows = []
     for number in sorted({number for shares in by_rule for number in shares}):
         shares = [shares.get(number) for shares in by_rule]
-        judged = max(one.candidates.judged for one in shares if one is not None)
-        cells = (f"{_percent(one.candidates)}, {one.images_gained:+,}" if one else _NOTHING for one in shares)
+        judged = max(share.candidates.judged for share in shares if share is not None)
+        cells = (f"{_percent(share.candidates)}, {share.images_gained:+,}" if share else _NOTHING for share in shares)
         rows.append((f"{number:,}", f"{judged:,}", *cells))
     return tuple(rows)
 
 
 def _outcomes(acceptance: Sequence[Acceptance]) -> tuple[tuple[str, ...], ...]:
-    accepted = [one.overall.candidates.accepted for one in acceptance]
-    counts = {outcome.value: [one.outcomes.get(outcome.value, 0) for one in acceptance] for outcome in Outcome}
+    accepted = [part.overall.candidates.accepted for part in acceptance]
+    counts = {outcome.value: [part.outcomes.get(outcome.value, 0) for part in acceptance] for outcome in Outcome}
     usable = counts.pop(Outcome.OK.value)
     rejected = [ok - kept for ok, kept in zip(usable, accepted, strict=True)]
     counts = {"ok, accepted": accepted, "ok, rejected": rejected} | counts
@@ -144,11 +146,11 @@ def _words(lengths: Sequence[Lengths]) -> tuple[tuple[str, ...], ...]:
     """`lengths` of all answers first, then of what each rule accepted."""
     if lengths[0].chain is None:
         return ()
-    rows = [("whole answers", *(_spread(one.chain) for one in lengths))]
+    rows = [("whole answers", *(_spread(length.chain) for length in lengths))]
     for format, stages in lengths[0].stages.items():
         for stage in stages:
             name = stage if len(lengths[0].stages) == 1 else f"{format}: {stage}"
-            rows.append((name, *(_spread(one.stages.get(format, {}).get(stage)) for one in lengths)))
+            rows.append((name, *(_spread(length.stages.get(format, {}).get(stage)) for length in lengths)))
     return tuple(rows)
 
 
@@ -157,20 +159,20 @@ def _spent(name: str, spending: Spending) -> tuple[str, ...]:
     return (name, _amount(spending.total), f"{spending.reporting:,}", *map(_amount, amounts))
 
 
-def _teacher(one: TeacherPart, whole: Part) -> tuple[str, ...]:
-    by_rule = {acceptance.rule: acceptance.overall.candidates for acceptance in one.part.acceptance}
+def _teacher(teacher: TeacherPart, whole: Part) -> tuple[str, ...]:
+    by_rule = {acceptance.rule: acceptance.overall.candidates for acceptance in teacher.part.acceptance}
     shares = [by_rule.get(acceptance.rule) for acceptance in whole.acceptance]
     return (
-        printable(one.source),
-        printable(one.model),
-        *(f"{count:,}" for count in (one.round, one.part.images, one.part.candidates, one.part.failed)),
-        *(_NOTHING if share is None else _told(share) for share in shares),
-        _amount(one.part.completion_tokens.total),
-        _amount(one.part.cost.total),
+        printable(teacher.source),
+        printable(teacher.model),
+        *(f"{count:,}" for count in (teacher.round, teacher.part.images, teacher.part.candidates, teacher.part.failed)),
+        *(_NOTHING if share is None else _counted(share) for share in shares),
+        _amount(teacher.part.completion_tokens.total),
+        _amount(teacher.part.cost.total),
     )
 
 
-def _told(share: Share) -> str:
+def _counted(share: Share) -> str:
     return f"{share.accepted:,} of {share.judged:,} ({_percent(share)})"
 
 
