@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.test_manual import Terminal, blocks, commands
 
-from test_manual import Terminal, blocks, commands
 from throughline.experiment.config import load_config
 from throughline.experiment.run import preview_run
 

@@ -65,7 +65,8 @@ def _imports_in(file: Path, node: ast.AST, typing: bool = False) -> Iterator[Imp
         elif isinstance(child, ast.ImportFrom) and child.module and _is_ours(child.module):
             for name in child.names:
                 inner = f"{child.module}.{name.name}"
-                yield Import(file, *((inner, None) if inner in FILES else (child.module, name.name)), typing)
+                module, taken = (inner, None) if inner in FILES else (child.module, name.name)
+                yield Import(file, module, taken, typing)
         else:
             inside = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
             yield from _imports_in(file, child, typing or inside)

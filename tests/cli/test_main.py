@@ -32,9 +32,11 @@ def verb(monkeypatch):
 
     def install(run) -> None:
         module = ModuleType("throughline.cli.doctor")
-        module.SUMMARY = "a verb of this test"
-        module.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=64, help="pixels")
-        module.run = run
+        vars(module).update(
+            SUMMARY="a verb of this test",
+            add_arguments=lambda parser: parser.add_argument("--size", type=int, default=64, help="pixels"),
+            run=run,
+        )
         monkeypatch.setitem(sys.modules, "throughline.cli.doctor", module)
 
     return install
