@@ -10,8 +10,8 @@ from throughline.reporting.results import Group, Summary, compare, drawn_over
 from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
 from throughline.training.methods import METHODS
 
-FULL = "mtct_sarr"
-CONTROLS = tuple(method.name for method in METHODS.values() if method.steps_like == FULL)
+FULL = next(method.name for method in METHODS.values() if method.full)
+CONTROLS = tuple(method.name for method in METHODS.values() if method.control)
 
 
 def ablation_table(group: Group, answer: str, summaries: Mapping[str, Summary]) -> Table | None:

@@ -18,6 +18,7 @@ from throughline.reporting.untrusted import one_line, visible
 from throughline.runs.order import ANSWER_ORDER, in_order
 from throughline.runs.reader import PREDICTIONS, UnitFolder
 from throughline.runs.records import Prediction
+from throughline.training.methods import METHODS
 
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.
 MOST_IMAGES = 5000
@@ -25,7 +26,7 @@ THUMBNAIL_PIXELS = 160
 # A chain longer than this (a model that never stops) would swell the page for nothing.
 LONGEST_TEXT = 4000
 # Whose answers decide what is shown, the first that ran: the full method, then what it is made of.
-DECIDING = ("mtct_sarr", "sarr", "mtct", "reasoning", "cls", "zero_shot")
+DECIDING = tuple(name for name in reversed(METHODS) if not METHODS[name].control)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from throughline.runs.records import Factor
 from throughline.training.methods import METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
-BASELINES = ("cls", "zero_shot")
+BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
 NO_LEVEL = "–"
 
 Right = Mapping[tuple[str, int], "pd.Series[bool]"]
