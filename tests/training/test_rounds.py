@@ -12,7 +12,6 @@ import pytest
 from tests.chains.plain_fold import read_journal
 from tests.training.small import PROMPTS, chain_of
 
-from throughline.chains.formats import FIVE_STAGE
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm import sampling as in_process
@@ -154,7 +153,7 @@ def test_draws_belong_to_the_sample_the_round_and_the_seed(label: Any, samples: 
 def test_progress_counts_images(label: Any, samples: Any, tmp_path: Path, tiny_mllm: Mllm, monkeypatch: Any) -> None:
     monkeypatch.setattr(in_process, "sample", Mouth(words_for(samples)))
     told: list[tuple[int, int]] = []
-    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 6, 0, 1)
+    plan = RoundPlan(samples, PROMPTS, SamplingSettings(), 6, 0, 1)
     self_label(
         InProcessSampler(tiny_mllm),
         plan,
@@ -169,7 +168,7 @@ def test_a_real_model_is_sampled_alike_twice_and_with_a_kill_between(
     tiny_mllm: Mllm, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = SamplingSettings(temperature=1.0, max_new_tokens=6)
-    plan = RoundPlan(samples[:6], PROMPTS, CLASSES, FIVE_STAGE, sampling, 2, 0, 1)
+    plan = RoundPlan(samples[:6], PROMPTS, sampling, 2, 0, 1)
     self_label(InProcessSampler(tiny_mllm), plan, tmp_path / "once.jsonl", "weights")
     real, calls = in_process.sample, iter(range(10))
 
@@ -210,7 +209,7 @@ class Endpoint:
 
 
 def test_what_a_server_answered_is_not_asked_again_not_even_in_a_torn_batch(samples: Any, tmp_path: Path) -> None:
-    plan = RoundPlan(samples, PROMPTS, CLASSES, FIVE_STAGE, SamplingSettings(), 4, 0, 1)
+    plan = RoundPlan(samples, PROMPTS, SamplingSettings(), 4, 0, 1)
     words = words_for(samples)
     first, second, third = Endpoint(words, dies_after=6), Endpoint(words), Endpoint(words)
     with pytest.raises(KeyboardInterrupt):
