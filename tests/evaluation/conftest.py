@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.evaluation.small import in_this_process, write_images, write_preset
 
-from throughline.experiment import final_model
+from throughline.experiment import run
 from throughline.experiment.final_model import fit_config, fit_model
 
 
@@ -25,6 +25,6 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(images: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "animals-cls"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(final_model, "run_units", in_this_process)
+        patch.setattr(run, "run_units", in_this_process)
         fit_model(fit_config(images, preset=str(preset)), out)
     return out

@@ -14,7 +14,7 @@ from tests.mllm.tiny import write_checkpoint
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import Base, find_record, open_model, read_record
-from throughline.experiment import final_model
+from throughline.experiment import run
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_log_likelihood
@@ -58,7 +58,7 @@ def test_the_adapter_is_in_place(model, preset, images):
 
 
 def test_a_model_fitted_on_quantized_weights_is_asked_on_them(images, preset, tmp_path, monkeypatch):
-    monkeypatch.setattr(final_model, "run_units", in_this_process)
+    monkeypatch.setattr(run, "run_units", in_this_process)
     config = fit_config(images, preset=str(preset), changes={"model.quantization": "nf4"})
     fit_model(config, tmp_path / "model")
     assert read_record(tmp_path / "model").quantization == "nf4"

@@ -15,7 +15,7 @@ from tests.evaluation.small import in_this_process, write_chains, write_images, 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import RECORD, open_model, read_record
-from throughline.experiment import checkpoint_export, final_model
+from throughline.experiment import checkpoint_export, run
 from throughline.experiment.checkpoint_export import EXPORT_RECORD
 from throughline.experiment.config import resolved_yaml
 from throughline.experiment.final_model import fit_config, fit_model
@@ -50,7 +50,7 @@ def run_folder(world: Path, preset: Path, tmp_path_factory: pytest.TempPathFacto
         shutil.copytree(job.run_folder, kept)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(final_model, "run_units", keep)
+        patch.setattr(run, "run_units", keep)
         fit_model(config, kept.parent / "model")
     (kept / "config.yaml").write_text(resolved_yaml(config))
     return kept
@@ -173,7 +173,7 @@ def test_a_folder_that_holds_something_is_not_touched(export: Export, model: Pat
 
 
 def test_what_a_killed_export_left_is_in_nobodys_way(export: Export, model: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".out.exporting"
+    left = tmp_path / ".out.partial"
     left.mkdir()
     (left / "model-00001-of-00002.safetensors").touch()
     assert export(model)[0] == 0

@@ -19,7 +19,7 @@ from throughline.cli.main import main
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import read_record
-from throughline.experiment import final_model
+from throughline.experiment import final_model, run
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm import lora
 from throughline.training import trainer
@@ -42,7 +42,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(final_model, "run_units", in_this_process)
+    monkeypatch.setattr(run, "run_units", in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def undisturbed(world, journal, preset, tmp_path_factory):
     """The whole method, labels and chains and two rounds, never stopped."""
     out = tmp_path_factory.mktemp("models") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(final_model, "run_units", in_this_process)
+        patch.setattr(run, "run_units", in_this_process)
         return fit_model(fit_config(world, chains=str(journal), preset=str(preset)), out)
 
 
@@ -156,7 +156,7 @@ def test_a_process_that_is_killed_and_started_again_gives_the_same_adapter(world
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert not (out / "throughline.json").exists()
-    monkeypatch.setattr(final_model, "run_units", in_this_process)
+    monkeypatch.setattr(run, "run_units", in_this_process)
     again, undisturbed = (
         fit_model(fit_config(world, preset=str(preset)), folder) for folder in (out, tmp_path / "undisturbed")
     )

@@ -17,7 +17,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
-from throughline.experiment import final_model, served_sampler
+from throughline.experiment import final_model, run, served_sampler
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.final_model import FittedModel, fit_config, fit_model
 from throughline.experiment.run import preview_run, run_experiment
@@ -28,7 +28,7 @@ Fit = Callable[[RunConfig, Path], FittedModel]
 
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> Fit:
-    monkeypatch.setattr(final_model, "run_units", in_this_process)
+    monkeypatch.setattr(run, "run_units", in_this_process)
     for name, value in real.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     return fit_model

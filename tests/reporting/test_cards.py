@@ -121,9 +121,9 @@ def test_an_exports_card_has_the_section(folder: Path, tmp_path: Path) -> None:
 def test_a_models_card_has_the_section_also_when_the_model_is_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughline.experiment import final_model
+    from throughline.experiment import run
 
-    monkeypatch.setattr(final_model, "run_units", in_this_process)
+    monkeypatch.setattr(run, "run_units", in_this_process)
     images, preset = write_images(tmp_path / "animals"), write_preset(tmp_path)
     of_images(folder, images)
     words = ["fit", str(images), "--out", str(tmp_path / "model"), "--preset", str(preset), "--method", "cls"]

@@ -41,6 +41,17 @@ def readable_os_errors(path: Path) -> Iterator[None]:
         raise ThroughlineError(f"cannot write: {reason}", path, "free the place or name another one") from error
 
 
+def require_own_folder(out: Path, marks: Iterable[str], what: str) -> None:
+    """Raises a ThroughlineError unless `out` is absent, empty, or holds one of `marks`: the names that say it is
+    `what`, e.g. a run."""
+    with readable_os_errors(out):
+        if out.exists() and not out.is_dir():
+            raise ThroughlineError(f"a file is in the way of the folder of {what}", out, "name another with --out")
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if names and names.isdisjoint(marks):
+        raise ThroughlineError(f"the folder holds something else than {what}", out, "name another with --out")
+
+
 def require_writable(path: Path) -> None:
     """Raises a ThroughlineError now rather than after hours of work when no file can be written at `path`."""
     if path.is_dir():

@@ -6,9 +6,7 @@ folder appears under its name only when it is whole and has been opened anew and
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.files import file_sha256, readable_os_errors, write_json
+from throughline.core.files import file_sha256, require_free_folder, whole_folder, write_json
 from throughline.core.settings import Quantization
 from throughline.domains.images import load_image
 from throughline.domains.listing import find_images
@@ -30,6 +28,7 @@ from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
 from throughline.questions.question_set import QuestionSet
+from throughline.runs.folder import CONFIG
 from throughline.runs.reader import read_unit
 
 SCHEMA = 1
@@ -89,14 +88,14 @@ def export_merged(
     that was trained on 4-bit weights unless `base` asks for those of full width, and when the checkpoint is not the
     adapter's equal.
     """
-    _require_place(out)
+    require_free_folder(out)
     if classes is not None:
         require_class_names(classes)
     found = find_images([images]) if images is not None else []
     shown = [load_image(path) for path in found[:: max(1, len(found) // PROBED)][:PROBED]]
     trained = _trained(name, base, classes)
     questions = trained.questions
-    with _appearing(out) as work:
+    with whole_folder(out) as work:
         merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.base))
         probe = make_probe(shown, questions.texts, questions.class_names, questions.format)
         exported = Exported(
@@ -113,30 +112,6 @@ def export_merged(
         )
         write_json(work / EXPORT_RECORD, exported.to_json())
     return exported
-
-
-def _require_place(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        raise ThroughlineError("the folder is not empty", out, "name another with --out, or empty it")
-    if out.exists() and not out.is_dir():
-        raise ThroughlineError("a file is in the way of the checkpoint's folder", out, "name another with --out")
-
-
-@contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all went well, and is gone otherwise."""
-    work = out.absolute().with_name(f".{out.absolute().name}.exporting")
-    shutil.rmtree(work, ignore_errors=True)  # a killed attempt's
-    with readable_os_errors(out):
-        work.mkdir(parents=True)
-    try:
-        yield work
-        with readable_os_errors(out):
-            if out.is_dir():
-                out.rmdir()
-            work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
@@ -167,8 +142,8 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     unit = read_unit(folder) or read_unit(folder.absolute().parent)
     if unit is None:
         raise ThroughlineError("this adapter belongs to no unit of a run", folder, "name the run's own folder of it")
-    run = unit.folder.absolute().parent.parent
-    config = load_config(str(run / "config.yaml"))
+    run = load_config(str(unit.folder.absolute().parent.parent / CONFIG))
+    config = run.at(run.data, unit.unit.factors)
     _require_full_width(config.model.quantization, base, folder)
     source, hub = base.checkpoint or config.model.checkpoint, base.hub or config.model.hub
     if checkpoint_folder(source) is None and not hub:
@@ -179,19 +154,20 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
         dtype=base.dtype or config.model.dtype,
         device=pick_device(base.device),
         hub=hub,
+        revision=config.model.revision,
     )
     if checkpoint_folder(source) is not None and mllm.fingerprint != unit.unit.inputs["model"]["checkpoint"]:
         raise ThroughlineError("this base is not the one that the unit started from", source, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
-    chosen = tuple(classes) if classes else _classes_of(config, run)
-    questions, method = config.question_set(chosen), unit.unit.method
-    return _Trained(mllm, questions, method, source, folder / ADAPTER, config.model.quantization)
+    questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.unit.dataset))
+    return _Trained(mllm, questions, unit.unit.method, source, folder / ADAPTER, config.model.quantization)
 
 
-def _classes_of(config: RunConfig, run: Path) -> tuple[str, ...]:
-    """The class list of a run's images, which the run folder itself does not hold."""
+def _classes_of(config: RunConfig, dataset: str) -> tuple[str, ...]:
+    """The class list of one of a run's image sets, which the run folder itself does not hold."""
     try:
-        return preview_images(config)[0].classes
+        sets = preview_images(config)
+        return next((images for images in sets if images.name == dataset), sets[0]).classes
     except ThroughlineError as error:
         raise UsageError(
             f"the run's images are not where they were ({error.what})", do="name the classes with --classes a,b,c"

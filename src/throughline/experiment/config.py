@@ -247,11 +247,14 @@ class RunConfig(Settings):
 
     def at(self, data: DataConfig, levels: Mapping[str, object]) -> RunConfig:
         """The config of one image set and one combination of levels, without further sets and factors."""
-        values = self.model_dump(mode="json", exclude={"more_data", "factors"})
-        values["data"] = data.model_dump(mode="json")
-        for name, level in levels.items():
-            for key, value in self.factors[name][str(level)].items():
-                set_key(values, key, value)
+        keys = {key: v for name, level in levels.items() for key, v in self.factors[name][str(level)].items()}
+        return self.with_keys({"data": data.model_dump(mode="json"), "more_data": (), "factors": {}, **keys})
+
+    def with_keys(self, keys: Mapping[str, Any]) -> RunConfig:
+        """The config with other values at these dotted keys; pydantic.ValidationError where one does not fit."""
+        values = self.model_dump(mode="json")
+        for key, value in keys.items():
+            set_key(values, key, value)
         return RunConfig.model_validate(values)
 
     def set_name(self, data: DataConfig) -> str:

@@ -19,6 +19,7 @@ from throughline.core.files import (
     content_hash,
     read_json_lines,
     readable_os_errors,
+    require_own_folder,
     require_writable,
     write_atomically,
     write_json,
@@ -38,8 +39,7 @@ from throughline.evaluation.saved_model import (
     read_record,
 )
 from throughline.experiment.config import RunConfig, load_config
-from throughline.experiment.costs import estimate_costs, longest_first
-from throughline.experiment.engine.local import Progress, run_units
+from throughline.experiment.engine.local import Progress
 from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment
 from throughline.experiment.plan import PlannedSet, plan_final
@@ -52,7 +52,7 @@ from throughline.experiment.preparation import (
     journal_paths,
     require_server,
 )
-from throughline.experiment.run import with_commit
+from throughline.experiment.run import execute_units, with_commit
 from throughline.mllm.checkpoints import (
     POCKET,
     checkpoint_folder,
@@ -60,7 +60,7 @@ from throughline.mllm.checkpoints import (
     checkpoint_source,
     fingerprint_checkpoint,
 )
-from throughline.runs.folder import input_changes, is_done, locked, unit_folder
+from throughline.runs.folder import input_changes, locked, unit_folder
 from throughline.runs.unit import Unit
 from throughline.training.methods import method_table
 from throughline.training.stages.context import cumulative_steps
@@ -95,29 +95,25 @@ def fit_config(
     `chains` is a journal, a folder of journals, or `describer`. `changes` has dotted keys, as `--set` of a run. Of the
     preset's data, chains, methods and seeds nothing is taken but the chains' format and rule.
     """
-    laid_over = dict(changes or {})
-    if preset is None and laid_over.get("model.checkpoint", POCKET) == POCKET:
+    changes = dict(changes or {})
+    if preset is None and changes.get("model.checkpoint", POCKET) == POCKET:
         preset = POCKET_PRESET
-    data: dict[str, Any] = {"images": str(images), "drawn": None, "name": None, "targets": "all"}
-    data["train_per_domain"] = None
-    if preset is not None:
-        overrides = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
-        values = load_config(preset, overrides).model_dump(mode="json")
+    data = {"images": str(images)}
+    if preset is None:
+        config = RunConfig.model_validate({"name": "fit", "data": data})
     else:
-        values = RunConfig.model_validate({"name": "fit", "data": data}).model_dump(mode="json")
-    values["chains"] |= {
-        "teacher": DESCRIBER if chains == DESCRIBER else None,
-        "journal": chains if chains != DESCRIBER else None,
-    }
-    values |= {"methods": [method or ("cls" if chains is None else "mtct_sarr")], "seeds": [seed], "workers": 1}
-    values["evaluation"]["selection"] = "last"  # nothing is held out to select on
-    for dotted, value in laid_over.items():
-        *groups, key = dotted.split(".")
-        inner = values
-        for group in groups:
-            inner = inner[group]
-        inner[key] = value
-    return RunConfig.model_validate(values)
+        config = load_config(preset, [f"data={json.dumps(data)}"])
+    return config.with_keys(
+        {
+            "chains.teacher": DESCRIBER if chains == DESCRIBER else None,
+            "chains.journal": chains if chains != DESCRIBER else None,
+            "methods": [method or ("cls" if chains is None else "mtct_sarr")],
+            "seeds": [seed],
+            "workers": 1,
+            "evaluation.selection": "last",  # nothing is held out to select on
+            **changes,
+        }
+    )
 
 
 def fit_model(
@@ -142,7 +138,8 @@ def fit_model(
     _require_chain_source(config, images, needs_chains)
     checkpoint_source(config.model.checkpoint, config.model.hub)
     require_server(config)
-    _require_place(out)
+    require_own_folder(out, (RECORD, UNFINISHED), "a model")
+    require_writable(out / RECORD)
     with _workplace(out) as work:
         if needs_chains:
             report_progress("preparing chains")
@@ -154,7 +151,7 @@ def fit_model(
         units = plan_final(config, planned, fingerprint)
         earlier = _finished(out, units[-1])
         if earlier is None:
-            _learn(units, config, images, work, on_progress)
+            execute_units(units, Job(config, (images,), work), on_progress=on_progress)
             _publish(out, _record(config, images, chains, units, work, fingerprint), units, work)
         record = earlier or read_record(out)
         shutil.rmtree(work, ignore_errors=True)
@@ -174,16 +171,6 @@ def _require_chain_source(config: RunConfig, images: ImageSet, needed: bool) -> 
         raise ThroughlineError(
             "the describer knows drawn worlds only", images.root, "give a chain journal with --chains JOURNAL"
         )
-
-
-def _require_place(out: Path) -> None:
-    """Refuses a place that holds something else than a saved model or the beginnings of one."""
-    if out.exists() and not out.is_dir():
-        raise ThroughlineError("a file is in the way of the model's folder", out, "name another with --out")
-    require_writable(out / RECORD)
-    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if held and not held & {RECORD, UNFINISHED}:
-        raise ThroughlineError("the folder holds something else than a model", out, "name another with --out")
 
 
 @contextlib.contextmanager
@@ -213,21 +200,6 @@ def _finished(out: Path, unit: Unit) -> ModelRecord | None:
         shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
         raise ThroughlineError(f"another model is here ({shown})", out, "name another folder with --out")
     return record
-
-
-def _learn(
-    units: tuple[Unit, ...], config: RunConfig, images: ImageSet, work: Path, on_progress: Callable[[Progress], None]
-) -> None:
-    costs = estimate_costs(units, config, (images,))
-    run_units(
-        units,
-        Job(config, (images,), work),
-        done={unit.name for unit in units if is_done(work, unit)},
-        priorities=longest_first(units, costs),
-        weights={name: cost.weight for name, cost in costs.items()},
-        finished=lambda unit: None,
-        on_progress=on_progress,
-    )
 
 
 def _record(

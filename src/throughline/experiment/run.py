@@ -115,20 +115,32 @@ def run_experiment(
             refuse_stale(stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
-        costs = estimate_costs(units, config, sets)
-        done = {unit.name for unit in units if is_done(run_folder, unit)}
-        run_units(
-            units,
-            Job(config, sets, run_folder, executors),
-            done=done,
-            priorities=longest_first(units, costs),
-            weights={name: cost.weight for name, cost in costs.items()},
-            finished=lambda unit: write_results(run_folder, units),
-            on_progress=on_progress,
-        )
+        job = Job(config, sets, run_folder, executors)
+        worked = execute_units(units, job, lambda unit: write_results(run_folder, units), on_progress)
         write_results(run_folder, units)
         remove_pixels(run_folder)
-    return FinishedRun(run_folder, sets, units, len(units) - len(done))
+    return FinishedRun(run_folder, sets, units, worked)
+
+
+def execute_units(
+    units: Sequence[Unit],
+    job: Job,
+    finished: Callable[[Unit], None] = lambda unit: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> int:
+    """Has the units executed that are not done in the job's folder, and returns their number."""
+    costs = estimate_costs(units, job.config, job.sets)
+    done = {unit.name for unit in units if is_done(job.run_folder, unit)}
+    run_units(
+        units,
+        job,
+        done=done,
+        priorities=longest_first(units, costs),
+        weights={name: cost.weight for name, cost in costs.items()},
+        finished=finished,
+        on_progress=on_progress,
+    )
+    return len(units) - len(done)
 
 
 def _prepared(

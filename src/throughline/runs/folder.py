@@ -21,6 +21,7 @@ from throughline.core.files import (
     canonical_json,
     readable_os_errors,
     remove_leftovers,
+    require_own_folder,
     write_json,
     write_json_lines,
 )
@@ -70,7 +71,7 @@ def locked(run_folder: Path) -> Iterator[None]:
     Raises a ThroughlineError when another process is at work in it. Workers of a run that was killed may take a
     moment to end: they are waited for.
     """
-    _require_run_folder(run_folder)
+    require_own_folder(run_folder, (LOCK, CONFIG), "a run")
     with readable_os_errors(run_folder):
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = (run_folder / LOCK).open("a")
@@ -91,15 +92,6 @@ def hold_as_worker(run_folder: Path) -> None:
     """Marks this process, until it ends, as a worker in the folder."""
     handle = os.open(run_folder / WORKERS_LOCK, os.O_RDWR | os.O_CREAT)  # closed by the process's end, not before
     take_lock(handle, shared=True)
-
-
-def _require_run_folder(run_folder: Path) -> None:
-    with readable_os_errors(run_folder):
-        if run_folder.exists() and not run_folder.is_dir():
-            raise ThroughlineError("a file is in the way of the run folder", run_folder, "name another with --out")
-        held = {path.name for path in run_folder.iterdir()} if run_folder.is_dir() else set()
-    if held and not held & {LOCK, CONFIG}:
-        raise ThroughlineError("the folder holds something else than a run", run_folder, "name another with --out")
 
 
 def begin_unit(run_folder: Path, unit: Unit) -> Path:
