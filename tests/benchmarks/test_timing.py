@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import asdict
 
 from throughline.benchmarks.timing import compare, take_turns
@@ -37,3 +39,8 @@ def test_a_row_is_the_medians_their_quartiles_and_the_rival_over_ours():
     assert (row["ours_value"], row["rival_value"], row["ratio"], row["predicted_ratio"]) == (2.0, 6.0, 3.0, 2.5)
     assert (row["ours_spread"], row["rival_spread"]) == ((1.5, 5.5), (5.0, 7.0))
     assert row["settings"] == {"batch": 4}
+
+
+def test_timing_loads_no_torch_so_that_a_bench_of_memory_starts_small() -> None:
+    code = "import sys, throughline.benchmarks.timing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

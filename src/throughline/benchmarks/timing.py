@@ -1,6 +1,7 @@
 """How several ways to do the same thing are timed against each other, and the row that comes of two of them.
 
-Sides take turns, so that a machine that slows down slows all. Every bench uses this.
+Sides take turns, so that a machine that slows down slows all. Every bench uses this. Imports without torch, so that a
+bench that measures memory starts small.
 """
 
 from __future__ import annotations
@@ -13,11 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 
 from throughline.core.errors import ThroughlineError
-from throughline.mllm.lora import base_of
 
 Side = Callable[[], object]
 
@@ -132,6 +130,8 @@ def require_close(name: str, difference: float, tolerance: float, what: str) -> 
 @contextmanager
 def on_threads(count: int | None) -> Iterator[None]:
     """`count` torch threads inside, torch's own number for None; afterwards as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -142,6 +142,11 @@ def on_threads(count: int | None) -> Iterator[None]:
 
 def machine_settings(model: Any) -> dict[str, Any]:
     """What of machine and libraries decides the times, for a row's settings."""
+    import torch
+    import transformers
+
+    from throughline.mllm.lora import base_of
+
     base = base_of(model)
     return {
         "threads": torch.get_num_threads(),
