@@ -121,11 +121,11 @@ class StageContext:
         return load_adapter(self.mllm.model, self.start / ADAPTER, trainable=True)
 
     def example(self, sample: Sample, chain: str | None) -> Example:
-        """One sample as an example, its image read."""
+        """One sample as an example, its image read. Several labels are written as a list."""
         from throughline.questions.wording import class_name
         from throughline.training.paths import Example
 
-        return Example((self.reader.encode(sample),), class_name(sample.label), chain)
+        return Example((self.reader.encode(sample),), ", ".join(map(class_name, sample.labels)), chain)
 
     def counter(self, what: str, unit: str) -> Callable[[int, int], None]:
         """Progress of a loop as a line, e.g. `round 1: 32/300 chains`."""
