@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, get_cosine_schedule_with_warmup
 
+from terse import terse_chain
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.parsing import parse_chain
 from throughline.core.files import write_json
@@ -35,7 +36,6 @@ from throughline.drawn.concepts import CLASSES, PARTS
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import part_box, render
-from throughline.drawn.terse import terse_chain
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.load import Mllm, wrap_mllm

@@ -3,13 +3,13 @@ import re
 
 import pytest
 
+from terse import terse_chain
 from throughline.chains.formats import FIVE_STAGE, FORMATS, FOUR_STAGE, THINK_ANSWER
 from throughline.chains.parsing import parse_chain
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.describer import FAULTS, DescriberSettings, describe
 from throughline.drawn.scenes import sample_scene
-from throughline.drawn.terse import terse_chain
 
 WHOLE = DescriberSettings(format_faults=0.0)
 PERFECT = DescriberSettings(part_mistakes=0.0, format_faults=0.0)

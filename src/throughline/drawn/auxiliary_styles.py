@@ -28,11 +28,14 @@ def blueprint(scene: Scene, size: int) -> Pixels:
     return canvas.reduced()
 
 
+PAPER_SHADOW = (1.2, 1.4)  # px at 64 px, right and down
+
+
 def cutpaper(scene: Scene, size: int) -> Pixels:
     """Sheets of coloured paper, each with a hard shadow."""
     unit = size / 64
     canvas = Canvas(size, (240, 232, 214))
-    drop = np.array([1.2, 1.4]) * unit
+    drop = np.array(PAPER_SHADOW) * unit
     for item in place(scene, size):
         if item.layer != "background":
             canvas.fill(item.points + drop, (92, 84, 80))

@@ -43,23 +43,19 @@ PARTS: tuple[str, ...] = tuple(
 
 
 def _row(family: Family, cls: str) -> dict[str, int]:
-    own = dict.fromkeys(PARTS, -1)
-    own.update(dict.fromkeys(family.free, 0))
-    own.update(dict.fromkeys(family.required, 1))
-    own[family.deciding] = 1 if cls == family.with_part else -1
-    return own
+    signs = dict.fromkeys(PARTS, -1) | dict.fromkeys(family.free, 0) | dict.fromkeys(family.required, 1)
+    return signs | {family.deciding: 1 if cls == family.with_part else -1}
 
 
 # class -> part -> +1 required, -1 excluded, 0 free
 CONCEPTS: dict[str, dict[str, int]] = {cls: _row(family, cls) for family in FAMILIES for cls in sorted(family.classes)}
 
+_FAMILY_OF = {cls: family for family in FAMILIES for cls in family.classes}
+
 
 def family_of(cls: str) -> Family:
     """The family a class belongs to; an unknown class is a `KeyError`."""
-    for family in FAMILIES:
-        if cls in family.classes:
-            return family
-    raise KeyError(cls)
+    return _FAMILY_OF[cls]
 
 
 def contrast_of(cls: str) -> str:
@@ -79,5 +75,5 @@ def violations(cls: str, parts: Iterable[str]) -> int:
 def nearest_classes(parts: Iterable[str]) -> tuple[str, ...]:
     """The classes, sorted, with the fewest broken entries: what a mistaken reader of parts would still conclude."""
     seen = frozenset(parts)
-    fewest = min(violations(cls, seen) for cls in CLASSES)
-    return tuple(cls for cls in CLASSES if violations(cls, seen) == fewest)
+    counts = {cls: violations(cls, seen) for cls in CLASSES}
+    return tuple(cls for cls in CLASSES if counts[cls] == min(counts.values()))

@@ -14,12 +14,20 @@ import numpy as np
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import family_of
 from throughline.drawn.scenes import FAR_COLOURS, NEAR_COLOURS, OBJECT_COLOURS, Scene
-from throughline.drawn.shapes import Points, Shape, ellipse, outlines, polygon, rectangle, variation_of
+from throughline.drawn.shapes import Points, ellipse, outlines, rectangle, variation_of
 
 Colour = tuple[int, int, int]
 Layer = Literal["background", "object", "occluder"]
 
 DARK: Colour = (62, 54, 52)  # legs, wheels, masts: the same in every scene
+
+VIEWS = {
+    "front": ((1.0, 0.0), (0.0, 1.0)),
+    "above": ((1.0, 0.0), (0.0, 0.84)),
+    "left": ((0.9, 0.0), (0.14, 1.0)),
+    "right": ((0.9, 0.0), (-0.14, 1.0)),
+}
+"""The matrix of each viewpoint, by rows."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 def object_transform(scene: Scene, size: int) -> tuple[Points, Points]:
     """The matrix (2, 2) and offset (2,) that take the object's frame to pixels of a `size` px image."""
-    view = {
-        "front": np.array([[1.0, 0.0], [0.0, 1.0]]),
-        "above": np.array([[1.0, 0.0], [0.0, 0.84]]),
-        "left": np.array([[0.9, 0.0], [0.14, 1.0]]),
-        "right": np.array([[0.9, 0.0], [-0.14, 1.0]]),
-    }[scene.viewpoint]
+    view = np.array(VIEWS[scene.viewpoint])
     turn = np.deg2rad(scene.pose.angle)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     mirror = np.diag([-1.0 if scene.pose.mirrored else 1.0, 1.0])
@@ -57,18 +60,12 @@ def place_object(scene: Scene, size: int, parts: tuple[str, ...] | None = None) 
     """The polygons of the scene's parts (or of `parts`, which may be absent from the scene)."""
     wanted = scene.parts if parts is None else parts
     matrix, offset = object_transform(scene, size)
-    roles = {
-        "main": OBJECT_COLOURS[scene.colours.main],
-        "second": OBJECT_COLOURS[scene.colours.second],
-        "accent": OBJECT_COLOURS[scene.colours.accent],
-        "dark": DARK,
-    }
-
-    def put(shape: Shape) -> Placed:
-        return Placed(shape.points @ matrix.T + offset, roles[shape.role], "object", shape.part)
-
-    shapes = outlines(family_of(scene.cls).name, variation_of(scene.seed))
-    return [put(shape) for shape in shapes if shape.part in wanted]
+    roles = {role: OBJECT_COLOURS[name] for role, name in vars(scene.colours).items()} | {"dark": DARK}
+    return [
+        Placed(shape.points @ matrix.T + offset, roles[shape.role], "object", shape.part)
+        for shape in outlines(family_of(scene.cls).name, variation_of(scene.seed))
+        if shape.part in wanted
+    ]
 
 
 def place_background(scene: Scene, size: int) -> list[Placed]:
@@ -77,41 +74,46 @@ def place_background(scene: Scene, size: int) -> list[Placed]:
     far, near = FAR_COLOURS[scene.background.far], NEAR_COLOURS[scene.background.near]
     horizon = float(draw.uniform(0.5, 0.68))
     spots = draw.uniform(0, 1, (9, 2))
-    polygons: list[tuple[Points, Colour]] = [
-        (rectangle(-0.1, -0.1, 1.1, horizon), far),
-        (rectangle(-0.1, horizon, 1.1, 1.1), near),
+    polygons = [
+        (_across(-0.1, horizon), far),
+        (_across(horizon, 1.1), near),
+        *_details(scene.background.kind, far, near, horizon, spots),
     ]
-    match scene.background.kind:
-        case "beach":
-            polygons.append((rectangle(-0.1, horizon - 0.13, 1.1, horizon), shade(far, 0.78)))
-            polygons.append((ellipse(spots[0, 0], 0.16, 0.09, 0.09, 16), shade(far, 1.12)))
-        case "city":
-            for number, (x, high) in enumerate(spots[:6]):
-                left = (number + 0.5 * x) / 6 - 0.05
-                polygons.append((rectangle(left, horizon - 0.12 - 0.3 * high, left + 0.14, horizon), shade(far, 0.8)))
-        case "hills":
-            for x, high in spots[:3]:
-                polygons.append((ellipse(x, horizon, 0.42, 0.1 + 0.2 * high, 24), shade(near, 0.86)))
-            polygons.append((rectangle(-0.1, horizon, 1.1, 1.1), near))
-        case "meadow":
-            for x, y in spots:
-                foot = horizon + 0.06 + (1 - horizon) * y
-                tuft = polygon(
-                    (x - 0.05, foot), (x - 0.03, foot - 0.09), (x, foot), (x + 0.04, foot - 0.1), (x + 0.06, foot)
-                )
-                polygons.append((tuft, shade(near, 0.78)))
-        case "room":
-            left = 0.06 + 0.6 * spots[0, 0]
-            polygons.append((rectangle(left, 0.08, left + 0.26, 0.36), shade(far, 0.78)))
-            polygons.append((rectangle(left + 0.03, 0.11, left + 0.23, 0.33), shade(far, 1.1)))
-            polygons.append((rectangle(-0.1, horizon - 0.03, 1.1, horizon), shade(far, 0.85)))
-        case "table":
-            edge = horizon + 0.3
-            polygons.append((rectangle(-0.1, edge, 1.1, edge + 0.05), shade(near, 0.72)))
-            polygons.append((rectangle(-0.1, edge + 0.05, 1.1, 1.1), shade(far, 0.86)))
-        case other:
-            raise ValueError(f"no setting is called {other!r}")
     return [Placed(points * size, colour, "background") for points, colour in polygons]
+
+
+def _details(kind: str, far: Colour, near: Colour, horizon: float, spots: Points) -> list[tuple[Points, Colour]]:
+    """What a setting has beside its sky or wall and its ground; `spots` (9, 2) are random places, 0..1."""
+    first = spots[0, 0]
+    if kind == "beach":
+        sun = ellipse(first, 0.16, 0.09, 0.09, 16)
+        return [(_across(horizon - 0.13, horizon), shade(far, 0.78)), (sun, shade(far, 1.12))]
+    if kind == "city":
+        lefts = [(number + 0.5 * x) / 6 - 0.05 for number, x in enumerate(spots[:6, 0])]
+        tops = horizon - 0.12 - 0.3 * spots[:6, 1]
+        houses = [rectangle(left, top, left + 0.14, horizon) for left, top in zip(lefts, tops, strict=True)]
+        return [(house, shade(far, 0.8)) for house in houses]
+    if kind == "hills":
+        hills = [ellipse(x, horizon, 0.42, 0.1 + 0.2 * high, 24) for x, high in spots[:3]]
+        return [*((hill, shade(near, 0.86)) for hill in hills), (_across(horizon, 1.1), near)]
+    if kind == "meadow":
+        outline = np.array([(-0.05, 0), (-0.03, -0.09), (0, 0), (0.04, -0.1), (0.06, 0)])
+        feet = [(x, horizon + 0.06 + (1 - horizon) * y) for x, y in spots]
+        return [(outline + foot, shade(near, 0.78)) for foot in feet]
+    if kind == "room":
+        left = 0.06 + 0.6 * first
+        frame, pane = rectangle(left, 0.08, left + 0.26, 0.36), rectangle(left + 0.03, 0.11, left + 0.23, 0.33)
+        skirting = _across(horizon - 0.03, horizon)
+        return [(frame, shade(far, 0.78)), (pane, shade(far, 1.1)), (skirting, shade(far, 0.85))]
+    if kind == "table":
+        edge = horizon + 0.3
+        return [(_across(edge, edge + 0.05), shade(near, 0.72)), (_across(edge + 0.05, 1.1), shade(far, 0.86))]
+    raise ValueError(f"no setting is called {kind!r}")
+
+
+def _across(top: float, bottom: float) -> Points:
+    """A strip over the whole width of the image."""
+    return rectangle(-0.1, top, 1.1, bottom)
 
 
 def place_occluder(scene: Scene, size: int) -> list[Placed]:

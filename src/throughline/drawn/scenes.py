@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator, seed_of
@@ -105,13 +106,7 @@ class Scene:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scene:
         """The scene whose `to_json` this was."""
-        groups = {
-            "parts": tuple(value["parts"]),
-            "pose": Pose(**value["pose"]),
-            "colours": Colours(**value["colours"]),
-            "background": Background(**value["background"]),
-        }
-        return cls(**{**value, **groups})
+        return TypeAdapter(cls).validate_python(value)
 
 
 @dataclass(frozen=True)
@@ -134,11 +129,8 @@ class WorldSettings:
                 raise ThroughlineError(f"unknown class {cls!r}", "class_weights", f"one of {', '.join(CLASSES)}")
             if not weight >= 0:
                 raise ThroughlineError(f"weight {weight} of {cls!r} is negative", "class_weights", "use 0 or more")
-        for name, value, highest in (
-            ("spurious", self.spurious, 1.0),
-            ("occlusion", self.occlusion, 0.9),
-            ("noise", self.noise, 1.0),
-        ):
+        for name, highest in (("spurious", 1.0), ("occlusion", 0.9), ("noise", 1.0)):
+            value = getattr(self, name)
             if not 0 <= value <= highest:
                 raise ThroughlineError(f"{name} is {value}", "drawn world", f"use a number from 0 to {highest:g}")
 
@@ -198,7 +190,6 @@ def sample_scene(
     domain: str,
     cls: str,
     index: int,
-    *,
     background_of: str | None = None,
     occlusion: float = 0.0,
     noise: float = 0.0,

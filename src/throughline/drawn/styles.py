@@ -7,6 +7,7 @@ the scene alone. `part_box` states that reach, and the counterfactual tests hold
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +27,37 @@ AUXILIARY_STYLES: tuple[str, ...] = ("blueprint", "cutpaper", "mosaic", "neon")
 SMALLEST, LARGEST = 64, 1024  # px; below 64 the deciding parts are no longer visible
 
 Box = tuple[int, int, int, int]
-_PAINTERS: dict[str, Callable[[Scene, int], Pixels]] = {
-    "blueprint": auxiliary.blueprint,
-    "cartoon": domain.cartoon,
-    "cutpaper": auxiliary.cutpaper,
-    "mosaic": auxiliary.mosaic,
-    "neon": auxiliary.neon,
-    "painting": domain.painting,
-    "photo": domain.photo,
-    "sketch": domain.sketch,
+
+
+@dataclass(frozen=True)
+class Style:
+    """How to paint, and how far beyond a part's outline that reaches: `around` a pixel of a 64 px image is `unit` px of
+    this one, blurs are whole pixels; a shadow reaches as far again to the right and down, in px at 64 px."""
+
+    paint: Callable[[Scene, int], Pixels]
+    around: Callable[[float], float] = lambda unit: 0.0
+    shadow: tuple[float, float] = (0.0, 0.0)
+
+
+_STYLES = {
+    "blueprint": Style(auxiliary.blueprint, lambda unit: 0.9 * unit),
+    "cartoon": Style(domain.cartoon, lambda unit: domain.CARTOON_LINE * unit),
+    "cutpaper": Style(auxiliary.cutpaper, shadow=auxiliary.PAPER_SHADOW),
+    "mosaic": Style(auxiliary.mosaic),
+    "neon": Style(auxiliary.neon, lambda unit: 1.1 * unit + np.ceil(auxiliary.NEON_GLOW * unit)),
+    "painting": Style(domain.painting, lambda unit: WOBBLE * unit + stroke_reach(round(unit * 64))),
+    # Its own blur, then that of the shadow it throws.
+    "photo": Style(
+        domain.photo, lambda unit: np.ceil(0.4 * unit) + np.ceil(domain.SHADOW_BLUR * unit), domain.SHADOW_OFFSET
+    ),
+    "sketch": Style(domain.sketch, lambda unit: (WOBBLE + 1.0) * unit),
 }
 
 
 def check_style(style: str, size: int) -> None:
     """Raises `ThroughlineError` on an unknown style or a size outside 64..1024 px."""
-    if style not in _PAINTERS:
-        raise ThroughlineError(f"unknown style {style!r}", "drawn world", f"one of {', '.join(_PAINTERS)}")
+    if style not in _STYLES:
+        raise ThroughlineError(f"unknown style {style!r}", "drawn world", f"one of {', '.join(_STYLES)}")
     if not SMALLEST <= size <= LARGEST:
         raise ThroughlineError(f"size is {size} px", "drawn world", f"use {SMALLEST} to {LARGEST} px")
 
@@ -52,7 +68,7 @@ def render(scene: Scene, style: str, size: int = 64) -> Image.Image:
     Raises `ThroughlineError` on an unknown style or a size outside 64..1024 px.
     """
     check_style(style, size)
-    pixels = _PAINTERS[style](scene, size)
+    pixels = _STYLES[style].paint(scene, size)
     if scene.noise > 0:
         speckle = generator(scene.seed, "noise").standard_normal(pixels.shape, dtype=np.float32)
         pixels = pixels + np.float32(255 * scene.noise) * speckle
@@ -61,29 +77,10 @@ def render(scene: Scene, style: str, size: int = 64) -> Image.Image:
 
 def _reach(style: str, size: int) -> tuple[float, float, float, float]:
     """How far beyond a part's outline a style paints, in pixels: left, top, right, bottom."""
-    unit = size / 64
-    width, shadow = 0.0, (0.0, 0.0)
-    match style:
-        case "cartoon":
-            width = domain.CARTOON_LINE * unit
-        case "painting":
-            width = WOBBLE * unit + stroke_reach(size)
-        case "photo":
-            # Its own blur, then that of the shadow it throws.
-            width = np.ceil(0.4 * unit) + np.ceil(domain.SHADOW_BLUR * unit)
-            shadow = (domain.SHADOW_OFFSET[0] * unit, domain.SHADOW_OFFSET[1] * unit)
-        case "sketch":
-            width = (WOBBLE + 1.0) * unit
-        case "blueprint":
-            width = 0.9 * unit
-        case "cutpaper":
-            shadow = (1.2 * unit, 1.4 * unit)
-        case "mosaic":
-            pass
-        case "neon":
-            width = 1.1 * unit + np.ceil(auxiliary.NEON_GLOW * unit)
+    unit, (right, down) = size / 64, _STYLES[style].shadow
     # One pixel more: polygons colour every fine pixel that they touch.
-    return width + 1, width + 1, width + 1 + shadow[0], width + 1 + shadow[1]
+    around = _STYLES[style].around(unit) + 1
+    return around, around, around + right * unit, around + down * unit
 
 
 def part_box(scene: Scene, part: str, style: str, size: int = 64) -> Box:

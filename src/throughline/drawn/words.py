@@ -1,5 +1,5 @@
-"""How parts are spoken of: articles, plurals, lists, and the colour a part is drawn in. Used by the describer and
-the terse chains; it keeps their vocabulary small."""
+"""How parts are spoken of: articles, plurals, lists, and the colour a part is drawn in. Used by the describer; it
+keeps its vocabulary small."""
 
 from __future__ import annotations
 

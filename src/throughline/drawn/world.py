@@ -30,6 +30,7 @@ from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
 
 VERSION = 3  # raised when the same seed draws other pixels
 SCENES, WORLD = "scenes.jsonl", "world.json"
+DRAW_IT = "draw it with `throughline data draw`"
 
 
 def planned_scenes(
@@ -44,15 +45,8 @@ def planned_scenes(
         for cls in CLASSES:
             for index in range(used.images_of(cls, per_class)):
                 tied = generator(seed, "spurious", style, cls, index).random() < used.spurious
-                scene = sample_scene(
-                    seed,
-                    style,
-                    cls,
-                    index,
-                    background_of=cls if tied else None,
-                    occlusion=used.occlusion,
-                    noise=used.noise,
-                )
+                background = cls if tied else None
+                scene = sample_scene(seed, style, cls, index, background, used.occlusion, used.noise)
                 yield f"{style}/{cls}/{index:04d}.png", style, scene
 
 
@@ -100,10 +94,7 @@ def write_counterfactuals(world: Path, out: Path) -> int:
     Each keeps style and index, stands under its new class, and names the original in `parent_id`.
     """
     source = _read_description(world)
-    _claim(
-        out,
-        {"kind": "counterfactuals", "version": VERSION, "of": content_hash(source), "size": source["size"]},
-    )
+    _claim(out, {"kind": "counterfactuals", "version": VERSION, "of": content_hash(source), "size": source["size"]})
     rows = []
     for row in _rows(world):
         changed = counterfactual(Scene.from_json(row["scene"]))
@@ -123,9 +114,7 @@ def read_scenes(root: Path) -> dict[str, Scene]:
 def _rows(root: Path) -> list[dict[str, Any]]:
     path = root / SCENES
     if not path.is_file():
-        raise ThroughlineError(
-            "no drawn world is here, or it is unfinished", path, "draw it with `throughline data draw`"
-        )
+        raise ThroughlineError("no drawn world is here, or it is unfinished", path, DRAW_IT)
     return read_json_lines(path)
 
 
@@ -133,7 +122,7 @@ def _read_description(root: Path) -> dict[str, Any]:
     path = root / WORLD
     rows = read_json_lines(path) if path.is_file() else []
     if len(rows) != 1:
-        raise ThroughlineError("no drawn world is here", path, "draw it with `throughline data draw`")
+        raise ThroughlineError("no drawn world is here", path, DRAW_IT)
     return rows[0]
 
 
@@ -143,15 +132,11 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if WORLD in held:
         present = _read_description(out)
-        different = sorted(
-            key for key in description.keys() | present.keys() if description.get(key) != present.get(key)
-        )
+        names = sorted(description.keys() | present.keys())
+        different = [name for name in names if description.get(name) != present.get(name)]
         if different:
-            raise ThroughlineError(
-                f"another drawn world is here; it differs in {', '.join(different)}",
-                out,
-                "name an empty folder",
-            )
+            what = f"another drawn world is here; it differs in {', '.join(different)}"
+            raise ThroughlineError(what, out, "name an empty folder")
     # A killed first write may have left its temporary file.
     elif any(not name.startswith(f".{WORLD}.") for name in held):
         raise ThroughlineError("the folder is not empty", out, "name an empty folder")
@@ -164,9 +149,4 @@ def _written(out: Path, name: str, scene: Scene, style: str, size: int) -> dict[
     path = out / name
     if not path.is_file():
         write_atomically(path, png_bytes(render(scene, style, size)), durable=False)
-    return {
-        "sample_id": name,
-        "image_sha256": file_sha256(path),
-        "style": style,
-        "scene": scene.to_json(),
-    }
+    return {"sample_id": name, "image_sha256": file_sha256(path), "style": style, "scene": scene.to_json()}
