@@ -32,9 +32,8 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
 from throughline.questions.question_set import make_question_set
-from throughline.teaching.statistics.records import ChainStatistics
-from throughline.teaching.statistics.summary import summarise_chains
-from throughline.teaching.statistics.tables import statistics_tables
+from throughline.teaching.statistics import ChainStatistics, summarise_chains
+from throughline.teaching.statistics_tables import statistics_tables
 
 CLASSES = ("cat", "cup", "dog")
 IMAGES = ImageSet(
@@ -85,6 +84,26 @@ def write(path: Path, *records: Record) -> Path:
     return path
 
 
+def rows(frame: Any, **values: Any) -> list[Any]:
+    """The rows of a frame of numbers with these values."""
+    return [row for row in frame.itertuples() if all(getattr(row, name) == value for name, value in values.items())]
+
+
+def part(found: ChainStatistics, part: int = 0) -> Any:
+    [row] = rows(found.parts, part=part)
+    return row
+
+
+def accepted(found: ChainStatistics, rule: str = "correct", part: int = 0) -> Any:
+    [row] = rows(found.acceptance, rule=rule, part=part, by="all")
+    return row
+
+
+def spent(found: ChainStatistics, quantity: str, part: int = 0) -> Any:
+    [row] = rows(found.spending, quantity=quantity, part=part)
+    return row
+
+
 HEADER = make_header(CLASSES, FIVE_STAGE, make_question_set(CLASSES, FIVE_STAGE).texts)
 
 
@@ -130,96 +149,96 @@ def test_the_numbers_are_those_of_a_plain_count(world: tuple[ImageSet, Path, Pat
     images, store, _ = world
     journal = read_journal(store)
     found = summarise_chains(store, images)
-    assert (found.problems, found.duplicates, found.judged_anew, found.images_unknown) == (0, 0, False, 0)
-    assert found.lines == 1 + len(journal.candidates) + len(journal.verdicts)
-    assert (found.whole.candidates, found.whole.failed, found.whole.copies) == (len(journal.candidates), 0, 0)
-    assert found.whole.images == len(images.samples) == found.images_given
-    assert [one.rule for one in found.whole.acceptance] == list(RULES)
-    for one in found.whole.acceptance:
-        kept = journal.accepted(one.rule)
-        assert (one.overall.candidates.judged, one.overall.candidates.accepted) == (len(journal.candidates), len(kept))
-        assert one.overall.images.accepted == len({candidate.sample_id for candidate in kept})
-        for kind, name_of in (
-            (one.by_domain, lambda c: c.domain),
-            (one.by_class, lambda c: images.by_id[c.sample_id].label),
+    counts = found.store
+    assert (counts["problems"], counts["duplicates"], counts["judged_anew"], counts["images_unknown"]) == (
+        *(0, 0),
+        *(False, 0),
+    )
+    assert counts["lines"] == 1 + len(journal.candidates) + len(journal.verdicts)
+    assert (part(found).candidates, part(found).failed, part(found).copies) == (len(journal.candidates), 0, 0)
+    assert part(found).images == len(images.samples) == counts["images_given"]
+    assert [row.rule for row in rows(found.acceptance, part=0, by="all")] == list(RULES)
+    for rule in RULES:
+        kept = journal.accepted(rule)
+        overall = accepted(found, rule)
+        assert (overall.candidates, overall.accepted) == (len(journal.candidates), len(kept))
+        assert overall.images_accepted == len({candidate.sample_id for candidate in kept})
+        for by, name_of in (
+            ("domain", lambda c: c.domain),
+            ("class", lambda c: images.by_id[c.sample_id].label),
         ):
-            asked, accepted = defaultdict(list), defaultdict(list)
+            asked, right = defaultdict(list), defaultdict(list)
             for candidate in journal.candidates:
                 asked[name_of(candidate)].append(candidate.sample_id)
             for candidate in kept:
-                accepted[name_of(candidate)].append(candidate.sample_id)
+                right[name_of(candidate)].append(candidate.sample_id)
             assert {
-                name: (
-                    group.candidates.judged,
-                    group.candidates.accepted,
-                    group.images.judged,
-                    group.images.accepted,
-                )
-                for name, group in (kind or {}).items()
+                row.name: (row.candidates, row.accepted, row.images, row.images_accepted)
+                for row in rows(found.acceptance, part=0, rule=rule, by=by)
             } == {
-                name: (len(ids), len(accepted[name]), len(set(ids)), len(set(accepted[name])))
-                for name, ids in asked.items()
+                name: (len(ids), len(right[name]), len(set(ids)), len(set(right[name]))) for name, ids in asked.items()
             }
         outcomes = defaultdict(int)
         for given in journal.verdicts:
-            if given.rule == one.rule:
-                outcomes[given.outcome.value] += 1
-        assert one.outcomes == dict(outcomes)
+            if given.rule == rule:
+                outcomes[given.outcome.value, given.accepted] += 1
+        counted = rows(found.outcomes, part=0, rule=rule)
+        assert {(row.outcome, row.accepted): row.count for row in counted} == dict(outcomes)
         first = {}
         for candidate in sorted(kept, key=lambda c: c.candidate):
             first.setdefault(candidate.sample_id, candidate.candidate)
-        for row in one.by_number:
-            numbered = [c for c in journal.candidates if c.candidate == row.number]
-            assert row.candidates.judged == len(numbered)
-            assert row.candidates.accepted == len([c for c in kept if c.candidate == row.number])
-            assert row.images_gained == list(first.values()).count(row.number)
+        for row in rows(found.acceptance, part=0, rule=rule, by="number"):
+            numbered = [c for c in journal.candidates if c.candidate == row.name]
+            assert row.candidates == len(numbered)
+            assert row.accepted == len([c for c in kept if c.candidate == row.name])
+            assert row.images_gained == list(first.values()).count(row.name)
 
 
 def test_lengths_are_counted_in_words_without_tags(world: tuple[ImageSet, Path, Path]) -> None:
     images, store, _ = world
-    found = summarise_chains(store, images).whole
+    found = summarise_chains(store, images)
     kept = read_journal(store).accepted("correct")
     words = [sum(not word.startswith("<") for word in candidate.text.split()) for candidate in kept]
-    chain = found.accepted_lengths["correct"].chain
-    assert chain is not None
+    chain, *stages = rows(found.words, part=0, rule="correct")
+    assert (chain.format, chain.stage) == (None, None)
     assert (chain.count, chain.longest) == (len(words), max(words))
     assert (chain.low, chain.median, chain.high) == tuple(np.percentile(words, (5, 50, 95)))
-    stages = found.accepted_lengths["correct"].stages["five_stage"]
+    assert [(row.format, row.stage) for row in stages] == [("five_stage", stage) for stage in FIVE_STAGE.stages]
     captions = [len(c.text.split("<CAPTION>")[1].split("</CAPTION>")[0].split()) for c in kept]
-    assert stages["CAPTION"].median == np.median(captions)
-    assert stages["CAPTION"].longest == max(captions)
-    assert list(stages) == list(FIVE_STAGE.stages)
-    assert found.lengths.chain is not None and found.lengths.chain.count == found.candidates
+    assert stages[1].median == np.median(captions)
+    assert stages[1].longest == max(captions)
+    assert rows(found.words, part=0, rule=None)[0].count == part(found).candidates
 
 
 def test_tokens_are_told_in_sum_per_candidate_and_per_accepted_chain(world: tuple[ImageSet, Path, Path]) -> None:
     images, store, _ = world
-    found, journal = summarise_chains(store, images).whole, read_journal(store)
+    found, journal = summarise_chains(store, images), read_journal(store)
     tokens = sum(candidate.usage.completion_tokens for candidate in journal.candidates)  # type: ignore[union-attr,misc]
-    assert found.prompt_tokens.total == 10 * len(journal.candidates)
-    assert found.completion_tokens.total == tokens
-    assert found.completion_tokens.per_candidate == pytest.approx(tokens / len(journal.candidates))
+    completion, cost = spent(found, "completion_tokens"), spent(found, "cost")
+    assert spent(found, "prompt_tokens").total == 10 * len(journal.candidates)
+    assert completion.total == tokens
+    assert completion.per_candidate == pytest.approx(tokens / len(journal.candidates))
     for rule in RULES:
-        assert found.completion_tokens.per_accepted[rule] == pytest.approx(tokens / len(journal.accepted(rule)))
-    assert (found.cost.reporting, found.cost.total, found.cost.per_candidate) == (0, None, None)
-    assert found.cost.per_accepted == dict.fromkeys(RULES)
+        assert completion.per_accepted[rule] == pytest.approx(tokens / len(journal.accepted(rule)))
+    assert (cost.reporting, cost.total, cost.per_candidate) == (0, None, None)
+    assert cost.per_accepted == dict.fromkeys(RULES)
 
 
 def test_a_store_without_verdicts_is_judged_anew(world: tuple[ImageSet, Path, Path]) -> None:
     images, judged, bare = world
     before = (bare / "journal-0.jsonl").read_bytes()
     found = summarise_chains(bare, images)
-    assert found.judged_anew
-    assert found.whole == summarise_chains(judged, images).whole
+    assert found.store["judged_anew"]
+    assert found.as_data() | {"store": 0} == summarise_chains(judged, images).as_data() | {"store": 0}
     assert (bare / "journal-0.jsonl").read_bytes() == before
     blind = summarise_chains(bare)
-    assert (blind.whole.acceptance, blind.judged_anew, blind.images_unknown) == ((), False, None)
+    assert blind.acceptance.empty and not blind.store["judged_anew"] and blind.store["images_unknown"] is None
 
 
 def test_without_images_there_are_no_classes(world: tuple[ImageSet, Path, Path]) -> None:
     images, store, _ = world
     found = summarise_chains(store)
-    assert all(one.by_class is None for one in found.whole.acceptance)
+    assert not rows(found.acceptance, by="class")
     assert not [table for table in statistics_tables(found) if table.columns[0] == "class"]
     assert [table for table in statistics_tables(summarise_chains(store, images)) if table.columns[0] == "class"]
 
@@ -227,18 +246,17 @@ def test_without_images_there_are_no_classes(world: tuple[ImageSet, Path, Path])
 def test_samples_that_the_folder_does_not_hold_are_counted(tmp_path: Path) -> None:
     known, strange = answer("photo/cat/0.png"), answer("photo/fox/0.png", text=chain("dog"))
     found = summarise_chains(write(tmp_path / "journal-0.jsonl", HEADER, known, strange), IMAGES)
-    assert (found.images_unknown, found.images_changed, found.whole.images) == (1, 0, 2)
-    (correct,) = (one for one in found.whole.acceptance if one.rule == "correct")
-    assert correct.overall.candidates.judged == 1
-    assert correct.by_class is not None and set(correct.by_class) == {"cat"}
+    assert (found.store["images_unknown"], found.store["images_changed"], part(found).images) == (1, 0, 2)
+    assert accepted(found).candidates == 1
+    assert [row.name for row in rows(found.acceptance, part=0, rule="correct", by="class")] == ["cat"]
 
 
 def test_a_sample_whose_image_was_replaced_has_no_class(tmp_path: Path) -> None:
     other = answer("photo/cat/0.png", image_sha256="bytes of another cat")
     found = summarise_chains(write(tmp_path / "journal-0.jsonl", HEADER, other, verdict(other, True)), IMAGES)
-    assert (found.images_unknown, found.images_changed) == (0, 1)
-    assert found.whole.acceptance[0].by_class == {}
-    assert found.whole.acceptance[0].overall.images.accepted == 1
+    assert (found.store["images_unknown"], found.store["images_changed"]) == (0, 1)
+    assert rows(found.acceptance, by="class") == []
+    assert accepted(found).images_accepted == 1
 
 
 def test_a_failure_counts_until_an_answer_stands_in_its_place(tmp_path: Path) -> None:
@@ -247,12 +265,12 @@ def test_a_failure_counts_until_an_answer_stands_in_its_place(tmp_path: Path) ->
     failed = [verdict(one, False, outcome="error") for one in (lost, late)]
     store = write(tmp_path / "journal-0.jsonl", HEADER, lost, failed[0], late, failed[1], came)
     found = summarise_chains(store)
-    assert (found.whole.candidates, found.whole.failed, found.duplicates) == (1, 1, 1)
-    assert not found.whole.acceptance, "what was said of the failure is not said of the answer"
+    assert (part(found).candidates, part(found).failed, found.store["duplicates"]) == (1, 1, 1)
+    assert found.acceptance.empty, "what was said of the failure is not said of the answer"
     write(store, verdict(came, True))
-    (correct,) = summarise_chains(store).whole.acceptance
-    assert (correct.overall.images.judged, correct.overall.images.accepted) == (1, 1)
-    assert correct.outcomes == {"ok": 1, "error": 1}
+    found = summarise_chains(store)
+    assert (accepted(found).images, accepted(found).images_accepted) == (1, 1)
+    assert {row.outcome: row.count for row in rows(found.outcomes, part=0)} == {"ok": 1, "error": 1}
 
 
 def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:
@@ -266,21 +284,21 @@ def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:
         for number, record in enumerate(records):
             write(store / f"journal-{number}.jsonl", record)
         found.append(summarise_chains(store, IMAGES))
-    assert found[0] == found[1]
-    whole = found[0].whole
+    assert found[0].as_data() == found[1].as_data()
+    whole, cost = part(found[0]), spent(found[0], "cost")
     assert (whole.candidates, whole.copies, whole.images) == (4, 1, 4)
-    assert (whole.cost.total, whole.cost.reporting, whole.cost.per_candidate) == (0.75, 3, 0.25)
-    assert whole.cost.per_accepted == {"correct": 0.375}, "a copy is no chain that was paid for"
+    assert (cost.total, cost.reporting, cost.per_candidate) == (0.75, 3, 0.25)
+    assert cost.per_accepted == {"correct": 0.375}, "a copy is no chain that was paid for"
 
 
 def test_the_last_verdict_counts_and_one_without_its_candidate_is_told(tmp_path: Path) -> None:
     one, gone = answer("photo/cat/0.png"), answer("photo/dog/0.png")
     store = write(tmp_path / "journal-0.jsonl", one, verdict(one, True), verdict(one, False), verdict(gone, True))
     found = summarise_chains(store)
-    assert found.verdicts_without_candidate == 1
-    assert found.whole.acceptance[0].overall.candidates.accepted == 0
+    assert found.store["verdicts_without_candidate"] == 1
+    assert accepted(found).accepted == 0
     only = summarise_chains(write(tmp_path / "only.jsonl", verdict(gone, True)))
-    assert (only.whole.candidates, only.whole.acceptance, only.verdicts_without_candidate) == (0, (), 1)
+    assert (part(only).candidates, len(only.acceptance), only.store["verdicts_without_candidate"]) == (0, 0, 1)
 
 
 def test_teachers_models_and_rounds_are_kept_apart(tmp_path: Path) -> None:
@@ -290,22 +308,24 @@ def test_teachers_models_and_rounds_are_kept_apart(tmp_path: Path) -> None:
     verdicts = [verdict(paid[0], False), verdict(paid[1], True), verdict(free, True), verdict(later, False, "format")]
     store = write(tmp_path / "journal-0.jsonl", HEADER, *paid, free, later, *verdicts)
     found = summarise_chains(store, IMAGES)
-    assert [(one.source, one.model, one.round) for one in found.teachers] == [
+    whole, endpoint, local, itself = found.parts.itertuples()
+    assert [(row.source, row.model, row.round) for row in (endpoint, local, itself)] == [
         ("endpoint", "teacher-1", 0),
         ("local", "base", 0),
         ("self", "base", 1),
     ]
-    endpoint, local, itself = (one.part for one in found.teachers)
-    assert (found.prompts, found.formats) == (2, ("five_stage", "think_answer"))
-    assert (endpoint.candidates, local.candidates, itself.candidates, found.whole.candidates) == (2, 1, 1, 4)
-    assert endpoint.cost.per_accepted == {"correct": pytest.approx(0.2)}
-    assert found.whole.cost.per_accepted["correct"] == pytest.approx(0.2), "only chains of known cost are in it"
-    assert (local.cost.total, local.completion_tokens.per_accepted) == (None, {"correct": 10})
-    assert [row.images_gained for row in endpoint.acceptance[0].by_number] == [0, 1]
-    assert [row.images_gained for row in found.whole.acceptance[1].by_number] == [1, 0]
-    assert [one.rule for one in itself.acceptance] == ["format"]
-    assert set(itself.lengths.stages) == {THINK_ANSWER.name}
-    assert itself.lengths.stages[THINK_ANSWER.name]["think"].median == 3
+    assert (found.store["prompts"], found.store["formats"]) == (2, ["five_stage", "think_answer"])
+    assert (endpoint.candidates, local.candidates, itself.candidates, whole.candidates) == (2, 1, 1, 4)
+    assert spent(found, "cost", 1).per_accepted == {"correct": pytest.approx(0.2)}
+    assert spent(found, "cost").per_accepted["correct"] == pytest.approx(0.2), "only chains of known cost are in it"
+    assert (spent(found, "cost", 2).total, spent(found, "completion_tokens", 2).per_accepted) == (None, {"correct": 10})
+    numbers = [rows(found.acceptance, part=part, rule="correct", by="number") for part in (0, 1)]
+    assert [row.images_gained for row in numbers[1]] == [0, 1]
+    assert [row.images_gained for row in numbers[0]] == [1, 0]
+    assert [row.rule for row in rows(found.acceptance, part=3, by="all")] == ["format"]
+    _, *stages = rows(found.words, part=3, rule=None)
+    assert {row.format for row in stages} == {THINK_ANSWER.name}
+    assert [row.median for row in stages if row.stage == "think"] == [3]
     (by_teacher,) = (table for table in statistics_tables(found) if table.title == "by teacher")
     assert [row[1] for row in by_teacher.rows] == ["teacher-1", "base", "base"]
 
@@ -317,11 +337,12 @@ def test_a_judges_verdicts_are_paid_for_once_and_belong_to_the_price_of_a_chain(
     paid = [one.model_copy(update={"model": "judge-1", "usage": Usage(cost=0.5)}) for one in told]
     store = write(tmp_path / "journal-0.jsonl", HEADER, *paid, *asked, copy)
     found = summarise_chains(store)
-    assert (found.whole.cost.total, found.whole.cost.judging, found.whole.prompt_tokens.judging) == (0.75, 1.5, None)
-    assert found.whole.cost.per_accepted == {"judge": (0.75 + 1.5) / 2}
+    cost = spent(found, "cost")
+    assert (cost.total, cost.judging, spent(found, "prompt_tokens").judging) == (0.75, 1.5, None)
+    assert cost.per_accepted == {"judge": (0.75 + 1.5) / 2}
     free = [one.model_copy(update={"usage": None}) for one in asked]
-    found = summarise_chains(write(tmp_path / "local" / "journal-0.jsonl", HEADER, *free, copy, *paid))
-    assert (found.whole.cost.total, found.whole.cost.per_accepted) == (None, {"judge": 1.5 / 2})
+    cost = spent(summarise_chains(write(tmp_path / "local" / "journal-0.jsonl", HEADER, *free, copy, *paid)), "cost")
+    assert (cost.total, cost.per_accepted) == (None, {"judge": 1.5 / 2})
 
 
 def test_what_read_journal_reports_is_counted_alike(tmp_path: Path) -> None:
@@ -329,9 +350,9 @@ def test_what_read_journal_reports_is_counted_alike(tmp_path: Path) -> None:
     store = tmp_path / "journal-0.jsonl"
     write(store, HEADER, one, one, answer("photo/cat/0.png", text="another"), verdict(one, True))
     store.write_bytes(store.read_bytes() + b'no json\n{"schema": 1, "kind": "poem"}\n\xff\n' + one.line().encode()[:99])
-    journal, found = read_journal(store), summarise_chains(store)
+    journal, found = read_journal(store), summarise_chains(store).store
     problems = len(journal.problems) + journal.contradictions
-    assert (found.problems, found.duplicates) == (problems, journal.duplicates) == (5, 2)
+    assert (found["problems"], found["duplicates"]) == (problems, journal.duplicates) == (5, 2)
 
 
 def test_hostile_values_are_counted_and_do_not_stop_the_count(tmp_path: Path) -> None:
@@ -344,17 +365,17 @@ def test_hostile_values_are_counted_and_do_not_stop_the_count(tmp_path: Path) ->
     odd.append(odd[0].model_copy(update={"format": "haiku", "sample_id": "x/y/z"}))
     store = write(tmp_path / "journal-0.jsonl", *odd, *(verdict(one, False, "judge\n\x1b[0m") for one in odd))
     found = summarise_chains(store, IMAGES)
-    assert found.whole.candidates == 5 and found.unusable_usage == 3
-    assert [row.number for row in found.whole.acceptance[0].by_number] == [-3, 1, 2, 10**30]
+    assert part(found).candidates == 5 and found.store["unusable_usage"] == 3
+    assert [row.name for row in rows(found.acceptance, part=0, by="number")] == [-3, 1, 2, 10**30]
     tables = statistics_tables(found)
     assert all(cell.isprintable() for table in tables for row in (table.columns, *table.rows) for cell in row)
-    assert ChainStatistics.model_validate_json(found.model_dump_json()) == found
+    assert json.loads(json.dumps(found.as_data(), allow_nan=False)) == found.as_data()
 
 
 def test_an_empty_store_is_counted_and_an_empty_folder_is_none(tmp_path: Path) -> None:
     (tmp_path / "journal-0.jsonl").write_text("")
     found = summarise_chains(tmp_path, IMAGES)
-    assert (found.lines, found.whole.images, found.whole.lengths.chain, found.teachers) == (0, 0, None, ())
+    assert (found.store["lines"], part(found).images, len(found.words), len(found.parts)) == (0, 0, 0, 1)
     assert [table.title for table in statistics_tables(found)] == ["the store"]
     (tmp_path / "journal-0.jsonl").unlink()
     with pytest.raises(ThroughlineError, match="no journal"):

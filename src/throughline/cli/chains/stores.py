@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,17 +98,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from throughline.core.table import Table
     from throughline.reporting.text import to_terminal
-    from throughline.teaching.statistics.summary import summarise_chains
-    from throughline.teaching.statistics.tables import statistics_tables
+    from throughline.teaching.statistics import summarise_chains
+    from throughline.teaching.statistics_tables import statistics_tables
 
     images = _images(_require_store(arguments.store), arguments.images)
     statistics = summarise_chains(arguments.store, images)
     if arguments.json:
-        print(statistics.model_dump_json(indent=2))
+        print(json.dumps(statistics.as_data(), indent=2))
     else:
-        print("".join(to_terminal(Table(*table)) for table in statistics_tables(statistics)), end="")
+        print("".join(to_terminal(table) for table in statistics_tables(statistics)), end="")
     return 0
 
 
