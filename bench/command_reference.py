@@ -59,7 +59,7 @@ def _code(text: str) -> str:
 def parser_of(verb: str) -> Parser:
     """The parser as `throughline VERB` builds it."""
     module = importlib.import_module(f"throughline.cli.{verb}")
-    parser = Parser(prog=f"throughline {verb}", description=module.SUMMARY)
+    parser = Parser(prog=f"throughline {verb}", description=VERBS[verb])
     module.add_arguments(parser)
     return parser
 

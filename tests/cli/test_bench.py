@@ -19,7 +19,7 @@ from throughline.benchmarks.settings import (
 )
 from throughline.benchmarks.timing import compare
 from throughline.cli import bench
-from throughline.cli.main import VERBS, main
+from throughline.cli.main import main
 from throughline.cli.parser import Parser
 from throughline.mllm.geometries import GEOMETRIES
 
@@ -122,7 +122,6 @@ def test_what_no_option_takes_is_wrong_usage_in_one_line(words, complaint, capsy
 
 
 def test_summary_and_geometries_are_those_that_exist():
-    assert VERBS["bench"] == bench.SUMMARY
     assert {*get_args(Geometry), "internvl3-8b"} == set(GEOMETRIES)  # the last for a GPU's own benchmark
 
 

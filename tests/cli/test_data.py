@@ -151,7 +151,7 @@ def test_draw_refuses_what_it_cannot_draw_before_it_writes(tmp_path, capsys):
         (["--size", "8"], 1, "size is 8 px"),
         (["--occlusion", "0.95"], 1, "occlusion"),
         (["--auxiliary", "--styles", "photo"], 2, "exclude each other"),
-        (["--per-class", "0"], 2, "whole number of at least 1"),
+        (["--per-class", "0"], 2, "greater than or equal to 1"),
     ):
         assert main(["data", "draw", out, *arguments]) == code
         printed = capsys.readouterr().err

@@ -1,10 +1,11 @@
 import argparse
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from throughline.cli.options import add_settings, given_settings, overrides_of, positive_int, share, whole
+from throughline.cli.options import Shown, add_settings, add_subcommands, given_settings, overrides_of, positive_int
 from throughline.cli.parser import Parser
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
@@ -87,9 +88,51 @@ def test_a_value_is_checked_as_the_settings_class_checks_it(words, said):
         parser_of().parse_args(words)
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"), [(positive_int, "0"), (positive_int, "x"), (whole, "-1"), (share, "1.5"), (share, "nan")]
-)
-def test_numbers_out_of_range_are_refused(kind, text):
+@pytest.mark.parametrize("text", ["0", "x"])
+def test_numbers_out_of_range_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match=text):
-        kind(text)
+        positive_int(text)
+
+
+class Search(Settings):
+    """Look for images of 50 % contrast."""
+
+    source: Annotated[Path, Shown("DIR", positional=True)]
+    """Where they lie."""
+    target: Annotated[str, Shown("DOMAIN")]
+    """The domain."""
+    shift: Literal["rotation", "colour"] | None = None
+    """What is shifted (default: nothing)."""
+    share: float = Field(default=0.5, ge=0, le=1)
+    """Of them all."""
+
+
+def subcommands() -> Parser:
+    parser = Parser(prog="x")
+    add_subcommands(parser, {"search": (Search, lambda arguments: 7)}, json_of=["search"])
+    return parser
+
+
+def test_a_subcommand_has_the_fields_of_its_options_and_what_it_runs():
+    arguments = subcommands().parse_args(["search", "images", "--target", "art", "--json"])
+    assert (arguments.source, arguments.target, arguments.shift) == (Path("images"), "art", None)
+    assert arguments.share == 0.5 and arguments.json and arguments.act(arguments) == 7
+
+
+def test_help_of_a_subcommand_tells_what_is_required_and_keeps_a_default_in_words(capsys):
+    with pytest.raises(SystemExit):
+        subcommands().parse_args(["search", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "look for images of 50 % contrast",
+        "DIR where they lie",
+        "--target DOMAIN the domain (required)",
+        "--shift {rotation,colour} what is shifted (default: nothing)",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize("words", [["images"], ["images", "--target", "art", "--share", "nan"]])
+def test_a_subcommand_refuses_what_its_fields_do_not_take(words):
+    with pytest.raises(UsageError, match=r"--target|expected"):
+        subcommands().parse_args(["search", *words])

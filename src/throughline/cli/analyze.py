@@ -15,8 +15,6 @@ from throughline.core.errors import UsageError
 if TYPE_CHECKING:
     from throughline.experiment.analyses.model_subject import ModelSource
 
-SUMMARY = "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""

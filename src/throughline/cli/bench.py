@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound=BenchSettings)
 
-SUMMARY = "measure this system against its rivals on this machine"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""

@@ -8,8 +8,6 @@ from pathlib import Path
 from throughline.cli.options import add_settings, overrides_of
 from throughline.experiment.config import RunConfig, load_config
 
-SUMMARY = "the whole experiment on drawn images, in minutes, without GPU or network"
-
 ANALYZED = 24
 """Images of a fold that the demo's analyses look at; `throughline analyze` looks at more."""
 

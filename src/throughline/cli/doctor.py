@@ -21,8 +21,6 @@ from typing import Any
 
 from throughline.core.errors import ThroughlineError
 
-SUMMARY = "what this machine can run, and what is missing"
-
 GB = 10**9
 
 # The demo's needs, allowances of ours: two worker processes of about 1 GB each (torch, the pocket checkpoint,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from throughline.cli.options import MODEL_HELP, SOURCE_HELP, add_base_options, open_chosen
+from throughline.cli.options import ModelName, Shown, Source, add_model_options, add_settings, open_chosen
 from throughline.cli.progress import progress
+from throughline.cli.text import json_text
 from throughline.core.errors import ThroughlineError
+from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
     from throughline.core.table import Table
@@ -20,22 +21,26 @@ if TYPE_CHECKING:
     from throughline.evaluation.assessment import Assessment
     from throughline.runs.records import ResultsLine
 
-SUMMARY = "measure a model on a folder of images"
-
 CONFUSIONS_SHOWN = 5
+
+
+class Measuring(Settings):
+    """What is measured, and where the numbers go."""
+
+    model: ModelName
+    images: Source
+    split: Literal["in", "out", "all"] = "all"
+    """Part of each domain, as DomainBed cuts it."""
+    trial_seed: int = 0
+    """Whole number; DomainBed's seed of the split."""
+    out: Annotated[Path | None, Shown("FILE")] = None
+    """Also write the JSON to this file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("images", type=Path, metavar="DIR", help=SOURCE_HELP)
-    parser.add_argument(
-        "--split", choices=("in", "out", "all"), default="all", help="part of each domain, as DomainBed cuts it"
-    )
-    parser.add_argument("--trial-seed", type=int, default=0, help="whole number; DomainBed's seed of the split")
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to this file (default: none)")
-    add_base_options(parser)
+    add_settings(parser, Measuring)
+    add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,10 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.out is not None:
         write_json(arguments.out, assessment.to_json())
-    if arguments.json:
-        print(json.dumps(assessment.to_json(), indent=2))
-    else:
-        _print_tables(assessment, images)
+    print(json_text(assessment.to_json()) if arguments.json else _as_text(assessment, images))
     for fault in assessment.faults[1:]:
         print(f"note: {fault}", file=sys.stderr)
     if assessment.faults:
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_tables(assessment: Assessment, images: ImageSet) -> None:
+def _as_text(assessment: Assessment, images: ImageSet) -> str:
     from throughline.reporting.text import to_terminal
 
     answers = dict.fromkeys(line.answer for line in assessment.lines)
@@ -79,7 +81,7 @@ def _print_tables(assessment: Assessment, images: ImageSet) -> None:
     if assessment.confusions:
         tables.append(_confusion_table(assessment))
     last = replace(tables[-1], notes=(*tables[-1].notes, *_notes(assessment, images)))
-    print("\n".join(map(to_terminal, [*tables[:-1], last])), end="")
+    return "\n".join(map(to_terminal, [*tables[:-1], last])).removesuffix("\n")
 
 
 def _accuracy_table(assessment: Assessment, answer: str) -> Table:

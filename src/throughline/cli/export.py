@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from throughline.cli.options import add_settings, words
+from throughline.cli.options import Shown, add_settings
+from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
 from throughline.experiment.config import ModelConfig
 
 if TYPE_CHECKING:
     from throughline.experiment.checkpoint_export import Exported
 
-SUMMARY = "a trained model as one checkpoint that servers load"
+
+class Exporting(Settings):
+    """What becomes one checkpoint, and how."""
+
+    model: Annotated[str, Shown("MODEL", positional=True)]
+    """Folder made by `throughline fit`; or a run's units/<unit>, or a round-<r> in it."""
+    merge: bool = False
+    """Fold the adapter into the base's weights (required; there is no other way yet)."""
+    out: Annotated[Path, Shown("DIR")]
+    """Folder to write; not there, or empty."""
+    images: Annotated[Path | None, Shown("DIR")] = None
+    """Images to compare both on, four of them (default: drawn noise)."""
+    classes: Annotated[tuple[str, ...] | None, Shown("A,B,C")] = None
+    """Classes the model was trained on (default: as recorded, or those of the run's images)."""
+    checkpoint: Annotated[str | None, Shown("DIR")] = None
+    """Where the base lies (default: as it was when trained)."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the weights written (default: that of the base's files)."""
+    quantization: Literal["none"] | None = None
+    """None: merge into the base's weights of full width what was fitted beside 4-bit ones (default: refused)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="folder made by `throughline fit`; or a run's units/<unit>, or a round-<r> in it"
-    )
-    parser.add_argument(
-        "--merge",
-        action="store_true",
-        help="fold the adapter into the base's weights (required; there is no other way yet)",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; not there, or empty")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="images to compare both on, four of them (default: drawn noise)"
-    )
-    parser.add_argument(
-        "--classes",
-        type=words,
-        metavar="A,B,C",
-        help="classes the model was trained on (default: as recorded, or those of the run's images)",
-    )
-    parser.add_argument("--checkpoint", metavar="DIR", help="where the base lies (default: as it was when trained)")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="type of the weights written (default: that of the base's files)",
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=("none",),
-        help="none: merge into the base's weights of full width what was fitted beside 4-bit ones (refused otherwise)",
-    )
+    add_settings(parser, Exporting)
     add_settings(parser, ModelConfig, ["hub", "device"])
     parser.add_argument("--json", action="store_true", help="print the checkpoint's record as JSON on stdout")
 
@@ -72,10 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         dtype=arguments.dtype,
     )
-    if arguments.json:
-        print(json.dumps(exported.to_json(), indent=2, ensure_ascii=False))
-    else:
-        print(_as_text(exported, arguments.out))
+    print(json_text(exported.to_json()) if arguments.json else _as_text(exported, arguments.out))
     return 0
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import Annotated
 
-from throughline.cli.options import SOURCE_HELP, add_settings, given_settings, whole
+from pydantic import Field
+
+from throughline.cli.options import Shown, Source, add_settings, given_settings
+from throughline.cli.text import json_text
+from throughline.core.settings import Settings
 from throughline.experiment.config import RunConfig
 from throughline.training.methods import METHODS
-
-SUMMARY = "train the final model on all domains of a folder"
 
 METHOD_CHOICES = tuple(name for name, method in METHODS.items() if method.trains and method.steps_like is None)
 
@@ -26,31 +28,29 @@ TRAINING_KEYS = (
 )
 
 
+class Fitting(Settings):
+    """What the final model learns from, and where it goes."""
+
+    images: Source
+    out: Annotated[Path, Shown("MODEL")]
+    """Folder of the model."""
+    chains: Annotated[str | None, Shown("JOURNAL|describer")] = None
+    """Reasoning chains: a journal (JSONL), a folder of them, or `describer` for a drawn world."""
+    preset: Annotated[str | None, Shown("NAME|FILE.yaml")] = None
+    """Config whose model and training are taken, as demo or paper/pacs (default: demo for the pocket checkpoint, else
+    the paper's values)."""
+    run: Annotated[Path | None, Shown("RUN")] = None
+    """A finished run on the same images: its held-out results go into the model's card."""
+    seed: int = Field(default=0, ge=0)
+    """Whole number of the draws in training."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options. Those without a default of their own take the preset's value."""
-    parser.add_argument("images", type=Path, metavar="DIR", help=SOURCE_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="folder of the model")
+    add_settings(parser, Fitting)
     parser.add_argument(
         "--method", choices=METHOD_CHOICES, help="what is trained (default: cls without --chains, mtct_sarr with)"
     )
-    parser.add_argument(
-        "--chains",
-        metavar="JOURNAL|describer",
-        help="reasoning chains: a journal (JSONL), a folder of them, or `describer` for a drawn world (default: none)",
-    )
-    parser.add_argument(
-        "--preset",
-        metavar="NAME|FILE.yaml",
-        help="config whose model and training are taken, e.g. demo, paper/pacs (default: demo for the pocket "
-        "checkpoint, else the paper's values)",
-    )
-    parser.add_argument(
-        "--run",
-        type=Path,
-        metavar="RUN",
-        help="a finished run on the same images: its held-out results go into the model's card (default: none)",
-    )
-    parser.add_argument("--seed", type=whole, default=0, help="whole number of the draws in training")
     add_settings(parser.add_argument_group("model"), RunConfig, MODEL_KEYS, "the preset's, or {}")
     add_settings(parser.add_argument_group("training"), RunConfig, TRAINING_KEYS, "the preset's, or {}")
     parser.add_argument("--json", action="store_true", help="print the model's record as JSON on stdout")
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if held_out is not None:
         write_atomically(fitted.folder / "README.md", model_card(record, held_out))
     if arguments.json:
-        print(json.dumps(record.to_json(), indent=2))
+        print(json_text(record.to_json()))
         return 0
     images = sum(record.images.by_domain.values())
     done = (

@@ -2,7 +2,7 @@
 an exit code.
 
 0 done; 1 the input is at fault (one line on stderr); 2 wrong usage; 3 interrupted and resumable. A verb's
-module has `SUMMARY`, `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when it is
+module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when it is
 chosen, so that `throughline --help` stays light.
 """
 
@@ -83,7 +83,7 @@ def run_verb(arguments: list[str]) -> int:
         hint = f"did you mean {near}? " if near else ""
         raise UsageError(f"no {kind} named {name}", do=f"{hint}see throughline --help")
     module = importlib.import_module(f"throughline.cli.{name}")
-    parser = Parser(prog=f"throughline {name}", description=module.SUMMARY)
+    parser = Parser(prog=f"throughline {name}", description=VERBS[name])
     module.add_arguments(parser)
     try:
         parsed = parser.parse_args(rest)

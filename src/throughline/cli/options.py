@@ -1,8 +1,8 @@
 """Options shared by verbs: those that mirror the fields of a settings class, those of a model's base, and the types of
 values on a command line.
 
-A setting is described once, by its field: `add_settings` takes an option's help, type, choices and default from there,
-and `given_settings` reads the values back as `{"training.stage.lr": 1e-4}`, ready to be laid over a config.
+An option is described once, by a field of a settings class: `add_settings` takes its help, type, choices and default
+from there, and `given_settings` reads the values back as `{"training.stage.lr": 1e-4}`, ready to be laid over a config.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import argparse
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from throughline.evaluation.saved_model import Base, OpenedModel
 
 Number = TypeVar("Number", int, float)
+Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.Namespace], int]]]"
+"""By name, the options of a subcommand and the function that runs it."""
 
 MODEL_HELP = "folder made by `throughline fit`; or a checkpoint, zero-shot: `pocket`, a folder, with --hub a hub name"
 SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]"
@@ -30,31 +35,65 @@ SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns im
 # options that mirror settings ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How a field stands on the command line, where its type does not say it: `Annotated[Path, Shown("FILE")]`."""
+
+    metavar: str
+    positional: bool = False
+
+
+ModelName = Annotated[str, Shown("MODEL", positional=True), Field(description=MODEL_HELP)]
+Source = Annotated[Path, Shown("DIR", positional=True), Field(description=SOURCE_HELP)]
+
+
 def add_settings(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     settings: type[Settings],
-    keys: Iterable[str],
+    keys: Iterable[str] | None = None,
     default: str | None = None,
 ) -> None:
-    """Adds an option for each field of `settings`, named by its dotted key: `training.stage.lr` becomes `--lr`.
+    """Adds an option for each field of `settings`, or for these keys, named by its key: `training.stage.lr` becomes
+    `--lr`. A field without a default is required.
 
     Without `default` an option that is left out has the field's default. With it, the value is then None and help
     shows these words instead, `{}` in them standing for the field's default: "the preset's, or {}".
     """
-    for key in keys:
-        field = _field(settings, key)
-        value = field.get_default(call_default_factory=True)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        description = f"{_option_help(field)} (default: {(default or '{}').format('none' if shown is None else shown)})"
-        unset = value if default is None else None
-        flag = f"--{_name(key).replace('_', '-')}"
+    for key in settings.model_fields if keys is None else keys:
+        field, name = _field(settings, key), _name(key)
+        flag, description = f"--{name.replace('_', '-')}", _option_help(field)
         if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", help=_option_help(field))
-        elif get_origin(field.annotation) is Literal:
-            parser.add_argument(flag, choices=get_args(field.annotation), default=unset, help=description)
-        else:
-            metavar = _metavar(field.annotation)
-            parser.add_argument(flag, type=_reader(field), default=unset, metavar=metavar, help=description)
+            parser.add_argument(flag, action="store_true", help=description)
+            continue
+        kind = _kind(field)
+        if field.is_required():
+            if Shown(kind.get("metavar", ""), positional=True) in field.metadata:
+                parser.add_argument(name, help=description, **kind)
+            else:
+                parser.add_argument(flag, required=True, help=description, **kind)
+            continue
+        value = field.get_default(call_default_factory=True)
+        if "(default: " not in description:
+            known = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            description += f" (default: {(default or '{}').format('none' if known in (None, '') else known)})"
+        parser.add_argument(flag, default=value if default is None else None, help=description, **kind)
+
+
+def add_subcommands(
+    parser: argparse.ArgumentParser,
+    commands: Subcommands,
+    json_of: Collection[str],
+) -> None:
+    """A subcommand for each row: its options, whose docstring describes it, and the function that `arguments.act` is.
+    Those of `json_of` take `--json`, too."""
+    below = parser.add_subparsers(title="subcommands", dest="command", metavar="COMMAND", required=True)
+    for name, (settings, act) in commands.items():
+        summary = _decapitalised(settings.__doc__ or "")
+        command = below.add_parser(name, help=summary.replace("%", "%%"), description=summary)
+        add_settings(command, settings)
+        if name in json_of:
+            command.add_argument("--json", action="store_true", help="print JSON on stdout instead of text")
+        command.set_defaults(act=act)
 
 
 def given_settings(arguments: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any]:
@@ -82,26 +121,38 @@ def _field(settings: type[Settings], key: str) -> FieldInfo:
 
 def _option_help(field: FieldInfo) -> str:
     """The first sentence of the field's docstring as help: without its capital, without its full stop."""
-    sentence = " ".join((field.description or "").split()).split(". ")[0].removesuffix(".").replace("%", "%%")
-    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
+    return _decapitalised(" ".join((field.description or "").split()).split(". ")[0]).replace("%", "%%")
+
+
+def _decapitalised(sentence: str) -> str:
+    first, _, rest = " ".join(sentence.split()).removesuffix(".").partition(" ")
+    return f"{first.lower() if first[1:].islower() or not first[1:] else first} {rest}".strip()
+
+
+def _kind(field: FieldInfo) -> dict[str, Any]:
+    """What argparse has to know of a field's type: the choices of a literal, else how a value is read and shown."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
+    metavar = next((entry.metavar for entry in field.metadata if isinstance(entry, Shown)), _metavar(field.annotation))
+    if choices is not None and get_origin(field.annotation) is not tuple:
+        return {"choices": choices, "metavar": metavar}
+    return {"type": _reader(field), "metavar": metavar}
 
 
 def _metavar(annotation: Any) -> str | None:
-    """`N` for whole numbers, `X` for others, `A,B` for lists; None leaves the option's own name."""
+    """`N` for whole numbers, `X` for others, `A,B` for lists, `PATH` for paths; None leaves the option's own name."""
     kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)]
     kinds = kinds or [annotation]
     letter = "N" if int in kinds else "X" if float in kinds else None
     if get_origin(annotation) is tuple:
         return f"{letter},{letter}" if letter else "A,B"
-    return letter
+    return "PATH" if Path in kinds else letter
 
 
 def _reader(field: FieldInfo) -> Callable[[str], Any]:
     """An argparse type that converts and checks a value as the settings class does; lists are separated by commas."""
 
     def read(text: str) -> Any:
-        from pydantic import TypeAdapter, ValidationError
-
         kind: Any = Annotated[field.annotation, field]
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         try:
@@ -131,6 +182,12 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ModelConfig, ["hub", "device"])
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a verb that asks a model: `--json`, and where its base lies."""
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
+    add_base_options(parser)
+
+
 def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) -> OpenedModel:
     """The model that the options name, with its base loaded and its batch as they say."""
     from throughline.evaluation.saved_model import open_model
@@ -151,11 +208,6 @@ def base_of(arguments: argparse.Namespace) -> Base:
 # types of values ----------------------------------------------------------------------------------------------------
 
 
-def whole(text: str) -> int:
-    """An argparse type: a whole number of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
-
-
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
@@ -164,11 +216,6 @@ def positive_int(text: str) -> int:
 def dollars(text: str) -> float:
     """An argparse type: an amount above 0."""
     return _number(text, float, lambda value: 0 < value < math.inf, "an amount above 0")
-
-
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def words(text: str) -> tuple[str, ...]:

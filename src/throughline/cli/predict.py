@@ -5,25 +5,34 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from throughline.cli.options import MODEL_HELP, add_base_options, open_chosen, words
+from throughline.cli.options import MODEL_HELP, Shown, add_model_options, add_settings, open_chosen
 from throughline.cli.progress import progress
-from throughline.cli.text import counted
+from throughline.cli.text import counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
     from throughline.evaluation.image_answers import ImageAnswer
 
-SUMMARY = "label, confidence and chain for images"
-
 STDOUT = "-"
 CHAINS_SHOWN = 3
 """With more images the table would drown in chains; --csv and --json have all of them."""
+
+
+class Asking(Settings):
+    """What the images are asked, and where the answers go."""
+
+    classes: Annotated[tuple[str, ...] | None, Shown("A,B,C")] = None
+    """Classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)."""
+    no_chain: bool = False
+    """Label and confidence only, without the slow reasoning path."""
+    csv: Annotated[str | None, Shown("FILE")] = None
+    """Write image,label,confidence,reasoning_label,agree,outcome,chain; - is stdout (default: a table)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,22 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="image files, or folders that are walked for them"
     )
-    parser.add_argument(
-        "--classes",
-        type=words,
-        metavar="A,B,C",
-        help="classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)",
-    )
-    parser.add_argument(
-        "--no-chain", action="store_true", help="label and confidence only, without the slow reasoning path"
-    )
-    parser.add_argument(
-        "--csv",
-        metavar="FILE",
-        help="write image,label,confidence,reasoning_label,agree,outcome,chain; - is stdout (default: a table)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of the table")
-    add_base_options(parser)
+    add_settings(parser, Asking)
+    add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None and not streamed:
         write_atomically(Path(arguments.csv), _csv([_columns(), *(answer.cells() for answer in answers)]))
     if arguments.json:
-        print(json.dumps([answer.to_json() for answer in answers], indent=2, ensure_ascii=False))
+        print(json_text([answer.to_json() for answer in answers]))
     elif arguments.csv is None:
         print(_table(answers, chains=not arguments.no_chain), end="")
     _refuse_faults(answers)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from throughline.core.table import Table
     from throughline.runs.reader import Run
 
-SUMMARY = "tables and the self-contained page of a finished run"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughline.cli.options import add_settings, overrides_of
+from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
 from throughline.experiment.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from throughline.experiment.analyses.settings import AnalyzeSettings
     from throughline.experiment.run import FinishedRun
-
-SUMMARY = "an experiment from a config: targets x methods x seeds, resumable"
 
 KEYS = ("workers", "training.stage.auto_batch")
 """Keys of the config that have an option of their own; all others go through --set."""
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         preview = preview_run(config)
         forecast = forecast_run(preview, folder)
-        print(json.dumps(as_json(preview, forecast), indent=2) if arguments.json else as_text(preview, forecast))
+        print(json_text(as_json(preview, forecast)) if arguments.json else as_text(preview, forecast))
         return 0
     run_and_report(config, folder, redo_stale=arguments.redo == "stale", as_json=arguments.json)
     return 0
@@ -98,7 +96,7 @@ def run_and_report(
     page = write_page(folder, finished.sets[0].root)
     if as_json:
         results = read_json_lines(folder / "results.jsonl")
-        print(json.dumps({"run": str(folder), "report": str(page), "results": results}, indent=2))
+        print(json_text({"run": str(folder), "report": str(page), "results": results}))
         return finished
     for group in groups(read_run(folder)):
         print(to_terminal(headline_table(group, "all")), end="")
@@ -110,9 +108,7 @@ def _list_presets(as_json: bool) -> int:
     from throughline.experiment.presets import preset_names, preset_summary
 
     summaries = {name: preset_summary(name) for name in preset_names()}
-    if as_json:
-        print(json.dumps(summaries, indent=2))
-    else:
-        width = max(map(len, summaries))
-        print("\n".join(f"{name:<{width}}  {summary}" for name, summary in summaries.items()))
+    width = max(map(len, summaries))
+    lines = (f"{name:<{width}}  {summary}" for name, summary in summaries.items())
+    print(json_text(summaries) if as_json else "\n".join(lines))
     return 0

@@ -1,6 +1,14 @@
-"""Numbers as verbs print them: with a noun, as a span of time."""
+"""What verbs print: numbers with a noun, spans of time, JSON."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def json_text(value: Any) -> str:
+    """What `--json` prints."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def counted(number: int, noun: str) -> str:

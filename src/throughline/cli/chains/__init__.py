@@ -10,8 +10,6 @@ import argparse
 
 from throughline.cli.chains import batch, build, stores
 
-SUMMARY = "reasoning chains: ask a teacher, check, count, view, export"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
