@@ -28,7 +28,7 @@ from throughline.chains.records import (
 )
 from throughline.core.errors import ThroughlineError
 from throughline.questions.question_set import make_question_set
-from throughline.teaching.checks.check import CheckResult, check_chains
+from throughline.teaching.check import CheckResult, check_chains
 
 CLASSES = ("cat", "cup", "dog")
 PROMPTS = make_question_set(CLASSES, FIVE_STAGE)

@@ -16,7 +16,7 @@ from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
-from throughline.teaching.checks.check import CheckResult, check_chains
+from throughline.teaching.check import CheckResult, check_chains
 from throughline.teaching.exports.export import export_chains
 from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Describer

@@ -87,7 +87,7 @@ def add_export(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from throughline.teaching.checks.check import check_chains
+    from throughline.teaching.check import check_chains
 
     result = check_chains(arguments.store, limit=arguments.limit)
     if arguments.json:

@@ -1,1 +1,0 @@
-"""Whether a store or an export is sound, line by line."""

@@ -1,0 +1,209 @@
+"""The check of a store's journals: each line by itself, and what lines say of each other. Called by `check`.
+
+A fault is a kind and its words. The checks of a record are small functions that yield faults; `_CHECKS` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from throughline.chains.formats import FORMATS
+from throughline.chains.journal import BYTE_ORDER_MARK, Line, Problem, parse_line, read_lines
+from throughline.chains.names import matcher_of
+from throughline.chains.outcomes import Outcome
+from throughline.chains.records import (
+    JUDGE,
+    Candidate,
+    Header,
+    Record,
+    Usage,
+    Verdict,
+    candidate_key,
+    classes_sha256,
+    prompt_sha256,
+)
+from throughline.chains.rules import RULES
+from throughline.chains.store import MOST_USAGE, ChainStore
+from throughline.core.errors import ThroughlineError
+from throughline.teaching.printable import printable, quoted
+
+Fault = tuple[str, str]
+"""Kind and words."""
+PlacedFault = tuple[str, str, Path, int | None]
+"""Kind and words, the file, and the line or row of it, from 1; None for the whole file."""
+
+
+def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -> Iterator[PlacedFault]:
+    """Reads the journals of the store at `path` (the folder, or the one journal) and fills `counts`. From a line of a
+    newer schema on, lines are only counted."""
+    counts.update(dict.fromkeys(("lines", "headers", "candidates", "verdicts", "refused", "unread"), 0))
+    store, is_whole = ChainStore(), True
+    for journal in journals:
+        lines_before = counts["lines"]
+        if not journal.is_file():  # a named pipe would block for ever
+            yield "unreadable_file", "not a regular file", journal, None
+            continue
+        try:
+            for line in read_lines(journal):
+                counts["lines"] += 1
+                if not is_whole:
+                    counts["unread"] += 1
+                    continue
+                try:
+                    record = parse_line(journal, line)
+                except ThroughlineError as error:
+                    is_whole = False
+                    counts["refused"] += 1
+                    yield "newer_schema", f"{printable(error.what, 200)}; the check ends here", journal, line.number
+                    continue
+                counts["refused" if isinstance(record, Problem) else f"{record.kind}s"] += 1
+                is_repeated = store.add(journal, line, record) == "repeated"
+                for kind, what in _line_faults(journal, line, record, is_repeated):
+                    yield kind, what, journal, line.number
+        except ThroughlineError as error:
+            yield "unreadable_file", printable(error.what, 200), journal, None
+            continue
+        if counts["lines"] == lines_before:
+            yield "empty_file", "the file holds nothing", journal, None
+    requests, failed = store.requests, int(store.requests["failed"].sum())
+    counts.update(images=requests["sample"].nunique(), answers=len(requests) - failed)
+    counts.update(failed=failed, duplicates=store.duplicates)
+    for kind, problem in _contradictions(store):
+        yield kind, problem.what, problem.path, problem.line
+    if not is_whole:
+        what = "not looked for, since lines are unread: candidates without header, verdicts without candidate"
+        yield "not_compared", what, path, None
+        return
+    for kind, problem in _unmatched(store):
+        yield kind, problem.what, problem.path, problem.line
+    if not any(counts[kind] for kind in ("headers", "candidates", "verdicts")):
+        yield "no_record", "no header, candidate or verdict in it", path, None
+
+
+def _contradictions(store: ChainStore) -> Iterator[tuple[str, Problem]]:
+    """What requests say of each other."""
+    yield from (("another_text", problem) for problem in store.contradictions)
+    replaced = "a sample that had another image before: its file was replaced"
+    apart = "one request has other answers under other sample ids: images alike were asked about separately"
+    for kind, frame, by, column, what in (
+        ("image_changed", store.requests, "sample", "image", replaced),
+        ("answers_differ", store.answers, "key", "text", apart),
+    ):
+        is_other = frame.groupby(by)[column].transform("first") != frame[column]
+        yield from ((kind, store.place_of(row, what)) for row in frame.index[is_other])
+
+
+def _unmatched(store: ChainStore) -> Iterator[tuple[str, Problem]]:
+    """Candidates without a header and verdicts without a candidate, known after the last line."""
+    classes = [header.classes_sha256 for _, header in store.headers]
+    for kind, column, known in (("prompt", "prompt_sha256", store.prompts), ("class list", "classes_sha256", classes)):
+        unknown = store.requests[column].drop_duplicates()
+        for row, sha256 in unknown[~unknown.isin(known)].items():
+            what = f"no header has the {kind} {quoted(sha256)}, to which this candidate is the first to refer"
+            yield "no_header", store.place_of(row, what)
+    yield from (("no_candidate", orphan) for orphan in store.orphans())
+
+
+def _line_faults(path: Path, line: Line, record: Record | Problem, is_repeated: bool) -> Iterator[Fault]:
+    if line.data.startswith(BYTE_ORDER_MARK):
+        yield "byte_order_mark", "a byte order mark before the line"
+    if line.data.endswith(b"\r\n"):
+        yield "line_ends", "lines end in CR LF, as on Windows"
+    is_cut, twice = not line.data.endswith(b"\n"), _fields_twice(line.data)
+    if isinstance(record, Problem):
+        if is_cut and twice is None:
+            yield "torn_line", f"half a line of {len(line.data):,} bytes; the next build moves it to {path.name}.torn"
+        else:
+            yield "refused_line", f"refused: {printable(record.what, 200)}"
+        return
+    if is_cut:
+        yield "no_line_break", "the last line break is lost; the next build adds it"
+    for name in sorted(twice or ()):
+        yield "field_twice", f"the field {quoted(name)} stands twice in the line; the last counts"
+    if is_repeated:
+        yield "repeated", "a candidate that was read before; the first stands"
+    for check in _CHECKS[record.kind]:
+        yield from check(record)
+
+
+def _fields_twice(data: bytes) -> set[str] | None:
+    """The fields that stand twice in a line, at any depth; None when it is no JSON object."""
+    twice: set[str] = set()
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.update(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        value = json.loads(data.removeprefix(BYTE_ORDER_MARK).decode(), object_pairs_hook=fields)
+    except (ValueError, RecursionError):
+        return None
+    return twice if isinstance(value, dict) else None
+
+
+def _schema(record: Record) -> Iterator[Fault]:
+    if record.schema_version < 1:
+        yield "unknown_schema", f"there never was a schema {quoted(record.schema_version)}"
+
+
+def _fields(record: Record) -> Iterator[Fault]:
+    usage = None if isinstance(record, Header) else record.usage
+    for name in (*(record.model_extra or ()), *(f"usage.{name}" for name in (usage and usage.model_extra) or ())):
+        yield "unknown_field", f"unknown field {quoted(name)} of a {record.kind}; it is kept"
+
+
+def _format(record: Header | Candidate) -> Iterator[Fault]:
+    if record.format not in FORMATS:
+        yield "unknown_format", f"unknown chain format {quoted(record.format)}; known are {', '.join(FORMATS)}"
+
+
+def _classes(header: Header) -> Iterator[Fault]:
+    try:
+        matcher_of(header.classes)
+    except ThroughlineError as error:
+        yield "bad_classes", f"a class list of no use: {printable(error.what, 200)}"
+    if not header.classes:
+        yield "bad_classes", "a class list of no use: it is empty"
+
+
+def _hashes(header: Header) -> Iterator[Fault]:
+    if header.classes_sha256 != classes_sha256(header.classes):
+        yield "wrong_hash", "classes_sha256 is not the hash of the classes"
+    for sha256, prompt in header.prompts.items():
+        if sha256 != prompt_sha256(prompt):
+            yield "wrong_hash", f"prompt {quoted(sha256)} stands under the hash of another text"
+
+
+def _numbers(candidate: Candidate) -> Iterator[Fault]:
+    for name, number in (("candidate", candidate.candidate), ("round", candidate.round)):
+        if number < 0:
+            yield "negative_number", f"{name} is {quoted(number)}"
+    for name in Usage.model_fields:
+        value = candidate.usage.get(name) if candidate.usage is not None else None
+        if value is not None and not 0 <= value <= MOST_USAGE:
+            yield "bad_usage", f"{name} is {quoted(value)}"
+
+
+def _key(candidate: Candidate) -> Iterator[Fault]:
+    named = ("image_sha256", "prompt_sha256", "model", "params", "seed", "candidate")
+    if candidate.key != candidate_key(*(getattr(candidate, name) for name in named)):
+        yield "wrong_key", "the key is not the hash of image, prompt, model, parameters, seed and number"
+
+
+def _verdict(verdict: Verdict) -> Iterator[Fault]:
+    if verdict.accepted and verdict.outcome != Outcome.OK:
+        yield "contradiction", f"accepted with outcome {verdict.outcome}"
+    if verdict.rule not in (*RULES, JUDGE):
+        yield "unknown_rule", f"verdicts of an unknown rule {quoted(verdict.rule)}"
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], Iterator[Fault]], ...]] = {
+    "header": (_schema, _fields, _format, _classes, _hashes),
+    "candidate": (_schema, _fields, _format, _numbers, _key),
+    "verdict": (_schema, _fields, _verdict),
+}
+"""By kind of record."""
