@@ -18,7 +18,7 @@ from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
-from throughline.teaching.recorder import BuildPlan
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.teachers import Describer
 
 PER_CLASS, CANDIDATES, SEEDS = 25, 4, (0, 1, 2)

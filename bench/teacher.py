@@ -37,11 +37,11 @@ from throughline.core.files import content_hash
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.teaching.building import build, build_chains
-from throughline.teaching.completions import image_body
+from throughline.teaching.completions import chat_body
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recorder import BuildPlan
-from throughline.teaching.teachers import Ask, Brief, Written
+from throughline.teaching.teachers import Brief, Reply, Request
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the server stands with the tests that use it, too
 from tests.chat_server import RunningServer, ServerSettings, running_server
@@ -187,7 +187,8 @@ def _serial_loop(server: RunningServer, images: ImageSet) -> float:
     count, began = 10, time.perf_counter()
     for sample in images.samples[:count]:
         url = "data:image/jpeg;base64," + base64.b64encode(sample.path.read_bytes()).decode()
-        client.chat.completions.create(**image_body(brief, sample, url, 0))
+        messages = brief.prompt_about(sample).with_urls([url])
+        client.chat.completions.create(**chat_body(brief, messages, brief.key(sample.image_sha256, 0)))
     return 1000 * (time.perf_counter() - began) / count
 
 
@@ -231,9 +232,9 @@ class _Instant:
     def __init__(self) -> None:
         self.brief = Brief("endpoint", "instant", teacher_prompt(CLASSES, FIVE_STAGE), PARAMS)
 
-    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+    async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         usage = Usage(prompt_tokens=400, completion_tokens=150, cost=0.0025)
-        return [Written(_CHAINS[ask.sample.label], "stop", usage) for ask in asks]
+        return [Reply(_CHAINS[request.sample.label], "stop", usage) for request in requests]
 
 
 def _chain(label: str) -> str:

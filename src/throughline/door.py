@@ -93,8 +93,8 @@ def build_chains(
     """
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import build_chains as build
+    from throughline.teaching.plan import BuildPlan
     from throughline.teaching.prompt import teacher_prompt
-    from throughline.teaching.recorder import BuildPlan
     from throughline.teaching.teachers import Describer
 
     plan = BuildPlan(images, FORMATS[format], rule, candidates, enough, images_named=str(images.root))

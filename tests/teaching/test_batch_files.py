@@ -19,9 +19,9 @@ from throughline.domains.samples import ImageSet
 from throughline.drawn.world import write_world
 from throughline.teaching.batch_files import BatchRead, read_batch, read_orders, write_batch
 from throughline.teaching.building import accepted_chains
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Brief
 
 PARAMS = {"max_tokens": 300, "seed": True, "image_side": 64}
@@ -73,8 +73,7 @@ def says(text: str, reason: str = "stop") -> dict[str, Any]:
 
 
 def read(plan: BuildPlan, store: Path, *files: Path) -> BatchRead:
-    (order,) = read_orders(store)
-    return read_batch(plan, order, store, files, price=Price(prompt=2, completion=10))
+    return read_batch(plan.images, store, files, price_of=lambda model: Price(prompt=2, completion=10))
 
 
 def test_the_requests_name_nothing_but_the_class_list(

@@ -23,8 +23,9 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import accepted_chains, build_chains
-from throughline.teaching.recorder import BuildPlan, Progress
-from throughline.teaching.teachers import Ask, Brief, Describer, Written
+from throughline.teaching.plan import BuildPlan
+from throughline.teaching.recorder import Progress
+from throughline.teaching.teachers import Brief, Describer, Reply, Request
 
 CLASSES = ("cat", "cup", "dog")
 
@@ -52,19 +53,19 @@ class Teacher:
         self.batch, self.at_once = batch, at_once
         self.asked: list[tuple[str, int]] = []
 
-    async def write(self, asks: Sequence[Ask]) -> list[Written]:
+    async def write(self, requests: Sequence[Request]) -> list[Reply]:
         await asyncio.sleep(0)
-        return [self.one(ask.sample, ask.candidate) for ask in asks]
+        return [self.one(request.sample, request.candidate) for request in requests]
 
-    def one(self, sample: Sample, candidate: int) -> Written:
+    def one(self, sample: Sample, candidate: int) -> Reply:
         if len(self.asked) + 1 == self.dies_at:
             raise KeyboardInterrupt
         self.asked.append((sample.id, candidate))
         usage = Usage(prompt_tokens=10, completion_tokens=2, cost=0.5)
         if candidate >= self.right_at(sample):
-            return Written(chain(sample.label, self.format), "stop", usage)
+            return Reply(chain(sample.label, self.format), "stop", usage)
         said = ["No idea.", chain("spaceship", self.format), "<SUMMARY> A"][candidate % 3]
-        return Written(said, "length" if candidate % 3 == 2 else "stop", usage)
+        return Reply(said, "length" if candidate % 3 == 2 else "stop", usage)
 
 
 @pytest.fixture
@@ -313,10 +314,10 @@ def test_another_format_behind_the_same_question_is_asked_for(build: Callable[..
 
 
 class Failing(Teacher):
-    def one(self, sample: Sample, candidate: int) -> Written:
+    def one(self, sample: Sample, candidate: int) -> Reply:
         if sample.label == "cup":
             self.asked.append((sample.id, candidate))
-            return Written("HTTP 500: out of order", FAILED)
+            return Reply("HTTP 500: out of order", FAILED)
         return super().one(sample, candidate)
 
 
@@ -412,8 +413,8 @@ def test_a_chain_that_a_judge_did_not_agree_with_is_no_accepted_one(
 
 def test_half_a_character_in_an_answer_harms_nothing(build: Callable[..., Built], images: ImageSet) -> None:
     class Strange(Teacher):
-        def one(self, sample: Sample, candidate: int) -> Written:
-            return Written(chain(sample.label).replace("A picture.", "A \ud800 \x00 picture."), "stop")
+        def one(self, sample: Sample, candidate: int) -> Reply:
+            return Reply(chain(sample.label).replace("A picture.", "A \ud800 \x00 picture."), "stop")
 
     built = build(Strange(by_class), shown=replace(images, samples=images.samples[:1]))
     assert [text.count("A ? \x00 picture.") for text in built.accepted.values()] == [4]

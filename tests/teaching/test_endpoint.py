@@ -37,9 +37,10 @@ from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
 from throughline.teaching.judge import Judge
 from throughline.teaching.pictures import PictureBook
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recorder import BuildPlan, Progress
+from throughline.teaching.recorder import Progress
 from throughline.teaching.teachers import Brief
 
 CLASSES = ("aardvark", "bumblebee", "chinchilla")

@@ -18,7 +18,7 @@ from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.check import CheckResult, check_chains
 from throughline.teaching.exports.export import export_chains
-from throughline.teaching.recorder import BuildPlan
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.teachers import Describer
 
 HOSTILE = "</script><script>alert(1)</script> & \x00\x1b[2J\x7f \u2028\u202e \U0001f600"

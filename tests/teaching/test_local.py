@@ -18,7 +18,7 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.local import LocalTeacher
-from throughline.teaching.recorder import BuildPlan
+from throughline.teaching.plan import BuildPlan
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.teaching.building import build_chains
 from throughline.teaching.estimate import estimate
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price, price_of, read_prices
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.recorder import BuildPlan
-from throughline.teaching.teachers import Ask, Brief, Written
+from throughline.teaching.teachers import Brief, Reply, Request
 
 CLASSES = ("cat", "dog")
 PRICE = Price(prompt=2.0, completion=10.0)
@@ -77,10 +77,10 @@ class Half:
     def __init__(self, brief: Brief) -> None:
         self.brief = brief
 
-    async def write(self, asks: list[Ask]) -> list[Written]:
+    async def write(self, requests: list[Request]) -> list[Reply]:
         stages = " ".join(f"<{name}> x </{name}>" for name in FIVE_STAGE.stages[:-1])
         usage = Usage(prompt_tokens=500, completion_tokens=200)
-        return [Written(f"{stages} <CONCLUSION> cat </CONCLUSION>", "stop", usage) for _ in asks]
+        return [Reply(f"{stages} <CONCLUSION> cat </CONCLUSION>", "stop", usage) for _ in requests]
 
 
 def test_an_estimate_without_answers_spans_fewest_to_most_and_says_so(images: ImageSet, tmp_path: Path) -> None:

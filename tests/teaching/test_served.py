@@ -72,9 +72,9 @@ def test_what_is_sent_is_the_draw_and_nothing_that_names_the_image(
     bodies: list[dict[str, Any]] = []
     real = Endpoints.complete
 
-    async def noted(self: Any, body: Any, key: str, flight: Any) -> Any:
+    async def noted(self: Any, body: Any, *rest: Any) -> Any:
         bodies.append(json.loads(json.dumps(body)))
-        return await real(self, body, key, flight)
+        return await real(self, body, *rest)
 
     monkeypatch.setattr(Endpoints, "complete", noted)
     with running_server(settings) as server:

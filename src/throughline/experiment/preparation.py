@@ -134,7 +134,7 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> Chains:
     """Builds or reads the accepted chains of all these images and writes them to `store`."""
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import all_accepted_chains, build_chains
-    from throughline.teaching.recorder import BuildPlan
+    from throughline.teaching.plan import BuildPlan
     from throughline.teaching.teachers import Describer
 
     settings = config.chains

@@ -10,18 +10,22 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from throughline.chains.formats import FORMATS
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, readable_os_errors, write_atomically
-from throughline.teaching.completions import image_body, read_completion, usage_of
+from throughline.domains.images import ImageError
+from throughline.domains.samples import ImageSet
+from throughline.teaching.completions import chat_body, read_completion
 from throughline.teaching.pictures import PictureBook
-from throughline.teaching.prices import BATCH_SHARE, Price
-from throughline.teaching.recorder import BuildPlan, Clock, Recorder
-from throughline.teaching.teachers import Brief, Written
+from throughline.teaching.plan import BuildPlan, Clock
+from throughline.teaching.prices import Price
+from throughline.teaching.recorder import Recorder
+from throughline.teaching.teachers import Brief, Reply
 
 URL = "/v1/chat/completions"
 MOST_REQUESTS, MOST_BYTES = 50_000, 190_000_000
@@ -48,6 +52,11 @@ class BatchOrder(BaseModel):
         """The teacher's brief behind the requests."""
         return Brief("endpoint", self.model, self.prompt, self.params, self.seed)
 
+    @property
+    def request_hash(self) -> str:
+        """Orders of the same requests may differ in how many were wanted."""
+        return content_hash(self.model_dump(mode="json", exclude={"rule", "candidates", "enough"}))
+
 
 @dataclass
 class BatchWritten:
@@ -70,12 +79,6 @@ class BatchRead:
     unknown: list[str] = field(default_factory=list)
     """`file:line: why` of lines that belong to no request of this store."""
 
-    def joined(self, other: BatchRead) -> BatchRead:
-        """The same files read for another order: a line is unknown when it belongs to neither."""
-        theirs = set(other.unknown)
-        unknown = [line for line in self.unknown if line in theirs]
-        return BatchRead(self.answers + other.answers, self.failed + other.failed, self.known + other.known, unknown)
-
 
 def write_batch(
     plan: BuildPlan,
@@ -92,174 +95,157 @@ def write_batch(
     Files are `batch-<hash>-<number>.jsonl`; those of an earlier writing of the same order are replaced.
     """
     order = BatchOrder.model_validate(
-        {
-            "model": brief.model,
-            "prompt": brief.prompt,
-            "params": dict(brief.params),
-            "seed": brief.seed,
-            "format": plan.format.name,
-            "rule": plan.rule,
-            "candidates": plan.candidates,
-            "enough": plan.enough,
-        }
+        {name: getattr(brief, name) for name in ("model", "prompt", "params", "seed")}
+        | {name: getattr(plan, name) for name in ("rule", "candidates", "enough")}
+        | {"format": plan.format.name}
     )
     name = content_hash(order.model_dump(mode="json"))[:8]
-    written = BatchWritten()
-    with Recorder(plan, brief, store, lambda: None) as recorder:
+    written, size, count = BatchWritten(), 0, 0
+    with Recorder(plan, brief, store, lambda: None) as recorder, readable_os_errors(folder):
         write_atomically(store / f"batch-{name}.json", order.model_dump_json(indent=2) + "\n")
-        with readable_os_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob(f"batch-{name}-*.jsonl"):
-                old.unlink()
-        files = _Files(folder, name, most_requests, most_bytes, written.files)
-        try:
-            book = PictureBook(brief.params["image_side"], kept=1)
-            for done, lead in enumerate(recorder.ledger.leads, start=1):
-                sample = recorder.ledger.samples[lead]
-                for number in _wanted(recorder, lead):
-                    try:
-                        url = book.data_url(sample.path)
-                    except ThroughlineError as error:
-                        written.unreadable[sample.id] = error.what
-                        break
-                    body = image_body(brief, sample, url, number)
-                    key = brief.key(sample.image_sha256, number)
-                    files.write({"custom_id": key, "method": "POST", "url": URL, "body": body})
-                    written.requests += 1
-                on_progress(done, recorder.ledger.distinct)
-        finally:
-            files.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"batch-{name}-*.jsonl"):
+            old.unlink()
+        for line in _request_lines(recorder, written.unreadable, on_progress):
+            if not written.files or count == most_requests or size + len(line) > most_bytes:
+                written.files.append(folder / f"batch-{name}-{len(written.files) + 1:03}.jsonl")
+                size = count = 0
+            with written.files[-1].open("ab") as file:
+                file.write(line)
+            size, count, written.requests = size + len(line), count + 1, written.requests + 1
     return written
 
 
+def _request_lines(
+    recorder: Recorder, unreadable: dict[str, str], on_progress: Callable[[int, int], None]
+) -> Iterator[bytes]:
+    """A line for each candidate that an image wants next; an image that cannot be read is noted in `unreadable`."""
+    brief, ledger = recorder.brief, recorder.ledger
+    pictures = PictureBook(brief.params["image_side"], kept=1)
+    for done, lead in enumerate(ledger.leads, start=1):
+        sample = ledger.samples[lead]
+        prompt = brief.prompt_about(sample)
+        try:
+            for number in _wanted(recorder, lead):
+                messages = prompt.with_urls([pictures.data_url(image.path) for image in prompt.images])
+                key = ledger.key(lead, number)
+                body = chat_body(brief, messages, key)
+                row = {"custom_id": key, "method": "POST", "url": URL, "body": body}
+                yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        except ImageError as error:
+            unreadable[sample.id] = error.what
+        on_progress(done, ledger.distinct)
+
+
+def _wanted(recorder: Recorder, lead: int) -> list[int]:
+    """The next candidate that an image wants; with `enough=None` all that it lacks."""
+    lacking = recorder.ledger.lacking(lead)
+    if recorder.plan.enough is None:
+        return lacking
+    return [number for number in lacking[:1] if not recorder.ledger.enough(lead, number)]
+
+
 def read_orders(store: Path) -> list[BatchOrder]:
-    """The orders behind a store's batch files. ThroughlineError when there is none, or one is damaged."""
+    """The orders behind a store's batch files, of those for the same requests the one that wanted most.
+    ThroughlineError when there is none, or one is damaged."""
     orders: dict[str, BatchOrder] = {}
     for path in sorted(store.glob("batch-*.json")):
         try:
             order = BatchOrder.model_validate_json(path.read_bytes())
-            # Orders of the same requests differ in how many were wanted: the answers are the same.
-            request = content_hash(order.model_dump(mode="json", exclude={"rule", "candidates", "enough"}))
-            if request not in orders or orders[request].candidates < order.candidates:
-                orders[request] = order
         except (ValidationError, OSError) as error:
             raise ThroughlineError("the batch order is damaged", path, "write the batch files again") from error
+        known = orders.setdefault(order.request_hash, order)
+        if known.candidates < order.candidates:
+            orders[order.request_hash] = order
     if not orders:
         raise ThroughlineError("no batch files were written from this store", store, "use `chains batch write` first")
     return list(orders.values())
 
 
 def read_batch(
-    plan: BuildPlan,
-    order: BatchOrder,
+    images: ImageSet,
     store: Path,
     files: Iterable[Path],
     *,
-    price: Price | None = None,
+    images_named: str | None = None,
+    price_of: Callable[[str], Price | None] = lambda model: None,
     clock: Clock = lambda: None,
 ) -> BatchRead:
-    """Takes the answers of output and error files into the store, each once, with the verdicts of all rules."""
-    brief, result = order.brief, BatchRead()
-    half = Price(prompt=price.prompt * BATCH_SHARE, completion=price.completion * BATCH_SHARE) if price else None
-    with Recorder(plan, brief, store, clock) as recorder:
-        ledger = recorder.ledger
-        asked_for = {key for _, line in _result_lines(files) if isinstance(key := _custom_id(line), str)}
-        places = {}  # of the requests in these files only: a store may have millions
-        for lead in ledger.leads:
-            for number in range(plan.candidates):
-                key = brief.key(ledger.samples[lead].image_sha256, number)
-                if key in asked_for:
-                    places[key] = lead, number
-        for place, line in _result_lines(files):
-            key = _custom_id(line)
-            if not isinstance(key, str) or key not in places:
-                result.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
-                continue
-            lead, number = places[key]
-            if ledger.has(lead, number):
-                result.known += 1
-                continue
-            written = _written(line, half)
-            recorder.record(lead, recorder.ask(lead, number), written)
-            result.failed += written.finish_reason == FAILED
-            result.answers += written.finish_reason != FAILED
+    """Takes the answers of output and error files into the store, each once, with the verdicts of all rules.
+
+    `price_of` gives the price of a model, of which a batch costs half.
+    """
+    result, paths = BatchRead(), list(files)
+    open_keys = {key for _, line in _result_lines(paths) if (key := _custom_id(line)) is not None}
+    of_no_order = open_keys.copy()
+    for order in read_orders(store):
+        plan = BuildPlan(
+            images, FORMATS[order.format], order.rule, order.candidates, order.enough, images_named=images_named
+        )
+        price = price_of(order.model)
+        half = price and price.for_batches
+        with Recorder(plan, order.brief, store, clock) as recorder:
+            # Places of the requests in these files only: a store may have millions.
+            numbered = ((lead, number) for lead in recorder.ledger.leads for number in range(plan.candidates))
+            places = {key: place for place in numbered if (key := recorder.ledger.key(*place)) in open_keys}
+            of_no_order -= places.keys()
+            for _, line in _result_lines(paths):
+                if (key := _custom_id(line)) in places:
+                    _take(recorder, *places[key], line, half, result)
+    for place, line in _result_lines(paths):
+        key = _custom_id(line)
+        if key is None or key in of_no_order:
+            result.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
     return result
 
 
-def _custom_id(line: Any) -> Any:
-    return line.get("custom_id") if isinstance(line, dict) else None
+def _take(
+    recorder: Recorder, lead: int, number: int, line: dict[str, Any], price: Price | None, result: BatchRead
+) -> None:
+    if recorder.ledger.has(lead, number):
+        result.known += 1
+        return
+    reply = _read_reply(line, price)
+    recorder.record(lead, recorder.request(lead, number), reply)
+    result.failed += reply.finish_reason == FAILED
+    result.answers += reply.finish_reason != FAILED
 
 
-def _wanted(recorder: Recorder, lead: int) -> Iterator[int]:
-    """The next candidate that an image wants; with `enough=None` all that it lacks."""
-    for number in range(recorder.plan.candidates):
-        if recorder.enough(lead, number):
-            return
-        if not recorder.ledger.has(lead, number):
-            yield number
-            if recorder.plan.enough is not None:
-                return
+def _custom_id(line: Any) -> str | None:
+    key = line.get("custom_id") if isinstance(line, dict) else None
+    return key if isinstance(key, str) else None
 
 
 def _result_lines(files: Iterable[Path]) -> Iterator[tuple[str, Any]]:
+    """`file:line` and the JSON value of every line that holds anything; None where there is none."""
     for path in files:
         try:
             with path.open("rb") as file:
                 for number, data in enumerate(file, start=1):
                     if data.strip():
                         try:
-                            yield f"{path}:{number}", json.loads(data)
+                            value = json.loads(data)
                         except (ValueError, RecursionError):
-                            yield f"{path}:{number}", None
+                            value = None
+                        yield f"{path}:{number}", value
         except OSError as error:
-            raise ThroughlineError(
-                f"cannot read the answers: {error.strerror}", path, "name an existing file"
-            ) from error
+            what = f"cannot read the answers: {error.strerror}"
+            raise ThroughlineError(what, path, "name an existing file") from error
 
 
-def _written(line: dict[str, Any], price: Price | None) -> Written:
-    """The answer in one line of an output or error file; OpenAI and vLLM put a failure into `error` or a status."""
+def _read_reply(line: dict[str, Any], price: Price | None) -> Reply:
+    """The reply in one line of an output or error file; OpenAI and vLLM put a failure into `error` or a status."""
     response = line.get("response") if isinstance(line.get("response"), dict) else {}
     assert isinstance(response, dict)
     try:
         if line.get("error") or response.get("status_code", 200) >= 400:
             raise ValueError(_reason(line.get("error") or response.get("body")))
-        said = read_completion(response.get("body"))
+        return read_completion(response.get("body"), price)
     except (ValueError, TypeError) as error:
-        return Written(str(error)[:300] or "no answer", FAILED)
-    return Written(said.text, said.finish_reason, usage_of(said, price))
+        return Reply(str(error)[:300] or "no answer", FAILED)
 
 
 def _reason(error: Any) -> str:
     inner = error.get("error", error) if isinstance(error, dict) else error
     message = inner.get("message") if isinstance(inner, dict) else inner
     return " ".join(str(message or "no reason given").split())
-
-
-class _Files:
-    """Numbered JSONL files, none over a number of requests or bytes."""
-
-    def __init__(self, folder: Path, name: str, most_requests: int, most_bytes: int, files: list[Path]) -> None:
-        self._folder, self._name, self._files = folder, name, files
-        self._most_requests, self._most_bytes = most_requests, most_bytes
-        self._file: IO[bytes] | None = None
-        self._requests = self._bytes = 0
-
-    def write(self, row: dict[str, Any]) -> None:
-        data = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        if self._file is None or self._requests >= self._most_requests or self._bytes + len(data) > self._most_bytes:
-            self.close()
-            path = self._folder / f"batch-{self._name}-{len(self._files) + 1:03}.jsonl"
-            with readable_os_errors(path):
-                self._file = path.open("wb")
-            self._files.append(path)
-            self._requests = self._bytes = 0
-        with readable_os_errors(self._files[-1]):
-            self._file.write(data)
-        self._requests, self._bytes = self._requests + 1, self._bytes + len(data)
-
-    def close(self) -> None:
-        if self._file is not None:
-            with readable_os_errors(self._files[-1]):
-                self._file.close()
-            self._file = None

@@ -18,7 +18,8 @@ from throughline.chains.records import FAILED
 from throughline.chains.store import read_store
 from throughline.chains.verdicts import judged_answers
 from throughline.domains.samples import ImageSet
-from throughline.teaching.recorder import BuildPlan, Clock, Progress, Recorder
+from throughline.teaching.plan import BuildPlan, Clock
+from throughline.teaching.recorder import Progress, Recorder
 from throughline.teaching.teachers import Teacher
 
 if TYPE_CHECKING:  # brings the openai client
@@ -67,16 +68,15 @@ class _Workers:
         on_progress: OnProgress,
         stopping: Callable[[], bool],
     ) -> None:
-        self.recorder, self.teacher, self.judge, self.on_progress = recorder, teacher, judge, on_progress
-        self.stopping = stopping
+        self.recorder, self.ledger = recorder, recorder.ledger
+        self.teacher, self.judge, self.on_progress, self.stopping = teacher, judge, on_progress, stopping
 
     async def run(self) -> None:
-        ledger = self.recorder.ledger
-        batches = _batches(ledger.leads, self.teacher.batch)
+        batches = _batches(self.ledger.leads, self.teacher.batch)
         ticking = asyncio.create_task(self._tick())
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.teacher.at_once, -(-ledger.distinct // self.teacher.batch))):
+                for _ in range(min(self.teacher.at_once, -(-self.ledger.distinct // self.teacher.batch))):
                     workers.create_task(self._work(batches))
         except ExceptionGroup as several:
             raise several.exceptions[0]  # noqa: B904 (the others were cancelled, or say the same)
@@ -90,28 +90,33 @@ class _Workers:
             self.on_progress(self.recorder.progress)
 
     async def _work(self, batches: Iterator[Sequence[int]]) -> None:
-        recorder, progress = self.recorder, self.recorder.progress
+        plan, progress = self.recorder.plan, self.recorder.progress
         for batch in batches:
-            failed = await self._catch_up(batch)
-            for number in range(recorder.plan.candidates):
-                wanted = [lead for lead in batch if lead not in failed and not recorder.enough(lead, number)]
-                if all(recorder.ledger.has(lead, number) for lead in wanted):
+            failed = await self._show_judge(batch)
+            for number in range(plan.candidates):
+                wanted = [lead for lead in batch if lead not in failed and not self.ledger.enough(lead, number)]
+                if all(self.ledger.has(lead, number) for lead in wanted):
                     continue
-                while (affordable := recorder.affordable()) is None:
-                    await asyncio.sleep(0.05)
-                if self.stopping():
-                    progress.interrupted = True
-                    return
-                if not affordable:
-                    progress.stopped_at_cost = True
+                if not await self._may_go_on():
                     return
                 failed |= await self._ask(wanted, number)
             for lead in batch:
                 progress.done += 1
-                accepted = recorder.ledger.accepted_before(lead, recorder.plan.candidates)
-                progress.accepted += accepted >= (recorder.plan.enough or 1)
+                progress.accepted += self.ledger.accepted_before(lead, plan.candidates) >= (plan.enough or 1)
                 progress.failed += lead in failed
             self.on_progress(progress)
+
+    async def _may_go_on(self) -> bool:
+        """Waits until it is known what the next request may cost; False where no further one is to be made."""
+        while (affordable := self.recorder.affordable()) is None:
+            await asyncio.sleep(0.05)
+        if self.stopping():
+            self.recorder.progress.interrupted = True
+        elif not affordable:
+            self.recorder.progress.stopped_at_cost = True
+        else:
+            return True
+        return False
 
     async def _ask(self, leads: Sequence[int], number: int) -> set[int]:
         """One candidate for each image; gives those whose request failed.
@@ -119,25 +124,23 @@ class _Workers:
         The batch is asked whole, as it was before a kill: what a model draws for an image may depend, in its last
         bits, on the company. What is recorded already stands.
         """
-        recorder = self.recorder
         failed: set[int] = set()
-        asks = [recorder.ask(lead, number) for lead in leads]
-        for lead, ask, written in zip(leads, asks, await self.teacher.write(asks), strict=True):
-            if not recorder.ledger.has(lead, number):
-                recorder.record(lead, ask, written)
-                failed |= {lead} if written.finish_reason == FAILED else set()
-                self.on_progress(recorder.progress)
-                failed |= await self._catch_up([lead])
+        requests = [self.recorder.request(lead, number) for lead in leads]
+        for lead, request, reply in zip(leads, requests, await self.teacher.write(requests), strict=True):
+            if not self.ledger.has(lead, number):
+                self.recorder.record(lead, request, reply)
+                failed |= {lead} if reply.finish_reason == FAILED else set()
+                self.on_progress(self.recorder.progress)
+                failed |= await self._show_judge([lead])
         return failed
 
-    async def _catch_up(self, leads: Sequence[int]) -> set[int]:
+    async def _show_judge(self, leads: Sequence[int]) -> set[int]:
         """Shows the judge what waits for it, from this build or from before a kill; gives the images it failed on."""
         failed: set[int] = set()
         for lead in leads:
-            for candidate in self.recorder.ledger.unjudged.pop(lead, ()):
+            for candidate in self.ledger.unjudged.pop(lead, ()):
                 assert self.judge is not None, "only a build with a judge leaves candidates waiting for one"
-                sample = self.recorder.ledger.samples[lead]
-                verdict = await self.judge.verdict(candidate, sample, self.recorder.flight)
+                verdict = await self.judge.verdict(candidate, self.ledger.samples[lead], self.recorder.flight)
                 self.recorder.record_judgement(lead, candidate, verdict)
                 failed |= {lead} if verdict.outcome == Outcome.ERROR else set()
         return failed

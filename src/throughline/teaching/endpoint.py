@@ -1,8 +1,9 @@
 """Teachers behind OpenAI-compatible endpoints: OpenAI itself, vLLM, SGLang, `transformers serve`; several at once.
 
 `Endpoints` sends one chat completion and sees it through: to the least loaded endpoint, again after a refusal (429,
-Retry-After honoured), a server error or a time-out, waiting while a connection is lost. `EndpointTeacher` puts image
-and question into it. Every other thing that can happen is an error that stops the build, or a named outcome.
+Retry-After honoured), a server error or a time-out, waiting while a connection is lost. Every other thing that can
+happen is an error that stops the build, or a named outcome. `PromptClient` makes completions of prompts, for
+`EndpointTeacher`, `judge` and `served`.
 """
 
 from __future__ import annotations
@@ -14,29 +15,42 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import openai
 
-from throughline.chains.records import FAILED
+from throughline.chains.records import FAILED, Usage
 from throughline.core.errors import ThroughlineError
-from throughline.teaching.completions import Completion, image_body, read_completion, usage_of
+from throughline.domains.images import ImageError
+from throughline.questions.prompt import Prompt
+from throughline.teaching.completions import chat_body, read_completion
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.pictures import PictureBook
 from throughline.teaching.prices import Price
-from throughline.teaching.teachers import Ask, Brief, Flight, Written
+from throughline.teaching.teachers import Brief, Flight, Reply, Request
 
-_REJECTIONS = START
-"""As many as are sent before the first answer is known."""
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
 _PASSING = {408, 409, 425}
 """Time-out, conflict, too early: the same request may go well later."""
 _FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+_NO_QUOTA = "insufficient_quota"
+_LAST_WORDS: Mapping[int, str] = {
+    401: "the teacher will not answer",
+    403: "the teacher will not answer",
+    404: "the teacher knows no such model or address; base URLs mostly end in /v1",
+    429: "the account has no quota left",
+}
+"""By HTTP status, what no further request can change."""
 _LONGEST_REASON = 300
 _LONGEST_WAIT = 3600.0  # seconds; a server that names a longer one is asked every hour
+_JITTER = random.Random()  # it has to differ between processes
+
+Fault = Literal["refused", "passing", "lost", "filtered", "rejected", "final"]
+"""What an error means: too many requests; try again; no connection; the content filter's answer; not this request; no
+request at all."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,10 @@ class Patience:
     reach: float = 30.0
     """Seconds without any sign of life from any endpoint, at the start, until that is an error."""
 
+    def delay(self, doublings: int) -> float:
+        """Seconds before the next attempt."""
+        return min(self.longest_delay, self.first_delay * 2.0 ** min(doublings, 30)) * _JITTER.uniform(0.5, 1.0)
+
 
 @dataclass
 class Traffic:
@@ -61,21 +79,6 @@ class Traffic:
     requests: int = 0
     refused: int = 0
     retried: int = 0
-
-
-class _Broken(Exception):
-    """HTTP 200 with something that is no chat completion."""
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Why a request has to be sent once more. `wait` in seconds, None for one that grows with every time."""
-
-    reason: str
-    counts: bool = True
-    """As one of the attempts that a request has."""
-    refused: bool = False
-    wait: float | None = None
 
 
 @dataclass
@@ -92,30 +95,33 @@ class _Endpoint:
     alive: bool = False
     """Has answered anything at all."""
 
+    def lose(self, why: str, patience: Patience) -> None:
+        """The connection is lost: the endpoint closes for a while, each time for longer."""
+        now = time.monotonic()
+        self.trouble = f"cannot connect to {self.url} ({why}), trying again"
+        if self.closed_until <= now:
+            self.lost_delay = min(patience.longest_delay, max(patience.first_delay, 2 * self.lost_delay))
+            self.closed_until = now + self.lost_delay
+
 
 class Endpoints:
     """One or more base URLs that serve the same model."""
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        api_key: str | None,
-        patience: Patience = Patience(),
-        at_once: int = 256,
+        self, urls: Sequence[str], api_key: str | None, patience: Patience = Patience(), at_once: int = 256
     ) -> None:
         self.patience, self.at_once = patience, at_once * len(urls)
         self.traffic = Traffic()
         self._key = api_key
-        self._random = random.Random()  # jitter only: it has to differ between processes
         self._began: float | None = None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=at_once)
-        self._ends = [
+        self._endpoints = [
             _Endpoint(
-                _shown(url),
+                _without_secrets(url),
                 openai.AsyncOpenAI(
                     base_url=url,
                     api_key=api_key or NO_KEY,
-                    max_retries=0,
+                    max_retries=0,  # each attempt counts as a request under way, and a refusal narrows the concurrency
                     timeout=patience.timeout,
                     http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=patience.timeout),
                 ),
@@ -127,25 +133,26 @@ class Endpoints:
     @property
     def limit(self) -> int:
         """How many requests may be under way now, over all endpoints."""
-        return sum(int(end.concurrency.limit) for end in self._ends)
-
-    @property
-    def trouble(self) -> str:
-        """Why nothing can be sent anywhere now; empty while something can."""
-        return "; ".join(end.trouble for end in self._ends) if all(end.trouble for end in self._ends) else ""
+        return sum(int(endpoint.concurrency.limit) for endpoint in self._endpoints)
 
     @property
     def in_flight(self) -> int:
         """How many requests are under way now."""
-        return sum(end.concurrency.in_flight for end in self._ends)
+        return sum(endpoint.concurrency.in_flight for endpoint in self._endpoints)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be sent anywhere now; empty while something can."""
+        troubles = [endpoint.trouble for endpoint in self._endpoints]
+        return "; ".join(troubles) if all(troubles) else ""
 
     async def close(self) -> None:
         """Lets the connections go."""
-        for end in self._ends:
-            await end.client.close()
+        for endpoint in self._endpoints:
+            await endpoint.client.close()
 
-    async def complete(self, body: Mapping[str, Any], key: str, flight: Flight) -> Completion:
-        """The answer to one chat completion `body`, after as many attempts as it takes.
+    async def complete(self, body: Mapping[str, Any], key: str, flight: Flight, price: Price | None = None) -> Reply:
+        """The reply to one chat completion `body`, after as many attempts as it takes.
 
         ThroughlineError when the endpoint will answer no request like this: key, model, quota, unreachable.
         """
@@ -153,112 +160,112 @@ class Endpoints:
         reason = ""
         self._began = self._began or time.monotonic()
         while attempts < self.patience.attempts:
-            end = await self._chosen()
-            ticket = await end.concurrency.acquire()
-            if end.closed_until > time.monotonic():  # while this one waited for its place
-                end.concurrency.broken()
+            endpoint = await self._choose()
+            ticket = await endpoint.concurrency.acquire()
+            if endpoint.closed_until > time.monotonic():  # while this request waited for its place
+                endpoint.concurrency.broken()
                 continue
             flight.sent(key)
             self.traffic.requests += 1
             try:
-                response = await end.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
-                completion = _read(response.content)
-            except (openai.APIError, _Broken) as error:
+                response = await endpoint.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
+                reply = _read(response, price)
+            except openai.APIError as error:
                 flight.returned(key)
-                fate = self._fate(end, ticket, error)
-                if isinstance(fate, Completion):
-                    return fate
-                reason, attempts, refusals = fate.reason, attempts + fate.counts, refusals + fate.refused
-                self.traffic.refused += fate.refused
-                self.traffic.retried += fate.counts and attempts < self.patience.attempts
-                await asyncio.sleep(self._jittered(attempts + refusals - 1) if fate.wait is None else fate.wait)
+                fault = self._note(endpoint, ticket, error)
+                if fault in ("filtered", "rejected"):
+                    return self._answer(endpoint, error, fault)
+                reason = "time-out" if isinstance(error, openai.APITimeoutError) else self._words_of(error)
+                attempts, refusals = attempts + (fault == "passing"), refusals + (fault == "refused")
+                self.traffic.retried += fault == "passing" and attempts < self.patience.attempts
+                named = _retry_after(error) if fault == "refused" else 0.0 if fault == "lost" else None
+                await asyncio.sleep(self.patience.delay(attempts + refusals - 1) if named is None else named)
             except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
-                end.concurrency.broken()
+                endpoint.concurrency.broken()
                 raise
             else:
-                end.alive, end.lost_delay, end.trouble = True, 0.0, ""
-                end.concurrency.succeeded()
-                return completion
-        return Completion(f"given up after {attempts} attempts, the last: {reason}", FAILED)
+                endpoint.alive, endpoint.lost_delay, endpoint.trouble = True, 0.0, ""
+                endpoint.concurrency.succeeded()
+                return reply
+        return Reply(f"given up after {attempts} attempts, the last: {reason}", FAILED)
 
-    def _fate(self, end: _Endpoint, ticket: int, error: openai.APIError | _Broken) -> Completion | _Again:
-        """What an error means: the end of this request, or another attempt."""
+    def _note(self, endpoint: _Endpoint, ticket: int, error: openai.APIError) -> Fault:
+        """What the error means for the endpoint. ThroughlineError when there is no use in going on."""
+        fault = _fault_of(error)
+        endpoint.alive |= not isinstance(error, openai.APIConnectionError)
         if isinstance(error, openai.RateLimitError):
-            return self._refused(end, ticket, error)
-        end.concurrency.broken()
-        if isinstance(error, openai.APIConnectionError):
-            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-                self._lose(end, self._said(error.__cause__) or type(error.__cause__).__name__)
-                return _Again("connection lost", counts=False, wait=0.0)
-            return _Again("time-out" if isinstance(error, openai.APITimeoutError) else "connection lost")
-        end.alive = True
-        passing = isinstance(error, openai.APIStatusError) and error.status_code in _PASSING
-        if isinstance(error, openai.APIStatusError) and error.status_code < 500 and not passing:
-            return self._rejected(end, error)
-        return _Again(self._said(error))
+            self.traffic.refused += fault == "refused"
+            mostly, wait = endpoint.concurrency.refused(ticket), _retry_after(error)
+            if mostly and wait:  # holds back this request, and the endpoint if it has refused most of what it got
+                endpoint.closed_until = max(endpoint.closed_until, time.monotonic() + wait)
+        else:
+            endpoint.concurrency.broken()
+        if fault == "lost":
+            endpoint.lose(self._words_of(error.__cause__) or type(error.__cause__).__name__, self.patience)
+        if fault == "final" and isinstance(error, openai.APIStatusError):
+            raise ThroughlineError(_LAST_WORDS[error.status_code], endpoint.url, self._words_of(error)) from None
+        return fault
 
-    def _refused(self, end: _Endpoint, ticket: int, error: openai.RateLimitError) -> _Again:
-        """Retry-After holds back this request, and the endpoint if it has refused most of what it got."""
-        end.alive = True
-        mostly = end.concurrency.refused(ticket)
-        if error.code == "insufficient_quota":
-            raise self._stop("the account has no quota left", end, error) from None
-        wait = _retry_after(error)
-        if wait and mostly:
-            end.closed_until = max(end.closed_until, time.monotonic() + wait)
-        return _Again("refused", counts=False, refused=True, wait=wait)
+    def _answer(self, endpoint: _Endpoint, error: openai.APIError, fault: Fault) -> Reply:
+        words = self._words_of(error)
+        if fault == "filtered":
+            return Reply(words, "content_filter", Usage())
+        return Reply(f"{words} [{endpoint.url}]", FAILED, rejected=True)
 
-    async def _chosen(self) -> _Endpoint:
+    async def _choose(self) -> _Endpoint:
         """The least loaded endpoint of those that are not lost; waits while all are."""
         while True:
             now = time.monotonic()
-            there = [end for end in self._ends if end.closed_until <= now]
-            if there:
-                return min(there, key=lambda end: end.concurrency.load)
+            open_now = [endpoint for endpoint in self._endpoints if endpoint.closed_until <= now]
+            if open_now:
+                return min(open_now, key=lambda endpoint: endpoint.concurrency.load)
             waited = now - (self._began or now)
-            if not any(end.alive for end in self._ends) and waited > self.patience.reach:
-                names = ", ".join(end.url for end in self._ends)
-                tried = f"tried for {waited:.0f} s; {self._ends[0].trouble.partition(' (')[2].partition('),')[0]}"
-                raise ThroughlineError(
-                    f"cannot connect to the teacher ({tried})", names, "is it running, the URL right?"
-                )
-            await asyncio.sleep(min(end.closed_until for end in self._ends) - now)
+            if not any(endpoint.alive for endpoint in self._endpoints) and waited > self.patience.reach:
+                urls = ", ".join(endpoint.url for endpoint in self._endpoints)
+                why = self._endpoints[0].trouble.partition(" (")[2].partition("),")[0]
+                what = f"cannot connect to the teacher (tried for {waited:.0f} s; {why})"
+                raise ThroughlineError(what, urls, "is it running, the URL right?")
+            await asyncio.sleep(min(endpoint.closed_until for endpoint in self._endpoints) - now)
 
-    def _lose(self, end: _Endpoint, why: str) -> None:
-        now = time.monotonic()
-        end.trouble = f"cannot connect to {end.url} ({why}), trying again"
-        if end.closed_until <= now:
-            first, longest = self.patience.first_delay, self.patience.longest_delay
-            end.lost_delay = min(longest, max(first, 2 * end.lost_delay))
-            end.closed_until = now + end.lost_delay
-
-    def _rejected(self, end: _Endpoint, error: openai.APIStatusError) -> Completion:
-        if error.code in _FILTERED:
-            return Completion(self._said(error), "content_filter")
-        if isinstance(error, openai.NotFoundError):
-            what = "the teacher knows no such model or address; base URLs mostly end in /v1"
-            raise self._stop(what, end, error) from None
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            raise self._stop("the teacher will not answer", end, error) from None
-        return Completion(f"{self._said(error)} [{end.url}]", FAILED, rejected=True)
-
-    def _stop(self, what: str, end: _Endpoint, error: openai.APIStatusError) -> ThroughlineError:
-        return ThroughlineError(what, end.url, self._said(error))
-
-    def _said(self, error: Exception) -> str:
+    def _words_of(self, error: BaseException | None) -> str:
         """The endpoint's own words, short, and without the key should it repeat it."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
             body = error.body if isinstance(error.body, dict) else {}
             detail = body.get("message") or body.get("detail")  # OpenAI's shape, FastAPI's
             text = f"HTTP {error.status_code}: {detail or error.response.text or error.message}"
-        text = text.replace(self._key, "***") if self._key else text
-        text = " ".join(text.split())
+        elif isinstance(error, openai.APIConnectionError):
+            text = "connection lost"
+        text = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
 
-    def _jittered(self, doublings: int) -> float:
-        delay = min(self.patience.longest_delay, self.patience.first_delay * 2.0 ** min(doublings, 30))
-        return delay * self._random.uniform(0.5, 1.0)
+
+class PromptClient:
+    """Sends prompts to endpoints, their images as data URLs of at most `image_side` pixels, `kept` of them in memory.
+
+    It tells a request whose form is wrong from an image that is: when nothing has ever gone well, it is the form.
+    """
+
+    def __init__(self, endpoints: Endpoints, image_side: int, kept: int, price: Price | None = None) -> None:
+        self._endpoints, self._price = endpoints, price
+        self._pictures = PictureBook(image_side, kept)
+        self._rejected = 0
+        self._proven = False
+
+    async def reply_to(self, prompt: Prompt, brief: Brief, key: str, flight: Flight, proven: bool = False) -> Reply:
+        """The reply to a prompt, under the parameters of the brief; `proven` says that the store holds answers.
+
+        Raises an ImageError, naming the file, when an image cannot be read, and a ThroughlineError when all of the
+        first requests were rejected, or as `Endpoints.complete` does.
+        """
+        urls = [await asyncio.to_thread(self._pictures.data_url, image.path) for image in prompt.images]
+        body = chat_body(brief, prompt.with_urls(urls), key)
+        reply = await self._endpoints.complete(body, key, flight, self._price)
+        self._proven = self._proven or proven or not reply.rejected
+        self._rejected += reply.rejected
+        if self._rejected >= START and not self._proven:  # as many as are sent before the first reply
+            raise ThroughlineError("the endpoint rejects every request", do=f"{reply.text}: check --model and --param")
+        return reply
 
 
 @dataclass
@@ -272,56 +279,49 @@ class EndpointTeacher:
     batch: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        self._pictures = PictureBook(self.brief.params["image_side"], kept=self.at_once)
-        self._form = FormCheck()
+        self._client = PromptClient(self.endpoints, self.brief.params["image_side"], self.at_once, self.price)
 
     @property
     def at_once(self) -> int:
         """Requests that may be under way at the same time at most, over all endpoints."""
         return self.endpoints.at_once
 
-    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+    async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Raises as `Endpoints.complete` does."""
-        return [await self._one(ask) for ask in asks]
+        return [await self._reply_to(request) for request in requests]
 
-    async def _one(self, ask: Ask) -> Written:
+    async def _reply_to(self, request: Request) -> Reply:
         try:
-            url = await asyncio.to_thread(self._pictures.data_url, ask.sample.path)
-        except ThroughlineError as error:
-            return Written(str(error.what), FAILED)
-        body = image_body(self.brief, ask.sample, url, ask.candidate)
-        said = await self.endpoints.complete(body, ask.key, ask.flight)
-        self._form.note(said, ask.proven)
-        if said.finish_reason == FAILED:
-            return Written(said.text, FAILED)
-        return Written(said.text, said.finish_reason, usage_of(said, self.price))
+            return await self._client.reply_to(request.prompt, self.brief, request.key, request.flight, request.proven)
+        except ImageError as error:
+            return Reply(error.what, FAILED)
 
 
-class FormCheck:
-    """Tells a request whose form is wrong from an image that is: when nothing has ever gone well, it is the form."""
-
-    def __init__(self) -> None:
-        self._rejected = 0
-        self._proven = False
-
-    def note(self, said: Completion, proven: bool = False) -> None:
-        """ThroughlineError when all of the first requests were rejected; `proven` says that the store holds answers."""
-        self._proven = self._proven or proven or not said.rejected
-        self._rejected += said.rejected
-        if self._rejected >= _REJECTIONS and not self._proven:
-            raise ThroughlineError("the endpoint rejects every request", do=f"{said.text}: check --model and --param")
-
-
-def _read(content: bytes) -> Completion:
+def _read(response: httpx2.Response, price: Price | None) -> Reply:
+    """HTTP 200 may hold something that is no chat completion."""
     try:
-        return read_completion(json.loads(content))
+        return read_completion(json.loads(response.content), price)
     except (ValueError, RecursionError) as error:
-        raise _Broken("the answer is no chat completion") from error
+        message = "the answer is no chat completion"
+        raise openai.APIResponseValidationError(response, None, message=message) from error
 
 
-def _retry_after(error: openai.RateLimitError) -> float | None:
+def _fault_of(error: openai.APIError) -> Fault:
+    if not isinstance(error, openai.APIStatusError):
+        connecting = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return "lost" if connecting and isinstance(error, openai.APIConnectionError) else "passing"
+    if error.status_code == 429 and error.code != _NO_QUOTA:
+        return "refused"
+    if error.status_code >= 500 or error.status_code in _PASSING:
+        return "passing"
+    if error.code in _FILTERED:
+        return "filtered"
+    return "final" if error.status_code in _LAST_WORDS else "rejected"
+
+
+def _retry_after(error: openai.APIError) -> float | None:
     """Seconds, from `Retry-After` (a number or a date) or the `retry-after-ms` that OpenAI sends beside it."""
-    headers = error.response.headers
+    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "")
         try:
@@ -336,6 +336,6 @@ def _retry_after(error: openai.RateLimitError) -> float | None:
     return None
 
 
-def _shown(url: str) -> str:
+def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))

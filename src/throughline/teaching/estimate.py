@@ -15,8 +15,8 @@ from PIL import Image
 
 from throughline.domains.samples import Sample
 from throughline.teaching.ledger import Ledger
+from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price
-from throughline.teaching.recorder import BuildPlan
 from throughline.teaching.teachers import Brief
 
 CHARACTERS_A_TOKEN = 4.0
@@ -47,35 +47,34 @@ class Estimate:
         """US dollars for so many requests; None without a price."""
         if self.price is None:
             return None
-        return (
-            requests * (self.prompt_tokens * self.price.prompt + self.completion_tokens * self.price.completion) / 1e6
-        )
+        return self.price.of(requests * self.prompt_tokens, requests * self.completion_tokens)
 
 
 def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) -> Estimate:
     """Reads the store, writes nothing, asks nobody."""
-    ledger = Ledger(plan.samples, plan.images.classes, plan.format, brief, plan.rule)
+    ledger = Ledger(plan, brief)
     ledger.read(store)
-    images = fewest = most = 0
+    fewest: list[int] = []
+    most: list[int] = []
     for lead in ledger.leads:
-        accepted = ledger.accepted_before(lead, plan.candidates)
-        lacking = sum(not ledger.has(lead, number) for number in range(plan.candidates))
-        if lacking == 0 or (plan.enough is not None and accepted >= plan.enough):
-            continue
-        images += 1
-        most += lacking
-        fewest += lacking if plan.enough is None else min(lacking, plan.enough - accepted)
+        lacking = len(ledger.lacking(lead))
+        if lacking and not ledger.enough(lead, plan.candidates):
+            missing = lacking if plan.enough is None else plan.enough - ledger.accepted_before(lead, plan.candidates)
+            fewest.append(min(lacking, missing))
+            most.append(lacking)
     known = ledger.paid_answers
     if known and ledger.prompt_tokens:
         tokens = ledger.prompt_tokens / known, ledger.completion_tokens / known
     else:
-        text = len(brief.prompt) / CHARACTERS_A_TOKEN
+        text = len(brief.wording) / CHARACTERS_A_TOKEN
         tokens = text + _mean_image_tokens(plan.samples, brief.params.get("image_side", 0)), float(CHAIN_TOKENS)
-    return Estimate(images, (fewest, most), _expected(plan, ledger, images, most), *tokens, price, known)
+    requests = sum(fewest), sum(most)
+    return Estimate(len(most), requests, _expected(ledger, len(most), sum(most)), *tokens, price, known)
 
 
-def _expected(plan: BuildPlan, ledger: Ledger, images: int, most: int) -> int | None:
+def _expected(ledger: Ledger, images: int, most: int) -> int | None:
     """Requests if every further candidate is accepted as often as the recorded ones were."""
+    plan = ledger.plan
     if plan.enough is None:
         return most
     if not ledger.candidates:

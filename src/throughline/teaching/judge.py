@@ -1,26 +1,23 @@
 """A judge model: a second opinion on chains that name one class, from an endpoint of its own.
 
-It sees the image, the question and the chain, and says whether the chain holds together. It is asked about right and
+It sees the images, the question and the chain, and says whether the chain holds together. It is asked about right and
 wrong chains alike, so being asked says nothing of the label. Its verdicts are lines like those of any rule.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED, JUDGE, Candidate, Verdict
-from throughline.core.errors import ThroughlineError
+from throughline.domains.images import ImageError
 from throughline.domains.samples import Sample
-from throughline.teaching.completions import Completion, image_body, usage_of
-from throughline.teaching.endpoint import Endpoints, FormCheck
-from throughline.teaching.pictures import PictureBook
+from throughline.questions.prompt import Prompt
+from throughline.teaching.endpoint import Endpoints, PromptClient
 from throughline.teaching.prices import Price
-from throughline.teaching.teachers import Brief, Flight
+from throughline.teaching.teachers import Brief, Flight, Reply
 
 PROMPT = """Somebody was asked about this photo:
 
@@ -37,39 +34,35 @@ Answer with one word, yes or no."""
 _ANSWER = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
-@dataclass
 class Judge:
-    """Asks `model` behind `endpoints` for a verdict. `params` as a teacher's; `image_side` in pixels."""
+    """Asks `model` behind `endpoints` for a verdict. `question` is what the teacher was asked, as in its brief, and
+    `params` are as a teacher's, with `image_side` in pixels."""
 
-    endpoints: Endpoints
-    model: str
-    question: str
-    params: Mapping[str, Any]
-    price: Price | None = None
-    _pictures: PictureBook = field(init=False, repr=False)
-    _form: FormCheck = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._pictures = PictureBook(self.params["image_side"], kept=1)
-        self._form = FormCheck()
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        model: str,
+        question: str | Prompt,
+        params: Mapping[str, Any],
+        price: Price | None = None,
+    ) -> None:
+        self.model = model
+        self._question, self._params = question, params
+        self._client = PromptClient(endpoints, params["image_side"], kept=1, price=price)
 
     async def verdict(self, candidate: Candidate, sample: Sample, flight: Flight) -> Verdict:
         """Accepted when the judge's answer opens with yes; an answer that is neither yes nor no is no acceptance.
 
         ThroughlineError when the judge will answer no request like this.
         """
-        prompt = PROMPT.replace("{question}", self.question).replace("{chain}", candidate.text)
-        brief = Brief("endpoint", self.model, prompt, self.params)
+        brief = Brief("endpoint", self.model, _judging(self._question, candidate.text), self._params)
         key = brief.key(sample.image_sha256, 0)
         try:
-            url = await asyncio.to_thread(self._pictures.data_url, sample.path)
-        except ThroughlineError as error:
-            said = Completion(error.what, FAILED)
-        else:
-            said = await self.endpoints.complete(image_body(brief, sample, url, 0), key, flight)
+            reply = await self._client.reply_to(brief.prompt_about(sample), brief, key, flight)
             flight.returned(key)
-            self._form.note(said)
-        failed, word = said.finish_reason == FAILED, _ANSWER.match(said.text)
+        except ImageError as error:
+            reply = Reply(error.what, FAILED)
+        failed, word = reply.finish_reason == FAILED, _ANSWER.match(reply.text)
         return Verdict(
             key=candidate.key,
             sample_id=sample.id,
@@ -77,5 +70,15 @@ class Judge:
             outcome=Outcome.ERROR if failed else Outcome.OK if word else Outcome.OUT_OF_LIST,
             accepted=bool(word and not failed and word[1].lower() == "yes"),
             model=self.model,
-            usage=None if failed else usage_of(said, self.price),
+            usage=reply.usage,
         )
+
+
+def _judging(question: str | Prompt, chain: str) -> str | Prompt:
+    """The judge's question about a chain; a prompt's own texts and images stand where a question's text would."""
+    if isinstance(question, str):
+        return PROMPT.replace("{question}", question).replace("{chain}", chain)
+    before, after = PROMPT.replace("{chain}", chain).split("{question}")
+    parts = [part for message in question.messages for part in message["content"]]
+    content = [{"type": "text", "text": before}, *parts, {"type": "text", "text": after}]
+    return Prompt(({"role": "user", "content": content},), question.images)

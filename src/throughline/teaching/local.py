@@ -7,7 +7,9 @@ asked before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from numpy.random import Generator
 
 from throughline.chains.records import FAILED, Usage
 from throughline.core.errors import ThroughlineError
@@ -18,8 +20,7 @@ from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
-from throughline.questions.prompt import user_prompt
-from throughline.teaching.teachers import Ask, Brief, Written
+from throughline.teaching.teachers import Brief, Reply, Request
 
 
 class LocalTeacher:
@@ -47,32 +48,25 @@ class LocalTeacher:
         self._mllm, self._sampling, self._constraint = mllm, sampling, constraint
         self._reader = ImageReader(mllm.chat)
 
-    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+    async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Chains for one batch; an image that cannot be read gets none, and the others theirs."""
+        replies: dict[int, Reply] = {}
         paths: dict[int, Path] = {}
-        faults: dict[int, Written] = {}
-        for place, ask in enumerate(asks):
-            prompt = user_prompt(ask.sample, self.brief.prompt)
+        for place, request in enumerate(requests):
             try:
-                paths[place] = prompt.encode(self._reader).path(self._mllm.chat)
+                paths[place] = request.prompt.encode(self._reader).path(self._mllm.chat)
             except ThroughlineError as error:
-                faults[place] = Written(error.what, FAILED)
-        drawn = await self._drawn(paths, asks) if paths else {}
-        return [drawn[place] if place in drawn else faults[place] for place in range(len(asks))]
-
-    async def _drawn(self, paths: Mapping[int, Path], asks: Sequence[Ask]) -> dict[int, Written]:
-        """What the model replies to each prompt, by its place among the asks."""
-        draws = [
-            [generator(self.brief.seed, f"teacher candidate {asks[place].candidate}", asks[place].sample.image_sha256)]
-            for place in paths
-        ]
-        prompts = list(paths.values())
-        rows = await asyncio.to_thread(sample, self._mllm, prompts, self._sampling, draws, constraint=self._constraint)
-        return {
-            place: Written(
-                reply.text,
-                reply.finish_reason,
-                Usage(prompt_tokens=len(path.tokens), completion_tokens=len(reply.tokens)),
+                replies[place] = Reply(error.what, FAILED)
+        if paths:
+            draws = [[self._generator(requests[place])] for place in paths]
+            rows = await asyncio.to_thread(
+                sample, self._mllm, list(paths.values()), self._sampling, draws, constraint=self._constraint
             )
-            for (place, path), (reply,) in zip(paths.items(), rows, strict=True)
-        }
+            for (place, path), (chain,) in zip(paths.items(), rows, strict=True):
+                usage = Usage(prompt_tokens=len(path.tokens), completion_tokens=len(chain.tokens))
+                replies[place] = Reply(chain.text, chain.finish_reason, usage)
+        return [replies[place] for place in range(len(requests))]
+
+    def _generator(self, request: Request) -> Generator:
+        purpose = f"teacher candidate {request.candidate}"
+        return generator(self.brief.seed, purpose, request.sample.image_sha256)

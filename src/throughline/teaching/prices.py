@@ -27,9 +27,14 @@ class Price(BaseModel):
     completion: float = Field(ge=0, allow_inf_nan=False)
     """Tokens written."""
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """US dollars for one answer."""
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """US dollars for these tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+    @property
+    def for_batches(self) -> Price:
+        """The price of answers of the Batch API."""
+        return Price(prompt=self.prompt * BATCH_SHARE, completion=self.completion * BATCH_SHARE)
 
 
 # List prices as third parties quoted OpenAI's page in March 2026 (deploybase.ai, "OpenAI Pricing").

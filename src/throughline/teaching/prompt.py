@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
-from throughline.questions.wording import OPTIONS_PLACE, class_name, read_template
+from throughline.questions.wording import read_template, with_options
 
 STAGES_PLACE = "{stages}"
 
@@ -32,8 +32,7 @@ def teacher_prompt(classes: Sequence[str], format: ChainFormat, file: Path | Non
     be read, or has no `{options}`.
     """
     template = read_template(file) if file else resources.files(__package__).joinpath("prompt.txt").read_text("utf-8")
-    options = ", ".join(class_name(name) for name in classes)
-    return template.strip().replace(STAGES_PLACE, _stages(format)).replace(OPTIONS_PLACE, options)
+    return with_options(template.replace(STAGES_PLACE, _stages(format)), classes)
 
 
 def _stages(format: ChainFormat) -> str:

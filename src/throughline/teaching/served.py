@@ -8,18 +8,16 @@ recorded stands. Images travel as `pictures` sends them: small ordinary files as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
-from throughline.chains.records import FAILED
+from throughline.chains.records import FAILED, Usage
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
 from throughline.questions.sampler import Drawn, SamplingRequest
-from throughline.teaching.completions import Completion, chat_body, usage_of
-from throughline.teaching.endpoint import Endpoints, FormCheck, Patience
-from throughline.teaching.pictures import PictureBook
+from throughline.teaching.endpoint import Endpoints, Patience, PromptClient
 from throughline.teaching.teachers import Brief
 
 IMAGE_SIDE = 8192
@@ -54,45 +52,33 @@ class EndpointSampler:
         self._require_alive = require_alive
 
     def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
-        """Answers as they come in. ThroughlineError for an image that cannot be read, when the server has ended, will
-        answer no request like these, or gives no answer to one in all its attempts."""
+        """Continuations as they come in. ThroughlineError for an image that cannot be read, when the server has ended,
+        will answer no request like these, or gives no answer to one in all its attempts."""
         endpoints = Endpoints([self._url], None, self._patience, self._at_once)
-        asking = _Asking(request, self._model, endpoints, PictureBook(IMAGE_SIDE, kept=self._at_once))
-        waiting = iter(
-            asking.one(sample, number)
-            for batch in batches
-            for sample in batch
-            for number in range(len(request.purposes))
+        client = PromptClient(endpoints, IMAGE_SIDE, kept=self._at_once)
+        numbers = range(len(request.purposes))
+        waiting = (
+            self._draw(client, request, sample, number) for batch in batches for sample in batch for number in numbers
         )
+        pending: set[asyncio.Task[Drawn]] = set()
         with asyncio.Runner() as runner:  # its end cancels what is still under way
             try:
-                flying: set[asyncio.Task[Drawn]] = set()
                 while True:
-                    flying |= runner.run(_started(islice(waiting, self._at_once - len(flying))))
-                    if not flying:
+                    following = islice(waiting, self._at_once - len(pending))
+                    done, pending = runner.run(_next_done(pending, following))
+                    if not (done or pending):
                         return
-                    done, flying = runner.run(_first_of(flying))
-                    answered = [task.result() for task in done if task.exception() is None]
-                    if answered:
-                        yield answered
+                    drawn = [task.result() for task in done if task.exception() is None]
+                    if drawn:
+                        yield drawn
                     self._require_alive()  # first: a server that has ended is why the others failed
                     for task in done:
                         task.result()
             finally:
                 runner.run(endpoints.close())
 
-
-class _Asking:
-    """The requests of one call."""
-
-    def __init__(self, request: SamplingRequest, model: str, endpoints: Endpoints, pictures: PictureBook) -> None:
-        self._request, self._model, self._endpoints, self._pictures = request, model, endpoints, pictures
-        self._form = FormCheck()
-
-    async def one(self, sample: Sample, number: int) -> Drawn:
-        request = self._request
+    async def _draw(self, client: PromptClient, request: SamplingRequest, sample: Sample, number: int) -> Drawn:
         prompt = request.prompt(sample)
-        urls = [await asyncio.to_thread(self._pictures.data_url, image.path) for image in prompt.images]
         params = {
             "temperature": request.settings.temperature,
             "top_p": request.settings.top_p,
@@ -100,18 +86,10 @@ class _Asking:
             "seed": seed_of(request.seed, request.purposes[number], sample.id) % _SEEDS,
         }
         brief = Brief("self", self._model, prompt.text, params, request.seed)
-        key = brief.key(sample.image_sha256, number)
-        body = chat_body(brief, prompt.with_urls(urls), sample.image_sha256, number)
-        said = await self._endpoints.complete(body, key, _Unpaid())
-        self._form.note(said)
-        self._require_answer(said, sample)
-        return Drawn(sample, number, said.text.strip(), said.finish_reason, usage_of(said, None))
-
-    @staticmethod
-    def _require_answer(said: Completion, sample: Sample) -> None:
-        """A refusal of this very request is its answer. None at all is no answer that the model would have given."""
-        if said.finish_reason == FAILED and not said.rejected:
-            raise ThroughlineError(f"the server gave no answer: {said.text}", sample.id, "the same command continues")
+        reply = await client.reply_to(prompt, brief, brief.key(sample.image_sha256, number), _Unpaid())
+        if reply.finish_reason == FAILED and not reply.rejected:  # a refusal of this very request is its answer
+            raise ThroughlineError(f"the server gave no answer: {reply.text}", sample.id, "the same command continues")
+        return Drawn(sample, number, reply.text.strip(), reply.finish_reason, reply.usage or Usage())
 
 
 class _Unpaid:
@@ -124,11 +102,9 @@ class _Unpaid:
         """See `teachers.Flight`."""
 
 
-async def _started(asking: Iterator[Coroutine[Any, Any, Drawn]]) -> set[asyncio.Task[Drawn]]:
-    return {asyncio.ensure_future(request) for request in asking}
-
-
-async def _first_of(
-    flying: set[asyncio.Task[Drawn]],
+async def _next_done(
+    pending: set[asyncio.Task[Drawn]], following: Iterable[Coroutine[Any, Any, Drawn]]
 ) -> tuple[set[asyncio.Task[Drawn]], set[asyncio.Task[Drawn]]]:
-    return await asyncio.wait(flying, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+    """Starts the following draws and waits for the first of all to end: those that have, and those still under way."""
+    tasks = pending | {asyncio.ensure_future(draw) for draw in following}
+    return await asyncio.wait(tasks, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED) if tasks else (set(), set())

@@ -15,15 +15,17 @@ from typing import Any, Protocol
 from throughline.chains.formats import ChainFormat
 from throughline.chains.records import Usage, candidate_key, prompt_sha256
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import canonical_json, content_hash
 from throughline.domains.samples import Sample
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.world import read_scenes
+from throughline.questions.prompt import Prompt
 
 
 @dataclass(frozen=True)
 class Brief:
-    """What a teacher is told apart from the image: all that its answers depend on, and nothing else.
+    """What a teacher gets apart from the sample: all that its answers depend on, and nothing else.
 
     Where it is asked, how fast and by how many at once is no part of it.
     """
@@ -31,20 +33,49 @@ class Brief:
     source: str
     """What kind of teacher: "describer", "endpoint" or "local"."""
     model: str
-    prompt: str
-    """The whole question, class list included."""
+    prompt: str | Prompt
+    """The question that follows the sample's image, class list included. Or a whole prompt: where it has more places of
+    images than images, the last places are the sample's."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling parameters and how the image is sent."""
+    """Sampling parameters and how images are sent."""
     seed: int = 0
 
     @cached_property
+    def _template(self) -> Prompt:
+        return _image_then(self.prompt) if isinstance(self.prompt, str) else self.prompt
+
+    @cached_property
+    def _places_of_sample(self) -> int:
+        kinds = [part["type"] for message in self._template.messages for part in message["content"]]
+        return kinds.count("image") - len(self._template.images)
+
+    @cached_property
+    def wording(self) -> str:
+        """The prompt without its images, as journal headers carry it: the question behind the one image, or else the
+        messages as JSON."""
+        messages, text = self._template.messages, self._template.text
+        return text if messages == _image_then(text).messages else canonical_json(list(messages))
+
+    @cached_property
     def prompt_sha256(self) -> str:
-        """SHA-256 (hex) of the question, as candidate lines carry it."""
-        return prompt_sha256(self.prompt)
+        """SHA-256 (hex) of the wording, as candidate lines carry it."""
+        return prompt_sha256(self.wording)
+
+    def prompt_about(self, sample: Sample) -> Prompt:
+        """The prompt with the sample's image in it."""
+        return Prompt(self._template.messages, self._template.images + (sample,) * self._places_of_sample)
 
     def key(self, image_sha256: str, candidate: int) -> str:
-        """The key of one request: equal keys are the same request, whatever the image is called."""
-        return candidate_key(image_sha256, self.prompt_sha256, self.model, dict(self.params), self.seed, candidate)
+        """The key of one request about a sample with this image: equal keys are the same request, whatever the image is
+        called. A prompt that has not exactly one image is known by the hash of the list of its images' hashes."""
+        images = [image.image_sha256 for image in self._template.images] + [image_sha256] * self._places_of_sample
+        images_sha256 = images[0] if len(images) == 1 else content_hash(images)
+        return candidate_key(images_sha256, self.prompt_sha256, self.model, dict(self.params), self.seed, candidate)
+
+
+def _image_then(text: str) -> Prompt:
+    """A place for an image, and a text behind it."""
+    return Prompt(({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]},))
 
 
 class Flight(Protocol):
@@ -58,10 +89,11 @@ class Flight(Protocol):
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request: the `candidate`-th chain for an image."""
+class Request:
+    """A request for the `candidate`-th chain about a sample."""
 
     sample: Sample
+    prompt: Prompt
     candidate: int
     key: str
     flight: Flight
@@ -70,35 +102,43 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a teacher gave back for one image: its words, why it stopped, and what it took."""
+class Reply:
+    """What came back to one request: a text, why it ended, and what it took. The finish reason "error" says that the
+    request failed for good, and the text why."""
 
     text: str
     finish_reason: str | None = None
     usage: Usage | None = None
+    rejected: bool = False
+    """The endpoint will not answer this very request (HTTP 400 and the like)."""
 
 
 class Teacher(Protocol):
-    """Writes chains; the same ask with another number is an independent attempt of the same kind."""
+    """Writes chains; the same request with another number is an independent attempt of the same kind."""
 
     @property
     def brief(self) -> Brief:
-        """What it is told besides the image."""
+        """What it gets besides the sample."""
 
     @property
     def batch(self) -> int:
-        """How many images it takes in one call."""
+        """How many requests it takes in one call."""
 
     @property
     def at_once(self) -> int:
         """How many calls may be under way at the same time."""
 
-    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
-        """One chain for each ask, in order; a request that failed for good has finish reason "error".
+    async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        """A reply to each request, in order.
 
-        ThroughlineError when no further ask can go well: a wrong key, an unknown model, an image it cannot know.
+        ThroughlineError when no further request can go well: a wrong key, an unknown model, an image it cannot know.
         """
         ...
+
+
+def describer_brief(prompt: str, seed: int) -> Brief:
+    """The brief of the drawn world's describer."""
+    return Brief("describer", "describer", prompt, {}, seed)
 
 
 class Describer:
@@ -108,19 +148,16 @@ class Describer:
     at_once = 1
 
     def __init__(self, root: Path, format: ChainFormat, prompt: str, seed: int) -> None:
-        self.brief = Brief("describer", "describer", prompt, {}, seed)
+        self.brief = describer_brief(prompt, seed)
         self._format = format
         self._scenes: Mapping[str, Scene] = read_scenes(root)
 
-    async def write(self, asks: Sequence[Ask]) -> Sequence[Written]:
+    async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Descriptions of the scenes behind the images."""
-        return [self._described(ask) for ask in asks]
+        return [Reply(self._describe(request.sample.id, request.candidate), "stop") for request in requests]
 
-    def _described(self, ask: Ask) -> Written:
-        name = ask.sample.id
-        scene = self._scenes.get(name)
-        if scene is None:
+    def _describe(self, name: str, candidate: int) -> str:
+        if name not in self._scenes:
             raise ThroughlineError("the describer knows drawn images only", name, "give a teacher that can see")
         seed = self.brief.seed
-        text = describe(scene, seed=seed, sample_id=name, candidate=ask.candidate, format=self._format)
-        return Written(text, "stop")
+        return describe(self._scenes[name], seed=seed, sample_id=name, candidate=candidate, format=self._format)

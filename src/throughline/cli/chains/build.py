@@ -12,12 +12,10 @@ from throughline.cli.chains.build_progress import build_progress, heeding_ctrl_c
 from throughline.cli.chains.options import (
     add_plan_options,
     add_request_options,
-    limited,
+    endpoint_brief,
     now,
-    params_of,
     plan_of,
     price_for,
-    require_model,
     with_params,
 )
 from throughline.cli.chains.summary import money, print_estimate, print_result
@@ -28,9 +26,10 @@ if TYPE_CHECKING:
     from throughline.core.settings import Settings
     from throughline.teaching.endpoint import Endpoints
     from throughline.teaching.judge import Judge
+    from throughline.teaching.plan import BuildPlan
     from throughline.teaching.prices import Price
-    from throughline.teaching.recorder import BuildPlan, Progress
-    from throughline.teaching.teachers import Brief, Teacher
+    from throughline.teaching.recorder import Progress
+    from throughline.teaching.teachers import Teacher
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 
@@ -65,7 +64,7 @@ def add_build(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     whole = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
-    plan = limited(whole, arguments.limit)
+    plan = whole.limited(arguments.limit)
     if arguments.dry_run:
         return _estimate(arguments, plan)
     _require_fitting_options(arguments)
@@ -131,30 +130,22 @@ def _kind(arguments: argparse.Namespace) -> str:
     return "endpoint" if urls else "drawn" if words == ["drawn"] else "local"
 
 
-def _brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
-    """What an endpoint or the describer is told; a local teacher makes its own from its weights."""
-    from throughline.teaching.prompt import teacher_prompt
-    from throughline.teaching.teachers import Brief
-
-    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
-    if _kind(arguments) == "endpoint":
-        return Brief("endpoint", require_model(arguments), prompt, params_of(arguments), arguments.seed)
-    return Brief("describer", "describer", prompt, {}, arguments.seed)
-
-
 def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Teacher:
+    from throughline.teaching.prompt import teacher_prompt
+
     kind = _kind(arguments)
     if kind == "endpoint":
         from throughline.teaching.endpoint import EndpointTeacher
 
-        brief = _brief(arguments, plan)
+        brief = endpoint_brief(arguments, plan)
         price = _price(arguments, brief.model)
         endpoints.append(_endpoints(arguments, arguments.teacher, arguments.key_env))
         return EndpointTeacher(brief, endpoints[0], price)
     if kind == "drawn":
         from throughline.teaching.teachers import Describer
 
-        return Describer(plan.images.root, plan.format, _brief(arguments, plan).prompt, arguments.seed)
+        prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+        return Describer(plan.images.root, plan.format, prompt, arguments.seed)
     return _local(arguments, plan)
 
 
@@ -168,17 +159,15 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     from throughline.teaching.prompt import teacher_prompt
 
     # A local checkpoint may have learned from chains already, and then behind this very question.
-    prompt = (
-        teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
-        if arguments.prompt
-        else make_question_set(plan.images.classes, plan.format).reasoning
-    )
+    classes, format = plan.images.classes, plan.format
+    own = arguments.prompt is not None
+    prompt = teacher_prompt(classes, format, arguments.prompt) if own else make_question_set(classes, format).reasoning
     loading = {name: getattr(arguments, name) for name in ("tiles", "dtype", "hub", "quantization")}
     mllm = load_mllm(arguments.teacher[0], device=pick_device(arguments.device), **loading)
     sampling = SamplingSettings(
         temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens, constrained=arguments.constrained
     )
-    constraint = constraint_of(sampling, mllm.chat, plan.format)
+    constraint = constraint_of(sampling, mllm.chat, format)
     return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch, constraint)
 
 
@@ -240,11 +229,16 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     from throughline.teaching.estimate import estimate
+    from throughline.teaching.prompt import teacher_prompt
+    from throughline.teaching.teachers import describer_brief
 
     kind = _kind(arguments)
     if kind == "local":
         raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
-    brief = _brief(arguments, plan)
+    if kind == "endpoint":
+        brief = endpoint_brief(arguments, plan)
+    else:
+        brief = describer_brief(teacher_prompt(plan.images.classes, plan.format, arguments.prompt), arguments.seed)
     estimated = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
     print_estimate(estimated, plan, brief.model if kind == "endpoint" else None, arguments.json)
     return 0

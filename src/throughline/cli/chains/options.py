@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from throughline.cli.options import SOURCE_HELP, add_settings
 from throughline.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from throughline.teaching.plan import BuildPlan
     from throughline.teaching.prices import Price
-    from throughline.teaching.recorder import BuildPlan
+    from throughline.teaching.teachers import Brief
 
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
@@ -33,9 +33,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     from throughline.teaching.settings import PlanSettings
 
     parser.add_argument("images", metavar="DIR", type=Path, help=SOURCE_HELP)
-    parser.add_argument(
-        "--out", metavar="STORE", type=Path, required=True, help="folder of the store; one that is there is completed"
-    )
+    out_help = "folder of the store; one that is there is completed"
+    parser.add_argument("--out", metavar="STORE", type=Path, required=True, help=out_help)
     add_settings(parser, PlanSettings, PlanSettings.model_fields)
 
 
@@ -44,21 +43,16 @@ def add_request_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
     from throughline.teaching.settings import RequestSettings
 
     add_settings(parser, RequestSettings, RequestSettings.model_fields)
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7, "
-        "max_tokens=1024, and a seed of each request's own)",
-    )
+    param_help = """a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7,
+    max_tokens=1024, and a seed of each request's own)"""
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help=param_help)
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     """The plan behind the options, for all images; reads them."""
     from throughline.chains.formats import FORMATS
     from throughline.domains.folders import read_images
-    from throughline.teaching.recorder import BuildPlan
+    from throughline.teaching.plan import BuildPlan
 
     images = read_images(arguments.images)
     if not arguments.all_candidates and arguments.enough > arguments.candidates:
@@ -73,21 +67,6 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
         images_named=str(arguments.images),
         **more,
     )
-
-
-def limited(plan: BuildPlan, limit: int | None) -> BuildPlan:
-    """The plan for `limit` of its images, spread over domains and classes; for all where it is None."""
-    from throughline.domains.samples import spread
-
-    if limit is None:
-        return plan
-    return replace(plan, images=replace(plan.images, samples=spread(plan.images.samples, limit)))
-
-
-def params_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The request's parameters, the image's size and the chain's format among them."""
-    params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
-    return with_params(params, arguments.param)
 
 
 def with_params(params: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -118,11 +97,16 @@ def price_for(arguments: argparse.Namespace, model: str) -> Price | None:
     return price_of(model, read_prices(arguments.prices) if arguments.prices else None)
 
 
-def require_model(arguments: argparse.Namespace) -> str:
-    """The model's name, which an endpoint cannot be asked without."""
+def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
+    """What a teacher behind an endpoint gets. UsageError without a model's name."""
+    from throughline.teaching.prompt import teacher_prompt
+    from throughline.teaching.teachers import Brief
+
     if not arguments.model:
         raise UsageError("no model is named", do="add --model NAME, as the endpoint calls it")
-    return str(arguments.model)
+    params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
+    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    return Brief("endpoint", arguments.model, prompt, with_params(params, arguments.param), arguments.seed)
 
 
 def now() -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from throughline.teaching.estimate import Estimate
-    from throughline.teaching.recorder import BuildPlan, Progress
+    from throughline.teaching.plan import BuildPlan
+    from throughline.teaching.recorder import Progress
 
 REASONS_SHOWN = 3
 
