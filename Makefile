@@ -45,7 +45,7 @@ check: lint
 lint: $(SETUP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy src bench tests
+	$(VENV)/bin/mypy
 
 certificate: $(SETUP)
 	$(VENV)/bin/python bench/certificate.py

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 import yaml
-from fake_executor import fake_teacher
+from tests.experiment.fake_executor import fake_teacher
 
 CHECKPOINT_FILES = {"config.json": '{"model_type": "internvl", "vision_config": {}}', "model.safetensors": ""}
 

@@ -10,11 +10,10 @@ import signal
 import sys
 import time
 import types
-from pathlib import Path
 
 from throughline.core.files import write_json, write_json_lines
 
-EXECUTORS = dict.fromkeys(("fold", "evaluate", "final"), "fake_executor:execute")
+EXECUTORS = dict.fromkeys(("fold", "evaluate", "final"), "tests.experiment.fake_executor:execute")
 STEPS = 3
 
 
@@ -88,7 +87,7 @@ def fake_teacher():
 
 
 def main(arguments):
-    """`fake_executor.py RUN CONFIG [KEY=VALUE]...`: a run in a process of its own, to be killed."""
+    """`python -m tests.experiment.fake_executor RUN CONFIG [KEY=VALUE]...`: a run in its own process, to be killed."""
     from throughline.cli.main import main as throughline
     from throughline.experiment.run import run_experiment
 
@@ -100,5 +99,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main(sys.argv[1:]))

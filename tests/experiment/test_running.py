@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import fake_executor
 import pytest
-from fake_executor import EXECUTORS, notes
+from tests.experiment.fake_executor import EXECUTORS, notes
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
@@ -42,10 +41,18 @@ def process(config_file, tmp_path):
     """Starts a run in a process of its own."""
 
     def process(*overrides, out="run", seconds=0.0):
-        command = [sys.executable, fake_executor.__file__, str(tmp_path / out), str(config_file), *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.experiment.fake_executor",
+            str(tmp_path / out),
+            str(config_file),
+            *overrides,
+        ]
         environment = os.environ | {"FAKE_SECONDS": str(seconds)}
         return subprocess.Popen(
             command,
+            cwd=Path(__file__).parents[2],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

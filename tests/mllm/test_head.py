@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from throughline.mllm import sizes
+from throughline.mllm import head as head_module
 from throughline.mllm.head import marked_nll
 
 ROWS = torch.tensor([3, 0, 0, 6, 2, 3, 3])
@@ -29,7 +29,7 @@ def states() -> Tensor:
 def test_chunks_give_the_nll_and_gradient_of_all_logits_at_once(
     positions: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "LOGITS_AT_ONCE", 30 * positions)
+    monkeypatch.setattr(head_module, "LOGITS_AT_ONCE", 30 * positions)
     head, ours, theirs = head_of(bias), states().requires_grad_(), states().requires_grad_()
     found = marked_nll(ours, head, ROWS, TARGETS)
     expected = F.cross_entropy(head(theirs)[ROWS], TARGETS, reduction="none")
@@ -41,7 +41,7 @@ def test_chunks_give_the_nll_and_gradient_of_all_logits_at_once(
 
 
 def test_a_chunk_is_never_empty_whatever_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "LOGITS_AT_ONCE", 7)  # smaller than one row of logits
+    monkeypatch.setattr(head_module, "LOGITS_AT_ONCE", 7)  # smaller than one row of logits
     head = head_of(True)
     expected = F.cross_entropy(head(states())[ROWS], TARGETS, reduction="none")
     torch.testing.assert_close(marked_nll(states(), head, ROWS, TARGETS).double(), expected, atol=1e-6, rtol=1e-6)

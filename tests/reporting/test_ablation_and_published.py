@@ -19,7 +19,7 @@ from throughline.reporting.tables import comparison_table
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 def table_of(run: Run) -> Table:

@@ -28,7 +28,7 @@ from throughline.reporting.page import write_page
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 EMPTY = {"folds": (), "divergence": (), "sensitivity": (), "missing": ()}
 
@@ -125,7 +125,8 @@ def test_probabilities_are_averaged_over_folds(analysis: Analysis) -> None:
 
 
 def test_the_papers_figures_stand_beside_ours(analysis: Analysis) -> None:
-    table = beside_the_paper(*map(analysis.of_folds, ("buckets", "moved", "context")), analysis.scope)
+    buckets, moves, contexts = (analysis.of_folds(part) for part in ("buckets", "moved", "context"))
+    table = beside_the_paper(buckets, moves, contexts, analysis.scope)
     assert table is not None
     rows = by_name(table)
     label = rows["class tokens, low to high, direct-label SFT, points"]

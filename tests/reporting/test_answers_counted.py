@@ -21,7 +21,7 @@ from throughline.runs.reader import Run, read_run
 from throughline.runs.records import Prediction
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 @pytest.fixture(scope="module")

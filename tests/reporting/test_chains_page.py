@@ -39,6 +39,7 @@ from throughline.chains.records import (
 from throughline.chains.rules import RULES
 from throughline.chains.verdicts import verdict_on
 from throughline.core.errors import ThroughlineError
+from throughline.core.settings import WordingSettings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
@@ -506,7 +507,7 @@ def test_names_of_another_hand_stay_text_too(
     (root / "photo" / label).mkdir(parents=True)
     Image.new("RGB", (24, 20), "red").save(root / "photo" / label / "0.png")
     images = read_images(root)
-    prompts = make_question_set([label], template=attack + "{options}")
+    prompts = make_question_set([label], wording=WordingSettings(label=attack + "{options}"))
     asked = prompt_sha256(prompts.reasoning)
     names = {"domain": attack, "model": attack, "source": attack, "finish_reason": attack, "prompt_sha256": asked}
     lines: list[Record] = [make_header([label], FIVE_STAGE, prompts.texts)]

@@ -15,7 +15,7 @@ from throughline.reporting.results import groups, summarise
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 def plots(run: Run) -> list[Plot | None]:

@@ -18,7 +18,7 @@ from throughline.reporting.tables import comparison_table, results_table
 from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -17,7 +17,7 @@ from throughline.reporting.tables import comparison_table, headline_table, resul
 from throughline.runs.reader import REDUCED_PREDICTIONS, Run, read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from throughline.cli import report
 from throughline.core.errors import ThroughlineError
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 def parse(*words: object) -> argparse.Namespace:

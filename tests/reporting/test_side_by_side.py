@@ -19,7 +19,7 @@ from throughline.reporting.side_by_side import columns_of, difference_tables, jo
 from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 
 def parse(*words: object) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from throughline.reporting.text import to_latex, to_markdown, to_terminal
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
-    from conftest import FakeRun
+    from tests.reporting.conftest import FakeRun
 
 TABLE = Table("a_b · 50 %", ("method", "Avg"), (("mtct_sarr", "85.5 ± 0.2"), ("x|y", "X")), ("of 100 %",))
 
