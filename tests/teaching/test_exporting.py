@@ -34,7 +34,7 @@ from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.export import export_chains
-from throughline.teaching.exports.records import ExportSummary
+from throughline.teaching.exports.selection import MARKED, ExportSummary
 from throughline.teaching.exports.trainer_formats import control_mark
 
 ASKED = "Which of these is it? {options} ````ends no block```` <b>not bold</b>"
@@ -198,14 +198,21 @@ def test_an_export_that_was_moved_still_loads_and_its_jsonl_finds_its_images(
 
 
 def test_everything_that_did_not_come_along_is_counted_and_named(exported: ExportSummary, images: ImageSet) -> None:
-    assert (exported.failed, exported.duplicates, exported.other_format) == (1, 3, 1)
-    assert exported.missing.names == ("photo/gone/1.png",)
-    assert exported.changed.names == (images.samples[3].id,)
-    assert exported.problems.count == 2
-    assert "journal-1.jsonl:15" in exported.problems.names[0]
+    left_out = {what: those for what, those in exported.left_out.items() if those}
+    problems = left_out.pop("left out, lines that cannot be used")
+    assert isinstance(problems, list) and len(problems) == 2
+    assert "journal-1.jsonl:15" in problems[0]
+    assert left_out == {
+        "left out, as the image folder does not have them": ["photo/gone/1.png"],
+        "left out, as the image is another than the one asked about": [images.samples[3].id],
+        "left out, in another chain format": 1,
+        "requests that never got an answer": 1,
+        "lines of a request beyond the one that stands": 3,
+    }
     assert exported.asked == len(images.samples)
-    assert exported.spent.answers == 2 * (len(images.samples) - 4) + 8
-    assert (exported.spent.cost, exported.spent_on_exported.cost) == (2.0, 0.5)
+    assert exported.answers == 2 * (len(images.samples) - 4) + 8
+    assert "$0.5000 (reported by 2)" in exported.spent_on_exported
+    assert exported.spent_on_exported in (exported.folder / "README.md").read_text()
     told = "\n".join(exported.lines())
     for word in ("photo/gone/1.png", images.samples[3].id, "journal-1.jsonl:15", "$2.0000"):
         assert word in told
@@ -270,11 +277,11 @@ def test_a_chain_that_the_judge_did_not_agree_with_stays_behind(
         failed.id: "First.",
         unjudged.id: "First.",
     }
-    assert (summary.vetoed, summary.images, summary.asked, summary.accepted["correct"]) == (3, 4, 6, 6)
+    assert (summary.images, summary.asked, summary.accepted["correct"]) == (4, 6, 6)
     assert "left out, as the judge did not agree: 3" in summary.lines()
     assert "the judge did not agree: 3" in (summary.folder / "README.md").read_text()
     every = export_chains(tmp_path / "store", tmp_path / "out", images, format=FIVE_STAGE, every_accepted=True)
-    assert (every.chains, every.vetoed) == (4, 3)
+    assert every.chains == 4 and "left out, as the judge did not agree: 3" in every.lines()
     few = replace(images, samples=(refused, elsewhere))
     with pytest.raises(ThroughlineError, match=r"none of 7 answers .* and by the judge"):
         export_chains(tmp_path / "store", tmp_path / "few", few, format=FIVE_STAGE)
@@ -322,7 +329,7 @@ def test_a_chain_that_trainers_would_misread_is_in_the_parquet_only(
     summary = export_chains(tmp_path / "store", tmp_path / "out", images, format=FIVE_STAGE)
     assert len(loaded(summary.folder)) == 2
     assert [row["sample_id"] for row in jsonl(summary, "ms_swift.jsonl")] == [two.id]
-    assert summary.marked.names == (one.id,)
+    assert summary.left_out[MARKED] == [one.id]
 
 
 def test_the_card_tells_datasets_and_readers_what_this_is(
@@ -370,7 +377,7 @@ def test_a_folder_of_the_users_is_left_alone(store: Path, images: ImageSet, tmp_
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
-    with pytest.raises(ThroughlineError, match="not empty and no export of ours"):
+    with pytest.raises(ThroughlineError, match="the folder is not empty"):
         export_chains(store, mine, images, format=FIVE_STAGE)
     export_chains(store, tmp_path / "out", images, format=FIVE_STAGE)
     (tmp_path / "out" / "data" / "notes.txt").write_text("mine")

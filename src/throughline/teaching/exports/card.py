@@ -7,11 +7,11 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from throughline.teaching.exports.records import NAMED, ExportPlan, ExportSummary, share
-from throughline.teaching.exports.selection import Selection
+from throughline.teaching.exports.selection import NAMED, ExportPlan, ExportSummary
 from throughline.teaching.exports.trainer_formats import LLAMA_FACTORY_NAME
 from throughline.teaching.printable import printable, visible
 
@@ -23,11 +23,45 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 """The Hub's size categories, by the number of digits above three."""
 
 
-def front_matter(
-    rows: int, features: Any, data_files: str, content_bytes: int, download_bytes: int, licence: str | None
+def card_text(
+    plan: ExportPlan,
+    summary: ExportSummary,
+    chosen: Any,
+    prompts: Mapping[str, str],
+    features: Any,
+    shards: Sequence[Path],
+    content_bytes: int,
+    jsonl: str,
 ) -> str:
-    """The YAML head of the card. `features` as `parquet.features_of` gives them; `data_files` is the Parquet's pattern,
-    relative to the card."""
+    """The card. `chosen` are the exported answers as `selection.select` gives them, `prompts` the texts of questions by
+    SHA-256 as far as they are known, `features` the columns of the `shards`, which hold `content_bytes` uncompressed;
+    `jsonl` is the folder of the trainers' files."""
+    from jinja2 import Environment, PackageLoader
+    from pyarrow import parquet
+
+    columns = ["model", "source", "params"]
+    table = parquet.read_table(shards[0].parent, columns=columns)
+    counts = table.group_by(columns, use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    teachers = sorted((tuple(row.values()) for row in counts), key=lambda row: -row[-1])
+    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=False)
+    environment.filters |= {"escaped": _escaped, "dashes": lambda _: "---"}
+    body = environment.get_template("card.md.jinja").render(
+        plan=plan,
+        images=plan.images,
+        summary=summary,
+        drawn=DRAWN in set(chosen["source"]),
+        image_counts=list(_image_counts(plan, chosen["place"].unique())),
+        teachers=teachers[:NAMED],
+        prompts=list(_prompts(Counter(chosen["prompt_sha256"]), prompts)),
+        acceptance=[[rule, count, f"{count / summary.asked:.1%}"] for rule, count in summary.accepted.items()],
+        jsonl=jsonl,
+        llama_factory=LLAMA_FACTORY_NAME,
+    )
+    return f"{_front_matter(plan, len(chosen), features, shards, content_bytes)}\n{body}\n"
+
+
+def _front_matter(plan: ExportPlan, rows: int, features: Any, shards: Sequence[Path], content_bytes: int) -> str:
+    """The YAML head of the card."""
     import yaml
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
@@ -36,66 +70,36 @@ def front_matter(
     info = DatasetInfo(
         features=features,
         splits=SplitDict({"train": SplitInfo("train", num_bytes=content_bytes, num_examples=rows)}),
-        download_size=download_bytes,
+        download_size=sum(path.stat().st_size for path in shards),
         dataset_size=content_bytes,
     )
-    head: dict[str, Any] = {"license": licence} if licence else {}
+    head: dict[str, Any] = {"license": plan.licence} if plan.licence else {}
+    data = [{"split": "train", "path": f"{shards[0].parent.name}/*.parquet"}]
     head |= {
         "task_categories": ["image-classification", "image-text-to-text"],
         "size_categories": [_SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]],
         "tags": ["domain-generalization", "reasoning", "chain-of-thought", "synthetic"],
         # without it `load_dataset` would take the JSONL and its images for data as well
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": data_files}]}],
+        "configs": [{"config_name": "default", "data_files": data}],
     }
     DatasetInfosDict({"default": info}).to_dataset_card_data(head)
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def card_text(
-    plan: ExportPlan,
-    selection: Selection,
-    summary: ExportSummary,
-    teachers: Counter[tuple[str, str, str]],
-    jsonl: str,
-) -> str:
-    """The card below its head. `teachers` counts chains by (model, source, parameters as JSON); `jsonl` is the folder
-    of the trainers' files."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=False)
-    environment.filters |= {"escaped": _escaped, "dashes": lambda _: "---"}
-    return (
-        "\n"
-        + environment.get_template("card.md.jinja").render(
-            plan=plan,
-            images=plan.images,
-            summary=summary,
-            drawn=any(source == DRAWN for _, source, _ in teachers),
-            image_counts=list(_image_counts(plan, selection)),
-            teachers=[[*teacher, count] for teacher, count in teachers.most_common(NAMED)],
-            prompts=list(_prompts(selection)),
-            acceptance=[[rule, count, share(count, summary.asked)] for rule, count in summary.accepted.items()],
-            jsonl=jsonl,
-            llama_factory=LLAMA_FACTORY_NAME,
-        )
-        + "\n"
-    )
-
-
-def _image_counts(plan: ExportPlan, selection: Selection) -> Iterator[Sequence[object]]:
+def _image_counts(plan: ExportPlan, places: Sequence[int]) -> Iterator[Sequence[object]]:
     """Exported images by class, domain and in all."""
-    counted = Counter((sample.domain, sample.label) for sample, _ in selection.chosen)
-    domains = plan.images.domains
-    counts = [[counted[domain, name] for domain in domains] for name in plan.images.classes]
-    counts.append([sum(of_domain) for of_domain in zip(*counts, strict=True)])
-    for name, of_class in zip([*plan.images.classes, "all"], counts, strict=True):
-        yield [name, *of_class, sum(of_class)]
+    samples, domains = [plan.images.samples[place] for place in places], plan.images.domains
+    counted = Counter((sample.domain, sample.label) for sample in samples)
+    of_domain = Counter(sample.domain for sample in samples)
+    for name in plan.images.classes:
+        counts = [counted[domain, name] for domain in domains]
+        yield [name, *counts, sum(counts)]
+    yield ["all", *(of_domain[domain] for domain in domains), len(samples)]
 
 
-def _prompts(selection: Selection) -> Iterator[tuple[str, int, str | None, str]]:
+def _prompts(counts: Counter[str], texts: Mapping[str, str]) -> Iterator[tuple[str, int, str | None, str]]:
     """(SHA-256, chains, text, fence around it)"""
-    texts = selection.store.prompts
-    for sha256, count in Counter(selection.exported["prompt_sha256"]).most_common(PROMPTS_SHOWN):
+    for sha256, count in counts.most_common(PROMPTS_SHOWN):
         text = visible(texts[sha256]) if sha256 in texts else None
         longest = max(map(len, re.findall("`+", text or "")), default=0)
         yield sha256, count, text, "`" * max(3, longest + 1)  # a prompt that shows code must not end the block

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import ChainFormat
+from throughline.chains.store import ChainStore
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import canonical_json, readable_os_errors, whole_folder, write_atomically, write_json
+from throughline.core.files import readable_os_errors, require_free_folder, whole_folder, write_atomically, write_json
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
-from throughline.teaching.exports.card import card_text, front_matter
-from throughline.teaching.exports.parquet import Shards, features_of, row_of
-from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut, Spent
-from throughline.teaching.exports.selection import Selection, select
-from throughline.teaching.exports.trainer_formats import DATASET_INFO, IMAGES, TRAINERS, TrainerFiles
+from throughline.teaching.exports.card import card_text
+from throughline.teaching.exports.parquet import features_of, row_of, write_shards
+from throughline.teaching.exports.selection import MARKED, ExportPlan, ExportSummary, select
+from throughline.teaching.exports.trainer_formats import DATASET_INFO, IMAGES, TRAINERS, write_trainer_files
 
 CARD, MARKER, DATA, JSONL = "README.md", "throughline-export.json", "data", "jsonl"
 
@@ -56,55 +56,44 @@ def export_chains(
     folder = folder.resolve()  # a rename would replace a symbolic link, not the folder behind it
     _require_free(folder)
     plan = ExportPlan(images, format, rule, every_accepted, with_labels, licence, measured)
-    selection = select(store, folder, plan)
-    if not selection.chosen:
-        judge = " and by the judge" if selection.summary.vetoed else ""
-        raise ThroughlineError(
-            f"none of {selection.summary.spent.answers:,} answers is accepted by rule {rule} in format "
-            f"{format.name}{judge}",
-            store,
-            "name a store about these images, or another rule or format",
-        )
+    chains, chosen, summary = select(store, folder, plan)
+    features = features_of(images.classes, format)
     with whole_folder(folder, replace=True) as draft, readable_os_errors(folder):
-        summary = _write(draft, plan, selection, shard_bytes, on_progress)
-        _flush(draft)
+        rows = (
+            row_of(candidate, sample, content, images.classes, format, chains.prompts)
+            for sample, content, candidate in _chains_with_images(chains, chosen, images, on_progress)
+        )
+        shards, content_bytes = write_shards(draft / DATA, features, rows, shard_bytes)
+        texts = (
+            (images.samples[place], candidate.text)
+            for place, candidate in zip(chosen["place"], chains.read(chosen.index), strict=True)
+        )
+        questions = make_question_set(images.classes, format)
+        jsonl_rows, marked = write_trainer_files(draft / JSONL, texts, questions, with_labels)
+        summary = replace(
+            summary,
+            shards=tuple(f"{DATA}/{path.name}" for path in shards),
+            jsonl_rows=jsonl_rows,
+            left_out=summary.left_out | {MARKED: sorted(marked)},
+        )
+        card = card_text(plan, summary, chosen, chains.prompts, features, shards, content_bytes, JSONL)
+        write_atomically(draft / CARD, card)
+        write_json(draft / MARKER, _marker(plan, summary))
     return summary
 
 
-def _write(
-    draft: Path, plan: ExportPlan, selection: Selection, shard_bytes: int, on_progress: Callable[[int, int], None]
-) -> ExportSummary:
-    """Fills the draft of the export's folder."""
-    classes, format, prompts = plan.images.classes, plan.format, selection.store.prompts
-    features, teachers = features_of(classes, format), Counter[tuple[str, str, str]]()
-    candidates = selection.store.read(selection.exported.index)
-    with (
-        Shards(draft / DATA, features, shard_bytes) as shards,
-        TrainerFiles(draft / JSONL, make_question_set(classes, format), plan.with_labels) as trainers,
-    ):
-        for done, (sample, rows) in enumerate(selection.chosen, start=1):
-            content = _image_bytes(sample)
-            for _ in rows:
-                candidate = next(candidates)
-                shards.write(row_of(candidate, sample, content, classes, format, prompts))
-                trainers.write(sample, content, candidate.text)
-                teachers[candidate.model, candidate.source, canonical_json(candidate.params)] += 1
-            on_progress(done, len(selection.chosen))
-    summary = replace(
-        selection.summary,
-        chains=teachers.total(),
-        shards=shards.name_all(),
-        jsonl_rows=trainers.rows,
-        spent_on_exported=Spent.on(selection.exported),
-        marked=LeftOut.of(sample_id for sample_id, _ in trainers.left_out),
-    )
-    parquet_bytes = sum((draft / name).stat().st_size for name in summary.shards)
-    head = front_matter(
-        summary.chains, features, f"{DATA}/*.parquet", shards.content_bytes, parquet_bytes, plan.licence
-    )
-    write_atomically(draft / CARD, head + card_text(plan, selection, summary, teachers, JSONL))
-    write_json(draft / MARKER, _marker(plan, summary))
-    return summary
+def _chains_with_images(
+    chains: ChainStore, chosen: Any, images: ImageSet, on_progress: Callable[[int, int], None]
+) -> Iterator[tuple[Sample, bytes, Any]]:
+    """Sample, the bytes of its image file, candidate; a file with several chains is read once."""
+    candidates = zip(chosen["place"], chains.read(chosen.index), strict=True)
+    total = chosen["place"].nunique()
+    for done, (place, of_sample) in enumerate(groupby(candidates, itemgetter(0)), start=1):
+        sample = images.samples[place]
+        content = _image_bytes(sample)
+        for _, candidate in of_sample:
+            yield sample, content, candidate
+        on_progress(done, total)
 
 
 def _image_bytes(sample: Sample) -> bytes:
@@ -137,30 +126,13 @@ def _marker(plan: ExportPlan, summary: ExportSummary) -> dict[str, Any]:
 
 def _require_free(folder: Path) -> None:
     """Raises a ThroughlineError unless the folder is absent, empty, or an export with nothing else in it."""
-    if not folder.exists():
+    if not (folder / MARKER).is_file():
+        require_free_folder(folder)
         return
-    if not folder.is_dir():
-        raise ThroughlineError("a file is in the way of the export", folder, "name a folder")
-    held = {path.name for path in folder.iterdir()}
-    if not held:
-        return
-    try:
-        written = set(json.loads((folder / MARKER).read_text())["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    written = set(json.loads((folder / MARKER).read_text())["files"])
+    held = {path.name for path in folder.iterdir()} - {DATA, JSONL}
+    held |= {f"{part}/{path.name}" for part in (DATA, JSONL) for path in (folder / part).glob("*")}
+    for name in sorted(held - written):
         raise ThroughlineError(
-            "the folder is not empty and no export of ours", folder, "name an empty folder"
-        ) from error
-    inside = {f"{part}/{path.name}" for part in (DATA, JSONL) if part in held for path in (folder / part).iterdir()}
-    foreign = sorted((held - {DATA, JSONL} | inside) - written)
-    if foreign:
-        raise ThroughlineError(
-            f"the folder holds {foreign[0]}, which no export wrote", folder, "move it away, or name another folder"
+            f"the folder holds {name}, which no export wrote", folder, "move it away, or name another folder"
         )
-
-
-def _flush(folder: Path) -> None:
-    """Makes the disk hold the files before the rename, for a power cut. Not the JSONL's images: they are links to files
-    that the disk holds, or copies of them."""
-    for path in (*(folder / DATA).iterdir(), *(folder / JSONL).glob("*.json*")):
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())

@@ -1,13 +1,14 @@
 """Accepted chains as Parquet with the images inside, in shards that `datasets` loads and the Hub's viewer pages
-through. Called by `export`, a chain at a time.
+through. Called by `export`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
@@ -90,74 +91,45 @@ def _int64(value: int | None) -> int | None:
     return value if value is not None and -(2**63) <= value < 2**63 else None
 
 
-class Shards:
-    """Parquet files of about `shard_bytes` each in a new `folder`, written a row group at a time; a context manager."""
+def write_shards(
+    folder: Path, features: Any, rows: Iterable[dict[str, Any]], shard_bytes: int
+) -> tuple[list[Path], int]:
+    """Writes `rows` into Parquet files of about `shard_bytes` each in a new `folder`, a row group at a time; gives the
+    files, and how many bytes the rows are."""
+    import pyarrow
+    from pyarrow import parquet
 
-    def __init__(self, folder: Path, features: Any, shard_bytes: int) -> None:
-        self.content_bytes = 0
-        """Of images and chains, over all shards."""
-        self._folder, self._shard_bytes = folder, shard_bytes
-        self._schema = features.arrow_schema
-        self._paths: list[Path] = []
-        self._writer: Any = None
-        self._rows: list[dict[str, Any]] = []
-        self._group_bytes = self._file_bytes = 0
-        folder.mkdir()
+    folder.mkdir()
+    paths, content_bytes = list[Path](), 0
+    for shard, of_shard in groupby(_placed(rows, shard_bytes), itemgetter(0)):
+        paths.append(folder / f"{shard:05d}.parquet")
+        with parquet.ParquetWriter(
+            paths[-1],
+            features.arrow_schema,
+            compression="zstd",
+            # equal for thousands of rows; of images and chains no two are equal
+            use_dictionary=["domain", "label", "format", "model", "source", "prompt", "prompt_sha256", "params"],
+            write_page_index=True,  # the viewer finds a page of rows without reading the group
+            use_content_defined_chunking=True,  # the Hub stores again only what an export changed
+        ) as writer:
+            for _, of_group in groupby(of_shard, itemgetter(1)):
+                table = pyarrow.Table.from_pylist([row for *_, row in of_group], schema=features.arrow_schema)
+                writer.write_table(table)
+                content_bytes += table.nbytes
+    # the names say of how many
+    names = [f"train-{number:05d}-of-{len(paths):05d}.parquet" for number in range(len(paths))]
+    return [path.rename(folder / name) for path, name in zip(paths, names, strict=True)], content_bytes
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends a row of `row_of`; first ends the shard or the row group that would grow too large by it."""
+
+def _placed(rows: Iterable[dict[str, Any]], shard_bytes: int) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The shard and the row group of each row; a row begins a new one that would make the old one too large."""
+    shard = group = in_shard = in_group = group_rows = 0
+    for row in rows:
         size = len(row["image"]["bytes"]) + len(row["chain"])
-        if self._file_bytes and self._file_bytes + size > self._shard_bytes:
-            self._end_file()
-        if len(self._rows) >= ROW_GROUP_ROWS or self._group_bytes + size > ROW_GROUP_BYTES:
-            self._end_group()
-        self._rows.append(row)
-        self._group_bytes += size
-        self._file_bytes += size
-        self.content_bytes += size
-
-    def name_all(self) -> tuple[str, ...]:
-        """Gives the closed shards their names, which say of how many; paths relative to the folder's parent."""
-        names = []
-        for number, path in enumerate(self._paths):
-            name = f"train-{number:05d}-of-{len(self._paths):05d}.parquet"
-            path.rename(self._folder / name)
-            names.append(f"{self._folder.name}/{name}")
-        return tuple(names)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._end_file()
-        elif self._writer is not None:
-            self._writer.close()
-
-    def _end_group(self) -> None:
-        import pyarrow
-        from pyarrow import parquet
-
-        if not self._rows:
-            return
-        if self._writer is None:
-            self._paths.append(self._folder / f"{len(self._paths):05d}.parquet")
-            self._writer = parquet.ParquetWriter(
-                self._paths[-1],
-                self._schema,
-                compression="zstd",
-                # equal for thousands of rows; of images and chains no two are equal
-                use_dictionary=["domain", "label", "format", "model", "source", "prompt", "prompt_sha256", "params"],
-                write_page_index=True,  # the viewer finds a page of rows without reading the group
-                use_content_defined_chunking=True,  # the Hub stores again only what an export changed
-            )
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._group_bytes = [], 0
-
-    def _end_file(self) -> None:
-        self._end_group()
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._file_bytes = None, 0
+        ends_shard = in_shard > 0 and in_shard + size > shard_bytes
+        if ends_shard:
+            shard, in_shard = shard + 1, 0
+        if ends_shard or group_rows == ROW_GROUP_ROWS or in_group + size > ROW_GROUP_BYTES:
+            group, in_group, group_rows = group + 1, 0, 0
+        yield shard, group, row
+        in_shard, in_group, group_rows = in_shard + size, in_group + size, group_rows + 1

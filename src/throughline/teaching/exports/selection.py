@@ -1,82 +1,163 @@
-"""Which answers of a chain store are exported, and the count of everything that stays behind. Called by `export`.
-
-The first accepted candidate of a sample is the one of the lowest round and number; of equals, the first read. Only the
-lines that are exported are read again, in the order of the images.
-"""
+"""Which answers of a chain store are exported, and the count of everything that is left out. Called by `export`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughline.chains.journal import Problem, require_journals
+from throughline.chains.formats import ChainFormat
+from throughline.chains.journal import require_journals
 from throughline.chains.records import classes_sha256
 from throughline.chains.rules import RULES
 from throughline.chains.store import ChainStore, read_store
 from throughline.chains.verdicts import judged_answers
-from throughline.domains.samples import Sample
-from throughline.teaching.exports.records import ExportPlan, ExportSummary, LeftOut, Spent
+from throughline.core.errors import ThroughlineError
+from throughline.domains.samples import ImageSet
+from throughline.teaching.printable import printable
+
+NAMED = 10
+"""How many of the things left out are named; all are counted."""
+MARKED = "in the Parquet only, for control tokens in the text"
+"""Samples with a chain that is in no file for trainers: see `trainer_formats.control_mark`."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What comes along, as rows of the store, and what is known before it is written."""
+class ExportPlan:
+    """Which chains are exported, and what goes with them."""
 
-    store: ChainStore
-    chosen: Sequence[tuple[Sample, Sequence[int]]]
-    """The samples in the image set's order, each with its answers."""
-    summary: ExportSummary
+    images: ImageSet
+    format: ChainFormat
+    rule: str = "correct"
+    every_accepted: bool = False
+    """All accepted chains of an image, not only the first."""
+    with_labels: bool = False
+    """The label question goes into the JSONL as well."""
+    licence: str | None = None
+    """As the Hub names it."""
+    measured: str | None = None
+    """A section of the card, in Markdown."""
 
-    @property
-    def exported(self) -> Any:
-        """The chosen rows of the store's answers."""
-        return self.store.answers.loc[[row for _, rows in self.chosen for row in rows]]
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export holds and what it does not."""
+
+    folder: Path
+    rule: str
+    images: int
+    """Samples with a chain in the export."""
+    asked: int
+    """Samples of the image folder that the store has a request for."""
+    accepted: dict[str, int]
+    """Rule → asked samples of which it accepts at least one candidate, whatever a judge said."""
+    answers: int
+    """Of the store."""
+    spent: str
+    """Tokens and cost of all answers of the store."""
+    spent_on_exported: str
+    left_out: dict[str, int | list[str]]
+    """What is not in the export, in words, and how often; or the names of all of it, sorted."""
+    chains: int
+    """Rows of the Parquet."""
+    shards: tuple[str, ...] = ()
+    """The Parquet files, relative to the folder."""
+    jsonl_rows: int = 0
+    """Rows of each JSONL file."""
+
+    def lines(self) -> list[str]:
+        """The summary in sentences: what is exported, then everything that is not."""
+        shares = ", ".join(f"{rule} {count / self.asked:.1%}" for rule, count in self.accepted.items())
+        return [
+            f"{self.chains:,} chains on {self.images:,} of {self.asked:,} asked images, accepted by rule {self.rule}",
+            f"asked images with an accepted chain, by rule: {shares}",
+            f"all {self.answers:,} answers of the store: {self.spent}",
+            *(f"{what}: {_counted(those)}" for what, those in self.left_out.items() if those),
+        ]
 
 
-def select(path: Path, folder: Path, plan: ExportPlan) -> Selection:
-    """Reads the store at `path`; ThroughlineError when it cannot be read or holds no journal."""
-    store = read_store(require_journals(path))
-    samples = {hash(sample.id): sample for sample in plan.images.samples}
-    requests = store.requests
-    missing = requests[~requests["sample"].isin(samples.keys())]
-    there = requests[requests["sample"].isin(samples.keys())]
+def _counted(left_out: int | list[str]) -> str:
+    if isinstance(left_out, int):
+        return f"{left_out:,}"
+    names = ", ".join(printable(name, 200) for name in left_out[:NAMED])
+    return f"{len(left_out):,} ({names}{', …' if len(left_out) > NAMED else ''})"
+
+
+def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any, ExportSummary]:
+    """The store at `path`; the rows of its answers that are exported, as a frame in the order of the images with each
+    sample's `place` among them; and what is known before anything is written to `folder`.
+
+    The first accepted candidate of a sample is the one of the lowest round and number; of equals, the first read.
+    ThroughlineError when the store cannot be read, holds no journal, or nothing is accepted.
+    """
+    chains, samples = read_store(require_journals(path)), plan.images.samples
+    places = {hash(sample.id): place for place, sample in enumerate(samples)}
+    requests = chains.requests.assign(place=chains.requests["sample"].map(places))
+    missing = requests[requests["place"].isna()]
+    there = requests[requests["place"].notna()].astype({"place": int})
     is_same = [
-        hash(samples[sample].image_sha256) == image
-        for sample, image in zip(there["sample"], there["image"], strict=True)
+        hash(samples[place].image_sha256) == image for place, image in zip(there["place"], there["image"], strict=True)
     ]
     same, changed = there[is_same], there[[not same for same in is_same]]
-    of_format = same["format"] == plan.format.name
-    asked = same[of_format]
+    is_of_format = same["format"] == plan.format.name
+    asked = same[is_of_format]
     answers = asked[~asked["failed"]]
-    labels = [samples[sample].label for sample in answers["sample"]]
-    verdicts = judged_answers(store, answers, labels, plan.images.classes, list(RULES))
+    labels = [samples[place].label for place in answers["place"]]
+    verdicts = judged_answers(chains, answers, labels, plan.images.classes, list(RULES))
     accepted = answers[verdicts[plan.rule]["accepted"]]
-    vetoed = accepted.index.isin(store.vetoed)
-    rows = accepted[~vetoed].sort_values(["round", "number"], kind="stable").groupby("sample").groups
-    most = None if plan.every_accepted else 1
-    chosen = [
-        (sample, rows[hash(sample.id)].tolist()[:most]) for sample in plan.images.samples if hash(sample.id) in rows
-    ]
+    is_vetoed = accepted.index.isin(chains.vetoed)
+    chosen = accepted[~is_vetoed].sort_values(["place", "round", "number"], kind="stable")
+    if chosen.empty:
+        judge = " and by the judge" if is_vetoed.any() else ""
+        raise ThroughlineError(
+            f"none of {len(chains.answers):,} answers is accepted by rule {plan.rule} in format "
+            f"{plan.format.name}{judge}",
+            path,
+            "name a store about these images, or another rule or format",
+        )
+    if not plan.every_accepted:
+        chosen = chosen.drop_duplicates("place")
+    missing_ids = (candidate.sample_id for candidate in chains.read(missing.drop_duplicates("sample").index))
+    problems = (f"{problem.path.name}:{problem.line}: {problem.what}" for problem in chains.problems)
+    left_out: dict[str, int | list[str]] = {
+        "left out, as the image folder does not have them": _distinct(missing_ids),
+        "left out, as the image is another than the one asked about": _distinct(
+            samples[place].id for place in changed["place"]
+        ),
+        "left out, in another chain format": int((~same["failed"] & ~is_of_format).sum()),
+        "left out, as the judge did not agree": int(is_vetoed.sum()),
+        "left out, lines that cannot be used": _distinct(problems),
+        "requests that never got an answer": int(requests["failed"].sum()),
+        "lines of a request beyond the one that stands": chains.duplicates,
+        "answers to another class list, judged by this one": int(
+            (answers["classes_sha256"] != classes_sha256(plan.images.classes)).sum()
+        ),
+    }
     summary = ExportSummary(
         folder=folder,
         rule=plan.rule,
-        images=len(chosen),
+        images=chosen["place"].nunique(),
         asked=asked["sample"].nunique(),
         accepted={rule: answers["sample"][verdicts[rule]["accepted"]].nunique() for rule in RULES},
-        spent=Spent.on(store.answers),
-        failed=int(requests["failed"].sum()),
-        duplicates=store.duplicates,
-        other_format=int((~same["failed"] & ~of_format).sum()),
-        other_classes=int((answers["classes_sha256"] != classes_sha256(plan.images.classes)).sum()),
-        vetoed=int(vetoed.sum()),
-        missing=LeftOut.of(candidate.sample_id for candidate in store.read(missing.drop_duplicates("sample").index)),
-        changed=LeftOut.of(samples[sample].id for sample in changed["sample"]),
-        problems=LeftOut.of(map(_named, store.problems)),
+        answers=len(chains.answers),
+        spent=_spent(chains.answers),
+        spent_on_exported=_spent(chosen),
+        left_out=left_out,
+        chains=len(chosen),
     )
-    return Selection(store, chosen, summary)
+    return chains, chosen, summary
 
 
-def _named(problem: Problem) -> str:
-    return f"{problem.path.name}:{problem.line}: {problem.what}"
+def _distinct(names: Iterable[str]) -> list[str]:
+    return sorted(set(names))
+
+
+def _spent(answers: Any) -> str:
+    """What answers took, in sum, as far as they report it; cost in US dollars."""
+    tokens, costs = answers[["prompt_tokens", "completion_tokens"]].dropna(how="all"), answers["cost"].dropna()
+    prompt, completion = (int(count) for count in tokens.sum())
+    spent = f"{prompt:,} prompt and {completion:,} completion tokens (reported by {len(tokens):,})"
+    cost = f"${math.fsum(costs):,.4f} (reported by {len(costs):,})"
+    return f"{spent if len(tokens) else 'tokens not reported'}, {cost if len(costs) else 'cost not reported'}"

@@ -1,5 +1,5 @@
 """Accepted chains as the JSONL files that other people's trainers read: TRL, ms-swift and LLaMA-Factory, so that nobody
-is locked in. `export` calls this for every chain, in its folder's `jsonl/`.
+is locked in. `export` writes them into its folder's `jsonl/`.
 
 Images stand beside the files as `images/<sha256>.<extension>`, each content once, and rows name them relative to the
 folder of the JSONL, so that the folder can be moved, packed and uploaded as it is. Where the file system allows they
@@ -22,11 +22,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from throughline.core.files import write_json
 from throughline.domains.samples import Sample
@@ -50,8 +50,8 @@ def control_mark(text: str) -> str | None:
     A chain that says `<image>` ends a LLaMA-Factory run ("the number of images does not match"), and one that says
     `<|im_end|>` ends its own turn; a teacher's text is untrusted. The known ones: a tokenizer may have others.
     """
-    found = _MARKS.search(text)
-    return None if found is None else found.group()
+    mark = _MARKS.search(text)
+    return None if mark is None else mark.group()
 
 
 def trl_row(question: str, answer: str, image: str) -> dict[str, Any]:
@@ -91,65 +91,48 @@ _LLAMA_FACTORY = {
 }
 
 
-class TrainerFiles:
-    """Writes the files of all trainers into `folder`, a chain at a time; a context manager.
+def write_trainer_files(
+    folder: Path, chains: Iterable[tuple[Sample, str]], questions: QuestionSet, with_labels: bool
+) -> tuple[int, set[str]]:
+    """Writes the files of all trainers into `folder`; `chains` are accepted chains with their samples, those of one
+    sample one after the other. Gives how many rows each file has, and the ids of samples with a chain that is in none
+    of them, as it holds a `control_mark`.
 
     Rows also carry `sample_id`, `domain` (to hold one out) and `asks_for` ("reasoning" or "label"), which the
-    trainers leave aside. With `with_labels` each image also gets one row of the label question. OSError when the
-    place cannot be written.
+    trainers ignore. `with_labels` gives each image one row of the label question as well. OSError when the place
+    cannot be written.
     """
-
-    def __init__(self, folder: Path, prompts: QuestionSet, with_labels: bool = False) -> None:
-        self.rows = 0
-        """How many rows each file has."""
-        self.left_out: list[tuple[str, str]] = []
-        """(sample id, mark) of the chains that hold a `control_mark`: in none of the files."""
-        self._folder, self._prompts, self._with_labels = folder, prompts, with_labels
-        self._last = ""
-        (folder / IMAGES).mkdir(parents=True)
-        write_json(folder / DATASET_INFO, _LLAMA_FACTORY)
-        self._open = ExitStack()
-        self._files = {
-            name: self._open.enter_context((folder / name).open("w", encoding="ascii", newline="\n"))
-            for name in TRAINERS
+    (folder / IMAGES).mkdir(parents=True)
+    write_json(folder / DATASET_INFO, _LLAMA_FACTORY)
+    count, marked, last_id = 0, set[str](), ""
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context((folder / name).open("w", encoding="ascii", newline="\n")) for name in TRAINERS
         }
-
-    def write(self, sample: Sample, content: bytes, chain: str) -> None:
-        """One accepted chain of a sample whose image file holds `content`; a sample's chains follow one another."""
-        first, self._last = sample.id != self._last, sample.id
-        mark = control_mark(chain)
-        if mark is not None:
-            self.left_out.append((sample.id, mark))
-        if mark is not None and not (first and self._with_labels):
-            return
-        image = f"{IMAGES}/{sample.image_sha256}{sample.path.suffix.lower()}"
-        _place(self._folder / image, sample.path, content)
-        if first and self._with_labels:
-            self._row(sample, image, "label", self._prompts.label, class_name(sample.label))
-        if mark is None:
-            self._row(sample, image, "reasoning", self._prompts.reasoning, chain)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
-
-    def _row(self, sample: Sample, image: str, asks_for: str, question: str, answer: str) -> None:
-        about = {"sample_id": sample.id, "domain": sample.domain, "asks_for": asks_for}
-        for name, row_of in TRAINERS.items():
-            # ASCII: a raw U+2028 or U+0085 in a chain is a line's end to some readers
-            self._files[name].write(json.dumps(row_of(question, answer, image) | about) + "\n")
-        self.rows += 1
+        for sample, chain in chains:
+            asked = []
+            if with_labels and sample.id != last_id:
+                asked.append(("label", questions.label, class_name(sample.label)))
+            if control_mark(chain) is None:
+                asked.append(("reasoning", questions.reasoning, chain))
+            else:
+                marked.add(sample.id)
+            last_id = sample.id
+            image = f"{IMAGES}/{sample.image_sha256}{sample.path.suffix.lower()}"
+            if asked and not (folder / image).exists():
+                _place(folder / image, sample.path)
+            for asks_for, question, answer in asked:
+                about = {"sample_id": sample.id, "domain": sample.domain, "asks_for": asks_for}
+                for name, row_of in TRAINERS.items():
+                    # ASCII: a raw U+2028 or U+0085 in a chain is a line's end to some readers
+                    files[name].write(json.dumps(row_of(question, answer, image) | about) + "\n")
+            count += len(asked)
+    return count, marked
 
 
-def _place(target: Path, source: Path, content: bytes) -> None:
+def _place(target: Path, source: Path) -> None:
     """The image at `target`: a hard link to its file, or a copy where there can be none (another disk, no right)."""
-    if target.exists():
-        return
     try:
         os.link(source.resolve(), target)  # resolved: a link to a symbolic link would move away from its target
     except OSError:
-        target.write_bytes(content)
+        shutil.copyfile(source, target)
