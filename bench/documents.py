@@ -14,7 +14,9 @@ import command_reference
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
+from generated import generated_names, replace_generated
 from records import BuiltChains, ChainsStudy, DemoKills, SensitivityStudy, read_record
+from reduced_run import require_whole
 from throughline.analysis.records import Estimate
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
@@ -24,8 +26,6 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.figures import accuracy_by_round
-from throughline.reporting.generated import generated_names, replace_generated
-from throughline.reporting.reduced import require_whole
 from throughline.reporting.results import Group, compare, groups
 from throughline.reporting.tables import comparison_table, results_table, rounds_table
 from throughline.reporting.text import to_markdown

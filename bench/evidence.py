@@ -39,9 +39,9 @@ from records import (
     this_machine,
     write_record,
 )
+from reduced_run import reduce_run
 from sensitivity_study import study
 from throughline.core.errors import ThroughlineError
-from throughline.reporting.reduced import reduce_run
 from throughline.runs.reader import read_run
 
 ROOT = Path(__file__).resolve().parent.parent

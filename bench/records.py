@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from reduced_run import reduced_environment
 from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json
 from throughline.experiment.environment import describe_environment
-from throughline.reporting.reduced import reduced_environment
 
 
 class Record(BaseModel):

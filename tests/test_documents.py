@@ -19,12 +19,12 @@ import command_reference
 import documents
 import kills
 import records
+from generated import generated_names
 from throughline.cli.main import VERBS
 from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import load_config
-from throughline.reporting.generated import generated_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -296,7 +296,7 @@ METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr", "cls_ma
 
 def write_reduced(folder: Path, methods: tuple[str, ...], answers: tuple[str, ...], dataset: str) -> None:
     """A run of two targets and two seeds, each answer right at a rate that grows with the method; then reduced."""
-    from throughline.reporting.reduced import reduce_run
+    from reduced_run import reduce_run
 
     run, lines = folder.parent.parent / "run" / folder.name, []
     for number, method in enumerate(methods):

@@ -1,7 +1,7 @@
 """The one reader of a run folder: results, units and their lines as records, and as pandas frames.
 
 A run that was interrupted is still a run: what is missing or torn is listed under `faults`, the rest is read. A
-reduced folder, as `reporting.reduced` writes it for evidence/, is read like the run that it came from, without texts
+reduced folder, as `bench/reduced_run.py` writes it for evidence/, is read like the run that it came from, without texts
 and losses.
 """
 

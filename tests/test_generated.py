@@ -1,7 +1,7 @@
 import pytest
 
+from generated import generated_block, replace_generated
 from throughline.core.errors import ThroughlineError
-from throughline.reporting.generated import generated_block, replace_generated
 
 TEXT = "before\n<!-- generated: demo -->\nold\n<!-- /generated -->\nafter\n<!-- generated: b --><!-- /generated -->\n"
 

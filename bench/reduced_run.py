@@ -17,7 +17,7 @@ from throughline.reporting.results import contradictions
 from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
 
 # Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
-ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus")
+ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus", "device")
 
 
 def reduce_run(run_folder: Path, reduced: Path) -> Run:
