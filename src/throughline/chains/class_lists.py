@@ -13,9 +13,6 @@ from importlib import resources
 _FILE = resources.files(__package__).joinpath("class_lists.json")
 
 CLASS_LISTS: dict[str, tuple[str, ...]] = {
-    name: tuple(classes)
-    for name, classes in json.loads(
-        resources.files(__package__).joinpath("class_lists.json").read_text("utf-8")
-    ).items()
+    name: tuple(classes) for name, classes in json.loads(_FILE.read_text("utf-8")).items()
 }
 """By image set (PACS, VLCS, OfficeHome, TerraIncognita, DomainNet): 7, 5, 65, 10 and 345 class names."""

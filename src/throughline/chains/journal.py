@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
@@ -20,9 +18,7 @@ from pydantic_core import from_json
 from throughline.chains.records import KINDS, SCHEMA, Record
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors
-
-if sys.platform != "win32":
-    import fcntl
+from throughline.core.locks import take_lock
 
 
 class JournalWriter:
@@ -44,8 +40,10 @@ class JournalWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            self._lock()
             with readable_os_errors(path):
+                if not take_lock(self._handle):
+                    do = "wait for it, or give each writer a shard of its own"
+                    raise ThroughlineError("another writer holds this journal", path, do)
                 self._repair()
         except BaseException:
             os.close(self._handle)
@@ -86,22 +84,8 @@ class JournalWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _lock(self) -> None:
-        # Windows has no such lock: one writer per file is then up to the user
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ThroughlineError(
-                    "another writer holds this journal",
-                    self.path,
-                    "wait for it, or give each writer a shard of its own",
-                ) from error
 
     def _repair(self) -> None:
         whole, last = _last_line(self.path)
@@ -129,8 +113,9 @@ def _last_line(path: Path) -> tuple[int, bytes]:
             size = min(_BLOCK, start)
             start = file.seek(start - size)
             last = file.read(size) + last
-            if (found := last.rfind(b"\n")) >= 0:
-                return start + found + 1, last[found + 1 :]
+            if b"\n" in last:
+                last = last.rpartition(b"\n")[2]
+                return file.seek(0, os.SEEK_END) - len(last), last
         return 0, last
 
 

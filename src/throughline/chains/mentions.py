@@ -7,33 +7,25 @@ shown; a wrongly asserted one would be a silent error.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from throughline.chains.names import (
-    ARTICLES,
-    COMMA,
-    NO_GAP,
-    STOP,
-    Aliases,
-    Prose,
-    Span,
-    matcher_of,
-    read_prose,
-)
+from throughline.chains.names import ARTICLES, COMMA, NO_GAP, STOP, Aliases, Prose, Span, matcher_of, read_prose
 
 
 @dataclass(frozen=True)
 class Mentions:
     """The classes a text names, by how it names them; a class can be in several sets."""
 
-    asserted: frozenset[str]
-    denied: frozenset[str]
+    asserted: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
     """Only named to say that it is not them: "not a dog", "rather than a dog", "dog can be ruled out"."""
-    considered: frozenset[str]
+    considered: frozenset[str] = frozenset()
     """Asked or compared with: "is it a dog?", "a dog would have ears", "easily mistaken for a dog"."""
-    words: int
+    words: int = 0
     """How many words the text has."""
     whole: bool = False
     """The text is one name and nothing else, so that there is nothing to interpret."""
@@ -41,25 +33,30 @@ class Mentions:
 
 def find_mentions(text: str, classes: Sequence[str], aliases: Aliases | None = None) -> Mentions:
     """The classes of `classes` named in `text`; linear in the text. Raises ThroughlineError as `matcher_of` does."""
-    matcher = matcher_of(classes, aliases)
-    prose = read_prose(text)
+    matcher, prose = matcher_of(classes, aliases), read_prose(text)
+    words = len(prose.words)
     whole = matcher.whole(prose)
     if whole is not None:
-        return Mentions(whole, frozenset(), frozenset(), len(prose.words), whole=True)
+        return Mentions(asserted=whole, words=words, whole=True)
     spans = matcher.spans(prose)
     if not spans:
-        return Mentions(frozenset(), frozenset(), frozenset(), len(prose.words))
+        return Mentions(words=words)
     considered = _considered_spans(prose, spans)
-    denied = _denied_spans(prose, spans)
-    sets: tuple[set[str], set[str], set[str]] = (set(), set(), set())
-    for index, span in enumerate(spans):
-        sets[2 if index in considered else 1 if index in denied else 0].update(span.classes)
-    asserted, denied_classes, considered_classes = map(frozenset, sets)
-    return Mentions(asserted, denied_classes, considered_classes, len(prose.words))
+    denied = _denied_spans(prose, spans) - considered
+    asserted = set(range(len(spans))) - considered - denied
+    return Mentions(_named(spans, asserted), _named(spans, denied), _named(spans, considered), words)
+
+
+def _named(spans: Sequence[Span], chosen: set[int]) -> frozenset[str]:
+    return frozenset[str]().union(*(spans[index].classes for index in chosen))
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+def _pairs(text: str) -> frozenset[tuple[str, ...]]:
+    return frozenset(tuple(pair.split()) for pair in text.split(","))
 
 
 _DENYING = _words(
@@ -67,22 +64,13 @@ _DENYING = _words(
     "didnt wont wouldnt shouldnt hasnt havent unlike except excluding excludes exclude hardly barely "
     "scarcely lacks lacking"
 )
-_DENYING_PAIRS = frozenset(
-    {("rather", "than"), ("instead", "of"), ("other", "than"), ("anything", "but"), ("far", "from")}
-    | {(verb, "out") for verb in ("rule", "rules", "ruled", "ruling")}
-    | {(verb, "against") for verb in ("decide", "decides", "speak", "speaks", "argue", "argues", "evidence")}
+_DENYING_PAIRS = _pairs(
+    "rather than, instead of, other than, anything but, far from, rule out, rules out, ruled out, ruling out, "
+    "decide against, decides against, speak against, speaks against, argue against, argues against, evidence against"
 )
 _PASSIVE = _words("is was are were be been")
-_NOT_DENYING = frozenset(
-    {
-        ("not", "only"),
-        ("not", "just"),
-        ("not", "merely"),
-        ("not", "simply"),
-        ("no", "doubt"),
-        ("no", "question"),
-    }
-    | {("nothing", "but"), ("no", "other"), ("none", "other")}
+_NOT_DENYING = _pairs(
+    "not only, not just, not merely, not simply, no doubt, no question, nothing but, no other, none other"
 )
 
 _TURNING = _words("but rather instead however although though yet so therefore thus hence actually yes because")
@@ -107,23 +95,20 @@ def _denied_spans(prose: Prose, spans: list[Span]) -> set[int]:
     """Which of `spans` (by index) the text says it is not."""
     inside = {position for span in spans for position in range(span.start, span.end)}
     denied: set[int] = set()
-    before = ""
-    for position, word in enumerate(prose.words):
-        following = prose.words[position + 1] if position + 1 < len(prose.words) else ""
-        pair = (word, following)
+    triples = zip(["", *prose.words], prose.words, [*prose.words[1:], ""], strict=False)
+    for position, (before, word, following) in enumerate(triples):
         start: int | None = None
         if position in inside:
-            pass  # a class called "no_smoking" denies nothing
-        elif pair in _DENYING_PAIRS:
+            continue  # a class called "no_smoking" denies nothing
+        if (word, following) in _DENYING_PAIRS:
             # "none other than" asserts; "was ruled out" speaks of what stands before it
             spoken_of = before in _PASSIVE if following == "out" else before in ("no", "none")
             start = None if spoken_of else position + 2
-        elif word in _DENYING and pair not in _NOT_DENYING:
+        elif word in _DENYING and (word, following) not in _NOT_DENYING:
             start = _after_aside(prose, position)
         if start is not None:
             transparent = start < len(prose.words) and prose.words[start] in _TRANSPARENT
             denied |= _reached(prose, spans, start, transparent, denied)
-        before = word
     return denied | {index for index, span in enumerate(spans) if _denied_after(prose, span)}
 
 
@@ -169,32 +154,23 @@ def _reached(prose: Prose, spans: list[Span], start: int, transparent: bool, kno
     return reached
 
 
-_COPULAS = _words("is was are were can could may seems appears")
-_REJECTING = _words("wrong incorrect unlikely improbable impossible excluded ruled absent false")
-_NEGATED_COPULAS = _words("isnt wasnt arent werent cannot cant")
-_NOT_HERE = _words("the it correct right possible plausible likely present visible shown here what in among")
+_COPULA = "(?:is|was|are|were|can|could|may|seems|appears)"
+_DENIED_AFTER = re.compile(
+    rf"(?:isnt|wasnt|arent|werent|cannot|cant|{_COPULA} not)"
+    r"(?:$| (?:the|it|correct|right|possible|plausible|likely|present|visible|shown|here|what|in|among)\b)"
+    rf"|(?:{_COPULA}(?: be| been)* )?"
+    r"(?:wrong|incorrect|unlikely|improbable|impossible|excluded|ruled|absent|false)\b"
+)
 
 
 def _denied_after(prose: Prose, span: Span) -> bool:
     """Whether the words behind a name deny it: "dog is ruled out", "a dog is not what this is"."""
-    tail = prose.words[span.end : span.end + 4]
-    gaps = prose.gaps[span.end : span.end + 4]
-    length = next((n for n, gap in enumerate(gaps) if gap >= COMMA), len(tail))
-    tail = tail[:length]
-    if not tail:
-        return False
-    if tail[0] in _NEGATED_COPULAS:
-        rest = tail[1:]
-    elif tail[0] in _COPULAS and tail[1:2] == ["not"]:
-        rest = tail[2:]
-    elif tail[0] in _COPULAS:
-        rest = [word for word in tail[1:] if word not in ("be", "been")]
-        return bool(rest) and rest[0] in _REJECTING
-    else:
-        return tail[0] in _REJECTING
-    return not rest or rest[0] in _NOT_HERE
+    behind = range(span.end, min(span.end + 4, len(prose.words)))
+    tail = " ".join(prose.words[position] for position in takewhile(lambda p: prose.gaps[p] < COMMA, behind))
+    return _DENIED_AFTER.match(tail) is not None
 
 
+_CONDITIONAL = re.compile(r"would\b(?! be (?:my|the|best)\b)")
 _COMPARING = _words("confused mistaken differs distinguish distinguishes distinguished versus")
 
 
@@ -211,5 +187,4 @@ def _considered_spans(prose: Prose, spans: list[Span]) -> set[int]:
 
 def _conditional(prose: Prose, span: Span) -> bool:
     """ "A dog would have ears" speaks of no dog that is there; "a dog would be my answer" does."""
-    after = prose.words[span.end : span.end + 3]
-    return after[:1] == ["would"] and not (after[1:2] == ["be"] and after[2:] in (["my"], ["the"], ["best"]))
+    return _CONDITIONAL.match(" ".join(prose.words[span.end : span.end + 3])) is not None

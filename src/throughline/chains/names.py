@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from throughline.core.errors import ThroughlineError
 
@@ -108,9 +109,12 @@ _PLURALS = {
     "child": "children",
 }
 _SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
+_PLURAL_ENDINGS = (("$", "s"), ("(s|x|z|ch|sh|o)$", r"\1es"), ("y$", "ies"), ("fe?$", "ves"))
+_SINGULAR_ENDINGS = (("s$", ""), ("ies$", "y"), ("ves$", "f"), ("ves$", "fe"), ("(s|x|z|ch|sh|o)es$", r"\1"))
+"""How a regular noun ends, and how it ends in the other number."""
 
-_NOT_A_PLURAL = frozenset({"shorts", "glasses"})
-"""Their singular is another word: "a short dog", "a glass bottle"."""
+_NO_PLURAL = re.compile(r".{0,3}|.*(?:[^s]|ss)|shorts|glasses")
+"""Too short, no plural's ending, or a plural whose singular is another word: "a short dog", "a glass bottle"."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Matcher:
 
     def spans(self, prose: Prose) -> list[Span]:
         """Longest names from left to right; overlapping ones both count, contained ones do not."""
-        words, found, reach = prose.words, list[Span](), 0
+        words, spans, reach = prose.words, list[Span](), 0
         limit = COMMA if not self.crosses_commas else STOP
         for start, word in enumerate(words):
             name, end = word, start + 1
@@ -156,9 +160,9 @@ class Matcher:
                 name = _joined(name, words[end])
                 end += 1
             if best is not None and best.end > reach:
-                found.append(best)
+                spans.append(best)
                 reach = best.end
-        return found
+        return spans
 
 
 def _joined(left: str, right: str) -> str:
@@ -167,10 +171,7 @@ def _joined(left: str, right: str) -> str:
 
 
 def _run_together(words: Iterable[str]) -> str:
-    name = ""
-    for word in words:
-        name = _joined(name, word)
-    return name
+    return reduce(_joined, words, "")
 
 
 def matcher_of(classes: Sequence[str], aliases: Aliases | None = None) -> Matcher:
@@ -191,16 +192,11 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
         if not name:
             raise ThroughlineError("a class name has no letter or digit", repr(label), "rename the class")
         if own.setdefault(name, label) != label:
-            raise ThroughlineError(
-                "two classes differ only in case, blanks or punctuation",
-                f"{own[name]!r}, {label!r}",
-                "rename one",
-            )
-    given: dict[str, set[str]] = {}
-    derived: dict[str, set[str]] = {}
-    for label in classes:
-        for name in _variants(words_of(label)):
-            derived.setdefault(name, set()).add(label)
+            what = "two classes differ only in case, blanks or punctuation"
+            raise ThroughlineError(what, f"{own[name]!r}, {label!r}", "rename one")
+    given: defaultdict[str, set[str]] = defaultdict(set)
+    derived: defaultdict[str, set[str]] = defaultdict(set)
+    spellings = [(label, label) for label in classes]
     for label, others in aliases:
         if label not in classes:
             raise ThroughlineError("an alias is given for an unknown class", repr(label), "name a class of the list")
@@ -210,11 +206,12 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
                 raise ThroughlineError("an alias has no letter or digit", f"{label!r}: {other!r}", "take it out")
             if own.get(name, label) != label:
                 raise ThroughlineError("an alias is the name of another class", f"{label!r}: {other!r}", "take it out")
-            given.setdefault(name, set()).add(label)
-            for variant in _variants(words_of(other)):
-                derived.setdefault(variant, set()).add(label)
-    names = {name: frozenset(labels) for name, labels in derived.items()}
-    names |= {name: frozenset(labels) for name, labels in given.items()}
+            given[name].add(label)
+            spellings.append((label, other))
+    for label, spelling in spellings:
+        for variant in _variants(words_of(spelling)):
+            derived[variant].add(label)
+    names = {name: frozenset(labels) for name, labels in (derived | given).items()}
     names |= {name: frozenset({label}) for name, label in own.items()}
     beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
     return Matcher(names, beginnings, any("," in name for name in classes))
@@ -230,25 +227,6 @@ def _variants(words: list[str]) -> list[str]:
 
 def _numbers(word: str) -> set[str]:
     """A noun as it is, in the plural and in the singular, by the regular rules of English and a few others."""
-    forms = {word, word + "s"}
-    if word in _PLURALS:
-        forms.add(_PLURALS[word])
-    if word in _SINGULARS:
-        forms.add(_SINGULARS[word])
-    if word.endswith(("s", "x", "z", "ch", "sh", "o")):
-        forms.add(word + "es")
-    if word.endswith("y"):
-        forms.add(word[:-1] + "ies")
-    if word.endswith("f"):
-        forms.add(word[:-1] + "ves")
-    if word.endswith("fe"):
-        forms.add(word[:-2] + "ves")
-    if len(word) > 3 and word.endswith("s") and not word.endswith("ss") and word not in _NOT_A_PLURAL:
-        forms.add(word[:-1])
-        if word.endswith("ies"):
-            forms.add(word[:-3] + "y")
-        if word.endswith("ves"):
-            forms |= {word[:-3] + "f", word[:-3] + "fe"}
-        if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-            forms.add(word[:-2])
-    return forms
+    endings = _PLURAL_ENDINGS if _NO_PLURAL.fullmatch(word) else _PLURAL_ENDINGS + _SINGULAR_ENDINGS
+    regular = {re.sub(ending, other, word) for ending, other in endings}
+    return {word, _PLURALS.get(word, word), _SINGULARS.get(word, word)} | regular

@@ -82,34 +82,42 @@ class _Tags:
     """The stage that is open at the end of the text."""
     tail: str = ""
     """What follows the last tag."""
-    repeated: str = ""
-    unpaired: str = ""
-    outside: str = ""
-    """The first fault of each of these kinds, in words."""
+    faults: dict[Outcome, str] = field(default_factory=dict)
+    """The first fault of each kind, in words."""
+
+
+_FAULTS_OF_FORM = (
+    Outcome.TRUNCATED,
+    Outcome.REPEATED_STAGE,
+    Outcome.MISSING_STAGE,
+    Outcome.WRONG_ORDER,
+    Outcome.EMPTY_STAGE,
+    Outcome.TRAILING_TEXT,
+)
+"""Of several the first of these is named."""
 
 
 def _scan(text: str, format: ChainFormat) -> _Tags:
     spelled = {name.casefold(): name for name in format.tagged_stages}
     tags = _Tags()
-    end = 0
+    note, end = tags.faults.setdefault, 0
     for tag in tag_pattern(format).finditer(text):
         name, between = spelled[tag["stage"].casefold()], text[end : tag.start()].strip()
         end = tag.end()
-        if not tag["closing"]:
-            if tags.opened is not None:
-                tags.unpaired = tags.unpaired or f"{tags.opened} is not closed before {name}"
-            elif between:
-                tags.outside = tags.outside or f"before {name}: {_shortened(between)}"
-            if name in tags.texts or name == tags.opened:
-                tags.repeated = tags.repeated or name
-            tags.opened = name
-            tags.order.append(name)
-        elif tags.opened == name:
+        if tags.opened == name and tag["closing"]:
             tags.texts[name], tags.opened = between, None
-        else:
-            if name in tags.texts:
-                tags.repeated = tags.repeated or name
-            tags.unpaired = tags.unpaired or f"{name} is closed but not open"
+            continue
+        if name in tags.texts or (name == tags.opened):
+            note(Outcome.REPEATED_STAGE, name)
+        if tag["closing"]:
+            note(Outcome.MISSING_STAGE, f"{name} is closed but not open")
+            continue
+        if tags.opened is not None:
+            note(Outcome.MISSING_STAGE, f"{tags.opened} is not closed before {name}")
+        elif between:
+            note(Outcome.TRAILING_TEXT, f"before {name}: {_shortened(between)}")
+        tags.opened = name
+        tags.order.append(name)
     tags.tail = text[end:].strip()
     return tags
 
@@ -117,26 +125,22 @@ def _scan(text: str, format: ChainFormat) -> _Tags:
 def _read_stages(text: str, format: ChainFormat) -> tuple[dict[str, str], _Fault | None]:
     """The text of every stage, and the fault of form if there is one."""
     tags = _scan(text, format)
-    texts = dict(tags.texts)
+    texts, note = tags.texts, tags.faults.setdefault
     if format.answer_is_tail and tags.tail:
-        texts[format.answer_stage] = tags.tail
-        tags.tail = ""
-    missing = [name for name in format.stages if name not in texts]
-    empty = [name for name, stage in texts.items() if not stage]
-    cut = f"the text ends inside {tags.opened}" if tags.opened is not None else ""
+        texts[format.answer_stage], tags.tail = tags.tail, ""
     if _starts_a_tag(tags.tail, format):
-        cut = f"the text ends inside a tag: {tags.tail}"
+        note(Outcome.TRUNCATED, f"the text ends inside a tag: {tags.tail}")
+    elif tags.opened is not None:
+        note(Outcome.TRUNCATED, f"the text ends inside {tags.opened}")
+    if missing := [name for name in format.stages if name not in texts]:
+        note(Outcome.MISSING_STAGE, ", ".join(missing))
+    if tuple(tags.order) != format.tagged_stages:
+        note(Outcome.WRONG_ORDER, ", ".join(tags.order))
+    if empty := [name for name, stage in texts.items() if not stage]:
+        note(Outcome.EMPTY_STAGE, ", ".join(empty))
     if tags.tail:
-        tags.outside = tags.outside or f"after the last stage: {_shortened(tags.tail)}"
-    faults: list[_Fault] = [
-        (Outcome.TRUNCATED, cut),
-        (Outcome.REPEATED_STAGE, tags.repeated),
-        (Outcome.MISSING_STAGE, tags.unpaired or ", ".join(missing)),
-        (Outcome.WRONG_ORDER, "" if tuple(tags.order) == format.tagged_stages else ", ".join(tags.order)),
-        (Outcome.EMPTY_STAGE, ", ".join(empty)),
-        (Outcome.TRAILING_TEXT, tags.outside),
-    ]
-    return texts, next((fault for fault in faults if fault[1]), None)
+        note(Outcome.TRAILING_TEXT, f"after the last stage: {_shortened(tags.tail)}")
+    return texts, next(((kind, tags.faults[kind]) for kind in _FAULTS_OF_FORM if kind in tags.faults), None)
 
 
 def _starts_a_tag(tail: str, format: ChainFormat) -> bool:

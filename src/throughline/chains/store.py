@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,8 +254,12 @@ class ChainStore:
 
     def place_of(self, row: int, what: str) -> Problem:
         """What is to be said of a row, with the place of its line."""
-        file = bisect_right(self._starts, self._columns["place"][row]) - 1
-        return Problem(self._files[file], self._columns["line"][row], what)
+        return Problem(self._file_and_offset(row)[0], self._columns["line"][row], what)
+
+    def _file_and_offset(self, row: int) -> tuple[Path, int]:
+        place = self._columns["place"][row]
+        file = bisect_right(self._starts, place) - 1
+        return self._files[file], place - self._starts[file]
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -273,9 +278,7 @@ class ChainStore:
         with ExitStack() as stack:
             opened: dict[Path, Any] = {}
             for row in rows:
-                place = self._columns["place"][row]
-                file = bisect_right(self._starts, place) - 1
-                path, offset = self._files[file], place - self._starts[file]
+                path, offset = self._file_and_offset(row)
                 try:
                     if path not in opened:
                         opened[path] = stack.enter_context(path.open("rb"))
@@ -300,22 +303,23 @@ def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] 
     ThroughlineError for a file that cannot be read, and for a line of a newer schema than this version knows.
     """
     store = ChainStore()
-    for path in (file for given in ([paths] if isinstance(paths, Path) else paths) for file in journal_files(given)):
-        for line in read_lines(path):
-            store.add(path, line, parse_line(path, line))
-            if store.lines % _LINES_BETWEEN_REPORTS == 0:
-                on_progress(store.lines)
+    for path, line, record in _records(paths):
+        store.add(path, line, record)
+        if store.lines % _LINES_BETWEEN_REPORTS == 0:
+            on_progress(store.lines)
     store.seal()
     return store
 
 
 def read_headers(paths: Path | Iterable[Path]) -> Iterator[Header]:
     """The headers of journals in reading order, read as far as they are asked for. Raises as `read_store` does."""
-    for path in (file for given in ([paths] if isinstance(paths, Path) else paths) for file in journal_files(given)):
+    return (record for _, _, record in _records(paths) if isinstance(record, Header))
+
+
+def _records(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, Line, Record | Problem]]:
+    for path in chain.from_iterable(map(journal_files, [paths] if isinstance(paths, Path) else paths)):
         for line in read_lines(path):
-            record = parse_line(path, line)
-            if isinstance(record, Header):
-                yield record
+            yield path, line, parse_line(path, line)
 
 
 _LINES_BETWEEN_REPORTS = 1000
