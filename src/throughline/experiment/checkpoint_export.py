@@ -91,8 +91,8 @@ def export_merged(
     require_free_folder(out)
     if classes is not None:
         require_class_names(classes)
-    found = find_images([images]) if images is not None else []
-    shown = [load_image(path) for path in found[:: max(1, len(found) // PROBED)][:PROBED]]
+    paths = find_images([images]) if images is not None else []
+    shown = [load_image(path) for path in paths[:: max(1, len(paths) // PROBED)][:PROBED]]
     trained = _trained(name, base, classes)
     questions = trained.questions
     with whole_folder(out) as work:

@@ -91,13 +91,13 @@ def _all_steps(method: Method, config: RunConfig, samples: int) -> int:
     return sum(_cost_of(stage, config, samples).optimiser_steps for stage in method.stages)
 
 
-def _answering_cost(method: Method, config: RunConfig, asked: int, validation: int) -> Cost:
+def _answering_cost(method: Method, config: RunConfig, images: int, validation: int) -> Cost:
     """A round's weights answer before the next round begins; the last round's are not asked again unless the
     validation may have chosen others."""
     selecting = method.trains and config.evaluation.selection == "validation"
-    measured, candidates = asked, math.ceil(config.training.stage.epochs)
+    measured, candidates = images, math.ceil(config.training.stage.epochs)
     if method.self_labelled:
-        measured, candidates = asked * (config.training.rounds + selecting), config.training.rounds + 1
+        measured, candidates = images * (config.training.rounds + selecting), config.training.rounds + 1
     validated = validation * candidates if selecting else 0
     answers = measured * len(config.evaluation.answering.answers) + validated
     return Cost(answers=answers, images_measured=measured, images_validated=validated)

@@ -73,10 +73,10 @@ def _gpus() -> list[str]:
 
 def _first_match(path: Path, pattern: str) -> str | None:
     try:
-        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
+        match = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
     except OSError:
         return None
-    return found[1].strip() if found else None
+    return match[1].strip() if match else None
 
 
 def _commit() -> str | None:

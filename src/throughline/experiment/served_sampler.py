@@ -41,11 +41,11 @@ class ServedSampler:
         questions: QuestionSet,
         probed: Sequence[Sample],
         folder: Path,
-        told: Callable[[str], None],
+        report_progress: Callable[[str], None],
     ) -> None:
         assert settings.serve is not None
         self._mllm, self._settings, self._questions, self._probed = mllm, settings, questions, probed[:PROBED]
-        self._folder, self._told = folder, told
+        self._folder, self._report_progress = folder, report_progress
         self._command = ServeCommand(settings.serve)
 
     @property
@@ -62,7 +62,7 @@ class ServedSampler:
         checkpoint, log = self._folder.resolve() / CHECKPOINT, self._folder / LOG
         try:
             self._merge(checkpoint)
-            self._told("starting the server")
+            self._report_progress("starting the server")
             with running_server(self._command, checkpoint, NAME, log, self._settings.start_seconds) as server:
                 sampler = EndpointSampler(
                     server.url,
@@ -77,7 +77,7 @@ class ServedSampler:
         log.unlink(missing_ok=True)
 
     def _merge(self, folder: Path) -> None:
-        self._told("merging the adapter")
+        self._report_progress("merging the adapter")
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
         with readable_os_errors(folder):
             folder.mkdir(parents=True)

@@ -232,10 +232,10 @@ def input_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys. Values are those JSON gives back, so that a tuple in memory equals its list on disk."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            found |= _flat(inner, f"{prefix}{key}.")
+            flat |= _flat(inner, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = json.loads(canonical_json(inner))
-    return found
+            flat[f"{prefix}{key}"] = json.loads(canonical_json(inner))
+    return flat

@@ -286,12 +286,12 @@ def _train(
     trainer.parts, trainer.objective, trainer.lay_out = {}, objective, collate
     trainer.bucket_lengths = settings.bucket_lengths
     trainer.remove_callback(PrinterCallback)
-    found = _whole_checkpoint(checkpoints)
-    state = TrainerState.load_from_json(str(found / "trainer_state.json")) if found is not None else None
-    if found is not None and state is not None and state.global_step >= state.max_steps:
-        put_adapter(model, found)  # all there is to do; `train` would take one step too many in the middle of an epoch
+    checkpoint = _whole_checkpoint(checkpoints)
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint is not None else None
+    if checkpoint is not None and state is not None and state.global_step >= state.max_steps:
+        put_adapter(model, checkpoint)  # `train` would take one step too many in the middle of an epoch
     else:
-        trainer.train(resume_from_checkpoint=str(found) if found is not None else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
     model.eval()
     return state.global_step, [logs for logs in state.log_history if "loss" in logs]
