@@ -4,8 +4,7 @@ enters the document as text, never as markup. Called by `throughline chains view
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,140 +69,101 @@ def write_chains_page(
         raise ThroughlineError(
             f"the store holds no candidate{unusable}", store, "build some with `throughline chains build`"
         )
-    standings = _standings(chains)
-    asked: set[str] = set()
-    cards = list(_cards(chains, _spread(standings, limit), images, asked))
-    page_bytes = _html(
-        name=one_line(store.resolve().name),
-        cards=cards,
-        prompts=[_question(chains.prompts[sha256]) for sha256 in sorted(asked & chains.prompts.keys())],
-        images_in_store=len(standings),
-        problems=problems,
-        with_images=images is not None,
-    ).encode()
+    verdicts = _verdicts(chains)
+    ids = _sample_ids(chains, verdicts)
+    requests = chains.requests[chains.requests["sample"].isin(_spread(ids, limit).index)]
+    requests = requests.assign(id=requests["sample"].map(ids["id"]))
+    verdicts = verdicts[verdicts.index.isin(requests.index)]
+    cards = [_card(chains, rows, verdicts, images) for _, rows in requests.groupby("id")]
+    asked = sorted(set(requests["prompt_sha256"]) & chains.prompts.keys())
+    shown = {
+        "name": one_line(store.resolve().name),
+        "prompts": [_question(chains.prompts[sha256]) for sha256 in asked],
+        "images": len(cards),
+        "images_in_store": len(ids),
+        "problems": problems,
+        "with_images": images is not None,
+        "data": embedded(cards),
+    }
+    page_bytes = render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown).encode()
     write_atomically(page, page_bytes)
     return PageSummary(
         images=len(cards),
-        images_in_store=len(standings),
+        images_in_store=len(ids),
         candidates=sum(len(card["candidates"]) for card in cards),
         bytes=len(page_bytes),
         problems=problems,
     )
 
 
-_STRICTNESS = {rule: place for place, rule in enumerate(RULES, start=1)}
-_BEST_FIRST = ("accepted", *Outcome)
-_PLACES = {outcome: place for place, outcome in enumerate(reversed(_BEST_FIRST), start=2)}
+def _verdicts(chains: ChainStore) -> Any:
+    """The verdicts on requests, of our own rules in their order, then those of others: `rule`, `outcome`, `accepted`
+    and `standing`, which is larger for a stricter rule and, within it, for what came closer to being accepted."""
+    import pandas as pd
+
+    strictness = {rule: place for place, rule in enumerate(RULES, start=1)}
+    places = {outcome: place for place, outcome in enumerate(reversed(("accepted", *Outcome)), start=2)}
+    frames = []
+    for rule in sorted(chains.rules, key=lambda rule: (strictness.get(rule, len(RULES) + 1), rule)):
+        verdicts = chains.verdicts(rule).drop(columns="basis")
+        place = verdicts["outcome"].mask(verdicts["accepted"], "accepted").map(places)
+        frames.append(verdicts.assign(rule=one_line(rule), standing=100 * strictness.get(rule, 0) + place.astype(int)))
+    columns = ["rule", "outcome", "accepted", "standing"]
+    verdicts = pd.concat(frames) if frames else pd.DataFrame(columns=columns)
+    return verdicts.loc[verdicts.index.isin(chains.requests.index), columns]
 
 
-def _standings(chains: ChainStore) -> dict[str, tuple[str, int]]:
-    """Sample id → domain and how far its best candidate has come.
-
-    A failed request is below an answer, an answer below its verdicts; a stricter rule's verdict counts before a
-    laxer one's, a rule of somebody else's least.
-    """
-    standing = (~chains.requests["failed"]).astype(int)
-    for rule in chains.rules:
-        verdicts = chains.verdicts(rule)
-        verdicts = verdicts[verdicts.index.isin(standing.index)]
-        named = verdicts["outcome"].mask(verdicts["accepted"], "accepted")
-        places = 100 * _STRICTNESS.get(rule, 0) + named.map(_PLACES).astype(int)
-        standing[places.index] = standing[places.index].clip(lower=places)
-    rows = chains.requests.assign(standing=standing, row=standing.index).groupby("sample", sort=False)
-    images = rows.agg({"row": "first", "domain": "first", "standing": "max"})
-    ids = [candidate.sample_id for candidate in chains.read(images["row"])]
-    return dict(zip(ids, zip(images["domain"], images["standing"], strict=True), strict=True))
+def _sample_ids(chains: ChainStore, verdicts: Any) -> Any:
+    """By sample: `id`, `domain`, and the `standing` of its best candidate. A failed request is below an answer, an
+    answer below its verdicts."""
+    best = verdicts.groupby(level=0)["standing"].max().reindex(chains.requests.index)
+    standing = best.fillna((~chains.requests["failed"]).astype(int)).astype(int)
+    requests = chains.requests.assign(standing=standing, row=standing.index)
+    samples = requests.groupby("sample", sort=False).agg({"row": "first", "domain": "first", "standing": "max"})
+    return samples.assign(id=[candidate.sample_id for candidate in chains.read(samples.pop("row"))])
 
 
-def _spread(standings: Mapping[str, tuple[str, int]], limit: int) -> set[str]:
-    """At most `limit` ids, spread evenly over domains and, within each, over standings; drawn by the ids alone."""
-    if len(standings) <= limit:
-        return set(standings)
-    kinds: dict[str, dict[int, list[str]]] = {}
-    for sample_id, (domain, standing) in standings.items():
-        kinds.setdefault(domain, {}).setdefault(standing, []).append(sample_id)
-    domains = [kinds[domain] for domain in sorted(kinds)]
-    chosen: set[str] = set()
-    for of_domain, share in zip(domains, _shares([sum(map(len, ids.values())) for ids in domains], limit), strict=True):
-        groups = [of_domain[standing] for standing in sorted(of_domain)]
-        for group, count in zip(groups, _shares([len(ids) for ids in groups], share), strict=True):
-            chosen.update(heapq.nsmallest(count, group, key=_draw))
-    return chosen
+def _spread(samples: Any, limit: int) -> Any:
+    """At most `limit` samples, spread evenly over domains and, within each, over standings; drawn by the ids alone."""
+    # ids of another hand may hold what is no UTF-8
+    samples = samples.assign(draw=[seed_of(0, "chains page", ascii(sample_id)) for sample_id in samples["id"]])
+    samples = samples.sort_values("draw")
+    turn = samples.groupby(["domain", "standing"]).cumcount()
+    samples = samples.assign(turn=turn).sort_values(["turn", "draw"])
+    turn = samples.groupby("domain").cumcount()
+    return samples.assign(turn=turn).sort_values(["turn", "draw"]).head(limit)
 
 
-def _draw(sample_id: str) -> int:
-    """A number of the id's own; ids of another hand may hold what is no UTF-8."""
-    return seed_of(0, "chains page", ascii(sample_id))
-
-
-def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """How many to take of each group, `total` together: as even as the groups' sizes allow."""
-    shares = [0] * len(sizes)
-    left = min(total, sum(sizes))
-    # the smallest first: what it cannot give is shared out over the others
-    for done, index in enumerate(sorted(range(len(sizes)), key=lambda index: sizes[index])):
-        shares[index] = min(sizes[index], left // (len(sizes) - done))
-        left -= shares[index]
-    return shares
-
-
-def _cards(
-    chains: ChainStore, chosen: Collection[str], images: ImageSet | None, asked: set[str]
-) -> Iterator[dict[str, Any]]:
-    """The chosen images as the page's script reads them (templates/chains.js), in the order of their ids; the hashes of
-    the questions behind them go into `asked`."""
-    ids = {hash(sample_id): sample_id for sample_id in chosen}
-    rows = chains.requests[chains.requests["sample"].isin(ids.keys())].groupby("sample").groups
-    verdicts = _verdicts(chains, {row for of_sample in rows.values() for row in of_sample})
-    for sample, sample_id in sorted(ids.items(), key=lambda item: item[1]):
-        candidates: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        hashes: set[str] = set()
-        for row, candidate in zip(rows[sample], chains.read(rows[sample]), strict=True):
-            order = candidate.round, candidate.candidate, candidate.model, candidate.key
-            shown = _candidate(candidate, verdicts.get(row, []), row in chains.contradicted)
-            candidates.append((order, shown))
-            hashes.add(candidate.image_sha256)
-            asked.add(candidate.prompt_sha256)
-        candidates.sort(key=lambda item: item[0])
-        domain = chains.requests["domain"][rows[sample][0]]
-        yield _card(sample_id, domain, hashes, [shown for _, shown in candidates], images)
-
-
-def _card(
-    sample_id: str, domain: str, hashes: set[str], candidates: Sequence[Mapping[str, Any]], images: ImageSet | None
-) -> dict[str, Any]:
-    """`hashes` are those of the image files that the candidates are about."""
+def _card(chains: ChainStore, requests: Any, verdicts: Any, images: ImageSet | None) -> dict[str, Any]:
+    """An image as the page's script reads it (templates/chains.js), with what was asked about it."""
+    sample_id, domain = requests["id"].iloc[0], requests["domain"].iloc[0]
     sample = images.by_id.get(sample_id) if images is not None else None
-    notes = []
-    if images is not None and sample is None:
-        notes.append("This image is not in the image folder.")
-    if sample is not None and hashes != {sample.image_sha256}:
-        notes.append("The file has changed since a chain was written about it.")
-    if len(candidates) > MOST_CANDIDATES:
-        notes.append(f"The first {MOST_CANDIDATES} of {len(candidates):,} candidates are shown.")
+    given = dict(list(verdicts[verdicts.index.isin(requests.index)].groupby(level=0)))
+    candidates = sorted(
+        zip(chains.read(requests.index), requests.index, strict=True),
+        key=lambda read: (read[0].round, read[0].candidate, read[0].model, read[0].key),
+    )
+    is_changed = sample is not None and any(sample.image_sha256 != made.image_sha256 for made, _ in candidates)
+    notes = {
+        "This image is not in the image folder.": images is not None and sample is None,
+        "The file has changed since a chain was written about it.": is_changed,
+        f"The first {MOST_CANDIDATES} of {len(candidates):,} candidates are shown.": len(candidates) > MOST_CANDIDATES,
+    }
     return {
         "id": one_line(sample_id),
         "domain": one_line(domain),
         "labels": [one_line(label) for label in sample.labels] if sample is not None else [],
         "picture": thumbnail(images.root, sample_id) if images is not None and sample is not None else None,
-        "notes": notes,
-        "candidates": candidates[:MOST_CANDIDATES],
+        "notes": [note for note, applies in notes.items() if applies],
+        "candidates": [
+            _candidate(candidate, given.get(row), row in chains.contradicted)
+            for candidate, row in candidates[:MOST_CANDIDATES]
+        ],
     }
 
 
-def _verdicts(chains: ChainStore, rows: Collection[int]) -> dict[int, list[dict[str, Any]]]:
-    """The verdicts on each row: of our own rules in their order, then those of others."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for rule in sorted(chains.rules, key=lambda rule: (_STRICTNESS.get(rule, len(_STRICTNESS) + 1), rule)):
-        verdicts = chains.verdicts(rule)
-        verdicts = verdicts[verdicts.index.isin(rows)]
-        for row, outcome, accepted in zip(verdicts.index, verdicts["outcome"], verdicts["accepted"], strict=True):
-            found.setdefault(row, []).append({"rule": rule, "outcome": outcome.value, "accepted": accepted})
-    return found
-
-
-def _candidate(candidate: Candidate, verdicts: Sequence[Mapping[str, Any]], contradicted: bool) -> dict[str, Any]:
-    strictest = max(verdicts, key=lambda verdict: _STRICTNESS.get(verdict["rule"], 0), default=None)
+def _candidate(candidate: Candidate, verdicts: Any, is_contradicted: bool) -> dict[str, Any]:
+    """`verdicts` are those on this candidate, None for none."""
     usage = candidate.usage or Usage()
     text = visible(candidate.text[: LONGEST_TEXT + 1])  # one more, so that `parts` sees that there is more
     shortened = max(len(candidate.text), len(text)) > LONGEST_TEXT
@@ -218,16 +178,11 @@ def _candidate(candidate: Candidate, verdicts: Sequence[Mapping[str, Any]], cont
         "usage": [usage.prompt_tokens, usage.completion_tokens, usage.cost],
         "parts": [[part.stage, part.text] for part in parts(text)],
         "characters": len(candidate.text) if shortened else None,
-        "contradicted": contradicted,
-        "verdicts": [{**verdict, "rule": one_line(verdict["rule"])} for verdict in verdicts],
-        "strictest": verdicts.index(strictest) if strictest is not None else None,
+        "contradicted": is_contradicted,
+        "verdicts": [] if verdicts is None else verdicts[["rule", "outcome", "accepted"]].to_dict("records"),
+        "strictest": None if verdicts is None else int((verdicts["standing"] // 100).argmax()),
     }
 
 
 def _question(text: str) -> str:
     return visible(text if len(text) <= LONGEST_QUESTION else text[:LONGEST_QUESTION] + " […]")
-
-
-def _html(*, cards: Sequence[Mapping[str, Any]], **shown: Any) -> str:
-    shown |= {"images": len(cards), "data": embedded(cards)}
-    return render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown)
