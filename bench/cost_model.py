@@ -18,7 +18,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.core.table import Table
 from throughline.experiment.config import load_config
-from throughline.experiment.forecast import measured_units, read_workload, seconds_by_group
+from throughline.experiment.forecast import measured_units, read_workloads, seconds_by_group
 from throughline.experiment.hardware import Hardware, this_machine
 from throughline.experiment.run import Preview, preview_run
 from throughline.experiment.workload import TRAINING, Phase, Workload
@@ -50,18 +50,22 @@ def compare_with_run(run_folder: Path) -> tuple[tuple[Compared, ...], Hardware]:
     hardware, preview = this_machine(config), preview_run(config)
     if isinstance(hardware, str):
         raise ThroughlineError(f"nothing is known of this machine: {hardware}", run_folder)
-    workload = read_workload(preview)
-    if isinstance(workload, str):
-        raise ThroughlineError(f"nothing can be predicted: {workload}", run_folder)
-    return tuple(_compared(preview, workload, run_folder, hardware)), hardware
+    workloads = read_workloads(preview)
+    if isinstance(workloads, str):
+        raise ThroughlineError(f"nothing can be predicted: {workloads}", run_folder)
+    return tuple(_compared(preview, workloads, run_folder, hardware)), hardware
 
 
-def _compared(preview: Preview, workload: Workload, run_folder: Path, hardware: Hardware) -> Iterator[Compared]:
-    layers, measured = workload.plain.decoder.layers, measured_units(run_folder, preview.units)
+def _compared(
+    preview: Preview, workloads: dict[str, Workload], run_folder: Path, hardware: Hardware
+) -> Iterator[Compared]:
+    measured = measured_units(run_folder, preview.units)
     for unit in preview.units:
         if unit.name not in measured:
             raise ThroughlineError(f"the unit {unit.slug} is not finished once", run_folder, "let the run finish")
         (folder,) = (run_folder / UNITS).glob(f"{unit.slug}-*")
+        workload = workloads[unit.name]
+        layers = workload.plain.decoder.layers
         phases = workload.phases(unit.method, preview.costs[unit.name])
         kept = [_scaled(phase, _kept_share(folder)) if phase.name == TRAINING else phase for phase in phases]
         at_most, predicted = (seconds_by_group(hardware, some, layers) for some in (phases, kept))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from throughline.benchmarks import sample_checks, sample_sides, timing
+from throughline.benchmarks import sample_sides, timing
 from throughline.benchmarks.sample import geometric_lengths, measure, spreads
-from throughline.benchmarks.sample_checks import check_draws, check_greedy, fit_of
 from throughline.benchmarks.sample_sides import (
+    check_draws,
+    check_greedy,
+    fit_of,
     generate_on_prefix,
     generate_sequences,
     make_sample_work,
@@ -91,20 +93,20 @@ def test_lengths_are_those_of_the_describers_chains(work):
 def test_greedy_and_draws_pass_and_the_tests_can_tell(work, monkeypatch):
     assert check_greedy(work, sequences=2, tokens=20) == {"greedy_tokens_compared": 20}
     assert min(check_draws(work, 500).values()) > 1e-3
-    cold = sample_checks.SamplingSettings(temperature=0.5, max_new_tokens=1)
-    monkeypatch.setattr(sample_checks, "SamplingSettings", lambda **_: cold)
+    cold = sample_sides.SamplingSettings(temperature=0.5, max_new_tokens=1)
+    monkeypatch.setattr(sample_sides, "SamplingSettings", lambda **_: cold)
     with pytest.raises(ThroughlineError, match="do not follow the softmax, p_first_tokens_ours"):
         check_draws(work, 2000)
 
 
 def test_another_greedy_token_is_told(work, monkeypatch):
-    real = sample_checks.sample
+    real = sample_sides.sample
 
     def off_by_one(*args, **options):
         (row,) = real(*args, **options)
         return [[type(text)((*text.tokens[:-1], text.tokens[-1] + 1), text.text, text.finish_reason) for text in row]]
 
-    monkeypatch.setattr(sample_checks, "sample", off_by_one)
+    monkeypatch.setattr(sample_sides, "sample", off_by_one)
     with pytest.raises(ThroughlineError, match="greedy tokens"):
         check_greedy(work, sequences=1, tokens=5)
 

@@ -74,7 +74,8 @@ def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(w
         assert {key for keys in side.keys for key in keys} == every and [len(keys) for keys in side.keys] == [4, 4]
     assert [{name for _, name in keys} for keys in grouped.keys] == [{"chain"}, {"label"}]
     assert [{name for _, name in keys} for keys in mixed.keys] == [{"chain", "label"}] * 2
-    assert mixed.settings()["padding"] > 4 * grouped.settings()["padding"] > 0
+    padding = [side.contender().settings["padding"] for side in (mixed, grouped)]
+    assert padding[0] > 4 * padding[1] > 0
 
 
 def test_a_single_image_makes_one_padded_batch_or_two_unpadded_ones(work):

@@ -16,9 +16,7 @@ HERE = {model.checkpoint: "here" for model in LARGE_MODELS}
 @pytest.fixture
 def machine() -> Machine:
     return Machine(
-        python="3.11.7",
-        python_required=">=3.11",
-        python_fits=True,
+        python=Package("python", ">=3.11", "3.11.7", True),
         packages=(Package("numpy", ">=2.2", "2.4.6", True),),
         torch=Library("2.15.0"),
         torch_cuda="13.2",
@@ -56,7 +54,7 @@ def test_the_demo_needs_no_gpu(machine):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"python_fits": False}, "Python 3.11.7"),
+        ({"python": Package("python", ">=3.12", "3.11.7", False)}, "Python 3.11.7 is not >=3.12"),
         ({"packages": (Package("numpy", ">=2.2", None, False),)}, "numpy is not installed (required: >=2.2)"),
         ({"packages": (Package("numpy", ">=2.2", "1.26", False),)}, "numpy 1.26 does not fit"),
         ({"torch": Library(None, "no libcudart")}, "torch does not load: no libcudart"),

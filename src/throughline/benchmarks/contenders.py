@@ -8,8 +8,9 @@ chain of every sample. `step` checks their NLLs against each other and times the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,37 @@ from throughline.mllm.lora import base_of
 class Contender:
     """A way to take the step. `take_step` runs forward and backward of everything behind one optimiser step and adds
     to the gradients of `model`'s adapter; `nll` is of every sequence, labels summed over their tokens, chains averaged;
-    `tokens` and `flops` are counted for the rows that it really runs; `settings` say what these are."""
+    `rows` are those that it really runs, in batches of these `shapes`; `details` say what else they are; `extra_flops`
+    are those that a count of rows does not see."""
 
     name: str
     model: Any
     take_step: Callable[[], None]
     nll: Callable[[], dict[Key, float]]
-    tokens: int
-    flops: int
-    settings: dict[str, Any]
+    rows: Sequence[Row]
+    shapes: Sequence[Sequence[int]]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    extra_flops: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows, padding included."""
+        return sum(row.tokens for row in self.rows)
+
+    @cached_property
+    def flops(self) -> int:
+        """Of a step, forward and backward."""
+        return step_flops(self.model, self.rows).total + self.extra_flops
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its numbers, for a row's settings; rows as `4x412 + 4x315`, how many of how many tokens."""
+        return {
+            "rows": " + ".join(f"{rows}x{tokens}" for rows, tokens in self.shapes),
+            "logits": sum(row.marked for row in self.rows),
+            "gflops": round(self.flops / 1e9, 3),
+            **self.details,
+        }
 
     def timed_step(self) -> None:
         """The step from no gradient."""
@@ -65,7 +88,7 @@ def token_trees(work: Workload, name: str = "token trees", built: TreeBatch | No
         keys = zip(batch.sample, batch.names, strict=True)
         return dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
 
-    return _counted(name, model, take_step, nll, _rows_of_trees(batch), [batch.input_ids.shape])
+    return Contender(name, model, take_step, nll, _rows_of_trees(batch), [batch.input_ids.shape])
 
 
 def backward(model: Any, batch: TreeBatch, samples: int) -> None:
@@ -82,6 +105,12 @@ class SeparateRows:
     input_ids: Tensor
     image_inputs: dict[str, Tensor]
     answer_start: int
+
+    @property
+    def row(self) -> Row:
+        """What each of them is for the FLOP count."""
+        rows, tokens = self.input_ids.shape
+        return Row(tokens, len(self.image_inputs["pixel_values"]) // rows, tokens - self.answer_start)
 
     def nll(self, model: Any) -> Tensor:
         """`(rows,)`: each answer's NLL, summed for a label and averaged over its tokens for a chain."""
@@ -106,16 +135,11 @@ def separate_sequences(work: Workload) -> Contender:
     def nll() -> dict[Key, float]:
         return {key: value for rows in groups for key, value in zip(rows.keys, rows.nll(model).tolist(), strict=True)}
 
-    counted = []
-    for rows in groups:
-        count, tokens = rows.input_ids.shape
-        tiles = len(rows.image_inputs["pixel_values"]) // count
-        counted += [Row(tokens, tiles, tokens - rows.answer_start)] * count
-    own = {"batches": "rows of one length, no padding", "lora": "peft's own layers"}
-    shapes = [rows.input_ids.shape for rows in groups]
-    return _counted(
-        "two separate sequences", model, plainly(model, take_step), plainly(model, nll), counted, shapes, own
-    )
+    rows = [group.row for group in groups for _ in group.keys]
+    shapes = [group.input_ids.shape for group in groups]
+    details = {"batches": "rows of one length, no padding", "lora": "peft's own layers"}
+    name = "two separate sequences"
+    return Contender(name, model, plainly(model, take_step), plainly(model, nll), rows, shapes, details)
 
 
 def separate_rows(work: Workload) -> list[SeparateRows]:
@@ -142,29 +166,11 @@ def _rows_of_trees(batch: TreeBatch) -> list[Row]:
     return [Row(tokens, tiles, int(count), pairs) for count in marked]
 
 
-def _counted(
-    name: str,
-    model: Any,
-    take_step: Callable[[], None],
-    nll: Callable[[], dict[Key, float]],
-    rows: Sequence[Row],
-    shapes: Iterable[Sequence[int]],
-    own_settings: dict[str, Any] | None = None,
-) -> Contender:
-    """The contender with what its rows come to."""
-    flops = step_flops(model, list(rows)).total
-    settings = {
-        "rows": row_widths(shapes),
-        "logits": sum(row.marked for row in rows),
-        "gflops": round(flops / 1e9, 3),
-        **(own_settings or {}),
-    }
-    return Contender(name, model, take_step, nll, sum(row.tokens for row in rows), flops, settings)
-
-
-def row_widths(shapes: Iterable[Sequence[int]]) -> str:
-    """How many rows of how many tokens a step's batches hold, by their shapes, e.g. `4x412 + 4x315`."""
-    return " + ".join(f"{rows}x{tokens}" for rows, tokens in shapes)
+def settings_of_sides(work: Workload, ours: Contender, rival: Contender) -> dict[str, Any]:
+    """A row's settings: the workload's, and what each side's rows are."""
+    sides = {"ours": ours, "rival": rival}
+    own = {f"{side}_{key}": value for side, way in sides.items() for key, value in way.settings.items()}
+    return {**work.settings, **own}
 
 
 def largest_difference(ours: dict[Key, float], rival: dict[Key, float]) -> float:

@@ -8,7 +8,6 @@ own matrix product, measured in the same process.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from throughline.benchmarks.contenders import (
     largest_difference,
     separate_rows,
     separate_sequences,
+    settings_of_sides,
     token_trees,
 )
 from throughline.benchmarks.settings import GpuSettings
@@ -36,6 +36,7 @@ from throughline.benchmarks.workload import (
 )
 from throughline.core.errors import ThroughlineError
 from throughline.domains.splits import HOLDOUT_FRACTION
+from throughline.experiment.hardware import matmul_flops, synchronise
 from throughline.mllm.forward import score_trees
 from throughline.mllm.geometries import GEOMETRIES, random_mllm, shallow
 
@@ -49,14 +50,6 @@ TERRA_INCOGNITA = {"location_100": 4879, "location_38": 9767, "location_43": 402
 """Images by location as DomainBed published them: 24,788."""
 CLASSES, EPOCHS, ROUNDS = 10, 3, 3
 """TerraIncognita's classes; the paper's epochs a stage and rounds of self-labelling."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How far bfloat16 is from float32 on the same weights: logits by norm, branches in nats a token."""
-
-    logit_difference: float
-    nll_difference: float
 
 
 @dataclass(frozen=True)
@@ -87,15 +80,13 @@ def measure(settings: GpuSettings, on_progress: OnProgress) -> list[BenchRow]:
             ceiling = matmul_ceiling(settings.device)
             return _measure_steps(settings, precision, ceiling, on_progress)
     except torch.OutOfMemoryError as error:
-        raise ThroughlineError(
-            f"out of GPU memory with {settings.batch} samples in a step",
-            settings.geometry,
-            "use a smaller --batch, or --gradient-checkpointing",
-        ) from error
+        what, do = f"out of GPU memory with {settings.batch} samples in a step", "use a smaller --batch"
+        raise ThroughlineError(what, settings.geometry, f"{do}, or --gradient-checkpointing") from error
 
 
-def checked_precision(geometry: str, device: str) -> Precision:
-    """Both types on a few layers, with weights that both hold exactly. ThroughlineError beyond the bounds."""
+def checked_precision(geometry: str, device: str) -> tuple[float, float]:
+    """How far bfloat16 is from float32 on a few layers, with weights that both hold exactly: logits by norm, branches
+    in nats a token. ThroughlineError beyond the bounds."""
     small = shallow(GEOMETRIES[geometry], CHECKED_LAYERS)
     mllm = random_mllm(small, tokenizer_texts(), device=device, dtype="bfloat16")
     work = make_workload(mllm, mllm.model, geometry, class_list(CLASSES), 2)
@@ -111,31 +102,21 @@ def checked_precision(geometry: str, device: str) -> Precision:
     logits, nll = score()
     mllm.model.float()  # upwards only: rotary frequencies are float32 beside bfloat16 weights too
     exact_logits, exact_nll = score()
-    precision = Precision(
-        float((logits - exact_logits).norm() / exact_logits.norm()), float((nll - exact_nll).abs().max())
-    )
-    if not (precision.logit_difference <= LOGIT_BOUND and precision.nll_difference <= NLL_BOUND):
+    logit_difference = float((logits - exact_logits).norm() / exact_logits.norm())
+    nll_difference = float((nll - exact_nll).abs().max())
+    if not (logit_difference <= LOGIT_BOUND and nll_difference <= NLL_BOUND):
         raise ThroughlineError(
-            f"bfloat16 is {precision.logit_difference:.2%} from float32 in logits and {precision.nll_difference:.3f} "
-            f"nats a token; {LOGIT_BOUND:.0%} and {NLL_BOUND} are allowed",
+            f"bfloat16 is {logit_difference:.2%} from float32 in logits and {nll_difference:.3f} nats a token; "
+            f"{LOGIT_BOUND:.0%} and {NLL_BOUND} are allowed",
             small.name,
             "nothing was timed: report it",
         )
-    return precision
+    return logit_difference, nll_difference
 
 
-def matmul_ceiling(device: str, trials: int = 20) -> float:
-    """FLOP/s of a square bfloat16 product, the best of `trials`."""
-    side = 8192 if device.startswith("cuda") else 512
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(trials):
-        _synchronise(device)
-        began = time.perf_counter()
-        torch.mm(a, b)
-        _synchronise(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * side**3 / best
+def matmul_ceiling(device: str) -> float:
+    """FLOP/s of a square bfloat16 product, the best of 20."""
+    return matmul_flops(8192 if device.startswith("cuda") else 512, torch.bfloat16, device, trials=20)
 
 
 def fold_samples(images: Mapping[str, int] = TERRA_INCOGNITA) -> float:
@@ -145,7 +126,7 @@ def fold_samples(images: Mapping[str, int] = TERRA_INCOGNITA) -> float:
 
 
 def _measure_steps(
-    settings: GpuSettings, precision: Precision, ceiling: float, on_progress: OnProgress
+    settings: GpuSettings, precision: tuple[float, float], ceiling: float, on_progress: OnProgress
 ) -> list[BenchRow]:
     geometry, device = settings.geometry, settings.device
     on_progress(f"drawing the weights of {geometry}")
@@ -158,22 +139,19 @@ def _measure_steps(
     trees, separate = token_trees(work, built=work.batch().to(device)), separate_sequences(work)
     difference = largest_difference(trees.evaluated_nll(), separate.evaluated_nll())
     model.train()
-    memory = {side.name: _peak(side, device) for side in (trees, separate)}
-    seconds = time_steps([trees, separate], settings.trials, finish=partial(_synchronise, device))
+    memory = [_peak(way, device) for way in (trees, separate)]
+    seconds = time_steps([trees, separate], settings.trials, finish=partial(synchronise, device))
     ours, rival = (
-        Side(tuple(seconds[side.name]), settings.batch, side.tokens, side.flops, memory[side.name])
-        for side in (trees, separate)
+        Side(tuple(seconds[way.name]), settings.batch, way.tokens, way.flops, peak)
+        for way, peak in zip((trees, separate), memory, strict=True)
     )
     facts = {
         **settings.model_dump(),
-        **work.settings,
+        **settings_of_sides(work, trees, separate),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "bf16_logit_difference": precision.logit_difference,
-        "bf16_nll_difference": precision.nll_difference,
+        **dict(zip(("bf16_logit_difference", "bf16_nll_difference"), precision, strict=True)),
         "largest_nll_difference": difference,
         "ceiling_tflops": round(ceiling / 1e12, 3),
-        **{f"ours_{key}": value for key, value in trees.settings.items()},
-        **{f"rival_{key}": value for key, value in separate.settings.items()},
         "fold_samples": fold_samples(),
         "epochs": EPOCHS,
     }
@@ -188,27 +166,23 @@ def rows_of_sides(name: str, ours: Side, rival: Side, ceiling: float, settings: 
     """
     fold_hours = fold_samples() * EPOCHS / 3600
 
-    def row(what: str, unit: str, of: Callable[[Side, float], float], rate: bool = False) -> BenchRow:
+    def row(what: str, unit: str, of: Callable[[Side, float], float], rate: bool = True) -> BenchRow:
         mine, theirs = ([of(side, second) for second in side.seconds] for side in (ours, rival))
         predicted = None if rate else rival.flops / ours.flops
         return compare(f"{name}: {what}", "two separate sequences", mine, theirs, settings, predicted, unit, rate)
 
+    share = "share of the measured ceiling"
     rows = [
-        row("step", "seconds", lambda side, second: second),
-        row("samples", "samples/s", lambda side, second: side.samples / second, rate=True),
-        row("tokens", "tokens/s", lambda side, second: side.tokens / second, rate=True),
-        row(
-            "utilisation",
-            "share of the measured ceiling",
-            lambda side, second: side.flops / second / ceiling,
-            rate=True,
-        ),
+        row("step", "seconds", lambda side, second: second, rate=False),
+        row("samples", "samples/s", lambda side, second: side.samples / second),
+        row("tokens", "tokens/s", lambda side, second: side.tokens / second),
+        row("utilisation", share, lambda side, second: side.flops / second / ceiling),
     ]
     if ours.memory is not None and rival.memory is not None:
-        rows.append(row("peak memory", "GB", lambda side, second: (side.memory or 0) / 1e9, rate=True))
+        rows.append(row("peak memory", "GB", lambda side, second: (side.memory or 0) / 1e9))
     for what, stages in (("MTCT", 1), (f"MTCT and {ROUNDS} rounds", 1 + ROUNDS)):
         hours = partial(lambda stages, side, second: second / side.samples * fold_hours * stages, stages)
-        rows.append(row(f"a fold of TerraIncognita, {what}, training", "hours", hours))
+        rows.append(row(f"a fold of TerraIncognita, {what}, training", "hours", hours, rate=False))
     return rows
 
 
@@ -219,10 +193,5 @@ def _peak(side: Contender, device: str) -> int | None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     side.timed_step()
-    _synchronise(device)
+    synchronise(device)
     return int(torch.cuda.max_memory_allocated(device))
-
-
-def _synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from throughline.benchmarks.ablations import node_left_out, training_without, workload_without
-from throughline.benchmarks.contenders import Contender, backward, token_trees
+from throughline.benchmarks.contenders import Contender, backward, settings_of_sides, token_trees
 from throughline.benchmarks.settings import MemorySettings
 from throughline.benchmarks.timing import BenchRow, OnProgress, compare, on_threads
-from throughline.benchmarks.trl import LENGTH_GROUPED, require_trl, trl_step
-from throughline.benchmarks.workload import Workload, class_list, make_workload, random_model, with_random_lora
+from throughline.benchmarks.trl import require_trl, trl_step
+from throughline.benchmarks.workload import Workload, training_workloads
 from throughline.mllm.attention import TreeLayout
 from throughline.mllm.collating import TreeBatch
 from throughline.mllm.devices import pick_device
@@ -39,21 +39,16 @@ METHODS = {"cpu": "sum of the allocations in torch's profile", "cuda": "torch.cu
 def measure(settings: MemorySettings, on_progress: OnProgress) -> list[BenchRow]:
     """A row for every geometry and class list without gradient checkpointing, and one with it. Raises ThroughlineError
     where TRL is not installed; UsageError on an unknown class list or a batch that the workload cannot fill."""
-    lists = [class_list(size) for size in settings.classes]
     require_trl()
     rows = []
     with on_threads(settings.threads):
-        for geometry in settings.geometry:
-            mllm = random_model(geometry)
-            mllm.model.to(pick_device(settings.device))
-            model = with_random_lora(mllm)
-            for classes in lists:
-                work = make_workload(mllm, model, geometry, classes, settings.batch, settings.tiles)
-                for checkpointing in (False, True):
-                    name = f"memory {geometry}, {len(classes)} classes"
-                    name += ", gradient checkpointing" if checkpointing else ""
-                    on_progress(name)
-                    rows += measure_workload(name, work, checkpointing, settings.ablations())
+        device, batch = pick_device(settings.device), settings.batch
+        for work in training_workloads(settings.geometry, settings.classes, [settings.tiles], lambda *_: batch, device):
+            for checkpointing in (False, True):
+                name = f"memory {work.settings['geometry']}, {work.settings['classes']} classes"
+                name += ", gradient checkpointing" if checkpointing else ""
+                on_progress(name)
+                rows += measure_workload(name, work, checkpointing, settings.ablations())
     return rows
 
 
@@ -61,25 +56,20 @@ def measure_workload(name: str, work: Workload, checkpointing: bool, left_out: t
     """A row against TRL, and one against our own side without each of `left_out`, by the peaks of the same micro-batch.
     Each side has run it once before it is measured."""
     ours, peak = token_trees(work), peak_of_trees(work, checkpointing)
-    common = {
-        **work.settings,
+    counted = {
         "gradient_checkpointing": checkpointing,
-        "ours_rows": ours.settings["rows"],
-        "ours_logits": ours.settings["logits"],
         "counted": "inputs, and the peak of what torch allocates forwards and backwards",
         "not_counted": "weights, the adapter's gradients, optimiser state: equal on both sides",
         "method": METHODS[work.settings["device"]],
     }
 
-    def row(rival: str, rival_peak: int, settings: dict[str, Any]) -> BenchRow:
-        described = {**common, **{f"rival_{key}": value for key, value in settings.items()}}
-        peaks = [peak / MEBIBYTE], [rival_peak / MEBIBYTE]
-        return compare(name, rival, *peaks, described, unit="MiB", ours_over_rival=True)
+    def row(rival: Contender, rival_peak: int) -> BenchRow:
+        settings, peaks = settings_of_sides(work, ours, rival) | counted, ([peak / MEBIBYTE], [rival_peak / MEBIBYTE])
+        return compare(name, rival.name, *peaks, settings, unit="MiB", ours_over_rival=True)
 
-    rows = [row(LENGTH_GROUPED, *_peak_of_trl(work, checkpointing))]
+    rows = [row(*_peak_of_trl(work, checkpointing))]
     for thing in left_out:
-        rival: Contender = training_without(thing, work)
-        rows.append(row(rival.name, peak_of_trees(work, checkpointing, thing), rival.settings))
+        rows.append(row(training_without(thing, work), peak_of_trees(work, checkpointing, thing)))
     return rows
 
 
@@ -96,14 +86,14 @@ def peak_of_trees(work: Workload, checkpointing: bool, left_out: str = "") -> in
         return peak_of_step(work.model, step, tensors_of(batch), device)
 
 
-def _peak_of_trl(work: Workload, checkpointing: bool) -> tuple[int, dict[str, Any]]:
-    """The same of TRL's largest micro-batch, and what its rows are."""
+def _peak_of_trl(work: Workload, checkpointing: bool) -> tuple[Contender, int]:
+    """TRL's trainer, and the same of its largest micro-batch."""
     rival = trl_step(work, grouped=True, rows=len(work.examples), gradient_checkpointing=checkpointing)
     peaks = [
         peak_of_step(rival.model, partial(rival.run, index), inputs, work.settings["device"])
         for index, inputs in enumerate(rival.micro_batches)
     ]
-    return max(peaks), rival.settings()
+    return rival.contender(), max(peaks)
 
 
 def peak_of_step(model: Any, step: Callable[[], None], inputs: Mapping[str, Tensor], device: str) -> int:

@@ -103,15 +103,11 @@ def ask_labels(processor: Any, question: str, pictures: Sequence[Image.Image], l
 def one_pass_per_label(model: Any, asked: LabelQuestion) -> Tensor:
     """`(images, labels)` log-likelihoods: image, question and label through the model for each label anew; logits at
     the label only."""
-    start = asked.prompt["input_ids"].shape[1]
+    before, pixels = asked.prompt["input_ids"].shape[1] - 1, asked.prompt["pixel_values"]
     columns = []
     for whole, label in zip(asked.wholes, asked.labels, strict=True):
-        logits = model(
-            input_ids=whole,
-            pixel_values=asked.prompt["pixel_values"],
-            use_cache=False,
-            logits_to_keep=torch.arange(start - 1, start - 1 + len(label)),
-        ).logits
+        kept = torch.arange(before, before + len(label))
+        logits = model(input_ids=whole, pixel_values=pixels, use_cache=False, logits_to_keep=kept).logits
         columns.append(_log_likelihood(logits, label.expand(asked.images, -1)))
     return torch.stack(columns, dim=1)
 
@@ -120,7 +116,7 @@ def one_pass_per_label(model: Any, asked: LabelQuestion) -> Tensor:
 def loop_on_cache(model: Any, asked: LabelQuestion) -> Tensor:
     """`(images, labels)` log-likelihoods: the prefix once, then each label on its key-value cache, which is cropped
     back by as many tokens as the label had put there."""
-    cache, first = _prefix(model, asked)
+    cache, first = prefilled(model, asked.prompt)
     columns = []
     for label in asked.labels:
         ids = label.expand(asked.images, -1)
@@ -134,7 +130,7 @@ def loop_on_cache(model: Any, asked: LabelQuestion) -> Tensor:
 def batched_cache(model: Any, asked: LabelQuestion, rows: int = ROWS_AT_ONCE) -> Tensor:
     """`(images, labels)` log-likelihoods: the prefix once, its cache copied for every label, the labels padded on the
     right in one pass; in parts of at most `rows` labels, each on a copy of the prefix's cache."""
-    prefix, first = _prefix(model, asked)
+    prefix, first = prefilled(model, asked.prompt)
     parts = []
     for start in range(0, len(asked.labels), rows):
         part = asked.labels[start : start + rows]
@@ -150,17 +146,12 @@ def batched_cache(model: Any, asked: LabelQuestion, rows: int = ROWS_AT_ONCE) ->
     return torch.cat(parts, dim=1)
 
 
-def _prefix(model: Any, asked: LabelQuestion) -> tuple[DynamicCache, Tensor]:
-    """The cache behind image and question, and the logits `(images, 1, vocabulary)` of each label's first token."""
+def prefilled(model: Any, prompt: Inputs) -> tuple[DynamicCache, Tensor]:
+    """The cache behind image and question, and the logits `(images, 1, vocabulary)` of each next token."""
     cache = DynamicCache(config=model.config)
-    logits = model(
-        input_ids=asked.prompt["input_ids"],
-        pixel_values=asked.prompt["pixel_values"],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    return cache, logits
+    ids, pixels = prompt["input_ids"], prompt["pixel_values"]
+    out = model(input_ids=ids, pixel_values=pixels, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache, out.logits
 
 
 def _log_likelihood(logits: Tensor, ids: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -16,10 +16,11 @@ import numpy as np
 
 from throughline.benchmarks.ablations import with_plan, without
 from throughline.benchmarks.plain import plainly
-from throughline.benchmarks.sample_checks import check_draws, check_greedy
 from throughline.benchmarks.sample_sides import (
     CACHES,
     SampleWork,
+    check_draws,
+    check_greedy,
     generate_on_prefix,
     generate_sequences,
     make_sample_work,
@@ -59,13 +60,11 @@ def measure(settings: SampleSettings, on_progress: OnProgress) -> list[BenchRow]
 
 def rivals_of(work: SampleWork, lengths: Sequence[int], cache: str) -> dict[str, Side]:
     """`generate`, with this cache of its own, and on a cache that holds the prompt."""
-    model = work.mllm.model
-    return {
-        f"generate(num_return_sequences={len(lengths)})": plainly(
-            model, partial(generate_sequences, work, lengths, cache)
-        ),
-        PREFILLED: plainly(model, partial(generate_on_prefix, work, lengths)),
+    sides = {
+        f"generate(num_return_sequences={len(lengths)})": partial(generate_sequences, work, lengths, cache),
+        PREFILLED: partial(generate_on_prefix, work, lengths),
     }
+    return {name: plainly(work.mllm.model, side) for name, side in sides.items()}
 
 
 def spreads(mllm: Mllm, settings: SampleSettings) -> dict[str, tuple[int, ...]]:
@@ -73,12 +72,9 @@ def spreads(mllm: Mllm, settings: SampleSettings) -> dict[str, tuple[int, ...]]:
     `new_tokens` as the equal ones are, once at what a chain is granted by default."""
     mean = float(np.mean(chain_lengths(mllm.chat)))
     granted = SamplingSettings().max_new_tokens
-    return {
-        f"{settings.new_tokens} tokens each": (settings.new_tokens,) * settings.sequences,
-        **{
-            f"geometric lengths up to {most}": geometric_lengths(settings.sequences, mean, most)
-            for most in (settings.new_tokens, granted)
-        },
+    return {f"{settings.new_tokens} tokens each": (settings.new_tokens,) * settings.sequences} | {
+        f"geometric lengths up to {most}": geometric_lengths(settings.sequences, mean, most)
+        for most in (settings.new_tokens, granted)
     }
 
 
@@ -92,10 +88,8 @@ def geometric_lengths(count: int, mean: float, most: int) -> tuple[int, ...]:
 
 def faster_cache(work: SampleWork, lengths: Sequence[int]) -> tuple[str, dict[str, Any]]:
     """Which of its caches `generate` is faster with, and the seconds of each."""
-    model = work.mllm.model
-    sides: dict[str, Side] = {
-        cache: plainly(model, partial(generate_sequences, work, lengths, cache)) for cache in CACHES
-    }
+    model, generate = work.mllm.model, partial(generate_sequences, work, lengths)
+    sides: dict[str, Side] = {cache: plainly(model, partial(generate, cache)) for cache in CACHES}
     seconds = {cache: durations[0] for cache, durations in take_turns(sides, trials=1).items()}
     facts = {f"seconds_{cache}_cache": round(duration, 4) for cache, duration in seconds.items()}
     return min(CACHES, key=seconds.__getitem__), facts

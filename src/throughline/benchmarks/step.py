@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from throughline.benchmarks.ablations import training_without
-from throughline.benchmarks.contenders import Contender, largest_difference, separate_sequences, token_trees
+from throughline.benchmarks.contenders import (
+    Contender,
+    largest_difference,
+    separate_sequences,
+    settings_of_sides,
+    token_trees,
+)
 from throughline.benchmarks.settings import StepSettings
 from throughline.benchmarks.timing import BenchRow, OnProgress, compare, on_threads, require_close, take_turns
 from throughline.benchmarks.trl import require_trl, sft_trainer
-from throughline.benchmarks.workload import Key, Workload, class_list, make_workload, random_model, with_random_lora
+from throughline.benchmarks.workload import Key, Workload, training_workloads
 
 TOLERANCE = 1e-5
 """Largest difference of a sequence's NLL, relative where the NLL is above 1."""
@@ -24,25 +30,20 @@ def measure(settings: StepSettings, on_progress: OnProgress) -> list[BenchRow]:
     """A row for every geometry, class list, number of tiles and rival. Raises ThroughlineError where TRL is not
     installed, and when two ways disagree on an NLL, before they are timed; UsageError on an unknown class list or a
     batch that the workload cannot fill."""
-    lists = [class_list(size) for size in settings.classes]
     require_trl()
     rows = []
     with on_threads(settings.threads):
-        for geometry in settings.geometry:
-            mllm = random_model(geometry)
-            model = with_random_lora(mllm)
-            for tiles, classes in ((tiles, classes) for tiles in settings.tiles for classes in lists):
-                name = f"step {geometry}, {len(classes)} classes, {tiles} tile{'s' if tiles > 1 else ''}"
-                on_progress(name)
-                batch, trials = settings.batch_of(geometry, tiles), settings.trials_of(geometry, tiles)
-                work = make_workload(mllm, model, geometry, classes, batch, tiles)
-                rivals = [
-                    sft_trainer(work, grouped=False),
-                    sft_trainer(work, grouped=True),
-                    separate_sequences(work),
-                    *(training_without(thing, work) for thing in settings.ablations()),
-                ]
-                rows += measure_workload(name, work, token_trees(work), rivals, trials)
+        for work in training_workloads(settings.geometry, settings.classes, settings.tiles, settings.batch_of):
+            geometry, tiles = work.settings["geometry"], work.settings["tiles"]
+            name = f"step {geometry}, {work.settings['classes']} classes, {tiles} tile{'s' if tiles > 1 else ''}"
+            on_progress(name)
+            rivals = [
+                sft_trainer(work, grouped=False),
+                sft_trainer(work, grouped=True),
+                separate_sequences(work),
+                *(training_without(thing, work) for thing in settings.ablations()),
+            ]
+            rows += measure_workload(name, work, token_trees(work), rivals, settings.trials_of(geometry, tiles))
     return rows
 
 
@@ -52,28 +53,17 @@ def measure_workload(
     """Checks every rival against ours, then times all of them in turns: a row for each rival. An ablation is a rival,
     too: `token_trees` without something, against `token_trees`."""
     expected = ours.evaluated_nll()
-    differences = {rival.name: checked_difference(name, expected, rival) for rival in rivals}
+    differences = {rival.name: _checked_difference(name, expected, rival) for rival in rivals}
     seconds = time_steps([ours, *rivals], trials)
-    return [
-        compare(
-            name,
-            rival.name,
-            seconds[ours.name],
-            seconds[rival.name],
-            {
-                **work.settings,
-                "trials": trials,
-                **{f"ours_{key}": value for key, value in ours.settings.items()},
-                **{f"rival_{key}": value for key, value in rival.settings.items()},
-                "largest_nll_difference": differences[rival.name],
-            },
-            predicted_ratio=rival.flops / ours.flops,
-        )
-        for rival in rivals
-    ]
+    rows = []
+    for rival in rivals:
+        checked = {"trials": trials, "largest_nll_difference": differences[rival.name]}
+        settings, predicted = settings_of_sides(work, ours, rival) | checked, rival.flops / ours.flops
+        rows.append(compare(name, rival.name, seconds[ours.name], seconds[rival.name], settings, predicted))
+    return rows
 
 
-def checked_difference(name: str, expected: dict[Key, float], rival: Contender) -> float:
+def _checked_difference(name: str, expected: dict[Key, float], rival: Contender) -> float:
     """The largest difference of two NLLs. ThroughlineError where it is not within the tolerance."""
     difference = largest_difference(expected, rival.evaluated_nll())
     return require_close(name, difference, TOLERANCE, f"the NLLs of token trees and {rival.name} differ")

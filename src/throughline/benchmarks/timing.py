@@ -78,21 +78,11 @@ def compare(
     ours_over_rival: bool = False,
 ) -> BenchRow:
     """The row of two lists of measurements; `ours_over_rival` turns its ratio round."""
-    (ours_low, ours, ours_high), (rival_low, theirs, rival_high) = (
-        (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))) for values in (ours_values, rival_values)
+    (low, ours, high), (rival_low, theirs, rival_high) = (
+        np.quantile(values, (0.25, 0.5, 0.75)).tolist() for values in (ours_values, rival_values)
     )
-    return BenchRow(
-        name=name,
-        rival=rival,
-        ours_value=ours,
-        rival_value=theirs,
-        unit=unit,
-        ratio=ours / theirs if ours_over_rival else theirs / ours,
-        predicted_ratio=predicted_ratio,
-        ours_spread=(ours_low, ours_high),
-        rival_spread=(rival_low, rival_high),
-        settings=settings,
-    )
+    ratio, spreads = ours / theirs if ours_over_rival else theirs / ours, ((low, high), (rival_low, rival_high))
+    return BenchRow(name, rival, ours, theirs, unit, ratio, predicted_ratio, *spreads, settings)
 
 
 def measure_sides(

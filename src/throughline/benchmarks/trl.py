@@ -14,7 +14,8 @@ import importlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,11 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from throughline.benchmarks.contenders import Contender, row_widths
+from throughline.benchmarks.contenders import Contender
 from throughline.benchmarks.workload import LORA, Key, Workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
-from throughline.mllm.flops import Row, step_flops
+from throughline.mllm.flops import Row
 from throughline.mllm.lora import base_of
 from throughline.mllm.rms_norm import in_own_way
 
@@ -43,6 +44,7 @@ class TrlStep:
     """A trainer, and the micro-batches of one optimiser step as its own sampler and collator made them; `keys` say
     which sequence stands in each row; `items` are the tokens that the loss is averaged over."""
 
+    grouped: bool
     trainer: Any
     micro_batches: tuple[dict[str, Tensor], ...]
     keys: tuple[tuple[Key, ...], ...]
@@ -57,6 +59,11 @@ class TrlStep:
         """Forward and backward of one micro-batch."""
         self.trainer.training_step(self.model, dict(self.micro_batches[index]), self.items)
 
+    def take_step(self) -> None:
+        """All micro-batches."""
+        for index in range(len(self.micro_batches)):
+            self.run(index)
+
     def nll(self) -> dict[Key, float]:
         """Of every sequence, from the forward pass that the trainer's loss is made of."""
         scores: dict[Key, float] = {}
@@ -68,29 +75,32 @@ class TrlStep:
                 scores[key] = float(token_nll.mean() if key[1] == "chain" else token_nll.sum())
         return scores
 
-    def rows(self) -> list[Row]:
-        """For the FLOP count: every row with its padding, and the positions that TRL's head computes: those with a
-        label where Triton runs, elsewhere all but the last."""
+    def contender(self) -> Contender:
+        """The trainer as a way to take the step. Its head keeps no logits and computes them anew backwards: at
+        positions with a label where Triton runs, elsewhere at all but the last."""
+        everywhere = self.model.device.type == "cpu"
         rows = []
         for inputs in self.micro_batches:
             count, tokens = inputs["input_ids"].shape
             tiles = len(inputs["pixel_values"]) // count
-            for labels in inputs["labels"][:, 1:]:
-                everywhere = self.model.device.type == "cpu"
-                rows.append(Row(tokens, tiles, tokens - 1 if everywhere else int(labels.ne(IGNORED).sum())))
-        return rows
-
-    def settings(self) -> dict[str, Any]:
-        """What the rows are, and whose."""
-        rows = self.rows()
+            scored = inputs["labels"][:, 1:].ne(IGNORED).sum(dim=1).tolist()
+            rows += [Row(tokens, tiles, tokens - 1 if everywhere else marked) for marked in scored]
+        head = base_of(self.model).get_output_embeddings().weight
         real = sum(int(inputs["attention_mask"].sum()) for inputs in self.micro_batches)
-        return {
-            "rows": row_widths([inputs["input_ids"].shape for inputs in self.micro_batches]),
-            "padding": sum(row.tokens for row in rows) - real,
-            "logits": sum(row.marked for row in rows),
-            "lora": "peft's layers",
-            "trl": str(require_trl().__version__),
-        }
+        return Contender(
+            LENGTH_GROUPED if self.grouped else DEFAULT_PADDING,
+            self.model,
+            self.take_step,
+            self.nll,
+            rows,
+            shapes=[inputs["input_ids"].shape for inputs in self.micro_batches],
+            details={
+                "padding": sum(row.tokens for row in rows) - real,
+                "lora": "peft's layers",
+                "trl": str(require_trl().__version__),
+            },
+            extra_flops=2 * sum(row.marked for row in rows) * head.numel(),
+        )
 
 
 def require_trl() -> Any:
@@ -106,17 +116,7 @@ def sft_trainer(work: Workload, grouped: bool) -> Contender:
     not installed, or where a row of its batches is not, token for token, a sequence of the trees."""
     samples = len(work.examples)
     # In a micro-batch of its own a row is never padded: default padding means at least two.
-    step = trl_step(work, grouped, rows=samples if grouped else max(2, samples))
-
-    def take_step() -> None:
-        for index in range(len(step.micro_batches)):
-            step.run(index)
-
-    rows = step.rows()
-    flops = trl_flops(work.model, rows)
-    settings = {**step.settings(), "gflops": round(flops / 1e9, 3)}
-    name, tokens = LENGTH_GROUPED if grouped else DEFAULT_PADDING, sum(row.tokens for row in rows)
-    return Contender(name, step.model, take_step, step.nll, tokens, flops, settings)
+    return trl_step(work, grouped, rows=samples if grouped else max(2, samples)).contender()
 
 
 def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: bool = False) -> TrlStep:
@@ -146,7 +146,12 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
             args=config,
             train_dataset=_dataset(work, paths),
             processing_class=_processor(work),
-            peft_config=_lora_config(model),
+            peft_config=LoraConfig(
+                r=LORA.rank,
+                lora_alpha=LORA.alpha,
+                lora_dropout=LORA.dropout,
+                target_modules=list(model.targeted_module_names),
+            ),
         )
         set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(model))
         if gradient_checkpointing:  # as its `train` would
@@ -155,13 +160,7 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
         batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), steps, trainer.args.device)
         trainer.current_gradient_accumulation_steps = steps
     inputs = tuple({name: value.cpu() for name, value in batch.items()} for batch in batches)
-    return TrlStep(trainer, inputs, _keys_of(inputs, paths), items)
-
-
-def trl_flops(model: Any, rows: list[Row]) -> int:
-    """Forward and backward over the rival's rows; its head keeps no logits and computes them anew backwards."""
-    anew = 2 * sum(row.marked for row in rows) * base_of(model).get_output_embeddings().weight.numel()
-    return step_flops(model, rows).total + int(anew)
+    return TrlStep(grouped, trainer, inputs, _keys_of(inputs, paths), items)
 
 
 def _same_weights(model: Any) -> Any:
@@ -169,16 +168,6 @@ def _same_weights(model: Any) -> Any:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     with in_own_way(model):  # a copied module would keep what was put into its original
         return copy.deepcopy(model, shared).unload()
-
-
-def _lora_config(model: Any) -> LoraConfig:
-    return LoraConfig(
-        r=LORA.rank,
-        lora_alpha=LORA.alpha,
-        lora_dropout=LORA.dropout,
-        target_modules=list(model.targeted_module_names),
-        bias="none",
-    )
 
 
 def _processor(work: Workload) -> Any:
@@ -210,35 +199,31 @@ def _dataset(work: Workload, paths: dict[Key, Path]) -> Any:
     )
 
 
-def _keys_of(micro_batches: tuple[dict[str, Tensor], ...], paths: dict[Key, Path]) -> tuple[tuple[Key, ...], ...]:
+def _keys_of(micro_batches: Iterable[dict[str, Tensor]], paths: dict[Key, Path]) -> tuple[tuple[Key, ...], ...]:
     """Which sequence each row is: the one whose tokens, answer and pixels it has."""
-    missing = dict(paths)
+    missing = defaultdict(list)
+    for key, path in paths.items():
+        labels = [IGNORED] * path.answer_start + path.tokens[path.answer_start :].tolist()
+        missing[_content(path.tokens.tolist(), labels, path.images[0].inputs["pixel_values"])].append(key)
 
     def key_of(ids: Tensor, labels: Tensor, pixels: Tensor) -> Key:
-        for key, path in missing.items():
-            answered = torch.full_like(ids, IGNORED)
-            answered[path.answer_start :] = ids[path.answer_start :]
-            if (
-                ids.tolist() == path.tokens.tolist()
-                and torch.equal(labels, answered)
-                and torch.equal(pixels, path.images[0].inputs["pixel_values"])
-            ):
-                del missing[key]
-                return key
-        raise ThroughlineError(
-            "a row of TRL's collator is none of the sequences that the trees hold",
-            f"{len(ids)} tokens, {int(labels.ne(IGNORED).sum())} in the loss",
-            "nothing was measured: report it",
-        )
+        content = _content(ids.tolist(), labels.tolist(), pixels)
+        if not missing[content]:
+            what = "a row of TRL's collator is none of the sequences that the trees hold"
+            where = f"{len(ids)} tokens, {int(labels.ne(IGNORED).sum())} in the loss"
+            raise ThroughlineError(what, where, "nothing was measured: report it")
+        return missing[content].pop()
 
     keys = []
     for inputs in micro_batches:
-        count = len(inputs["input_ids"])
-        pixels = inputs["pixel_values"].chunk(count)
-        real = inputs["attention_mask"].bool()
-        rows = zip(inputs["input_ids"], inputs["labels"], real, pixels, strict=True)
-        keys.append(tuple(key_of(ids[kept], labels[kept], tiles) for ids, labels, kept, tiles in rows))
+        pixels = inputs["pixel_values"].chunk(len(inputs["input_ids"]))
+        rows = zip(inputs["input_ids"], inputs["labels"], inputs["attention_mask"].bool(), pixels, strict=True)
+        keys.append(tuple(key_of(ids[real], labels[real], tiles) for ids, labels, real, tiles in rows))
     return tuple(keys)
+
+
+def _content(ids: list[int], labels: list[int], pixels: Tensor) -> Hashable:
+    return tuple(ids), tuple(labels), pixels.numpy().tobytes()
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ list, whether or not it has what the image shows. Chains and labels come in the 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -137,6 +138,24 @@ def make_workload(
         "lora_dropout": LORA.dropout,
     }
     return Workload(mllm, model, make_question_set(tuple(classes)), pictures, examples, settings)
+
+
+def training_workloads(
+    geometries: Sequence[str],
+    classes: Sequence[int],
+    tiles: Sequence[int],
+    batch_of: Callable[[str, int], int],
+    device: str = "cpu",
+) -> Iterator[Workload]:
+    """A workload for every geometry, number of tiles and class list; a geometry's have one model with LoRA. Raises
+    UsageError for a class list that is none, before a model is made."""
+    lists = [class_list(size) for size in classes]
+    for geometry in geometries:
+        mllm = random_model(geometry)
+        mllm.model.to(device)
+        model = with_random_lora(mllm)
+        for count, names in itertools.product(tiles, lists):
+            yield make_workload(mllm, model, geometry, names, batch_of(geometry, count), count)
 
 
 def require_batch(batch: int) -> None:

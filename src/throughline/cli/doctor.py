@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
+from throughline.experiment.environment import installed_version, usable_cores, usable_memory
 
 GB = 10**9
 
@@ -36,7 +37,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Package:
-    """One requirement of pyproject.toml and what is installed; `installed` is None where nothing is."""
+    """One requirement of pyproject.toml, Python's among them, and what is installed; None where nothing is."""
 
     name: str
     required: str
@@ -77,9 +78,7 @@ class Machine:
     """All facts about a machine; sizes in bytes, None where the system does not say. A checkpoint in the Hugging Face
     `cache` is "here", "in part" or "absent"."""
 
-    python: str
-    python_required: str
-    python_fits: bool
+    python: Package
     packages: tuple[Package, ...]
     torch: Library
     torch_cuda: str | None
@@ -145,15 +144,14 @@ class Job:
 
 def judge_demo(machine: Machine) -> Job:
     """Whether `throughline demo` can run: Python, packages, torch, memory, and a place to write."""
-    missing = software_faults(machine)
-    if machine.memory is not None and machine.memory < DEMO_MEMORY:
-        missing.append(f"{in_gb(machine.memory)} of memory")
-    if not machine.folder_writable:
-        missing.append(f"{machine.folder} is not writable: go to another folder or use --out")
-    if machine.folder_free < DEMO_DISK:
-        missing.append(f"{in_gb(machine.folder_free)} free in {machine.folder}")
+    checks = (
+        (machine.memory is None or machine.memory >= DEMO_MEMORY, f"{in_gb(machine.memory)} of memory"),
+        (machine.folder_writable, f"{machine.folder} is not writable: go to another folder or use --out"),
+        (machine.folder_free >= DEMO_DISK, f"{in_gb(machine.folder_free)} free in {machine.folder}"),
+    )
+    missing = (*software_faults(machine), *(fault for fine, fault in checks if not fine))
     needs = f"about {in_gb(DEMO_MEMORY)} of memory and {in_gb(DEMO_DISK)} of disk (allowances)"
-    return Job("demo", "no" if missing else "yes", needs, tuple(missing))
+    return Job("demo", "no" if missing else "yes", needs, missing)
 
 
 def judge_large(machine: Machine, model: LargeModel) -> Job:
@@ -175,10 +173,12 @@ def judge_large(machine: Machine, model: LargeModel) -> Job:
 
 def software_faults(machine: Machine) -> list[str]:
     """What of Python, the packages and torch does not fit."""
-    faults = [] if machine.python_fits else [f"Python {machine.python} is not {machine.python_required}"]
-    faults += [str(package) for package in machine.packages if not package.fits]
-    libraries = {"torch": machine.torch, "torchvision": machine.torchvision}
-    return faults + [f"{name} {library}" for name, library in libraries.items() if library.fault is not None]
+    python, libraries = machine.python, (("torch", machine.torch), ("torchvision", machine.torchvision))
+    return [
+        *([] if python.fits else [f"Python {python.installed} is not {python.required}"]),
+        *(str(package) for package in machine.packages if not package.fits),
+        *(f"{name} {library}" for name, library in libraries if library.fault is not None),
+    ]
 
 
 def gpu_fault(machine: Machine, model: LargeModel) -> str | None:
@@ -197,30 +197,24 @@ def gpu_fault(machine: Machine, model: LargeModel) -> str | None:
     return None
 
 
-def in_gb(size: int) -> str:
+def in_gb(size: int | None) -> str:
     """Bytes in GB (10^9) with one decimal."""
-    return f"{size / GB:.1f} GB"
+    return "unknown" if size is None else f"{size / GB:.1f} GB"
 
 
 def inspect_machine() -> Machine:
     """Looks around: installed packages, torch and its devices, cores, memory, disk, cached checkpoints."""
     from huggingface_hub.constants import HF_HUB_CACHE
-    from packaging.specifiers import SpecifierSet
-
-    from throughline.experiment.environment import usable_cores, usable_memory
 
     try:
-        python_required = importlib.metadata.metadata("throughline")["Requires-Python"]
-        requirements = importlib.metadata.requires("throughline") or []
+        metadata = importlib.metadata.metadata("throughline")
     except importlib.metadata.PackageNotFoundError as error:
         raise ThroughlineError("throughline is not installed", do="run make setup") from error
     torch, torch_cuda, gpus = inspect_torch()
-    folder, cache, python = Path.cwd(), Path(HF_HUB_CACHE), platform.python_version()
+    folder, cache = Path.cwd(), Path(HF_HUB_CACHE)
     return Machine(
-        python=python,
-        python_required=python_required,
-        python_fits=SpecifierSet(python_required).contains(python, prereleases=True),
-        packages=compare_packages(requirements),
+        python=compared("python", metadata["Requires-Python"], platform.python_version()),
+        packages=compare_packages(metadata.get_all("Requires-Dist") or []),
         torch=torch,
         torch_cuda=torch_cuda,
         torchvision=import_library("torchvision")[1],
@@ -241,17 +235,19 @@ def compare_packages(requirements: list[str]) -> tuple[Package, ...]:
     """Each plain requirement (extras and other platforms left out) beside the version installed."""
     from packaging.requirements import Requirement
 
-    packages = []
-    for requirement in map(Requirement, requirements):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            installed = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            installed = None
-        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
-        packages.append(Package(requirement.name, str(requirement.specifier), installed, fits))
-    return tuple(packages)
+    return tuple(
+        compared(requirement.name, str(requirement.specifier), installed_version(requirement.name))
+        for requirement in map(Requirement, requirements)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    )
+
+
+def compared(name: str, required: str, installed: str | None) -> Package:
+    """A requirement beside the version that is there."""
+    from packaging.specifiers import SpecifierSet
+
+    fits = installed is not None and SpecifierSet(required).contains(installed, prereleases=True)
+    return Package(name, required, installed, fits)
 
 
 def import_library(name: str) -> tuple[Any, Library]:
@@ -268,13 +264,14 @@ def inspect_torch() -> tuple[Library, str | None, tuple[Gpu, ...]]:
     torch, library = import_library("torch")
     if torch is None:
         return library, None, ()
-    gpus = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        with torch.cuda.device(index):
-            free, memory = torch.cuda.mem_get_info()
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        gpus.append(Gpu(torch.cuda.get_device_name(index), memory, free, bf16))
-    return library, torch.version.cuda, tuple(gpus)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return library, torch.version.cuda, tuple(_gpu(torch.cuda, index) for index in range(count))
+
+
+def _gpu(cuda: Any, index: int) -> Gpu:
+    with cuda.device(index):
+        free, memory = cuda.mem_get_info()
+        return Gpu(cuda.get_device_name(index), memory, free, cuda.is_bf16_supported(including_emulation=False))
 
 
 def free_disk(folder: Path) -> int:
@@ -301,14 +298,14 @@ def describe(machine: Machine, jobs: tuple[Job, ...]) -> str:
     fitting = sum(package.fits for package in machine.packages)
     build = f", {f'CUDA {machine.torch_cuda}' if machine.torch_cuda else 'no CUDA'} build"
     rows = [
-        ("python", f"{machine.python} (required: {machine.python_required})"),
+        ("python", f"{machine.python.installed} (required: {machine.python.required})"),
         ("packages", f"{fitting} of {len(machine.packages)} as required"),
         *(("", str(package)) for package in machine.packages if not package.fits),
         ("torch", f"{machine.torch}{build if machine.torch.version else ''}"),
         ("torchvision", str(machine.torchvision)),
         *(("GPU", str(gpu)) for gpu in machine.gpus or ("no CUDA device",)),
         ("cores", str(machine.cores)),
-        ("memory", in_gb(machine.memory) if machine.memory is not None else "unknown"),
+        ("memory", in_gb(machine.memory)),
         ("disk", f"{in_gb(machine.folder_free)} free here, {in_gb(machine.cache_free)} in {machine.cache}"),
         *machine.checkpoints.items(),
         ("browser", machine.browser or f"none (optional; looked for {', '.join(BROWSERS)})"),

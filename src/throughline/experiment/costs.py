@@ -51,8 +51,7 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Imag
     splits = {images.name: split_domains(images, config.data.trial_seed) for images in sets}
     costs: dict[str, Cost] = {}
     for unit in units:
-        position = [images.name for images in sets].index(unit.dataset)
-        at = config.at(config.image_sets[position], unit.factors)
+        at, _ = own_config(unit, config, sets)
         sizes = {domain: (len(split.inside), len(split.out)) for domain, split in splits[unit.dataset].items()}
         sources = [domain for domain in sizes if domain not in unit.targets]
         inside = sum(min(sizes[domain][0], at.data.train_per_domain or sizes[domain][0]) for domain in sources)
@@ -61,6 +60,12 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Imag
         method = methods[unit.method]
         costs[unit.name] = _training_cost(method, at, inside) + _answering_cost(method, at, measured, validation)
     return costs
+
+
+def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple[RunConfig, ImageSet]:
+    """The config of a unit's image set and levels, and the set; `sets` are in the config's order."""
+    position = [images.name for images in sets].index(unit.dataset)
+    return config.at(config.image_sets[position], unit.factors), sets[position]
 
 
 def _stage_cost(config: RunConfig, samples: int) -> Cost:

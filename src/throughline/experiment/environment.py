@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def describe_environment() -> dict[str, Any]:
         "schema": 1,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "cores": usable_cores(),
         "processor": _processor(),
         "memory_bytes": usable_memory(),
@@ -54,11 +53,9 @@ def usable_memory(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> in
     return min(total, int(limit)) if limit else total
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where there is none."""
+    return next((found.version for found in importlib.metadata.distributions(name=package)), None)
 
 
 def _processor() -> str | None:
@@ -82,16 +79,15 @@ def _first_match(path: Path, pattern: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the checkout that this package is imported from; None when it is installed from a wheel."""
     checkout = Path(__file__).resolve().parents[3]
-    git = shutil.which("git")
-    if git is None or not (checkout / ".git").exists():
+    if not (checkout / ".git").exists():
         return None
     try:
-        commit = _output([git, "-C", str(checkout), "rev-parse", "HEAD"])
-        changes = _output([git, "-C", str(checkout), "status", "--porcelain", "--", "src"])
+        commit = _git(checkout, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(checkout, "status", "--porcelain", "--", "src") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+changes" if changes else "")
 
 
-def _output(command: list[str]) -> str:
+def _git(checkout: Path, *words: str) -> str:
+    command = ["git", "-C", str(checkout), *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from throughline.domains.samples import ImageSet
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.world import planned_scenes, read_scenes
 from throughline.experiment.config import RunConfig
-from throughline.experiment.costs import longest_paths
+from throughline.experiment.costs import longest_paths, own_config
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.preparation import journal_paths
 from throughline.experiment.run import Preview
@@ -76,11 +77,12 @@ class UnitForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All units on all hardware, this machine first. `elapsed` is seconds from start to end by hardware, with its
-    workers, on this machine without the units that are done; `unknown` says why nothing is known of this machine."""
+    """All units on all hardware, this machine first. `workloads` are those of their image sets and levels, each once;
+    `elapsed` is seconds from start to end by hardware, with its workers, on this machine without the units that are
+    done; `unknown` says why nothing is known of this machine."""
 
     units: tuple[UnitForecast, ...]
-    workload: Workload
+    workloads: tuple[Workload, ...]
     hardware: tuple[Hardware, ...]
     elapsed: Mapping[str, float]
     unknown: str | None
@@ -93,22 +95,23 @@ class Forecast:
 
 def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast | str:
     """The forecast, or one line that says why there is none."""
-    workload = read_workload(preview)
-    if isinstance(workload, str):
-        return workload
+    workloads = read_workloads(preview)
+    if isinstance(workloads, str):
+        return workloads
     here = this_machine(preview.config)
     unknown = here if isinstance(here, str) else None
     hardware = (*(() if isinstance(here, str) else (here,)), *cards(preview.config))
-    units = tuple(_unit_forecast(unit, preview, workload, hardware) for unit in preview.units)
+    units = []
+    for unit in preview.units:
+        workload = workloads[unit.name]
+        phases = workload.phases(unit.method, preview.costs[unit.name])
+        layers = workload.plain.decoder.layers
+        seconds = {machine.name: seconds_by_group(machine, phases, layers) for machine in hardware}
+        units.append(UnitForecast(unit, phases, workload.memory(unit.method), seconds))
     if run_folder is not None and unknown is None:
         units = _corrected(units, measured_units(run_folder, preview.units))
-    return Forecast(units, workload, hardware, {one.name: _elapsed(units, one) for one in hardware}, unknown)
-
-
-def _unit_forecast(unit: Unit, preview: Preview, workload: Workload, hardware: Sequence[Hardware]) -> UnitForecast:
-    phases = workload.phases(unit.method, preview.costs[unit.name])
-    seconds = {one.name: seconds_by_group(one, phases, workload.plain.decoder.layers) for one in hardware}
-    return UnitForecast(unit, phases, workload.memory(unit.method), seconds)
+    elapsed = {machine.name: _elapsed(units, machine) for machine in hardware}
+    return Forecast(tuple(units), tuple(dict.fromkeys(workloads.values())), hardware, elapsed, unknown)
 
 
 def seconds_by_group(hardware: Hardware, phases: Sequence[Phase], layers: int) -> dict[str, float]:
@@ -121,9 +124,9 @@ def seconds_by_group(hardware: Hardware, phases: Sequence[Phase], layers: int) -
 
 def _elapsed(units: Sequence[UnitForecast], hardware: Hardware) -> float:
     """No sooner than the longest chain of units that need one another, nor than all work shared among the workers."""
-    finished = {one.unit.name for one in units if one.done and hardware.name == THIS_MACHINE}
-    to_do = {one.unit.name: one.total_seconds(hardware.name) * (one.unit.name not in finished) for one in units}
-    longest = max(longest_paths([one.unit for one in units], to_do).values(), default=0.0)
+    here = hardware.name == THIS_MACHINE
+    to_do = {row.unit.name: 0.0 if row.done and here else row.total_seconds(hardware.name) for row in units}
+    longest = max(longest_paths([row.unit for row in units], to_do).values(), default=0.0)
     return max(longest, sum(to_do.values()) / hardware.workers) + (hardware.shares.starting if longest else 0.0)
 
 
@@ -162,33 +165,38 @@ def measured_seconds(unit_folder: Path) -> dict[str, float]:
     return {**seconds, ANSWERING: ended - began - sum(seconds.values())}
 
 
-def _corrected(
-    units: tuple[UnitForecast, ...], measured: Mapping[str, Mapping[str, float]]
-) -> tuple[UnitForecast, ...]:
+def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str, float]]) -> list[UnitForecast]:
     """Units with what was measured on this machine, the others in the proportion of measured to predicted seconds."""
     ratios = {}
     for group in GROUPS:
-        finished = [one for one in units if group in measured.get(one.unit.name, {})]
-        predicted = sum(one.seconds[THIS_MACHINE].get(group, 0.0) for one in finished)
-        ratios[group] = sum(measured[one.unit.name][group] for one in finished) / predicted if predicted else 1.0
-
-    def correct(one: UnitForecast) -> UnitForecast:
-        here = {group: seconds * ratios[group] for group, seconds in one.seconds[THIS_MACHINE].items()}
-        seconds = {**one.seconds, THIS_MACHINE: measured.get(one.unit.name, here)}
-        return replace(one, seconds=seconds, done=one.unit.name in measured)
-
-    return tuple(map(correct, units))
+        finished = [row for row in units if group in measured.get(row.unit.name, {})]
+        predicted = sum(row.seconds[THIS_MACHINE].get(group, 0.0) for row in finished)
+        ratios[group] = sum(measured[row.unit.name][group] for row in finished) / predicted if predicted else 1.0
+    corrected = []
+    for row in units:
+        here = {group: seconds * ratios[group] for group, seconds in row.seconds[THIS_MACHINE].items()}
+        seconds = {**row.seconds, THIS_MACHINE: measured.get(row.unit.name, here)}
+        corrected.append(replace(row, seconds=seconds, done=row.unit.name in measured))
+    return corrected
 
 
 # what is read --------------------------------------------------------------------------------------------------------
 
 
-def read_workload(preview: Preview) -> Workload | str:
-    """The checkpoint's shape, the tokens of the run's paths and what they rest on; or why they cannot be told."""
+def read_workloads(preview: Preview) -> dict[str, Workload] | str:
+    """By the unit's name, the checkpoint's shape, the tokens of its paths and what they rest on, each of the unit's own
+    image set and levels; or why they cannot be told."""
     settings = preview.config.model
     name, folder = settings.checkpoint, checkpoint_folder(settings.checkpoint)
+    outlines = cache(lambda tiles: open_outline(str(folder or name), tiles, settings.revision))
+    workloads: dict[tuple[str, str], Workload] = {}
     try:
-        return make_workload(preview, *open_outline(str(folder or name), settings.tiles, settings.revision))
+        for unit in preview.units:
+            levels = unit.dataset, str(unit.factors)
+            if levels not in workloads:
+                config, images = own_config(unit, preview.config, preview.sets)
+                workloads[levels] = make_workload(config, images, *outlines(config.model.tiles))
+        return {unit.name: workloads[unit.dataset, str(unit.factors)] for unit in preview.units}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, TemplateError) as error:
         if folder is None and isinstance(error, OSError):
             files = '--include "*.json" "*.jinja"'
@@ -197,9 +205,8 @@ def read_workload(preview: Preview) -> Workload | str:
         return f"{name}: its configuration or its processor cannot be read ({first})"
 
 
-def make_workload(preview: Preview, model: Any, chat: Chat) -> Workload:
-    """What the run's units compute with a model without weights, which gets the config's LoRA."""
-    config, images = preview.config, preview.sets[0]  # further sets are taken to be alike
+def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -> Workload:
+    """What units on these images compute with a model without weights."""
     width, height = _typical_size(config, images)
     image = chat.encode_image(Image.new("RGB", (width, height)), "typical")
     chains, source = sample_chains(config, images)
@@ -209,11 +216,16 @@ def make_workload(preview: Preview, model: Any, chat: Chat) -> Workload:
     paths, typical = count_paths(chat, prompts, image, labels, chains)
     plain = shape_of(model, image)
     with torch.device("meta"):
-        adapted = shape_of(add_lora(model, config.model.lora, seed=0), image)
+        wrapped = add_lora(model, config.model.lora, seed=0)
+    adapted = shape_of(wrapped, image)
+    wrapped.unload()
     cut = f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles"
-    trained = [method for method in method_table(config.methods).values() if method.trains]
     renderer = PathRenderer(chat, prompts)
-    trees = {method.name: method.stages[-1].objective.tree(renderer, typical) for method in trained}
+    trees = {
+        method.name: method.stages[-1].objective.tree(renderer, typical)
+        for method in method_table(config.methods).values()
+        if method.trains
+    }
     return Workload(config, plain, adapted, paths, trees, (source, cut) if config.model.tiles > 1 else (source,))
 
 
