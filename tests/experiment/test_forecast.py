@@ -94,6 +94,17 @@ def test_tiles_are_those_that_the_processor_cuts_a_typical_image_into():
     assert "an image of 160 x 160 pixels, the mean, is cut into 5 tiles" in cut.notes
 
 
+def test_every_unit_is_forecast_with_its_own_image_set_and_levels():
+    wording = "factors={wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}}"
+    preview = preview_run(load_config("demo", [wording, "methods=cls"]))
+    forecast = forecast_run(preview)
+    plain, short = forecast.workloads
+    assert short.paths.label_prompt < plain.paths.label_prompt and short.plain == plain.plain
+    assert short.adapted == plain.adapted
+    tokens = {unit.unit.factors["wording"]: unit.total("tokens", "training") for unit in forecast.units}
+    assert tokens["short"] < tokens["plain"]
+
+
 def test_chain_lengths_come_from_the_journal_the_describer_or_an_assumption(tmp_path):
     journal = tmp_path / "journal-0.jsonl"
     prompts, images = make_question_set(CLASSES), preview_run(load_config("demo")).sets[0]

@@ -6,6 +6,7 @@ are ready before it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,6 @@ class ScoreWork:
 
     ours: Scorer
     rivals: Mapping[str, Scorer]
-    images: int
     settings: dict[str, Any]
 
 
@@ -71,7 +71,7 @@ def measure(settings: ScoreSettings, on_progress: OnProgress) -> list[BenchRow]:
     with on_threads(settings.threads):
         for geometry in settings.geometry:
             mllm = random_model(geometry)
-            for classes, images in ((classes, images) for classes in lists for images in settings.images):
+            for classes, images in itertools.product(lists, settings.images):
                 name = f"score {geometry}, {len(classes)} classes, {images} image{'s' * (images > 1)} at a time"
                 on_progress(name)
                 work = make_score_work(mllm, geometry, classes, images, settings.ablations())
@@ -90,46 +90,31 @@ def make_score_work(
     prompts = [EncodedPrompt(user_turn(question), [image]) for image in encoded]
     asked = ask_labels(mllm.chat.processor, question, pictures, labels)
 
-    def ours(mllm: Mllm) -> Scorer:
-        return partial(label_log_likelihood, mllm, prompts, labels)
-
-    return ScoreWork(
-        ours=ours(mllm),
-        rivals={
-            **{name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()},
-            **{without(thing): ours(with_plan(mllm, thing)) for thing in left_out},
-        },
-        images=images,
-        settings={
-            "geometry": geometry,
-            "classes": len(classes),
-            "images_at_a_time": images,
-            **machine_settings(mllm.model),
-            "tokens_prompt": asked.prompt["input_ids"].shape[1],
-            "tokens_labels": sum(map(len, asked.labels)),
-            "rows_of_batched_cache": min(ROWS_AT_ONCE, len(labels)) * images,
-            "outside_timing": "pixel values of both sides; the rivals' tokens",
-        },
-    )
+    settings = {
+        "geometry": geometry,
+        "classes": len(classes),
+        "images_at_a_time": images,
+        **machine_settings(mllm.model),
+        "tokens_prompt": asked.prompt["input_ids"].shape[1],
+        "tokens_labels": sum(map(len, asked.labels)),
+        "rows_of_batched_cache": min(ROWS_AT_ONCE, len(labels)) * images,
+        "outside_timing": "pixel values of both sides; the rivals' tokens",
+    }
+    rivals = {name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()}
+    rivals |= {
+        without(thing): partial(label_log_likelihood, with_plan(mllm, thing), prompts, labels) for thing in left_out
+    }
+    return ScoreWork(partial(label_log_likelihood, mllm, prompts, labels), rivals, settings)
 
 
 def measure_scoring(name: str, work: ScoreWork, trials: int) -> list[BenchRow]:
     """Checks every rival against ours, which warms all of them up, then times them in turns: a row for each rival."""
-    ours = work.ours()
-    differences = {
-        rival: require_close(
-            name, float((score() - ours).abs().max()), TOLERANCE, f"log-likelihoods of {rival} and ours differ"
-        )
-        for rival, score in work.rivals.items()
-    }
+    ours, differences = work.ours(), {}
+    for rival, score in work.rivals.items():
+        difference, what = float((score() - ours).abs().max()), f"log-likelihoods of {rival} and ours differ"
+        differences[rival] = {"largest_difference": require_close(name, difference, TOLERANCE, what)}
+    images, unit = work.settings["images_at_a_time"], "seconds per image"
+    own_settings = differences.__getitem__
     return measure_sides(
-        name,
-        work.ours,
-        work.rivals,
-        trials,
-        work.settings,
-        lambda rival: {"largest_difference": differences[rival]},
-        count=work.images,
-        unit="seconds per image",
-        warm_up=0,
+        name, work.ours, work.rivals, trials, work.settings, own_settings, count=images, unit=unit, warm_up=0
     )

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,13 @@ class Family:
         return self.with_part, self.without_part
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family("vessel", "cup", "bowl", "handle", ("basin",), ("saucer", "steam", "stripe")),
-    Family("craft", "boat", "raft", "sail", ("hull",), ("flag", "oar", "stripe")),
-    Family("round", "clock", "coin", "hands", ("disc",), ("dots", "feet", "rim")),
-    Family("furniture", "chair", "stool", "backrest", ("legs", "seat"), ("cushion", "rung")),
-    Family("plant", "flower", "lollipop", "petals", ("head", "stem"), ("leaf", "ribbon")),
-    Family("vehicle", "car", "wagon", "cabin", ("bed", "wheels"), ("flag", "lamp", "stripe")),
-)
+@cache
+def read_data(name: str) -> Any:
+    """A YAML file of this folder: what the world is made of, or the describer's wording."""
+    return yaml.safe_load(files("throughline.drawn").joinpath(name).read_text("utf-8"))
 
+
+FAMILIES = TypeAdapter(tuple[Family, ...]).validate_python(read_data("world.yaml")["families"])
 CLASSES: tuple[str, ...] = tuple(sorted(name for family in FAMILIES for name in family.classes))
 PARTS: tuple[str, ...] = tuple(
     sorted({part for family in FAMILIES for part in (family.deciding, *family.required, *family.free)})

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import numpy as np
-import yaml
 
 from throughline.chains.formats import FIVE_STAGE, Chain, ChainFormat, render_chain
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import FAMILIES, contrast_of, family_of, nearest_classes
+from throughline.drawn.concepts import FAMILIES, contrast_of, family_of, nearest_classes, read_data
 from throughline.drawn.scenes import Background, Colours, Scene, pick
 from throughline.drawn.words import colour_of, listed, named, plural
 
@@ -30,6 +26,9 @@ class DescriberSettings:
     part_mistakes: float = 0.08
     format_faults: float = 0.06
 
+
+WORDING = "describer.yaml"
+"""The lists of texts that a chain is put together from; what stands in them is said at the top of the file."""
 
 # A free part is a detail that a reader of the picture gets wrong less often than the part it looks for, and the
 # body is hardly ever missed.
@@ -68,16 +67,9 @@ def believed_parts(parts: frozenset[str], rate: float, draw: np.random.Generator
     return frozenset(believed)
 
 
-@cache
-def _wording() -> dict[str, Any]:
-    """The lists of texts that a chain is put together from; what stands in them is said at the top of the file."""
-    wording: dict[str, Any] = yaml.safe_load(files("throughline.drawn").joinpath("describer.yaml").read_text("utf-8"))
-    return wording
-
-
 def _stages(sight: Sight, believed: frozenset[str], cls: str, draw: np.random.Generator) -> dict[str, str]:
     """The five texts of a chain that ends in `cls`, by stage."""
-    wording = _wording()
+    wording = read_data(WORDING)
     family, deciding = family_of(cls), family_of(cls).deciding
     words = {
         "cls": cls,
@@ -149,7 +141,7 @@ def _emptied(lines: list[str], texts: dict[str, str], draw: np.random.Generator)
 
 
 def _trailing(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    return "\n".join([*lines, pick(draw, _wording()["trailing"])])
+    return "\n".join([*lines, pick(draw, read_data(WORDING)["trailing"])])
 
 
 def _truncated(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
@@ -163,7 +155,7 @@ def _ambiguous(lines: list[str], texts: dict[str, str], draw: np.random.Generato
 
 
 def _refusal(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    return pick(draw, _wording()["refusal"])
+    return pick(draw, read_data(WORDING)["refusal"])
 
 
 # The ways in which a chain goes wrong, by the outcome that a parser should give it.

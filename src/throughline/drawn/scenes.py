@@ -16,37 +16,14 @@ from pydantic import TypeAdapter
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator, seed_of
-from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of
+from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of, read_data
 
-# Colours of objects, shared by all classes: (red, green, blue), 0..255.
-OBJECT_COLOURS: dict[str, tuple[int, int, int]] = {
-    "blue": (50, 95, 190),
-    "brown": (125, 78, 45),
-    "green": (55, 140, 65),
-    "orange": (232, 125, 35),
-    "pink": (232, 115, 160),
-    "purple": (120, 62, 155),
-    "red": (200, 45, 45),
-    "white": (244, 242, 236),
-    "yellow": (244, 206, 60),
-}
+Palette = dict[str, tuple[int, int, int]]
+OBJECT_COLOURS, FAR_COLOURS, NEAR_COLOURS = (
+    TypeAdapter(Palette).validate_python(read_data("world.yaml")[name])
+    for name in ("object_colours", "far_colours", "near_colours")
+)
 MAIN_COLOURS: tuple[str, ...] = tuple(name for name in OBJECT_COLOURS if name != "white")
-
-# Colours of settings are paler than those of objects, so that an object stands out wherever it is put.
-FAR_COLOURS: dict[str, tuple[int, int, int]] = {
-    "blue": (178, 208, 232),
-    "cream": (238, 228, 204),
-    "grey": (196, 200, 204),
-    "mint": (192, 222, 204),
-    "rose": (234, 206, 204),
-}
-NEAR_COLOURS: dict[str, tuple[int, int, int]] = {
-    "brown": (168, 140, 112),
-    "green": (146, 178, 126),
-    "grey": (158, 160, 164),
-    "sand": (214, 192, 148),
-    "teal": (136, 176, 176),
-}
 SETTINGS: tuple[str, ...] = ("beach", "city", "hills", "meadow", "room", "table")
 VIEWPOINTS: tuple[str, ...] = ("above", "front", "left", "right")
 
