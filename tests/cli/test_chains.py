@@ -202,7 +202,7 @@ def test_a_store_is_counted_checked_shown_and_exported(
 ) -> None:
     assert chains("stats", store, "--json") == 0
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["images_given"] == 24
+    assert numbers["store"]["images_given"] == 24
     assert chains("stats", store) == 0
     assert "correct" in capsys.readouterr().out
     assert chains("check", store) == 0
