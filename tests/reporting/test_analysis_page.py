@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Callable
 from html import unescape
-from typing import TYPE_CHECKING
 
 import pytest
 from tests.reporting.analysis_fixture import HOSTILE, full_analysis, write_full_analysis
+from tests.reporting.conftest import FakeRun, write_run
 
 from throughline.analysis.beside_the_paper import beside_the_paper
 from throughline.analysis.divergence import divergence_table
@@ -26,9 +26,6 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.analyses import find_analysis, shaded_data
 from throughline.reporting.page import write_page
 from throughline.runs.reader import Run, read_run
-
-if TYPE_CHECKING:
-    from tests.reporting.conftest import FakeRun
 
 EMPTY = {"folds": (), "divergence": (), "sensitivity": (), "missing": ()}
 
@@ -51,18 +48,29 @@ def by_name(table: Table) -> dict[str, tuple[str, ...]]:
     return {row[0]: row[1:] for row in table.rows}
 
 
-def test_every_section_has_something_when_everything_was_measured(make_run: Callable[..., FakeRun]) -> None:
-    run = small(make_run)
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small run with an analysis and its page; read only."""
+    run = read_run(write_run(tmp_path_factory.mktemp("analysed"), targets=("sketch",), seeds=(0,), size=10).folder)
     write_full_analysis(run)
-    assert all(section.tables or section.figures for section in sections(find_analysis(run).analysis))
-    page = unescape(write_page(run.folder).read_text())
+    write_page(run.folder)
+    return run
+
+
+def page_of(run: Run) -> str:
+    return (run.folder / "report" / "index.html").read_text()
+
+
+def test_every_section_has_something_when_everything_was_measured(analysed: Run) -> None:
+    assert all(section.tables or section.figures for section in sections(find_analysis(analysed).analysis))
+    page = unescape(page_of(analysed))
     for words in (
         "Beside the paper's figures", "+43.38", "+1.88", "+29.74", "+43.28", "86.33", "92.23", "90.23",
         "not comparable", "Distance between domains", "expected by chance", "Does the conclusion depend on the chain?",
         "rounds: mtct_sarr, label path", "class probability by step, sarr", "--limit 8",
     ):  # fmt: skip
         assert words in page, words
-    figures = {path.name for path in (run.folder / "report" / "figures").iterdir()}
+    figures = {path.name for path in (analysed.folder / "report" / "figures").iterdir()}
     names = {
         "accuracy", "rounds", "loss", "reliability", "abstention", "confusion-1", "perplexity", "optimisation",
         "divergence", "probabilities-label-class", "probabilities-teacher-class", "probabilities-teacher-chain",
@@ -170,16 +178,14 @@ def test_figures_hold_the_numbers_that_they_draw(analysis: Analysis) -> None:
     assert [row[2:4] for row in drawn] == [(-1, 4.0), (0, 4.0), (1, 3.0), (2, 2.0)]
 
 
-def test_shaded_chains_travel_as_data(make_run: Callable[..., FakeRun]) -> None:
-    run = small(make_run)
-    write_full_analysis(run)
-    page = write_page(run.folder).read_text()
+def test_shaded_chains_travel_as_data(analysed: Run) -> None:
+    page = page_of(analysed)
     assert HOSTILE not in page and "\u2028" not in page
     blocks = [json.loads(block) for block in re.findall(r'type="application/json">(.*?)</script', page, re.DOTALL)]
     [fold] = next(block for block in blocks if isinstance(block, list))
     assert fold["name"] == "sketch, seed 0" and len(fold["chains"]) == 4
     assert fold["chains"][0]["tokens"][2] == [HOSTILE, 0.0625, 0.1875]
-    assert shaded_data(None) is None and shaded_data(full_analysis(run).model_copy(update=EMPTY)) is None
+    assert shaded_data(None) is None and shaded_data(full_analysis(analysed).model_copy(update=EMPTY)) is None
 
 
 def test_the_verb_tells_means_over_folds(analysis: Analysis) -> None:
