@@ -97,11 +97,7 @@ def summarise_chains(store: Path, images: ImageSet | None = None) -> ChainStatis
     paid_keys = answers["key"][answers["reported"]]
     is_copy = ~answers["reported"] & (answers["key"].isin(paid_keys) | answers.duplicated("key"))
     copies = answers.index[is_copy]
-    judging = pd.DataFrame(
-        [usage for _, usage in chains.judging.values()],
-        index=[row for row, _ in chains.judging.values()],
-        columns=list(MEASURES),
-    )
+    judging = pd.DataFrame([(row, *usage) for row, usage in chains.judging.values()], columns=["row", *MEASURES])
     rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _COLUMNS}
     teachers = requests.groupby(["source", "model", "round"])
     for part, (teacher, own) in enumerate([((None, None, None), requests), *teachers]):
@@ -220,7 +216,7 @@ def _spending(answers: Any, kept: Mapping[str, Any], judging: Any, asked: Any) -
     """The columns of `spending` from `quantity` on; `asked` are the answers that are no copies."""
     for name in MEASURES:
         values = answers[name].dropna()
-        paid = judging[name][judging.index.isin(answers.index)].dropna()
+        paid = judging[name][judging["row"].isin(answers.index)].dropna()
         total, judged = _sum(name, values), _sum(name, paid)
         whole = (total or 0) + (judged or 0)
         # A local teacher may report nothing and have a judge that does.

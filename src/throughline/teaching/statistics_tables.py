@@ -4,7 +4,7 @@ of somebody's choice, so every cell is made printable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
@@ -16,81 +16,56 @@ _NOTHING = "–"
 _QUANTITIES = {"prompt_tokens": "prompt tokens", "completion_tokens": "completion tokens", "cost": "US dollars"}
 _OUTCOMES = ("ok, accepted", "ok, rejected", *Outcome)
 
+_Rows = list[tuple[str, ...]]
+
 
 def statistics_tables(statistics: ChainStatistics) -> tuple[Table, ...]:
     """What the terminal shows of the statistics; tables that would have no row are left out."""
-    accepted = statistics.acceptance
-    whole = accepted[accepted["part"] == 0]
-    rules = list(dict.fromkeys(whole["rule"]))
-    names = tuple(map(printable, rules))
-    tables = (
-        Table("the store", ("what", "how many"), _overview(statistics)),
-        Table(
-            "accepted, by rule",
-            ("rule", "images", "candidates"),
-            tuple(
-                (
-                    printable(row.rule),
-                    _counted(row.images_accepted, row.images),
-                    _counted(row.accepted, row.candidates),
-                )
-                for row in whole[whole["by"] == "all"].itertuples()
-            ),
+    accepted = statistics.acceptance[statistics.acceptance["part"] == 0]
+    rules = list(dict.fromkeys(accepted["rule"]))
+    names = list(map(printable, rules))
+    groups = {by: accepted[accepted["by"] == by] for by in ("all", "domain", "class", "number")}
+    tables: dict[str, tuple[Iterable[str], _Rows]] = {
+        "the store": (("what", "how many"), _overview(statistics)),
+        "accepted, by rule": (("rule", "images", "candidates"), list(map(_by_rule, groups["all"].itertuples()))),
+        "accepted of images / of candidates, by domain": (
+            ("domain", "images", "candidates", *names),
+            _groups(groups["domain"], ["images", "candidates"], rules, _both_shares),
         ),
-        *(
-            Table(
-                f"accepted of images / of candidates, by {by}",
-                (by, "images", "candidates", *names),
-                _groups(whole[whole["by"] == by], ("images", "candidates"), rules, _both_shares),
-            )
-            for by in ("domain", "class")
+        "accepted of images / of candidates, by class": (
+            ("class", "images", "candidates", *names),
+            _groups(groups["class"], ["images", "candidates"], rules, _both_shares),
         ),
-        Table(
-            "accepted by candidate number, and images gained",
+        "accepted by candidate number, and images gained": (
             ("number, from 0", "judged", *names),
-            _groups(whole[whole["by"] == "number"], ("candidates",), rules, _share_and_gain),
+            _groups(groups["number"], ["candidates"], rules, _share_and_gain),
         ),
-        Table("outcomes", ("outcome", *names), _outcomes(statistics.outcomes, rules)),
-        Table(
-            "words: median (5 % to 95 %, longest)",
+        "outcomes": (("outcome", *names), _outcomes(statistics.outcomes, rules)),
+        "words: median (5 % to 95 %, longest)": (
             ("of", "all answers", *(f"accepted by {name}" for name in names)),
             _words(statistics.words, rules),
         ),
-        Table(
-            "tokens and cost",
+        "tokens and cost": (
             ("what", "answers", "reported by", "each", "judge", *(f"per {name} chain" for name in names)),
             _spending(statistics.spending, rules),
         ),
-        Table(
-            "by teacher",
+        "by teacher": (
             ("source", "model", "round", "images", "candidates", "failed", *names, "completion tokens", "US dollars"),
-            _teachers(statistics, rules),
+            _teachers(statistics, rules) if len(statistics.parts) > 2 else [],
         ),
-    )
-    return tuple(table for table in tables if table.rows)
-
-
-def _overview(statistics: ChainStatistics) -> tuple[tuple[str, str], ...]:
-    store, whole = statistics.store, statistics.parts.iloc[0]
-    counts = {
-        "images asked about": whole["images"],
-        "images of the folder": store["images_given"],
-        "images the folder does not hold": store["images_unknown"],
-        "images that are others by now": store["images_changed"] or None,
-        "answers": whole["candidates"],
-        "of them copies for identical images": whole["copies"],
-        "failed requests": whole["failed"],
-        "candidate lines given twice": store["duplicates"],
-        "problems": store["problems"],
-        "tokens or costs that can be none": store["unusable_usage"] or None,
-        "verdicts without a candidate": store["verdicts_without_candidate"] or None,
-        "different questions": store["prompts"],
     }
-    rows = [(name, f"{count:,}") for name, count in counts.items() if count is not None]
-    rows.append(("formats", ", ".join(map(printable, store["formats"])) or _NOTHING))
-    if len(statistics.acceptance):
-        rows.append(("verdicts", "made for this count" if store["judged_anew"] else "as the store holds them"))
-    return tuple(rows)
+    return tuple(Table(title, tuple(columns), tuple(rows)) for title, (columns, rows) in tables.items() if rows)
+
+
+def _overview(statistics: ChainStatistics) -> _Rows:
+    """The counts of the store, by their names."""
+    whole = statistics.parts.iloc[0][["images", "candidates", "failed", "copies"]].to_dict()
+    counts = {**whole, **statistics.store, "formats": ", ".join(map(printable, statistics.store["formats"]))}
+    return [
+        (name.replace("_", " "), f"{count:,}" if type(count) is int else str(count))
+        for name, count in counts.items()
+        if count is not None
+    ]
 
 
 def _cells(
@@ -101,67 +76,62 @@ def _cells(
     return {name: tuple(cells.get((name, rule), missing) for rule in rules) for name in dict.fromkeys(frame["name"])}
 
 
-def _groups(
-    groups: Any, counted: Sequence[str], rules: Sequence[str], cell: Callable[[Any], str]
-) -> tuple[tuple[str, ...], ...]:
+def _groups(groups: Any, counted: list[str], rules: Sequence[str], cell: Callable[[Any], str]) -> _Rows:
     """A row for each name: how many a rule has judged at most, then a cell for each rule."""
-    judged = groups.groupby("name")[list(counted)].max()
-    cells = _cells(groups, rules, cell)
-    return tuple(
+    judged, cells = groups.groupby("name")[counted].max(), _cells(groups, rules, cell)
+    return [
         (printable(str(name)), *(f"{count:,}" for count in counts), *cells[name])
         for name, *counts in judged.itertuples()
-    )
+    ]
 
 
-def _outcomes(outcomes: Any, rules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _outcomes(outcomes: Any, rules: Sequence[str]) -> _Rows:
     outcomes = outcomes[outcomes["part"] == 0]
-    kept = outcomes["accepted"].map({True: "ok, accepted", False: "ok, rejected"})
-    named = outcomes.assign(name=outcomes["outcome"].where(outcomes["outcome"] != Outcome.OK, kept))
+    usable = outcomes["accepted"].map({True: "ok, accepted", False: "ok, rejected"})
+    named = outcomes.assign(name=outcomes["outcome"].where(outcomes["outcome"] != Outcome.OK, usable))
     cells = _cells(named, rules, lambda row: f"{row.count:,}", missing="0")
-    return tuple((name, *cells[name]) for name in _OUTCOMES if name in cells)
+    return [(name, *cells[name]) for name in _OUTCOMES if name in cells]
 
 
-def _words(words: Any, rules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _words(words: Any, rules: Sequence[str]) -> _Rows:
     words = words[words["part"] == 0]
     named = words.assign(name=list(zip(words["format"], words["stage"], strict=True)))
-    cells = _cells(named, [None, *rules], _spread)
-    has_several = len({format for format, _ in cells if format is not None}) > 1
-    return tuple(
-        ("whole answers" if stage is None else f"{format}: {stage}" if has_several else stage, *spreads)
-        for (format, stage), spreads in cells.items()
-    )
+    has_several = words["format"].nunique() > 1
+    return [
+        ("whole answers" if stage is None else f"{format}: {stage}" if has_several else stage, *cells)
+        for (format, stage), cells in _cells(named, [None, *rules], _spread).items()
+    ]
 
 
-def _spending(spending: Any, rules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    spending = spending[(spending["part"] == 0) & ((spending["reporting"] > 0) | spending["judging"].notna())]
-    return tuple(
+def _spending(spending: Any, rules: Sequence[str]) -> _Rows:
+    rows = spending[(spending["part"] == 0) & ((spending["reporting"] > 0) | spending["judging"].notna())]
+    return [
         (
-            _QUANTITIES[row.quantity],
-            _amount(row.total),
-            f"{row.reporting:,}",
+            *(_QUANTITIES[row.quantity], _amount(row.total), f"{row.reporting:,}"),
             *map(_amount, (row.per_candidate, row.judging, *map(row.per_accepted.get, rules))),
         )
-        for row in spending.itertuples()
-    )
+        for row in rows.itertuples()
+    ]
 
 
-def _teachers(statistics: ChainStatistics, rules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """A row for each teacher, where there are several."""
-    teachers, accepted = statistics.parts[1:], statistics.acceptance
-    if len(teachers) < 2:
-        return ()
-    accepted = accepted[accepted["by"] == "all"].assign(name=accepted["part"])
-    cells = _cells(accepted, rules, lambda row: _counted(row.accepted, row.candidates))
+def _teachers(statistics: ChainStatistics, rules: Sequence[str]) -> _Rows:
+    accepted = statistics.acceptance[statistics.acceptance["by"] == "all"]
+    cells = _cells(accepted.assign(name=accepted["part"]), rules, lambda row: _counted(row.accepted, row.candidates))
     totals = statistics.spending.set_index(["part", "quantity"])["total"]
-    return tuple(
+    return [
         (
             *map(printable, (row.source, row.model)),
             *(f"{count:,}" for count in (row.round, row.images, row.candidates, row.failed)),
-            *cells.get(row.part, (_NOTHING,) * len(rules)),
+            *cells.get(row.part, [_NOTHING] * len(rules)),
             *(_amount(totals[row.part, quantity]) for quantity in ("completion_tokens", "cost")),
         )
-        for row in teachers.itertuples()
-    )
+        for row in statistics.parts[1:].itertuples()
+    ]
+
+
+def _by_rule(row: Any) -> tuple[str, ...]:
+    images, candidates = _counted(row.images_accepted, row.images), _counted(row.accepted, row.candidates)
+    return printable(row.rule), images, candidates
 
 
 def _counted(accepted: int, judged: int) -> str:
