@@ -61,10 +61,9 @@ class Scorer:
         batch = self.mllm.collate([[self._tree(one)] for one in passages]).to(self.mllm.device)
         scores, entropy = measure_trees(self.mllm.model, batch)
         ids = batch.input_ids.view(-1)[batch.scored]
-        lengths = list(batch.lengths)
-        pieces = (torch.split(value.cpu(), lengths) for value in (ids, scores.token_nll, entropy))
+        pieces = (torch.split(value.cpu(), batch.lengths) for value in (ids, scores.token_nll, entropy))
         rows: dict[str, list[Any]] = {name: [] for name in COLUMNS.names}
-        for sample, name, tokens, nll, uncertain in zip(batch.sample, batch.names, *pieces, strict=True):
+        for sample, name, tokens, nll, uncertain in zip(batch.samples, batch.names, *pieces, strict=True):
             source = cast(Source, name)  # branches are named after their sources
             one = passages[sample]
             words = self.words(source, one.texts[source])

@@ -85,7 +85,7 @@ def token_trees(work: Workload, name: str = "token trees", built: TreeBatch | No
         backward(model, built or work.batch(), samples)
 
     def nll() -> dict[Key, float]:
-        keys = zip(batch.sample, batch.names, strict=True)
+        keys = zip(batch.samples, batch.names, strict=True)
         return dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
 
     return Contender(name, model, take_step, nll, _rows_of_trees(batch), [batch.input_ids.shape])

@@ -91,7 +91,7 @@ def checked_precision(geometry: str, device: str) -> tuple[float, float]:
     mllm = random_mllm(small, tokenizer_texts(), device=device, dtype="bfloat16")
     work = make_workload(mllm, mllm.model, geometry, class_list(CLASSES), 2)
     batch, rows = work.batch().to(device), separate_rows(work)[0]
-    lengths = [1 if mean else length for length, mean in zip(batch.lengths, batch.means, strict=True)]
+    lengths = [1 if branch.reduce == "mean" else len(branch.scored) for branch in batch.branches]
 
     @torch.no_grad()
     def score() -> tuple[torch.Tensor, torch.Tensor]:

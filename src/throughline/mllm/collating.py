@@ -9,9 +9,9 @@ Which of them a checkpoint family takes is found out once (`plan`); `forward` ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from throughline.mllm.attention import TreeLayout, tree_layout
 from throughline.mllm.chat import EncodedImage, join_inputs
-from throughline.mllm.tree import Branch, Tree
+from throughline.mllm.tree import Branch, Tokens, Tree
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class ImageReuse:
 
 @dataclass(frozen=True, eq=False)
 class TreeBatch:
-    """What one model call needs. B rows of S tokens; `scored` and `predictors` are flat indices into B x S, branch
-    after branch, `lengths` the number of scored tokens of each branch; `sample` says whose branch it is, `noted` from
-    which to which of its tokens probabilities are wanted, `references` its reduced NLL under frozen weights."""
+    """The arguments of one model call over B rows of S tokens, and which of these tokens are scored.
+
+    `scored` and `predictors` are flat indices into B x S, branch after branch; `branches` are those they belong to, and
+    `samples` say for each of these which of the trees it is from.
+    """
 
     input_ids: Tensor  # (B, S)
     position_ids: Tensor  # (B, S), or (axes, B, S) with multimodal RoPE
@@ -43,14 +45,19 @@ class TreeBatch:
     reused: ImageReuse | None  # paths only
     scored: Tensor
     predictors: Tensor
-    lengths: tuple[int, ...]
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-    means: tuple[bool, ...]
-    sample: tuple[int, ...]
-    noted: tuple[tuple[int, int], ...]
-    references: tuple[float, ...]
+    branches: tuple[Branch, ...]
+    samples: tuple[int, ...]
     whole_logits: bool = False  # of all marked positions at once, by the model's own call
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every branch."""
+        return tuple(branch.name for branch in self.branches)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of scored tokens of every branch."""
+        return [len(branch.scored) for branch in self.branches]
 
     def to(self, device: torch.device | str) -> TreeBatch:
         """The same batch with its tensors on `device`."""
@@ -65,134 +72,111 @@ class TreeBatch:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Tokens of a tree and where they go: `tokens` `(n,)` are their indices in the tree, ascending, `places` `(n,)`
+    their flat indices in the batch. `branches` are those scored here."""
+
+    sample: int
+    tree: Tree
+    tokens: Tokens
+    places: Tokens
+    branches: Sequence[Branch]
+
+    def at(self, tokens: Tokens) -> Tokens:
+        """The places of some of these tokens, given by their indices in the tree."""
+        return self.places[np.searchsorted(self.tokens, tokens)]
+
+
 def collate_packed(rows: Sequence[Sequence[Tree]]) -> TreeBatch:
     """All trees of all rows behind one another in one row: their trunks, those of one length together, then their
     crowns. Nothing is padded, and no tree costs another anything."""
     trees = [tree for row in rows for tree in row]
-    trunks = [int((tree.node == 0).sum()) for tree in trees]
-    order = sorted(range(len(trees)), key=lambda index: trunks[index])  # stable: equal trunks in the order they came
-    crowns = [len(trees[index]) - trunks[index] for index in order]
-    trunk_at = np.cumsum([0] + [trunks[index] for index in order])
-    crown_at = trunk_at[-1] + np.cumsum([0, *crowns])
-    places: dict[int, np.ndarray[Any, Any]] = {}
-    for place, index in enumerate(order):
-        trunk = trunk_at[place] + np.arange(trunks[index])
-        places[index] = np.concatenate([trunk, crown_at[place] + np.arange(crowns[place])])
-    ids = np.empty((1, crown_at[-1]), dtype=np.int64)
-    positions = np.empty((trees[0].positions.shape[0], 1, crown_at[-1]), dtype=np.int64)
-    marks = _Marks()
-    images: list[tuple[int, EncodedImage]] = []
-    for sample, tree in enumerate(trees):
-        at = places[sample]
-        ids[0, at] = tree.tokens
-        positions[:, 0, at] = tree.positions
-        for branch in tree.branches:
-            marks.add(at[branch.scored], at[branch.predictors], branch, sample)
-        images += zip(at[tree.image_at], tree.images, strict=True)
-    images.sort(key=lambda placed: placed[0])  # features are put in where placeholders stand, in the order of the row
-    layout = tree_layout([(trunks[index], trees[index].visible()) for index in order])
-    return marks.batch(ids, positions, layout, join_inputs([image for _, image in images]), None)
+    order = sorted(range(len(trees)), key=lambda sample: trees[sample].trunk_tokens)  # stable among equal trunks
+    lengths = [trees[sample].trunk_tokens for sample in order]
+    lengths += [len(trees[sample]) - trees[sample].trunk_tokens for sample in order]
+    parts = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
+    places = {
+        sample: np.concatenate([trunk, crown])
+        for sample, trunk, crown in zip(order, parts[: len(order)], parts[len(order) :], strict=True)
+    }
+    pieces = [_Piece(s, tree, np.arange(len(tree)), places[s], tree.branches) for s, tree in enumerate(trees)]
+    placed = [pair for s, tree in enumerate(trees) for pair in zip(places[s][tree.image_at], tree.images, strict=True)]
+    placed.sort(key=lambda pair: pair[0])  # features are put in where placeholders stand, in the order of the row
+    layout = tree_layout([(trees[sample].trunk_tokens, trees[sample].visible()) for sample in order])
+    return _batch(pieces, (1, sum(lengths)), 0, layout, [image for _, image in placed])
 
 
 def collate_masked(rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
     """Rows of trees, padded on the right. A pad token attends to itself alone, so that no row of the mask is empty."""
     length = max(sum(len(tree) for tree in row) for row in rows)
-    axes = rows[0][0].positions.shape[0]
-    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    positions = np.zeros((axes, len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), length, length), dtype=bool)
-    mask[:, np.arange(length), np.arange(length)] = True
-    marks = _Marks()
-    sample = 0
-    for r, row in enumerate(rows):
-        at = 0
+    mask = np.repeat(np.eye(length, dtype=bool)[None], len(rows), axis=0)
+    pieces: list[_Piece] = []
+    for index, row in enumerate(rows):
+        start = 0
         for tree in row:
-            here = slice(at, at + len(tree))
-            ids[r, here] = tree.tokens
-            positions[:, r, here] = tree.positions
-            mask[r, here, here] = tree.visible()
-            for branch in tree.branches:
-                offset = r * length + at
-                marks.add(branch.scored + offset, branch.predictors + offset, branch, sample)
-            at += len(tree)
-            sample += 1
-    images = [image for row in rows for tree in row for image in tree.images]
-    return marks.batch(ids, positions, torch.from_numpy(mask)[:, None], join_inputs(images), None)
+            tokens = np.arange(len(tree))
+            mask[index, start : start + len(tree), start : start + len(tree)] = tree.visible()
+            pieces.append(_Piece(len(pieces), tree, tokens, index * length + start + tokens, tree.branches))
+            start += len(tree)
+    images = [image for piece in pieces for image in piece.tree.images]
+    return _batch(pieces, (len(rows), length), pad_id, torch.from_numpy(mask)[:, None], images)
 
 
 def collate_paths(trees: Sequence[Tree], pad_id: int) -> TreeBatch:
     """Every branch of every tree as a row of its own, each image encoded once."""
-    unrolled = [
-        (sample, branch, route, tree)
+    routes = [
+        (sample, tree, branch, np.flatnonzero(seen[branch.scored[-1]]))
         for sample, tree in enumerate(trees)
-        for branch, route in zip(tree.branches, _routes(tree), strict=True)
+        for seen in [tree.visible()]
+        for branch in tree.branches
     ]
-    length = max(len(route) for _, _, route, _ in unrolled)
-    axes = trees[0].positions.shape[0]
-    ids = np.full((len(unrolled), length), pad_id, dtype=np.int64)
-    positions = np.zeros((axes, len(unrolled), length), dtype=np.int64)
-    mask = np.zeros((len(unrolled), length), dtype=np.int64)
-    marks = _Marks()
+    length = max(len(route) for *_, route in routes)
+    pieces = [
+        _Piece(sample, tree, route, row * length + np.arange(len(route)), (branch,))
+        for row, (sample, tree, branch, route) in enumerate(routes)
+    ]
+    mask = np.zeros((len(pieces), length), dtype=np.int64)
+    for row, piece in enumerate(pieces):
+        mask[row, : len(piece.places)] = 1
     images = [image for tree in trees for image in tree.images]
     first_image = np.cumsum([0] + [len(tree.images) for tree in trees])
-    used: list[int] = []
-    for r, (sample, branch, route, tree) in enumerate(unrolled):
-        ids[r, : len(route)] = tree.tokens[route]
-        positions[:, r, : len(route)] = tree.positions[:, route]
-        mask[r, : len(route)] = 1
-        last = r * length + len(route)
-        scored = np.arange(last - len(branch.scored), last)
-        marks.add(scored, scored - 1, branch, sample)
-        used += (first_image[sample] + np.flatnonzero(np.isin(tree.image_at, route))).tolist()
-    tiles = [len(next(iter(image.inputs.values()))) for image in images]
-    first_tile = np.cumsum([0, *tiles])
-    reuse = ImageReuse(tuple(used), tuple(t for i in used for t in range(first_tile[i], first_tile[i + 1])))
-    return marks.batch(ids, positions, torch.from_numpy(mask), join_inputs(images), reuse)
+    used = [
+        int(first_image[piece.sample] + image)
+        for piece in pieces
+        for image in np.flatnonzero(np.isin(piece.tree.image_at, piece.tokens))
+    ]
+    first_tile = np.cumsum([0] + [len(next(iter(image.inputs.values()))) for image in images])
+    tiles = tuple(tile for image in used for tile in range(first_tile[image], first_tile[image + 1]))
+    reuse = ImageReuse(tuple(used), tiles)
+    return _batch(pieces, (len(pieces), length), pad_id, torch.from_numpy(mask), images, reuse)
 
 
-class _Marks:
-    """Collects the scored tokens of all branches while rows are laid out."""
-
-    def __init__(self) -> None:
-        self.scored: list[np.ndarray[Any, Any]] = []
-        self.predictors: list[np.ndarray[Any, Any]] = []
-        self.branches: list[Branch] = []
-        self.sample: list[int] = []
-
-    def add(self, scored: Any, predictors: Any, branch: Branch, sample: int) -> None:
-        self.scored.append(scored)
-        self.predictors.append(predictors)
-        self.branches.append(branch)
-        self.sample.append(sample)
-
-    def batch(
-        self,
-        ids: Any,
-        positions: Any,
-        attention: TreeLayout | Tensor,
-        images: dict[str, Tensor],
-        reuse: ImageReuse | None,
-    ) -> TreeBatch:
-        position_ids = torch.from_numpy(positions)
-        return TreeBatch(
-            input_ids=torch.from_numpy(ids),
-            position_ids=position_ids[0] if len(position_ids) == 1 else position_ids,
-            attention=attention,
-            image_inputs=images,
-            reused=reuse,
-            scored=torch.from_numpy(np.concatenate(self.scored)),
-            predictors=torch.from_numpy(np.concatenate(self.predictors)),
-            lengths=tuple(map(len, self.scored)),
-            names=tuple(branch.name for branch in self.branches),
-            weights=tuple(branch.weight for branch in self.branches),
-            means=tuple(branch.reduce == "mean" for branch in self.branches),
-            sample=tuple(self.sample),
-            noted=tuple(branch.noted for branch in self.branches),
-            references=tuple(branch.reference for branch in self.branches),
-        )
-
-
-def _routes(tree: Tree) -> list[np.ndarray[Any, Any]]:
-    """For every branch the indices of all tokens of its path, prompt included."""
-    visible = tree.visible()
-    return [np.flatnonzero(visible[branch.scored[-1]]) for branch in tree.branches]
+def _batch(
+    pieces: Sequence[_Piece],
+    shape: tuple[int, int],
+    pad_id: int,
+    attention: TreeLayout | Tensor,
+    images: Sequence[EncodedImage],
+    reused: ImageReuse | None = None,
+) -> TreeBatch:
+    """Puts all pieces in their places of `(rows, tokens)`, and marks the scored tokens of their branches."""
+    axes = len(pieces[0].tree.positions)
+    ids = np.full(math.prod(shape), pad_id, dtype=np.int64)
+    positions = np.zeros((axes, math.prod(shape)), dtype=np.int64)
+    for piece in pieces:
+        ids[piece.places] = piece.tree.tokens[piece.tokens]
+        positions[:, piece.places] = piece.tree.positions[:, piece.tokens]
+    marks = [(piece, branch) for piece in pieces for branch in piece.branches]
+    position_ids = torch.from_numpy(positions.reshape(axes, *shape))
+    return TreeBatch(
+        input_ids=torch.from_numpy(ids.reshape(shape)),
+        position_ids=position_ids[0] if axes == 1 else position_ids,
+        attention=attention,
+        image_inputs=join_inputs(images),
+        reused=reused,
+        scored=torch.from_numpy(np.concatenate([piece.at(branch.scored) for piece, branch in marks])),
+        predictors=torch.from_numpy(np.concatenate([piece.at(branch.predictors) for piece, branch in marks])),
+        branches=tuple(branch for _, branch in marks),
+        samples=tuple(piece.sample for piece, _ in marks),
+    )

@@ -57,7 +57,7 @@ class Row:
 
 def row_of(tree: Tree) -> Row:
     """A tree as its packed row computes it: the trunk with itself, the crown with the whole tree."""
-    tokens, trunk = len(tree), int((tree.node == 0).sum())
+    tokens, trunk = len(tree), tree.trunk_tokens
     predictors = np.unique(np.concatenate([branch.predictors for branch in tree.branches]))
     tiles = sum(tiles_of(image) for image in tree.images)
     return Row(tokens, tiles, len(predictors), trunk**2 + (tokens - trunk) * tokens)

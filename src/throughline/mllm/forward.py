@@ -9,82 +9,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from throughline.mllm.attention import layout_arguments
 from throughline.mllm.collating import TreeBatch
-from throughline.mllm.head import marked_measures, marked_nll, measures_of
+from throughline.mllm.head import marked_measures, marked_nll, measures_of, nll_of
 from throughline.mllm.lora import base_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class TreeScores:
-    """Per-token NLL of every branch, branch after branch `(scored tokens,)`, and the sums the objectives need."""
+    """NLL of every scored token, branch after branch, `(scored tokens,)`, and the sums that objectives need."""
 
     token_nll: Tensor
     batch: TreeBatch
 
     def per_branch(self) -> Iterator[tuple[int, str, Tensor]]:
         """`(sample index, branch name, token NLL of its answer)` for every branch."""
-        pieces = torch.split(self.token_nll, list(self.batch.lengths))
-        yield from zip(self.batch.sample, self.batch.names, pieces, strict=True)
+        pieces = torch.split(self.token_nll, self.batch.lengths)
+        yield from zip(self.batch.samples, self.batch.names, pieces, strict=True)
 
     def branch_nll(self) -> Tensor:
         """`(branches,)`: the reduced NLL of every branch, without weights."""
-        index = torch.repeat_interleave(
-            torch.arange(len(self.batch.lengths), device=self.token_nll.device),
-            torch.tensor(self.batch.lengths, device=self.token_nll.device),
-        )
-        sums = torch.zeros(len(self.batch.lengths), device=self.token_nll.device).index_add(0, index, self.token_nll)
-        counts = torch.tensor(
-            [n if mean else 1 for n, mean in zip(self.batch.lengths, self.batch.means, strict=True)],
-            device=self.token_nll.device,
-        ).clamp(min=1)
-        return sums / counts
+        lengths, device = self.batch.lengths, self.token_nll.device
+        means = [branch.reduce == "mean" for branch in self.batch.branches]
+        index = torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device))
+        sums = torch.zeros(len(lengths), device=device).index_add(0, index, self.token_nll)
+        counts = [length if mean else 1 for length, mean in zip(lengths, means, strict=True)]
+        return sums / torch.tensor(counts, device=device).clamp(min=1)
 
     def gains(self, name: str) -> Tensor:
         """`(trees,)`: how much lower the reduced NLL of the branch called `name` is than its reference, in the order of
         the trees. For objectives that compare a tree's branches; every tree has one branch of that name."""
-        chosen = [index for index, branch in enumerate(self.batch.names) if branch == name]
-        references = torch.tensor([self.batch.references[index] for index in chosen], device=self.token_nll.device)
-        return references - self.branch_nll()[chosen]
+        chosen = [index for index, branch in enumerate(self.batch.branches) if branch.name == name]
+        references = [self.batch.branches[index].reference for index in chosen]
+        return torch.tensor(references, device=self.token_nll.device) - self.branch_nll()[chosen]
 
     def loss_sum(self) -> Tensor:
         """The sum over branches of weight x reduced NLL: divide by the number of samples for Eq. 1."""
-        return (self.branch_nll() * torch.tensor(self.batch.weights, device=self.token_nll.device)).sum()
+        weights = [branch.weight for branch in self.batch.branches]
+        return (self.branch_nll() * torch.tensor(weights, device=self.token_nll.device)).sum()
 
 
 def score_trees(model: Any, batch: TreeBatch) -> TreeScores:
     """One forward pass; logits at the predicting positions only, a bounded number at a time. Gradients flow where the
     model's parameters ask."""
-    marked, rows = torch.unique(batch.predictors, return_inverse=True)
-    targets = batch.input_ids.view(-1)[batch.scored]
-    head = _frozen_head(model, batch)
-    if head is None:
-        logits = _all_logits(model, batch, marked)
-        return TreeScores(torch.logsumexp(logits, dim=-1)[rows] - logits[rows, targets], batch)
-    states = base_of(model).model(**_model_arguments(model, batch)).last_hidden_state
-    return TreeScores(marked_nll(states.flatten(0, 1)[marked], head, rows, targets), batch)
+    return TreeScores(_at_marks(model, batch, marked_nll, nll_of), batch)
 
 
 @torch.no_grad()
 def measure_trees(model: Any, batch: TreeBatch) -> tuple[TreeScores, Tensor]:
     """The scores without gradient, and beside every token's NLL the entropy, in nats, of the distribution that it was
     drawn from: `(scored tokens,)`."""
+    nll, entropy = _at_marks(model, batch, marked_measures, measures_of)
+    return TreeScores(nll, batch), entropy
+
+
+def _at_marks(model: Any, batch: TreeBatch, of_states: Callable[..., T], of_logits: Callable[..., T]) -> T:
+    """A function of `head` at the scored tokens: of hidden states and the head, or of logits where the model's own call
+    has to give these."""
     marked, rows = torch.unique(batch.predictors, return_inverse=True)
     targets = batch.input_ids.view(-1)[batch.scored]
     head = _frozen_head(model, batch)
     if head is None:
-        nll, entropy = measures_of(_all_logits(model, batch, marked), rows, targets)
-    else:
-        states = base_of(model).model(**_model_arguments(model, batch)).last_hidden_state
-        nll, entropy = marked_measures(states.flatten(0, 1)[marked], head, rows, targets)
-    return TreeScores(nll, batch), entropy
+        return of_logits(_all_logits(model, batch, marked), rows, targets)
+    states = base_of(model).model(**_model_arguments(model, batch)).last_hidden_state
+    return of_states(states.flatten(0, 1)[marked], head, rows, targets)
 
 
 def _frozen_head(model: Any, batch: TreeBatch) -> Any:

@@ -41,8 +41,13 @@ def marked_measures(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) ->
     return nll, entropy
 
 
+def nll_of(logits: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """The NLL that `marked_nll` gives, from `(n, vocabulary)` logits."""
+    return torch.logsumexp(logits, dim=-1)[rows] - logits[rows, targets]
+
+
 def measures_of(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from `(n, vocabulary)` logits."""
+    """What `marked_measures` gives, from `(n, vocabulary)` logits."""
     normaliser = torch.logsumexp(logits, dim=-1)
     expected = (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
     return normaliser[rows] - logits[rows, targets], (normaliser - expected)[rows]

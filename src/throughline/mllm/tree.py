@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,15 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained. `noted` is the range
-    of the answer's tokens whose probability whoever trains wants to see; it changes no loss. `reference` is the
-    reduced NLL that frozen weights give the answer, for objectives that compare with it."""
+    """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained. `watched` is the
+    range of the answer's tokens whose probability is logged in training; it changes no loss. `reference` is the reduced
+    NLL of the answer under frozen weights, for objectives that compare with it."""
 
     path: Path
     name: str
     weight: float = 1.0
     reduce: Reduce = "mean"
-    noted: tuple[int, int] = (0, 0)
+    watched: tuple[int, int] = (0, 0)
     reference: float = 0.0
 
 
@@ -44,7 +44,7 @@ class Branch:
     predictors: Tokens
     weight: float
     reduce: Reduce
-    noted: tuple[int, int]
+    watched: tuple[int, int]
     reference: float = 0.0
 
 
@@ -66,6 +66,11 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def trunk_tokens(self) -> int:
+        """Tokens of the root node, which all branches share."""
+        return int((self.node == 0).sum())
 
     def with_references(self, references: Sequence[float]) -> Tree:
         """The tree with these reduced NLLs of frozen weights on its branches, in their order."""
@@ -95,111 +100,57 @@ def merge_paths(leaves: Sequence[Leaf], image_token_id: int) -> Tree:
     for leaf in leaves:
         if not 0 < leaf.path.answer_start < len(leaf.path.tokens):
             raise ValueError(f"branch {leaf.name!r} needs a prompt and an answer of at least one token each")
-    builder = _Builder(image_token_id)
-    for leaf in leaves:
-        builder.add(leaf)
-    return builder.build()
+    image_ids: dict[str, int] = {}
+    identities = [_identity(leaf.path, image_token_id, image_ids) for leaf in leaves]
+    nodes: list[_Node] = []
+    routes: list[list[Tokens]] = [[] for _ in leaves]  # of every leaf, the indices in the tree of its tokens
+    stack, tokens = [(list(range(len(leaves))), 0, -1)], 0
+    while stack:
+        members, start, parent = stack.pop()
+        first = identities[members[0]]
+        end = start + min(_common_rows(first[start:], identities[member][start:]) for member in members)
+        following: dict[bytes, list[int]] = {}  # the leaves that go on beyond the node, by their next token
+        for member in members:
+            routes[member].append(np.arange(tokens, tokens + end - start))
+            if end < len(identities[member]):
+                following.setdefault(identities[member][end].tobytes(), []).append(member)
+        stack += [(children, end, len(nodes)) for children in reversed(following.values())]
+        nodes.append(_Node(leaves[members[0]].path, start, end, parent, tokens))
+        tokens += end - start
+    images = [placed for node in nodes for placed in _images(node, image_token_id)]
+    return Tree(
+        tokens=np.concatenate([node.path.tokens[node.start : node.end] for node in nodes]),
+        positions=np.concatenate([node.path.positions[:, node.start : node.end] for node in nodes], axis=1),
+        node=np.repeat(np.arange(len(nodes)), [node.end - node.start for node in nodes]),
+        parent=np.array([node.parent for node in nodes], dtype=np.int64),
+        images=tuple(image for image, _ in images),
+        image_at=np.array([place for _, place in images], dtype=np.int64),
+        branches=tuple(_branch(leaf, np.concatenate(route)) for leaf, route in zip(leaves, routes, strict=True)),
+    )
 
 
-class _Node:
-    """Tokens `start:end` of the path that first came this way."""
+class _Node(NamedTuple):
+    """Tokens `start:end` of a path, which stand at `place` in the tree; `parent` is the index of the node above."""
 
-    def __init__(self, path: int, start: int, end: int) -> None:
-        self.path, self.start, self.end = path, start, end
-        self.children: list[_Node] = []
+    path: Path
+    start: int
+    end: int
+    parent: int
+    place: int
 
 
-class _Builder:
-    def __init__(self, image_token_id: int) -> None:
-        self.image_token_id = image_token_id
-        self.image_ids: dict[str, int] = {}
-        self.leaves: list[Leaf] = []
-        self.identities: list[Tokens] = []
-        self.routes: list[list[_Node]] = []
-        self.root: _Node | None = None
-
-    def add(self, leaf: Leaf) -> None:
-        index, identity = len(self.leaves), _identity(leaf.path, self.image_token_id, self.image_ids)
-        self.leaves.append(leaf)
-        self.identities.append(identity)
-        if self.root is None:
-            self.root = _Node(index, 0, len(identity))
-        node, at = self.root, 0
-        while True:
-            known = self.identities[node.path][node.start : node.end]
-            shared = _common_rows(known, identity[at:])
-            if shared < len(known):
-                self._split(node, shared)
-            at += shared
-            if at == len(identity):
-                break
-            following = next((c for c in node.children if self._starts(c, identity[at])), None)
-            if following is None:
-                following = _Node(index, at, len(identity))
-                node.children.append(following)
-            node = following
-
-    def _starts(self, node: _Node, row: Tokens) -> bool:
-        return bool((self.identities[node.path][node.start] == row).all())
-
-    @staticmethod
-    def _split(node: _Node, shared: int) -> None:
-        tail = _Node(node.path, node.start + shared, node.end)
-        tail.children, node.children, node.end = node.children, [tail], node.start + shared
-
-    def build(self) -> Tree:
-        assert self.root is not None, "a tree needs at least one path"
-        order: list[_Node] = []
-        parent: list[int] = []
-        stack = [(self.root, -1)]
-        while stack:
-            node, above = stack.pop()
-            parent.append(above)
-            index = len(order)
-            order.append(node)
-            stack += [(child, index) for child in reversed(node.children)]
-        lengths = np.array([node.end - node.start for node in order])
-        starts = dict(zip(map(id, order), np.cumsum(lengths) - lengths, strict=True))
-        pieces = [(self.leaves[node.path].path, slice(node.start, node.end)) for node in order]
-        images = self._images(order, starts)
-        return Tree(
-            tokens=np.concatenate([path.tokens[piece] for path, piece in pieces]),
-            positions=np.concatenate([path.positions[:, piece] for path, piece in pieces], axis=1),
-            node=np.repeat(np.arange(len(order)), lengths),
-            parent=np.array(parent, dtype=np.int64),
-            images=tuple(image for image, _ in images),
-            image_at=np.array([at for _, at in images], dtype=np.int64),
-            branches=tuple(
-                _branch(leaf, self._route(identity, starts))
-                for leaf, identity in zip(self.leaves, self.identities, strict=True)
-            ),
-        )
-
-    def _images(self, order: list[_Node], starts: dict[int, int]) -> list[tuple[EncodedImage, int]]:
-        """The images in token order with their places; an image stands where its first placeholder stands."""
-        found: list[tuple[EncodedImage, int]] = []
-        for node in order:
-            path = self.leaves[node.path].path
-            for image, places in zip(path.images, image_places(path, self.image_token_id), strict=True):
-                if node.start <= places[0] < node.end:
-                    found.append((image, starts[id(node)] + int(places[0]) - node.start))
-        return found
-
-    def _route(self, identity: Tokens, starts: dict[int, int]) -> Tokens:
-        """Where in the tree each token of a path lies `(n,)`."""
-        assert self.root is not None
-        node, at, route = self.root, 0, []
-        while True:
-            length = node.end - node.start
-            route.append(np.arange(starts[id(node)], starts[id(node)] + length))
-            at += length
-            if at == len(identity):
-                return np.concatenate(route).astype(np.int64)
-            node = next(child for child in node.children if self._starts(child, identity[at]))
+def _images(node: _Node, image_token_id: int) -> list[tuple[EncodedImage, int]]:
+    """The images of a node with their places in the tree; an image stands where its first placeholder stands."""
+    firsts = [int(places[0]) for places in image_places(node.path, image_token_id)]
+    return [
+        (image, node.place + first - node.start)
+        for image, first in zip(node.path.images, firsts, strict=True)
+        if node.start <= first < node.end
+    ]
 
 
 def common_path(paths: Sequence[Path], image_token_id: int) -> Path:
-    """What these paths begin with in common, at most up to where an answer starts, with the images that it shows."""
+    """The longest common prefix of these paths, at most up to where an answer starts, with the images in it."""
     image_ids: dict[str, int] = {}
     head = paths[0]
     first, *others = (_identity(path, image_token_id, image_ids) for path in paths)
@@ -233,7 +184,7 @@ def image_places(path: Path, image_token_id: int) -> list[Tokens]:
 def _branch(leaf: Leaf, route: Tokens) -> Branch:
     start = leaf.path.answer_start
     scored, predictors = route[start:], route[start - 1 : -1]
-    return Branch(leaf.name, scored, predictors, leaf.weight, leaf.reduce, leaf.noted, leaf.reference)
+    return Branch(leaf.name, scored, predictors, leaf.weight, leaf.reduce, leaf.watched, leaf.reference)
 
 
 def _common_rows(a: Tokens, b: Tokens) -> int:

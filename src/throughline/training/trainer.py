@@ -98,17 +98,18 @@ class TreeTrainer(Trainer):
         return self.objective.loss(scores) * self.accelerator.num_processes / samples
 
     def _note_parts(self, scores: TreeScores) -> None:
-        """Each branch's NLL, and the mean probability of the tokens of it that were to be noted."""
+        """Each branch's NLL, and the mean probability of its watched tokens."""
         batch = scores.batch
         for name, value in zip(batch.names, scores.branch_nll().tolist(), strict=True):
             self.parts.setdefault(f"nll_{name}", []).append(value)
-        tokens = torch.split(scores.token_nll.detach().cpu(), list(batch.lengths))
-        for name, nll, (start, end) in zip(batch.names, tokens, batch.noted, strict=True):
+        tokens = torch.split(scores.token_nll.detach().cpu(), batch.lengths)
+        for branch, nll in zip(batch.branches, tokens, strict=True):
+            start, end = branch.watched
             if end > start:
-                self.parts.setdefault(f"class_{name}", []).append(float((-nll[start:end]).exp().mean()))
+                self.parts.setdefault(f"class_{branch.name}", []).append(float((-nll[start:end]).exp().mean()))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the means of what was noted since the last line, so that checkpoints carry them too."""
+        """Adds the means of what was logged since the last line, so that checkpoints carry them too."""
         if "loss" in logs:
             logs |= {name: sum(values) / len(values) for name, values in sorted(self.parts.items())}
             self.parts.clear()
