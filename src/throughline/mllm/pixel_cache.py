@@ -1,9 +1,10 @@
 """Preprocessed images on disk, so that an image is decoded once and not once for every unit, epoch and way of asking.
 
-One safetensors file an image, mapped into memory when it is read, in 256 folders by the first digits of the image's
-hash. Files rather than segments with an index: a rename makes one whole, an unlink takes one out, the file system keeps
-the time of its last use, and so any number of processes share the folder without a lock or an index to repair after a
-kill. `images.ImageReader` reads and fills it; it changes no number, since what comes back is what went in, bit for bit.
+One safetensors file an image, in 256 folders by the first digits of the image's hash. Files rather than segments with
+an index: a rename makes one whole, an unlink removes one, and the file system keeps the time of its last use. So any
+number of processes share the folder without a lock, and there is no index to repair after a kill. `images.ImageReader`
+reads and fills it. It changes no number: what comes back is what went in, bit for bit, aligned as torch aligns memory
+(kernels may add up data that is not in another order).
 """
 
 from __future__ import annotations
@@ -35,20 +36,14 @@ LIBRARIES = ("transformers", "torch", "torchvision", "pillow", "numpy")
 """What decodes and resizes: another version may round differently."""
 
 MARGIN = 20
-"""For a twentieth of the limit a process does not look what others wrote; no image may be larger than that."""
+"""A process may write a twentieth of the limit before it scans for what others wrote; no image may be larger than
+that."""
 
 KEPT_FREE = 1 << 30
-"""Bytes of the disk that are not taken: checkpoints and results need them more."""
-
-ALIGNMENT = 64
-"""Bytes: where vector units want their data, and where memory that torch allocates begins. Kernels may add up data that
-lies elsewhere in another order."""
-
-SMALL = 1 << 20
-"""Bytes below which a tensor is copied: the system allows a process 65,530 maps, and one costs more than the copy."""
+"""Bytes of the disk that stay free: checkpoints and results need them more."""
 
 TORN_SECONDS = 3600.0
-"""Age at which a file that is not whole was left by a kill."""
+"""Age from which an unfinished file counts as left by a killed writer."""
 
 File = tuple[int, int, str]
 """Nanosecond of the last use, bytes, path."""
@@ -75,44 +70,45 @@ def processor_settings(chat: Chat) -> str:
 class PixelCache:
     """`EncodedImage`s by image hash and processor settings, at most about `limit_bytes` of them.
 
-    When the limit is reached, those whose last use lies longest ago leave. All files are only looked at a few times
-    while it fills, and once for as many images as half of it holds when it is full: a few `stat`s an image, however
-    many there are. Each of P processes that fill it at once, up to eight, looks for itself, so that the limit may be
-    exceeded by (P - 1) / 20. A file that is absent, torn or damaged is a miss; where nothing can be written, one log
-    line says so and nothing more is stored.
+    When the limit is reached, the least recently used leave. The folder is scanned a few times while it fills, and once
+    for as many images as half of it holds when it is full: a few `stat` calls an image, however many there are. Each of
+    P processes that fill it at once, up to eight, scans for itself, so that the limit may be exceeded by (P - 1) / 20.
+    A file that is absent, torn or damaged is a miss. Where nothing can be written, one log line says so and nothing
+    more is stored.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, settings: str) -> None:
         self.folder, self.limit_bytes, self.settings = folder, limit_bytes, settings
         self._closed = False
-        self._bytes = 0  # in the folder: found at the last look, and what this process wrote and took out since
-        self._written, self._look_after = 0, 0.0  # since the last look; when to look again
-        self._oldest: deque[File] = deque()  # found at the last look, in the order in which they leave
+        self._bytes = 0  # in the folder: by the last scan, and what this process wrote and removed since
+        self._written, self._scan_after = 0, 0.0  # bytes since the last scan; from how many on to scan again
+        self._oldest: deque[File] = deque()  # by the last scan, in the order in which they leave
 
     def get(self, key: str) -> EncodedImage | None:
-        """The image whose content hash is `key`, or None. Large tensors lie in the file until they are used."""
+        """The image whose content hash is `key`, or None."""
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                facts, names = file.metadata() or {}, file.keys()
-                inputs = {name: file.get_tensor(name) for name in names}
-        except (OSError, RuntimeError, SafetensorError):  # torch says RuntimeError when another process takes it out
+                metadata = file.metadata() or {}
+                inputs = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (OSError, RuntimeError, SafetensorError):  # torch raises RuntimeError when another process removes it
             return None
-        if facts.pop("checksum", None) != _checksum(path.name, facts, inputs):
+        if metadata.pop("checksum", None) != _checksum(path.name, metadata, inputs):
             return None
-        with contextlib.suppress(OSError):  # another process may just have taken it out
+        with contextlib.suppress(OSError):  # another process may just have removed it
             os.utime(path)
-        inputs = {name: _usable(value) for name, value in inputs.items()}
-        return EncodedImage(key, inputs, facts["placeholder"], int(facts["placeholder_tokens"]))
+        return EncodedImage(key, inputs, metadata["placeholder"], int(metadata["placeholder_tokens"]))
 
     def put(self, encoded: EncodedImage) -> None:
         """Stores an image whose tensors are contiguous."""
         if self._closed:
             return
         path = self._path(encoded.key)
-        content = _serialised(path.name, encoded)
+        metadata = {"placeholder": encoded.placeholder, "placeholder_tokens": str(encoded.placeholder_tokens)}
+        metadata["checksum"] = _checksum(path.name, metadata, encoded.inputs)
+        content = save(dict(encoded.inputs), metadata)
         if len(content) > self.limit_bytes // MARGIN:
-            return  # it would push out what serves many
+            return  # it would push out many others
         try:
             self._make_room(len(content))
             write_atomically(path, content, durable=False)
@@ -127,40 +123,37 @@ class PixelCache:
         return self.folder / key[:2] / f"{key}-{self.settings[:16]}.safetensors"
 
     def _make_room(self, size: int) -> None:
-        """Takes out the files whose use lies longest ago until `size` bytes more are within the limit."""
+        """Removes the least recently used files until `size` bytes more are within the limit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free < KEPT_FREE:
             raise OSError(f"less than {KEPT_FREE / 1e9:.1f} GB are free")
-        if self._written >= self._look_after:
-            self._look()
-        while self._bytes + size > self.limit_bytes:
-            if not self._oldest:
-                self._look()
-                if not self._oldest:
-                    return
-            last_use, its_size, path = self._oldest.popleft()
-            with contextlib.suppress(FileNotFoundError):  # another process took it out, for an image of its own
+        if self._written >= self._scan_after:
+            self._scan()
+        while self._bytes + size > self.limit_bytes and (self._oldest or self._scan()):
+            last_use, bytes_of_file, path = self._oldest.popleft()
+            with contextlib.suppress(FileNotFoundError):  # another process removed it, for an image of its own
                 if (file := Path(path)).stat().st_mtime_ns == last_use:  # else used since
                     file.unlink()
-                    self._bytes -= its_size
+                    self._bytes -= bytes_of_file
 
-    def _look(self) -> None:
-        """Counts what is there, from whomever. Near the limit that need not be repeated: from then on every process
-        takes out what it brings in."""
-        found = sorted(self._files())
-        self._bytes, self._written = sum(size for _, size, _ in found), 0
-        self._oldest = deque(found[: len(found) // 2 + 1])
+    def _scan(self) -> bool:
+        """Counts what all processes wrote; whether there is any file. Near the limit that need not be repeated: from
+        then on every process removes as much as it writes."""
+        files = sorted(self._files())
+        self._bytes, self._written = sum(size for _, size, _ in files), 0
+        self._oldest = deque(files[: len(files) // 2 + 1])
         margin, left = self.limit_bytes / MARGIN, self.limit_bytes - self._bytes
-        self._look_after = max(margin, left / 8) if left > margin else float("inf")
+        self._scan_after = max(margin, left / 8) if left > margin else float("inf")
+        return bool(files)
 
     def _files(self) -> Iterator[File]:
-        """Every whole file; what a killed writer left is removed."""
+        """Every whole file; unfinished ones of killed writers are removed."""
         torn = (time.time() - TORN_SECONDS) * 1e9
         for part in os.scandir(self.folder):
             if not part.is_dir():
                 continue
             for entry in os.scandir(part.path):
-                with contextlib.suppress(OSError):  # another process may just have taken it out
+                with contextlib.suppress(OSError):  # another process may just have removed it
                     stat = entry.stat()
                     if not entry.name.startswith("."):
                         yield stat.st_mtime_ns, stat.st_size, entry.path
@@ -168,30 +161,14 @@ class PixelCache:
                         Path(entry.path).unlink()
 
 
-def _serialised(name: str, encoded: EncodedImage) -> bytes:
-    """A safetensors file whose data begin at a multiple of `ALIGNMENT`: its header may end in spaces."""
-    facts = {"placeholder": encoded.placeholder, "placeholder_tokens": str(encoded.placeholder_tokens)}
-    checked = facts | {"checksum": _checksum(name, facts, encoded.inputs)}
-    whole = memoryview(save(dict(encoded.inputs), checked))
-    length = int.from_bytes(whole[:8], "little")
-    spaces = -(8 + length) % ALIGNMENT
-    return b"".join(
-        ((length + spaces).to_bytes(8, "little"), whole[8 : 8 + length], b" " * spaces, whole[8 + length :])
-    )
-
-
-def _checksum(name: str, facts: Mapping[str, str], inputs: Mapping[str, torch.Tensor]) -> str:
-    """Over everything that is read back: safetensors notices a torn file, and no wrong bit."""
-    found = zlib.crc32(f"{name} {canonical_json(facts)}".encode())
+def _checksum(name: str, metadata: Mapping[str, str], inputs: Mapping[str, torch.Tensor]) -> str:
+    """Of file name, metadata and tensors: safetensors notices a torn file, but no wrong bit."""
+    checksum = zlib.crc32(f"{name} {canonical_json(metadata)}".encode())
     for key in sorted(inputs):
         value = inputs[key]
-        found = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), found)
-        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
-
-
-def _usable(value: torch.Tensor) -> torch.Tensor:
-    return value.clone() if value.nbytes < SMALL or value.data_ptr() % ALIGNMENT else value
+        checksum = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"
 
 
 def _name(thing: object) -> str:
