@@ -224,7 +224,7 @@ def test_lora_in_both_towers_has_the_gradients_of_separate_paths(
 
     rows = [[tree_of(mllm, tree) for tree in sets]]
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
     scores = score_trees(model, PLANS[plan](rows, mllm.chat.pad_id))
     torch.testing.assert_close(scores.loss_sum(), theirs, atol=1e-5, rtol=1e-5)

@@ -133,7 +133,7 @@ def _measure_steps(
     mllm = random_model(geometry, device=device, dtype="bfloat16")
     model = with_random_lora(mllm)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     work = make_workload(mllm, model, geometry, class_list(CLASSES), settings.batch)
     on_progress(f"steps of {settings.batch} samples")
     trees, separate = token_trees(work, built=work.batch().to(device)), separate_sequences(work)

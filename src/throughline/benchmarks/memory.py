@@ -148,8 +148,8 @@ def _checkpointed(model: Any) -> Iterator[None]:
     """Gradient checkpointing as training turns it on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a second name for it
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         try:
             yield
         finally:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()

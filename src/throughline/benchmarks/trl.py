@@ -155,7 +155,7 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
         )
         set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(model))
         if gradient_checkpointing:  # as its `train` would
-            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer.model.activation_checkpointing_enable({"use_reentrant": False})
         steps = config.gradient_accumulation_steps
         batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), steps, trainer.args.device)
         trainer.current_gradient_accumulation_steps = steps

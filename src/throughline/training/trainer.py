@@ -280,7 +280,7 @@ def _train(
 ) -> tuple[int, list[dict[str, Any]]]:
     checkpoints = Path(arguments.output_dir)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if arguments.dataloader_num_workers:
         _allow_open_files()
     trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_listed, callbacks=[notes])
