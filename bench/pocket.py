@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import part_box, render
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import TreeScores, score_trees
+from throughline.mllm.geometries import POCKET, train_tokenizer
 from throughline.mllm.load import Mllm, wrap_mllm
-from throughline.mllm.pocket.geometry import IMAGE_SIZE, PATCH_SIZE, make_config, make_processor, train_tokenizer
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 from throughline.questions.question_set import make_question_set
 
@@ -76,9 +76,9 @@ def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None
     scenes = drawn.scenes
     told(f"{len(scenes)} scenes drawn ({time.monotonic() - began:.0f} s)")
     tokenizer = train_tokenizer(corpus(recipe, scenes), recipe.vocabulary)
-    model = InternVLForConditionalGeneration(make_config(tokenizer))
+    model = InternVLForConditionalGeneration(replace(POCKET, vocabulary=len(tokenizer)).config(tokenizer))
     place_patches(model.model.vision_tower.embeddings)
-    mllm = wrap_mllm(model, make_processor(tokenizer), "pocket", "in the making")
+    mllm = wrap_mllm(model, POCKET.processor(tokenizer), "pocket", "in the making")
     pixels = pixels_of(mllm, drawn.pixels)
     see(model, drawn, pixels, recipe, told)
     told(f"sees ({time.monotonic() - began:.0f} s)")
@@ -115,14 +115,14 @@ def draw_scenes(recipe: Recipe) -> Drawn:
 
 
 def _draw_piece(piece: list[tuple[str, Scene]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    side = IMAGE_SIZE // PATCH_SIZE
+    side = POCKET.image_size // POCKET.patch_size
     where = np.zeros((len(piece), side, side, len(PARTS)), dtype=bool)
     for row, (style, scene) in zip(where, piece, strict=True):
         for part in scene.parts:
-            left, top, right, bottom = part_box(scene, part, style, IMAGE_SIZE)
-            rows = slice(top // PATCH_SIZE, -(-bottom // PATCH_SIZE))
-            row[rows, left // PATCH_SIZE : -(-right // PATCH_SIZE), PARTS.index(part)] = True
-    pixels = np.stack([np.asarray(render(scene, style, IMAGE_SIZE)) for style, scene in piece])
+            left, top, right, bottom = part_box(scene, part, style, POCKET.image_size)
+            rows = slice(top // POCKET.patch_size, -(-bottom // POCKET.patch_size))
+            row[rows, left // POCKET.patch_size : -(-right // POCKET.patch_size), PARTS.index(part)] = True
+    pixels = np.stack([np.asarray(render(scene, style, POCKET.image_size)) for style, scene in piece])
     return pixels, where.reshape(len(piece), side * side, len(PARTS))
 
 
@@ -153,7 +153,7 @@ def pixels_of(mllm: Mllm, images: NDArray[np.uint8]) -> Callable[[NDArray[np.int
 def place_patches(embeddings: Any) -> None:
     """Position embeddings start as waves over rows and columns instead of zeros, so that patches know their neighbours
     from the first step. They stay trainable."""
-    side, width = IMAGE_SIZE // PATCH_SIZE, embeddings.position_embeddings.shape[-1]
+    side, width = POCKET.image_size // POCKET.patch_size, embeddings.position_embeddings.shape[-1]
     place = torch.arange(side).float()
     rate = math.pi / 2 ** (torch.arange(width // 4) / (width // 4) * math.log2(side))  # a wave of 2 to 2 x side patches
     waves = torch.cat([torch.sin(place[:, None] * rate), torch.cos(place[:, None] * rate)], dim=1)
@@ -229,7 +229,7 @@ def speak(
 ) -> None:
     """Label question and terse chains as token trees; first with the tower frozen, then everything together."""
     model = mllm.model
-    blank = mllm.chat.encode_image(Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)), "blank")
+    blank = mllm.chat.encode_image(Image.new("RGB", (POCKET.image_size, POCKET.image_size)), "blank")
     # A real base sees more than it can name in the words of somebody's class list: that is what `cls` has to teach.
     named = [i for i, (_, scene) in enumerate(scenes) if scene.cls not in recipe.unnamed]
     order = generator(recipe.seed, "pocket speak")

@@ -29,10 +29,9 @@ from throughline.experiment.hardware import CPU, Hardware, cards, known_card, ma
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.experiment.workload import NF4_BYTES, Phase, count_paths
 from throughline.mllm.chat import EncodedPrompt, user_turn
-from throughline.mllm.geometries import GEOMETRIES
+from throughline.mllm.geometries import GEOMETRIES, train_tokenizer
 from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import load_mllm
-from throughline.mllm.pocket.geometry import make_processor, train_tokenizer
 from throughline.mllm.shapes import open_outline, outline_of
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name
@@ -244,7 +243,7 @@ def test_eight_billion_parameters_need_a_large_card():
     geometry = GEOMETRIES["internvl3-8b"]
     tokenizer = train_tokenizer(["a red cup with a handle"], 300)
     config = geometry.config(tokenizer)
-    processor = make_processor(tokenizer, geometry.image_size, config.image_seq_length)
+    processor = geometry.processor(tokenizer)
     memory = make_workload(preview.config, preview.sets[0], *outline_of(config, processor)).memory("mtct")
     assert 15.7e9 < memory.weights < 16.0e9  # 15.9 GB on the hub
     assert 0.3e9 < memory.adapter < 0.5e9  # 24 million parameters of rank 8, 16 bytes each

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from throughline.mllm.geometries import GEOMETRIES, random_mllm, shallow
-from throughline.mllm.pocket.geometry import train_tokenizer
+from throughline.mllm.geometries import GEOMETRIES, random_mllm, shallow, train_tokenizer
 from throughline.mllm.shapes import shape_of
 
 TEXTS = ["a red cup with a handle, seen from the front"] * 3

@@ -1,6 +1,7 @@
-"""Named shapes with random weights, for benchmarks and whoever needs a model of a known size and no knowledge.
+"""Named model shapes: InternVL's own classes, special tokens and chat form in sizes of ours.
 
-All are InternVL's own classes with its special tokens and chat form, as the pocket checkpoint is.
+The pocket checkpoint is trained in the shape `POCKET` (by the repository's `bench/pocket.py`). Benchmarks and tests
+draw random weights in these shapes, where a model of a known size will do.
 """
 
 from __future__ import annotations
@@ -10,16 +11,42 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForImageTextToText,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from throughline.mllm.load import DTYPES, Mllm, wrap_mllm
-from throughline.mllm.pocket import geometry as pocket
+
+SPECIAL_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# How GPT-2's descendants cut text before merging: contractions aside, a word takes its leading blank with it.
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A named shape: square images of `image_size` pixels in patches of `patch_size`, `vocabulary` rows of the
-    embedding, which is the LM head too where they are `tied`; `vision` and `decoder` as transformers' configs."""
+    """A named shape: square images of `image_size` pixels in patches of `patch_size`, an embedding of `vocabulary`
+    rows, which is the LM head too where they are `tied`; `vision` and `decoder` as in transformers' configs."""
 
     name: str
     image_size: int
@@ -29,33 +56,66 @@ class Geometry:
     decoder: Mapping[str, Any]
     tied: bool = True
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image in the decoder's row: pixel shuffle joins 2 x 2 patches."""
+        return (self.image_size // self.patch_size) ** 2 // 4
+
     def config(self, tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
-        """With the ids of a tokenizer's special tokens."""
-        return pocket.internvl_config(
-            tokenizer, self.vocabulary, self.vision, self.decoder, self.image_size, self.patch_size, self.tied
+        """InternVL's configuration with a Qwen2 decoder and the ids of the tokenizer's special tokens."""
+        special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        sizes = {"vocab_size": self.vocabulary, "tie_word_embeddings": self.tied, **self.decoder}
+        return InternVLConfig(
+            vision_config={"image_size": [self.image_size] * 2, "patch_size": [self.patch_size] * 2, **self.vision},
+            text_config={"model_type": "qwen2", **special, **sizes},
+            image_token_id=tokenizer.context_image_token_id,
+            image_seq_length=self.image_tokens,
+            tie_word_embeddings=self.tied,
+        )
+
+    def processor(self, tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
+        """One square tile an image, normalised as InternVL does (ImageNet statistics)."""
+        size = {"height": self.image_size, "width": self.image_size}
+        statistics = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+        return InternVLProcessor(
+            image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=False, **statistics),
+            tokenizer=tokenizer,
+            video_processor=InternVLVideoProcessor(size=size, **statistics),
+            image_seq_length=self.image_tokens,
+            chat_template=CHAT_TEMPLATE,
         )
 
 
+def _sizes(width: int, mlp_width: int, layers: int, heads: int) -> dict[str, Any]:
+    """A tower in the words of transformers' configs."""
+    sizes = {"hidden_size": width, "intermediate_size": mlp_width}
+    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
+
+
+# The usual 0.02 suits widths near 1,000; at 128 it leaves every layer's share of the residual stream tiny for long. So
+# does the vision tower's usual layer scale of 0.1.
+_POCKET_WEIGHTS = {"initializer_range": 0.07}
+
+# About 2.5 million parameters for the images of the drawn world.
+POCKET = Geometry(
+    "pocket",
+    image_size=64,
+    patch_size=8,
+    vocabulary=1_400,
+    vision=_sizes(128, 512, layers=4, heads=4)
+    | {"layer_scale_init_value": 1.0, "use_mean_pooling": False, **_POCKET_WEIGHTS},
+    decoder=_sizes(160, 448, layers=4, heads=5)
+    | {"num_key_value_heads": 5, "max_position_embeddings": 4096, **_POCKET_WEIGHTS},
+)
+
+# About 40 million parameters, 256 image tokens, heads 64 wide in both towers.
 BENCH_40M = Geometry(
-    "bench-40m",  # about 40 million parameters, 256 image tokens
+    "bench-40m",
     image_size=448,
     patch_size=14,
     vocabulary=8_192,
-    vision={
-        "hidden_size": 256,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,  # 64 wide, as the decoder's
-        "intermediate_size": 1024,  # four times the width, as ViTs have it
-        "use_mean_pooling": False,
-    },
-    decoder={
-        "hidden_size": 512,
-        "intermediate_size": 1408,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-    },
+    vision=_sizes(256, 1024, layers=6, heads=4) | {"use_mean_pooling": False},
+    decoder=_sizes(512, 1408, layers=12, heads=8) | {"num_key_value_heads": 2, "max_position_embeddings": 4096},
 )
 
 # OpenGVLab/InternVL3-8B-hf as its config gives it: InternViT-300M on 448 pixels, Qwen2.5-7B; 7.94 billion parameters.
@@ -64,19 +124,9 @@ INTERNVL3_8B = Geometry(
     image_size=448,
     patch_size=14,
     vocabulary=151_674,
-    vision={
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "attention_bias": True,
-        "layer_scale_init_value": 0.1,
-    },
-    decoder={
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
+    vision=_sizes(1024, 4096, layers=24, heads=16) | {"attention_bias": True, "layer_scale_init_value": 0.1},
+    decoder=_sizes(3584, 18_944, layers=28, heads=28)
+    | {
         "num_key_value_heads": 4,
         "max_position_embeddings": 32_768,
         "rms_norm_eps": 1e-6,
@@ -85,15 +135,8 @@ INTERNVL3_8B = Geometry(
     tied=False,
 )
 
-GEOMETRIES: dict[str, Geometry] = {
-    geometry.name: geometry
-    for geometry in (
-        Geometry("pocket", pocket.IMAGE_SIZE, pocket.PATCH_SIZE, 1_400, pocket.VISION, pocket.DECODER),
-        BENCH_40M,
-        replace(BENCH_40M, name="bench-40m-151k", vocabulary=151_674),
-        INTERNVL3_8B,
-    )
-}
+LARGE_VOCABULARY = replace(BENCH_40M, name="bench-40m-151k", vocabulary=INTERNVL3_8B.vocabulary)
+GEOMETRIES = {geometry.name: geometry for geometry in (POCKET, BENCH_40M, LARGE_VOCABULARY, INTERNVL3_8B)}
 
 
 def shallow(geometry: Geometry, layers: int) -> Geometry:
@@ -101,6 +144,30 @@ def shallow(geometry: Geometry, layers: int) -> Geometry:
     fewer = {"num_hidden_layers": layers}
     vision, decoder = {**geometry.vision, **fewer}, {**geometry.decoder, **fewer}
     return replace(geometry, name=f"{geometry.name}, {layers} layers", vision=vision, decoder=decoder)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text can be written, the texts' words are single tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS.values()],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL_TOKENS,
+        model_max_length=4096,
+    )
 
 
 def random_mllm(
@@ -111,12 +178,11 @@ def random_mllm(
     Weights are drawn on `device` in `dtype`: eight billion parameters need no copy in the host's memory. Where the
     texts do not fill the vocabulary, its last rows are never used; they cost what they cost.
     """
-    tokenizer = pocket.train_tokenizer(texts, geometry.vocabulary)
+    tokenizer = train_tokenizer(texts, geometry.vocabulary)
     config = geometry.config(tokenizer)
     forked = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=forked), torch.device(device):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
     model.requires_grad_(False).eval()
-    processor = pocket.make_processor(tokenizer, geometry.image_size, config.image_seq_length)
-    return wrap_mllm(model, processor, geometry.name, f"random weights, seed {seed}")
+    return wrap_mllm(model, geometry.processor(tokenizer), geometry.name, f"random weights, seed {seed}")
