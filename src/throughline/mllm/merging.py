@@ -2,8 +2,9 @@
 
     W' = round(W + s B A)      product and sum in fp32, rounded once, to the type that is written
 
-The folder says everything that `chat` tells the processor and that `sampling` knows of ends, since a server has
-nothing else to go by. `experiment.exporting` and served rounds call it, and `merge_check` proves what it wrote.
+The folder holds everything that `chat` passes to the processor and every token at which `sampling` stops, since a
+server has nothing else to go by. `experiment.checkpoint_export` and served rounds call it; `merge_check` compares what
+it wrote with the adapter.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from throughline.mllm.lora import base_of
 
 _FACTOR = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
 _WRAPPED = ".base_layer."
+_PLAIN_LORA = "load the base with quantization `none`, and a plain LoRA adapter on linear layers"
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written: the type of its weights, how many layers took up an adapter, and what rounding cost."""
+    """What was written: the type of its weights, the number of merged layers, and the cost of rounding."""
 
     dtype: str
     layers: int
@@ -51,83 +53,70 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
     base = base_of(mllm.model)
     if not adapted_layers(base):
         raise ThroughlineError("there is no adapter to merge", mllm.name, "name a model that was trained")
-    weights, layers, rounding = _merged_weights(base, DTYPES[dtype])
-    clean = _without_adapter(base, weights, DTYPES[dtype])
-    clean.generation_config = _generation_config(mllm, base, sampled)
+    weights, merged = _merged_weights(base, dtype)
+    model = copy.copy(base)  # the same modules, with configs of its own
+    model.config, model.generation_config = _config(base, DTYPES[dtype]), _generation_config(mllm, base, sampled)
     processor = copy.deepcopy(mllm.chat.processor)
-    for name, value in mllm.chat.image_options.items():  # a server does not tell the processor how to cut tiles
+    for name, value in mllm.chat.image_options.items():  # a server does not pass the processor how to cut tiles
         setattr(processor.image_processor, name, value)
     try:
         with readable_os_errors(folder):
-            clean.save_pretrained(str(folder))
+            model.save_pretrained(str(folder), state_dict=weights)
+            model.config.dtype = DTYPES[dtype]  # it wrote the type of the model in memory
+            model.config.save_pretrained(str(folder))
             processor.save_pretrained(str(folder))
     except SafetensorError as error:  # a full disk, in the words of another library
         raise ThroughlineError(f"cannot write: {error}", folder, "free some space") from error
-    return Merged(dtype, layers, rounding)
+    return merged
 
 
 def adapted_layers(model: Any) -> dict[str, Any]:
-    """The layers that an adapter wraps, by name; a model need not know itself that it has any."""
+    """The layers that an adapter wraps, by name, also of a model that was adapted in place and has no such list."""
     return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def _merged_weights(base: Any, dtype: torch.dtype) -> tuple[dict[str, Tensor], int, float]:
-    """Every weight under the base's own name, on the CPU; the number of merged layers; the rounding (see `Merged`)."""
+def _merged_weights(base: Any, dtype: str) -> tuple[dict[str, Tensor], Merged]:
+    """Every weight under the base's own name, on the CPU; those that are tied once."""
     adapted = adapted_layers(base)
     weights: dict[str, Tensor] = {}
     lost = learnt = 0.0
     for name, weight in base.state_dict().items():
-        if _FACTOR.search(name):
+        if _FACTOR.search(name) or name in base.all_tied_weights_keys:
             continue
+        if ".lora_" in name or ".modules_to_save." in name:  # DoRA, a trained bias, whole layers saved
+            raise ThroughlineError(f"this adapter cannot be merged: it has {name}", do=_PLAIN_LORA)
         layer = adapted.get(name.removesuffix(f"{_WRAPPED}weight"))
         if layer is not None:
             addition = _addition(layer, name)
             whole = weight.float() + addition
-            rounded = whole.to(dtype)
+            rounded = whole.to(DTYPES[dtype])
             lost += float(torch.linalg.vector_norm(rounded.float() - whole)) ** 2
             learnt += float(torch.linalg.vector_norm(addition)) ** 2
         else:
-            rounded = weight.to(dtype) if weight.is_floating_point() else weight
+            rounded = weight.to(DTYPES[dtype]) if weight.is_floating_point() else weight
         weights[name.replace(_WRAPPED, ".")] = rounded.cpu()
-    return weights, len(adapted), (lost / learnt) ** 0.5 if learnt else 0.0
+    return weights, Merged(dtype, len(adapted), (lost / learnt) ** 0.5 if learnt else 0.0)
 
 
 def _addition(layer: Any, name: str) -> Tensor:
-    """s B A of a layer's active adapters `(out, in)`, in fp32."""
+    """s B A of a layer `(out, in)`; peft keeps the factors in fp32."""
     plain = isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear) and not layer.merged
-    if not plain or not layer.get_base_layer().weight.is_floating_point():
+    if not plain or not layer.get_base_layer().weight.is_floating_point() or len(layer.active_adapters) != 1:
         raise ThroughlineError(
-            "this adapter cannot be merged: it is no plain LoRA on weights of full width",
-            name,
-            "load the base with quantization `none`, and a plain LoRA adapter on linear layers",
+            "this adapter cannot be merged: it is no plain LoRA on weights of full width", name, _PLAIN_LORA
         )
-    chosen = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
-    products = [
-        layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float() * layer.scaling[adapter]
-        for adapter in chosen
-    ]
-    return torch.stack(products).sum(dim=0) if len(products) != 1 else products[0]
+    return torch.as_tensor(layer.get_delta_weight(layer.active_adapters[0]))
 
 
-def _without_adapter(base: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """A model of the base's class around these weights. It is never run, so it takes no memory of its own."""
+def _config(base: Any, dtype: torch.dtype) -> Any:
+    """The base's own with the type that is written, and with the cache that training may have switched off."""
     config = copy.deepcopy(base.config)
     for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
         if part is not None:
             part.dtype = dtype
             if hasattr(part, "use_cache"):
-                part.use_cache = True  # training had switched it off
-    with torch.device("meta"):
-        clean = type(base)(config)
-    try:
-        clean.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:  # weights beside plain factors: DoRA, a trained bias, whole layers saved
-        reason = " ".join(str(error).split())[:200]
-        raise ThroughlineError(f"this adapter cannot be merged: {reason}", do="use a plain LoRA adapter") from error
-    clean.tie_weights()
-    if hasattr(base, "_weight_conversions"):  # how its checkpoint's names became those in memory; saving goes back
-        clean._weight_conversions = base._weight_conversions
-    return clean
+                part.use_cache = True
+    return config
 
 
 def _generation_config(mllm: Mllm, base: Any, sampled: bool) -> Any:
@@ -137,6 +126,6 @@ def _generation_config(mllm: Mllm, base: Any, sampled: bool) -> Any:
     known = list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
     config.eos_token_id = list(dict.fromkeys([*known, mllm.chat.end_of_turn_id]))
     config.use_cache = True
-    if sampled:  # from all tokens: where nothing is said, transformers draws from the 50 likeliest
+    if sampled:  # from all tokens: by default transformers draws from the 50 likeliest
         config.do_sample, config.top_k, config.temperature, config.top_p = True, 0, None, None
     return config
