@@ -197,8 +197,8 @@ class _Unfolded(Mllm):
     """Asks through the adapter's own products."""
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
-        """The model is in evaluation mode already."""
+    def evaluating(self, fold: bool = True) -> Iterator[None]:
+        """Nothing is folded, whatever `fold` says; the model is in evaluation mode already."""
         yield
 
 

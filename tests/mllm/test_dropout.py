@@ -61,7 +61,7 @@ def test_an_adapter_that_was_loaded_to_be_trained_further_answers_as_it_was_save
 def test_the_mode_is_put_back_after_an_error(adapted: tuple[Mllm, Any]) -> None:
     mllm, model = adapted
     model.train()
-    with pytest.raises(RuntimeError), mllm.asked():
+    with pytest.raises(RuntimeError), mllm.evaluating():
         assert not any(module.training for module in mllm.model.modules())
         raise RuntimeError
     assert all(module.training for module in model.modules())

@@ -133,7 +133,7 @@ def test_adapters_on_four_bits_are_pefts_own_and_ours_elsewhere(pocket: Mllm) ->
 def test_folding_leaves_four_bits_alone(pocket: Mllm) -> None:
     model = stirred(add_lora(pocket.model, LoraSettings(), seed=0))
     before = {name: layer.weight.data.clone() for name, layer in quantized(model).items()}
-    with pocket.asked():
+    with pocket.evaluating():
         assert not any(module.merged for module in model.modules() if isinstance(module, LoraLinear4bit))
         assert all(torch.equal(layer.weight.data, before[name]) for name, layer in quantized(model).items())
     assert all(torch.equal(layer.weight.data, before[name]) for name, layer in quantized(model).items())

@@ -91,7 +91,7 @@ class ConclusionReader:
         passes[-1].append((another, [(self._ask("another image", own.stages), "image")]))
         classes = self.questions.classes
         place, reads = classes.index(own.sample.label), []
-        with self.mllm.asked():
+        with self.mllm.evaluating():
             for images in passes:
                 batch = self.mllm.collate([[self._tree(own.sample, image, some)] for image, some in images])
                 scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))

@@ -50,7 +50,7 @@ class OwnTowers:
     def images(self, samples: Sequence[Sample]) -> Rows:
         """Mean over tiles and tokens of what the decoder is given."""
         rows = []
-        with self.mllm.asked():
+        with self.mllm.evaluating():
             for one in samples:
                 inputs = {name: v.to(self.mllm.device) for name, v in self.reader.encode(one).inputs.items()}
                 found = base_of(self.mllm.model).get_image_features(**inputs, return_dict=True).pooler_output
@@ -63,7 +63,7 @@ class OwnTowers:
         """Mean over the chosen words' last states, each read behind the words before it."""
         rows = []
         tokenizer = self.mllm.chat.tokenizer
-        with self.mllm.asked():
+        with self.mllm.evaluating():
             for text, said in zip(texts, words, strict=True):
                 ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.mllm.device)
                 states = base_of(self.mllm.model).model(input_ids=ids, use_cache=False).last_hidden_state[0].float()

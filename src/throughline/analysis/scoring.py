@@ -44,7 +44,7 @@ class Scorer:
         for start in range(0, len(passages), size):
             piece = passages[start : start + size]
             self.reader.expect([one.sample for one in passages[start : start + 2 * size]])
-            with self.mllm.asked():
+            with self.mllm.evaluating():
                 yield self._columns(piece)
             told(start + len(piece), len(passages))
 

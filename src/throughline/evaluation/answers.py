@@ -51,7 +51,7 @@ def answer_samples(
     """
     asking = _Asking(mllm, questions, reader or ImageReader(mllm.chat), on_seconds)
     predictions: list[Prediction] = []
-    with mllm.asked():
+    with mllm.evaluating():
         for start in range(0, len(samples), batch):
             asking.expect(samples[start : start + 2 * batch])  # the next batch is read while this one is computed
             predictions += asking.answer(samples[start : start + batch])

@@ -42,7 +42,7 @@ def label_log_likelihood(
     for all prompts, grow on them.
     """
     crown = label_crown(mllm.chat, prompts, labels) if mllm.plan.takes_layouts else None
-    with mllm.asked():
+    with mllm.evaluating():
         if crown is None:
             batch = mllm.collate([[label_trie(mllm, prompt, labels)] for prompt in prompts]).to(mllm.device)
             return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(prompts), len(labels)))

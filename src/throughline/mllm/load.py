@@ -6,7 +6,7 @@ knows which of them it serves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,14 +51,14 @@ class Mllm:
         return self.plan.collate(rows, self.chat.pad_id)
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
-        """Evaluation mode for every module inside, afterwards as it was: answers must not depend on who called last.
-        Adapters are folded meanwhile."""
+    def evaluating(self, fold: bool = True) -> Iterator[None]:
+        """Evaluation mode for every module inside, afterwards as it was: an answer must not depend on who called last.
+        With `fold`, adapters are folded into the weights meanwhile."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            with folded(self.model):
+            with folded(self.model) if fold else contextlib.nullcontext():
                 yield
         finally:
             for module in training:
@@ -84,7 +84,8 @@ def load_mllm(
     source, commit = checkpoint_source(name, hub), resolve_revision(name, hub, revision)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
     options: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
-    config = _told(name, lambda: AutoConfig.from_pretrained(source, **options))
+    with _one_line_errors(name):
+        config = AutoConfig.from_pretrained(source, **options)
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ThroughlineError(
             f"a {config.model_type!r} checkpoint is no image-text-to-text model",
@@ -92,10 +93,9 @@ def load_mllm(
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
     quantized = opening_options(config, quantization, DTYPES[dtype], device, name)
-    processor = _told(name, lambda: AutoProcessor.from_pretrained(source, **options))
-    model, loading = _told(
-        name,
-        lambda: AutoModelForImageTextToText.from_pretrained(
+    with _one_line_errors(name):
+        processor = AutoProcessor.from_pretrained(source, **options)
+        model, loading = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -103,8 +103,7 @@ def load_mllm(
             output_loading_info=True,
             **options,
             **quantized,
-        ),
-    )
+        )
     if loading["missing_keys"]:  # transformers would draw them at random and go on
         missing = sorted(loading["missing_keys"])
         raise ThroughlineError(f"the checkpoint lacks {len(missing)} weights, e.g. {missing[0]}", name)
@@ -139,9 +138,11 @@ def positions_of(model: Any, processor: Any) -> PositionsOf | None:
     return positions
 
 
-def _told(name: str, load: Callable[[], Any]) -> Any:
+@contextlib.contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    """What transformers raises for a damaged or strange checkpoint, as a ThroughlineError of its first line."""
     try:
-        return load()
+        yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ThroughlineError(f"cannot load the checkpoint: {first}", name) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ThroughlineError(f"cannot load the checkpoint: {reason}", name) from error

@@ -1,8 +1,8 @@
-"""The proof that a merged checkpoint says what base and adapter say together: it is opened anew and asked.
+"""Checks that a merged checkpoint computes what base and adapter compute together: it is loaded anew and asked.
 
 Compared are the log-probabilities of every token of all class names and of one chain, for a few images: the written
-folder against base and adapter apart, in three products a layer. An adapter that changes nothing would pass by being
-ignored, which is what some servers do with one that does not fit; so it has to change something.
+folder against base and adapter apart, in three products a layer. Some servers ignore an adapter that does not fit. So
+that this cannot pass for equal, the adapter has to change the base's outputs.
 """
 
 from __future__ import annotations
@@ -20,30 +20,29 @@ from torch import Tensor
 
 from throughline.chains.formats import Chain, ChainFormat, render_chain
 from throughline.core.errors import ThroughlineError
-from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.merging import Merged, adapted_layers
-from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.mllm.tree import Leaf, merge_paths
 
 EXACT = 1e-4
-"""Nats, and of values over one nat their share: fp32 sums in another order differ by less."""
+"""Nats, or a share of values over one nat: fp32 sums in another order differ by less."""
 ROUNDED, ROUNDED_MOST = 0.3, 0.5
-"""Half precision moves every output a little, by how much depends on the model. The measure is what the adapter
-changes: a larger share of it lost, and what was learnt would be lost, too. And in nats no more than two roundings of
-bfloat16 logits can make."""
+"""Half precision moves every output a little, by how much depends on the model. The first bound is a share of what the
+adapter changes: beyond it, what was learnt would be lost. The second, in nats, is what two roundings of bfloat16 logits
+can differ by."""
 PROBED = 4
 _WIDTH, _HEIGHT = 120, 40
-"""Wide, so that a processor that cuts tiles where it was not to shows it."""
+"""Pixels of drawn images: wide, so that a processor that cuts tiles against its settings is noticed."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What both are asked: images, and questions about each of them with an answer to score."""
+    """What both are asked: every pair of question and answer, about every image."""
 
     images: tuple[Image.Image, ...]
     answers: tuple[tuple[str, str], ...]
-    """Question and answer."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ def make_probe(
 ) -> Probe:
     """A probe with the first few images, or with drawn noise where there are none. Of the two questions, the first is
     answered by every label, the second by a chain in the format."""
-    asked, reasoned = questions
-    texts = [f"What the picture shows stands here, with a handle and two wheels ({number})." for number in range(9)]
-    stages = [*texts[: len(format.stages)]]
+    label_question, reasoning_question = questions
+    sentence = "What the picture shows stands here, with a handle and two wheels ({})."
+    stages = [sentence.format(number) for number in range(len(format.stages))]
     stages[format.answer_index] = labels[0]
-    shown = tuple(images[:PROBED]) or tuple(_noise(number) for number in range(PROBED))
     chain = render_chain(Chain(format, tuple(stages)))
-    return Probe(shown, (*((asked, label) for label in labels), (reasoned, chain)))
+    answers = (*((label_question, label) for label in labels), (reasoning_question, chain))
+    return Probe(tuple(images[:PROBED]) or tuple(_noise(seed) for seed in range(PROBED)), answers)
 
 
 def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> MergeCheck:
@@ -109,28 +108,19 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
 
 @torch.no_grad()
 def _token_nll(mllm: Mllm, probe: Probe) -> Tensor:
-    """`(scored tokens,)` of all images, fp32 on the CPU. Adapters are not folded in, as `Mllm.asked` would."""
-    images = [mllm.chat.encode_image(image, str(number)) for number, image in enumerate(probe.images)]
-    batch = mllm.collate([[_probe_tree(mllm, probe, image)] for image in images]).to(mllm.device)
-    training = mllm.model.training
-    mllm.model.eval()
-    try:
-        return score_trees(mllm.model, batch).token_nll.float().cpu()
-    finally:
-        mllm.model.train(training)
-
-
-def _probe_tree(mllm: Mllm, probe: Probe, image: EncodedImage) -> Tree:
-    chat = mllm.chat
-    leaves = [
-        Leaf(chat.answered(user_turn(question), [image], answer), answer, 0.0) for question, answer in probe.answers
-    ]
-    return merge_paths(leaves, chat.image_token_id)
+    """`(scored tokens,)` of all images, fp32 on the CPU, with adapters as they are in training."""
+    chat, rows = mllm.chat, []
+    for number, image in enumerate(probe.images):
+        encoded = [chat.encode_image(image, str(number))]
+        paths = [(chat.answered(user_turn(question), encoded, answer), answer) for question, answer in probe.answers]
+        rows.append([merge_paths([Leaf(path, answer, 0.0) for path, answer in paths], chat.image_token_id)])
+    with mllm.evaluating(fold=False):
+        return score_trees(mllm.model, mllm.collate(rows).to(mllm.device)).token_nll.float().cpu()
 
 
 @contextlib.contextmanager
 def _without_adapter(model: Any) -> Iterator[None]:
-    """The plain base inside. By the flag that peft's own switch sets: the switch also says anew what is trained."""
+    """The plain base inside. Through the flag behind peft's own switch, which would also reset what is trained."""
     layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]
     for layer in layers:
         layer._disable_adapters = True
@@ -146,9 +136,9 @@ def _largest_difference(first: Tensor, second: Tensor) -> float:
 
 
 def _require_same_input(written: Mllm, probe: Probe) -> None:
-    """A server renders with the processor as it was saved, and with nothing that we tell it at every call."""
+    """A server renders with the processor as it was saved, without the options that we pass at every call."""
     image, question = probe.images[0], probe.answers[-1][0]
-    parts: list[dict[str, Any]] = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     rendered = written.chat.processor.apply_chat_template(
         [{"role": "user", "content": parts}],
         add_generation_prompt=True,
@@ -167,6 +157,6 @@ def _require_same_input(written: Mllm, probe: Probe) -> None:
         )
 
 
-def _noise(number: int) -> Image.Image:
-    coarse = np.random.default_rng(number).integers(0, 256, (2, 6, 3), dtype=np.uint8)
+def _noise(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (2, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((_WIDTH, _HEIGHT), Image.Resampling.NEAREST)

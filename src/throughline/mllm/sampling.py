@@ -61,7 +61,7 @@ def sample(
     if limits is not None:
         most = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
     steps = max(most, default=0) if mllm.plan.packed_weights else 0
-    with mllm.asked(), packed_weights(mllm.model, steps):
+    with mllm.evaluating(), packed_weights(mllm.model, steps):
         decoder = make_decoder(mllm, prompts, each, prefix)
         matchers = constraint.start(len(flat)) if constraint is not None else None
         drawn = _drawn(decoder, settings, flat, most, _stop_ids(mllm) if stop is None else stop, matchers)

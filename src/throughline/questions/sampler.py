@@ -84,7 +84,7 @@ class InProcessSampler:
         """ThroughlineError, naming the file, for an image that cannot be read."""
         from throughline.mllm.sampling import sample as continuations_of
 
-        with self._mllm.asked():
+        with self._mllm.evaluating():
             for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                 prompts = [request.prompt(sample) for sample in batch]
                 upcoming = [image for sample in following for image in request.prompt(sample).images]

@@ -104,7 +104,7 @@ class OwnChains:
     def _written(self, settings: SamplingSettings) -> list[dict[str, str]]:
         subject, rows = self.scoring.subject, []
         batch, reader = subject.answering.batch, self.scoring.weights.reader
-        with self.scoring.weights.at(None) as mllm, mllm.asked():
+        with self.scoring.weights.at(None) as mllm, mllm.evaluating():
             question = user_turn(subject.questions.reasoning)
             for start in range(0, len(self.samples), batch):
                 images = self.samples[start : start + batch]
