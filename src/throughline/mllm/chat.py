@@ -1,8 +1,8 @@
 """Conversations as a model's own processor renders them, cut where the answer begins.
 
-Everything that reaches a model passes here: `training` and `evaluation` hand in messages, images and an answer and
-get a `Path` back, which `tree.merge_paths` puts together with its siblings. The chat template, the tokenizer, the
-image processor and the positions are the checkpoint's; nothing here knows a family by name.
+Everything that reaches a model passes through here: `training` and `evaluation` give messages, images and an answer and
+get a `Path`, which `tree.merge_paths` merges with others. Chat template, tokenizer, image processor and positions are
+the checkpoint's; nothing here knows a family by name.
 """
 
 from __future__ import annotations
@@ -70,12 +70,8 @@ class Path:
 
 def user_turn(text: str, images: int = 1) -> list[Message]:
     """A single question about `images` images, images first, as both papers ask it."""
-    return [
-        {
-            "role": "user",
-            "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}],
-        }
-    ]
+    pictures = [{"type": "image"} for _ in range(images)]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 class Chat:
@@ -89,7 +85,7 @@ class Chat:
         self.image_token_id = image_token_id
         self.tiles = tiles
         self.image_options = _tile_options(processor, tiles)
-        """What the image processor is told with every image: how many tiles it may cut."""
+        """Options of the image processor for every image: how many tiles it may cut."""
         self._positions_of = positions_of
         self._prompt_text = lru_cache(maxsize=4096)(self._render_prompt)
         self._prompt_tokens = lru_cache(maxsize=256)(self._tokens_of)
@@ -138,28 +134,28 @@ class Chat:
         return Path(ids, self._positions(ids, images), tuple(images), start)
 
     def answer_spans(self, messages: Sequence[Message], answer: str) -> list[tuple[int, int]]:
-        """For every token of the answer, as `answered` has them, where it begins and ends in `answer`.
+        """For every token of the answer, as `answered` has them, the characters of `answer` where it begins and ends.
 
-        What closes the turn lies behind the end: its span is empty. A token that merged with the prompt's last
-        characters begins at 0. ThroughlineError for a tokenizer that does not tell.
+        The end of the turn lies behind the answer: its span is empty. A token that merged with the prompt's last
+        characters begins at 0. ThroughlineError for a tokenizer without offsets.
         """
         bare = self._prompt_text(canonical_json(list(messages)))
         text = bare + self._lead + answer + self.end_of_turn
         opened = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         try:
-            found = self.tokenizer(text, add_special_tokens=not opened, return_offsets_mapping=True)
-        except (NotImplementedError, ValueError):  # transformers has several kinds that do not know it
+            encoding = self.tokenizer(text, add_special_tokens=not opened, return_offsets_mapping=True)
+        except (NotImplementedError, ValueError):  # tokenizers in Python
             raise ThroughlineError(
                 f"{type(self.tokenizer).__name__} does not tell which characters a token is",
                 do="use a checkpoint with a fast tokenizer (tokenizer.json)",
             ) from None
-        start = _common_prefix(self._prompt_tokens(bare), found["input_ids"])
+        start = _common_prefix(self._prompt_tokens(bare), encoding["input_ids"])
         first = len(bare) + len(self._lead)
 
         def within(place: int) -> int:
             return min(max(place - first, 0), len(answer))
 
-        return [(within(begin), within(end)) for begin, end in found["offset_mapping"][start:]]
+        return [(within(begin), within(end)) for begin, end in encoding["offset_mapping"][start:]]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens: special tokens and outer white space left out, all else as it came."""
@@ -234,9 +230,6 @@ def _tile_options(processor: Any, tiles: int) -> dict[str, Any]:
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length
+    """How many tokens both begin with."""
+    different = (index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(different, min(len(a), len(b)))

@@ -1,7 +1,7 @@
-"""How a checkpoint family is run: found by trying, not by a list of names.
+"""How a checkpoint family is run. This is found by trying, not by a list of names.
 
-A small text tree is scored once after loading in each way that `collating` knows, the fastest first, and by the
-plainest one. The first that gives the same numbers is taken.
+After loading, a small text tree is scored by the plainest way, and in each way that `collating` knows, the fastest
+first. The first that gives the same numbers is taken.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Plan:
     whole_logits: bool = False
     """All logits at once from the model's own call, not chunk by chunk from its head."""
     regrid: float = 0.75
-    """Continuations that have ended leave once no more than this share is still going: what goes on is copied together,
+    """Ended continuations are removed once no more than this share is still going: the others are then copied together,
     and copying at every end costs more. 0: never."""
     packed_weights: bool = True
-    """Long continuations go through packed copies of large weights where that is faster (`packed_weights`)."""
+    """Long continuations are computed with packed copies of large weights where that is faster (`packed_weights`)."""
 
     @property
     def takes_layouts(self) -> bool:
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def pads(self) -> bool:
-        """Whether samples of different length cost each other padding."""
+        """Whether samples of different lengths are padded."""
         return self.rows != "packed"
 
     def collate(self, rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
@@ -90,31 +90,30 @@ def agrees(model: Any, plan: Plan, pad_id: int, axes: int) -> bool:
     was_training = model.training
     model.eval()
     try:
-        apart = score(PLAINEST)
+        separate = score(PLAINEST)
         try:
-            found = score(plan)
+            planned = score(plan)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
             return False
         if model.dtype == torch.float32:
-            return bool(torch.allclose(apart, found, atol=1e-4, rtol=1e-4))
-        # Half precision rounds the two differently, by how much depends on the model: the measure is what the
-        # branches would lose if they saw each other, as they do where the mask is ignored.
+            return bool(torch.allclose(separate, planned, atol=1e-4, rtol=1e-4))
+        # Half precision rounds the two differently, by how much depends on the model. The bound is a share of the
+        # difference that appears when branches see each other, as they do where a family ignores the mask.
         batch = Plan("masked").collate([[tree]], pad_id)
-        blind = replace(batch, attention=torch.ones_like(batch.input_ids), whole_logits=True)
-        ignored = score_trees(model, blind.to(model.device)).token_nll
-        return bool((found - apart).norm() < 0.3 * (ignored - apart).norm())
+        batch = replace(batch, attention=torch.ones_like(batch.input_ids), whole_logits=True)
+        unmasked = score_trees(model, batch.to(model.device)).token_nll
+        return bool((planned - separate).norm() < 0.3 * (unmasked - separate).norm())
     finally:
         model.train(was_training)
 
 
 def _probe(axes: int, pad_id: int, vocabulary: int) -> Tree:
     rng = np.random.default_rng(0)
-    words = [int(t) for t in rng.choice(np.arange(5, min(vocabulary, 200)), size=24, replace=False) if t != pad_id]
-    prompt, short, long = words[:8], words[8:11], words[11:23]
-
-    def path(answer: list[int]) -> Path:
-        tokens = np.array(prompt + answer, dtype=np.int64)
+    words = rng.choice(np.arange(5, min(vocabulary, 200)), size=24, replace=False)
+    prompt, *answers = np.split(words[words != pad_id][:23], [8, 11])
+    leaves = []
+    for answer in answers:
+        tokens = np.concatenate([prompt, answer])
         positions = np.broadcast_to(np.arange(len(tokens)), (axes, len(tokens))).astype(np.int64)
-        return Path(tokens, positions, (), len(prompt))
-
-    return merge_paths([Leaf(path(short), "short"), Leaf(path(long), "long")], image_token_id=-1)
+        leaves.append(Leaf(Path(tokens, positions, (), len(prompt)), f"{len(answer)} tokens"))
+    return merge_paths(leaves, image_token_id=-1)

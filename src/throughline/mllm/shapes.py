@@ -1,7 +1,7 @@
-"""What a model consists of, as far as its cost depends on it: the linear layers and attention widths of both towers.
+"""The parts of a model that its cost depends on: the linear layers and attention widths of both towers.
 
-Read off the modules themselves, whatever the family and the device, so that a checkpoint can be built on torch's meta
-device, without weights (`open_outline`). `flops` counts with this, `experiment.workload` sizes memory with it.
+They are read from the modules, whatever the family and the device, so that a checkpoint can be built on torch's meta
+device, without weights (`open_outline`). `flops` counts with them, `experiment.workload` estimates memory with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.mllm.load import positions_of
-from throughline.mllm.lora import VISION_NAMES, base_of
+from throughline.mllm.lora import DECODER_NAMES, VISION_NAMES, base_of
 
 _QUERY_KEY_VALUE = re.compile(r"0\.\w+\.(q|k|v|qkv|query|key|value)(_proj)?")
 _CLASS_TOKENS = {"cls_token", "class_embedding"}
@@ -30,8 +30,8 @@ Sizes = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Linears:
-    """Sums over some linear layers: values that go in, weights, those of layers that have a LoRA, and parameters of the
-    LoRAs' first and second factors. Biases are left out."""
+    """Sums over some linear layers: input widths, weights, weights of layers with a LoRA, and parameters of the LoRAs'
+    first and second factors. Biases are left out."""
 
     inside: int = 0
     weights: int = 0
@@ -50,8 +50,8 @@ class Linears:
 
 @dataclass(frozen=True)
 class Tower:
-    """A stack of transformer layers. `opening` are the linear layers that read what enters it: queries, keys and values
-    of the first layer; `rest` all others. Widths are of the residual stream, of all query heads together, of all key
+    """A stack of transformer layers. `opening` are the linear layers that read its input (queries, keys and values of
+    the first layer), `rest` all others. Widths are of the residual stream, of all query heads together, of all key
     heads, and within the MLP, into which `gates` linear layers lead."""
 
     layers: int
@@ -100,10 +100,10 @@ class Shape:
 def shape_of(model: Any, image: EncodedImage | None = None) -> Shape:
     """Reads a model, with LoRA or without. Families without a fixed size of tiles (Qwen-VL) need a typical `image`."""
     base = base_of(model)
-    eyes, text, head = base.config.vision_config, base.config.get_text_config(), base.get_output_embeddings()
+    vision, text, head = base.config.vision_config, base.config.get_text_config(), base.get_output_embeddings()
     convolution = next(m for m in base.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
     if image is None:
-        sides = (side // patch for side, patch in zip(_pair(eyes.image_size), _pair(eyes.patch_size), strict=True))
+        sides = (side // patch for side, patch in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True))
         patches, image_tokens = math.prod(sides), base.config.image_seq_length
     else:
         patches = image.inputs["pixel_values"].numel() // convolution.weight[0].numel() // tiles_of(image)
@@ -111,18 +111,19 @@ def shape_of(model: Any, image: EncodedImage | None = None) -> Shape:
     names = [name for name, _ in base.named_parameters() if ".lora_" not in name]
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    linears, stacks = _linears(base), [_stack(base, words) for words in (VISION_NAMES, ("language_model",))]
-    in_stacks = [{name: linears.pop(name) for name in list(linears) if name.startswith(stack)} for stack in stacks]
+    text_widths = text.hidden_size, heads * head_width, text.num_key_value_heads * head_width
+    linears = _linears(base)
+    vision_tower = _tower(base, VISION_NAMES, linears, (vision.hidden_size,) * 3)
+    decoder = _tower(base, DECODER_NAMES, linears, text_widths)
+    connector = _sum(sizes for name, sizes in linears.items() if base.get_submodule(name) is not head)
     return Shape(
-        vision=_tower(stacks[0], in_stacks[0], eyes.hidden_size, eyes.hidden_size, eyes.hidden_size),
+        vision=vision_tower,
         patches=patches,
         sequence=patches + any(name.rpartition(".")[2] in _CLASS_TOKENS for name in names),
         patch_weights=convolution.weight.numel(),
-        connector=_sum(sizes for name, sizes in linears.items() if base.get_submodule(name) is not head),
+        connector=connector,
         image_tokens=image_tokens,
-        decoder=_tower(
-            stacks[1], in_stacks[1], text.hidden_size, heads * head_width, text.num_key_value_heads * head_width
-        ),
+        decoder=decoder,
         head=_sum([(head.in_features, head.out_features, 0)]),
         vocabulary=head.out_features,
         parameters=sum(base.get_parameter(name).numel() for name in names),
@@ -152,22 +153,16 @@ def outline_of(config: Any, processor: Any, tiles: int = 1) -> tuple[Any, Chat]:
     return model, Chat(processor, model.config.image_token_id, positions_of(model, processor), tiles)
 
 
-def _stack(base: nn.Module, words: tuple[str, ...]) -> str:
-    """What the names of a tower's layers begin with: its first list of modules."""
-    lists = (name for name, module in base.named_modules() if isinstance(module, nn.ModuleList))
-    return next(f"{name}." for name in lists if not set(words).isdisjoint(name.split(".")))
-
-
 def _linears(base: nn.Module) -> dict[str, Sizes]:
-    """Every linear layer by its name, one with a LoRA under the name of both."""
-    found: dict[str, Sizes] = {}
+    """Every linear layer by its name; a layer and its LoRA are one entry."""
+    linears: dict[str, Sizes] = {}
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
             layer = module.get_base_layer()
-            found[name] = layer.in_features, layer.out_features, sum(module.r.values())
+            linears[name] = layer.in_features, layer.out_features, sum(module.r.values())
         elif isinstance(module, nn.Linear) and not name.endswith(".base_layer") and ".lora_" not in name:
-            found[name] = module.in_features, module.out_features, 0
-    return found
+            linears[name] = module.in_features, module.out_features, 0
+    return linears
 
 
 def _sum(linears: Iterable[Sizes]) -> Linears:
@@ -178,19 +173,21 @@ def _sum(linears: Iterable[Sizes]) -> Linears:
     return sum(sums, Linears())
 
 
-def _tower(stack: str, linears: dict[str, Sizes], width: int, query_width: int, key_width: int) -> Tower:
-    opening = {name for name in linears if _QUERY_KEY_VALUE.fullmatch(name.removeprefix(stack))}
-    layers = len({name.removeprefix(stack).partition(".")[0] for name in linears})
-    mlp_width = max(inside for inside, _, _ in linears.values())
+def _tower(base: nn.Module, names: tuple[str, ...], linears: dict[str, Sizes], widths: tuple[int, int, int]) -> Tower:
+    """The tower of one of these names, its first list of modules; its layers are taken out of `linears`."""
+    lists = (name for name, module in base.named_modules() if isinstance(module, nn.ModuleList))
+    stack = next(f"{name}." for name in lists if not set(names).isdisjoint(name.split(".")))
+    inner = {name.removeprefix(stack): linears.pop(name) for name in list(linears) if name.startswith(stack)}
+    opening = {name for name in inner if _QUERY_KEY_VALUE.fullmatch(name)}
+    layers = len({name.partition(".")[0] for name in inner})
+    mlp_width = max(inside for inside, _, _ in inner.values())
     return Tower(
-        layers=layers,
-        opening=_sum(linears[name] for name in opening),
-        rest=_sum(sizes for name, sizes in linears.items() if name not in opening),
-        width=width,
-        query_width=query_width,
-        key_width=key_width,
+        layers,
+        _sum(inner[name] for name in opening),
+        _sum(sizes for name, sizes in inner.items() if name not in opening),
+        *widths,
         mlp_width=mlp_width,
-        gates=sum(outside == mlp_width for _, outside, _ in linears.values()) // layers,
+        gates=sum(outside == mlp_width for _, outside, _ in inner.values()) // layers,
     )
 
 
