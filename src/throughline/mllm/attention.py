@@ -1,7 +1,7 @@
 """Attention over layouts of ours, inside any decoder of transformers that passes its keyword arguments on.
 
-transformers lets an attention function be registered by name. Ours asks the `layout` that the model was called with
-who sees whom; called without one, by `generate` or by a rival in a benchmark, it is plain SDPA. `collating` lays out
+transformers lets an attention function be registered by name. Ours leaves attention to the `layout` that the model was
+called with; called without one, by `generate` or by a rival in a benchmark, it is plain SDPA. `collating` lays out
 token trees (`TreeLayout`), `prefix` lays out continuations of prompts.
 """
 
@@ -30,16 +30,16 @@ class Layout(Protocol):
 
 
 def use_layouts(model: Any) -> None:
-    """Lets the model's decoder take layouts, as far as its family looks its attention up; the vision tower stays as it
-    is."""
+    """Lets the model's decoder take layouts, if its family looks up its attention function by name; the vision tower
+    stays as it is."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.get_decoder().set_attn_implementation(NAME)
 
 
 def layout_arguments(layout: Layout, like: Tensor) -> dict[str, Any]:
-    """What a model is called with besides tokens and positions. A 4-D mask is handed through by transformers as it is:
-    this one keeps it from making its own, and nobody reads it."""
+    """The arguments of a model call besides tokens and positions. transformers passes a 4-D mask on as it is: this one
+    keeps it from making its own, and is not read."""
     return {"layout": layout, "attention_mask": torch.zeros(1, 1, 1, 1, device=like.device), "use_cache": False}
 
 
@@ -60,7 +60,7 @@ def _attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
         )
     if rest.get("sliding_window") is not None or rest.get("softcap") is not None:
-        raise NotImplementedError("a layout knows neither sliding windows nor soft caps")
+        raise NotImplementedError("a layout has neither sliding windows nor soft caps")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return layout.attend(module.layer_idx, query, key, value, scaling, dropout), None
 
@@ -84,32 +84,28 @@ class TreeLayout:
         return replace(self, masks=tuple(None if mask is None else mask.to(device) for mask in self.masks))
 
     def pairs(self) -> int:
-        """Pairs of query and key that the kernels are handed: what attention costs."""
+        """Pairs of query and key that the kernels compute: what attention costs."""
         crowns = sum(mask.shape[2] * mask.shape[3] for mask in self.masks if mask is not None)
         return crowns + sum(count * length**2 for count, length in self.trunks)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
-        """See `Layout`. Slices are made by `split` and `unbind`: their gradients are one copy, not one a slice."""
+        """See `Layout`. Parts are made by `split` and `unbind`: their gradients are one copy, not one a part."""
         lengths = [count * length for count, length in self.trunks]
         lengths += [mask.shape[2] for mask in self.masks if mask is not None]
-        queries, keys, values = (x[0].split(lengths, dim=1) for x in (query, key, value))  # (heads, tokens, width)
-        parts: list[Tensor] = []
-        trunk_keys: list[Tensor] = []
-        trunk_values: list[Tensor] = []
-        for trunk, *slices in zip(self.trunks, queries, keys, values, strict=False):
-            q, k, v = (x.unflatten(1, trunk).transpose(0, 1) for x in slices)
-            out = grouped_sdpa(q, k, v, None, scaling, dropout)  # (count, heads, length, width)
-            parts.append(out.transpose(1, 2).flatten(0, 1))
-            trunk_keys += k.unbind(0)
-            trunk_values += v.unbind(0)
-        crowns = zip(*(x[len(self.trunks) :] for x in (queries, keys, values)), strict=True)
-        for mask, k_trunk, v_trunk in zip(self.masks, trunk_keys, trunk_values, strict=True):
+        parts = zip(*(x[0].split(lengths, dim=1) for x in (query, key, value)), strict=True)  # (heads, tokens, width)
+        outputs: list[Tensor] = []
+        trunks: list[tuple[Tensor, Tensor]] = []  # keys and values of every tree's trunk
+        for shape, part in zip(self.trunks, parts, strict=False):
+            q, k, v = (x.unflatten(1, shape).transpose(0, 1) for x in part)  # (count, heads, length, width)
+            outputs.append(grouped_sdpa(q, k, v, None, scaling, dropout).transpose(1, 2).flatten(0, 1))
+            trunks += zip(k.unbind(0), v.unbind(0), strict=True)
+        for mask, (k_trunk, v_trunk) in zip(self.masks, trunks, strict=True):
             if mask is not None:
-                q, k, v = next(crowns)
+                q, k, v = next(parts)
                 k, v = torch.cat([k_trunk, k], dim=1), torch.cat([v_trunk, v], dim=1)
-                out = grouped_sdpa(q[None], k[None], v[None], mask.to(q.dtype), scaling, dropout)
-                parts.append(out[0].transpose(0, 1))
-        return torch.cat(parts)[None]
+                output = grouped_sdpa(q[None], k[None], v[None], mask.to(q.dtype), scaling, dropout)
+                outputs.append(output[0].transpose(0, 1))
+        return torch.cat(outputs)[None]
 
 
 def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
@@ -132,15 +128,13 @@ def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
 def grouped_sdpa(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
 ) -> Tensor:
-    """Causal without a mask. Grouped heads are handed to the kernel as they are where it takes them without falling
-    back to plain matrix products: on a CPU always, on a GPU without a mask."""
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and mask is not None and query.device.type != "cpu":
-        times = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
-        grouped = False
+    """SDPA, causal without a mask. Grouped heads go to the kernel as they are where it takes them without falling back
+    to plain matrix products: on a CPU always, on a GPU without a mask."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and mask is not None and query.device.type != "cpu":
+        key, value, groups = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1), 1
     return scaled_dot_product_attention(
-        query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=groups > 1
     )
 
 
@@ -161,20 +155,17 @@ def attend_grouped(
     prompts, kv_heads, tokens, width = shared[0].shape
     past = own[0].shape[2]
     # (prompts, each, kv heads, group, width): the branches' queries, those of a prompt and key head together
-    split = query.transpose(0, 1).reshape(prompts, each, kv_heads, -1, width) * scaling
-    together = split.transpose(1, 2).flatten(2, 3)
-    apart = split.flatten(0, 1)
+    queries = query.transpose(0, 1).reshape(prompts, each, kv_heads, -1, width) * scaling
+    by_prompt, by_branch = queries.transpose(1, 2).flatten(2, 3), queries.flatten(0, 1)
     # Scores in float32, as fused kernels keep them: a bfloat16 score of 30 would be off by a tenth.
-    of_prompt = together.float() @ shared[0].transpose(2, 3).float()  # (prompts, kv heads, each x group, tokens)
+    prompt_scores = by_prompt.float() @ shared[0].transpose(2, 3).float()  # (prompts, kv heads, each x group, tokens)
     if beyond is not None:
-        of_prompt = of_prompt + beyond
-    of_own = apart.float() @ own[0].transpose(2, 3).float()
-    of_own = of_own.unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
-    weights = torch.softmax(torch.cat([of_prompt, of_own], dim=-1), dim=-1).to(query.dtype)
-    from_prompt = weights[..., :tokens] @ shared[1]
-    weights_own = (
-        weights[..., tokens:].unflatten(2, (each, -1)).transpose(1, 2).reshape(prompts * each, kv_heads, -1, past)
-    )
-    from_own = weights_own @ own[1]  # (branches, kv heads, group, width)
-    from_prompt = from_prompt.unflatten(2, (each, -1)).transpose(1, 2).reshape(from_own.shape)
-    return (from_prompt + from_own).flatten(1, 2)
+        prompt_scores = prompt_scores + beyond
+    own_scores = by_branch.float() @ own[0].transpose(2, 3).float()
+    own_scores = own_scores.unflatten(0, (prompts, each)).transpose(1, 2).flatten(2, 3)
+    weights = torch.softmax(torch.cat([prompt_scores, own_scores], dim=-1), dim=-1).to(query.dtype)
+    of_prompt = weights[..., :tokens] @ shared[1]
+    own_weights = weights[..., tokens:].unflatten(2, (each, -1)).transpose(1, 2)
+    of_own = own_weights.reshape(prompts * each, kv_heads, -1, past) @ own[1]  # (branches, kv heads, group, width)
+    of_prompt = of_prompt.unflatten(2, (each, -1)).transpose(1, 2).reshape(of_own.shape)
+    return (of_prompt + of_own).flatten(1, 2)

@@ -30,7 +30,7 @@ class Decoder(Protocol):
 
     def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
         """The next token `(going,)` of the rows still going to `(going, vocabulary)` logits of the one after. A row
-        that was left out once has ended."""
+        that was left out once has ended for good."""
 
 
 def make_decoder(mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> Decoder:
@@ -41,8 +41,8 @@ def make_decoder(mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix 
 
 
 class OnPrefix:
-    """Branches on a prefix: a grid of prompts by rows of each. Places of rows that have ended are computed along, and
-    nobody reads them, until the grid is made smaller."""
+    """Branches on a prefix: a grid of prompts by rows of each. Places of rows that have ended are computed, but not
+    read, until the grid is made smaller."""
 
     def __init__(self, mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> None:
         self.model, self.pad_id, self.regrid = mllm.model, mllm.chat.pad_id, mllm.plan.regrid
@@ -77,7 +77,7 @@ class OnPrefix:
         widest = max(map(len, of_prompt.values()))
         if len(of_prompt) * widest > self.regrid * len(self.branches):
             return
-        # a prompt with fewer rows left is filled up with copies of one, so that the grid stays a grid
+        # a prompt with fewer rows left is filled up with copies of one: every prompt has as many
         kept = [row for rows in of_prompt.values() for row in rows + rows[:1] * (widest - len(rows))]
         self.branches.keep(self._places(kept), widest)
         self.row_at = kept

@@ -34,10 +34,10 @@ def marked_measures(hidden: Tensor, head: Any, rows: Tensor, targets: Tensor) ->
     H = logsumexp(z) - sum_v softmax(z)_v z_v
     """
     nll, entropy = (torch.empty(len(rows), dtype=torch.float32, device=hidden.device) for _ in range(2))
-    for here in _chunks(rows, len(head.weight)):
-        seen, row = torch.unique(rows[here], return_inverse=True)
-        logits = linear(hidden[seen], head.weight, head.bias).float()
-        nll[here], entropy[here] = measures_of(logits, row, targets[here])
+    for chunk in _chunks(rows, len(head.weight)):
+        positions, row = torch.unique(rows[chunk], return_inverse=True)
+        logits = linear(hidden[positions], head.weight, head.bias).float()
+        nll[chunk], entropy[chunk] = measures_of(logits, row, targets[chunk])
     return nll, entropy
 
 
@@ -58,16 +58,16 @@ class _MarkedNll(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, targets: Tensor) -> Tensor:
         slopes = hidden.new_empty(len(rows), hidden.shape[1]) if ctx.needs_input_grad[0] else None
         nll = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
-        for here in _chunks(rows, len(weight)):
-            seen, row = torch.unique(rows[here], return_inverse=True)
-            logits = linear(hidden[seen], weight, bias).float()
+        for chunk in _chunks(rows, len(weight)):
+            positions, row = torch.unique(rows[chunk], return_inverse=True)
+            logits = linear(hidden[positions], weight, bias).float()
             normaliser = torch.logsumexp(logits, dim=-1)
-            nll[here] = normaliser[row] - logits[row, targets[here]]
+            nll[chunk] = normaliser[row] - logits[row, targets[chunk]]
             if slopes is not None:
                 # probability minus one at the target, in float32: where the model is sure they all but cancel
                 slope = logits.sub_(normaliser[:, None]).exp_()[row]
-                slope[torch.arange(len(row), device=row.device), targets[here]] -= 1
-                slopes[here] = (slope.to(weight.dtype) @ weight).to(slopes.dtype)
+                slope[torch.arange(len(row), device=row.device), targets[chunk]] -= 1
+                slopes[chunk] = (slope.to(weight.dtype) @ weight).to(slopes.dtype)
         if slopes is not None:
             ctx.save_for_backward(slopes, rows)
             ctx.positions = len(hidden)

@@ -1,8 +1,8 @@
 """Images on their way into the model: from memory where they were just used, from the pixel cache, else decoded.
 
 `training` sees every image once an epoch, `evaluation` once a model: the reader holds the preprocessed tensors up to a
-stated number of bytes, oldest out first, and what does not fit comes back from the cache on disk. Who knows which
-images come next says so, and as many as fit into as much room again are read while the model computes.
+stated number of bytes, oldest out first, and others come back from the cache on disk. A caller that knows which images
+come next calls `expect`: as many as fit into as much room again are read while the model computes.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ImageReader:
 
     def expect(self, samples: Sequence[Sample]) -> None:
         """Reads these in the background, in this order, as far as `limit_bytes` reach by the size of the image last
-        read; what was expected before and not asked for is forgotten.
+        read; what was expected before and not read since is forgotten.
 
-        A fault is raised when the image is asked for, as it is without this call.
+        A fault is raised by `encode`, as it is without this call.
         """
         before, self._coming = self._coming, {}
         room = max(1, self.limit_bytes // self._last_size) if self._last_size else len(samples)
@@ -71,9 +71,9 @@ class ImageReader:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
 
     def _read(self, sample: Sample) -> EncodedImage:
-        found = self.cache.get(sample.image_sha256) if self.cache is not None else None
-        if found is not None:
-            return found
+        cached = self.cache.get(sample.image_sha256) if self.cache is not None else None
+        if cached is not None:
+            return cached
         image = load_image(sample.path)
         try:
             encoded = self.chat.encode_image(image, sample.image_sha256)

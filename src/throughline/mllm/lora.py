@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +36,23 @@ _OWN_BASE = "load it on the checkpoint it was trained on"
 
 def adapted_modules(model: nn.Module, settings: LoraSettings) -> list[str]:
     """Full names of the linear layers that the settings choose. ThroughlineError for a name that no layer has."""
-    chosen: dict[str, None] = {}
-    for tower, folders, patterns in (
-        ("vision", VISION_NAMES, settings.vision),
-        ("decoder", DECODER_NAMES, settings.decoder),
-    ):
-        layers = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and not set(folders).isdisjoint(name.split("."))
-        ]
-        for pattern in patterns:
-            matching = [name for name in layers if pattern in ("*", name.rsplit(".", 1)[-1])]
-            if not matching:
-                known = sorted({name.rsplit(".", 1)[-1] for name in layers})
-                raise ThroughlineError(
-                    f"LoRA: no linear layer {pattern!r} in the {tower} tower",
-                    do=f"choose from {', '.join(known)}",
-                )
-            chosen |= dict.fromkeys(matching)
-    return list(chosen)
+    vision = _matching_layers(model, "vision", VISION_NAMES, settings.vision)
+    return list(dict.fromkeys([*vision, *_matching_layers(model, "decoder", DECODER_NAMES, settings.decoder)]))
+
+
+def _matching_layers(
+    model: nn.Module, tower: str, tower_names: tuple[str, ...], patterns: Sequence[str]
+) -> Iterator[str]:
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    layers = [name for name in linear if not set(tower_names).isdisjoint(name.split("."))]
+    for pattern in patterns:
+        matching = [name for name in layers if pattern in ("*", name.rsplit(".", 1)[-1])]
+        if not matching:
+            known = sorted({name.rsplit(".", 1)[-1] for name in layers})
+            raise ThroughlineError(
+                f"LoRA: no linear layer {pattern!r} in the {tower} tower", do=f"choose from {', '.join(known)}"
+            )
+        yield from matching
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:

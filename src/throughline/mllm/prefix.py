@@ -2,7 +2,7 @@
 
 A `Prefix` holds the keys and values of prompts; `Branches` grow on it, each with keys and values of its own, and never
 copy what they share. One call of the model is one row of all their new tokens, without padding, its attention by a
-layout (`attention`). `sampling` and `likelihood` are what grows.
+layout (`attention`). `sampling` and `likelihood` call this.
 """
 
 from __future__ import annotations
@@ -69,27 +69,20 @@ def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
     layout = _Recording(tree_layout([(length, np.empty((length, 0))) for length in lengths]))
     images = join_inputs([image for prompt in ordered for image in prompt.images])
     positions = torch.from_numpy(np.concatenate([prompt.positions for prompt in ordered], axis=1)).to(device)
-    states = _states(
-        model,
-        torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device),
-        positions,
-        layout,
-        {name: value.to(device) for name, value in images.items()},
-    )
+    tokens = torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device)
+    states = _states(model, tokens, positions, layout, {name: value.to(device) for name, value in images.items()})
     back = torch.tensor(order, device=device).argsort()
-    ends = torch.tensor(lengths, device=device).cumsum(0)
-    longest, same = lengths[-1], lengths[0] == lengths[-1]
-    following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     beyond = None
-    if not same:
-        outside = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device)[:, None]
+    if lengths[0] < lengths[-1]:
+        outside = torch.arange(lengths[-1], device=device) >= torch.tensor(lengths, device=device)[:, None]
         beyond = torch.zeros(outside.shape, device=device).masked_fill(outside, -torch.inf)[back][:, None, None]
+    following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     return Prefix(
         tuple(_by_prompt(key, lengths, back) for key in layout.keys),
         tuple(_by_prompt(value, lengths, back) for value in layout.values),
         beyond,
         tuple(len(prompt.tokens) for prompt in prompts),
-        states[ends - 1][back],
+        states[torch.tensor(lengths, device=device).cumsum(0) - 1][back],
         following[back].expand(len(positions), -1),
     )
 
@@ -102,7 +95,7 @@ def _by_prompt(row: Tensor, lengths: Sequence[int], back: Tensor) -> Tensor:
 
 
 class _Recording:
-    """A layout that keeps the keys and values of every layer it is asked about."""
+    """A layout that also keeps the keys and values of every layer."""
 
     def __init__(self, layout: TreeLayout) -> None:
         self.layout = layout
@@ -110,7 +103,7 @@ class _Recording:
         self.values: list[Tensor] = []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
-        """See `attention.Layout`. Layers are asked in their order."""
+        """See `attention.Layout`. Layers come in their order."""
         self.keys.append(key[0])
         self.values.append(value[0])
         return self.layout.attend(layer, query, key, value, scaling, dropout)
@@ -203,14 +196,10 @@ class Branches:
 
 def _states(model: Any, tokens: Tensor, positions: Tensor, layout: Any, images: dict[str, Tensor]) -> Tensor:
     """`(tokens, width)` hidden states of one row; `positions` are `(axes, tokens)`."""
-    states = (
-        base_of(model)
-        .model(
-            input_ids=tokens[None],
-            position_ids=positions if len(positions) == 1 else positions[:, None],
-            **layout_arguments(layout, tokens),
-            **images,
-        )
-        .last_hidden_state
+    output = base_of(model).model(
+        input_ids=tokens[None],
+        position_ids=positions if len(positions) == 1 else positions[:, None],
+        **layout_arguments(layout, tokens),
+        **images,
     )
-    return torch.as_tensor(states)[0]
+    return torch.as_tensor(output.last_hidden_state)[0]

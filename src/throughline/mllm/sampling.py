@@ -24,7 +24,7 @@ from throughline.mllm.prefix import Prefix
 
 @dataclass(frozen=True)
 class Continuation:
-    """What one draw gave: its tokens without the end of the turn, its text, and `stop` or `length`."""
+    """A sampled answer: its tokens without the end of the turn, its text, and `stop` or `length`."""
 
     tokens: tuple[int, ...]
     text: str
@@ -45,58 +45,57 @@ def sample(
 ) -> list[list[Continuation]]:
     """For each prompt as many continuations as it has generators (one, greedy, when none are given).
 
-    One batch: the caller decides how many prompts go together (`answering` and `rounds` fix it in their plan). `prefix`
-    is that of the prompts' beginnings where the caller has it. `limits` are most tokens of each continuation, below
-    those of the settings; `stop` are the ids that end one, by default the end of the turn and what the checkpoint
+    One batch: the caller decides how many prompts go together, and keeps to it when a run resumes. `prefix` holds the
+    prompts' beginnings where the caller has computed them. `limits` bound the tokens of each continuation, below
+    `max_new_tokens`. `stop` are the ids that end one, by default the end of the turn and those that the checkpoint
     names. `constraint` is that of the settings (`constraints.constraint_of`): every continuation stays in its format.
     """
-    assert settings.constrained == (constraint is not None), "the settings are what keys and hashes know"
+    assert settings.constrained == (constraint is not None), "keys and hashes are made of the settings"
     if generators is None:
         generators = [[np.random.default_rng(0)] for _ in prompts]
-    counts = {len(row) for row in generators}
-    assert len(counts) == 1, "every prompt of a batch takes the same number of continuations"
-    each = counts.pop()
+    each = len(generators[0])
+    assert all(len(row) == each for row in generators), "every prompt of a batch has the same number of continuations"
     flat = [generator for row in generators for generator in row]
-    most = [settings.max_new_tokens] * len(flat)
+    lengths = [settings.max_new_tokens] * len(flat)
     if limits is not None:
-        most = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
-    steps = max(most, default=0) if mllm.plan.packed_weights else 0
+        lengths = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
+    steps = max(lengths, default=0) if mllm.plan.packed_weights else 0
     with mllm.evaluating(), packed_weights(mllm.model, steps):
         decoder = make_decoder(mllm, prompts, each, prefix)
         matchers = constraint.start(len(flat)) if constraint is not None else None
-        drawn = _drawn(decoder, settings, flat, most, _stop_ids(mllm) if stop is None else stop, matchers)
-    found = [Continuation(tuple(tokens), mllm.chat.decode(tokens), why) for tokens, why in drawn]
-    return [found[i : i + each] for i in range(0, len(found), each)]
+        drawn = _draw(decoder, settings, flat, lengths, _stop_ids(mllm) if stop is None else stop, matchers)
+    continuations = [Continuation(tuple(tokens), mllm.chat.decode(tokens), reason) for tokens, reason in drawn]
+    return [continuations[start : start + each] for start in range(0, len(flat), each)]
 
 
-def _drawn(
+def _draw(
     decoder: Decoder,
     settings: SamplingSettings,
     generators: Sequence[np.random.Generator],
-    most: Sequence[int],
+    limits: Sequence[int],
     stop: Collection[int],
     matchers: Matchers | None,
 ) -> list[tuple[list[int], str]]:
     """Tokens and finish reason of every row."""
     tokens: list[list[int]] = [[] for _ in generators]
     reasons = ["length"] * len(generators)
-    going = [row for row in range(len(generators)) if most[row] > 0]
+    going = [row for row, limit in enumerate(limits) if limit > 0]
     logits = decoder.begin()[torch.tensor(going, dtype=torch.long)] if going else None
     while going and logits is not None:
         if matchers is not None:
             matchers.mask(logits, going)
         chosen = _choose(logits, settings, [generators[row] for row in going])
-        places, before = [], going
-        for place, (row, token) in enumerate(zip(before, chosen.tolist(), strict=True)):
+        places = []  # in `going`, of the rows that go on
+        for place, (row, token) in enumerate(zip(going, chosen.tolist(), strict=True)):
             if matchers is not None:
                 matchers.accept(row, token)
             if token in stop:
                 reasons[row] = "stop"
                 continue
             tokens[row].append(token)
-            if len(tokens[row]) < most[row]:
+            if len(tokens[row]) < limits[row]:
                 places.append(place)
-        going = [before[place] for place in places]
+        going = [going[place] for place in places]
         if going:
             logits = decoder.step(going, chosen[torch.tensor(places, device=chosen.device)])
     return list(zip(tokens, reasons, strict=True))
