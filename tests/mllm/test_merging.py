@@ -163,6 +163,7 @@ def test_an_adapter_that_changes_nothing_does_not_pass(internvl: Mllm, tmp_path:
         check_merged(internvl, tmp_path, merged, probe())
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own call
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_bias": True}, {"modules_to_save": ["lm_head"]}])
 def test_what_is_no_plain_lora_is_refused(
     checkpoints: dict[str, Path], tmp_path: Path, settings: dict[str, Any]

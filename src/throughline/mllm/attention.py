@@ -22,7 +22,7 @@ NAME = "throughline"
 
 
 class Layout(Protocol):
-    """Who sees whom among the tokens of one model call."""
+    """Which tokens of one model call attend to which."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
         """`(1, heads, tokens, width)` queries, keys and values (these with their own, fewer heads) to
@@ -120,8 +120,8 @@ def tree_layout(trees: Sequence[tuple[int, Any]]) -> TreeLayout:
         if len(visible) == length:  # the trunk is all there is
             masks.append(None)
             continue
-        seen = torch.from_numpy(visible[length:])
-        masks.append(torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[None, None])
+        crown = torch.from_numpy(visible[length:])
+        masks.append(torch.zeros(crown.shape).masked_fill(~crown, -torch.inf)[None, None])
     return TreeLayout(tuple(trunks), tuple(masks))
 
 

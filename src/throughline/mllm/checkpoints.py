@@ -1,4 +1,4 @@
-"""Where a checkpoint lies and what it contains, without opening it: free of torch, for the plan of units and `load`."""
+"""Where a checkpoint lies and what it contains, without loading it: free of torch, for the plan of units and `load`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POCKET = "pocket"
 
 
 def checkpoint_folder(name: str) -> Path | None:
-    """The folder behind a checkpoint name, or None when only the hub can know it."""
+    """The folder behind a checkpoint name, or None where it may be on the hub."""
     if name == POCKET:
         return Path(str(importlib.resources.files("throughline.mllm.pocket"))) / "checkpoint"
     folder = Path(name).expanduser()
@@ -24,7 +24,7 @@ def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str |
     """The commit of a checkpoint on the hub: that of `revision` (`main` by default) as the hub has it now, or, where it
     cannot be reached, as this machine has fetched it. None for a local checkpoint.
 
-    Raises a ThroughlineError where neither knows the checkpoint.
+    Raises a ThroughlineError where neither has the checkpoint.
     """
     if checkpoint_folder(name) is not None or not hub:
         return None

@@ -4,7 +4,7 @@
     masked   rows of trees, padded, a 4-D mask
     paths    every path a row of its own, the vision tower run once per image
 
-Which of them a checkpoint family takes is found out once (`plan`); `forward` runs the model on what comes of it.
+Which of them a checkpoint family takes is tried once, after loading (`plan`). `forward` runs the model on the batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from throughline.mllm.tree import Branch, Tokens, Tree
 
 @dataclass(frozen=True)
 class ImageReuse:
-    """Which encoded image, and which of its tiles, stand at each use when one image serves several rows."""
+    """For every use of an image in a row, which of the encoded images it is, and which of their tiles."""
 
     images: tuple[int, ...]
     tiles: tuple[int, ...]
@@ -126,9 +126,9 @@ def collate_masked(rows: Sequence[Sequence[Tree]], pad_id: int) -> TreeBatch:
 def collate_paths(trees: Sequence[Tree], pad_id: int) -> TreeBatch:
     """Every branch of every tree as a row of its own, each image encoded once."""
     routes = [
-        (sample, tree, branch, np.flatnonzero(seen[branch.scored[-1]]))
+        (sample, tree, branch, np.flatnonzero(visible[branch.scored[-1]]))
         for sample, tree in enumerate(trees)
-        for seen in [tree.visible()]
+        for visible in [tree.visible()]
         for branch in tree.branches
     ]
     length = max(len(route) for *_, route in routes)

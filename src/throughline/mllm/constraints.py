@@ -1,8 +1,8 @@
-"""Chains that cannot leave their format: before each draw, the tokens that no well-formed chain could go on with are
-forbidden. llguidance keeps one matcher a sequence and says which tokens those are; `sampling` asks it at every step.
+"""Chains that stay in their format: before each draw, the tokens with which no well-formed chain can go on are
+forbidden. llguidance keeps one matcher a sequence, which computes these tokens; `sampling` calls it at every step.
 
-A finished text then has all stages, in order, none empty and nothing around them. What stands in a stage is free, but
-for the sign `<`. A chain may still be cut off by the limit of its tokens, which is no business of the grammar.
+A finished text then has all stages, in order, none empty and nothing around them. The text of a stage is free, except
+for the sign `<`. A chain may still be cut off by the limit on its tokens, which the grammar does not know.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 BLANKS = r"[ \t\r\n]{0,4}"
-"""Between tags, as `render_chain` and most models break lines; bounded, or a model could go on with nothing else."""
+"""Between tags, as `render_chain` and most models break lines. Bounded, so that a model cannot write nothing else."""
 
 STAGE_TEXT = r"[^<]*[^<\s\x1c-\x1f][^<]*"
-"""No tag, and something that Python's `strip` leaves standing."""
+"""No tag, and at least one character that Python's `strip` does not remove."""
 
 
 def format_regex(chain_format: ChainFormat) -> str:
@@ -63,7 +63,7 @@ class StageConstraint:
         _require_sound(self._first)
 
     def start(self, count: int) -> Matchers:
-        """Matchers of `count` sequences, none of which has said anything yet."""
+        """Matchers of `count` empty sequences."""
         return Matchers([self._first.deep_copy() for _ in range(count)], self.tokens)
 
 
@@ -77,7 +77,7 @@ class Matchers:
         """Sets the logits of forbidden tokens to -inf, in place.
 
         `logits` is `(len(rows), vocabulary)`, for the sequences numbered `rows`. A model's vocabulary may be larger
-        than its tokenizer's: what no text stands for is forbidden too.
+        than its tokenizer's: tokens without a text are forbidden too.
         """
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
@@ -88,22 +88,22 @@ class Matchers:
         # Spread on the device, so that an eighth of the bytes travels there.
         bits = 2 ** torch.arange(8, dtype=torch.uint8, device=logits.device)
         allowed = (torch.from_numpy(words.view(np.uint8)).to(logits.device)[..., None] & bits).flatten(1)
-        known = min(self._tokens, logits.shape[1])
-        logits[:, :known].masked_fill_(allowed[:, :known] == 0, -torch.inf)
-        logits[:, known:] = -torch.inf
+        width = min(self._tokens, logits.shape[1])
+        logits[:, :width].masked_fill_(allowed[:, :width] == 0, -torch.inf)
+        logits[:, width:] = -torch.inf
 
     def accept(self, row: int, token: int) -> None:
-        """Sequence `row` goes on with `token`, one that `mask` has left to it; the end of the turn is one too."""
+        """Appends `token` to sequence `row`: one that `mask` allowed, or the end of the turn where it did."""
         self._matchers[row].consume_token(token)
         _require_sound(self._matchers[row])
 
 
 def constraint_of(settings: SamplingSettings, chat: Chat, chain_format: ChainFormat) -> StageConstraint | None:
-    """What `sampling.sample` is to be given under these settings."""
+    """The constraint to pass to `sampling.sample` under these settings."""
     return StageConstraint(chat, chain_format) if settings.constrained else None
 
 
 def _require_sound(matcher: LLMatcher) -> None:
-    """llguidance raises nothing: a matcher at fault stays there, and its mask would end the turn."""
+    """llguidance raises no errors: a failed matcher stays failed, and its mask would end the turn."""
     if matcher.is_error():
         raise RuntimeError(f"llguidance: {matcher.get_error()}")

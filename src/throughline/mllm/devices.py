@@ -1,4 +1,4 @@
-"""Where to compute, by the name that configs and options give it. Called by whoever is about to load a checkpoint."""
+"""Where to compute, by the name that configs and options give it. Called before a checkpoint is loaded."""
 
 from __future__ import annotations
 

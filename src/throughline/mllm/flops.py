@@ -1,12 +1,12 @@
-"""The matrix FLOPs of training and of asking in closed form, from a model's shape: what a benchmark's ratio is held
-against, and what the forecast of a run multiplies. Plain arithmetic; no tensor is made.
+"""The matrix FLOPs of training and inference in closed form, from a model's shape. Benchmarks compare their ratios with
+them, the forecast of a run multiplies them. Plain arithmetic; no tensor is made.
 
 Counted: convolution, linear layers, attention, LM head; a multiply-add is 2 FLOPs. Not counted: norms, activations,
 softmax, dropout, rotary angles, optimiser. Assumptions:
 - The base is frozen. Backward means gradients of activations wherever something below them is trained, and gradients of
   LoRA factors. The first layer's query, key and value inputs need none in the vision tower (nothing below them is
   trained), nor in the decoder on rows without image or with a vision tower that is not adapted.
-- Attention is dense over what a kernel is handed, whatever its mask hides, as `torch.utils.flop_counter` counts it too:
+- Attention is dense over what a kernel computes, whatever its mask hides, as `torch.utils.flop_counter` counts it too:
   a whole row, or trunk and crown of each tree (`Row.pairs`). A kernel that skips the upper triangle of a causal
   sequence does less than is counted, and so do a vision tower's windows.
 - The backward pass of attention computes the scores anew: five products to the forward pass's two.
@@ -47,7 +47,7 @@ class Flops:
 @dataclass(frozen=True)
 class Row:
     """One row of a model call: its tokens with padding, its images' tiles, its positions with logits, and the pairs of
-    query and key that the decoder's attention kernels are handed; None: every token with every token."""
+    query and key that the decoder's attention kernels compute; None: every token with every token."""
 
     tokens: int
     tiles: int

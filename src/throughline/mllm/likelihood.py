@@ -23,7 +23,7 @@ from throughline.mllm.prefix import Branches, Prefix, encode_prefix
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 AT_ONCE = 8192
-"""Tokens behind the prefixes in one pass: images of long class lists go in turns, so that memory is bounded."""
+"""Tokens behind the prefixes in one pass. With long class lists, prompts take turns, so that memory is bounded."""
 
 
 def label_trie(mllm: Mllm, prompt: EncodedPrompt, labels: Sequence[str]) -> Tree:
@@ -59,13 +59,17 @@ def label_log_likelihood(
 
 @dataclass(frozen=True, eq=False)
 class Crown:
-    """Labels as a trie behind any prompt: the tokens that predict another one, each with its distance from the first
-    and `(n, n)` whom it sees; and for each of `labels` labels, one after the other, the id of every token of it, the
-    place that predicts it (0 is the prompt's last token, i the trie's i-th) and whose it is."""
+    """Labels as a trie behind any prompt.
+
+    `tokens` `(n,)` are those that predict another one, `offsets` `(n,)` their distances from the first position behind
+    the prompt, `visible` `(n, n)` which of them each attends to. The other tensors have an entry for every token of
+    every label, label after label: `targets` its id, `predictors` the place that predicts it (0 is the prompt's last
+    token, i the trie's i-th), `owner` the index of its label.
+    """
 
     tokens: Tensor
     offsets: Tensor
-    seen: Tensor
+    visible: Tensor
     targets: Tensor
     predictors: Tensor
     owner: Tensor
@@ -76,8 +80,8 @@ def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[s
     """None where no crown is the same for all prompts: a label's first token merges with a prompt's last, or prompts of
     different messages end in different tokens."""
     different = {canonical_json(list(prompt.messages)): prompt for prompt in prompts}.values()
-    ends, *others = [_label_ends(chat, prompt, labels) for prompt in different]
-    if ends is None or any(other != ends for other in others):
+    ends, *further = [_label_ends(chat, prompt, labels) for prompt in different]
+    if ends is None or any(other != ends for other in further):
         return None
     leaves = [
         Leaf(Path(np.array(end), np.arange(len(end))[None], (), 1), label, 0.0, "sum")
@@ -85,11 +89,11 @@ def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[s
     ]
     tree = merge_paths(leaves, image_token_id=-1)
     predictors = np.concatenate([branch.predictors for branch in tree.branches])
-    needed = np.unique(predictors)[1:]  # what ends every label predicts nothing, and 0 is the prompt's
+    needed = np.unique(predictors)[1:]  # without 0, the prompt's last token; the end of a label predicts nothing
     return Crown(
         tokens=torch.from_numpy(tree.tokens[needed]),
         offsets=torch.from_numpy(tree.positions[0, needed] - 1),
-        seen=torch.from_numpy(tree.visible()[needed][:, needed]),
+        visible=torch.from_numpy(tree.visible()[needed][:, needed]),
         targets=torch.from_numpy(np.concatenate([tree.tokens[branch.scored] for branch in tree.branches])),
         predictors=torch.from_numpy(np.searchsorted(needed, predictors, side="right")),
         owner=torch.repeat_interleave(torch.tensor([len(branch.scored) for branch in tree.branches])),
@@ -112,7 +116,7 @@ def _on_prefix(mllm: Mllm, prefix: Prefix, rest: Tensor, crown: Crown) -> Tensor
     states = branches.grow(model, rest)[:, -1:] if rest.shape[1] else prefix.state[:, None]
     if len(crown.tokens):
         tokens = crown.tokens.to(device).expand(len(prefix), -1)
-        grown = branches.grow(model, tokens, crown.offsets.to(device), crown.seen.to(device))
+        grown = branches.grow(model, tokens, crown.offsets.to(device), crown.visible.to(device))
         states = torch.cat([states, grown], dim=1)
     first = torch.arange(len(prefix), device=device)[:, None] * states.shape[1]
     rows = (first + crown.predictors.to(device)).flatten()

@@ -1,6 +1,6 @@
-"""Opening a checkpoint: any Hugging Face image-text-to-text model, from a folder, from the package, or from the hub
-when asked. No remote code, safetensors only. `pocket` is the checkpoint that ships with the package; nothing here
-knows which of them it serves.
+"""A loaded checkpoint: any Hugging Face image-text-to-text model, from a folder, from the package, or from the hub
+where that is allowed. No remote code, safetensors only. `pocket` is the checkpoint that ships with the package; nothing
+here depends on which of them it is.
 """
 
 from __future__ import annotations

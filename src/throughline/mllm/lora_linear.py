@@ -2,10 +2,10 @@
 
     y = x W' + bias + s (x A') B'
 
-peft computes the same in five operations. On tall, narrow matrices each of them is bound by memory, so the node adds
-the low-rank part into the layer's own output and its gradient into the input's gradient; keeps the narrow matrices
-lying down, `(r, tokens)`, which matrix libraries multiply several times as fast as standing ones; and keeps of a
-dropout its mask only. `lora` asks peft to use it.
+peft computes the same in five operations, each bound by memory on tall, narrow matrices. The node therefore adds the
+low-rank part into the layer's own output, and its gradient into the input's gradient. It keeps the narrow matrices
+transposed, `(r, tokens)`, which matrix libraries multiply several times as fast, and of a dropout only the mask. `lora`
+has peft use it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LoraLinear(lora.Linear):
 
 @contextmanager
 def in_pefts_way(model: nn.Module) -> Iterator[None]:
-    """Every layer of the model goes peft's own way inside: to see what the node is worth."""
+    """Every layer of the model computes in peft's own way inside: for comparison."""
     layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
     for layer in layers:
         layer.one_node = False
@@ -70,34 +70,34 @@ class _LinearWithLora(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float, share: float
     ) -> Tensor:
         flat = x.flatten(0, -2)
-        kept = torch.empty_like(flat, dtype=torch.bool).bernoulli_(1 - share) if share else None
+        mask = torch.empty_like(flat, dtype=torch.bool).bernoulli_(1 - share) if share else None
         small_a, small_b = a.to(x.dtype), b.to(x.dtype)
-        narrow = small_a @ _seen(flat, kept, share).t()  # (r, tokens)
+        narrow = small_a @ _drop(flat, mask, share).t()  # (r, tokens)
         y = torch.nn.functional.linear(flat, weight, bias)
         torch.addmm(y, narrow.t(), small_b.t(), alpha=s, out=y)
-        ctx.save_for_backward(flat, kept, narrow, weight, a, b)
+        ctx.save_for_backward(flat, mask, narrow, weight, a, b)
         ctx.s, ctx.share = s, share
         return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, kept, narrow, weight, a, b = ctx.saved_tensors
+        flat, mask, narrow, weight, a, b = ctx.saved_tensors
         dy = gradients[0].flatten(0, -2)
         small_a, small_b = a.to(flat.dtype), b.to(flat.dtype)
         d_narrow = (small_b.t() @ dy.t()).mul_(ctx.s)  # (r, tokens)
-        da = (d_narrow @ _seen(flat, kept, ctx.share)).to(a.dtype) if ctx.needs_input_grad[3] else None
+        da = (d_narrow @ _drop(flat, mask, ctx.share)).to(a.dtype) if ctx.needs_input_grad[3] else None
         db = (narrow @ dy).t().mul(ctx.s).to(b.dtype) if ctx.needs_input_grad[4] else None
         dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ weight
-            if kept is None:
+            if mask is None:
                 torch.addmm(dx, d_narrow.t(), small_a, out=dx)
             else:
-                dx += _seen(d_narrow.t() @ small_a, kept, ctx.share)
+                dx += _drop(d_narrow.t() @ small_a, mask, ctx.share)
             dx = dx.view(*gradients[0].shape[:-1], -1)
         return dx, None, None, da, db, None, None
 
 
-def _seen(x: Tensor, kept: Tensor | None, share: float) -> Tensor:
-    """What dropout lets through, as large in the mean as `x`."""
-    return x if kept is None else (x * kept).mul_(1 / (1 - share))
+def _drop(x: Tensor, mask: Tensor | None, share: float) -> Tensor:
+    """`x` after dropout by the mask, scaled so that its mean stays."""
+    return x if mask is None else (x * mask).mul_(1 / (1 - share))

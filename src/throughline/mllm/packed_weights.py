@@ -1,4 +1,4 @@
-"""Large frozen weights packed once for many products with few rows, as decoding on a CPU is made of.
+"""Large frozen weights packed once for many products with few rows, as in decoding on a CPU.
 
 A product of eight rows with a weight that no cache holds should cost what reading the weight costs. MKL, which torch
 calls for float32, took three times as long as oneDNN, which torch brings along, with the weight in blocks; that was on
@@ -24,13 +24,13 @@ LEAST = 2 << 20
 """Bytes of a weight from which packing is worth it: those of 1 MiB gain less, those of some 100 kB lose."""
 
 MOST = 2 << 30
-"""Bytes of all packed weights: each lies in memory twice meanwhile. Of a larger model none is packed."""
+"""Bytes of all packed weights, which are in memory twice meanwhile. Of a larger model none is packed."""
 
 
 @contextmanager
 def packed_weights(model: Any, steps: int) -> Iterator[int]:
-    """Linear layers of the decoder and its head go through packed copies of their weights inside, where that is worth
-    it for `steps` steps; gives how many. For asking only: no gradient passes."""
+    """Linear layers of the decoder and its head compute with packed copies of their weights inside, where that is worth
+    it for `steps` steps; yields their number. No gradient passes."""
     layers = _worth_packing(model) if steps >= STEPS else []
     try:
         for layer in layers:

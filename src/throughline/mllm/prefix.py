@@ -117,25 +117,25 @@ class Branches:
         self.length = 0
         self.keys: list[Tensor] = []  # for every layer (branches, heads, room, width)
         self.values: list[Tensor] = []
-        self._seen: Tensor | None = None
+        self._mask: Tensor | None = None  # of the tokens that grow now, where they are several
 
     def __len__(self) -> int:
         return len(self.prefix) * self.each
 
     @torch.no_grad()
-    def grow(self, model: Any, tokens: Tensor, offsets: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    def grow(self, model: Any, tokens: Tensor, offsets: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """`(branches, n)` further tokens of every branch to their hidden states `(branches, n, width)`.
 
-        They stand behind one another, unless `offsets` `(n,)`, counted from the first of them, say otherwise; and each
-        sees those before it, unless `seen` `(n, n)` does.
+        By default they stand behind one another, each attending to those before it. `offsets` `(n,)` give other
+        positions, counted from the first of them, and `visible` `(n, n)` which of them each attends to.
         """
         count = tokens.shape[1]
         offsets = torch.arange(count, device=tokens.device) if offsets is None else offsets
         following = (self.prefix.following + self.length).repeat_interleave(self.each, dim=1)
         positions = (following[:, :, None] + offsets).flatten(1)
-        if seen is None:
-            seen = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
-        self._seen = None if count == 1 else self._visible(seen).to(self.prefix.state.dtype)
+        if visible is None:
+            visible = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
+        self._mask = None if count == 1 else self._whole_mask(visible).to(self.prefix.state.dtype)
         states = _states(model, tokens.flatten(), positions, self, {})
         self.length += count
         return states.unflatten(0, tokens.shape)
@@ -146,9 +146,9 @@ class Branches:
         prompts = torch.tensor([branch // self.each for branch in branches[::each]], device=device)
         if len(prompts) < len(self.prefix):
             self.prefix = self.prefix.chosen(prompts)
-        kept = torch.tensor(list(branches), device=device)
-        self.keys = [key[kept] for key in self.keys]
-        self.values = [value[kept] for value in self.values]
+        chosen = torch.tensor(list(branches), device=device)
+        self.keys = [key[chosen] for key in self.keys]
+        self.values = [value[chosen] for value in self.values]
         self.each = each
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
@@ -164,29 +164,30 @@ class Branches:
             torch.cat([shared.repeat_interleave(self.each, dim=0), own], dim=2)
             for shared, own in zip(prompt, (keys, values), strict=True)
         )
-        assert self._seen is not None
-        out = grouped_sdpa(queries, whole_keys, whole_values, self._seen, scaling)
+        assert self._mask is not None
+        out = grouped_sdpa(queries, whole_keys, whole_values, self._mask, scaling)
         return out.transpose(1, 2).flatten(0, 1)[None]
 
-    def _joined(self, kept: list[Tensor], layer: int, new: Tensor) -> Tensor:
-        """Puts new keys (or values) `(heads, branches x n, width)` behind the branches' own and gives all of them."""
+    def _joined(self, layers: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        """Puts new keys (or values) `(heads, branches x n, width)` behind the branches' own, those of all `layers`, and
+        gives all of this layer."""
         new = new.unflatten(1, (len(self), -1)).transpose(0, 1)
-        until = self.length + new.shape[2]
-        if layer == len(kept):
-            kept.append(new.new_empty(*new.shape[:2], ROOM, new.shape[3]))
-        if until > kept[layer].shape[2]:
-            more = -(-until // ROOM) * ROOM - self.length
+        end = self.length + new.shape[2]
+        if layer == len(layers):
+            layers.append(new.new_empty(*new.shape[:2], 0, new.shape[3]))
+        if end > layers[layer].shape[2]:
+            more = -(-end // ROOM) * ROOM - self.length
             room = new.new_empty(*new.shape[:2], more, new.shape[3])
-            kept[layer] = torch.cat([kept[layer][:, :, : self.length], room], dim=2)
-        kept[layer][:, :, self.length : until] = new
-        return kept[layer][:, :, :until]
+            layers[layer] = torch.cat([layers[layer][:, :, : self.length], room], dim=2)
+        layers[layer][:, :, self.length : end] = new
+        return layers[layer][:, :, :end]
 
-    def _visible(self, seen: Tensor) -> Tensor:
-        """`(branches or 1, 1, n, prompt + own)`: 0 or -inf."""
-        count = len(seen)
+    def _whole_mask(self, visible: Tensor) -> Tensor:
+        """`(n, n)` among new tokens to `(branches or 1, 1, n, prompt + own)`, 0 or -inf."""
+        count = len(visible)
         longest = self.prefix.keys[0].shape[2]
-        mask = torch.zeros(1, 1, count, longest + self.length + count, device=seen.device)
-        mask[..., longest + self.length :].masked_fill_(~seen, -torch.inf)
+        mask = torch.zeros(1, 1, count, longest + self.length + count, device=visible.device)
+        mask[..., longest + self.length :].masked_fill_(~visible, -torch.inf)
         if self.prefix.beyond is None:
             return mask
         mask = mask.repeat(len(self), 1, 1, 1)

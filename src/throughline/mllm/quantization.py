@@ -1,5 +1,5 @@
 """Base weights in 4 bits (NF4 with double quantisation, as QLoRA has it, arXiv 2305.14314), for a card that the
-checkpoint would not fit. `load` asks here how to open one; adapters stay in full precision on top.
+checkpoint would not fit. `load` takes its options from here; adapters stay in full precision on top.
 
 Only the linear layers of the decoder are quantised: they are 82 % of InternVL3-8B's weights, which take 6 GB
 then instead of 16. Vision tower (4 %) and projector (0.3 %) stay: little memory, and every image token passes through
@@ -55,7 +55,7 @@ def opening_options(
 def compute_alike(model: torch.nn.Module, where: str) -> None:
     """Has the 4-bit layers of `model` compute in one way only, on whatever processor and in whatever mode.
 
-    On CPUs with AVX-512 BF16, bitsandbytes packs a layer anew when it is first asked in evaluation mode. It then rounds
+    On CPUs with AVX-512 BF16, bitsandbytes packs a layer anew when it first computes in evaluation mode. It then rounds
     its inputs to bfloat16, fails for widths that are no multiple of 64, and lets no gradient through any more: training
     after a round of sampling would go wrong in silence. Raises ThroughlineError for a model without any 4-bit layer.
     """
