@@ -21,8 +21,8 @@ from tests.mllm.reference import (
 from tests.mllm.tiny import image_of
 
 from throughline.core.settings import LoraSettings
+from throughline.mllm.batch import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.chat import user_turn
-from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import add_lora

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from throughline.benchmarks.plain import plainly
 from throughline.benchmarks.workload import Key, Workload
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Path, join_inputs
-from throughline.mllm.collating import TreeBatch
 from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.lora import base_of

@@ -29,7 +29,7 @@ from throughline.benchmarks.timing import BenchRow, OnProgress, compare, on_thre
 from throughline.benchmarks.trl import require_trl, trl_step
 from throughline.benchmarks.workload import Workload, training_workloads
 from throughline.mllm.attention import TreeLayout
-from throughline.mllm.collating import TreeBatch
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.devices import pick_device
 
 MEBIBYTE = 1 << 20

@@ -24,8 +24,8 @@ from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, render
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Chat, Path, user_turn
-from throughline.mllm.collating import TreeBatch
 from throughline.mllm.geometries import GEOMETRIES, random_mllm
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import add_lora

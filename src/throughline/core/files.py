@@ -33,12 +33,12 @@ os.umask(_UMASK)
 
 @contextlib.contextmanager
 def readable_os_errors(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about `path` (full disk, no permission) into one clear line."""
+    """Turns an operating system error about `path` (full disk, no permission) into a ThroughlineError of one line."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ThroughlineError(f"cannot write: {reason}", path, "free the place or name another one") from error
+        raise ThroughlineError(f"cannot write: {reason}", path, "free disk space, or name another place") from error
 
 
 def require_own_folder(out: Path, marks: Iterable[str], what: str) -> None:

@@ -1,7 +1,7 @@
 """Attention over layouts of ours, inside any decoder of transformers that passes its keyword arguments on.
 
 transformers lets an attention function be registered by name. Ours leaves attention to the `layout` that the model was
-called with; called without one, by `generate` or by a rival in a benchmark, it is plain SDPA. `collating` lays out
+called with; called without one, by `generate` or by a rival in a benchmark, it is plain SDPA. `batch` lays out
 token trees (`TreeLayout`), `prefix` lays out continuations of prompts.
 """
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -71,22 +72,18 @@ class OnPrefix:
         return torch.as_tensor(self.head(states[places]).float())
 
     def _shrink(self, going: Sequence[int]) -> None:
-        of_prompt: dict[int, list[int]] = {}
-        for row in going:
-            of_prompt.setdefault(row // self.each, []).append(row)
-        widest = max(map(len, of_prompt.values()))
+        of_prompt = [list(rows) for _, rows in itertools.groupby(going, key=lambda row: row // self.each)]
+        widest = max(map(len, of_prompt))
         if len(of_prompt) * widest > self.regrid * len(self.branches):
             return
         # a prompt with fewer rows left is filled up with copies of one: every prompt has as many
-        kept = [row for rows in of_prompt.values() for row in rows + rows[:1] * (widest - len(rows))]
+        kept = [row for rows in of_prompt for row in rows + rows[:1] * (widest - len(rows))]
         self.branches.keep(self._places(kept), widest)
         self.row_at = kept
 
     def _places(self, rows: Sequence[int]) -> list[int]:
         """Where these rows are in the grid; of a row and its copies, the first, which is the one that goes on."""
-        first: dict[int, int] = {}
-        for place, row in enumerate(self.row_at):
-            first.setdefault(row, place)
+        first = {row: place for place, row in reversed(list(enumerate(self.row_at)))}
         return [first[row] for row in rows]
 
 

@@ -4,7 +4,7 @@
     attention  earlier tokens of the own node and all tokens of the ancestors, nothing else
     loss       sum over branches of weight x reduce(token NLL)
 
-`training`, `likelihood` and `analysis` call `score_trees` and do not see how a batch was laid out (`collating`).
+`training`, `likelihood` and `analysis` call `score_trees` and do not see how a batch was laid out (`batch`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from throughline.mllm.attention import layout_arguments
-from throughline.mllm.collating import TreeBatch
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.head import marked_measures, marked_nll, measures_of, nll_of
 from throughline.mllm.lora import base_of
 

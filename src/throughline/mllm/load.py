@@ -18,9 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import Quantization
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint, resolve_revision
-from throughline.mllm.collating import TreeBatch
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options

@@ -53,14 +53,13 @@ logger = logging.getLogger(__name__)
 
 def processor_settings(chat: Chat) -> str:
     """Hash of all that an encoded image depends on besides the image: the processor, the tiles, the libraries."""
-    processor = chat.processor
+    parts = chat.processor, chat.processor.image_processor
     return content_hash(
         {
             "version": VERSION,
-            "classes": [_name(processor), _name(processor.image_processor)],
-            "processor": json.loads(processor.to_json_string()),
-            "image_processor": json.loads(processor.image_processor.to_json_string()),
-            "special_tokens": {name: str(token) for name, token in processor.tokenizer.special_tokens_map.items()},
+            "classes": [f"{type(part).__module__}.{type(part).__qualname__}" for part in parts],
+            "settings": [json.loads(part.to_json_string()) for part in parts],
+            "special_tokens": {name: str(token) for name, token in chat.tokenizer.special_tokens_map.items()},
             "tiles": chat.tiles,
             "libraries": {name: version(name) for name in LIBRARIES},
         }
@@ -169,7 +168,3 @@ def _checksum(name: str, metadata: Mapping[str, str], inputs: Mapping[str, torch
         checksum = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), checksum)
         checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
-
-
-def _name(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"

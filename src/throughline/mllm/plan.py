@@ -1,6 +1,6 @@
 """How a checkpoint family is run. This is found by trying, not by a list of names.
 
-After loading, a small text tree is scored by the plainest way, and in each way that `collating` knows, the fastest
+After loading, a small text tree is scored by the plainest way, and in each way that `batch` knows, the fastest
 first. The first that gives the same numbers is taken.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from throughline.mllm.attention import use_layouts
+from throughline.mllm.batch import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.chat import Path
-from throughline.mllm.collating import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.forward import score_trees
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
