@@ -91,7 +91,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLine:
-    """One line of training.jsonl: a logged optimiser step, with the mean of what was noted since the line before."""
+    """One line of training.jsonl: a logged optimiser step, with means since the line before."""
 
     stage: str
     round: int
