@@ -18,6 +18,7 @@ from throughline.questions.question_set import make_question_set
 from throughline.teaching.building import build_chains
 from throughline.teaching.check import CheckResult, check_chains
 from throughline.teaching.exports.export import export_chains
+from throughline.teaching.exports.selection import ExportPlan
 from throughline.teaching.plan import BuildPlan
 from throughline.teaching.teachers import Describer
 
@@ -37,7 +38,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = Describer(place / "world", FIVE_STAGE, make_question_set(images.classes, FIVE_STAGE).reasoning, seed=0)
     for number in range(2):
         build_chains(BuildPlan(images, FIVE_STAGE, shard=(number, 2)), teacher, place / "store")
-    export_chains(place / "store", place / "export", images, format=FIVE_STAGE, with_labels=True, shard_bytes=30_000)
+    export_chains(
+        place / "store", place / "export", ExportPlan(images, FIVE_STAGE, with_labels=True), shard_bytes=30_000
+    )
     return place / "export"
 
 

@@ -34,7 +34,7 @@ from throughline.drawn.describer import describe
 from throughline.drawn.world import read_scenes, write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.export import export_chains
-from throughline.teaching.exports.selection import MARKED, ExportSummary
+from throughline.teaching.exports.selection import MARKED, ExportPlan, ExportSummary
 from throughline.teaching.exports.trainer_formats import control_mark
 
 ASKED = "Which of these is it? {options} ````ends no block```` <b>not bold</b>"
@@ -119,7 +119,7 @@ def store(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(store: Path, images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> ExportSummary:
     folder = tmp_path_factory.mktemp("out") / "dataset"
-    return export_chains(store, folder, images, format=FIVE_STAGE, with_labels=True, shard_bytes=20_000)
+    return export_chains(store, folder, ExportPlan(images, FIVE_STAGE, with_labels=True), shard_bytes=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_what_the_rules_accept_is_told_of_the_asked_images(
     count = len(images.samples)
     assert exported.accepted == {"format": count - 1, "consistent": count - 2, "correct": count - 3}
     assert exported.images == count - 3
-    other = export_chains(store, tmp_path / "out", images, format=FIVE_STAGE, rule="format")
+    other = export_chains(store, tmp_path / "out", ExportPlan(images, FIVE_STAGE, rule="format"))
     assert other.images == count - 1
     assert f"| correct | {count - 3} | {(count - 3) / count:.1%} |" in (exported.folder / "README.md").read_text()
 
@@ -232,7 +232,9 @@ def test_what_the_rules_accept_is_told_of_the_asked_images(
 def test_every_accepted_candidate_comes_along_when_asked_for(
     store: Path, images: ImageSet, expected: dict[str, str], tmp_path: Path, loaded: Callable[[Path], Any]
 ) -> None:
-    summary = export_chains(store, tmp_path / "all", images, format=FIVE_STAGE, every_accepted=True, with_labels=True)
+    summary = export_chains(
+        store, tmp_path / "all", ExportPlan(images, FIVE_STAGE, every_accepted=True, with_labels=True)
+    )
     rows = loaded(summary.folder)
     assert summary.images == len(expected) < summary.chains == len(rows)
     first: dict[str, str] = {}
@@ -270,7 +272,7 @@ def test_a_chain_that_the_judge_did_not_agree_with_stays_behind(
         writer.write(judged(first[overturned.id], True), judged(first[overturned.id], False, "error"))
         writer.write(judged(first[refused.id], True), judged(first[refused.id], False, "out_of_list"))
         writer.write(judged(first[failed.id], False, "error"))
-    summary = export_chains(tmp_path / "store", tmp_path / "out", images, format=FIVE_STAGE)
+    summary = export_chains(tmp_path / "store", tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     assert {row["sample_id"]: row["summary"] for row in loaded(summary.folder)} == {
         second.id: "Second.",
         overturned.id: "First.",
@@ -280,11 +282,11 @@ def test_a_chain_that_the_judge_did_not_agree_with_stays_behind(
     assert (summary.images, summary.asked, summary.accepted["correct"]) == (4, 6, 6)
     assert "left out, as the judge did not agree: 3" in summary.lines()
     assert "the judge did not agree: 3" in (summary.folder / "README.md").read_text()
-    every = export_chains(tmp_path / "store", tmp_path / "out", images, format=FIVE_STAGE, every_accepted=True)
+    every = export_chains(tmp_path / "store", tmp_path / "out", ExportPlan(images, FIVE_STAGE, every_accepted=True))
     assert every.chains == 4 and "left out, as the judge did not agree: 3" in every.lines()
     few = replace(images, samples=(refused, elsewhere))
     with pytest.raises(ThroughlineError, match=r"none of 7 answers .* and by the judge"):
-        export_chains(tmp_path / "store", tmp_path / "few", few, format=FIVE_STAGE)
+        export_chains(tmp_path / "store", tmp_path / "few", ExportPlan(few, FIVE_STAGE))
 
 
 def test_rows_for_trainers_hold_both_questions_and_one_image(
@@ -326,7 +328,7 @@ def test_a_chain_that_trainers_would_misread_is_in_the_parquet_only(
     with JournalWriter(tmp_path / "store" / "journal-0.jsonl") as writer:
         writer.write(candidate_of(one, images, 0, chain_of(one.label, f"An {mark} here.")))
         writer.write(candidate_of(two, images, 0, chain_of(two.label)))
-    summary = export_chains(tmp_path / "store", tmp_path / "out", images, format=FIVE_STAGE)
+    summary = export_chains(tmp_path / "store", tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     assert len(loaded(summary.folder)) == 2
     assert [row["sample_id"] for row in jsonl(summary, "ms_swift.jsonl")] == [two.id]
     assert summary.left_out[MARKED] == [one.id]
@@ -350,7 +352,7 @@ def test_the_card_tells_datasets_and_readers_what_this_is(
     assert not re.search("<script|<b>|alert", body.replace(asked_of(images), ""))
     for name in images.classes:
         assert f"| {name} |" in body
-    licensed = export_chains(store, tmp_path / "out", images, format=FIVE_STAGE, licence="cc-by-4.0")
+    licensed = export_chains(store, tmp_path / "out", ExportPlan(images, FIVE_STAGE, licence="cc-by-4.0"))
     text = (licensed.folder / "README.md").read_text()
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "cc-by-4.0"
     assert "No licence given" not in text
@@ -365,7 +367,7 @@ def test_an_export_depends_on_the_content_of_the_store_alone(
     shuffled.write_bytes(b"\xef\xbb\xbf" + "".join([*sorted(lines), header]).replace("\n", "\r\n").encode())
     shutil.copy(store / "journal-1.jsonl", shuffled.parent)
     again = export_chains(
-        shuffled.parent, tmp_path / "out", images, format=FIVE_STAGE, with_labels=True, shard_bytes=20_000
+        shuffled.parent, tmp_path / "out", ExportPlan(images, FIVE_STAGE, with_labels=True), shard_bytes=20_000
     )
     names = [path.relative_to(again.folder) for path in again.folder.rglob("*") if path.is_file()]
     assert len(names) > 10
@@ -378,20 +380,20 @@ def test_a_folder_of_the_users_is_left_alone(store: Path, images: ImageSet, tmp_
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
     with pytest.raises(ThroughlineError, match="the folder is not empty"):
-        export_chains(store, mine, images, format=FIVE_STAGE)
-    export_chains(store, tmp_path / "out", images, format=FIVE_STAGE)
+        export_chains(store, mine, ExportPlan(images, FIVE_STAGE))
+    export_chains(store, tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     (tmp_path / "out" / "data" / "notes.txt").write_text("mine")
     with pytest.raises(ThroughlineError, match=r"data/notes\.txt"):
-        export_chains(store, tmp_path / "out", images, format=FIVE_STAGE)
+        export_chains(store, tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     assert (mine / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "out" / "data" / "notes.txt").read_text() == "mine"
 
 
 def test_an_older_export_is_replaced(store: Path, images: ImageSet, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    many = export_chains(store, out, images, format=FIVE_STAGE, rule="format", shard_bytes=1)
+    many = export_chains(store, out, ExportPlan(images, FIVE_STAGE, rule="format"), shard_bytes=1)
     assert len(many.shards) == many.chains
-    one = export_chains(store, out, images, format=FIVE_STAGE)
+    one = export_chains(store, out, ExportPlan(images, FIVE_STAGE))
     assert [f"data/{path.name}" for path in (out / "data").iterdir()] == list(one.shards)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -402,9 +404,11 @@ from pathlib import Path
 from throughline.chains.formats import FIVE_STAGE
 from throughline.domains.folders import read_images
 from throughline.teaching.exports.export import export_chains
+from throughline.teaching.exports.selection import ExportPlan
 store, out, images = map(Path, sys.argv[1:])
 on_progress = lambda done, total: done == 5 and os.kill(os.getpid(), signal.SIGKILL)
-export_chains(store, out, read_images(images), format=FIVE_STAGE, shard_bytes=1, on_progress=on_progress)
+plan = ExportPlan(read_images(images), FIVE_STAGE)
+export_chains(store, out, plan, shard_bytes=1, on_progress=on_progress)
 """
 
 
@@ -412,13 +416,13 @@ def test_a_killed_export_leaves_what_stood_there_and_nothing_that_the_next_one_t
     store: Path, images: ImageSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_chains(store, out, images, format=FIVE_STAGE, rule="format")
+    export_chains(store, out, ExportPlan(images, FIVE_STAGE, rule="format"))
     before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     command = [sys.executable, "-c", KILLED, str(store), str(out), str(images.root)]
     assert subprocess.run(command, check=False).returncode == -9
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert len(list(tmp_path.iterdir())) == 2, "the draft of the killed one lies beside"
-    export_chains(store, out, images, format=FIVE_STAGE)
+    export_chains(store, out, ExportPlan(images, FIVE_STAGE))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -427,7 +431,7 @@ def test_an_interrupted_export_goes_without_a_trace(store: Path, images: ImageSe
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_chains(store, tmp_path / "out", images, format=FIVE_STAGE, on_progress=on_progress)
+        export_chains(store, tmp_path / "out", ExportPlan(images, FIVE_STAGE), on_progress=on_progress)
     assert not list(tmp_path.iterdir())
 
 
@@ -435,15 +439,15 @@ def test_an_image_that_changes_meanwhile_ends_the_export(store: Path, tmp_path: 
     copied = read_images(Path(shutil.copytree(images.root, tmp_path / "world")))
     copied.samples[-4].path.write_bytes(b"another image")
     with pytest.raises(ThroughlineError, match="the image changed"):
-        export_chains(store, tmp_path / "out", copied, format=FIVE_STAGE)
+        export_chains(store, tmp_path / "out", ExportPlan(copied, FIVE_STAGE))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_store_without_an_accepted_chain_is_said_in_one_line(store: Path, images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ThroughlineError, match="answers is accepted by rule correct in format think_answer"):
-        export_chains(store, tmp_path / "out", replace(images, samples=images.samples[:1]), format=THINK_ANSWER)
+        export_chains(store, tmp_path / "out", ExportPlan(replace(images, samples=images.samples[:1]), THINK_ANSWER))
     with pytest.raises(ThroughlineError, match="no journal in this folder"):
-        export_chains(tmp_path, tmp_path / "out", images, format=FIVE_STAGE)
+        export_chains(tmp_path, tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     assert not list(tmp_path.iterdir())
 
 

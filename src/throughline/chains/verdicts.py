@@ -14,6 +14,7 @@ from throughline.chains.records import Candidate, Verdict
 from throughline.chains.rules import VERSION, judge
 from throughline.chains.store import ChainStore
 from throughline.core.files import content_hash
+from throughline.domains.samples import ImageSet
 
 
 @lru_cache(maxsize=4096)
@@ -46,6 +47,17 @@ def verdicts_on(
         )
         for rule, judgement in judged
     )
+
+
+def with_samples(requests: Any, images: ImageSet) -> Any:
+    """The requests of a store with the `place` of their sample among the images (-1 for none), and whether its image
+    `is_same` as was asked about."""
+    import numpy as np
+
+    places = {hash(sample.id): place for place, sample in enumerate(images.samples)}
+    contents = np.array([*(hash(sample.image_sha256) for sample in images.samples), 0], np.int64)
+    place = requests["sample"].map(places).fillna(-1).astype(int)
+    return requests.assign(place=place, is_same=(place >= 0) & (contents[place] == requests["image"]))
 
 
 def judged_answers(

@@ -24,7 +24,7 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.chains.rules import RULES
 from throughline.chains.store import MEASURES, ChainStore, read_store
-from throughline.chains.verdicts import judged_answers
+from throughline.chains.verdicts import judged_answers, with_samples
 from throughline.domains.samples import ImageSet
 
 _COLUMNS = {
@@ -140,21 +140,18 @@ def _part_rows(
 
 def _labelled(requests: Any, images: ImageSet | None) -> tuple[Any, dict[str, int | None]]:
     """The requests with the `class` of their sample, None where `images` does not tell; and the folder's counts."""
-    samples = images.samples if images is not None else ()
-    labels = {
-        (hash(sample.id), hash(sample.image_sha256)): sample.label if sample.task == "single" else None
-        for sample in samples
-    }
-    asked = list(zip(requests["sample"], requests["image"], strict=True))
-    requests = requests.assign(**{"class": np.array([labels.get(image) for image in asked], object), "all": "all"})
     if images is None:
-        return requests, dict.fromkeys(("images_given", "images_unknown", "images_changed"))
-    is_known = requests["sample"].isin([hash(sample.id) for sample in samples])
-    is_same = np.array([image in labels for image in asked], bool)
-    return requests, {
-        "images_given": len(samples),
-        "images_unknown": requests["sample"][~is_known].nunique(),
-        "images_changed": requests["sample"][is_known & ~is_same].nunique(),
+        folder = dict.fromkeys(("images_given", "images_unknown", "images_changed"))
+        return requests.assign(**{"class": None, "all": "all"}), folder
+    requests = with_samples(requests, images)
+    samples = [images.samples[place] if place >= 0 else None for place in requests["place"]]
+    labels = [sample.label if sample is not None and sample.task == "single" else None for sample in samples]
+    requests["class"] = pd.Series(labels, requests.index, object).where(requests["is_same"], None)
+    is_known, ids = requests["place"] >= 0, requests["sample"]
+    return requests.assign(all="all"), {
+        "images_given": len(images.samples),
+        "images_unknown": ids[~is_known].nunique(),
+        "images_changed": ids[is_known & ~requests["is_same"]].nunique(),
     }
 
 

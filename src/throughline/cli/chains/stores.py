@@ -129,6 +129,7 @@ def _view(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from throughline.teaching.exports.export import export_chains
+    from throughline.teaching.exports.selection import ExportPlan
 
     images = _images(_require_store(arguments.store), arguments.images)
     if images is None:
@@ -138,19 +139,17 @@ def _export(arguments: argparse.Namespace) -> int:
         from throughline.reporting.cards import chains_section
 
         measured = chains_section(arguments.run, images.fingerprint())
+    plan = ExportPlan(
+        images,
+        FORMATS[arguments.format],
+        rule=arguments.rule,
+        every_accepted=arguments.every_accepted,
+        with_labels=arguments.with_labels,
+        licence=arguments.licence,
+        measured=measured,
+    )
     with progress("exporting", "images") as report_progress:
-        summary = export_chains(
-            arguments.store,
-            arguments.folder,
-            images,
-            rule=arguments.rule,
-            format=FORMATS[arguments.format],
-            every_accepted=arguments.every_accepted,
-            with_labels=arguments.with_labels,
-            licence=arguments.licence,
-            measured=measured,
-            on_progress=report_progress,
-        )
+        summary = export_chains(arguments.store, arguments.folder, plan, on_progress=report_progress)
     print("\n".join([*summary.lines(), str(summary.folder)]))
     return 0
 

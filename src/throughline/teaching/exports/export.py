@@ -14,7 +14,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from throughline.chains.formats import ChainFormat
 from throughline.chains.store import ChainStore
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors, require_free_folder, whole_folder, write_atomically, write_json
@@ -31,31 +30,21 @@ CARD, MARKER, DATA, JSONL = "README.md", "throughline-export.json", "data", "jso
 def export_chains(
     store: Path,
     folder: Path,
-    images: ImageSet,
+    plan: ExportPlan,
     *,
-    rule: str = "correct",
-    format: ChainFormat,
-    every_accepted: bool = False,
-    with_labels: bool = False,
-    licence: str | None = None,
-    measured: str | None = None,
     shard_bytes: int = 400_000_000,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
-    """Writes the chains of `store` (a folder of journals, or one journal) that `rule` accepts into `folder`.
+    """Writes the chains of `store` (a folder of journals, or one journal) that the plan selects into `folder`.
 
-    For each sample the first accepted candidate (lowest round and candidate number, then the first read), or all of
-    them with `every_accepted`; none that a judge model did not agree with. `with_labels` adds the label question to
-    the JSONL; `licence` is the Hub's identifier (`cc-by-4.0`); `measured` is a section of the card, in Markdown; a
-    Parquet shard holds about `shard_bytes` of images and texts; `on_progress` gets (samples done, of how many).
-
+    A Parquet shard holds about `shard_bytes` of images and texts; `on_progress` gets (samples done, of how many).
     The folder appears whole, at the end: a killed export leaves what stood there before. ThroughlineError when it
     holds anything but an export, when nothing is accepted, and when images or store cannot be read or change
     meanwhile.
     """
     folder = folder.resolve()  # a rename would replace a symbolic link, not the folder behind it
     _require_free(folder)
-    plan = ExportPlan(images, format, rule, every_accepted, with_labels, licence, measured)
+    images, format = plan.images, plan.format
     chains, chosen, summary = select(store, folder, plan)
     features = features_of(images.classes, format)
     with whole_folder(folder, replace=True) as draft, readable_os_errors(folder):
@@ -69,7 +58,7 @@ def export_chains(
             for place, candidate in zip(chosen["place"], chains.read(chosen.index), strict=True)
         )
         questions = make_question_set(images.classes, format)
-        jsonl_rows, marked = write_trainer_files(draft / JSONL, texts, questions, with_labels)
+        jsonl_rows, marked = write_trainer_files(draft / JSONL, texts, questions, plan.with_labels)
         summary = replace(
             summary,
             shards=tuple(f"{DATA}/{path.name}" for path in shards),

@@ -18,6 +18,8 @@ from throughline.domains.samples import Sample
 
 # The viewer fetches whole row groups to show a page of 100 rows; large images end a group earlier.
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 100, 64_000_000
+_OF_CANDIDATE = ("image_sha256", "format", "model", "source", "prompt_sha256", "key")
+"""Columns that are fields of the candidate."""
 
 
 def features_of(classes: Sequence[str], format: ChainFormat) -> Any:
@@ -61,28 +63,21 @@ def row_of(
     if parsed.chain is None:
         raise AssertionError("no rule accepts a text that is no chain")
     usage = candidate.usage or Usage()
+    numbers = {name: getattr(candidate, name) for name in ("round", "candidate", "seed")}
+    numbers |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
     return {
         "image": {"bytes": content, "path": sample.path.name},
         "sample_id": sample.id,
-        "image_sha256": sample.image_sha256,
         "domain": sample.domain,
         "label": classes.index(sample.label),
-        "format": format.name,
         "chain": candidate.text,
         **{name.lower(): text for name, text in zip(format.stages, parsed.chain.stages, strict=True)},
         "concluded": parsed.label,
-        "model": candidate.model,
-        "source": candidate.source,
-        "round": _int64(candidate.round),
-        "candidate": _int64(candidate.candidate),
-        "seed": _int64(candidate.seed),
         "prompt": prompts.get(candidate.prompt_sha256),
-        "prompt_sha256": candidate.prompt_sha256,
         "params": canonical_json(candidate.params),
-        "key": candidate.key,
-        "prompt_tokens": _int64(usage.prompt_tokens),
-        "completion_tokens": _int64(usage.completion_tokens),
         "cost": usage.cost,
+        **{name: getattr(candidate, name) for name in _OF_CANDIDATE},
+        **{name: _int64(number) for name, number in numbers.items()},
     }
 
 

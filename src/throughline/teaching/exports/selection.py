@@ -13,7 +13,7 @@ from throughline.chains.journal import require_journals
 from throughline.chains.records import classes_sha256
 from throughline.chains.rules import RULES
 from throughline.chains.store import ChainStore, read_store
-from throughline.chains.verdicts import judged_answers
+from throughline.chains.verdicts import judged_answers, with_samples
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet
 from throughline.teaching.printable import printable
@@ -26,17 +26,18 @@ MARKED = "in the Parquet only, for control tokens in the text"
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Which chains are exported, and what goes with them."""
+    """Which chains are exported, and what goes with them. None that a judge model did not agree with."""
 
     images: ImageSet
     format: ChainFormat
     rule: str = "correct"
+    """Which verdicts count."""
     every_accepted: bool = False
-    """All accepted chains of an image, not only the first."""
+    """All accepted chains of an image, not only the first (lowest round and candidate number, then the first read)."""
     with_labels: bool = False
     """The label question goes into the JSONL as well."""
     licence: str | None = None
-    """As the Hub names it."""
+    """As the Hub names it (`cc-by-4.0`)."""
     measured: str | None = None
     """A section of the card, in Markdown."""
 
@@ -93,14 +94,9 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any,
     ThroughlineError when the store cannot be read, holds no journal, or nothing is accepted.
     """
     chains, samples = read_store(require_journals(path)), plan.images.samples
-    places = {hash(sample.id): place for place, sample in enumerate(samples)}
-    requests = chains.requests.assign(place=chains.requests["sample"].map(places))
-    missing = requests[requests["place"].isna()]
-    there = requests[requests["place"].notna()].astype({"place": int})
-    is_same = [
-        hash(samples[place].image_sha256) == image for place, image in zip(there["place"], there["image"], strict=True)
-    ]
-    same, changed = there[is_same], there[[not same for same in is_same]]
+    requests = with_samples(chains.requests, plan.images)
+    same, missing = requests[requests["is_same"]], requests[requests["place"] < 0]
+    changed = requests[(requests["place"] >= 0) & ~requests["is_same"]]
     is_of_format = same["format"] == plan.format.name
     asked = same[is_of_format]
     answers = asked[~asked["failed"]]
