@@ -100,26 +100,26 @@ def ask_labels(processor: Any, question: str, pictures: Sequence[Image.Image], l
 
 
 @torch.no_grad()
-def one_pass_per_label(model: Any, asked: LabelQuestion) -> Tensor:
+def one_pass_per_label(model: Any, question: LabelQuestion) -> Tensor:
     """`(images, labels)` log-likelihoods: image, question and label through the model for each label anew; logits at
     the label only."""
-    before, pixels = asked.prompt["input_ids"].shape[1] - 1, asked.prompt["pixel_values"]
+    before, pixels = question.prompt["input_ids"].shape[1] - 1, question.prompt["pixel_values"]
     columns = []
-    for whole, label in zip(asked.wholes, asked.labels, strict=True):
+    for whole, label in zip(question.wholes, question.labels, strict=True):
         kept = torch.arange(before, before + len(label))
         logits = model(input_ids=whole, pixel_values=pixels, use_cache=False, logits_to_keep=kept).logits
-        columns.append(_log_likelihood(logits, label.expand(asked.images, -1)))
+        columns.append(_log_likelihood(logits, label.expand(question.images, -1)))
     return torch.stack(columns, dim=1)
 
 
 @torch.no_grad()
-def loop_on_cache(model: Any, asked: LabelQuestion) -> Tensor:
+def loop_on_cache(model: Any, question: LabelQuestion) -> Tensor:
     """`(images, labels)` log-likelihoods: the prefix once, then each label on its key-value cache, which is cropped
     back by as many tokens as the label had put there."""
-    cache, first = prefilled(model, asked.prompt)
+    cache, first = prefilled(model, question.prompt)
     columns = []
-    for label in asked.labels:
-        ids = label.expand(asked.images, -1)
+    for label in question.labels:
+        ids = label.expand(question.images, -1)
         rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
         columns.append(_log_likelihood(torch.cat([first, rest], dim=1), ids))
         cache.crop(-(len(label) - 1))
@@ -127,22 +127,22 @@ def loop_on_cache(model: Any, asked: LabelQuestion) -> Tensor:
 
 
 @torch.no_grad()
-def batched_cache(model: Any, asked: LabelQuestion, rows: int = ROWS_AT_ONCE) -> Tensor:
+def batched_cache(model: Any, question: LabelQuestion, rows: int = ROWS_AT_ONCE) -> Tensor:
     """`(images, labels)` log-likelihoods: the prefix once, its cache copied for every label, the labels padded on the
     right in one pass; in parts of at most `rows` labels, each on a copy of the prefix's cache."""
-    prefix, first = prefilled(model, asked.prompt)
+    prefix, first = prefilled(model, question.prompt)
     parts = []
-    for start in range(0, len(asked.labels), rows):
-        part = asked.labels[start : start + rows]
-        last = start + rows >= len(asked.labels)
+    for start in range(0, len(question.labels), rows):
+        part = question.labels[start : start + rows]
+        last = start + rows >= len(question.labels)
         cache = prefix if last else copy.deepcopy(prefix)
         cache.batch_repeat_interleave(len(part))
-        ids = pad_sequence(list(part), batch_first=True).repeat(asked.images, 1)
+        ids = pad_sequence(list(part), batch_first=True).repeat(question.images, 1)
         # Causal attention keeps labels from the padding behind them, which is not scored.
         rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
         logits = torch.cat([first.repeat_interleave(len(part), dim=0), rest], dim=1)
-        lengths = torch.tensor([len(label) for label in part] * asked.images)
-        parts.append(_log_likelihood(logits, ids, lengths).view(asked.images, -1))
+        lengths = torch.tensor([len(label) for label in part] * question.images)
+        parts.append(_log_likelihood(logits, ids, lengths).view(question.images, -1))
     return torch.cat(parts, dim=1)
 
 

@@ -88,19 +88,19 @@ def make_score_work(
     question, labels = make_question_set(classes).label, [class_name(name) for name in classes]
     encoded = [mllm.chat.encode_image(picture, f"picture {i}") for i, picture in enumerate(pictures)]
     prompts = [EncodedPrompt(user_turn(question), [image]) for image in encoded]
-    asked = ask_labels(mllm.chat.processor, question, pictures, labels)
+    encoded_labels = ask_labels(mllm.chat.processor, question, pictures, labels)
 
     settings = {
         "geometry": geometry,
         "classes": len(classes),
         "images_at_a_time": images,
         **machine_settings(mllm.model),
-        "tokens_prompt": asked.prompt["input_ids"].shape[1],
-        "tokens_labels": sum(map(len, asked.labels)),
+        "tokens_prompt": encoded_labels.prompt["input_ids"].shape[1],
+        "tokens_labels": sum(map(len, encoded_labels.labels)),
         "rows_of_batched_cache": min(ROWS_AT_ONCE, len(labels)) * images,
         "outside_timing": "pixel values of both sides; the rivals' tokens",
     }
-    rivals = {name: plainly(mllm.model, partial(score, mllm.model, asked)) for name, score in RIVALS.items()}
+    rivals = {name: plainly(mllm.model, partial(score, mllm.model, encoded_labels)) for name, score in RIVALS.items()}
     rivals |= {
         without(thing): partial(label_log_likelihood, with_plan(mllm, thing), prompts, labels) for thing in left_out
     }

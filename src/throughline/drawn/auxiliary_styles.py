@@ -4,9 +4,8 @@ Called by `styles.render`."""
 from __future__ import annotations
 
 import numpy as np
-from PIL import ImageFilter
 
-from throughline.drawn.canvas import OVERSAMPLING, Canvas, Pixels, saturated, shift_of
+from throughline.drawn.canvas import Canvas, Pixels, saturated, shift_of
 from throughline.drawn.placement import Colour, place, shade
 from throughline.drawn.scenes import Scene, lightness
 from throughline.drawn.textures import noise
@@ -14,17 +13,16 @@ from throughline.drawn.textures import noise
 
 def blueprint(scene: Scene, size: int) -> Pixels:
     """White lines on blue squared paper."""
-    unit = size / 64
     canvas = Canvas(size, (26, 58, 122))
-    for mark in np.arange(0, size, 8 * unit):
+    for mark in np.arange(0, size, 8 * canvas.unit):
         for line in ([(mark, 0), (mark, size)], [(0, mark), (size, mark)]):
-            canvas.outline(np.array(line, dtype=float), (44, 80, 148), 0.34 * unit)
+            canvas.outline(np.array(line, dtype=float), (44, 80, 148), 0.34 * canvas.unit)
     for item in place(scene, size):
         if item.layer == "background":
-            canvas.outline(item.points, (62, 100, 168), 0.34 * unit)
+            canvas.outline(item.points, (62, 100, 168), 0.34 * canvas.unit)
         else:
             canvas.fill(item.points, (30, 66, 134) if lightness(item.colour) > 150 else (22, 48, 106))
-            canvas.outline(item.points, (226, 236, 250), 0.9 * unit)
+            canvas.outline(item.points, (226, 236, 250), 0.9 * canvas.unit)
     return canvas.reduced()
 
 
@@ -33,9 +31,8 @@ PAPER_SHADOW = (1.2, 1.4)  # px at 64 px, right and down
 
 def cutpaper(scene: Scene, size: int) -> Pixels:
     """Sheets of coloured paper, each with a hard shadow."""
-    unit = size / 64
     canvas = Canvas(size, (240, 232, 214))
-    drop = np.array(PAPER_SHADOW) * unit
+    drop = np.array(PAPER_SHADOW) * canvas.unit
     for item in place(scene, size):
         if item.layer != "background":
             canvas.fill(item.points + drop, (92, 84, 80))
@@ -59,8 +56,7 @@ def mosaic(scene: Scene, size: int) -> Pixels:
         canvas.fill(item.points, saturated(item.colour, 1.15))
     tile = tile_of(size)
     count = -(-size // tile)
-    fine = np.asarray(canvas.image.reduce(OVERSAMPLING), dtype=np.float32)
-    padded = np.pad(fine, ((0, count * tile - size), (0, count * tile - size), (0, 0)), mode="edge")
+    padded = np.pad(canvas.reduced(), ((0, count * tile - size), (0, count * tile - size), (0, 0)), mode="edge")
     means = padded.reshape(count, tile, count, tile, 3).mean(axis=(1, 3))
     lustre = 1 + 0.06 * noise("grain", shift_of(scene, "tiles"), count)
     tiles = np.repeat(np.repeat(means * lustre[:, :, None], tile, axis=0), tile, axis=1)[:size, :size]
@@ -78,17 +74,14 @@ NEON_GLOW = 1.5  # px at 64 px
 
 def neon(scene: Scene, size: int) -> Pixels:
     """Glowing tubes in the dark."""
-    unit = size / 64
     canvas = Canvas(size, (14, 10, 24))
     for item in place(scene, size):
         if item.layer == "background":
-            canvas.outline(item.points, (44, 34, 66), 0.5 * unit)
+            canvas.outline(item.points, (44, 34, 66), 0.5 * canvas.unit)
         else:
             canvas.fill(item.points, (14, 10, 24))
-            canvas.outline(item.points, _glowing(item.colour), 1.1 * unit)
-    sharp = canvas.image.reduce(OVERSAMPLING)
-    glow = np.asarray(sharp.filter(ImageFilter.BoxBlur(NEON_GLOW * unit)), dtype=np.float32)
-    return np.asarray(np.asarray(sharp, dtype=np.float32) + 0.7 * glow, dtype=np.float32)
+            canvas.outline(item.points, _glowing(item.colour), 1.1 * canvas.unit)
+    return np.asarray(canvas.reduced() + 0.7 * canvas.reduced(NEON_GLOW * canvas.unit), dtype=np.float32)
 
 
 def _glowing(colour: Colour) -> Colour:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from throughline.core.seeding import generator
 from throughline.drawn.placement import Colour
@@ -15,10 +15,11 @@ Pixels = NDArray[np.float32]  # (size, size, 3), 0..255
 
 
 class Canvas:
-    """An oversampled drawing surface; all lengths given to it are in pixels of the final image."""
+    """An oversampled drawing surface; all lengths given to it are in pixels of the final image. `unit` is a pixel of an
+    image of 64 px."""
 
     def __init__(self, size: int, colour: Colour) -> None:
-        self.size, self.fine = size, size * OVERSAMPLING
+        self.fine, self.unit = size * OVERSAMPLING, size / 64
         self.image = Image.new("RGB", (self.fine, self.fine), colour)
         self.pen = ImageDraw.Draw(self.image)
 
@@ -37,9 +38,10 @@ class Canvas:
         closed = np.concatenate([points, points[:2]]) * OVERSAMPLING
         self.pen.line(closed.ravel().tolist(), fill=colour, width=max(1, round(wide * OVERSAMPLING)), joint="curve")
 
-    def reduced(self) -> Pixels:
-        """The drawing at the image's size."""
-        return np.asarray(self.image.reduce(OVERSAMPLING), dtype=np.float32)
+    def reduced(self, blur: float = 0.0) -> Pixels:
+        """The drawing at the image's size, blurred over so many px."""
+        sharp = self.image.reduce(OVERSAMPLING)
+        return np.asarray(sharp.filter(ImageFilter.BoxBlur(blur)) if blur else sharp, dtype=np.float32)
 
 
 def to_image(pixels: Pixels) -> Image.Image:
@@ -76,7 +78,6 @@ def wobbled(points: NDArray[np.float64], scene: Scene, size: int) -> NDArray[np.
     """Outlines bent as by a hand: a displacement that depends on the place alone, so parts cannot touch others."""
     dense = densified(points, size / 16)
     phase = 2 * np.pi * (np.array([scene.seed % 997, scene.seed % 1009]) / 1000)
-    wave = np.sin(dense[:, ::-1] * (2 * np.pi * 4.3 / size) + phase) + np.sin(
-        dense * (2 * np.pi * 6.1 / size) + phase[::-1]
-    )
+    long, short = 2 * np.pi * 4.3 / size, 2 * np.pi * 6.1 / size
+    wave = np.sin(dense[:, ::-1] * long + phase) + np.sin(dense * short + phase[::-1])
     return np.asarray(dense + wave * (WOBBLE / 2 * size / 64))

@@ -19,13 +19,12 @@ CARTOON_LINE = 2.4  # px at 64 px
 
 def cartoon(scene: Scene, size: int) -> Pixels:
     """Flat, saturated colours within outlines as thick as a marker's."""
-    unit = size / 64
     canvas = Canvas(size, (255, 255, 255))
     for item in place(scene, size):
         colour = saturated(item.colour, 1.5 if item.layer == "background" else 1.3)
         canvas.fill(item.points, colour)
         if item.layer != "background":
-            canvas.outline(item.points, (18, 14, 22), CARTOON_LINE * unit)
+            canvas.outline(item.points, (18, 14, 22), CARTOON_LINE * canvas.unit)
     return canvas.reduced()
 
 
@@ -40,8 +39,7 @@ def photo(scene: Scene, size: int) -> Pixels:
         if item.layer == "background":
             canvas.fill(item.points, shade(item.colour, 0.86))
     # The setting lies out of focus and has the soft texture of real surfaces.
-    far = np.asarray(canvas.image.reduce(OVERSAMPLING).filter(ImageFilter.BoxBlur(1.5 * unit)), dtype=np.float32)
-    far = far * (1 + 0.07 * noise("soft", shift_of(scene, "surface"), size))[:, :, None]
+    far = canvas.reduced(1.5 * unit) * (1 + 0.07 * noise("soft", shift_of(scene, "surface"), size))[:, :, None]
     far *= 1 - 0.38 * _cast_shadow(placed, size)[:, :, None]
     fine = to_image(far).resize((canvas.fine, canvas.fine), Image.Resampling.NEAREST)
     for item in placed:
@@ -134,21 +132,20 @@ def _hatch(fine: int, spacing: int) -> Image.Image:
 
 def sketch(scene: Scene, size: int) -> Pixels:
     """Pencil lines and hatching on white paper."""
-    unit = size / 64
     canvas = Canvas(size, (247, 247, 247))
     for item in place(scene, size):
         points = wobbled(item.points, scene, size)
         if item.layer == "background":
             canvas.fill(points, (247, 247, 247))
-            canvas.outline(points, (205, 205, 205), 0.5 * unit)
+            canvas.outline(points, (205, 205, 205), 0.5 * canvas.unit)
             continue
         level = lightness(item.colour)
         if level < 150:  # dark things are hatched, light ones left white
-            spacing = round((5 if level < 90 else 8) * unit)
+            spacing = round((5 if level < 90 else 8) * canvas.unit)
             canvas.image.paste(_hatch(canvas.fine, spacing), (0, 0), canvas.mask(points))
         else:
             canvas.fill(points, (247, 247, 247))
-        canvas.outline(points, (84, 84, 84), 1.0 * unit)
+        canvas.outline(points, (84, 84, 84), 1.0 * canvas.unit)
     pixels = canvas.reduced()
     graphite = noise("grain", shift_of(scene, "graphite"), size)[:, :, None]
     return np.asarray(pixels + 3.0 * graphite + 10 * graphite * (pixels < 200), dtype=np.float32)

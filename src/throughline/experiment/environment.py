@@ -55,7 +55,7 @@ def usable_memory(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> in
 
 def installed_version(package: str) -> str | None:
     """The version of an installed package; None where there is none."""
-    return next((found.version for found in importlib.metadata.distributions(name=package)), None)
+    return next((distribution.version for distribution in importlib.metadata.distributions(name=package)), None)
 
 
 def _processor() -> str | None:

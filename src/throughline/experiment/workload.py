@@ -182,11 +182,11 @@ class Workload:
             (paths.shared, appended(paths.shared, prompt - paths.shared))
             for prompt in (paths.label_prompt, paths.reasoning_prompt)
         )
-        asked = cost.images_measured + cost.images_validated
+        images_asked = cost.images_measured + cost.images_validated
         prefix = row_flops(shape, Row(paths.shared, paths.tiles, 1)).forward
-        phases = [Phase("prompts", tokens=paths.shared * asked, flops=prefix * asked)]
+        phases = [Phase("prompts", tokens=paths.shared * images_asked, flops=prefix * images_asked)]
         for way in settings.answers:
-            images = asked if way == settings.answers[0] else cost.images_measured
+            images = images_asked if way == settings.answers[0] else cost.images_measured
             batches = self._batches(cost.images_measured) + self._batches(images - cost.images_measured)
             if way == "likelihood":
                 trie = paths.trie + (0 if "label" in settings.answers else label[1].tokens)
