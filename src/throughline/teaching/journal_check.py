@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,32 +43,10 @@ def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -
     counts.update(dict.fromkeys(("lines", "headers", "candidates", "verdicts", "refused", "unread"), 0))
     store, is_whole = ChainStore(), True
     for journal in journals:
-        lines_before = counts["lines"]
-        if not journal.is_file():  # a named pipe would block for ever
-            yield "unreadable_file", "not a regular file", journal, None
-            continue
         try:
-            for line in read_lines(journal):
-                counts["lines"] += 1
-                if not is_whole:
-                    counts["unread"] += 1
-                    continue
-                try:
-                    record = parse_line(journal, line)
-                except ThroughlineError as error:
-                    is_whole = False
-                    counts["refused"] += 1
-                    yield "newer_schema", f"{printable(error.what, 200)}; the check ends here", journal, line.number
-                    continue
-                counts["refused" if isinstance(record, Problem) else f"{record.kind}s"] += 1
-                is_repeated = store.add(journal, line, record) == "repeated"
-                for kind, what in _line_faults(journal, line, record, is_repeated):
-                    yield kind, what, journal, line.number
+            is_whole = yield from _journal_faults(journal, store, counts, is_whole)
         except ThroughlineError as error:
             yield "unreadable_file", printable(error.what, 200), journal, None
-            continue
-        if counts["lines"] == lines_before:
-            yield "empty_file", "the file holds nothing", journal, None
     requests, failed = store.requests, int(store.requests["failed"].sum())
     counts.update(images=requests["sample"].nunique(), answers=len(requests) - failed)
     counts.update(failed=failed, duplicates=store.duplicates)
@@ -82,6 +60,35 @@ def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -
         yield kind, problem.what, problem.path, problem.line
     if not any(counts[kind] for kind in ("headers", "candidates", "verdicts")):
         yield "no_record", "no header, candidate or verdict in it", path, None
+
+
+def _journal_faults(
+    path: Path, store: ChainStore, counts: Counter[str], is_whole: bool
+) -> Generator[PlacedFault, None, bool]:
+    """Folds one journal into the store, or only counts its lines where lines before it are unread (`is_whole` false).
+    Gives whether all lines so far are read."""
+    if not path.is_file():  # a named pipe would block for ever
+        raise ThroughlineError("not a regular file", path)
+    lines_before = counts["lines"]
+    for line in read_lines(path):
+        counts["lines"] += 1
+        if not is_whole:
+            counts["unread"] += 1
+            continue
+        try:
+            record = parse_line(path, line)
+        except ThroughlineError as error:
+            is_whole = False
+            counts["refused"] += 1
+            yield "newer_schema", f"{printable(error.what, 200)}; the check ends here", path, line.number
+            continue
+        counts["refused" if isinstance(record, Problem) else f"{record.kind}s"] += 1
+        is_repeated = store.add(path, line, record) == "repeated"
+        for kind, what in _line_faults(path, line, record, is_repeated):
+            yield kind, what, path, line.number
+    if counts["lines"] == lines_before:
+        yield "empty_file", "the file holds nothing", path, None
+    return is_whole
 
 
 def _contradictions(store: ChainStore) -> Iterator[tuple[str, Problem]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,11 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any,
     The first accepted candidate of a sample is the one of the lowest round and number; of equals, the first read.
     ThroughlineError when the store cannot be read, holds no journal, or nothing is accepted.
     """
-    chains, samples = read_store(require_journals(path)), plan.images.samples
+    chains = read_store(require_journals(path))
     requests = with_samples(chains.requests, plan.images)
-    same, missing = requests[requests["is_same"]], requests[requests["place"] < 0]
-    changed = requests[(requests["place"] >= 0) & ~requests["is_same"]]
-    is_of_format = same["format"] == plan.format.name
-    asked = same[is_of_format]
+    asked = requests[requests["is_same"] & (requests["format"] == plan.format.name)]
     answers = asked[~asked["failed"]]
-    labels = [samples[place].label for place in answers["place"]]
+    labels = [plan.images.samples[place].label for place in answers["place"]]
     verdicts = judged_answers(chains, answers, labels, plan.images.classes, list(RULES))
     accepted = answers[verdicts[plan.rule]["accepted"]]
     is_vetoed = accepted.index.isin(chains.vetoed)
@@ -115,22 +111,6 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any,
         )
     if not plan.every_accepted:
         chosen = chosen.drop_duplicates("place")
-    missing_ids = (candidate.sample_id for candidate in chains.read(missing.drop_duplicates("sample").index))
-    problems = (f"{problem.path.name}:{problem.line}: {problem.what}" for problem in chains.problems)
-    left_out: dict[str, int | list[str]] = {
-        "left out, as the image folder does not have them": _distinct(missing_ids),
-        "left out, as the image is another than the one asked about": _distinct(
-            samples[place].id for place in changed["place"]
-        ),
-        "left out, in another chain format": int((~same["failed"] & ~is_of_format).sum()),
-        "left out, as the judge did not agree": int(is_vetoed.sum()),
-        "left out, lines that cannot be used": _distinct(problems),
-        "requests that never got an answer": int(requests["failed"].sum()),
-        "lines of a request beyond the one that stands": chains.duplicates,
-        "answers to another class list, judged by this one": int(
-            (answers["classes_sha256"] != classes_sha256(plan.images.classes)).sum()
-        ),
-    }
     summary = ExportSummary(
         folder=folder,
         rule=plan.rule,
@@ -140,14 +120,35 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any,
         answers=len(chains.answers),
         spent=_spent(chains.answers),
         spent_on_exported=_spent(chosen),
-        left_out=left_out,
+        left_out=_left_out(chains, plan, requests, answers, int(is_vetoed.sum())),
         chains=len(chosen),
     )
     return chains, chosen, summary
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
-    return sorted(set(names))
+def _left_out(
+    chains: ChainStore, plan: ExportPlan, requests: Any, answers: Any, vetoed: int
+) -> dict[str, int | list[str]]:
+    """`requests` of the store with their samples, `answers` those that were judged."""
+    missing = requests[requests["place"] < 0].drop_duplicates("sample")
+    changed = requests["place"][(requests["place"] >= 0) & ~requests["is_same"]]
+    is_other_format = requests["is_same"] & ~requests["failed"] & (requests["format"] != plan.format.name)
+    is_other_list = answers["classes_sha256"] != classes_sha256(plan.images.classes)
+    problems = {f"{problem.path.name}:{problem.line}: {problem.what}" for problem in chains.problems}
+    return {
+        "left out, as the image folder does not have them": sorted(
+            {candidate.sample_id for candidate in chains.read(missing.index)}
+        ),
+        "left out, as the image is another than the one asked about": sorted(
+            {plan.images.samples[place].id for place in changed}
+        ),
+        "left out, in another chain format": int(is_other_format.sum()),
+        "left out, as the judge did not agree": vetoed,
+        "left out, lines that cannot be used": sorted(problems),
+        "requests that never got an answer": int(requests["failed"].sum()),
+        "lines of a request beyond the one that stands": chains.duplicates,
+        "answers to another class list, judged by this one": int(is_other_list.sum()),
+    }
 
 
 def _spent(answers: Any) -> str:

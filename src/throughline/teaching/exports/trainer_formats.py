@@ -56,22 +56,20 @@ def control_mark(text: str) -> str | None:
 
 def trl_row(question: str, answer: str, image: str) -> dict[str, Any]:
     """A row for TRL's `SFTTrainer`; `image` is a path relative to the file."""
-    return {
-        "prompt": [{"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": answer}],
-        "images": [image],
-    }
+    return {"prompt": [_user(question)], "completion": [_assistant(answer)], "images": [image]}
 
 
 def messages_row(question: str, answer: str, image: str) -> dict[str, Any]:
     """A row for ms-swift and for LLaMA-Factory; `image` is a path relative to the file."""
-    return {
-        "messages": [
-            {"role": "user", "content": f"<image>{question}"},
-            {"role": "assistant", "content": answer},
-        ],
-        "images": [image],
-    }
+    return {"messages": [_user(f"<image>{question}"), _assistant(answer)], "images": [image]}
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 TRAINERS: Mapping[str, Callable[[str, str, str], dict[str, Any]]] = {
