@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -85,21 +85,22 @@ def _as_text(assessment: Assessment, images: ImageSet) -> str:
 
 
 def _accuracy_table(assessment: Assessment, answer: str) -> Table:
-    from throughline.core.table import Table
+    from throughline.core.table import tabulate
 
     lines = [line for line in assessment.lines if line.answer == answer]
-    first = lines[0]
-    title = f"{first.dataset} · {first.model}, {first.method} · {answer} path · split {first.split}"
-    columns = ("domain", "images", "accuracy %", "95 % interval", "unparsed %", "failed")
-    rows = [_accuracy_row(line, ", ".join(line.targets)) for line in lines[:-1]]
-    return Table(title, columns, (*rows, _accuracy_row(lines[-1], "all images")))
-
-
-def _accuracy_row(line: ResultsLine, name: str) -> tuple[str, ...]:
-    low, high = (100 * line.metrics[f"accuracy_{end}"] for end in ("low", "high"))
-    unparsed = 100 * line.unparsed / line.n
-    interval = f"{low:.1f} to {high:.1f}"
-    return (name, f"{line.n:,}", f"{100 * line.accuracy:.1f}", interval, f"{unparsed:.1f}", str(line.errors))
+    *_, last = lines
+    title = f"{last.dataset} · {last.model}, {last.method} · {answer} path · split {last.split}"
+    columns: dict[str, Callable[[ResultsLine], str]] = {
+        "domain": lambda line: "all images" if line is last else ", ".join(line.targets),
+        "images": lambda line: f"{line.n:,}",
+        "accuracy %": lambda line: f"{100 * line.accuracy:.1f}",
+        "95 % interval": lambda line: " to ".join(
+            f"{100 * line.metrics[f'accuracy_{end}']:.1f}" for end in ("low", "high")
+        ),
+        "unparsed %": lambda line: f"{100 * line.unparsed / line.n:.1f}",
+        "failed": lambda line: str(line.errors),
+    }
+    return tabulate(title, lines, columns)
 
 
 def _confusion_table(assessment: Assessment) -> Table:

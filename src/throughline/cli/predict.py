@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,18 +102,21 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:
-    from throughline.core.table import Table
+    from throughline.core.table import tabulate
     from throughline.reporting.text import to_terminal
 
-    columns = ("image", "label", "confidence %") + (("reasoning label", "agree", "chain") if chains else ())
-    rows = []
-    for answer in answers:
-        confidence = "" if answer.confidence is None else f"{100 * answer.confidence:.1f}"
-        label = answer.label or f"({answer.outcome})"
-        agree = "" if answer.agree is None else "yes" if answer.agree else "no"
-        path = (answer.reasoning_label or "", agree, str(answer.outcome)) if chains else ()
-        rows.append((answer.image, label, confidence, *path))
-    text = to_terminal(Table(counted(len(rows), "image"), columns, tuple(rows)))
+    columns: dict[str, Callable[[ImageAnswer], str]] = {
+        "image": lambda answer: answer.image,
+        "label": lambda answer: answer.label or f"({answer.outcome})",
+        "confidence %": lambda answer: "" if answer.confidence is None else f"{100 * answer.confidence:.1f}",
+    }
+    if chains:
+        columns |= {
+            "reasoning label": lambda answer: answer.reasoning_label or "",
+            "agree": lambda answer: {None: "", True: "yes", False: "no"}[answer.agree],
+            "chain": lambda answer: str(answer.outcome),
+        }
+    text = to_terminal(tabulate(counted(len(answers), "image"), answers, columns))
     shown = [answer for answer in answers if answer.chain]
     if len(answers) <= CHAINS_SHOWN:
         return text + "".join(f"\n{answer.image}\n{answer.chain}\n" for answer in shown)

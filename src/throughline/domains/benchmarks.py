@@ -8,8 +8,10 @@ Sources and layouts are those of facebookresearch/DomainBed (`domainbed/scripts/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,38 +45,10 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "pacs": Benchmark(
-        "pacs",
-        ("art_painting", "cartoon", "photo", "sketch"),
-        7,
-        "9,991",
-        "Google Drive file 1JFr8f805nMUelQWWmfnJR3y4_SYoN5Pd (a zip; rename its folder kfold)",
-        "flwrlabs/pacs",
-    ),
-    "vlcs": Benchmark(
-        "vlcs",
-        ("Caltech101", "LabelMe", "SUN09", "VOC2007"),
-        5,
-        "10,729",
-        "Google Drive file 1skwblH1_okBwxWxmRsp9_qi15hyPpxg8 (a tar.gz)",
-    ),
-    "office_home": Benchmark(
-        "office_home",
-        ("Art", "Clipart", "Product", "Real World"),
-        65,
-        "15,588",
-        "Google Drive file 1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC (a zip)",
-        "flwrlabs/office-home",
-    ),
-    "terra_incognita": Benchmark(
-        "terra_incognita",
-        ("location_100", "location_38", "location_43", "location_46"),
-        10,
-        "24,330 (24,788 in tables before 2021's script)",
-        "LILA Caltech Camera Traps, eccv_18_all_images_sm and eccv_18_annotations (CCT20), sorted into "
-        "folders by DomainBed's domainbed/scripts/download.py",
-    ),
+    name: Benchmark(name, tuple(row.pop("domains")), **row)
+    for name, row in json.loads(resources.files(__package__).joinpath("benchmarks.json").read_text("utf-8")).items()
 }
+"""By name, in the spelling of the command line; `benchmarks.json` has them as data."""
 
 # What a picture's first bytes say about its format, for rows that come without a file name.
 SIGNATURES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"), (b"RIFF", ".webp"))

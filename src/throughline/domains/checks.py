@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from throughline.core.files import in_threads
-from throughline.domains.folders import hash_files, is_table, list_table
+from throughline.domains.folders import hash_files, is_table, is_unicode, list_table
 from throughline.domains.images import MAX_PIXELS, ImageError, load_image
 from throughline.domains.listing import Entry, Listing, list_folder
 
@@ -55,15 +55,8 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        return {
-            "root": str(self.root),
-            "ok": not self.errors,
-            "domains": list(self.domains),
-            "classes": list(self.classes),
-            "counts": self.counts,
-            "images": sum(sum(row.values()) for row in self.counts.values()),
-            "defects": [asdict(defect) | {"where": list(defect.where)} for defect in self.defects],
-        }
+        images = sum(sum(row.values()) for row in self.counts.values())
+        return {**asdict(self), "root": str(self.root), "ok": not self.errors, "images": images}
 
 
 def check_images(
@@ -92,34 +85,44 @@ def check_images(
     return CheckReport(root, domains, classes, counts, tuple(defects))
 
 
+_LEFT_OUT: tuple[tuple[str, str, Severity, str], ...] = (
+    ("unlistable", "unreadable_folder", "error", "the folder {} cannot be read"),
+    (
+        "loops",
+        "symlink_loop",
+        "warning",
+        "{} is a symlink loop: it leads back into a folder above it and is not entered",
+    ),
+    (
+        "hidden",
+        "hidden_folder",
+        "warning",
+        "the hidden folder {} is left out (DomainBed would count it as a domain or class)",
+    ),
+)
+"""Each a list of the listing, and the defect that every path in it is."""
+
+
 def _layout_defects(listing: Listing) -> Iterable[Defect]:
-    for folder in listing.unlistable:
-        yield Defect("unreadable_folder", "error", f"the folder {folder} cannot be read", (folder,))
-    for link in listing.loops:
-        what = f"{link} is a symlink loop: it leads back into a folder above it and is not entered"
-        yield Defect("symlink_loop", "warning", what, (link,))
-    for folder in listing.hidden:
-        what = f"the hidden folder {folder} is left out (DomainBed would count it as a domain or class)"
-        yield Defect("hidden_folder", "warning", what, (folder,))
-    if listing.misplaced:
-        what = "images outside a <domain>/<class> folder are left out"
-        yield Defect("misplaced", "warning", what, tuple(listing.misplaced))
+    for paths, kind, severity, what in _LEFT_OUT:
+        for path in getattr(listing, paths):
+            yield Defect(kind, severity, what.format(path), (path,))
     pictures = [name for name in listing.others if name.lower().endswith(UNLISTED_FORMATS)]
-    if pictures:
-        what = "pictures in a format that is not listed are left out; convert them to PNG or JPEG"
-        yield Defect("unlisted_format", "warning", what, tuple(pictures))
-    shown = set(pictures)
-    others = [
-        name
-        for name in listing.others
-        if name not in shown and ("/" in name or not name.lower().endswith(DESCRIPTIONS))
-    ]
-    if others:
-        yield Defect("not_an_image", "warning", "files that are no images are left out", tuple(others))
+    described = {name for name in listing.others if "/" not in name and name.lower().endswith(DESCRIPTIONS)}
+    others = [name for name in listing.others if name not in described.union(pictures)]
+    for kind, names, what in (
+        ("misplaced", listing.misplaced, "images outside a <domain>/<class> folder are left out"),
+        (
+            "unlisted_format",
+            pictures,
+            "pictures in a format that is not listed are left out; convert them to PNG or JPEG",
+        ),
+        ("not_an_image", others, "files that are no images are left out"),
+    ):
+        if names:
+            yield Defect(kind, "warning", what, tuple(names))
     for entry in listing.entries:
-        try:
-            entry.id.encode()
-        except UnicodeEncodeError:
+        if not is_unicode(entry.id):
             yield Defect("bad_name", "error", f"the file name {entry.id!r} is no UTF-8", (ascii(entry.id),))
 
 

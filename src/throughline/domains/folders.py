@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,14 @@ def _entries_of_folder(root: Path) -> list[Entry]:
     return listing.entries
 
 
+def is_unicode(name: str) -> bool:
+    """Whether the bytes of a file's name are text: the system gives others as lone surrogates."""
+    return name.encode(errors="ignore").decode() == name
+
+
 def _require_unicode(name: str, where: Path) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise ThroughlineError(f"the file name {name!r} is no UTF-8", where, "rename it") from error
+    if not is_unicode(name):
+        raise ThroughlineError(f"the file name {name!r} is no UTF-8", where, "rename it")
 
 
 def list_table(table: Path) -> list[Entry]:
@@ -133,44 +136,36 @@ def _read_parquet(table: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     try:
-        schema = parquet.read_schema(table)
-        _require_columns(table, schema.names)
-        wanted = [name for name in (*COLUMNS, "group") if name in schema.names]
+        names = parquet.read_schema(table).names
+        _require_columns(table, names)
+        wanted = [name for name in (*COLUMNS, "group") if name in names]
         rows: list[dict[str, Any]] = parquet.read_table(table, columns=wanted).to_pylist()
     except pyarrow.ArrowException as error:
         raise ThroughlineError(f"not a Parquet file: {error}", table) from error
     return rows
 
 
-def _require_columns(table: Path, names: Iterable[str]) -> None:
-    columns = list(names)
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise ThroughlineError(
-            f"no column named {missing[0]} (found: {', '.join(columns) or 'none'})",
-            table,
-            "the columns are image, domain, label and optionally group",
-        )
+def _require_columns(table: Path, names: Sequence[str]) -> None:
+    missing = next((name for name in COLUMNS if name not in names), None)
+    if missing is not None:
+        what = f"no column named {missing} (found: {', '.join(names) or 'none'})"
+        raise ThroughlineError(what, table, "the columns are image, domain, label and optionally group")
 
 
 def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
-    image, domain, label = (_cell(row, column) for column in COLUMNS)
-    if not (image and domain and label):
-        empty = next(column for column in COLUMNS if not _cell(row, column))
-        raise ThroughlineError(f"row {number} has no {empty}", table)
+    image, domain, label, group = cells = [_cell(row, column) for column in (*COLUMNS, "group")]
+    if not all(cells[:3]):
+        raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(image)
     if relative.is_absolute():
         folder = table.parent.resolve()
         if not relative.is_relative_to(folder):
-            raise ThroughlineError(
-                f"row {number} names {image}, outside the table's folder",
-                table,
-                "use paths relative to the table",
-            )
+            what = f"row {number} names {image}, outside the table's folder"
+            raise ThroughlineError(what, table, "use paths relative to the table")
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     _require_unicode(id, table)
-    return Entry(id, table.parent, domain, label, _cell(row, "group") or None)
+    return Entry(id, table.parent, domain, label, group or None)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

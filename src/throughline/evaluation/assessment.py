@@ -54,15 +54,8 @@ class Assessment:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluate --json`."""
-        return {
-            "schema": 1,
-            "results": [line.to_json() for line in self.lines],
-            "confusions": [asdict(confusion) for confusion in self.confusions],
-            "absent_classes": list(self.absent_classes),
-            "seen_domains": list(self.seen_domains),
-            "same_images": self.same_images,
-            "faults": list(self.faults),
-        }
+        record = asdict(self)
+        return {"schema": 1, "results": record.pop("lines"), **record}
 
 
 def compare_classes(classes: Sequence[str], images: ImageSet) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
 
 
 def interval_over_runs(
-    found: Mapping[tuple[str, int], Interval],
+    intervals: Mapping[tuple[str, int], Interval],
     rng: np.random.Generator,
     *,
     same_images: bool = False,
@@ -132,18 +132,21 @@ def interval_over_runs(
     as those do that were trained on; one draw then serves all targets, as if they were wholly the same, which is wide.
     An interval of no width adds nothing.
     """
-    if not found:
+    if not intervals:
         raise ValueError("no runs")
     normal = stats.norm.ppf((1 + level) / 2)
-    by_target = {name: [one for (target, _), one in found.items() if target == name] for name, _ in sorted(found)}
+    by_target = {
+        name: [interval for (target, _), interval in intervals.items() if target == name]
+        for name, _ in sorted(intervals)
+    }
     of_all = rng.standard_normal(draws) if same_images else None
     drawn = []
-    for ones in by_target.values():
-        means = np.array([one.mean for one in ones])
-        error = float(np.mean([(one.high - one.low) / (2 * normal) for one in ones]))
+    for own in by_target.values():
+        means = np.array([interval.mean for interval in own])
+        error = float(np.mean([(interval.high - interval.low) / (2 * normal) for interval in own]))
         of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
         drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
-    mean = float(np.mean([np.mean([one.mean for one in ones]) for ones in by_target.values()]))
+    mean = float(np.mean([np.mean([interval.mean for interval in own]) for own in by_target.values()]))
     return percentile_interval(np.mean(drawn, axis=0), mean, level)
 
 
