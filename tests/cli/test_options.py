@@ -105,6 +105,8 @@ class Search(Settings):
     """What is shifted (default: nothing)."""
     share: float = Field(default=0.5, ge=0, le=1)
     """Of them all."""
+    classes: tuple[str, ...] | None = None
+    """Names (default: all)."""
 
 
 def subcommands() -> Parser:
@@ -114,7 +116,9 @@ def subcommands() -> Parser:
 
 
 def test_a_subcommand_has_the_fields_of_its_options_and_what_it_runs():
-    arguments = subcommands().parse_args(["search", "images", "--target", "art", "--json"])
+    words = ["search", "images", "--target", "art", "--classes", "dog,cat", "--json"]
+    arguments = subcommands().parse_args(words)
+    assert arguments.classes == ("dog", "cat")
     assert (arguments.source, arguments.target, arguments.shift) == (Path("images"), "art", None)
     assert arguments.share == 0.5 and arguments.json and arguments.act(arguments) == 7
 

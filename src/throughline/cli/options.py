@@ -131,12 +131,20 @@ def _decapitalised(sentence: str) -> str:
 
 def _kind(field: FieldInfo) -> dict[str, Any]:
     """What argparse has to know of a field's type: the choices of a literal, else how a value is read and shown."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
     metavar = next((entry.metavar for entry in field.metadata if isinstance(entry, Shown)), _metavar(field.annotation))
-    if choices is not None and get_origin(field.annotation) is not tuple:
+    choices = next((get_args(kind) for kind in _alternatives(field) if get_origin(kind) is Literal), None)
+    if choices is not None and not _is_list(field):
         return {"choices": choices, "metavar": metavar}
     return {"type": _reader(field), "metavar": metavar}
+
+
+def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
+    """The type itself, and what it is made of: of `str | None` also `str`."""
+    return (field.annotation, *get_args(field.annotation))
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return any(get_origin(kind) is tuple for kind in _alternatives(field))
 
 
 def _metavar(annotation: Any) -> str | None:
@@ -156,7 +164,7 @@ def _reader(field: FieldInfo) -> Callable[[str], Any]:
         kind: Any = Annotated[field.annotation, field]
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         try:
-            return adapter.validate_python(words(text) if get_origin(field.annotation) is tuple else text)
+            return adapter.validate_python(words(text) if _is_list(field) else text)
         except ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise argparse.ArgumentTypeError(f"{text!r}, expected: {expected}") from None
