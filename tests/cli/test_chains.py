@@ -172,7 +172,7 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
         (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
         (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
         (["--teacher", "drawn", "--max-cost", "1"], 2, "--max-cost means nothing"),
-        (["--teacher", "http://a/v1", "--model", "gpt-4o", "--max-cost", "-1"], 2, "not an amount above 0"),
+        (["--teacher", "http://a/v1", "--model", "gpt-4o", "--max-cost", "-1"], 2, "expected: greater than 0"),
         (["--teecher", "drawn"], 2, "--teacher"),
         (["--teacher", "http://a/v1", "--model", "m", "--max-new-tokens", "9"], 2, "--param max_tokens=N"),
         (["--teacher", "drawn", "--model", "m"], 2, "--model means nothing with this teacher"),

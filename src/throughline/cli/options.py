@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,9 +82,9 @@ def add_subcommands(
     parser: argparse.ArgumentParser,
     commands: Subcommands,
     json_of: Collection[str],
-) -> None:
+) -> dict[str, argparse.ArgumentParser]:
     """A subcommand for each row: its options, whose docstring describes it, and the function that `arguments.act` is.
-    Those of `json_of` take `--json`, too."""
+    Those of `json_of` take `--json`, too. Gives the subcommands' parsers."""
     below = parser.add_subparsers(title="subcommands", dest="command", metavar="COMMAND", required=True)
     for name, (settings, act) in commands.items():
         summary = _decapitalised(settings.__doc__ or "")
@@ -94,6 +93,7 @@ def add_subcommands(
         if name in json_of:
             command.add_argument("--json", action="store_true", help="print JSON on stdout instead of text")
         command.set_defaults(act=act)
+    return dict(below.choices)
 
 
 def given_settings(arguments: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any]:
@@ -219,11 +219,6 @@ def base_of(arguments: argparse.Namespace) -> Base:
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
-
-
-def dollars(text: str) -> float:
-    """An argparse type: an amount above 0."""
-    return _number(text, float, lambda value: 0 < value < math.inf, "an amount above 0")
 
 
 def words(text: str) -> tuple[str, ...]:

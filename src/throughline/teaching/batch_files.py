@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,9 +44,8 @@ class BatchOrder(BaseModel):
     params: dict[str, Any]
     seed: int
     format: Literal["five_stage", "four_stage", "think_answer"]
-    rule: Literal["format", "consistent", "correct"]
     candidates: int
-    enough: int | None
+    """Asked for per image at most."""
 
     @property
     def brief(self) -> Brief:
@@ -54,8 +54,8 @@ class BatchOrder(BaseModel):
 
     @property
     def request_hash(self) -> str:
-        """Orders of the same requests may differ in how many were wanted."""
-        return content_hash(self.model_dump(mode="json", exclude={"rule", "candidates", "enough"}))
+        """Of all but the number of candidates: orders of the same requests may differ in how many were wanted."""
+        return content_hash(self.model_dump(mode="json", exclude={"candidates"}))
 
 
 @dataclass
@@ -96,12 +96,11 @@ def write_batch(
     """
     order = BatchOrder.model_validate(
         {name: getattr(brief, name) for name in ("model", "prompt", "params", "seed")}
-        | {name: getattr(plan, name) for name in ("rule", "candidates", "enough")}
-        | {"format": plan.format.name}
+        | {"format": plan.format.name, "candidates": plan.candidates}
     )
     name = content_hash(order.model_dump(mode="json"))[:8]
     written, size, count = BatchWritten(), 0, 0
-    with Recorder(plan, brief, store, lambda: None) as recorder, readable_os_errors(folder):
+    with closing(Recorder(plan, brief, store, lambda: None)) as recorder, readable_os_errors(folder):
         write_atomically(store / f"batch-{name}.json", order.model_dump_json(indent=2) + "\n")
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(f"batch-{name}-*.jsonl"):
@@ -179,12 +178,10 @@ def read_batch(
     open_keys = {key for _, line in _result_lines(paths) if (key := _custom_id(line)) is not None}
     of_no_order = open_keys.copy()
     for order in read_orders(store):
-        plan = BuildPlan(
-            images, FORMATS[order.format], order.rule, order.candidates, order.enough, images_named=images_named
-        )
+        plan = BuildPlan(images, FORMATS[order.format], candidates=order.candidates, images_named=images_named)
         price = price_of(order.model)
         half = price and price.for_batches
-        with Recorder(plan, order.brief, store, clock) as recorder:
+        with closing(Recorder(plan, order.brief, store, clock)) as recorder:
             # Places of the requests in these files only: a store may have millions.
             numbered = ((lead, number) for lead in recorder.ledger.leads for number in range(plan.candidates))
             places = {key: place for place in numbered if (key := recorder.ledger.key(*place)) in open_keys}

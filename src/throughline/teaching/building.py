@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,25 +53,24 @@ async def build(
     ThroughlineError when the store cannot be written, another writer holds the shard, or the teacher says that no
     request can go well; what was answered until then is in the store.
     """
-    with Recorder(plan, teacher.brief, store, clock, judge.model if judge else None) as recorder:
+    with closing(Recorder(plan, teacher.brief, store, clock, judge.model if judge else None)) as recorder:
         on_progress(recorder.progress)
         await _Workers(recorder, teacher, judge, on_progress, stopping).run()
         return recorder.progress
 
 
+@dataclass
 class _Workers:
     """As many as the teacher takes calls at once, each with a batch of images at a time."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        teacher: Teacher,
-        judge: Judge | None,
-        on_progress: OnProgress,
-        stopping: Callable[[], bool],
-    ) -> None:
-        self.recorder, self.ledger = recorder, recorder.ledger
-        self.teacher, self.judge, self.on_progress, self.stopping = teacher, judge, on_progress, stopping
+    recorder: Recorder
+    teacher: Teacher
+    judge: Judge | None
+    on_progress: OnProgress
+    stopping: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self.ledger = self.recorder.ledger
 
     async def run(self) -> None:
         batches = _batches(self.ledger.leads, self.teacher.batch)

@@ -7,11 +7,11 @@ a slow answer says nothing about how many the endpoint takes.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable
+
+import anyio
 
 START, MOST = 8, 256
 FIRST_HOLD, LONGEST_HOLD = 1.0, 30.0
@@ -25,10 +25,9 @@ class AdaptiveConcurrency:
         if not 1 <= start <= most:
             raise ValueError("start lies between 1 and most")
         self.limit = float(start)
-        self.in_flight = 0
-        self.refusals = 0
         self._most, self._clock = most, clock
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._places = anyio.CapacityLimiter(start)
+        self._borrowers: list[object] = []
         self._tickets = 0
         self._worked = math.inf
         """What was under way when the last refusals came: below half of it the limit doubles again."""
@@ -37,48 +36,41 @@ class AdaptiveConcurrency:
         self._quiet_until, self._hold, self._probing_from = 0.0, FIRST_HOLD, 0.0
 
     @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._places.borrowed_tokens
+
+    @property
     def load(self) -> float:
         """Requests under way and waiting, as a share of the limit."""
-        return (self.in_flight + len(self._waiting)) / self.limit
+        return (self.in_flight + self._places.statistics().tasks_waiting) / self.limit
 
     async def acquire(self) -> int:
         """Waits for a place; the ticket goes back with `succeeded`, `refused` or `broken`."""
-        if self.in_flight >= int(self.limit) or self._waiting:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():  # the place had just been given
-                    self.in_flight -= 1
-                    self._wake()
-                raise
-        else:
-            self.in_flight += 1
+        borrower = object()
+        await self._places.acquire_on_behalf_of(borrower)
+        self._borrowers.append(borrower)
         self._tickets += 1
         return self._tickets
 
     def succeeded(self) -> None:
         """An answer came back: room for more, one for one at first, later one a round and only now and then."""
         full = self.in_flight >= int(self.limit)
-        self.in_flight -= 1
         if full and self.limit < self._worked / 2:
             self.limit = min(self._most, self.limit + 1)
         elif full and self._clock() >= self._quiet_until:
             self.limit = min(self._most, self.limit + 1 / self.limit)
-        self._wake()
+        self._release()
 
     def broken(self) -> None:
         """The request came to nothing for a reason that has nothing to do with how many there are."""
-        self.in_flight -= 1
-        self._wake()
+        self._release()
 
     def refused(self, ticket: int) -> bool:
         """The endpoint had too many (429): as many as it refused of those under way are too many.
 
         Gives whether it has refused most of them.
         """
-        self.refusals += 1
         now = self._clock()
         if ticket > self._burst_end:
             probed = self.in_flight > 1 and self.limit <= self._probing_from + 2
@@ -94,13 +86,10 @@ class AdaptiveConcurrency:
             self._worked = max(self._worked if self._worked < math.inf else 0, self._burst_size)
         self.limit = float(max(1, self._burst_size - self._burst_refusals))
         self._probing_from, self._quiet_until = self.limit, now + self._hold
-        self.in_flight -= 1
-        self._wake()
+        self._release()
         return mostly
 
-    def _wake(self) -> None:
-        while self._waiting and self.in_flight < int(self.limit):
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                self.in_flight += 1
-                waiter.set_result(None)
+    def _release(self) -> None:
+        """Gives one place back, whosever it was, and lets in as many as the limit now allows."""
+        self._places.total_tokens = int(self.limit)
+        self._places.release_on_behalf_of(self._borrowers.pop())

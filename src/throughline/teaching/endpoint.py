@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -173,9 +173,11 @@ class Endpoints:
             except openai.APIError as error:
                 flight.returned(key)
                 fault = self._note(endpoint, ticket, error)
-                if fault in ("filtered", "rejected"):
-                    return self._answer(endpoint, error, fault)
-                reason = "time-out" if isinstance(error, openai.APITimeoutError) else self._words_of(error)
+                reason = self._words_of(error)
+                if fault == "filtered":
+                    return Reply(reason, "content_filter", Usage())
+                if fault == "rejected":
+                    return Reply(f"{reason} [{endpoint.url}]", FAILED, rejected=True)
                 attempts, refusals = attempts + (fault == "passing"), refusals + (fault == "refused")
                 self.traffic.retried += fault == "passing" and attempts < self.patience.attempts
                 named = _retry_after(error) if fault == "refused" else 0.0 if fault == "lost" else None
@@ -206,12 +208,6 @@ class Endpoints:
             raise ThroughlineError(_LAST_WORDS[error.status_code], endpoint.url, self._words_of(error)) from None
         return fault
 
-    def _answer(self, endpoint: _Endpoint, error: openai.APIError, fault: Fault) -> Reply:
-        words = self._words_of(error)
-        if fault == "filtered":
-            return Reply(words, "content_filter", Usage())
-        return Reply(f"{words} [{endpoint.url}]", FAILED, rejected=True)
-
     async def _choose(self) -> _Endpoint:
         """The least loaded endpoint of those that are not lost; waits while all are."""
         while True:
@@ -235,7 +231,7 @@ class Endpoints:
             detail = body.get("message") or body.get("detail")  # OpenAI's shape, FastAPI's
             text = f"HTTP {error.status_code}: {detail or error.response.text or error.message}"
         elif isinstance(error, openai.APIConnectionError):
-            text = "connection lost"
+            text = "time-out" if isinstance(error, openai.APITimeoutError) else "connection lost"
         text = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
 
@@ -268,23 +264,15 @@ class PromptClient:
         return reply
 
 
-@dataclass
 class EndpointTeacher:
     """A model behind endpoints that can see. `brief.params` holds the request's parameters, and `image_side`, the
     longest side in pixels that an image is sent with."""
 
-    brief: Brief
-    endpoints: Endpoints
-    price: Price | None = None
-    batch: int = field(default=1, init=False)
+    batch = 1
 
-    def __post_init__(self) -> None:
-        self._client = PromptClient(self.endpoints, self.brief.params["image_side"], self.at_once, self.price)
-
-    @property
-    def at_once(self) -> int:
-        """Requests that may be under way at the same time at most, over all endpoints."""
-        return self.endpoints.at_once
+    def __init__(self, brief: Brief, endpoints: Endpoints, price: Price | None = None) -> None:
+        self.brief, self.at_once = brief, endpoints.at_once
+        self._client = PromptClient(endpoints, brief.params["image_side"], endpoints.at_once, price)
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Raises as `Endpoints.complete` does."""

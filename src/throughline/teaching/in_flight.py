@@ -70,9 +70,6 @@ class InFlight:
             self._free.append(slot)
             self._write(slot, _BLANK)
 
-    def __len__(self) -> int:
-        return len(self._slots)
-
     def close(self) -> None:
         """Requests that were cancelled keep their lines: they are lost."""
         os.close(self._handle)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
@@ -110,12 +108,8 @@ class Recorder:
             problems=ledger.problems,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Lets the store go."""
         self._writer.close()
         self.flight.close()
 

@@ -8,8 +8,8 @@ no server behind. Served rounds of self-labelling call `running_server`.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -41,10 +41,8 @@ class ServeCommand:
     def filled(self, checkpoint: Path, port: int, name: str) -> list[str]:
         """The words of the command. Other braces stay, since options may be JSON."""
         values = {"{checkpoint}": str(checkpoint), "{port}": str(port), "{name}": name}
-        words = shlex.split(self.template)
-        for placeholder, value in values.items():
-            words = [word.replace(placeholder, value) for word in words]
-        return words
+        places = re.compile("|".join(map(re.escape, values)))
+        return [places.sub(lambda place: values[place[0]], word) for word in shlex.split(self.template)]
 
     def served_name(self, checkpoint: Path, name: str) -> str:
         """What the server calls the model: the name it is given, else, as all of them do, the checkpoint's path."""
@@ -76,7 +74,7 @@ class RunningServer:
 
     def ready(self) -> bool:
         """Whether it answers."""
-        return any(self._status(path) == 200 for path in READY_AT)
+        return any(self._answers(path) for path in READY_AT)
 
     def stop(self) -> None:
         """Ends it and all that it has started."""
@@ -90,14 +88,13 @@ class RunningServer:
             self._process.wait()
         _signal_group(self._process.pid, "SIGKILL")  # what a server that crashed has left behind
 
-    def _status(self, path: str) -> int:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)  # minds no proxy of the environment
-        try:
-            with contextlib.closing(connection):
-                connection.request("GET", path)
-                return connection.getresponse().status
-        except (OSError, http.client.HTTPException):
-            return 0
+    def _answers(self, path: str) -> bool:
+        import httpx2  # the minder does without
+
+        with contextlib.suppress(httpx2.HTTPError):
+            response = httpx2.get(f"http://{HOST}:{self.port}{path}", timeout=5, trust_env=False)
+            return response.status_code == httpx2.codes.OK
+        return False
 
 
 @contextlib.contextmanager

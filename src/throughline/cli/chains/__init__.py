@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import argparse
 
-from throughline.cli.chains import batch, build, stores
+from throughline.cli.chains import batch, build, options, stores
+from throughline.cli.options import Subcommands, add_subcommands
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
-    commands = parser.add_subparsers(title="subcommands", dest="command", metavar="COMMAND", required=True)
-    build.add_build(commands)
-    stores.add_check(commands)
-    stores.add_stats(commands)
-    stores.add_view(commands)
-    stores.add_export(commands)
-    batch.add_batch(commands)
+    commands: Subcommands = {
+        "build": (options.Build, build.run_build),
+        "check": (options.Check, stores.check),
+        "stats": (options.Stats, stores.stats),
+        "view": (options.View, stores.view),
+        "export": (options.Export, stores.export),
+        "batch": (options.BatchFiles, batch.write),
+    }
+    parsers = add_subcommands(parser, commands, json_of=("build", "check", "stats"))
+    build.add_teacher_options(parsers["build"])
+    stores.add_rule_options(parsers["export"])
+    batch.add_actions(parsers["batch"])
 
 
 def run(arguments: argparse.Namespace) -> int:

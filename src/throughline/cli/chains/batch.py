@@ -3,72 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from throughline.cli.chains.options import (
-    add_plan_options,
-    add_request_options,
+    PARAM_HELP,
+    BatchRead,
+    BatchWrite,
     endpoint_brief,
     now,
     plan_of,
     price_for,
 )
-from throughline.cli.options import SOURCE_HELP
+from throughline.cli.options import add_subcommands
 from throughline.cli.progress import progress
-from throughline.cli.text import counted
+from throughline.cli.text import counted, json_text
 
-WRITE = """Writes request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that
-wants one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
-again for the images whose candidate was not accepted."""
-READ = """Takes output and error files of the Batch API into the store, every answer once."""
 LINES_SHOWN = 5
 
 
-def add_batch(commands: Any) -> None:
-    """The subcommand, its two actions and their options."""
-    parser = commands.add_parser("batch", help="requests and answers as files", description="The Batch API as files.")
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    write = actions.add_parser("write", help="write request files", description=WRITE)
-    add_plan_options(write)
-    files_help = "where the request files go"
-    write.add_argument("--files", metavar="DIR", type=Path, required=True, dest="folder", help=files_help)
-    add_request_options(write)
-    write.set_defaults(act=_write)
-    read = actions.add_parser("read", help="take up answer files", description=READ)
-    read.add_argument("images", metavar="DIR", type=Path, help=SOURCE_HELP)
-    read.add_argument("answers", metavar="FILE", nargs="+", type=Path, help="output and error files")
-    out_help = "the store from which the requests were written"
-    read.add_argument("--out", metavar="STORE", type=Path, required=True, help=out_help)
-    prices_help = "as for build; a batch costs half (default: list prices we know)"
-    read.add_argument("--prices", metavar="FILE", type=Path, help=prices_help)
-    read.add_argument("--json", action="store_true", help="print the result as JSON")
-    read.set_defaults(act=_read)
+def add_actions(parser: argparse.ArgumentParser) -> None:
+    """The two actions and their options."""
+    parsers = add_subcommands(parser, {"write": (BatchWrite, write), "read": (BatchRead, read)}, json_of=("read",))
+    parsers["write"].add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help=PARAM_HELP)
+    parsers["read"].add_argument("answers", metavar="FILE", nargs="+", type=Path, help="output and error files")
 
 
-def _write(arguments: argparse.Namespace) -> int:
+def write(arguments: argparse.Namespace) -> int:
+    """Writes the request files, and says how to go on."""
     from throughline.teaching.batch_files import write_batch
 
     plan = plan_of(arguments).limited(arguments.limit)
     brief = endpoint_brief(arguments, plan)
     with progress("writing requests", "images") as report_progress:
-        written = write_batch(plan, brief, arguments.out, arguments.folder, on_progress=report_progress)
+        written = write_batch(plan, brief, arguments.out, arguments.files, on_progress=report_progress)
     for sample_id, what in written.unreadable.items():
         print(f"no request for {sample_id}: {what}")
     for path in written.files:
         print(path)
     print(f"{written.requests:,} requests in {counted(len(written.files), 'file')}")
     if written.files:
-        print(
-            f"hand them in, then: throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}"
-        )
+        command = f"throughline chains batch read {arguments.images} ANSWERS.jsonl --out {arguments.out}"
+        print(f"hand them in, then: {command}")
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> int:
+def read(arguments: argparse.Namespace) -> int:
+    """Takes the answers up; 1 when a line belongs to no request."""
     from throughline.domains.folders import read_images
     from throughline.teaching.batch_files import read_batch
 
@@ -81,7 +63,7 @@ def _read(arguments: argparse.Namespace) -> int:
         clock=now,
     )
     if arguments.json:
-        print(json.dumps(asdict(result), indent=2))
+        print(json_text(asdict(result)))
     else:
         print(f"{result.answers:,} answers taken up, {result.failed:,} failed requests, {result.known:,} known before")
         for line in result.unknown[:LINES_SHOWN]:

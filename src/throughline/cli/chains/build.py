@@ -5,22 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from throughline.cli.chains.build_progress import build_progress, heeding_ctrl_c
-from throughline.cli.chains.options import (
-    add_plan_options,
-    add_request_options,
-    endpoint_brief,
-    now,
-    plan_of,
-    price_for,
-    with_params,
-)
-from throughline.cli.chains.summary import money, print_estimate, print_result
-from throughline.cli.options import add_settings, dollars
+from throughline.cli.chains.build_report import build_progress, heeding_ctrl_c, money, print_estimate, print_result
+from throughline.cli.chains.options import PARAM_HELP, endpoint_brief, now, plan_of, price_for, with_params
+from throughline.cli.options import add_settings
 from throughline.core.errors import Interrupted, UsageError
+from throughline.teaching.settings import EndpointSettings, LocalSettings, RequestSettings
 
 if TYPE_CHECKING:
     from throughline.core.settings import Settings
@@ -33,36 +25,24 @@ if TYPE_CHECKING:
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 
-DESCRIPTION = """Asks a teacher for reasoning chains, up to K for each image until one is accepted, and keeps every
-answer. Started again it goes on; nothing that was answered is asked for again."""
-
 TEACHER_HELP = """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that
 serve the same model, e.g. https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name"""
 
 
-def add_build(commands: Any) -> None:
-    """The subcommand and its options."""
-    from throughline.teaching.settings import EndpointSettings, LocalSettings
-
-    parser = commands.add_parser("build", help="ask a teacher for chains", description=DESCRIPTION)
-    add_plan_options(parser)
+def add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    """The teacher, and what only one kind of teacher has."""
     parser.add_argument("--teacher", nargs="+", required=True, metavar="TEACHER", help=TEACHER_HELP)
-    parser.add_argument("--dry-run", action="store_true", help="only estimate requests, tokens and cost")
-    limit_help = "stop before the store has cost more US dollars (default: no limit)"
-    parser.add_argument("--max-cost", type=dollars, metavar="USD", help=limit_help)
-    shard_help = "only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)"
-    parser.add_argument("--shard", metavar="I/N", help=shard_help)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     endpoint = parser.add_argument_group("a teacher behind an endpoint")
-    add_request_options(endpoint)
-    add_settings(endpoint, EndpointSettings, EndpointSettings.model_fields)
-    params_help = "a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)"
-    endpoint.add_argument("--judge-param", action="append", default=[], metavar="NAME=VALUE", help=params_help)
-    add_settings(parser.add_argument_group("a checkpoint as the teacher"), LocalSettings, LocalSettings.model_fields)
-    parser.set_defaults(act=_build)
+    add_settings(endpoint, RequestSettings)
+    add_settings(endpoint, EndpointSettings)
+    judge_help = "a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)"
+    for flag, help in (("--param", PARAM_HELP), ("--judge-param", judge_help)):
+        endpoint.add_argument(flag, action="append", default=[], metavar="NAME=VALUE", help=help)
+    add_settings(parser.add_argument_group("a checkpoint as the teacher"), LocalSettings)
 
 
-def _build(arguments: argparse.Namespace) -> int:
+def run_build(arguments: argparse.Namespace) -> int:
+    """Builds, or estimates, and says what came of it."""
     whole = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
     plan = whole.limited(arguments.limit)
     if arguments.dry_run:
@@ -87,8 +67,6 @@ JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_s
 
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
     """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
-    from throughline.teaching.settings import EndpointSettings, LocalSettings, RequestSettings
-
     kind = _kind(arguments)
     settings: list[type[Settings]] = [] if kind == "endpoint" else [EndpointSettings, RequestSettings]
     settings += [] if kind == "local" else [LocalSettings]
@@ -172,25 +150,20 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
 
 
 def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
+    from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
+
     from throughline.teaching.endpoint import Endpoints, Patience
 
     for url in urls:
-        _require_url(url)
+        try:
+            TypeAdapter(AnyHttpUrl).validate_python(url)
+        except ValidationError:
+            raise UsageError(f"{url!r} is no base URL", do="write it like http://127.0.0.1:8000/v1") from None
     key = os.environ.get(key_env, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise UsageError(f"the key in {key_env} holds letters that no key has", do="copy it again")
     patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
     return Endpoints(urls, key or None, patience, arguments.at_once)
-
-
-def _require_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        whole = False
-    if not whole:
-        raise UsageError(f"{url!r} is no base URL", do="write it like http://127.0.0.1:8000/v1")
 
 
 def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
@@ -218,13 +191,11 @@ def _price(arguments: argparse.Namespace, model: str) -> Price | None:
     return price
 
 
-def _shard(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return 0, 1
-    number, sign, count = text.partition("/")
-    if not (sign and number.isdecimal() and count.isdecimal()):
+def _shard(text: str) -> tuple[int, int]:
+    parts = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if parts is None:
         raise UsageError(f"--shard {text!r} is no I/N", do="number shards from 0, e.g. 0/4 to 3/4")
-    return int(number), int(count)
+    return int(parts[1]), int(parts[2])
 
 
 def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:

@@ -1,4 +1,4 @@
-"""What `chains build` and `chains batch write` share: the images, the plan, the question and its parameters."""
+"""The options of `throughline chains`, a class for each subcommand, and what those of `build` and `batch` stand for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from throughline.cli.options import SOURCE_HELP, add_settings
+from pydantic import Field
+
+from throughline.cli.options import SOURCE_HELP, Shown, Source
 from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
+from throughline.teaching.settings import PlanSettings, RequestSettings
 
 if TYPE_CHECKING:
     from throughline.teaching.plan import BuildPlan
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
+PARAM_HELP = """a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7,
+max_tokens=1024, and a seed of each request's own)"""
 FIXED_PARAMS = {
     "model": "name it with --model",
     "image_side": "give it with --image-side",
@@ -27,25 +33,94 @@ FIXED_PARAMS = {
     "n": "candidates are requests of their own: --candidates",
 }
 
-
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """Images, store, rule, numbers of candidates, format, prompt."""
-    from throughline.teaching.settings import PlanSettings
-
-    parser.add_argument("images", metavar="DIR", type=Path, help=SOURCE_HELP)
-    out_help = "folder of the store; one that is there is completed"
-    parser.add_argument("--out", metavar="STORE", type=Path, required=True, help=out_help)
-    add_settings(parser, PlanSettings, PlanSettings.model_fields)
+Store = Annotated[
+    Path, Shown("STORE", positional=True), Field(description="Folder of journal-*.jsonl, or one such file.")
+]
+Images = Annotated[Path | None, Shown("DIR"), Field(description=f"{SOURCE_HELP} (default: as the store names it)")]
 
 
-def add_request_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Model and parameters of a request to an endpoint, and what it costs."""
-    from throughline.teaching.settings import RequestSettings
+class Build(PlanSettings):
+    """Ask a teacher for chains, up to K for each image until one is accepted; started again, it resumes."""
 
-    add_settings(parser, RequestSettings, RequestSettings.model_fields)
-    param_help = """a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7,
-    max_tokens=1024, and a seed of each request's own)"""
-    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help=param_help)
+    images: Source
+    out: Annotated[Path, Shown("STORE")]
+    """Folder of the store; one that is there is completed."""
+    dry_run: bool = False
+    """Only estimate requests, tokens and cost."""
+    max_cost: Annotated[float | None, Shown("USD")] = Field(default=None, gt=0, allow_inf_nan=False)
+    """Stop before the store has cost more US dollars (default: no limit)."""
+    shard: Annotated[str, Shown("I/N")] = "0/1"
+    """Only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)."""
+
+
+class Check(Settings):
+    """Read every line of a journal, a store or an export; exit code 1 when one cannot be used."""
+
+    store: Annotated[Path, Shown("STORE", positional=True)]
+    """Folder of journal-*.jsonl, one such file, or a folder made by `chains export`."""
+    limit: int = Field(default=20, ge=1)
+    """Problems shown of each kind."""
+
+
+class Stats(Settings):
+    """Count a store: acceptance by domain, class and candidate number, outcomes, lengths, tokens and cost."""
+
+    store: Store
+    images: Images = None
+
+
+class View(Settings):
+    """Write one self-contained page: browse, filter and search images with candidates and verdicts."""
+
+    store: Store
+    page: Annotated[Path, Shown("PAGE.html", positional=True)]
+    """The page to write."""
+    images: Images = None
+    limit: int = Field(default=500, ge=1)
+    """Images on the page at most."""
+
+
+class Export(Settings):
+    """Write accepted chains with their images as Parquet with a dataset card, and as JSONL for three trainers."""
+
+    store: Store
+    folder: Annotated[Path, Shown("DIR", positional=True)]
+    """New folder, or an older export to replace."""
+    images: Images = None
+    every_accepted: bool = False
+    """All accepted chains, not each image's first."""
+    with_labels: bool = False
+    """The JSONL, which TRL, ms-swift and LLaMA-Factory train on, asks the label question, too."""
+    licence: Annotated[str | None, Shown("ID")] = None
+    """The Hub's identifier, e.g. cc-by-4.0 (default: none given)."""
+    run: Annotated[Path | None, Shown("RUN")] = None
+    """An analysed run on the same images, for the card: how foreign the chains are to its base, and how far apart
+    domains are in them."""
+
+
+class BatchFiles(Settings):
+    """Write requests as files of the Batch API, and read its answers."""
+
+
+class BatchWrite(PlanSettings, RequestSettings):
+    """Write request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that wants
+    one, all of them with --all-candidates."""
+
+    images: Source
+    out: Annotated[Path, Shown("STORE")]
+    """Folder of the store; one that is there is completed."""
+    files: Annotated[Path, Shown("DIR")]
+    """Where the request files go."""
+
+
+class BatchRead(Settings):
+    """Take output and error files of the Batch API into the store, every answer once."""
+
+    images: Source
+    out: Annotated[Path, Shown("STORE")]
+    """The store from which the requests were written."""
+    prices: Annotated[Path | None, Shown("FILE")] = None
+    """As for build; a batch costs half (default: list prices we know)."""
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
@@ -58,15 +133,22 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     if not arguments.all_candidates and arguments.enough > arguments.candidates:
         what = f"--enough {arguments.enough} is more than --candidates {arguments.candidates}"
         raise UsageError(what, do="ask for more candidates")
-    return BuildPlan(
-        images,
-        FORMATS[arguments.format],
-        arguments.rule,
-        arguments.candidates,
-        None if arguments.all_candidates else arguments.enough,
-        images_named=str(arguments.images),
-        **more,
-    )
+    enough = None if arguments.all_candidates else arguments.enough
+    named = str(arguments.images)
+    format = FORMATS[arguments.format]
+    return BuildPlan(images, format, arguments.rule, arguments.candidates, enough, images_named=named, **more)
+
+
+def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
+    """What a teacher behind an endpoint gets. UsageError without a model's name."""
+    from throughline.teaching.prompt import teacher_prompt
+    from throughline.teaching.teachers import Brief
+
+    if not arguments.model:
+        raise UsageError("no model is named", do="add --model NAME, as the endpoint calls it")
+    params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
+    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    return Brief("endpoint", arguments.model, prompt, with_params(params, arguments.param), arguments.seed)
 
 
 def with_params(params: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -85,9 +167,7 @@ def with_params(params: dict[str, Any], words: list[str]) -> dict[str, Any]:
             json.dumps(params[name], allow_nan=False)
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UsageError(f"--param {word!r}: the value is no JSON value", do="quote it") from error
-        if params[name] is None:
-            del params[name]
-    return params
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def price_for(arguments: argparse.Namespace, model: str) -> Price | None:
@@ -95,18 +175,6 @@ def price_for(arguments: argparse.Namespace, model: str) -> Price | None:
     from throughline.teaching.prices import price_of, read_prices
 
     return price_of(model, read_prices(arguments.prices) if arguments.prices else None)
-
-
-def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
-    """What a teacher behind an endpoint gets. UsageError without a model's name."""
-    from throughline.teaching.prompt import teacher_prompt
-    from throughline.teaching.teachers import Brief
-
-    if not arguments.model:
-        raise UsageError("no model is named", do="add --model NAME, as the endpoint calls it")
-    params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
-    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
-    return Brief("endpoint", arguments.model, prompt, with_params(params, arguments.param), arguments.seed)
 
 
 def now() -> str:

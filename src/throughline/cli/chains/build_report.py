@@ -1,0 +1,240 @@
+"""What `chains build` says: its progress on stderr, its result, and the estimate of a dry run instead of either.
+
+Progress is redrawn in place in a terminal; elsewhere it is a plain line every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from throughline.cli.progress import SECONDS_BETWEEN_LINES
+from throughline.cli.text import duration, json_text
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from throughline.teaching.endpoint import Endpoints
+    from throughline.teaching.estimate import Estimate
+    from throughline.teaching.plan import BuildPlan
+    from throughline.teaching.recorder import Progress
+
+SUSPICIOUS = 20
+"""Answers without a single chain among them."""
+SECONDS_BETWEEN_DRAWINGS = 0.25
+
+
+@contextlib.contextmanager
+def build_progress(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[Progress], None]]:
+    """Yields what `build` reports its progress to; `endpoints` may be filled later."""
+    facts_of, last = _Facts(endpoints), time.monotonic()
+    with _live() if sys.stderr.isatty() else contextlib.nullcontext() as live:
+
+        def report_progress(progress: Progress) -> None:
+            nonlocal last
+            facts, now = facts_of(progress), time.monotonic()
+            if now - last < (SECONDS_BETWEEN_DRAWINGS if live else SECONDS_BETWEEN_LINES):
+                return
+            last = now
+            if live:
+                live.update(_table(facts), refresh=True)
+            else:
+                print("; ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr, flush=True)
+
+        yield report_progress
+
+
+def _live() -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+
+
+def _table(facts: dict[str, str]) -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+@contextlib.contextmanager
+def heeding_ctrl_c(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[], bool]]:
+    """Yields whether Ctrl-C was pressed: then no further request is made, and those under way are waited for, as they
+    may be billed. Pressed again, it ends the build at once. Within a running event loop; where there are no signals
+    (Windows), Ctrl-C ends the build at once."""
+    pressed = False
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+
+    def restore() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+
+    def press() -> None:
+        nonlocal pressed
+        pressed = True
+        restore()
+        under_way = sum(group.in_flight for group in endpoints)
+        waiting = f"waiting for {under_way:,} answers that may be billed" if under_way else "finishing this batch"
+        print(f"interrupted: {waiting}; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+
+    if before is signal.SIG_IGN or sys.platform == "win32":
+        yield lambda: False
+        return
+    loop.add_signal_handler(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        restore()
+
+
+class _Facts:
+    """What is shown, by name, in its order. The first call comes before any work."""
+
+    def __init__(self, endpoints: Sequence[Endpoints]) -> None:
+        self.endpoints = endpoints
+        self.began = time.monotonic()
+        self.first: Progress | None = None
+        self.first_answer: tuple[float, int] | None = None
+        """When the first answer came, and how many images were done by then."""
+
+    def __call__(self, progress: Progress) -> dict[str, str]:
+        first = self.first = self.first or replace(progress)
+        minutes = max(time.monotonic() - self.began, 1e-3) / 60
+        tokens = progress.prompt_tokens + progress.completion_tokens - first.prompt_tokens - first.completion_tokens
+        well_formed = progress.answers < SUSPICIOUS or progress.by_rule["format"]
+        outcomes = ", ".join(f"{name} {count:,}" for name, count in progress.outcomes.items())
+        beware = f"no answer so far is well-formed ({outcomes}); is the prompt right, the length enough?"
+        in_the_end = progress.cost * progress.images / max(progress.done, 1)
+        facts = {
+            "images": f"{progress.done:,} of {progress.images:,}",
+            "accepted": f"{progress.accepted:,}",
+            "answers from the store": f"{progress.cached:,}",
+            "failed": f"{progress.failed:,}",
+            "answers a minute": f"{progress.answers / minutes:,.0f}",
+            "tokens a minute": f"{tokens / minutes:,.0f}",
+            **(self._traffic(minutes) if self.endpoints else {}),
+            "beware:": "" if well_formed else beware,
+            "cost": money(progress.cost) if progress.cost else "",
+            "cost in the end, about": money(in_the_end) if progress.cost and progress.done else "",
+            "time left, about": self._time_left(progress),
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def _time_left(self, progress: Progress) -> str:
+        if self.first_answer is None and progress.answers:  # images that the store serves are done in no time
+            self.first_answer = time.monotonic(), progress.done
+        if self.first_answer is None or not self.first_answer[1] < progress.done < progress.images:
+            return ""
+        began, done = self.first_answer
+        return duration((time.monotonic() - began) / (progress.done - done) * (progress.images - progress.done))
+
+    def _traffic(self, minutes: float) -> dict[str, str]:
+        troubles = "; ".join(group.trouble for group in self.endpoints if group.trouble)
+        traffic = [group.traffic for group in self.endpoints]
+        return {
+            "waiting:": troubles,
+            "requests a minute": f"{sum(sent.requests for sent in traffic) / minutes:,.0f}",
+            "under way": " + ".join(f"{group.in_flight} of {group.limit}" for group in self.endpoints),
+            "refused": f"{sum(sent.refused for sent in traffic):,}",
+            "asked again": f"{sum(sent.retried for sent in traffic):,}",
+        }
+
+
+# at the end, and instead of a build ---------------------------------------------------------------------------------
+
+REASONS_SHOWN = 3
+
+
+def money(dollars: float | None) -> str:
+    """`$1.23`, with more digits below ten cents; `unknown` for None."""
+    if dollars is None:
+        return "unknown"
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.4f}"
+
+
+def print_result(progress: Progress, plan: BuildPlan, store: Path, as_json: bool) -> None:
+    """What the store holds now, and how this build went; the acceptance of every rule, whichever decides."""
+    if as_json:
+        print(json_text(asdict(progress)))
+        return
+    print(_headline(progress, plan))
+    for line in _details(progress):
+        print(f"  {line}")
+    if progress.problems:
+        print(f"  {progress.problems:,} lines of the store cannot be read: see `throughline chains check {store}`")
+    print(f"look at them: throughline chains view {store} {store.name or 'chains'}.html")
+
+
+def _headline(progress: Progress, plan: BuildPlan) -> str:
+    some = "an accepted chain" if plan.enough in (1, None) else f"{plan.enough} accepted chains"
+    without = progress.done - progress.accepted - progress.failed
+    still_open = progress.images - progress.done
+    parts = [
+        (True, f"{progress.accepted:,} of {progress.images:,} images have {some}"),
+        (without, f"{without:,} have not, after {plan.candidates} candidates"),
+        (progress.failed, f"{progress.failed:,} failed, and the next build asks again"),
+        (still_open, f"{still_open:,} are still open"),
+    ]
+    return "; ".join(text for shown, text in parts if shown)
+
+
+def _details(progress: Progress) -> list[str]:
+    answers, agreed, failed = progress.answers, progress.judge_agreed, progress.judge_failed
+    sent, written, lost = progress.prompt_tokens, progress.completion_tokens, progress.lost
+    rules = ", ".join(f"{rule} {100 * count / max(answers, 1):.1f} %" for rule, count in progress.by_rule.items())
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in _most_first(progress.outcomes))
+    lines = [
+        (answers, f"{answers:,} new answers, accepted by rule: {rules}"),
+        (answers, f"outcomes: {outcomes.replace('rejected_class', 'another class')}"),
+        (progress.judged, f"the judge agreed with {agreed:,} of {progress.judged:,}, and failed on {failed:,}"),
+        (progress.cached, f"{progress.cached:,} answers were in the store"),
+        (sent, f"tokens: {sent:,} sent, {written:,} written, in all"),
+        (progress.cost, f"cost: {money(progress.spent)} now, {money(progress.cost)} in all"),
+        (lost, f"{lost:,} requests in all were cut off before their answer came, and may have been paid"),
+    ]
+    reasons = [f"{count:,} times: {reason}" for reason, count in _most_first(progress.reasons)[:REASONS_SHOWN]]
+    return reasons + [text for shown, text in lines if shown]
+
+
+def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def print_estimate(estimate: Estimate, plan: BuildPlan, model: str | None, as_json: bool) -> None:
+    """Requests, tokens and cost; `model` is None where nothing is paid."""
+    costs = [estimate.cost(number) for number in estimate.requests]
+    expected = estimate.expected_requests
+    if as_json:
+        values = {name: value for name, value in vars(estimate).items() if name != "price"}
+        values |= {"cost": costs, "expected_cost": None if expected is None else estimate.cost(expected)}
+        print(json_text(values))
+        return
+    few, many = estimate.requests
+    likely = expected is not None and few < many
+    print(f"images that want chains: {estimate.images:,} of {len(plan.samples):,}")
+    print("requests: " + _span(f"{few:,}", f"{many:,}", f"about {expected:,} as accepted so far" if likely else None))
+    if model is None:
+        return
+    rule = "a rule of thumb, images as GPT-4o counts them; --limit 40 measures it"
+    basis = f"mean of {estimate.measured:,} answers in the store" if estimate.measured else rule
+    print(f"tokens: {estimate.prompt_tokens:.0f} a request, {estimate.completion_tokens:.0f} an answer ({basis})")
+    if estimate.price is None:
+        print(f"cost: the price of {model} is not known; give one with --prices FILE")
+    else:
+        about = f"about {money(estimate.cost(expected))}" if likely and expected is not None else None
+        print("cost: " + _span(money(costs[0]), money(costs[1]), about))
+
+
+def _span(low: str, high: str, about: str | None) -> str:
+    return (low if low == high else f"{low} to {high}") + (f", {about}" if about else "")
