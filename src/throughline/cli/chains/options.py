@@ -40,7 +40,8 @@ Images = Annotated[Path | None, Shown("DIR"), Field(description=f"{SOURCE_HELP} 
 
 
 class Build(PlanSettings):
-    """Ask a teacher for chains, up to K for each image until one is accepted; started again, it resumes."""
+    """Ask a teacher for reasoning chains, up to K for each image until one is accepted; started again, nothing that was
+    answered is asked for again."""
 
     images: Source
     out: Annotated[Path, Shown("STORE")]
@@ -50,7 +51,7 @@ class Build(PlanSettings):
     max_cost: Annotated[float | None, Shown("USD")] = Field(default=None, gt=0, allow_inf_nan=False)
     """Stop before the store has cost more US dollars (default: no limit)."""
     shard: Annotated[str, Shown("I/N")] = "0/1"
-    """Only this share of the images, e.g. 0/4 to 3/4 for four jobs on one store (default: all)."""
+    """Only this share of the images: 0/4 to 3/4 for four jobs on one store (default: all)."""
 
 
 class Check(Settings):
@@ -81,7 +82,8 @@ class View(Settings):
 
 
 class Export(Settings):
-    """Write accepted chains with their images as Parquet with a dataset card, and as JSONL for three trainers."""
+    """Write accepted chains with their images as Parquet with a dataset card, and as the JSONL that TRL, ms-swift and
+    LLaMA-Factory train on."""
 
     store: Store
     folder: Annotated[Path, Shown("DIR", positional=True)]
@@ -90,9 +92,9 @@ class Export(Settings):
     every_accepted: bool = False
     """All accepted chains, not each image's first."""
     with_labels: bool = False
-    """The JSONL, which TRL, ms-swift and LLaMA-Factory train on, asks the label question, too."""
+    """The JSONL asks the label question, too."""
     licence: Annotated[str | None, Shown("ID")] = None
-    """The Hub's identifier, e.g. cc-by-4.0 (default: none given)."""
+    """The Hub's identifier, such as cc-by-4.0 (default: none given)."""
     run: Annotated[Path | None, Shown("RUN")] = None
     """An analysed run on the same images, for the card: how foreign the chains are to its base, and how far apart
     domains are in them."""
@@ -104,7 +106,8 @@ class BatchFiles(Settings):
 
 class BatchWrite(PlanSettings, RequestSettings):
     """Write request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that wants
-    one, all of them with --all-candidates."""
+    one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
+    again for the images whose candidate was not accepted."""
 
     images: Source
     out: Annotated[Path, Shown("STORE")]
