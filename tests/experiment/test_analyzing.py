@@ -96,26 +96,33 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.fixture(autouse=True)
-def base_writes_chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def base_writes_chains() -> Iterator[None]:
     """What a random model writes is no chain."""
-    monkeypatch.setattr(
-        own_chains,
-        "sample",
-        lambda mllm, prompts, settings, draws: [
-            [Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)
-        ],
-    )
-    return
+
+    def sample(mllm, prompts, settings, draws):
+        return [[Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_chains, "sample", sample)
+        yield
+
+
+@pytest.fixture(scope="module")
+def analyzed(finished: Path, base_writes_chains: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with every analysis of it. Read only."""
+    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("whole") / "run"))
+    analyze_run(folder, ALL, say=silent)
+    return folder
 
 
 def silent(line: str) -> None:
     pass
 
 
-def test_every_analysis_of_a_run_is_found(folder: Path) -> None:
-    found = analyze_run(folder, ALL, say=silent)
-    assert found == read_analysis(folder / FILE)
+def test_every_analysis_of_a_run_is_found(analyzed: Path) -> None:
+    found = read_analysis(analyzed / FILE)
+    assert found is not None
     (fold,) = found.folds
     names = [state.name for state in fold.states]
     assert names == ["base", "cls", "mtct", "mtct_sarr round 1", "mtct_sarr round 2"]
@@ -170,8 +177,12 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
     assert mine.tokens == len(p) and mine.mean.mean == pytest.approx(sum(p) / len(p), abs=1e-4)
 
 
-def test_a_second_time_no_model_is_opened_and_nothing_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = analyze_run(folder, ALL, say=silent)
+def test_a_second_time_no_model_is_opened_and_nothing_changes(
+    analyzed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(analyzed, tmp_path / "again"))
+    first = read_analysis(folder / FILE)
+    assert first is not None
     content = (folder / FILE).read_bytes()
     monkeypatch.setattr(AnalyzedRun, "load", lambda self, device: pytest.fail("opened"))
     assert analyze_run(folder, ALL, say=silent) == first
@@ -182,8 +193,8 @@ def test_a_second_time_no_model_is_opened_and_nothing_changes(folder: Path, monk
     assert not other.folds[0].buckets and other.limit == 7  # those were of six images
 
 
-def test_a_stopped_analysis_goes_on_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = analyze_run(Path(shutil.copytree(folder, folder.parent / "other")), ALL, say=silent)
+def test_a_stopped_analysis_goes_on_where_it_was(analyzed: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_analysis(analyzed / FILE)
     written, write = [], scoring.write_tokens
 
     def stop_at_the_fourth(path, pieces):
