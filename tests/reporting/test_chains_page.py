@@ -172,7 +172,6 @@ def test_the_summary_counts_what_is_shown(store: Path, images: ImageSet, tmp_pat
     path = tmp_path / "page.html"
     summary = write_chains_page(store, path, images)
     assert (summary.images, summary.images_in_store, summary.candidates, summary.problems) == (30, 30, 6 * 8, 0)
-    assert summary.bytes == path.stat().st_size
     assert "All 30 images of the store." in path.read_text()
 
 
@@ -236,10 +235,10 @@ def test_a_megabyte_is_shortened_with_a_note(images: ImageSet, tmp_path: Path) -
     store = write(
         tmp_path / "store", [make_header(("cat",), FIVE_STAGE, make_question_set(["c" * million]).texts), made]
     )
-    summary = write_chains_page(store, tmp_path / "page.html", images)
+    write_chains_page(store, tmp_path / "page.html", images)
     [shown] = embedded(tmp_path / "page.html")[0]["candidates"]
     assert shown["characters"] == million and len(shown["parts"][0][1]) < 5000
-    assert summary.bytes < 100_000
+    assert (tmp_path / "page.html").stat().st_size < 100_000
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ enters the document as text, never as markup. Called by `throughline chains view
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ class PageSummary:
     images_in_store: int
     candidates: int
     """Candidates shown, all of them of the images shown."""
-    bytes: int
-    """Size of the file."""
     problems: int
     """Lines of the store that could not be used; `chains check` names them."""
 
@@ -76,24 +74,15 @@ def write_chains_page(
     verdicts = verdicts[verdicts.index.isin(requests.index)]
     cards = [_card(chains, rows, verdicts, images) for _, rows in requests.groupby("id")]
     asked = sorted(set(requests["prompt_sha256"]) & chains.prompts.keys())
-    shown = {
+    summary = PageSummary(len(cards), len(ids), sum(len(card["candidates"]) for card in cards), problems)
+    shown = asdict(summary) | {
         "name": one_line(store.resolve().name),
         "prompts": [_question(chains.prompts[sha256]) for sha256 in asked],
-        "images": len(cards),
-        "images_in_store": len(ids),
-        "problems": problems,
         "with_images": images is not None,
         "data": embedded(cards),
     }
-    page_bytes = render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown).encode()
-    write_atomically(page, page_bytes)
-    return PageSummary(
-        images=len(cards),
-        images_in_store=len(ids),
-        candidates=sum(len(card["candidates"]) for card in cards),
-        bytes=len(page_bytes),
-        problems=problems,
-    )
+    write_atomically(page, render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown))
+    return summary
 
 
 def _verdicts(chains: ChainStore) -> Any:

@@ -27,12 +27,10 @@ from throughline.chains.store import MEASURES, ChainStore, read_store
 from throughline.chains.verdicts import judged_answers, with_samples
 from throughline.domains.samples import ImageSet
 
+_ACCEPTED = ("images", "images_accepted", "candidates", "accepted", "images_gained")
 _COLUMNS = {
     "parts": ("part", "source", "model", "round", "images", "candidates", "copies", "failed"),
-    "acceptance": (
-        *("part", "rule", "by", "name"),
-        *("images", "images_accepted", "candidates", "accepted", "images_gained"),
-    ),
+    "acceptance": ("part", "rule", "by", "name", *_ACCEPTED),
     "outcomes": ("part", "rule", "outcome", "accepted", "count"),
     "words": ("part", "rule", "format", "stage", "count", "median", "low", "high", "longest"),
     "spending": ("part", "quantity", "reporting", "total", "per_candidate", "judging", "per_accepted"),

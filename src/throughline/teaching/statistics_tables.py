@@ -28,14 +28,13 @@ def statistics_tables(statistics: ChainStatistics) -> tuple[Table, ...]:
     tables: dict[str, tuple[Iterable[str], _Rows]] = {
         "the store": (("what", "how many"), _overview(statistics)),
         "accepted, by rule": (("rule", "images", "candidates"), list(map(_by_rule, groups["all"].itertuples()))),
-        "accepted of images / of candidates, by domain": (
-            ("domain", "images", "candidates", *names),
-            _groups(groups["domain"], ["images", "candidates"], rules, _both_shares),
-        ),
-        "accepted of images / of candidates, by class": (
-            ("class", "images", "candidates", *names),
-            _groups(groups["class"], ["images", "candidates"], rules, _both_shares),
-        ),
+        **{
+            f"accepted of images / of candidates, by {by}": (
+                (by, "images", "candidates", *names),
+                _groups(groups[by], ["images", "candidates"], rules, _both_shares),
+            )
+            for by in ("domain", "class")
+        },
         "accepted by candidate number, and images gained": (
             ("number, from 0", "judged", *names),
             _groups(groups["number"], ["candidates"], rules, _share_and_gain),
