@@ -147,8 +147,8 @@ def training_workloads(
     batch_of: Callable[[str, int], int],
     device: str = "cpu",
 ) -> Iterator[Workload]:
-    """A workload for every geometry, number of tiles and class list; a geometry's have one model with LoRA. Raises
-    UsageError for a class list that is none, before a model is made."""
+    """A workload for every geometry, number of tiles and class list; those of a geometry share one model with LoRA.
+    Raises UsageError for a size that no class list has, before a model is made."""
     lists = [class_list(size) for size in classes]
     for geometry in geometries:
         mllm = random_model(geometry)

@@ -37,7 +37,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Package:
-    """One requirement of pyproject.toml, Python's among them, and what is installed; None where nothing is."""
+    """One requirement of pyproject.toml, Python's among them, and the version installed; None where there is none."""
 
     name: str
     required: str

@@ -31,8 +31,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Style:
-    """How to paint, and how far beyond a part's outline that reaches: `around` a pixel of a 64 px image is `unit` px of
-    this one, blurs are whole pixels; a shadow reaches as far again to the right and down, in px at 64 px."""
+    """`paint` draws a scene. `around` says how many pixels beyond a part's outline it paints on every side; it is given
+    `unit`, what a pixel of a 64 px image is in this one. `shadow` is how much further it paints to the right and down,
+    in px at 64 px."""
 
     paint: Callable[[Scene, int], Pixels]
     around: Callable[[float], float] = lambda unit: 0.0
