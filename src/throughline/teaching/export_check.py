@@ -21,6 +21,8 @@ from throughline.teaching.printable import printable, quoted
 
 COLUMNS = ("image", "sample_id", "image_sha256", "domain", "label", "format", "chain", "prompt_sha256")
 """What every row of an export has."""
+_BATCH = 16
+"""Rows of a Parquet file in memory at once, with their images."""
 
 
 def check_export(folder: Path | None, shards: Sequence[Path], counts: Counter[str]) -> Iterator[PlacedFault]:
@@ -58,10 +60,11 @@ def _shard_faults(
             yield from (("missing_column", f"no column {name}", path, None) for name in COLUMNS if name not in names)
             columns = [name for name in (*COLUMNS, "prompt", "concluded", "key") if name in names]
             classes = _class_list(file.schema_arrow.metadata or {}, marker)
-            for batch in file.iter_batches(1, columns=columns) if columns else ():
+            batches = file.iter_batches(_BATCH, columns=columns) if columns else ()
+            for single in (batch.slice(place, 1) for batch in batches for place in range(batch.num_rows)):
                 number += 1
                 try:
-                    [row] = batch.to_pylist()
+                    [row] = single.to_pylist()
                 except ValueError:  # bytes that are no UTF-8 in a text column
                     counts["refused"] += 1
                     yield "refused_row", "refused: a text is not UTF-8", path, number
