@@ -4,7 +4,7 @@ enters the document as text, never as markup. Called by `throughline chains view
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ def write_chains_page(
     ids = _sample_ids(chains, verdicts)
     requests = chains.requests[chains.requests["sample"].isin(_spread(ids, limit).index)]
     requests = requests.assign(id=requests["sample"].map(ids["id"]))
-    verdicts = verdicts[verdicts.index.isin(requests.index)]
-    cards = [_card(chains, rows, verdicts, images) for _, rows in requests.groupby("id")]
+    given: dict[int, list[Sequence[Any]]] = {}
+    for row, *verdict in verdicts[verdicts.index.isin(requests.index)].itertuples():
+        given.setdefault(row, []).append(verdict)
+    cards = [_card(chains, rows, given, images) for _, rows in requests.groupby("id")]
     asked = sorted(set(requests["prompt_sha256"]) & chains.prompts.keys())
     summary = PageSummary(len(cards), len(ids), sum(len(card["candidates"]) for card in cards), problems)
     shown = asdict(summary) | {
@@ -123,11 +125,13 @@ def _spread(samples: Any, limit: int) -> Any:
     return samples.assign(turn=turn).sort_values(["turn", "draw"]).head(limit)
 
 
-def _card(chains: ChainStore, requests: Any, verdicts: Any, images: ImageSet | None) -> dict[str, Any]:
-    """An image as the page's script reads it (templates/chains.js), with what was asked about it."""
+def _card(
+    chains: ChainStore, requests: Any, verdicts: Mapping[int, Sequence[Sequence[Any]]], images: ImageSet | None
+) -> dict[str, Any]:
+    """An image as the page's script reads it (templates/chains.js), with what was asked about it. `verdicts` are
+    those of `_verdicts` by row."""
     sample_id, domain = requests["id"].iloc[0], requests["domain"].iloc[0]
     sample = images.by_id.get(sample_id) if images is not None else None
-    given = dict(list(verdicts[verdicts.index.isin(requests.index)].groupby(level=0)))
     candidates = sorted(
         zip(chains.read(requests.index), requests.index, strict=True),
         key=lambda read: (read[0].round, read[0].candidate, read[0].model, read[0].key),
@@ -145,14 +149,13 @@ def _card(chains: ChainStore, requests: Any, verdicts: Any, images: ImageSet | N
         "picture": thumbnail(images.root, sample_id) if images is not None and sample is not None else None,
         "notes": [note for note, applies in notes.items() if applies],
         "candidates": [
-            _candidate(candidate, given.get(row), row in chains.contradicted)
+            _candidate(candidate, verdicts.get(row, ()), row in chains.contradicted)
             for candidate, row in candidates[:MOST_CANDIDATES]
         ],
     }
 
 
-def _candidate(candidate: Candidate, verdicts: Any, is_contradicted: bool) -> dict[str, Any]:
-    """`verdicts` are those on this candidate, None for none."""
+def _candidate(candidate: Candidate, verdicts: Sequence[Sequence[Any]], is_contradicted: bool) -> dict[str, Any]:
     usage = candidate.usage or Usage()
     text = visible(candidate.text[: LONGEST_TEXT + 1])  # one more, so that `parts` sees that there is more
     shortened = max(len(candidate.text), len(text)) > LONGEST_TEXT
@@ -168,8 +171,8 @@ def _candidate(candidate: Candidate, verdicts: Any, is_contradicted: bool) -> di
         "parts": [[part.stage, part.text] for part in parts(text)],
         "characters": len(candidate.text) if shortened else None,
         "contradicted": is_contradicted,
-        "verdicts": [] if verdicts is None else verdicts[["rule", "outcome", "accepted"]].to_dict("records"),
-        "strictest": None if verdicts is None else int((verdicts["standing"] // 100).argmax()),
+        "verdicts": [dict(zip(("rule", "outcome", "accepted"), verdict, strict=False)) for verdict in verdicts],
+        "strictest": max(range(len(verdicts)), key=lambda place: verdicts[place][3] // 100, default=None),
     }
 
 
