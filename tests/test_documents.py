@@ -54,6 +54,7 @@ STEP_ROW = {
 # the documents as they stand ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_generated_block_is_what_the_evidence_says_now() -> None:
     for path, text in documents.rendered(ROOT).items():
         assert path.read_text() == text, f"{path.name}: run python bench/evidence.py docs"

@@ -212,6 +212,7 @@ def test_nothing_is_left_lying_about(undisturbed: FinishedRun) -> None:
 # the same again ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_is_the_same_but_for_seconds(here: Run, undisturbed: FinishedRun, tmp_path: Path) -> None:
     torch.manual_seed(99)  # whatever a process did before
     again = here(tmp_path / "again")
@@ -229,6 +230,7 @@ class Stopped(Exception):
     """Somebody pulled the plug."""
 
 
+@pytest.mark.slow
 def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
     here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +262,7 @@ def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
     test_nothing_is_left_lying_about(again)
 
 
+@pytest.mark.slow
 def test_units_share_decoded_images_until_the_run_is_finished(
     here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +384,7 @@ def trained_in(finished: FinishedRun) -> list[tuple[int, int, int]]:
     return [(row["round"], row["accepted"], row["trained"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
     here: Run, says: Any, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
@@ -433,6 +437,7 @@ def test_a_round_that_trained_and_changed_no_output_is_an_error(
 # selection --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_selection_asks_about_the_out_splits_of_the_sources_only(
     here: Run, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

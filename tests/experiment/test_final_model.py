@@ -117,6 +117,7 @@ def stop_at(monkeypatch, module, name, call):
     monkeypatch.setattr(module, name, stopping)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [

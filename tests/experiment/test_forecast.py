@@ -157,6 +157,7 @@ def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
     assert memory[0].weights == memory[1].weights
 
 
+@pytest.mark.slow
 def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
     from throughline.mllm.lora import add_lora, folded
 

@@ -220,6 +220,7 @@ def test_what_a_kill_left_half_written_goes_when_its_unit_is_done(run):
     assert (unit / "done").is_file() and not list(unit.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_results(run, process, tmp_path):
     undisturbed = results(run(ALL, out="undisturbed").folder)
     moments = random.Random(0)

@@ -123,6 +123,7 @@ def test_pictures_and_texts_are_bounded(fake_run: FakeRun) -> None:
     assert set(texts) == {None}
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_and_no_path_of_this_machine(fake_run: FakeRun, page: str) -> None:
     assert write_page(fake_run.folder, fake_run.images).read_text() == page
     assert str(fake_run.folder.parent) not in page and str(fake_run.images) not in page

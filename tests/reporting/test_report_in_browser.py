@@ -243,6 +243,7 @@ def write_large_run(root: Path, images: int, methods: tuple[str, ...]) -> FakeRu
     return fake
 
 
+@pytest.mark.slow
 def test_five_thousand_images_are_there_at_once_and_filtered_at_once(browser: Browser, tmp_path: Path) -> None:
     fake = write_large_run(tmp_path, 5000, ("zero_shot", "cls", "mtct", "mtct_sarr"))
     page = write_page(fake.folder)

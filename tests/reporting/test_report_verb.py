@@ -5,15 +5,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from tests.reporting.conftest import FakeRun, write_run
 
 from throughline.cli import report
 from throughline.core.errors import ThroughlineError
 
-if TYPE_CHECKING:
-    from tests.reporting.conftest import FakeRun
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    """One target and one seed; read only."""
+    return write_run(tmp_path_factory.mktemp("small"), targets=("sketch",), seeds=(0,), size=10)
 
 
 def parse(*words: object) -> argparse.Namespace:
@@ -34,10 +37,10 @@ def test_it_prints_every_answer_path_and_writes_the_page(fake_run: FakeRun, caps
 
 @pytest.mark.parametrize("form,sign", [("markdown", "| zero\\_shot |"), ("latex", "\\toprule")])
 def test_stdout_is_the_table_alone_in_the_format_asked_for(
-    fake_run: FakeRun, capsys: pytest.CaptureFixture[str], form: str, sign: str
+    small_run: FakeRun, capsys: pytest.CaptureFixture[str], form: str, sign: str
 ) -> None:
     report.run(
-        parse(fake_run.folder, "--format", form, "--split", "all", "--answer", "label", "--baseline", "zero_shot")
+        parse(small_run.folder, "--format", form, "--split", "all", "--answer", "label", "--baseline", "zero_shot")
     )
     printed = capsys.readouterr().out
     assert sign in printed and "reasoning path" not in printed and "report:" not in printed

@@ -407,6 +407,7 @@ def test_the_tables_tell_acceptance_by_number_and_outcome(tmp_path: Path) -> Non
     assert "by teacher" not in tables
 
 
+@pytest.mark.slow
 def test_no_text_is_kept(tmp_path: Path) -> None:
     def grown_by(size: int) -> int:
         with JournalWriter(tmp_path / f"{size}.jsonl", flush_every=10_000) as writer:
