@@ -15,7 +15,7 @@ from tests.evaluation.small import write_chains
 from tests.mllm.tiny import write_checkpoint
 from tests.training.small import chain_of
 
-from throughline.analysis.document import FILE, read_analysis
+from throughline.analysis.document import FILE, read_analysis, sections
 from throughline.analysis.records import BASE
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError, UsageError
@@ -23,9 +23,9 @@ from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
 from throughline.experiment import run
-from throughline.experiment.analyses import own_chains, scoring
+from throughline.experiment.analyses import own_chains, run_subject, scoring
 from throughline.experiment.analyses.entry import analyze_run
-from throughline.experiment.analyses.run_subject import AnalyzedRun, read_analyzed_run
+from throughline.experiment.analyses.run_subject import read_analyzed_run
 from throughline.experiment.analyses.settings import AnalyzeSettings
 from throughline.experiment.config import load_config
 from throughline.experiment.executors import execute_fold
@@ -158,10 +158,10 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
     unit = fold.units["mtct"]
     mllm = load_mllm(str(tiny_checkpoint))
     load_adapter(mllm.model, unit.folder.adapter())
-    samples = spread([one for one in fold.fold.train if one.id in analyzed.subject().chains], 6)
+    samples = spread([one for one in fold.fold.train if one.id in fold.subject.chains], 6)
     p = []
     processor = mllm.chat.processor
-    questions = analyzed.subject().questions
+    questions = fold.subject.questions
     user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": questions.label}]}
     prompt = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     from throughline.domains.images import load_image
@@ -186,7 +186,7 @@ def test_a_second_time_no_model_is_opened_and_nothing_changes(
     first = read_analysis(folder / FILE)
     assert first is not None
     content = (folder / FILE).read_bytes()
-    monkeypatch.setattr(AnalyzedRun, "load", lambda self, device: pytest.fail("opened"))
+    monkeypatch.setattr(run_subject, "_load", lambda model, device: pytest.fail("opened"))
     assert analyze_run(folder, ALL, say=silent) == first
     analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), say=silent)
     assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was, and so did the limit
@@ -386,3 +386,36 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(
     assert analyze_run(folder, settings, say=silent) == found  # from disk it says so, too
     whole = analyze_run(folder, replace(settings, what=("probabilities", "divergence")), say=silent).missing
     assert analyze_run(folder, replace(settings, what=("entropy",)), say=silent).missing == whole  # nothing twice
+
+
+def test_a_users_own_method_and_each_combination_of_levels_are_analysed(folder: Path, tmp_path: Path) -> None:
+    """Units of one method go under a name of the user's, those of another at a level of a factor."""
+    file = tmp_path / "methods.py"
+    file.write_text(
+        "from throughline.training.methods import LABELS, Method\n"
+        "from throughline.training.stages.sft import Sft\n"
+        'MINE = Method("mine", (Sft(LABELS),), "labels only, as a user trains them")\n'
+    )
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"methods": ["mtct", f"{file}:MINE"]}
+    config["factors"] = {"wording": {"plain": {}, "short": {"questions.label": "Name it: {options}"}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def changed(row):
+        method = {"cls": "mine"}.get(row["method"], row["method"])
+        return {**row, "method": method, "factors": {"wording": "short" if method == "mine" else "plain"}}
+
+    for path in (folder / "units").glob("*/unit.json"):
+        path.write_text(json.dumps(changed(json.loads(path.read_text()))))
+    write_json_lines(folder / "results.jsonl", map(changed, read_json_lines(folder / "results.jsonl")))
+    settings = replace(ALL, what=("probabilities", "optimisation"), limit=4)
+    found = analyze_run(folder, settings, say=silent)
+    assert [fold.name for fold in found.folds] == ["sketch, seed 0, wording=plain", "sketch, seed 0, wording=short"]
+    plain, short = found.folds
+    assert [state.name for state in short.states] == ["base", "mine"] and "mine" not in str(plain.states)
+    means = [next(b.mean.mean for b in fold.buckets if (b.state, b.source) == (BASE, "label")) for fold in found.folds]
+    assert means[0] != means[1], "each is asked in its own words"
+    titles = [table.title for section in sections(found) for table in section.tables]
+    assert {title.rpartition(" · ")[2] for title in titles} == {"wording=plain", "wording=short"}
+    with pytest.raises(UsageError, match=r"no method is called 'other'.*mine"):
+        analyze_run(folder, replace(settings, conclusions_of=("other",)), say=silent)

@@ -11,7 +11,7 @@ import pytest
 
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.drawn import DRAWN_NOTE
-from throughline.reporting.gallery import Part, make_gallery, parts, thumbnail
+from throughline.reporting.gallery import make_gallery, parts, thumbnail
 from throughline.reporting.page import write_page
 from throughline.reporting.results import groups
 from throughline.reporting.tables import comparison_table, results_table
@@ -117,10 +117,10 @@ def test_the_gallery_has_every_image_with_what_every_method_said(fake_run: FakeR
 def test_pictures_and_texts_are_bounded(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
     gallery = make_gallery(groups(run)[0], fake_run.images, with_texts=10, limit=40)
-    assert gallery is not None and (len(gallery.cards), gallery.total, gallery.with_texts) == (40, 60, 10)
-    assert [card.thumbnail is not None for card in gallery.cards] == [True] * 10 + [False] * 30
-    texts = [answer.parts for card in gallery.cards[10:] for entry in card.entries for answer in entry.answers]
-    assert set(texts) == {None}
+    assert gallery is not None and (gallery.total, gallery.with_texts) == (60, 10)
+    images = gallery.data["images"]
+    assert [image[3] is not None for image in images] == [True] * 10 + [False] * 30
+    assert {said[4] for image in images[10:] for entry in image[4] for said in entry[2]} == {None}
 
 
 @pytest.mark.slow
@@ -134,9 +134,11 @@ def test_the_deciding_method_is_half_wrong_where_it_can_be(fake_run: FakeRun) ->
     gallery = make_gallery(groups(run)[0], None, with_texts=8)
     assert gallery is not None
     assert (gallery.with_texts, gallery.right, gallery.chosen_by) == (8, 4, "mtct_sarr")
-    assert {card.domain for card in gallery.cards[:8]} == {"painting", "sketch"}
-    assert gallery.cards[0].entries[0].method == "zero_shot"
-    assert [answer.answer for answer in gallery.cards[0].entries[0].answers] == ["label", "reasoning", "likelihood"]
+    data = gallery.data
+    assert {data["domains"][image[1]] for image in data["images"][:8]} == {"painting", "sketch"}
+    setup, _, answers = data["images"][0][4][0]
+    assert data["methods"][setup] == "zero_shot"
+    assert [data["answers"][said[0]] for said in answers] == ["label", "reasoning", "likelihood"]
 
 
 def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable[..., FakeRun]) -> None:
@@ -251,13 +253,13 @@ def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., Fak
 def test_chains_fall_into_stages_and_nothing_is_lost() -> None:
     found = parts("so <SUMMARY>a</SUMMARY> between <CONCLUSION>b</CONCLUSION><REASONING>never closed")
     assert found == (
-        Part(None, "so"),
-        Part("SUMMARY", "a"),
-        Part(None, "between"),
-        Part("CONCLUSION", "b"),
-        Part(None, "<REASONING>never closed"),
+        (None, "so"),
+        ("SUMMARY", "a"),
+        (None, "between"),
+        ("CONCLUSION", "b"),
+        (None, "<REASONING>never closed"),
     )
-    assert parts("") == () and len(parts("x" * 100_000)[0].text) < 5000
+    assert parts("") == () and len(parts("x" * 100_000)[0][1]) < 5000
 
 
 def test_an_id_that_leads_out_of_the_image_folder_shows_nothing(fake_run: FakeRun, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from throughline.analysis.records import Estimate
+from throughline.analysis.records import Estimate, State
 from throughline.metrics.intervals import Interval, difference_of
 
 Value = Callable[[Any], Interval | None]
@@ -33,9 +33,29 @@ class Claim:
     """On held-out images, which differ from target to target; those that were trained on are partly the same."""
 
 
-def of_images(estimate: Estimate, scale: float = 1.0) -> Interval:
-    """An analysis' estimate."""
+def recorded(field: str, measure: str, scale: float = 1.0, **wanted: str) -> Value:
+    """The estimate `measure`, times `scale`, of the first record among a fold's `field` that is of what is wanted. A
+    state is wanted by its name; a method whose rounds are over goes by its own name, too: its last round."""
+
+    def value(fold: Any) -> Interval | None:
+        for record in getattr(fold, field):
+            if all(name in _names(fold, getattr(record, key)) for key, name in wanted.items()):
+                estimate: Estimate | None = getattr(record, measure)
+                return None if estimate is None else _interval(estimate, scale)
+        return None
+
+    return value
+
+
+def _interval(estimate: Estimate, scale: float) -> Interval:
     return Interval(low=scale * estimate.low, high=scale * estimate.high, mean=scale * estimate.mean)
+
+
+def _names(fold: Any, value: State | str) -> set[str]:
+    if not isinstance(value, State):
+        return {value}
+    last = max((other.round or 0 for other in fold.states if other.method == value.method), default=0)
+    return {value.name, *([str(value.method)] if value.round and value.round == last else [])}
 
 
 def exactly(value: float) -> Interval:

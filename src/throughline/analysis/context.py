@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from throughline.analysis.claims import Claim, of_images
+from throughline.analysis.claims import Claim, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
@@ -92,6 +92,6 @@ CLAIMS = (
         "A chain as context makes the untrained model sure",
         "+43.28",
         "class tokens behind a teacher's chain − without, base",
-        lambda fold: of_images(fold.context[0].net) if fold.context else None,
+        recorded("context", "net"),
     ),
 )

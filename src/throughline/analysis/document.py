@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from throughline.analysis import (
     beside_the_paper,
@@ -25,15 +25,17 @@ from throughline.analysis.context import Context
 from throughline.analysis.divergence import Divergence
 from throughline.analysis.entropy import EntropyTable, Overlap
 from throughline.analysis.faithfulness import Variant
+from throughline.analysis.folds import together
 from throughline.analysis.mismatch import Mismatch
 from throughline.analysis.optimisation import Curve
 from throughline.analysis.probabilities import Buckets, Moved
 from throughline.analysis.records import Missing, Record, State
-from throughline.analysis.section import Scope, Section
+from throughline.analysis.section import Scope, Section, joined
 from throughline.analysis.sensitivity import Sensitivity
 from throughline.analysis.shading import Shaded
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
+from throughline.runs.records import Factor
 
 SCHEMA = 1
 FILE = "analysis.json"
@@ -56,6 +58,8 @@ class Fold(Record):
 
     targets: tuple[str, ...]
     seed: int
+    factors: dict[str, Factor] = Field(default_factory=dict)
+    """Its level of each factor."""
     states: tuple[State, ...]
     buckets: tuple[Buckets, ...] = ()
     moved: tuple[Moved, ...] = ()
@@ -69,8 +73,18 @@ class Fold(Record):
 
     @property
     def name(self) -> str:
-        """`target, seed s`."""
-        return f"{'+'.join(self.targets) or 'nothing held out'}, seed {self.seed}"
+        """`target, seed s`, then the levels of its factors."""
+        return ", ".join(filter(None, ("+".join(self.targets) or "nothing held out", f"seed {self.seed}", self.levels)))
+
+    @property
+    def levels(self) -> str:
+        """Its level of each factor, `shots=4, wording=short`; empty where there are none."""
+        return ", ".join(f"{name}={level}" for name, level in sorted(self.factors.items()))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What it is of."""
+        return self.targets, self.seed, self.levels, self.states
 
 
 class Analysis(Record):
@@ -122,8 +136,28 @@ def write_analysis(path: Path, analysis: Analysis) -> None:
 
 
 def sections(analysis: Analysis | None) -> tuple[Section, ...]:
-    """Every analysis as a section of the page, in their order; without an analysis all are empty."""
+    """Every analysis as a section of the page, in their order; without an analysis all are empty. Each combination of
+    the factors' levels has its own tables and figures."""
     shown = analysis or Analysis(dataset="", model="", drawn=False, limit=0, classes=(), folds=())
+    groups = [
+        [section.at_levels(levels, number) for section in _sections(of_levels)]
+        for number, (levels, of_levels) in enumerate(by_levels(shown).items(), start=1)
+    ]
+    return tuple(joined(own) for own in zip(*groups, strict=True))
+
+
+def by_levels(analysis: Analysis) -> dict[str, Analysis]:
+    """The analysis of the folds of each combination of the factors' levels. What is of the whole run stands in the
+    first."""
+    folds = together(analysis.folds, lambda fold: fold.levels) or {"": []}
+    whole = {"divergence": (), "sensitivity": ()}
+    return {
+        levels: analysis.model_copy(update={"folds": tuple(of_levels), **(whole if number else {})})
+        for number, (levels, of_levels) in enumerate(folds.items())
+    }
+
+
+def _sections(shown: Analysis) -> tuple[Section, ...]:
     scope, records = shown.scope, shown.of_folds
     return (
         mismatch.section(records("mismatch"), scope),
@@ -138,12 +172,15 @@ def sections(analysis: Analysis | None) -> tuple[Section, ...]:
 
 def summary_of(analysis: Analysis) -> str:
     """What stands out, over folds, a line each, for a terminal; the rest is in the file and on the page."""
-    records = analysis.of_folds
-    lines = [
-        *probabilities.summary(records("moved")),
-        *mismatch.summary(records("mismatch")),
-        *faithfulness.summary(records("variants")),
-    ]
-    lines += [analysis.scope.spread] if lines else []
+    lines = []
+    for levels, of_levels in by_levels(analysis).items():
+        records = of_levels.of_folds
+        own = [
+            *probabilities.summary(records("moved")),
+            *mismatch.summary(records("mismatch")),
+            *faithfulness.summary(records("variants")),
+        ]
+        lines += [f"{levels}: {line}" if levels else line for line in own]
+        lines += [of_levels.scope.spread] if own else []
     lines += [*divergence.summary(analysis.divergence), *sensitivity.summary(analysis.sensitivity)]
     return "\n".join(lines) or "nothing was measured"

@@ -220,19 +220,13 @@ def _about_classes(source: Source, method: str) -> Value:
     return value
 
 
+_SHARED = "shared among the 15, teacher's and own chains"
+_ABOUT = "part of a class name: own − teacher's list"
+
 CLAIMS = (
+    Claim("The tokens that grow sure are others", "disjoint", _SHARED, _shared, "%", None),
     Claim(
-        "The tokens that grow sure are others",
-        "disjoint",
-        "shared among the 15, teacher's and own chains",
-        _shared,
-        "%",
-        None,
-    ),
-    Claim(
-        "Under own chains they are about classes",
-        "category words",
-        "part of a class name: own − teacher's list",
+        "Under own chains they are about classes", "category words", _ABOUT,
         less(_about_classes("self", "mtct_sarr"), _about_classes("teacher", "mtct")),
     ),
-)
+)  # fmt: skip

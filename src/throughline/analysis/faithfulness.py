@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from throughline.analysis.claims import Claim, Value, of_images
+from throughline.analysis.claims import Claim, Value, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, together
 from throughline.analysis.records import Estimate, Record, State
 from throughline.analysis.section import Scope, Section, make_section
 from throughline.core.table import Table
-from throughline.metrics.intervals import Interval
 
 WHOLE = "whole chain"
 EXCHANGED = ("another image", "another image's chain")
@@ -131,28 +130,14 @@ def _mean(of_folds: Sequence[Variant], measure: str, scale: float) -> str:
 
 def _lost(name: str) -> Value:
     """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
+    return recorded("variants", "lost", state="mtct_sarr", name=name)
 
-    def value(fold: Any) -> Interval | None:
-        matching = (v for v in fold.variants if (v.state.method, v.name) == ("mtct_sarr", name))
-        variant = next(matching, None)
-        return None if variant is None or variant.lost is None else of_images(variant.lost)
 
-    return value
-
+_IMAGE, _CHAIN = "accuracy lost with another image, mtct_sarr", "accuracy lost with another image's chain, mtct_sarr"
 
 CLAIMS = (
     Claim(
-        "The image decides the conclusion",
-        "not in the paper",
-        "accuracy lost with another image, mtct_sarr",
-        _lost("another image"),
-        held_out=True,
+        "The image decides the conclusion", "not in the paper", _IMAGE, _lost("another image"), held_out=True
     ),
-    Claim(
-        "So does the chain",
-        "not in the paper",
-        "accuracy lost with another image's chain, mtct_sarr",
-        _lost("another image's chain"),
-        held_out=True,
-    ),
-)
+    Claim("So does the chain", "not in the paper", _CHAIN, _lost("another image's chain"), held_out=True),
+)  # fmt: skip

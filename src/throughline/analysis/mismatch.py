@@ -9,12 +9,11 @@ convergence: the Wasserstein distance between the distributions of token probabi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from throughline.analysis.claims import Claim, Value, less, of_images
+from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import by_image, over_images, through
 from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
@@ -23,7 +22,6 @@ from throughline.analysis.section import Scope, Section, make_section
 from throughline.analysis.tokens import TokenTable
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
-from throughline.metrics.intervals import Interval
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
@@ -173,31 +171,16 @@ def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float,
     return points
 
 
-def perplexity(state: str, source: Source) -> Value:
-    """Of a source's chains under one state."""
-
-    def value(fold: Any) -> Interval | None:
-        matching = (r for r in fold.mismatch if (r.state.name, r.source) == (state, source))
-        return next((of_images(record.perplexity) for record in matching), None)
-
-    return value
-
+_NAMED = ("base", "teacher"), ("base", "self"), ("mtct", "self"), ("mtct_sarr round 1", "self")
+_TEACHERS, _OWN, _WRITTEN, _ROUND = (
+    recorded("mismatch", "perplexity", state=state, source=source) for state, source in _NAMED
+)
+_HOW = "perplexity of accepted chains to the weights that wrote them, mtct − round 1"
 
 CLAIMS = (
     Claim(
-        "The teacher's chains are foreign to the base",
-        "–",
-        "perplexity of teacher's − of its own chains, base",
-        less(perplexity("base", "teacher"), perplexity("base", "self")),
-        "",
+        "The teacher's chains are foreign to the base", "–", "perplexity of teacher's − of its own chains, base",
+        less(_TEACHERS, _OWN), "",
     ),
-)
-ROUNDS_CLAIMS = (
-    Claim(
-        "Own chains come to be expected",
-        "–",
-        "perplexity of accepted chains to the weights that wrote them, mtct − round 1",
-        less(perplexity("mtct", "self"), perplexity("mtct_sarr round 1", "self")),
-        "",
-    ),
-)
+)  # fmt: skip
+ROUNDS_CLAIMS = (Claim("Own chains come to be expected", "–", _HOW, less(_WRITTEN, _ROUND), ""),)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from throughline.analysis.claims import Claim, Value, less, of_images
+from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
 from throughline.analysis.records import KIND, WHOSE, Estimate, Kind, Record, Source, State
@@ -21,7 +21,6 @@ from throughline.analysis.section import Scope
 from throughline.analysis.tokens import TokenTable, require_same_tokens
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
-from throughline.metrics.intervals import Interval
 
 LOW, HIGH = 0.25, 0.75
 BARS = 20
@@ -214,82 +213,38 @@ def _percent(counts: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
     return shares
 
 
-def gained(after: str, source: Source, kind: Kind, before: str = "base") -> Value:
-    """What the share of tokens above 0.75 gained, in points."""
-
-    def value(fold: Any) -> Interval | None:
-        wanted = (after, before, source, kind)
-        matching = (m for m in fold.moved if (_ended(fold, m.after), m.before.name, m.source, m.kind) == wanted)
-        return next((of_images(move.net) for move in matching), None)
-
-    return value
-
-
-def share(method: str, source: Source, kind: Kind, which: str) -> Value:
-    """The share of tokens that are `low` or `high`, in percent."""
-
-    def value(fold: Any) -> Interval | None:
-        wanted = (method, source, kind)
-        matching = (r for r in fold.buckets if (_ended(fold, r.state), r.source, r.kind) == wanted)
-        return next((of_images(getattr(record, which), 100) for record in matching), None)
-
-    return value
-
-
-def _ended(fold: Any, state: State) -> str:
-    """A method whose rounds are over goes by its own name: its last round."""
-    last = max((other.round or 0 for other in fold.states if other.method == state.method), default=0)
-    return str(state.method) if state.round and state.round == last else state.name
-
-
-_LABELS, _CHAINS = gained("cls", "label", "class"), gained("reasoning", "teacher", "class")
-_OWN = gained("mtct_sarr", "self", "chain", before="mtct")
+_LABELS = recorded("moved", "net", after="cls", before="base", source="label", kind="class")
+_CHAINS = recorded("moved", "net", after="reasoning", before="base", source="teacher", kind="class")
+_OWN = recorded("moved", "net", after="mtct_sarr", before="mtct", source="self", kind="chain")
+_TEACHERS = recorded("moved", "net", after="reasoning", before="base", source="teacher", kind="chain")
+_SURE_LABELS = recorded("buckets", "high", 100, state="cls", source="label", kind="class")
+_SURE_BEHIND = recorded("buckets", "high", 100, state="reasoning", source="teacher", kind="class")
+_SURE_BOTH = recorded("buckets", "high", 100, state="mtct", source="label", kind="class")
+_UNSURE = recorded("buckets", "low", 100, state="mtct", source="teacher", kind="chain")
+_BEHIND = "class tokens behind teacher's chains, reasoning − base"
+_SHARES = "share above 0.75, cls on labels − reasoning behind chains"
+_BESIDE = "that − teacher's chain tokens, reasoning − base; no verdict: own chains were likely before"
 
 CLAIMS = (
     Claim("Label training makes class tokens sure", "+43.38", "label tokens above 0.75, cls − base", _LABELS),
-    Claim(
-        "Training on chains hardly does",
-        "+1.88",
-        "class tokens behind teacher's chains, reasoning − base",
-        _CHAINS,
-        above=None,
-    ),
+    Claim("Training on chains hardly does", "+1.88", _BEHIND, _CHAINS, above=None),
     Claim("Labels do it better than chains", "+41.50", "the difference of the two", less(_LABELS, _CHAINS)),
     Claim(
-        "After label training more class tokens are sure than after chains",
-        "92.23 − 86.33",
-        "share above 0.75, cls on labels − reasoning behind chains",
-        less(share("cls", "label", "class", "high"), share("reasoning", "teacher", "class", "high")),
+        "After label training more class tokens are sure than after chains", "92.23 − 86.33", _SHARES,
+        less(_SURE_LABELS, _SURE_BEHIND),
     ),
     Claim(
-        "Both together come near labels alone",
-        "90.23 %",
-        "label tokens above 0.75 after mtct",
-        share("mtct", "label", "class", "high"),
-        "%",
-        None,
+        "Both together come near labels alone", "90.23 %", "label tokens above 0.75 after mtct", _SURE_BOTH, "%", None
     ),
-)
+)  # fmt: skip
 CHAIN_CLAIMS = (
     Claim(
-        "Part of the teacher's tokens stay unlikely",
-        "19.33 %",
-        "chain tokens below 0.25 after mtct",
-        share("mtct", "teacher", "chain", "low"),
-        "%",
+        "Part of the teacher's tokens stay unlikely", "19.33 %", "chain tokens below 0.25 after mtct", _UNSURE, "%",
         None,
     ),
     Claim(
-        "Training on own chains makes their tokens sure",
-        "+29.74",
-        "own chains' tokens above 0.75, mtct_sarr − mtct, which wrote them",
-        _OWN,
+        "Training on own chains makes their tokens sure", "+29.74",
+        "own chains' tokens above 0.75, mtct_sarr − mtct, which wrote them", _OWN,
     ),
-    Claim(
-        "… more than training on the teacher's makes those",
-        "+27.86",
-        "that − teacher's chain tokens, reasoning − base; no verdict: own chains were likely before",
-        less(_OWN, gained("reasoning", "teacher", "chain")),
-        above=None,
-    ),
-)
+    Claim("… more than training on the teacher's makes those", "+27.86", _BESIDE, less(_OWN, _TEACHERS), above=None),
+)  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from throughline.core.plot import Plot
 from throughline.core.table import Table
@@ -44,6 +45,19 @@ class Section:
     folded: tuple[tuple[str, tuple[Table, ...]], ...] = ()
     """What is shown on demand: a summary line and the tables behind it."""
 
+    def at_levels(self, levels: str, number: int) -> Section:
+        """With tables that name these levels of the run's factors, and figures of the `number`th combination."""
+        if not levels:
+            return self
+        return replace(
+            self,
+            tables=tuple(replace(table, title=f"{table.title} · {levels}") for table in self.tables),
+            figures=tuple(
+                replace(plot, name=f"{plot.name}-{number}", description=f"{plot.description} · {levels}")
+                for plot in self.figures
+            ),
+        )
+
 
 def make_section(
     section_id: str,
@@ -62,3 +76,11 @@ def make_section(
         tuple(plot for plot in figures if plot is not None),
         folded,
     )
+
+
+def joined(parts: Sequence[Section]) -> Section:
+    """The first section with what stands in all of them."""
+    tables, figures, folded = (
+        tuple(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("tables", "figures", "folded")
+    )
+    return replace(parts[0], tables=tables, figures=figures, folded=folded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         clip=arguments.clip,
         hub=arguments.hub,
-        conclusions_of=_methods(arguments.methods),
+        conclusions_of=None if arguments.methods is None else tuple(arguments.methods),
         images=arguments.images,
         checkpoint=arguments.checkpoint,
         device=arguments.device,
@@ -107,15 +106,6 @@ def _require_fitting(arguments: argparse.Namespace) -> None:
     for name in MODELS_OWN if of_run else ("batch", "methods"):
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name} does not go with {'a run' if of_run else '--model'}", do="leave it out")
-
-
-def _methods(named: Sequence[str] | None) -> tuple[str, ...] | None:
-    from throughline.training.methods import METHODS
-
-    for name in named or ():
-        if name not in METHODS:
-            raise UsageError(f"no method is called {name!r}", do=f"choose from {', '.join(METHODS)}")
-    return None if named is None else tuple(named)
 
 
 def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:

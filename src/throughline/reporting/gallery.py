@@ -6,18 +6,20 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pandas as pd
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line, visible
 from throughline.runs.order import ANSWER_ORDER, in_order
-from throughline.runs.reader import PREDICTIONS, UnitFolder
-from throughline.runs.records import Prediction
+from throughline.runs.reader import PREDICTIONS
 from throughline.training.methods import METHODS
 
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.
@@ -29,56 +31,19 @@ LONGEST_TEXT = 4000
 DECIDING = tuple(name for name in reversed(METHODS) if not METHODS[name].control)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of an answer's text: a stage with its name, or text outside of any stage (name None)."""
-
-    stage: str | None
-    text: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one answer path said."""
-
-    answer: str
-    predicted: str | None
-    outcome: str
-    correct: bool
-    parts: tuple[Part, ...] | None
-    """Its text; None where the page does not carry it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one method, at one level of each factor, said about one image."""
-
-    method: str
-    seed: int
-    answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One held-out image with all that was said about it."""
-
-    sample_id: str
-    domain: str
-    labels: tuple[str, ...]
-    thumbnail: str | None
-    """A data URI; None where the image could not be read, or is not among those that have one."""
-    entries: tuple[Entry, ...]
+Card = tuple[str, str]
+"""A target and one of its held-out images: what was said about an image in one fold."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The cards, those with picture and texts first, and the setup whose answers decided which these are."""
+    """The images, those with picture and texts first, and the setup whose answers decided which these are."""
 
-    cards: tuple[Card, ...]
-    setups: tuple[str, ...]
+    data: Mapping[str, Any]
+    """For the page's script: names once, then for each image its answers as places in the lists of names."""
     chosen_by: str
     with_texts: int
-    """How many of the cards have their texts (and pictures, where there is an image folder)."""
+    """How many of the images have their texts (and pictures, where there is an image folder)."""
     right: int
     """How many of those that setup got right on its last answer path."""
     total: int
@@ -95,91 +60,54 @@ def make_gallery(
     that has predictions, on its lowest seed; every other setup's answers to the same images stand beside. None without
     predictions.
     """
-    units = _one_unit_per_setup_and_target(group)
-    targets = sorted({target for _, target in units})
+    answers, targets = _answers(group)
     first: list[Card] = []
     others: list[Card] = []
     right = total = 0
     for number, target in enumerate(targets):
-        here = {setup: units[setup, target] for setup in group.setups if (setup, target) in units}
-        answers = {setup: found for setup, unit in here.items() if (found := _by_sample(unit))}
-        if not answers:
+        here = answers[answers["target"] == target]
+        if here.empty:
             continue
-        seeds = {setup: unit.unit.seed for setup, unit in here.items()}
-        deciding = answers[_deciding_setup(group, answers)]
-        chosen = _choose(deciding, _share(with_texts, number, len(targets)), target)
-        right += sum(correct for _, correct in chosen)
-        total += len(deciding)
-        names = [name for name, _ in chosen]
-        first += [_card(name, answers, seeds, images_root, with_text=True) for name in names]
-        rest = sorted(set(deciding) - set(names))
+        verdict = _verdict(here[here["setup"] == _deciding_setup(group, here["setup"].unique())])
+        chosen = _choose(verdict, _share(with_texts, number, len(targets)), target)
+        right += sum(verdict[name] for name in chosen)
+        total += len(verdict)
+        rest = sorted(verdict.keys() - set(chosen))
         generator(0, "report gallery, the rest", target).shuffle(rest)
-        room = _share(limit, number, len(targets)) - len(names)
-        others += [_card(name, answers, seeds, None, with_text=False) for name in sorted(rest[: max(0, room)])]
-    setups = in_order((entry.method for card in (*first, *others) for entry in card.entries), group.setups)
-    if not setups:
+        room = _share(limit, number, len(targets)) - len(chosen)
+        first += [(target, name) for name in chosen]
+        others += [(target, name) for name in sorted(rest[: max(0, room)])]
+    if not first and not others:
         return None
-    return Gallery((*first, *others), setups, _deciding_setup(group, setups), len(first), right, total)
-
-
-def gallery_data(gallery: Gallery) -> dict[str, Any]:
-    """For the page's script: names once, then per image its answers as places in the lists of names."""
-    said = [answer for card in gallery.cards for entry in card.entries for answer in entry.answers]
-    answers = in_order((answer.answer for answer in said), ANSWER_ORDER)
-    outcomes = sorted({answer.outcome for answer in said})
-    domains = sorted({card.domain for card in gallery.cards})
-    classes = sorted(
-        {label for card in gallery.cards for label in card.labels}
-        | {answer.predicted for answer in said if answer.predicted is not None}
-    )
-    place = {name: number for number, name in enumerate(classes)}
-    return {
-        "methods": [one_line(name) for name in gallery.setups],
-        "answers": [one_line(name) for name in answers],
-        "outcomes": [one_line(name) for name in outcomes],
-        "domains": [one_line(name) for name in domains],
-        "classes": [one_line(name) for name in classes],
-        "first": gallery.setups.index(gallery.chosen_by),
+    shown = answers[pd.MultiIndex.from_frame(answers[["target", "sample_id"]]).isin([*first, *others])]
+    chosen_by = _deciding_setup(group, shown["setup"].unique())
+    rows: dict[Card, list[Any]] = {card: [] for card in (*first, *others)}
+    for row in shown.itertuples():
+        rows[row.target, row.sample_id].append(row)
+    names = _names(group, shown)
+    place = {kind: {name: number for number, name in enumerate(of_kind)} for kind, of_kind in names.items()}
+    data = {
+        **{kind: [one_line(name) for name in of_kind] for kind, of_kind in names.items()},
+        "first": place["methods"][chosen_by],
         "images": [
-            [
-                one_line(card.sample_id),
-                domains.index(card.domain),
-                [place[label] for label in card.labels],
-                card.thumbnail,
-                [
-                    [
-                        gallery.setups.index(entry.method),
-                        entry.seed,
-                        [
-                            [
-                                answers.index(answer.answer),
-                                -1 if answer.predicted is None else place[answer.predicted],
-                                outcomes.index(answer.outcome),
-                                int(answer.correct),
-                                answer.parts and [[part.stage, visible(part.text)] for part in answer.parts],
-                            ]
-                            for answer in entry.answers
-                        ],
-                    ]
-                    for entry in card.entries
-                ],
-            ]
-            for card in gallery.cards
+            _image(of_card, place, images_root, with_text=number < len(first))
+            for number, of_card in enumerate(rows.values())
         ],
     }
+    return Gallery(data, chosen_by, len(first), right, total)
 
 
-def parts(text: str) -> tuple[Part, ...]:
-    """Splits `<STAGE>…</STAGE>` apart for display; anything else stays as it is, nothing is lost but white space."""
-    found: list[Part] = []
+def parts(text: str) -> tuple[tuple[str | None, str], ...]:
+    """Each stage `<STAGE>…</STAGE>` with its text, and the text outside of any stage (None); nothing is lost but white
+    space."""
+    pieces: list[tuple[str | None, str]] = []
     text = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " […]"
     end = 0
     for match in re.finditer(r"<([A-Z_]{1,32}|think)>([^<]*)</\1>", text):
-        found.append(Part(None, text[end : match.start()].strip()))
-        found.append(Part(match[1], match[2].strip()))
+        pieces += [(None, text[end : match.start()].strip()), (match[1], match[2].strip())]
         end = match.end()
-    found.append(Part(None, text[end:].strip()))
-    return tuple(part for part in found if part.stage or part.text)
+    pieces.append((None, text[end:].strip()))
+    return tuple(piece for piece in pieces if any(piece))
 
 
 def thumbnail(images_root: Path, sample_id: str) -> str | None:
@@ -201,76 +129,80 @@ def thumbnail(images_root: Path, sample_id: str) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _one_unit_per_setup_and_target(group: Group) -> dict[tuple[str, str], UnitFolder]:
-    """The lowest seed's unit that has predictions."""
-    chosen: dict[tuple[str, str], UnitFolder] = {}
+def _answers(group: Group) -> tuple[pd.DataFrame, list[str]]:
+    """The answers of one unit for each setup and target, that of the lowest seed that has predictions: setups and
+    answer paths in their order, samples by name. And the targets of these units."""
     lines = group.final.drop_duplicates("unit").sort_values(["seed", "unit"])
-    for line in lines.itertuples():
-        unit = group.run.units.get(line.unit)
-        if unit is not None and (unit.folder / PREDICTIONS).is_file():
-            chosen.setdefault((line.setup, line.target), unit)
-    return chosen
+    units = group.run.units
+    there = [name in units and (units[name].folder / PREDICTIONS).is_file() for name in lines["unit"]]
+    lines = lines[there].drop_duplicates(["setup", "target"])
+    answers = group.predictions[group.predictions["unit"].isin(lines["unit"])].copy()
+    answers["predicted"] = [", ".join(p) if isinstance(p, tuple) else p for p in answers["predicted"]]
+    for column, order in (("answer", ANSWER_ORDER), ("setup", group.setups)):
+        known = in_order(answers[column], order)
+        answers = answers.sort_values(column, key=lambda names, known=known: names.map(known.index), kind="stable")
+    return answers, sorted(set(lines["target"]))
 
 
-def _by_sample(unit: UnitFolder) -> dict[str, tuple[Prediction, ...]]:
-    answers: dict[str, dict[str, Prediction]] = {}
-    for prediction in unit.predictions():
-        answers.setdefault(prediction.sample_id, {})[prediction.answer] = prediction
+def _verdict(answers: pd.DataFrame) -> dict[str, bool]:
+    """Whether a setup got each image right: the reasoning path decides where there is one, else the label path, else
+    whatever there is."""
+    weight = answers["answer"].map({"label": 1, "reasoning": 2}).fillna(0)
+    deciding = answers.assign(weight=weight).sort_values("weight", ascending=False, kind="stable")
+    deciding = deciding.drop_duplicates("sample_id")
+    return dict(zip(deciding["sample_id"], map(bool, deciding["correct"]), strict=True))
+
+
+def _names(group: Group, answers: pd.DataFrame) -> dict[str, Sequence[str]]:
+    """All names in these answers, each list in the order in which the page offers it."""
+    labels = {label for labels in answers["labels"] for label in labels}
     return {
-        sample_id: tuple(by_path[path] for path in in_order(by_path, ANSWER_ORDER))
-        for sample_id, by_path in answers.items()
+        "methods": in_order(answers["setup"], group.setups),
+        "answers": in_order(answers["answer"], ANSWER_ORDER),
+        "outcomes": sorted(set(answers["outcome"])),
+        "domains": sorted(set(answers["domain"])),
+        "classes": sorted(labels | set(answers["predicted"].dropna())),
     }
 
 
-def _choose(answers: Mapping[str, tuple[Prediction, ...]], count: int, target: str) -> list[tuple[str, bool]]:
-    """Ids with right or wrong: half wrong if there are enough of both, drawn by a generator of the target's own."""
-    names = sorted(answers)
+def _image(
+    rows: Sequence[Any], place: Mapping[str, Mapping[str, int]], images_root: Path | None, with_text: bool
+) -> list[Any]:
+    """An image with all answers about it: id, domain, classes, picture (a data URI or None), then for each setup its
+    place, seed and answers."""
+    first = rows[0]
+    entries = []
+    for setup, of_setup in groupby(rows, key=lambda row: row.setup):
+        answers = list(of_setup)
+        said = [
+            [
+                place["answers"][row.answer],
+                place["classes"][row.predicted] if isinstance(row.predicted, str) else -1,
+                place["outcomes"][row.outcome],
+                int(row.correct),
+                [(stage, visible(text)) for stage, text in parts(row.text)] if with_text else None,
+            ]
+            for row in answers
+        ]
+        entries.append([place["methods"][setup], int(answers[0].seed), said])
+    picture = thumbnail(images_root, first.sample_id) if images_root and with_text else None
+    labels = [place["classes"][label] for label in first.labels]
+    return [one_line(first.sample_id), place["domains"][first.domain], labels, picture, entries]
+
+
+def _choose(verdict: Mapping[str, bool], count: int, target: str) -> list[str]:
+    """Ids of images: half wrong if there are enough of both, drawn by a generator of the target's own."""
+    names = sorted(verdict)
     generator(0, "report gallery", target).shuffle(names)
-    verdict = {name: _deciding(answers[name]).correct for name in names}
     wrong = [name for name in names if not verdict[name]]
     right = [name for name in names if verdict[name]]
-    wrong_count = max(min(len(wrong), count // 2), count - len(right))
-    taken = wrong[:wrong_count] + right[: count - len(wrong[:wrong_count])]
-    return [(name, verdict[name]) for name in sorted(taken)]
-
-
-def _deciding(answers: tuple[Prediction, ...]) -> Prediction:
-    """The reasoning path decides where there is one, else the label path, else whatever there is."""
-    by_path = {prediction.answer: prediction for prediction in answers}
-    return by_path.get("reasoning") or by_path.get("label") or answers[0]
-
-
-def _card(
-    sample_id: str,
-    answers: Mapping[str, Mapping[str, tuple[Prediction, ...]]],
-    seeds: Mapping[str, int],
-    images_root: Path | None,
-    with_text: bool,
-) -> Card:
-    entries = tuple(
-        Entry(
-            method=setup,
-            seed=seeds[setup],
-            answers=tuple(
-                Answer(p.answer, _shown(p.predicted), p.outcome, p.correct, parts(p.text) if with_text else None)
-                for p in by_sample[sample_id]
-            ),
-        )
-        for setup, by_sample in answers.items()
-        if sample_id in by_sample
-    )
-    first = next(by_sample[sample_id][0] for by_sample in answers.values() if sample_id in by_sample)
-    picture = thumbnail(images_root, sample_id) if images_root else None
-    return Card(sample_id, first.domain, first.labels, picture, entries)
-
-
-def _shown(predicted: str | tuple[str, ...] | None) -> str | None:
-    return ", ".join(predicted) if isinstance(predicted, tuple) else predicted
+    wrong = wrong[: max(min(len(wrong), count // 2), count - len(right))]
+    return sorted([*wrong, *right[: count - len(wrong)]])
 
 
 def _deciding_setup(group: Group, names: Iterable[str]) -> str:
     """The first of the DECIDING methods, else the last setup."""
-    setups = list(names)
+    setups = in_order(names, group.setups)
     by_method = {group.setups[name].method: name for name in reversed(setups)}
     return next((by_method[method] for method in DECIDING if method in by_method), setups[-1])
 

@@ -5,7 +5,7 @@ every request. Called by the report verb and at the end of a run."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from throughline.analysis.document import sections as analysis_sections
 from throughline.core.files import write_atomically
 from throughline.core.nested import flattened
 from throughline.core.plot import Plot
-from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analyses import find_analysis, shaded_data
@@ -21,7 +20,7 @@ from throughline.reporting.confidence import abstention_figure, confidence_table
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
 from throughline.reporting.drawing import write_figures
 from throughline.reporting.figures import accuracy_figure, rounds_figure
-from throughline.reporting.gallery import Gallery, gallery_data, make_gallery
+from throughline.reporting.gallery import make_gallery
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.published import published_ablation, published_methods
 from throughline.reporting.results import Group, contradictions, groups, summarise
@@ -32,28 +31,6 @@ from throughline.runs.reader import Run, read_run
 
 # Pictures with the texts about them: enough to read for an hour, few enough for a mail.
 WITH_TEXTS = 200
-
-
-@dataclass(frozen=True)
-class Part:
-    """All that the page shows of one group of results; figures by name, the same in every part."""
-
-    title: str
-    drawn: bool
-    headline: Table
-    ablations: tuple[Table, ...]
-    published: tuple[Table, ...]
-    tables: tuple[Table, ...]
-    comparisons: tuple[Table, ...]
-    rounds: Table | None
-    loss: Table | None
-    confidence: Table | None
-    figures: Mapping[str, Plot]
-    confusion_figures: tuple[Plot, ...]
-    confusion: str | None
-    """JSON for the page's script."""
-    gallery: Gallery | None
-    gallery_json: str
 
 
 def write_page(run_folder: Path, images_root: Path | None = None, folder: Path | None = None) -> Path:
@@ -81,7 +58,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
     ]
     analysed = find_analysis(run)
     sections = analysis_sections(analysed.analysis)
-    plots = [plot for part in parts for plot in (*part.figures.values(), *part.confusion_figures)]
+    plots = [plot for part in parts for plot in (*part["figures"].values(), *part["confusion_figures"])]
     plots += [plot for section in sections for plot in section.figures]
     shaded = shaded_data(analysed.analysis)
     shown = {
@@ -116,12 +93,12 @@ def shown_settings(value: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) -> Part:
+def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) -> dict[str, Any]:
+    """All that the page shows of one group of results; figures by name, the same in every part."""
     split, answers = group.main_split, group.answers
     summaries = {answer: summarise(group, split, answer) for answer in answers}
     reported = {answer: summarise(group, "in" if "in" in group.splits else split, answer) for answer in answers}
-    sure = confidences(group)
-    mixed = confusions(group)
+    sure, mixed = confidences(group), confusions(group)
     gallery = make_gallery(group, images_root, with_texts)
     figures = (
         accuracy_figure(summaries),
@@ -132,23 +109,23 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
     )
     measured = set(zip(group.final["split"], group.final["answer"], strict=True))
     pairs = [(name, answer) for answer in answers for name in group.splits if (name, answer) in measured]
-    return Part(
-        title=group.title,
-        drawn=group.drawn,
-        headline=headline_table(group, split),
-        ablations=existing(ablation_table(group, answer, summaries[answer]) for answer in answers),
-        published=existing([published_ablation(group, reported), published_methods(group)]),
-        tables=tuple(results_table(group, name, answer) for name, answer in pairs),
-        comparisons=existing(comparison_table(group, answer) for answer in answers),
-        rounds=rounds_table(group),
-        loss=loss_table(group),
-        confidence=confidence_table(sure),
-        figures={plot.name: _named(plot, suffix) for plot in figures if plot is not None},
-        confusion_figures=tuple(_named(plot, suffix) for plot in confusion_figures(mixed)),
-        confusion=embedded(confusion_data(mixed)) if mixed else None,
-        gallery=gallery,
-        gallery_json="" if gallery is None else embedded(gallery_data(gallery)),
-    )
+    return {
+        "title": group.title,
+        "drawn": group.drawn,
+        "headline": headline_table(group, split),
+        "ablations": existing(ablation_table(group, answer, summaries[answer]) for answer in answers),
+        "published": existing([published_ablation(group, reported), published_methods(group)]),
+        "tables": [results_table(group, name, answer) for name, answer in pairs],
+        "comparisons": existing(comparison_table(group, answer) for answer in answers),
+        "rounds": rounds_table(group),
+        "loss": loss_table(group),
+        "confidence": confidence_table(sure),
+        "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
+        "confusion_figures": [_named(plot, suffix) for plot in confusion_figures(mixed)],
+        "confusion": embedded(confusion_data(mixed)) if mixed else None,
+        "gallery": gallery,
+        "gallery_json": "" if gallery is None else embedded(gallery.data),
+    }
 
 
 def _named(plot: Plot, suffix: str) -> Plot:

@@ -94,8 +94,9 @@ def about_table(columns: Sequence[Column]) -> Table:
         final = column.group.final
         names = (sorted(set(final["target"])), sorted(set(final["seed"])), in_order(final["method"], METHODS))
         about = (" ".join(map(str, values)) for values in names)
-        rows.append((column.name, column.group.dataset, column.group.model, *about))
-    return Table("The runs", ("run", "dataset", "model", "held out", "seeds", "methods"), tuple(rows))
+        device = str(column.group.run.environment.get("device", MISSING))
+        rows.append((column.name, column.group.dataset, column.group.model, *about, device))
+    return Table("The runs", ("run", "dataset", "model", "held out", "seeds", "methods", "device"), tuple(rows))
 
 
 def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:

@@ -10,19 +10,20 @@ from pathlib import Path
 from throughline.analysis.divergence import Divergence
 from throughline.analysis.document import FIELDS, FILE, WHAT, Analysis, Fold, read_analysis, write_analysis
 from throughline.analysis.records import Missing
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.experiment.analyses.divergence import measure_divergence
 from throughline.experiment.analyses.fold import FoldAnalysis
 from throughline.experiment.analyses.model_subject import ModelSource, open_subject
-from throughline.experiment.analyses.run_subject import read_analyzed_run
+from throughline.experiment.analyses.run_subject import read_analyzed_run, read_config
 from throughline.experiment.analyses.scoring import Say, Scoring
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
 from throughline.experiment.analyses.settings import AnalyzeSettings, require_known
 from throughline.experiment.analyses.subject import AnalyzedFold
 from throughline.experiment.analyses.weights import Weights
 from throughline.experiment.preparation import SCENES
-from throughline.runs.folder import locked
+from throughline.runs.folder import CONFIG, locked
 from throughline.runs.reader import read_run
+from throughline.training.methods import METHODS, method_table
 
 
 def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] = (), say: Say = print) -> Analysis:
@@ -33,12 +34,12 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
     folder that is no run or that another process works in, UsageError for an unknown analysis.
     """
     require_known(settings.what)
-    analyzed = read_analyzed_run(folder, settings.images, settings.checkpoint)
+    _require_methods(folder, settings)
+    analyzed = read_analyzed_run(folder, settings.images, settings.checkpoint, settings.device)
     with locked(folder):
         before = _read_before(folder / FILE, say)
         settings = settings.with_limit_of(before)
-        scoring = Scoring(analyzed.subject(), Weights(partial(analyzed.load, settings.device)), say)
-        analysis = _measured(scoring, analyzed.folds, settings)
+        analysis = _measured(analyzed.folds, settings, say)
         if "sensitivity" in settings.what:
             runs = [analyzed.run, *map(read_run, others)]
             varied, lacking = runs_varied(runs) if others else ([], [])
@@ -57,10 +58,10 @@ def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, 
     checkpoint there is no before and after either.
     """
     require_known(settings.what)
-    subject, fold, load = open_subject(source, folder)
+    fold = open_subject(source, folder)
     before = _read_before(folder / FILE, say)
     settings = settings.with_limit_of(before)
-    analysis = _measured(Scoring(subject, Weights(load), say), [fold], settings)
+    analysis = _measured([fold], settings, say)
     lacking = [
         Missing(what=name, why="a run folder has what it needs", analysis=name)
         for name in ("conclusions", "sensitivity")
@@ -72,20 +73,24 @@ def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, 
     return analysis
 
 
-def _measured(scoring: Scoring, folds: Sequence[AnalyzedFold], settings: AnalyzeSettings) -> Analysis:
-    """All but sensitivity, which needs whole runs."""
-    subject = scoring.subject
+def _measured(folds: Sequence[AnalyzedFold], settings: AnalyzeSettings, say: Say) -> Analysis:
+    """All but sensitivity, which needs whole runs. Divergence is of the first combination of the factors' levels."""
+    subject = folds[0].subject
+    scoring = Scoring(subject, Weights(subject.load), say)
     records: list[Fold] = []
     missing: list[Missing] = []
     for number, fold in enumerate(folds, start=1):
         place = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
-        of_fold = replace(scoring, say=partial(_say, scoring.say, place))
-        analysis = FoldAnalysis(of_fold, fold, settings.images_at_most, settings.conclusions_of)
+        if fold.subject.loading != scoring.subject.loading:
+            scoring = replace(scoring, weights=Weights(fold.subject.load))
+        scoring = replace(scoring, subject=fold.subject, say=partial(_say, say, place))
+        analysis = FoldAnalysis(scoring, fold, settings.images_at_most, settings.conclusions_of)
         records.append(analysis.measure(settings.what))
         missing += analysis.missing
     apart: tuple[Divergence, ...] = ()
     if "divergence" in settings.what:
-        apart, lacking = measure_divergence(scoring, settings)
+        weights = scoring.weights if subject.loading == scoring.subject.loading else Weights(subject.load)
+        apart, lacking = measure_divergence(Scoring(subject, weights, say), settings)
         missing += lacking
     return Analysis(
         dataset=subject.images.name,
@@ -98,6 +103,14 @@ def _measured(scoring: Scoring, folds: Sequence[AnalyzedFold], settings: Analyze
         divergence=apart,
         missing=tuple(missing),
     )
+
+
+def _require_methods(folder: Path, settings: AnalyzeSettings) -> None:
+    """UsageError where a method is named that neither the run nor we have."""
+    known = {**METHODS, **(method_table(read_config(folder).methods) if (folder / CONFIG).is_file() else {})}
+    for name in settings.conclusions_of or ():
+        if name not in known:
+            raise UsageError(f"no method is called {name!r}", do=f"choose from {', '.join(known)}")
 
 
 def _say(say: Say, place: str, line: str) -> None:
@@ -121,10 +134,10 @@ def _kept_from(before: Analysis | None, analysis: Analysis, what: Sequence[str])
     comparable = {"optimisation", "sensitivity"} if before.limit != analysis.limit else set(WHAT)
     kept = comparable - set(what)
     fields = [field for name in FIELDS if name in kept for field in FIELDS[name]]
-    earlier = {(fold.targets, fold.seed, fold.states): fold for fold in before.folds}
+    earlier = {fold.identity: fold for fold in before.folds}
     folds = []
     for fold in analysis.folds:
-        same = earlier.get((fold.targets, fold.seed, fold.states))
+        same = earlier.get(fold.identity)
         update = {} if same is None else {field: getattr(same, field) for field in fields}
         folds.append(fold.model_copy(update=update))
     whole: dict[str, object] = {name: getattr(before, name) for name in ("divergence", "sensitivity") if name in kept}

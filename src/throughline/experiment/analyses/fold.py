@@ -49,7 +49,9 @@ class FoldAnalysis:
     def record(self) -> Fold:
         """The fold with its states, before anything is measured: the base, then those of each method."""
         states = (state for unit in self.fold.units.values() for state in unit.states)
-        return Fold(targets=self.fold.targets, seed=self.fold.seed, states=(BASE, *states))
+        return Fold(
+            targets=self.fold.targets, seed=self.fold.seed, factors=dict(self.fold.factors), states=(BASE, *states)
+        )
 
     def measure(self, what: Sequence[str]) -> Fold:
         """All that is asked for and can be had."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
@@ -23,6 +24,8 @@ from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.runs.reader import read_unit
 from throughline.runs.unit import Unit
 from throughline.teaching.building import accepted_chains
+from throughline.training.methods import BOTH, METHODS, Method
+from throughline.training.stages.sft import Sft
 
 RULE = "correct"
 
@@ -38,8 +41,8 @@ class ModelSource:
     base: Base = field(default_factory=Base)
 
 
-def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, AnalyzedFold, Callable[[], Mllm]]:
-    """The subject, its one fold, which holds nothing out, and what loads the weights. Nothing is loaded here.
+def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
+    """The one fold, which holds nothing out. Nothing is loaded here.
 
     Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
     """
@@ -67,17 +70,22 @@ def open_subject(source: ModelSource, folder: Path) -> tuple[Subject, AnalyzedFo
         answering=AnswerSettings() if record is None else record.answering,
         self_labelling=SelfLabelling(),
         adapter=lambda state: None if state.method is None else adapter,
+        load=partial(_load, source, record, questions.classes),
     )
     units = {}
     if record is not None:
         unit = Unit("final", images.name, (), record.method, name, record.seed)
         folder_of_model = read_unit(adapter.parent, unit)
         assert folder_of_model is not None
-        units = {record.method: AnalyzedUnit(folder_of_model)}
-    fold = AnalyzedFold((), 0 if record is None else record.seed, units, keep_all(images))
-    if record is not None:
-        return subject, fold, lambda: load_base(record, source.base)
-    return subject, fold, lambda: open_model(source.model, questions.classes, source.base).mllm
+        # of a user's own method we know here that it trained, and no more
+        method = METHODS.get(record.method, Method(record.method, (Sft(BOTH),), "a method of the user's own"))
+        units = {record.method: AnalyzedUnit(folder_of_model, method)}
+    return AnalyzedFold((), 0 if record is None else record.seed, {}, units, keep_all(images), subject)
+
+
+def _load(source: ModelSource, record: ModelRecord | None, classes: tuple[str, ...]) -> Mllm:
+    """The base of a fitted model, or the checkpoint itself."""
+    return open_model(source.model, classes, source.base).mllm if record is None else load_base(record, source.base)
 
 
 def _loading(record: ModelRecord | None, base: Base) -> tuple[object, ...]:

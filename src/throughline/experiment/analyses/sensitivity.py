@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from throughline.analysis.records import Missing
 from throughline.analysis.sensitivity import Sensitivity, sensitivity
 from throughline.core.nested import flattened
-from throughline.experiment.analyses.run_subject import FoldKey, fold_units, read_config
+from throughline.experiment.analyses.run_subject import Folds, Levels, fold_units, read_config
 from throughline.experiment.analyses.subject import AnalyzedUnit
 from throughline.experiment.plan import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
@@ -24,25 +25,25 @@ IGNORED = (
 """Keys in which runs may differ without being different experiments."""
 
 
-Folds = Mapping[FoldKey, Mapping[str, AnalyzedUnit]]
-
-
 def rounds_varied(run: Run) -> Iterator[Sensitivity]:
     """Accuracy after each round, each against the round before, every method with rounds and way of answering."""
-    folds = fold_units(run)
-    for method in next(iter(folds.values())):
-        for answer in _answers(run):
-            varied = sensitivity("rounds", method, answer, _rounds(folds, method, answer), against_previous=True)
-            if varied is not None:
-                yield varied
+    for levels, folds in fold_units(run, read_config(run.folder)).items():
+        for method in next(iter(folds.values())):
+            for answer in _answers(run):
+                right = _rounds(folds, method, answer)
+                varied = sensitivity("rounds", _called(method, levels), answer, right, against_previous=True)
+                if varied is not None:
+                    yield varied
 
 
 def runs_varied(runs: Sequence[Run]) -> tuple[list[Sensitivity], list[Missing]]:
-    """Several runs set against the first: every method and way of answering that all have.
+    """Several runs set against the first: every method and way of answering that all have, at each combination of
+    factors that all have.
 
     The setting is the config key in which they differ, several keys together where there are more.
     """
-    configs = [flattened(read_config(run.folder).model_dump(mode="json")) for run in runs]
+    read = [read_config(run.folder) for run in runs]
+    configs = [flattened(config.model_dump(mode="json")) for config in read]
     known = dict.fromkeys(key for config in configs for key in config if key not in IGNORED)
     keys = [key for key in known if len({str(config.get(key, UNSAID)) for config in configs}) > 1]
     if not keys:
@@ -51,17 +52,28 @@ def runs_varied(runs: Sequence[Run]) -> tuple[list[Sensitivity], list[Missing]]:
         return [], [_lacking("their images are not the same: accuracies are compared image by image")]
     names = [", ".join(str(config.get(key, UNSAID)) for key in keys) for config in configs]
     names = [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
-    folds = {name: fold_units(run) for name, run in zip(names, runs, strict=True)}
-    first = next(iter(folds[names[0]].values()))
-    shared = [method for method in first if all(any(method in f for f in of.values()) for of in folds.values())]
+    groups = [fold_units(run, config) for run, config in zip(runs, read, strict=True)]
     varied = []
-    for method in shared:
-        for answer in _answers(runs[0]):
+    for levels in (levels for levels in groups[0] if all(levels in group for group in groups)):
+        folds = dict(zip(names, (group[levels] for group in groups), strict=True))
+        shared = set.intersection(*(set(_methods(of_run)) for of_run in folds.values()))
+        methods = [method for method in _methods(folds[names[0]]) if method in shared]
+        for method, answer in itertools.product(methods, _answers(runs[0])):
             right = {name: _finished(of_run, method, answer) for name, of_run in folds.items()}
-            values = {name: of_run for name, of_run in right.items() if of_run and all(of_run.values())}
-            compared = sensitivity(", ".join(keys), method, answer, values, against_previous=False)
+            values = {name: of_run for name, of_run in right.items() if all(of_run.values())}
+            compared = sensitivity(", ".join(keys), _called(method, levels), answer, values, against_previous=False)
             varied += [] if compared is None else [compared]
     return varied, []
+
+
+def _methods(folds: Folds) -> list[str]:
+    """Those that every fold has, in the order of the first."""
+    return [method for method in next(iter(folds.values())) if all(method in units for units in folds.values())]
+
+
+def _called(method: str, levels: Levels) -> str:
+    """A method with the levels of its factors."""
+    return ", ".join([method, *(f"{name}={level}" for name, level in levels)])
 
 
 def _answers(run: Run) -> tuple[str, ...]:
@@ -69,26 +81,22 @@ def _answers(run: Run) -> tuple[str, ...]:
 
 
 def _rounds(folds: Folds, method: str, answer: str) -> dict[str, Runs]:
+    """By round, 0 being where the rounds start: right answers by target and seed."""
     values: dict[str, dict[tuple[str, int], list[float]]] = {}
     for (targets, seed), units in folds.items():
-        unit = units.get(method)
-        if unit is None or not unit.method.self_labelled:
+        if method not in units or not units[method].method.self_labelled:
             continue
-        key = ("+".join(targets), seed)
+        unit, key = units[method], ("+".join(targets), seed)
         parent = units.get(unit.method.starts_from or "")
         if parent is not None:
             values.setdefault("0", {})[key] = _right(parent, None, answer)
         for state in unit.rounds:
             values.setdefault(str(state.round), {})[key] = _right(unit, state.round, answer)
-    return {value: dict(right) for value, right in values.items()}
+    return dict(values)
 
 
 def _finished(folds: Folds, method: str, answer: str) -> dict[tuple[str, int], list[float]]:
-    return {
-        ("+".join(targets), seed): _right(units[method], None, answer)
-        for (targets, seed), units in folds.items()
-        if method in units
-    }
+    return {("+".join(targets), seed): _right(units[method], None, answer) for (targets, seed), units in folds.items()}
 
 
 def _right(unit: AnalyzedUnit, number: int | None, answer: str) -> list[float]:

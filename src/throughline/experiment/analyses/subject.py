@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from throughline.analysis.records import BASE, State
 from throughline.core.settings import AnswerSettings, SamplingSettings
@@ -14,7 +14,11 @@ from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import Fold
 from throughline.questions.question_set import QuestionSet
 from throughline.runs.reader import UnitFolder
-from throughline.training.methods import METHODS, Method
+from throughline.runs.records import Factor
+from throughline.training.methods import Method
+
+if TYPE_CHECKING:
+    from throughline.mllm.load import Mllm
 
 
 @dataclass(frozen=True)
@@ -22,16 +26,12 @@ class AnalyzedUnit:
     """A finished unit and the weights that it passed through."""
 
     folder: UnitFolder
+    method: Method
 
     @property
     def name(self) -> str:
         """Of its method."""
-        return self.folder.unit.method
-
-    @property
-    def method(self) -> Method:
-        """What it trained."""
-        return METHODS[self.name]
+        return self.method.name
 
     @property
     def state(self) -> State:
@@ -55,26 +55,9 @@ class AnalyzedUnit:
 
 
 @dataclass(frozen=True)
-class AnalyzedFold:
-    """One target and seed: its units by method, the images that were held out and those that were trained on."""
-
-    targets: tuple[str, ...]
-    seed: int
-    units: Mapping[str, AnalyzedUnit]
-    fold: Fold
-
-    def families(self) -> Iterator[tuple[AnalyzedUnit, State]]:
-        """The units of self-labelling, each with the weights that its rounds start from."""
-        for unit in self.units.values():
-            parent = self.units.get(unit.method.starts_from or "")
-            if unit.method.self_labelled and parent is not None:
-                yield unit, parent.state
-
-
-@dataclass(frozen=True)
 class Subject:
     """Images with a teacher's accepted chains by sample id, questions, and by content the weights. Shards go to
-    `folder`; `adapter` gives the folder of a state's adapter, None for the base."""
+    `folder`; `adapter` gives the folder of a state's adapter, None for the base; `load` opens the checkpoint."""
 
     model: str
     folder: Path
@@ -87,3 +70,24 @@ class Subject:
     self_labelling: SamplingSettings
     """How own chains are drawn."""
     adapter: Callable[[State], Path | None]
+    load: Callable[[], Mllm]
+
+
+@dataclass(frozen=True)
+class AnalyzedFold:
+    """One target and seed at one level of each factor: its units by method, the images that were held out and those
+    that were trained on, and what all of it is about."""
+
+    targets: tuple[str, ...]
+    seed: int
+    factors: Mapping[str, Factor]
+    units: Mapping[str, AnalyzedUnit]
+    fold: Fold
+    subject: Subject
+
+    def families(self) -> Iterator[tuple[AnalyzedUnit, State]]:
+        """The units of self-labelling, each with the weights that its rounds start from."""
+        for unit in self.units.values():
+            parent = self.units.get(unit.method.starts_from or "")
+            if unit.method.self_labelled and parent is not None:
+                yield unit, parent.state
