@@ -123,12 +123,9 @@ def section(measured: Sequence[Divergence], scope: Scope) -> Section:
 
 def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table | None:
     """Mean distance between domains of each kind, what chance gives, and how many pairs are further apart."""
-    kinds = [kind for kind in measured if kind.pairs]
-    if not kinds:
-        return None
     return tabulate(
         "Distance between domains, linear MMD²",
-        kinds,
+        [kind for kind in measured if kind.pairs],
         {
             "of": lambda kind: kind.of if kind.source is None else f"{kind.of}, {WHOSE[kind.source]}",
             "encoder": lambda kind: kind.encoder,

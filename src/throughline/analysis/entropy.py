@@ -131,7 +131,7 @@ def section(folds: Folds, scope: Scope) -> Section:
         "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
         [mean_table([table for _, tables, _ in folds for table in tables], scope), _overlap_table(folds, scope)],
         folded=tuple(
-            (f"Tokens where the entropy fell most: {name}", tuple(top_tokens(name, table) for table in tables))
+            (f"Tokens where the entropy fell most: {name}", [top_tokens(name, table) for table in tables])
             for name, tables, _ in folds
             if tables
         ),
@@ -140,8 +140,6 @@ def section(folds: Folds, scope: Scope) -> Section:
 
 def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
     """Mean next-token entropy before and after, and how many of the tokens where it fell most name a class."""
-    if not measured:
-        return None
     grouped = together(measured, lambda table: (table.source, table.before.name, table.after.name))
     return tabulate(
         "Next-token entropy under each source's chains",
@@ -163,7 +161,7 @@ def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
     )
 
 
-def top_tokens(fold: str, table: EntropyTable) -> Table:
+def top_tokens(fold: str, table: EntropyTable) -> Table | None:
     """The tokens where the entropy fell most in one fold."""
     return tabulate(
         f"{fold}: {WHOSE[table.source]}, {table.before.name} to {table.after.name}",
@@ -181,12 +179,9 @@ def top_tokens(fold: str, table: EntropyTable) -> Table:
 
 def _overlap_table(folds: Folds, scope: Scope) -> Table | None:
     """Tokens in both top lists, fold by fold."""
-    pairs = [(name, both) for name, _, overlaps in folds for both in overlaps]
-    if not pairs:
-        return None
     return tabulate(
         "Tokens in both lists",
-        pairs,
+        [(name, both) for name, _, overlaps in folds for both in overlaps],
         {
             "fold": lambda pair: pair[0],
             "under a teacher's chains": lambda pair: pair[1].teacher.name,

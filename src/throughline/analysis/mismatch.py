@@ -74,8 +74,6 @@ def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
 
 def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table | None:
     """Perplexity of teacher's and own chains by state, and how far a round moved the token probabilities."""
-    if not measured:
-        return None
     grouped = together(measured, lambda record: (record.source, record.state.name))
     return tabulate(
         "Perplexity of the chains under the model",

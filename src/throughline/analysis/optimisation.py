@@ -7,8 +7,8 @@ class, of the samples since the line before; it is logged beside the loss and ch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from throughline.analysis.records import Record
 from throughline.analysis.section import Scope, Section, make_section
@@ -18,10 +18,13 @@ from throughline.runs.order import in_order
 from throughline.runs.records import TrainingLine
 from throughline.training.methods import METHODS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MEASURED = {"class_probability": "class probability", "losses": "loss, nats"}
 
-Lines = dict[tuple[str, str, str], tuple[list[int], list[float]]]
-"""Steps and values by (measure, part, method)."""
+KEYS = ("measure", "part", "method")
+"""What a line of the figure is of."""
 
 
 class Curve(Record):
@@ -66,15 +69,13 @@ def section(curves: Sequence[Curve], scope: Scope) -> Section:
 
 def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table | None:
     """Class probability and loss of each method at its first logged step, in the middle and at the last."""
-    lines = _mean_curves(curves)
-    if not lines:
+    means = _means(curves)
+    if means is None:
         return None
-    order = in_order((method for *_, method in lines), METHODS)
-    kinds = list(dict.fromkeys((measure, part) for measure, part, _ in lines))
     rows = []
-    for measure, part, method in sorted(lines, key=lambda key: (kinds.index(key[:2]), order.index(key[2]))):
-        steps, values = lines[measure, part, method]
-        cells = (f"{values[place]:.3f} at {steps[place]}" for place in (0, len(steps) // 2, -1))
+    for (measure, part, method), line in means.groupby([*KEYS], observed=True):
+        ends = line.iloc[[0, len(line) // 2, -1]]
+        cells = (f"{value:.3f} at {step}" for step, value in zip(ends["step"], ends["value"], strict=True))
         rows.append((f"{MEASURED[measure]}: {part}", method, *cells))
     return Table(
         title="What training reached, by optimiser step",
@@ -87,27 +88,24 @@ def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table | None:
 def optimisation_figure(curves: Sequence[Curve]) -> Plot | None:
     """Class probability and loss by optimiser step, the methods on one axis: a panel for each part; means over
     folds."""
-    lines = _mean_curves(curves)
-    if not lines:
+    means = _means(curves)
+    if means is None:
         return None
-    order = in_order((*METHODS, *(method for *_, method in lines)), METHODS)
-    panels, rows = [], []
-    for measure, part in dict.fromkeys((measure, part) for measure, part, _ in lines):
+    panels, looks = [], {method: number for number, method in enumerate(means["method"].cat.categories)}
+    for (measure, part), lines in means.groupby([*KEYS[:2]], observed=True):
         series = []
-        for number, method in enumerate(order):
-            if (measure, part, method) in lines:
-                steps, values = lines[measure, part, method]
-                every = max(1, len(steps) // 6)
-                series.append(Series(method, steps, values, colour=number, marker=number, dash=number, every=every))
-                rows += [(measure, part, method, x, y) for x, y in zip(steps, values, strict=True)]
+        for method, line in lines.groupby("method", observed=True):
+            look, every = looks[method], max(1, len(line) // 6)
+            steps, values = line["step"].tolist(), line["value"].tolist()
+            series.append(Series(method, steps, values, colour=look, marker=look, dash=look, every=every))
         limits = (0, 1) if measure == "class_probability" else None
         panels.append(Panel(tuple(series), f"{MEASURED[measure]}: {part}", y_limits=limits))
     return Plot(
         "optimisation",
         "Probability of the class and loss over the optimiser steps of each method",
         tuple(panels),
-        ("measure", "part", "method", "step", "value"),
-        tuple(rows),
+        (*KEYS, "step", "value"),
+        tuple(means[[*KEYS, "step", "value"]].astype(object).itertuples(index=False, name=None)),
         height=2.6,
         across=2,
         x_label="optimiser step",
@@ -118,23 +116,26 @@ def _columns(lines: Sequence[Mapping[str, float]]) -> dict[str, tuple[float | No
     return {name: tuple(line.get(name) for line in lines) for name in sorted({name for line in lines for name in line})}
 
 
-def _mean_curves(curves: Sequence[Curve]) -> Lines:
-    """The mean over units, in the order in which they are shown.
+def _means(curves: Sequence[Curve]) -> pd.DataFrame | None:
+    """The mean `value` over units by KEYS and `step`, in the order in which they are shown; None without any.
 
     Units of unlike length would break the line where one of them ends: only steps that all of them have.
     """
-    logged: dict[tuple[str, str, str], dict[int, list[float]]] = {}
-    for measure in MEASURED:
-        for part in in_order((name for curve in curves for name in getattr(curve, measure)), ("label", "chain")):
-            for curve in curves:
-                by_step = logged.setdefault((measure, part, curve.method), {})
-                for step, value in zip(curve.steps, getattr(curve, measure).get(part, ()), strict=False):
-                    if value is not None:
-                        by_step.setdefault(step, []).append(value)
-    means: Lines = {}
-    for key, by_step in logged.items():
-        most = max(map(len, by_step.values()), default=0)
-        steps = [step for step in sorted(by_step) if len(by_step[step]) == most]
-        if steps:
-            means[key] = (steps, [math.fsum(by_step[step]) / most for step in steps])
-    return means
+    import pandas as pd
+
+    rows = [
+        (measure, part, curve.method, step, value)
+        for curve in curves
+        for measure in MEASURED
+        for part, values in getattr(curve, measure).items()
+        for step, value in zip(curve.steps, values, strict=False)
+        if value is not None
+    ]
+    if not rows:
+        return None
+    lines = pd.DataFrame(rows, columns=[*KEYS, "step", "value"])
+    parts, methods = in_order(lines["part"], ("label", "chain")), in_order((*METHODS, *lines["method"]), METHODS)
+    orders = {name: pd.CategoricalDtype([*order]) for name, order in zip(KEYS, (MEASURED, parts, methods), strict=True)}
+    by_step = lines.astype(orders).groupby([*KEYS, "step"], observed=True)["value"]
+    means = by_step.agg(value="mean", units="size").reset_index()
+    return means[means["units"] == means.groupby([*KEYS], observed=True)["units"].transform("max")]

@@ -99,7 +99,7 @@ def moved(
     )
 
 
-def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scope: Scope) -> tuple[Table, ...]:
+def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scope: Scope) -> tuple[Table | None, ...]:
     """One for each source and kind of tokens: every state's shares below 0.25 and above 0.75, and what moved since the
     base."""
     from_base = together(
@@ -132,8 +132,6 @@ def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table | None:
     own = together(
         (move for move in moves if move.source == "self"), lambda move: (move.before.name, move.after.name, move.kind)
     )
-    if not own:
-        return None
     return tabulate(
         "Token probabilities: the model's own chains, as the first round accepted them",
         own.values(),

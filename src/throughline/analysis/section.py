@@ -65,7 +65,7 @@ def make_section(
     intro: str,
     tables: Iterable[Table | None] = (),
     figures: Iterable[Plot | None] = (),
-    folded: tuple[tuple[str, tuple[Table, ...]], ...] = (),
+    folded: Iterable[tuple[str, Sequence[Table | None]]] = (),
 ) -> Section:
     """A section of those tables and figures that there is anything to put into."""
     return Section(
@@ -74,7 +74,7 @@ def make_section(
         intro,
         tuple(table for table in tables if table is not None),
         tuple(plot for plot in figures if plot is not None),
-        folded,
+        tuple((line, tuple(table for table in behind if table is not None)) for line, behind in folded),
     )
 
 

@@ -102,7 +102,7 @@ def summary(measured: Sequence[Sensitivity]) -> list[str]:
     return lines
 
 
-def _table(varied: Sensitivity, scope: Scope) -> Table:
+def _table(varied: Sensitivity, scope: Scope) -> Table | None:
     first = varied.rows[0]
     published = varied.setting == "rounds" and dataset_of(scope.dataset) == "terraincognita"
     # of the run that is analysed, or of another that has more units on its targets

@@ -47,6 +47,23 @@ class Confidence:
             return None
         return risk_coverage_curve(self.confidence, self.correct)
 
+    @property
+    def shares(self) -> tuple[float | None, ...]:
+        """What stands under SHARES; None where a path was not asked."""
+        curve, point = self.curve, self.agreement
+        ece = None
+        if self.confidence is not None and self.correct is not None:
+            ece = expected_calibration_error(self.confidence, self.correct, BINS)
+        of_curve = (ece, curve.area if curve else None, curve.risk_at(1.0) if curve else None)
+        of_point = (point.coverage, point.risk) if point else (None, None)
+        return (*of_curve, *of_point, curve.risk_at(point.coverage) if curve and point else None)
+
+
+SHARES = (
+    *("calibration error (ECE)", "area under risk–coverage (AURC)", "error, all answered"),
+    *("answered where paths agree", "error there", "error of the most confident, as many"),
+)
+
 
 def confidences(group: Group) -> tuple[Confidence, ...]:
     """One entry for each setup that has either way to abstain."""
@@ -56,53 +73,20 @@ def confidences(group: Group) -> tuple[Confidence, ...]:
         samples = len(rows.drop_duplicates(["unit", "sample_id"]))
         sure = rows[(rows["answer"] == "likelihood") & rows["confidence"].notna()]
         whole = 0 < samples == len(sure)
-        agreement = _agreement(rows, samples)
-        if whole or agreement is not None:
-            entries.append(
-                Confidence(
-                    setup=group.setups[name],
-                    samples=samples,
-                    confidence=sure["confidence"].to_numpy(np.float64).clip(0, 1) if whole else None,
-                    correct=sure["correct"].to_numpy(bool) if whole else None,
-                    agreement=agreement,
-                )
-            )
-    return tuple(entries)
+        confidence = sure["confidence"].to_numpy(np.float64).clip(0, 1) if whole else None
+        correct = sure["correct"].to_numpy(bool) if whole else None
+        entries.append(Confidence(group.setups[name], samples, confidence, correct, _agreement(rows, samples)))
+    return tuple(entry for entry in entries if entry.correct is not None or entry.agreement is not None)
 
 
 def confidence_table(entries: Sequence[Confidence]) -> Table | None:
     """Calibration error, and both ways to abstain beside each other; None without any setup."""
     if not entries:
         return None
-    rows = []
-    for entry in entries:
-        curve, point = entry.curve, entry.agreement
-        ece = None
-        if entry.confidence is not None and entry.correct is not None:
-            ece = expected_calibration_error(entry.confidence, entry.correct, BINS)
-        shares = (
-            ece,
-            curve.area if curve else None,
-            curve.risk_at(1.0) if curve else None,
-            point.coverage if point else None,
-            point.risk if point else None,
-            curve.risk_at(point.coverage) if curve and point else None,
-        )
-        rows.append((*entry.setup.cells, str(entry.samples), *map(_percent, shares)))
     return Table(
         title="Calibration and abstention",
-        columns=(
-            "method",
-            *entries[0].setup.levels,
-            "answers",
-            "calibration error (ECE)",
-            "area under risk–coverage (AURC)",
-            "error, all answered",
-            "answered where paths agree",
-            "error there",
-            "error of the most confident, as many",
-        ),
-        rows=tuple(rows),
+        columns=("method", *entries[0].setup.levels, "answers", *SHARES),
+        rows=tuple((*entry.setup.cells, str(entry.samples), *map(_percent, entry.shares)) for entry in entries),
         notes=(
             f"All in percent; targets and seeds together, every answer with the same weight. ECE, expected calibration "
             f"error: mean gap between confidence and share right, {BINS} bins of equal width. AURC, area under the "

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -29,6 +29,13 @@ THUMBNAIL_PIXELS = 160
 LONGEST_TEXT = 4000
 # Whose answers decide what is shown, the first that ran: the full method, then what it is made of.
 DECIDING = tuple(name for name in reversed(METHODS) if not METHODS[name].control)
+
+
+class Part(NamedTuple):
+    """A piece of an answer's text: a stage with its name, or text outside of any stage (None)."""
+
+    stage: str | None
+    text: str
 
 
 Card = tuple[str, str]
@@ -97,16 +104,16 @@ def make_gallery(
     return Gallery(data, chosen_by, len(first), right, total)
 
 
-def parts(text: str) -> tuple[tuple[str | None, str], ...]:
+def parts(text: str) -> tuple[Part, ...]:
     """Each stage `<STAGE>…</STAGE>` with its text, and the text outside of any stage (None); nothing is lost but white
     space."""
-    pieces: list[tuple[str | None, str]] = []
+    pieces: list[Part] = []
     text = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " […]"
     end = 0
     for match in re.finditer(r"<([A-Z_]{1,32}|think)>([^<]*)</\1>", text):
-        pieces += [(None, text[end : match.start()].strip()), (match[1], match[2].strip())]
+        pieces += [Part(None, text[end : match.start()].strip()), Part(match[1], match[2].strip())]
         end = match.end()
-    pieces.append((None, text[end:].strip()))
+    pieces.append(Part(None, text[end:].strip()))
     return tuple(piece for piece in pieces if any(piece))
 
 

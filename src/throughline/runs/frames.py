@@ -15,9 +15,10 @@ one column for each factor of the run, under the factor's name (None where a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,9 +27,13 @@ from throughline.runs.records import ResultsLine, TrainingLine
 from throughline.runs.unit import Unit
 
 if TYPE_CHECKING:
-    from throughline.runs.reader import Run
+    from throughline.runs.reader import Run, UnitFolder
 
 OF_UNIT = ("unit", "dataset", "model", "target", "method", "seed")
+RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
+PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence", "text")
+TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
+ROUNDS = ("round", "sampled", "accepted", "trained", "adapter_changed", "outcomes")
 
 
 @dataclass(frozen=True)
@@ -47,60 +52,40 @@ class Frames:
     @cached_property
     def results(self) -> pd.DataFrame:
         """One row for each results line."""
-        columns = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
-        rows = ((*self._keys(line.unit, line), *(getattr(line, name) for name in columns)) for line in self.run.results)
-        return self._frame(rows, columns).astype({"round": "Int64"})
+        rows = ((*self._keys(line.unit, line), *_values(line, RESULTS)) for line in self.run.results)
+        return self._frame(RESULTS, rows).astype({"round": "Int64"})
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row for each answer of a finished unit."""
-        columns = (
-            *("sample_id", "domain", "labels", "answer", "predicted", "outcome"),
-            *("correct", "confidence", "text"),
-        )
-        rows = (
-            (*keys, *(getattr(prediction, name) for name in columns))
-            for name, keys in self._units()
-            for prediction in self.run.units[name].predictions()
-        )
-        return self._frame(rows, columns)
+        return self._of_units(PREDICTIONS, lambda unit: (_values(line, PREDICTIONS) for line in unit.predictions()))
 
     @cached_property
     def training(self) -> pd.DataFrame:
         """One row for each logged optimiser step and part of the loss."""
-        columns = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
-        rows = (
-            (*keys, *(getattr(line, name) for name in columns[:5]), *part)
-            for name, keys in self._units()
-            for line in self.run.units[name].training
-            for part in _parts(line)
-        )
-        return self._frame(rows, columns)
+        return self._of_units(TRAINING, lambda unit: chain.from_iterable(map(_parts, unit.training)))
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """One row for each round of self-labelling."""
-        columns = ("round", "sampled", "accepted", "trained", "adapter_changed", "outcomes")
-        rows = (
-            (*keys, *(getattr(line, name) for name in columns))
-            for name, keys in self._units()
-            for line in self.run.units[name].rounds
-        )
-        return self._frame(rows, columns)
+        return self._of_units(ROUNDS, lambda unit: (_values(line, ROUNDS) for line in unit.rounds))
 
     @cached_property
     def units(self) -> pd.DataFrame:
         """One row for each unit."""
-        rows = (
-            (*keys, self.run.units[name].unit.kind, self.run.units[name].done, self.run.units[name].steps)
-            for name, keys in self._units()
-        )
-        return self._frame(rows, ("kind", "done", "steps")).astype({"steps": "Int64"})
+        frame = self._of_units(("kind", "done", "steps"), lambda unit: [(unit.unit.kind, unit.done, unit.steps)])
+        return frame.astype({"steps": "Int64"})
 
-    def _units(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        """Units by name, with the values of the first columns."""
-        for name, folder in self.run.units.items():
-            yield name, self._keys(name, self._lines.get(name, folder.unit))
+    def _of_units(
+        self, columns: tuple[str, ...], lines: Callable[[UnitFolder], Iterable[tuple[Any, ...]]]
+    ) -> pd.DataFrame:
+        """The lines of all units, by name of the unit."""
+        rows = (
+            (*self._keys(name, self._lines.get(name, unit.unit)), *line)
+            for name, unit in self.run.units.items()
+            for line in lines(unit)
+        )
+        return self._frame(columns, rows)
 
     @cached_property
     def _lines(self) -> dict[str, ResultsLine]:
@@ -111,7 +96,7 @@ class Frames:
         own = (about.dataset, about.model, "+".join(about.targets), about.method, about.seed)
         return (name, *own, *(about.factors.get(factor) for factor in self.factors))
 
-    def _frame(self, rows: Iterable[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    def _frame(self, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
         table = list(rows)
         frame = pd.DataFrame(table, columns=[*OF_UNIT, *self.factors, *columns])
         # a factor's levels stay what they are where some units lack it: 4, not 4.0
@@ -119,8 +104,13 @@ class Frames:
         return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in levels.items()})
 
 
-def _parts(line: TrainingLine) -> Iterator[tuple[str, float | None, float | None]]:
-    """The whole loss, then each part with the probability of its class tokens."""
-    yield "loss", line.loss, None
+def _values(line: object, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(line, name) for name in names)
+
+
+def _parts(line: TrainingLine) -> Iterator[tuple[Any, ...]]:
+    """Rows of TRAINING: the whole loss, then each part with the probability of its class tokens."""
+    step = _values(line, TRAINING[:5])
+    yield *step, "loss", line.loss, None
     for part in dict.fromkeys((*line.losses, *line.class_probability)):
-        yield part, line.losses.get(part), line.class_probability.get(part)
+        yield *step, part, line.losses.get(part), line.class_probability.get(part)
