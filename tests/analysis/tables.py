@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from throughline.analysis.tokens import TokenTable
+from throughline.analysis.tokens import with_probability
 
 Row = tuple[str, str, int, str, float, float]
 """Sample, source, token id, kind, probability, entropy."""
 
 
-def table_of(rows: Sequence[Row]) -> TokenTable:
-    columns = list(zip(*rows, strict=True))
-    return TokenTable(
-        sample_id=np.array(columns[0], dtype=object),
-        source=np.array(columns[1], dtype=object),
-        token_id=np.array(columns[2]),
-        text=np.array([f"t{i}" for i in columns[2]], dtype=object),
-        stage=np.array([""] * len(rows), dtype=object),
-        kind=np.array(columns[3], dtype=object),
-        nll=-np.log(np.array(columns[4], dtype=float)),
-        entropy=np.array(columns[5], dtype=float),
-    )
+def table_of(rows: Sequence[Row]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["sample_id", "source", "token_id", "kind", "probability", "entropy"])
+    text = [f"t{number}" for number in table["token_id"]]
+    return with_probability(table.assign(text=text, stage="", nll=-np.log(table["probability"])))

@@ -15,6 +15,7 @@ from throughline.analysis.mismatch import mismatch
 from throughline.analysis.optimisation import curve
 from throughline.analysis.probabilities import buckets, moved
 from throughline.analysis.records import State
+from throughline.analysis.tokens import tokens_of
 from throughline.runs.records import TrainingLine
 
 BASE = State(method=None, unit=None, round=None)
@@ -75,7 +76,7 @@ def test_moved_by_hand():
 
 def test_other_tokens_cannot_have_moved():
     with pytest.raises(ValueError, match="not the same"):
-        moved(BEFORE, AFTER.where(np.arange(10) < 9), (BASE, MTCT), "teacher", "chain")
+        moved(BEFORE, AFTER[:9], (BASE, MTCT), "teacher", "chain")
 
 
 def test_context_weighs_images_not_tokens():
@@ -111,7 +112,7 @@ def test_perplexity_is_the_mean_over_chains_of_their_own_means():
 
 def test_distance_of_two_states_is_the_area_between_their_distributions():
     found = mismatch(AFTER, MTCT, "teacher", BEFORE)
-    first, second = sorted(BEFORE.of("teacher").probability), sorted(AFTER.of("teacher").probability)
+    first, second = sorted(tokens_of(BEFORE, "teacher").probability), sorted(tokens_of(AFTER, "teacher").probability)
     assert found.distance == pytest.approx(np.mean(np.abs(np.array(first) - second)))  # equally many: sorted pairs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tests.training.small import PROMPTS, STILL, chain_of, settings, with_lora
 from throughline.analysis import scoring
 from throughline.analysis.passages import Passages
 from throughline.analysis.scoring import Scorer
-from throughline.analysis.tokens import COLUMNS, read_tokens, write_tokens
+from throughline.analysis.tokens import COLUMNS, read_tokens, tokens_of, write_tokens
 from throughline.chains.formats import FIVE_STAGE
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
@@ -59,13 +58,13 @@ def test_every_token_is_as_in_its_own_sequence(scorer: Scorer, tiny_images: Imag
     table = read_tokens(tmp_path / "t.parquet")
     for one in passages:
         for source in one.texts:
-            mine = table.where((table.sample_id == one.sample.id) & (table.source == source))
+            mine = table[(table.sample_id == one.sample.id) & (table.source == source)]
             ids, nll, entropy = alone(scorer.mllm, one, source)
             assert mine.token_id.tolist() == ids.tolist()
             assert np.allclose(mine.nll, nll, atol=1e-4) and np.allclose(mine.entropy, entropy, atol=1e-4)
             assert "".join(mine.text) == one.texts[source]
             assert [kind == "end" for kind in mine.kind] == [False] * (len(mine) - 1) + [True]
-    assert set(table.of("teacher", "class").stage) == {"CONCLUSION"}
+    assert set(tokens_of(table, "teacher", "class").stage) == {"CONCLUSION"}
 
 
 def test_batches_change_no_more_than_rounding(scorer: Scorer, tiny_images: ImageSet, tmp_path, monkeypatch) -> None:
@@ -94,12 +93,6 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
         read_tokens(tmp_path / "t.parquet")
 
 
-def test_a_table_has_a_column_for_each_field() -> None:
-    from throughline.analysis.tokens import TokenTable
-
-    assert {one.name for one in fields(TokenTable)} <= set(COLUMNS.names)
-
-
 def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: ImageSet, tmp_path: Path) -> None:
     """A stage that moves nothing logs what the analysis finds in the same weights: mean over images of their tokens."""
     model = with_lora(tiny_mllm)
@@ -126,6 +119,6 @@ def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: 
     write_tokens(tmp_path / "t.parquet", scorer.score(passages))
     table = read_tokens(tmp_path / "t.parquet")
     for source, branch in (("label", "label"), ("teacher", "chain")):
-        mine = table.of(source, "class")
+        mine = tokens_of(table, source, "class")
         by_image = [mine.probability[mine.sample_id == one.sample.id].mean() for one in passages]
         assert line.class_probability[branch] == pytest.approx(np.mean(by_image), abs=1e-4)

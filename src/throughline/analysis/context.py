@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
 from throughline.analysis.records import Estimate, Record, Source, State
 from throughline.analysis.section import Scope
-from throughline.analysis.tokens import TokenTable
+from throughline.analysis.tokens import tokens_of
 from throughline.core.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Context(Record):
@@ -33,12 +36,12 @@ class Context(Record):
     """What the share above 0.75 gained, in points."""
 
 
-def context(table: TokenTable, state: State, source: Source) -> Context | None:
+def context(table: pd.DataFrame, state: State, source: Source) -> Context | None:
     """The class tokens as the whole answer against those behind a chain, on images that have both; None for none.
 
     An image counts as much as its share of class tokens on both sides: the mean over its own tokens on each.
     """
-    apart, behind = table.of("label", "class"), table.of(source, "class")
+    apart, behind = tokens_of(table, "label", "class"), tokens_of(table, source, "class")
     both = sorted(set(apart.sample_id) & set(behind.sample_id))
     if not both:
         return None
@@ -75,7 +78,7 @@ def context_table(measured: Sequence[Context], scope: Scope) -> Table | None:
     )  # fmt: skip
 
 
-def _shares_by_image(table: TokenTable, images: list[str]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
+def _shares_by_image(table: pd.DataFrame, images: list[str]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
     """Of each image's tokens, the shares that are low and high, `(images,)` each."""
     place = {name: number for number, name in enumerate(images)}
     rows = np.array([place.get(name, -1) for name in table.sample_id])

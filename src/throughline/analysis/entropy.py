@@ -8,7 +8,7 @@ tokens that come fewer than `minimum` times left out; reduction is the mean befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
 from throughline.analysis.records import WHOSE, Record, Source, State
 from throughline.analysis.section import Scope, Section, make_section
-from throughline.analysis.tokens import TokenTable, require_same_tokens
+from throughline.analysis.tokens import require_same_tokens, tokens_of
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOP = 15
 """As many as the paper lists."""
@@ -69,8 +72,8 @@ class Overlap(Record):
 
 
 def entropy_table(
-    before: TokenTable,
-    after: TokenTable,
+    before: pd.DataFrame,
+    after: pd.DataFrame,
     states: tuple[State, State],
     source: Source,
     *,
@@ -82,10 +85,10 @@ def entropy_table(
     A token is called by the characters that it is where it comes first, the blank before it included. ValueError when
     both tables are not about the same tokens.
     """
-    first, second = before.of(source), after.of(source)
+    first, second = tokens_of(before, source), tokens_of(after, source)
     require_same_tokens(first, second)
     words = np.isin(first.kind, (TEXT, MENTION, CLASS))
-    first, second = first.where(words), second.where(words)
+    first, second = first[words], second[words]
     ids, start, place, counts = np.unique(first.token_id, return_index=True, return_inverse=True, return_counts=True)
     often = np.flatnonzero(counts >= minimum)
     if not len(often):
@@ -100,11 +103,11 @@ def entropy_table(
         source=source,
         minimum=minimum,
         tokens=len(first),
-        mean_before=float(first.entropy.mean()),
-        mean_after=float(second.entropy.mean()),
+        mean_before=float(first["entropy"].to_numpy().mean()),
+        mean_after=float(second["entropy"].to_numpy().mean()),
         top=tuple(
             TokenEntropy(
-                token=str(first.text[start[i]]), count=int(counts[i]), before=float(old[i]), after=float(new[i])
+                token=str(first["text"].iloc[start[i]]), count=int(counts[i]), before=float(old[i]), after=float(new[i])
             )
             for i in order
         ),

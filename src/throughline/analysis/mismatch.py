@@ -9,6 +9,7 @@ convergence: the Wasserstein distance between the distributions of token probabi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import wasserstein_distance
@@ -19,11 +20,14 @@ from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
 from throughline.analysis.records import WHOSE, Estimate, Record, Source, State
 from throughline.analysis.section import Scope, Section, make_section
-from throughline.analysis.tokens import TokenTable
+from throughline.analysis.tokens import tokens_of
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Mismatch(Record):
@@ -40,13 +44,13 @@ class Mismatch(Record):
     """Wasserstein distance of the token probabilities' distribution from the round before's; None for the first."""
 
 
-def mismatch(table: TokenTable, state: State, source: Source, previous: TokenTable | None) -> Mismatch | None:
+def mismatch(table: pd.DataFrame, state: State, source: Source, previous: pd.DataFrame | None) -> Mismatch | None:
     """One state and one source; `previous` is the state before, on the same source. None where there is no chain."""
-    chosen = table.of(source)
+    chosen = tokens_of(table, source)
     if not len(chosen):
         return None
     per_chain = by_image(chosen.nll, chosen.sample_id)
-    earlier = previous.of(source) if previous is not None else None
+    earlier = tokens_of(previous, source) if previous is not None else None
     return Mismatch(
         state=state,
         source=source,

@@ -14,7 +14,7 @@ from throughline.analysis.records import Record
 from throughline.analysis.section import Scope, Section, make_section
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
-from throughline.runs.order import in_order
+from throughline.runs.order import in_order, ordered
 from throughline.runs.records import TrainingLine
 from throughline.training.methods import METHODS
 
@@ -91,11 +91,11 @@ def optimisation_figure(curves: Sequence[Curve]) -> Plot | None:
     means = _means(curves)
     if means is None:
         return None
-    panels, looks = [], {method: number for number, method in enumerate(means["method"].cat.categories)}
+    panels, looks = [], in_order((*METHODS, *means["method"]), METHODS)
     for (measure, part), lines in means.groupby([*KEYS[:2]], observed=True):
         series = []
         for method, line in lines.groupby("method", observed=True):
-            look, every = looks[method], max(1, len(line) // 6)
+            look, every = looks.index(method), max(1, len(line) // 6)
             steps, values = line["step"].tolist(), line["value"].tolist()
             series.append(Series(method, steps, values, colour=look, marker=look, dash=look, every=every))
         limits = (0, 1) if measure == "class_probability" else None
@@ -134,8 +134,7 @@ def _means(curves: Sequence[Curve]) -> pd.DataFrame | None:
     if not rows:
         return None
     lines = pd.DataFrame(rows, columns=[*KEYS, "step", "value"])
-    parts, methods = in_order(lines["part"], ("label", "chain")), in_order((*METHODS, *lines["method"]), METHODS)
-    orders = {name: pd.CategoricalDtype([*order]) for name, order in zip(KEYS, (MEASURED, parts, methods), strict=True)}
-    by_step = lines.astype(orders).groupby([*KEYS, "step"], observed=True)["value"]
+    lines = ordered(lines, measure=MEASURED, part=("label", "chain"), method=METHODS)
+    by_step = lines.groupby([*KEYS, "step"], observed=True)["value"]
     means = by_step.agg(value="mean", units="size").reset_index()
     return means[means["units"] == means.groupby([*KEYS], observed=True)["units"].transform("max")]

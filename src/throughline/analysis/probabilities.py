@@ -9,7 +9,7 @@ that are low before and high after; `net`, what the share of high tokens gained,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
 from throughline.analysis.records import KIND, WHOSE, Estimate, Kind, Record, Source, State
 from throughline.analysis.section import Scope
-from throughline.analysis.tokens import TokenTable, require_same_tokens
+from throughline.analysis.tokens import require_same_tokens, tokens_of
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOW, HIGH = 0.25, 0.75
 BARS = 20
@@ -58,9 +61,9 @@ class Moved(Record):
     net: Estimate
 
 
-def buckets(table: TokenTable, state: State, source: Source, kind: Kind) -> Buckets | None:
+def buckets(table: pd.DataFrame, state: State, source: Source, kind: Kind) -> Buckets | None:
     """The probabilities of one source's tokens; None where there are none."""
-    chosen = table.of(source, kind)
+    chosen = tokens_of(table, source, kind)
     if not len(chosen):
         return None
     p = chosen.probability
@@ -69,7 +72,7 @@ def buckets(table: TokenTable, state: State, source: Source, kind: Kind) -> Buck
         state=state,
         source=source,
         kind=kind,
-        images=chosen.images,
+        images=chosen["sample_id"].nunique(),
         tokens=len(chosen),
         low=over_images(p < LOW, chosen.sample_id),
         high=over_images(p > HIGH, chosen.sample_id),
@@ -79,10 +82,10 @@ def buckets(table: TokenTable, state: State, source: Source, kind: Kind) -> Buck
 
 
 def moved(
-    before: TokenTable, after: TokenTable, states: tuple[State, State], source: Source, kind: Kind
+    before: pd.DataFrame, after: pd.DataFrame, states: tuple[State, State], source: Source, kind: Kind
 ) -> Moved | None:
     """Where the same tokens were and are; None where there are none. ValueError when they are not the same tokens."""
-    first, second = before.of(source, kind), after.of(source, kind)
+    first, second = tokens_of(before, source, kind), tokens_of(after, source, kind)
     require_same_tokens(first, second)
     if not len(first):
         return None

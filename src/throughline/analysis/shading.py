@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from throughline.analysis.records import Record, Source, State
-from throughline.analysis.tokens import TokenTable
+from throughline.analysis.tokens import tokens_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHADED = 3
 """Chains of each source that the page shows."""
@@ -24,14 +28,14 @@ class Shaded(Record):
 
 
 def shade(
-    before: TokenTable, after: TokenTable, states: tuple[State, State], source: Source, labels: Mapping[str, str]
+    before: pd.DataFrame, after: pd.DataFrame, states: tuple[State, State], source: Source, labels: Mapping[str, str]
 ) -> list[Shaded]:
     """Some chains of a source, spread over its images; `labels` by sample id."""
-    first, second = before.of(source), after.of(source)
+    first, second = tokens_of(before, source), tokens_of(after, source)
     names = list(dict.fromkeys(first.sample_id))
     shaded = []
     for name in names[:: max(1, len(names) // SHADED)][:SHADED]:
-        mine, theirs = first.where(first.sample_id == name), second.where(second.sample_id == name)
+        mine, theirs = first[first.sample_id == name], second[second.sample_id == name]
         tokens = zip(mine.text, mine.probability, theirs.probability, strict=True)
         shaded.append(
             Shaded(

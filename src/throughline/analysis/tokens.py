@@ -7,18 +7,19 @@ of the weights; every analysis reads them back and loads no model.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from throughline.analysis.passages import CLASS
 from throughline.analysis.records import Kind, Source
 from throughline.core.errors import ThroughlineError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = pa.schema(
     [
@@ -35,43 +36,11 @@ COLUMNS = pa.schema(
     ]
 )
 
-Words = NDArray[np.object_]
 
-
-@dataclass(frozen=True, eq=False)
-class TokenTable:
-    """One entry a token `(tokens,)`, in the order of samples, sources and places. `nll` and `entropy` are in nats."""
-
-    sample_id: Words
-    source: Words
-    token_id: NDArray[np.int64]
-    text: Words
-    stage: Words
-    kind: Words
-    nll: NDArray[np.float64]
-    entropy: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.nll)
-
-    @property
-    def probability(self) -> NDArray[np.float64]:
-        """Of the token that stands there."""
-        return np.asarray(np.exp(-self.nll), dtype=np.float64)
-
-    @property
-    def images(self) -> int:
-        """How many the tokens are of."""
-        return len(set(self.sample_id))
-
-    def where(self, chosen: NDArray[np.bool_]) -> TokenTable:
-        """The rows chosen `(tokens,)`."""
-        return TokenTable(**{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
-
-    def of(self, source: Source, kind: Kind = "chain") -> TokenTable:
-        """The tokens of one source; `class` are those of the class where the answer stands."""
-        chosen = self.source == source
-        return self.where(chosen & (self.kind == CLASS) if kind == "class" else chosen)
+def tokens_of(table: pd.DataFrame, source: Source, kind: Kind = "chain") -> pd.DataFrame:
+    """The rows of one source; `class` are those of the class where the answer stands."""
+    chosen = table["source"] == source
+    return table[chosen & (table["kind"] == CLASS) if kind == "class" else chosen].reset_index(drop=True)
 
 
 def write_tokens(path: Path, pieces: Iterable[dict[str, list[Any]]]) -> None:
@@ -84,28 +53,23 @@ def write_tokens(path: Path, pieces: Iterable[dict[str, list[Any]]]) -> None:
     partial.replace(path)
 
 
-def read_tokens(path: Path) -> TokenTable:
-    """A file back. Raises ThroughlineError for one that cannot be read."""
+def read_tokens(path: Path) -> pd.DataFrame:
+    """A file back, a row a token, in the order of samples, sources and places, with the `probability` of the token that
+    stands there. `nll` and `entropy` are in nats. Raises ThroughlineError for a file that cannot be read."""
     try:
-        table = pq.read_table(path)
-        columns = {one.name: table.column(one.name) for one in fields(TokenTable)}
+        table = pq.read_table(path).select(COLUMNS.names).to_pandas()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ThroughlineError(f"the scored tokens cannot be read ({error})", path, "remove the file") from error
-    numbers = {"token_id": np.int64, "nll": np.float64, "entropy": np.float64}
-    return TokenTable(
-        **{
-            name: column.to_numpy().astype(numbers[name])
-            if name in numbers
-            else np.array(column.to_pylist(), dtype=object)
-            for name, column in columns.items()
-        }
-    )
+    return with_probability(table.astype({"token_id": np.int64, "nll": np.float64, "entropy": np.float64}))
 
 
-def require_same_tokens(before: TokenTable, after: TokenTable) -> None:
+def with_probability(table: pd.DataFrame) -> pd.DataFrame:
+    """With the probability that is behind each `nll`."""
+    return table.assign(probability=np.exp(-table["nll"]))
+
+
+def require_same_tokens(before: pd.DataFrame, after: pd.DataFrame) -> None:
     """ValueError unless both are about the same tokens of the same images, in the same order."""
-    same = len(before) == len(after) and all(
-        bool((getattr(before, name) == getattr(after, name)).all()) for name in ("sample_id", "source", "token_id")
-    )
-    if not same:
+    keys = ["sample_id", "source", "token_id"]
+    if not before[keys].reset_index(drop=True).equals(after[keys].reset_index(drop=True)):
         raise ValueError(f"{len(before)} and {len(after)} tokens that are not the same")

@@ -14,7 +14,7 @@ from throughline.core.plot import Panel, Plot
 from throughline.metrics.accuracy import NO_ANSWER, confusion_counts
 from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line
-from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.order import ANSWER_ORDER, ordered
 
 # Beyond it a table is no longer read, and the page lists the commonest mix-ups instead.
 LARGEST_TABLE = 40
@@ -41,15 +41,12 @@ def confusions(group: Group) -> tuple[Confusion, ...]:
     rows = rows.assign(given=predicted, true=[name if name in labels else labels[0] for name, labels in pairs])
     classes = tuple(sorted({label for labels in rows["labels"] for label in labels} | set(predicted.dropna())))
     number = {name: place for place, name in enumerate(classes)}
-    orders = (sorted(set(rows["target"])), list(group.setups), in_order(rows["answer"], ANSWER_ORDER))
     tables = []
-    for key, ours in rows.groupby(["target", "setup", "answer"], sort=False):
+    rows = ordered(rows, target=(), setup=group.setups, answer=ANSWER_ORDER)
+    for key, ours in rows.groupby(["target", "setup", "answer"], observed=True):
         given = [number.get(name, NO_ANSWER) for name in ours["given"]]
-        counts = confusion_counts(ours["true"].map(number), given, len(classes))
-        place = [order.index(name) for order, name in zip(orders, key, strict=True)]
-        target, setup, answer = key
-        tables.append((place, Confusion(target, setup, answer, classes, counts)))
-    return tuple(table for _, table in sorted(tables, key=lambda pair: pair[0]))
+        tables.append(Confusion(*key, classes, confusion_counts(ours["true"].map(number), given, len(classes))))
+    return tuple(tables)
 
 
 def confusion_data(tables: Sequence[Confusion]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line, visible
-from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.runs.reader import PREDICTIONS
 from throughline.training.methods import METHODS
 
@@ -145,18 +145,14 @@ def _answers(group: Group) -> tuple[pd.DataFrame, list[str]]:
     lines = lines[there].drop_duplicates(["setup", "target"])
     answers = group.predictions[group.predictions["unit"].isin(lines["unit"])].copy()
     answers["predicted"] = [", ".join(p) if isinstance(p, tuple) else p for p in answers["predicted"]]
-    for column, order in (("answer", ANSWER_ORDER), ("setup", group.setups)):
-        known = in_order(answers[column], order)
-        answers = answers.sort_values(column, key=lambda names, known=known: names.map(known.index), kind="stable")
-    return answers, sorted(set(lines["target"]))
+    answers = ordered(answers, setup=group.setups, answer=ANSWER_ORDER)
+    return answers.sort_values(["setup", "answer", "sample_id"]), sorted(set(lines["target"]))
 
 
 def _verdict(answers: pd.DataFrame) -> dict[str, bool]:
     """Whether a setup got each image right: the reasoning path decides where there is one, else the label path, else
     whatever there is."""
-    weight = answers["answer"].map({"label": 1, "reasoning": 2}).fillna(0)
-    deciding = answers.assign(weight=weight).sort_values("weight", ascending=False, kind="stable")
-    deciding = deciding.drop_duplicates("sample_id")
+    deciding = ordered(answers, answer=("reasoning", "label")).sort_values("answer").drop_duplicates("sample_id")
     return dict(zip(deciding["sample_id"], map(bool, deciding["correct"]), strict=True))
 
 

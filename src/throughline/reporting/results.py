@@ -22,7 +22,7 @@ from throughline.metrics.intervals import (
     mean_and_error,
 )
 from throughline.metrics.paired import PairedDifference, holm, paired_difference
-from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
+from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order, ordered
 from throughline.runs.reader import Run
 from throughline.runs.records import Factor
 from throughline.training.methods import METHODS
@@ -222,8 +222,7 @@ def summarise(group: Group, split: str, answer: str, intervals: bool = True) -> 
     rows = group.final[(group.final["split"] == split) & (group.final["answer"] == answer)]
     targets = group.targets
     summaries = {}
-    for name in in_order(rows["setup"], group.setups):
-        ours = rows[rows["setup"] == name]
+    for name, ours in ordered(rows, setup=group.setups).groupby("setup", observed=True):
         cells = {str(target): mean_and_error(list(values)) for target, values in ours.groupby("target")["accuracy"]}
         whole = set(cells) == set(targets)
         summaries[name] = Summary(

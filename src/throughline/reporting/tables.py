@@ -10,7 +10,7 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, MeanError
 from throughline.metrics.paired import PairedDifference
 from throughline.reporting.results import Group, Summary, compare, drawn_over, summarise
-from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 
 
 def results_table(group: Group, split: str, answer: str, intervals: bool = True) -> Table:
@@ -86,14 +86,13 @@ def rounds_table(group: Group) -> Table | None:
         return None
     outcomes = sorted({outcome for counts in rounds["outcomes"] for outcome in counts})
     rows = []
-    for name in in_order(rounds["setup"], group.setups):
-        for number, lines in rounds[rounds["setup"] == name].groupby("round"):
-            sampled, accepted = int(lines["sampled"].sum()), int(lines["accepted"].sum())
-            share = f"{100 * accepted / sampled:.1f}" if sampled else MISSING
-            counts = (str(sum(of_unit.get(outcome, 0) for of_unit in lines["outcomes"])) for outcome in outcomes)
-            changed = lines["adapter_changed"].dropna()
-            verdict = f"{int(changed.sum())} of {len(changed)}" if len(changed) else MISSING
-            rows.append((*group.setups[name].cells, str(number), str(sampled), share, *counts, verdict))
+    for (name, number), lines in ordered(rounds, setup=group.setups).groupby(["setup", "round"], observed=True):
+        sampled, accepted = int(lines["sampled"].sum()), int(lines["accepted"].sum())
+        share = f"{100 * accepted / sampled:.1f}" if sampled else MISSING
+        counts = (str(sum(of_unit.get(outcome, 0) for of_unit in lines["outcomes"])) for outcome in outcomes)
+        changed = lines["adapter_changed"].dropna()
+        verdict = f"{int(changed.sum())} of {len(changed)}" if len(changed) else MISSING
+        rows.append((*group.setups[name].cells, str(number), str(sampled), share, *counts, verdict))
     columns = (*group.heads, "round", "sampled", "accepted %", *outcomes, "adapter changed")
     note = (
         "Chains sampled and outcomes are counts over all units. Adapter changed: units whose adapter gave "

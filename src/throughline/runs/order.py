@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ANSWER_ORDER = ("label", "reasoning", "likelihood")
 SPLIT_ORDER = ("in", "out", "all")
@@ -13,3 +17,10 @@ def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
     present = set(names)
     known = tuple(name for name in order if name in present)
     return known + tuple(sorted(present.difference(known)))
+
+
+def ordered(frame: pd.DataFrame, **orders: Iterable[str]) -> pd.DataFrame:
+    """The frame with columns of names that are grouped and sorted in their order, the known names before the others."""
+    import pandas as pd
+
+    return frame.astype({name: pd.CategoricalDtype([*in_order(frame[name], order)]) for name, order in orders.items()})

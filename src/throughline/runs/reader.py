@@ -8,7 +8,7 @@ and losses.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,8 +121,9 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     results = _read_results(folder)
     faults: list[str] = []
-    config_text, config = _read_config(folder / "config.yaml", faults)
-    environment = _json_object(folder / "environment.json", faults)
+    config = _mapping(folder / "config.yaml", faults, yaml.safe_load, "mapping")
+    config_text = (folder / "config.yaml").read_text(errors="replace") if (folder / "config.yaml").is_file() else ""
+    environment = _mapping(folder / "environment.json", faults)
     first_lines = {line.unit: line for line in reversed(results)}
     if (folder / REDUCED_PREDICTIONS).is_file():
         units = _reduced_units(folder, first_lines)
@@ -143,7 +144,7 @@ def read_run(folder: str | Path) -> Run:
 def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     """The unit in a folder; what is `known` of it stands where unit.json cannot be read. None without either."""
     faults: list[str] = []
-    described = _json_object(folder / UNIT, faults)
+    described = _mapping(folder / UNIT, faults)
     try:
         unit = Unit.from_json({**UNSAID, **described}) if described else known
     except (KeyError, TypeError, ValueError):
@@ -156,7 +157,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     faults += [f"no {name}" for name in ("metrics.json", PREDICTIONS) if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [] if done else ["not done"]
-    steps = _json_object(folder / "stage.json", []).get("cumulative_steps")  # what was never trained has none
+    steps = _mapping(folder / "stage.json", []).get("cumulative_steps")  # what was never trained has none
     return UnitFolder(
         name=folder.name,
         unit=unit,
@@ -263,30 +264,18 @@ def _torn(path: Path, torn: int) -> list[str]:
     return [f"{path.name}: {torn} unreadable lines left out"] if torn else []
 
 
-def _json_object(path: Path, faults: list[str]) -> Mapping[str, Any]:
+def _mapping(
+    path: Path, faults: list[str], parse: Callable[[str], Any] = json.loads, kind: str = "JSON object"
+) -> Mapping[str, Any]:
+    """What a file holds; empty, and a fault, where it is missing or holds something else."""
     if not path.is_file():
         faults.append(f"no {path.name}")
         return {}
     try:
-        value = json.loads(path.read_text())
-    except ValueError:
+        value = parse(path.read_text(errors="replace"))
+    except (ValueError, yaml.YAMLError):
         value = None
     if not isinstance(value, dict):
-        faults.append(f"{path.name} is no JSON object")
+        faults.append(f"{path.name} is no {kind}")
         return {}
     return value
-
-
-def _read_config(path: Path, faults: list[str]) -> tuple[str, Mapping[str, Any]]:
-    if not path.is_file():
-        faults.append(f"no {path.name}")
-        return "", {}
-    text = path.read_text(errors="replace")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if not isinstance(value, dict):
-        faults.append(f"{path.name} is no mapping")
-        return text, {}
-    return text, value

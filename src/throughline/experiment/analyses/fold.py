@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from throughline.analysis.conclusions import VERSION as CONCLUSIONS_VERSION
 from throughline.analysis.conclusions import Chained, ConclusionReader, chained
@@ -20,15 +20,17 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.probabilities import buckets, moved
 from throughline.analysis.records import BASE, Kind, Missing, Source, State
 from throughline.analysis.shading import Shaded, shade
-from throughline.analysis.tokens import TokenTable
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.samples import spread
 from throughline.experiment.analyses.own_chains import OwnChains
 from throughline.experiment.analyses.scoring import Scoring, given_passages
 from throughline.experiment.analyses.subject import AnalyzedFold
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Record = TypeVar("Record")
-Tables = Mapping[State, TokenTable]
+Tables = Mapping[State, "pd.DataFrame"]
 """The same texts as each state of the weights sees them."""
 
 KINDS: tuple[tuple[Source, Kind], ...] = (("label", "class"), ("teacher", "class"), ("teacher", "chain"))

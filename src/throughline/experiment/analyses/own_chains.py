@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from throughline.analysis.entropy import EntropyTable, entropy_table
 from throughline.analysis.mismatch import Mismatch, mismatch
@@ -12,7 +13,6 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.probabilities import Moved, moved
 from throughline.analysis.records import BASE, Kind, State
 from throughline.analysis.shading import Shaded, shade
-from throughline.analysis.tokens import TokenTable
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.core.seeding import generator
 from throughline.core.settings import SamplingSettings
@@ -21,6 +21,9 @@ from throughline.experiment.analyses.scoring import Scoring, own_passages
 from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit
 from throughline.mllm.chat import user_turn
 from throughline.mllm.sampling import sample
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = 2
 """Raised when the same base would write other chains."""
@@ -80,7 +83,7 @@ class OwnChains:
             return shade(tables[BASE], tables[last], (BASE, last), "self", self.scoring.labels)
         return []
 
-    def _tables(self, unit: AnalyzedUnit, parent: State) -> dict[State, TokenTable]:
+    def _tables(self, unit: AnalyzedUnit, parent: State) -> dict[State, pd.DataFrame]:
         """What the first round accepted, as the base, the rounds' start and the last round see it."""
         passages = self._passages(unit, 1)
         states = dict.fromkeys((BASE, parent, *unit.rounds[-1:]))
@@ -89,7 +92,7 @@ class OwnChains:
     def _passages(self, unit: AnalyzedUnit, number: int) -> tuple[Passages, ...]:
         return own_passages(self.fold.fold.train, unit.folder.own_chains(number), self.limit)
 
-    def _of_base(self) -> TokenTable:
+    def _of_base(self) -> pd.DataFrame:
         """What the base writes by itself about the images whose teacher's chains are scored, drawn as rounds draw; what
         was cut off is no chain."""
         settings = self.scoring.subject.self_labelling.model_copy(update={"constrained": False})

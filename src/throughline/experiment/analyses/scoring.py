@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from throughline.analysis.passages import Passages
 from throughline.analysis.records import Source, State
 from throughline.analysis.scoring import VERSION, Scorer
-from throughline.analysis.tokens import TokenTable, read_tokens, write_tokens
+from throughline.analysis.tokens import read_tokens, write_tokens
 from throughline.core.files import content_hash, file_sha256
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
@@ -18,6 +19,9 @@ from throughline.experiment.analyses.weights import Weights
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS
 from throughline.questions.wording import class_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARDS = "analysis"
 """In the subject's folder."""
@@ -66,7 +70,7 @@ class Scoring:
         questions = self.subject.questions
         return Scorer(mllm, self.weights.reader, questions, questions.format, questions.classes)
 
-    def tokens(self, state: State, passages: Sequence[Passages], what: str) -> TokenTable:
+    def tokens(self, state: State, passages: Sequence[Passages], what: str) -> pd.DataFrame:
         """The passages' tokens as `state` sees them; from disk where they were scored before."""
         content = [[p.sample.image_sha256, p.sample.id, sorted(p.texts.items())] for p in passages]
         path = self.shard(f"tokens-{what}", state, content, VERSION).with_suffix(".parquet")
