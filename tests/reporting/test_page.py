@@ -250,6 +250,13 @@ def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., Fak
     assert "data:image/jpeg" in write_page(fake.folder).read_text()
 
 
+def test_the_page_says_on_what_device_a_run_was_computed(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
+    assert "Computed on" not in write_page(fake.folder).read_text()
+    write_atomically(fake.folder / "environment.json", json.dumps({"device": "cuda"}))
+    assert "Computed on: cuda." in write_page(fake.folder).read_text()
+
+
 def test_chains_fall_into_stages_and_nothing_is_lost() -> None:
     found = parts("so <SUMMARY>a</SUMMARY> between <CONCLUSION>b</CONCLUSION><REASONING>never closed")
     assert found == (
