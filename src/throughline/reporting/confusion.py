@@ -43,9 +43,10 @@ def confusions(group: Group) -> tuple[Confusion, ...]:
     number = {name: place for place, name in enumerate(classes)}
     tables = []
     rows = ordered(rows, target=(), setup=group.setups, answer=ANSWER_ORDER)
-    for key, ours in rows.groupby(["target", "setup", "answer"], observed=True):
+    for (target, setup, answer), ours in rows.groupby(["target", "setup", "answer"], observed=True):
         given = [number.get(name, NO_ANSWER) for name in ours["given"]]
-        tables.append(Confusion(*key, classes, confusion_counts(ours["true"].map(number), given, len(classes))))
+        counts = confusion_counts(ours["true"].map(number), given, len(classes))
+        tables.append(Confusion(target, setup, answer, classes, counts))
     return tuple(tables)
 
 
