@@ -138,6 +138,8 @@ def test_the_deciding_method_is_half_wrong_where_it_can_be(fake_run: FakeRun) ->
     assert {data["domains"][image[1]] for image in data["images"][:8]} == {"painting", "sketch"}
     setup, _, answers = data["images"][0][4][0]
     assert data["methods"][setup] == "zero_shot"
+    said = [{entry[0]: entry[2] for entry in image[4]}[gallery.data["first"]] for image in data["images"][:8]]
+    assert sum(answer[3] for answers in said for answer in answers if answer[0] == 1) == 4, "the reasoning path decides"
     assert [data["answers"][said[0]] for said in answers] == ["label", "reasoning", "likelihood"]
 
 

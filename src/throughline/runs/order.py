@@ -23,4 +23,8 @@ def ordered(frame: pd.DataFrame, **orders: Iterable[str]) -> pd.DataFrame:
     """The frame with columns of names that are grouped and sorted in their order, the known names before the others."""
     import pandas as pd
 
-    return frame.astype({name: pd.CategoricalDtype([*in_order(frame[name], order)]) for name, order in orders.items()})
+    # two unordered types of the same names are one and the same to pandas, whatever the order of the names
+    dtypes = {
+        name: pd.CategoricalDtype([*in_order(frame[name], order)], ordered=True) for name, order in orders.items()
+    }
+    return frame.astype(dtypes)
