@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from throughline.analysis.paper import PAPER
 from throughline.analysis.records import WHOSE, Record
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section, make_section, table_of
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table, tabulate
+from throughline.core.table import Table
 
 VERSION = 2
 """Raised when the same vectors, or their encoders, would give other numbers."""
@@ -123,7 +123,7 @@ def section(measured: Sequence[Divergence], scope: Scope) -> Section:
 
 def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table | None:
     """Mean distance between domains of each kind, what chance gives, and how many pairs are further apart."""
-    return tabulate(
+    return table_of(
         "Distance between domains, linear MMD²",
         [kind for kind in measured if kind.pairs],
         {

@@ -17,9 +17,9 @@ from throughline.analysis.folds import mean_of, together
 from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
 from throughline.analysis.records import WHOSE, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section, make_section, table_of
 from throughline.analysis.tokens import require_same_tokens, tokens_of
-from throughline.core.table import Table, tabulate
+from throughline.core.table import Table
 from throughline.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def section(folds: Folds, scope: Scope) -> Section:
 def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
     """Mean next-token entropy before and after, and how many of the tokens where it fell most name a class."""
     grouped = together(measured, lambda table: (table.source, table.before.name, table.after.name))
-    return tabulate(
+    return table_of(
         "Next-token entropy under each source's chains",
         grouped.values(),
         {
@@ -166,7 +166,7 @@ def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
 
 def top_tokens(fold: str, table: EntropyTable) -> Table | None:
     """The tokens where the entropy fell most in one fold."""
-    return tabulate(
+    return table_of(
         f"{fold}: {WHOSE[table.source]}, {table.before.name} to {table.after.name}",
         table.top,
         {
@@ -182,7 +182,7 @@ def top_tokens(fold: str, table: EntropyTable) -> Table | None:
 
 def _overlap_table(folds: Folds, scope: Scope) -> Table | None:
     """Tokens in both top lists, fold by fold."""
-    return tabulate(
+    return table_of(
         "Tokens in both lists",
         [(name, both) for name, _, overlaps in folds for both in overlaps],
         {

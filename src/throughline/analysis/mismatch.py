@@ -19,10 +19,10 @@ from throughline.analysis.estimates import by_image, over_images, through
 from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
 from throughline.analysis.records import WHOSE, Estimate, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section, make_section, table_of
 from throughline.analysis.tokens import tokens_of
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table, tabulate
+from throughline.core.table import Table
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
@@ -79,7 +79,7 @@ def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
 def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table | None:
     """Perplexity of teacher's and own chains by state, and how far a round moved the token probabilities."""
     grouped = together(measured, lambda record: (record.source, record.state.name))
-    return tabulate(
+    return table_of(
         "Perplexity of the chains under the model",
         grouped.values(),
         {

@@ -17,10 +17,10 @@ from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
 from throughline.analysis.records import KIND, WHOSE, Estimate, Kind, Record, Source, State
-from throughline.analysis.section import Scope
+from throughline.analysis.section import Scope, table_of
 from throughline.analysis.tokens import require_same_tokens, tokens_of
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table, tabulate
+from throughline.core.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scop
         return lambda of: cell(from_base.get((of[0].source, of[0].kind, of[0].state.name), []))
 
     return tuple(
-        tabulate(
+        table_of(
             f"Token probabilities: {WHOSE[source]}, {KIND[kind]}",
             by_state(ours).values(),
             {
@@ -135,7 +135,7 @@ def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table | None:
     own = together(
         (move for move in moves if move.source == "self"), lambda move: (move.before.name, move.after.name, move.kind)
     )
-    return tabulate(
+    return table_of(
         "Token probabilities: the model's own chains, as the first round accepted them",
         own.values(),
         {

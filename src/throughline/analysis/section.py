@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from throughline.core.plot import Plot
-from throughline.core.table import Table
+from throughline.core.table import Item, Table, tabulate
 from throughline.drawn import DRAWN_NOTE
 
 
@@ -76,6 +76,14 @@ def make_section(
         tuple(plot for plot in figures if plot is not None),
         tuple((line, tuple(table for table in behind if table is not None)) for line, behind in folded),
     )
+
+
+def table_of(
+    title: str, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]], notes: tuple[str, ...] = ()
+) -> Table | None:
+    """As `tabulate` makes it; None without any item."""
+    table = tabulate(title, items, columns, notes)
+    return table if table.rows else None
 
 
 def joined(parts: Sequence[Section]) -> Section:

@@ -12,8 +12,8 @@ import numpy as np
 from throughline.analysis.folds import averaged
 from throughline.analysis.paper import ROUNDS_NOTE, dataset_of
 from throughline.analysis.records import Estimate, Record
-from throughline.analysis.section import Scope, Section, make_section
-from throughline.core.table import Table, tabulate
+from throughline.analysis.section import Scope, Section, make_section, table_of
+from throughline.core.table import Table
 from throughline.metrics.intervals import Runs, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 
@@ -107,7 +107,7 @@ def _table(varied: Sensitivity, scope: Scope) -> Table | None:
     published = varied.setting == "rounds" and dataset_of(scope.dataset) == "terraincognita"
     # of the run that is analysed, or of another that has more units on its targets
     several = max(row.units for row in varied.rows) // max(1, scope.targets) > 1
-    return tabulate(
+    return table_of(
         f"{varied.setting}: {first.method}, {first.answer} path",
         varied.rows,
         {

@@ -24,7 +24,7 @@ class Table:
 
 def tabulate(
     title: str, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]], notes: tuple[str, ...] = ()
-) -> Table | None:
-    """A row for each item; `columns` gives for each heading what stands under it. None without any item."""
+) -> Table:
+    """A row for each item; `columns` gives for each heading what stands under it."""
     rows = tuple(tuple(cell(item) for cell in columns.values()) for item in items)
-    return Table(title, tuple(columns), rows, notes) if rows else None
+    return Table(title, tuple(columns), rows, notes)
