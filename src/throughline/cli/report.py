@@ -7,13 +7,33 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from throughline.cli.options import Shown, add_settings
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
     from throughline.core.table import Table
     from throughline.runs.reader import Run
+
+
+class Reporting(Settings):
+    """Which tables are printed and how, and where the page goes."""
+
+    out: Annotated[Path | None, Shown("DIR")] = None
+    """Folder for the page and its figures (default: report/ in the run's folder, of several runs in the first)."""
+    format: Literal["terminal", "markdown", "latex"] = "terminal"
+    """How tables are printed."""
+    split: Literal["in", "out", "all"] | None = None
+    """Part of the target: in (the 80 % that DomainBed reports), out (the rest) or all (default: in, or all where there
+    is no in; of several runs all)."""
+    answer: Literal["label", "reasoning", "likelihood"] | None = None
+    """One answer path only (default: every path that was measured)."""
+    baseline: Annotated[str | None, Shown("METHOD")] = None
+    """Method that the others are compared with, pairwise (default: cls, or zero_shot where there is no cls)."""
+    images: Annotated[Path | None, Shown("DIR")] = None
+    """Image folder for the page's gallery (default: the one in the run's config, if it is there)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,40 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run folder, as `throughline run` wrote it; of several a page sets the tables side by side",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for the page and its figures (default: report/ in the run's folder, of several runs in the first)",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("terminal", "markdown", "latex"),
-        default="terminal",
-        help="how tables are printed (default: terminal)",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("in", "out", "all"),
-        help="part of the target: in (the 80 %% that DomainBed reports), out (the rest) or all "
-        "(default: in, or all where there is no in; of several runs all)",
-    )
-    parser.add_argument(
-        "--answer",
-        choices=("label", "reasoning", "likelihood"),
-        help="one answer path only (default: every path that was measured)",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="METHOD",
-        help="method that the others are compared with, pairwise (default: cls, or zero_shot where there is no cls)",
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="image folder for the page's gallery (default: the one in the run's config, if it is there)",
-    )
+    add_settings(parser, Reporting)
 
 
 def run(arguments: argparse.Namespace) -> int:
