@@ -57,6 +57,7 @@ def test_a_node_that_is_left_out_is_not_run(work, monkeypatch, thing, module, us
         token_trees(work).timed_step()
 
 
+@pytest.mark.slow
 def test_the_steps_of_an_ablation_have_a_row(work):
     small = work.first(1)
     sides = [training_without(thing, small) for thing in TRAINING]
@@ -64,6 +65,7 @@ def test_the_steps_of_an_ablation_have_a_row(work):
     assert [row.rival for row in rows] == [f"without {thing}" for thing in TRAINING]
 
 
+@pytest.mark.slow
 def test_memory_and_scores_have_rows_of_what_was_left_out():
     settings = MemorySettings(geometry="pocket", classes=(7,), batch=1, threads=1, ablate=("logits in chunks",))
     plain, ablated, *_ = memory.measure(settings, print)

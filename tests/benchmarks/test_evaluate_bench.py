@@ -37,6 +37,7 @@ def test_images_are_spread_over_styles_and_classes(tmp_path):
     assert len({sample.domain for sample in samples}) == 4 and len({sample.label for sample in samples}) == 12
 
 
+@pytest.mark.slow
 def test_the_pocket_checkpoint_says_the_same_both_ways():
     """Four images in two batches."""
     (row,) = (asdict(row) for row in measure(EvaluateSettings(images=4, trials=1, batch=3, threads=1), print))

@@ -96,6 +96,7 @@ def bench_layer(work: InputWork):
     return next(m for m in work.mllm.model.modules() if type(m).__name__ == "LoraLinear")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("thing", "option", "values"),
     [("loader workers", "loader_workers", (1, 0)), ("micro-batches by length", "bucket_lengths", (True, False))],
@@ -118,6 +119,7 @@ def test_training_takes_the_same_steps_either_way(work: InputWork, monkeypatch, 
     assert all(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
 
 
+@pytest.mark.slow
 def test_sides_that_differ_have_no_row():
     sides = Recorded(lambda: torch.zeros(2)), Recorded(lambda: torch.tensor([0.0, 2e-4]))
     with pytest.raises(ThroughlineError, match=r"differ by 2.0e-04"):
@@ -127,6 +129,7 @@ def test_sides_that_differ_have_no_row():
         measure_pair("input pocket, x", "x", nothing, FACTS)
 
 
+@pytest.mark.slow
 def test_rows_say_what_is_left_out_and_what_was_measured():
     rows = measure(SMALL.model_copy(update={"ablate": ("pixel cache", "folded adapters")}), print)
     assert [row.rival for row in rows] == ["without pixel cache", "without folded adapters"]

@@ -90,6 +90,7 @@ def test_lengths_are_those_of_the_describers_chains(work):
     assert max(cut) == 150 < max(whole) and cut[:4] == whole[:4]
 
 
+@pytest.mark.slow
 def test_greedy_and_draws_pass_and_the_tests_can_tell(work, monkeypatch):
     assert check_greedy(work, sequences=2, tokens=20) == {"greedy_tokens_compared": 20}
     assert min(check_draws(work, 500).values()) > 1e-3
@@ -127,6 +128,7 @@ def test_a_row_for_every_rival(monkeypatch):
     assert rows[0].settings == {"geometry": "x", "trials": 1}
 
 
+@pytest.mark.slow
 def test_the_whole_bench_in_small():
     settings = SampleSettings(geometry="pocket", sequences=2, new_tokens=4, draws=200, trials=1, threads=1)
     rows = [asdict(row) for row in measure(settings, print)]

@@ -23,6 +23,7 @@ def test_its_images_are_fit_for_training_and_no_two_are_the_same_file(tmp_path: 
     assert len({sample.image_sha256 for sample in images.samples}) == 400
 
 
+@pytest.mark.slow
 def test_every_stage_sees_every_image_and_the_cache_is_full(tmp_path: Path) -> None:
     write_images(tmp_path, 40)
     found = measure_images(tmp_path, ScaleSettings(batch=8))
@@ -39,6 +40,7 @@ def test_as_many_against_as_many_is_wrong_usage_before_anything_is_written(monke
         measure(ScaleSettings(few=40, many=40), print)
 
 
+@pytest.mark.slow
 def test_rows_set_many_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 

@@ -100,6 +100,7 @@ def test_occlusion_and_noise_change_the_image():
         assert differs(pixels(plain, "photo"), pixels(dataclasses.replace(plain, **change), "photo")).any()
 
 
+@pytest.mark.slow
 def test_a_linear_classifier_on_what_surrounds_the_object_stays_near_chance():
     features, labels, training = [], [], []
     for style in DOMAIN_STYLES:

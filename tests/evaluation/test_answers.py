@@ -183,6 +183,7 @@ def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, ti
     assert 0 < sum(took.values()) <= time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_constrained_chains_stay_in_their_format_and_labels_are_free(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     """Of random weights nothing else would: what is not truncated has every stage."""
     settings = asked(constrained=True, chain_tokens=400)

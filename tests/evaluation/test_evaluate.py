@@ -98,6 +98,7 @@ def test_a_split_is_the_one_domainbed_cuts(evaluate, model, images):
         assert {line["split"] for line in shown["results"]} == {part}
 
 
+@pytest.mark.slow
 def test_a_plain_checkpoint_is_measured_on_the_folders_classes(evaluate, preset, images):
     code, out, _ = evaluate(preset.parent / "tiny-base", images, "--json")
     assert code == 0

@@ -73,6 +73,7 @@ def export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Export:
     return export
 
 
+@pytest.mark.slow
 def test_the_checkpoint_answers_as_the_model_does(export: Export, model: Path, world: Path, tmp_path: Path) -> None:
     code, out, err = export(model, "--images", world)
     assert code == 0, err

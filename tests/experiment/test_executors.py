@@ -169,6 +169,7 @@ def test_the_matched_control_takes_the_steps_of_the_stages_and_the_rounds(undist
     assert steps_of(undisturbed, "cls_matched") == (9, 9)
 
 
+@pytest.mark.slow
 def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tmp_path: Path) -> None:
     """Two chains of most images, one of the others; steps are counted before."""
     lines = (config_file.parent / "journal-0.jsonl").read_text().splitlines()
@@ -414,6 +415,7 @@ def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
             assert chains[one.id] == (own[one.id] if ever else teacher[one.id])
 
 
+@pytest.mark.slow
 def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run, tmp_path: Path) -> None:
     finished = here(tmp_path, "training.rejected=drop", "methods=mtct_sarr", "training.rounds=1")
     (row,) = read_json_lines(folder_of(finished, "mtct_sarr") / "rounds.jsonl")
@@ -421,6 +423,7 @@ def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run,
     assert steps_of(finished, "mtct_sarr") == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_round_that_trained_and_changed_no_output_is_an_error(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_everything_that_asking_needs_is_saved_together(undisturbed, world):
     folder, record, images = undisturbed.folder, read_record(undisturbed.folder), read_images(world)
     assert {path.name for path in folder.iterdir()} == {

@@ -184,6 +184,7 @@ def test_redo_stale_sets_the_old_unit_aside_and_does_it_again(run):
     assert kept == [unit.name for unit in old.units if unit.method == "cls"]
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_unit_is_one_line_and_nothing_else_is_lost(run, monkeypatch):
     monkeypatch.setenv("FAKE_RAISES", "mtct")
     with pytest.raises(ThroughlineError, match=r"sketch-mtct-seed0.*ValueError: a bug") as caught:

@@ -129,6 +129,7 @@ def test_a_run_is_previewed_where_its_server_is_not_and_started_only_where_it_is
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_round_whose_chains_are_all_there_starts_no_server(
     fit: Fit, small: Callable[[str], RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

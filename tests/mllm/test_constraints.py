@@ -56,6 +56,7 @@ def faults(chains: list[Continuation], chain_format: ChainFormat) -> Counter[Out
 # what is drawn ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hot_draws_break_the_format_and_constrained_ones_never_do(pocket: Mllm) -> None:
     free = SamplingSettings(temperature=1.5, max_new_tokens=200)
     assert faults(said(pocket, FIVE_STAGE, free, draws=4), FIVE_STAGE).total() >= 6

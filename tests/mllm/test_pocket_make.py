@@ -26,6 +26,7 @@ SMALL = making.Recipe(
 )
 
 
+@pytest.mark.slow
 def test_a_small_making_ends_in_a_checkpoint_that_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken_of = []
     spoken_tree = making.spoken_tree

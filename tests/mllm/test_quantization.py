@@ -139,6 +139,7 @@ def test_folding_leaves_four_bits_alone(pocket: Mllm) -> None:
     assert all(torch.equal(layer.weight.data, before[name]) for name, layer in quantized(model).items())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_what_is_saved_answers_the_same(
     pocket: Mllm, tiny_images: ImageSet, tmp_path: Path
 ) -> None:

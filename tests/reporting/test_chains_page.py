@@ -586,6 +586,7 @@ def test_choosing_and_typing_write_the_address_and_back_goes_back(
     assert cleared[0] == "#page=1"
 
 
+@pytest.mark.slow
 def test_a_page_of_500_images_holds_24_cards_at_a_time(opened: Callable[..., Cards], tmp_path: Path) -> None:
     lines = [candidate(sample, n, chain("cat")) for sample in made_up(600) for n in range(4)]
     store = write(tmp_path / "store", lines)

@@ -28,6 +28,7 @@ def figures(run: Run) -> list[str | None]:
     return [None if plot is None else svg_of(plot) for plot in plots(run)]
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_each_time_and_carry_no_date(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
     first, second = figures(run), figures(run)

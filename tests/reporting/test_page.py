@@ -171,6 +171,7 @@ def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Call
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_a_method_whose_answers_are_lost_decides_nothing(make_run: Callable[..., FakeRun]) -> None:
     run = make_run()
     for path in run.folder.glob("units/*mtct_sarr*/predictions.jsonl"):
@@ -194,6 +195,7 @@ def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable
     assert shown == {("painting", (0, 1)), ("sketch", (0,))}
 
 
+@pytest.mark.slow
 def test_several_groups_of_results_have_figures_of_their_own(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls", "mtct"), seeds=(0,), targets=("sketch",))
     rows = read_json_lines(fake.folder / "results.jsonl")

@@ -25,6 +25,7 @@ def reduced(fake_run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return reduce_run(fake_run.folder, tmp_path_factory.mktemp("evidence") / "demo_full")
 
 
+@pytest.mark.slow
 def test_a_reduced_run_gives_the_tables_of_the_whole_one_with_intervals_comparisons_and_rounds(
     fake_run: FakeRun, reduced: Run
 ) -> None:
@@ -68,6 +69,7 @@ def test_the_environment_is_versions_and_cores_only(make_run: Callable[..., Fake
     assert reduce_run(folder, tmp_path / "reduced").environment == {"python": "3.11.9", "cores": 2}
 
 
+@pytest.mark.slow
 def test_a_page_can_be_made_of_a_reduced_run(reduced: Run, tmp_path: Path) -> None:
     page = page_html(reduced, None, tmp_path)
     assert "mtct_sarr" in page and "The run folder is complete." in page

@@ -208,6 +208,7 @@ def test_in_print_the_controls_are_gone_and_figures_fit(browser: Browser, page: 
     assert seen[:2] == ["rgb(255, 255, 255)", "none"] and seen[2] <= 700
 
 
+@pytest.mark.slow
 def test_several_runs_open_without_a_word(browser: Browser, fake: FakeRun, tmp_path: Path) -> None:
     other = write_run(tmp_path, seeds=(0, 1), methods=("cls",))
     browser.open(write_side_by_side([fake.folder, other.folder]))

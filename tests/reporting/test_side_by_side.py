@@ -62,6 +62,7 @@ def test_runs_of_other_images_are_not_compared(two: tuple[Path, Path], fake_run:
     assert difference_tables(columns) == ()
 
 
+@pytest.mark.slow
 def test_the_verb_prints_and_writes_one_page(
     two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_verb_prints_and_writes_one_page(
     assert (tmp_path / "out" / "side-by-side.html").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_out_puts_the_page_of_one_run_elsewhere(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert report.run(parse(two[1], "--out", tmp_path / "out")) == 0
     assert (tmp_path / "out" / "index.html").is_file() and (tmp_path / "out" / "figures" / "accuracy.csv").is_file()
