@@ -180,9 +180,9 @@ def test_without_llguidance_the_extra_is_named(pocket: Mllm, monkeypatch: pytest
     assert constraint_of(SamplingSettings(), pocket.chat, FIVE_STAGE) is None
 
 
-def test_settings_that_leave_it_off_are_written_as_before_there_was_a_choice() -> None:
-    """Candidates' keys and units' hashes are made of them."""
-    assert "constrained" not in SamplingSettings().model_dump(mode="json")
+def test_the_choice_is_written_and_read_back() -> None:
+    """Candidates' keys and units' hashes are made of what is written."""
+    assert SamplingSettings().model_dump(mode="json")["constrained"] is False
     on = SamplingSettings(constrained=True)
     assert on.model_dump(mode="json")["constrained"] is True
     assert SamplingSettings.model_validate(on.model_dump(mode="json")) == on
