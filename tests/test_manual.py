@@ -126,7 +126,7 @@ def run_page(page: Path, folder: Path) -> None:
     """All of a page's files and commands in their order, in `folder`; then its Python, as one notebook."""
     with Terminal(folder) as terminal:
         for block in blocks(page):
-            if block.language == "yaml":
+            if block.language == "yaml" or block.words.endswith(".py"):
                 (folder / block.words).write_text(block.text)
             if block.language != "sh" or block.words:
                 continue
@@ -157,7 +157,7 @@ def test_the_tutorial_passes_through_every_verb_of_the_way() -> None:
 def test_blocks_say_what_they_are(page: Path) -> None:
     for block in blocks(page):
         assert block.language in {"sh", "yaml", "text", "python"}, block
-        if block.language in {"sh", "python"}:
+        if block.language in {"sh", "python"} and not re.fullmatch(r"\w+\.py", block.words):
             assert block.words in {"", *NEEDS}, block
         if block.language == "yaml":
             assert re.fullmatch(r"\w+\.yaml", block.words), block

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -467,3 +468,84 @@ def test_selection_asks_about_the_out_splits_of_the_sources_only(
 
 def test_images_are_read_where_the_config_says(undisturbed: FinishedRun, tiny_images: ImageSet) -> None:
     assert undisturbed.sets[0].fingerprint() == read_images(tiny_images.root).fingerprint()
+
+
+# units of other kinds ---------------------------------------------------------------------------------------------
+
+
+def test_a_users_own_method_of_two_stages_trains_from_its_parents_adapter(here: Run, tmp_path: Path) -> None:
+    own = Path(__file__).parents[1] / "training" / "my_method.py"
+    finished = here(tmp_path, f"methods={own}:PREFERENCE")
+    assert [unit.method for unit in finished.units] == ["cls", "preference"]
+    assert finished.units[1].needs == {"start": finished.units[0].name}
+    assert steps_of(finished, "preference") == (3, 6)
+    assert {row["method"] for row in results(tmp_path)} == {"cls", "preference"}
+
+
+def test_a_unit_runs_the_stages_that_no_other_unit_has_run(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three stages of which the first is another method's: the second one works in a folder of its own."""
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from throughline.training.methods import LABELS, Method\n"
+        "from throughline.training.stages.sft import Sft\n"
+        "THRICE = Method('thrice', (Sft(LABELS), Sft(LABELS), Sft(LABELS)), 'labels, three times')\n"
+    )
+    finished = here(tmp_path / "run", f"methods={own}:THRICE")
+    folder = folder_of(finished, "thrice")
+    assert steps_of(finished, "thrice") == (3, 9)
+    assert json.loads((folder / "stage-2" / "stage.json").read_text()) == {"optimiser_steps": 3, "cumulative_steps": 6}
+    again = here(tmp_path / "again", f"methods={own}:THRICE")
+    assert results(again.folder) == results(finished.folder)
+
+
+WORDINGS = "factors={wording: {paper: {}, short: {questions.label: 'Name it: {options}'}}}"
+
+
+def test_units_that_differ_in_one_factor_run_in_one_plan_and_resume(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wordings of the label question, evaluated only; stopped after the first, the second runs alone."""
+    overrides = ("methods=zero_shot", WORDINGS)
+    undisturbed = here(tmp_path / "undisturbed", *overrides)
+    assert [(unit.kind, unit.factors) for unit in undisturbed.units] == [
+        ("evaluate", {"wording": "paper"}),
+        ("evaluate", {"wording": "short"}),
+    ]
+    rows = results(undisturbed.folder)
+    assert {row["factors"]["wording"] for row in rows} == {"paper", "short"}
+    said = [read_json_lines(undisturbed.folder / "units" / u.name / "predictions.jsonl") for u in undisturbed.units]
+    assert said[0] != said[1]
+
+    begun: list[str] = []
+    real = begin_unit
+
+    def begin_one(folder: Path, unit: Any) -> Path:
+        if begun:
+            raise Stopped
+        begun.append(unit.name)
+        return real(folder, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "begin_unit", begin_one)
+        with pytest.raises(Stopped):
+            here(tmp_path / "stopped", *overrides)
+    resumed = here(tmp_path / "stopped", *overrides)
+    assert resumed.worked == 1
+    assert results(resumed.folder) == rows
+
+
+def test_a_set_of_one_domain_is_evaluated_zero_shot_beside_another_set(
+    here: Run, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    only = tmp_path / "only"
+    (only / "sketch").parent.mkdir()
+    shutil.copytree(tiny_images.root / "sketch", only / "sketch")
+    sets = f"data=[{{images: {tiny_images.root}, name: whole, targets: [sketch]}}, {{images: {only}, name: only}}]"
+    finished = here(tmp_path / "run", "methods=zero_shot", sets)
+    rows = {
+        row["dataset"]: row for row in results(finished.folder) if (row["answer"], row["split"]) == ("label", "all")
+    }
+    assert set(rows) == {"whole", "only"}
+    assert rows["only"]["n"] == 15

@@ -45,6 +45,8 @@ class BaseCheckpoint(_Part):
     source: str
     """`pocket`, a folder, or a name on the hub."""
     hub: bool
+    revision: str | None = None
+    """The commit of a hub checkpoint."""
     fingerprint: str
     """Of the files' content; for a hub checkpoint of its name."""
 
@@ -153,6 +155,7 @@ class Base:
             dtype=self.dtype or dtype,
             device=pick_device(self.device),
             hub=hub,
+            revision=record.checkpoint.revision if record else None,
             quantization=self.quantization or quantization,
         )
 
@@ -239,7 +242,7 @@ def load_base(record: ModelRecord, base: Base) -> Mllm:
     hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
     _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
     mllm = base.load(source, hub, record)
-    # A hub checkpoint is known by its name only: whether a folder holds the same is left to the adapter's shapes.
+    # A hub checkpoint is known by its commit: whether a folder holds the same is left to the adapter's shapes.
     comparable = own.hub == (checkpoint_folder(source) is None)
     if comparable and mllm.fingerprint != own.fingerprint:
         raise ThroughlineError(

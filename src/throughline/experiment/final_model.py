@@ -220,6 +220,7 @@ def _record(
             name=checkpoint_name(model.checkpoint),
             source=model.checkpoint if by_name else str(Path(model.checkpoint).expanduser().resolve()),
             hub=folder is None,
+            revision=model.revision,
             fingerprint=fingerprint,
         ),
         tiles=model.tiles,

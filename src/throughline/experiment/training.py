@@ -18,13 +18,13 @@ from throughline.experiment.kinds import Task
 from throughline.experiment.plan import START, STEPS
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.mllm.constraints import constraint_of
-from throughline.mllm.devices import pick_device
+from throughline.mllm.devices import device_name, pick_device
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
-from throughline.runs.folder import PIXELS, VALIDATION
+from throughline.runs.folder import PIXELS, VALIDATION, record_environment
 from throughline.training.methods import method_table, parent_of
 from throughline.training.stages.context import Choice, StageContext, cumulative_steps
 
@@ -73,6 +73,8 @@ def open_session(task: Task, fold: Fold) -> UnitSession:
         revision=model.revision,
         quantization=model.quantization,
     )
+    # The kind of device changes last bits, and is no part of a unit's hash: whoever reads the results is shown it.
+    record_environment(task.run_folder, {"device": device_name(mllm.device)})
     room = int(config.data.cache_gb * 1e9)
     cache = PixelCache(task.run_folder / PIXELS, room, processor_settings(mllm.chat)) if room else None
     questions = config.question_set(task.images.classes)

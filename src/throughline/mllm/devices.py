@@ -14,3 +14,8 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ThroughlineError("no CUDA device here", None, "use the device `cpu` or `auto`")
     return name
+
+
+def device_name(device: torch.device) -> str:
+    """What a run notes of where it computed: `cpu`, or the name of the card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
