@@ -71,6 +71,7 @@ def test_times_are_per_image(mllm, monkeypatch):
     ] * 3
 
 
+@pytest.mark.slow
 def test_rows_name_the_rivals_and_say_what_was_measured():
     settings = ScoreSettings(geometry="pocket", classes=(7,), images=(1, 2), trials=1, threads=1)
     rows = [asdict(row) for row in measure(settings, print)]

@@ -96,6 +96,7 @@ def test_an_nll_that_is_no_number_is_no_agreement():
     assert not largest_difference(ours, rival) <= 1e-5
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_measured_and_leave_torchs_threads_as_they_were():
     before = torch.get_num_threads()
     settings = StepSettings(geometry="pocket", classes=(7, 65), trials=1, batch=1, threads=1, tiles=(1,))
@@ -114,6 +115,7 @@ def test_rows_say_what_was_measured_and_leave_torchs_threads_as_they_were():
     assert plain["predicted_ratio"] < grouped["predicted_ratio"] < padded["predicted_ratio"]
 
 
+@pytest.mark.slow
 def test_an_ablation_is_timed_against_the_trees_like_any_rival(work):
     apart = replace(work, mllm=replace(work.mllm, plan=Plan("paths")))
     ours, without = token_trees(work), token_trees(apart, "without shared tokens")

@@ -57,6 +57,7 @@ def product_in_place(total, left, right, **_):
     return 2 * left[0] * left[1] * right[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("tiles", [1, 6])
 def test_the_flops_that_are_counted_are_those_that_torch_sees(work, grouped, tiles):
