@@ -17,9 +17,9 @@ from throughline.benchmarks.settings import (
     TrainingAblation,
 )
 from throughline.benchmarks.step import measure_workload
-from throughline.mllm import lora_linear, rms_norm
+from throughline.mllm import lora_linear
 
-TRAINING = ("shared tokens", "packed rows", "logits in chunks", "LoRA in one node", "norms in one node")
+TRAINING = ("shared tokens", "packed rows", "logits in chunks", "LoRA in one node")
 
 
 def test_every_name_has_its_plan_or_its_node():
@@ -46,7 +46,7 @@ def test_a_step_without_it_trains_the_same(work, thing):
 
 @pytest.mark.parametrize(
     ("thing", "module", "used"),
-    [("LoRA in one node", lora_linear, "_LinearWithLora"), ("norms in one node", rms_norm, "_RmsNorm")],
+    [("LoRA in one node", lora_linear, "_LinearWithLora")],
 )
 def test_a_node_that_is_left_out_is_not_run(work, monkeypatch, thing, module, used):
     without = training_without(thing, work)

@@ -14,7 +14,6 @@ from throughline.benchmarks.workload import Workload
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora_linear import in_pefts_way
 from throughline.mllm.plan import Plan
-from throughline.mllm.rms_norm import in_own_way
 
 PLANS: dict[str, Plan] = {
     "shared tokens": Plan("paths"),
@@ -26,10 +25,7 @@ PLANS: dict[str, Plan] = {
 }
 """The plan that does without a thing."""
 
-NODES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
-    "LoRA in one node": in_pefts_way,
-    "norms in one node": in_own_way,
-}
+NODES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {"LoRA in one node": in_pefts_way}
 """What takes a node of ours out of the model for a while."""
 
 

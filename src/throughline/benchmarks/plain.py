@@ -22,7 +22,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from throughline.mllm.lora_linear import in_pefts_way
-from throughline.mllm.rms_norm import in_own_way
 
 Result = TypeVar("Result")
 
@@ -34,11 +33,11 @@ ROWS_AT_ONCE = 69
 
 
 def plainly(model: Any, run: Callable[..., Result]) -> Callable[..., Result]:
-    """`run` with the model as transformers and peft have it: its own norms, peft's own LoRA layers."""
+    """`run` with the model as transformers and peft have it, with peft's own LoRA layers."""
 
     @functools.wraps(run)
     def as_it_was(*arguments: Any, **options: Any) -> Result:
-        with in_own_way(model), in_pefts_way(model):
+        with in_pefts_way(model):
             return run(*arguments, **options)
 
     return as_it_was

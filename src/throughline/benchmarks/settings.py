@@ -15,7 +15,7 @@ Geometries = Annotated[tuple[Geometry, ...], Field(min_length=1)]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 TreeAblation = Literal["shared tokens", "packed rows", "logits in chunks"]
-NodeAblation = Literal["LoRA in one node", "norms in one node"]
+NodeAblation = Literal["LoRA in one node"]
 TrainingAblation = Literal[TreeAblation, NodeAblation]
 SamplingAblation = Literal["layouts", "leaving", "packed weights"]
 ScoringAblation = Literal["layouts"]

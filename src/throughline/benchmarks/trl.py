@@ -30,7 +30,6 @@ from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.flops import Row
 from throughline.mllm.lora import base_of
-from throughline.mllm.rms_norm import in_own_way
 
 DEFAULT_PADDING = "TRL SFTTrainer, default padding"
 LENGTH_GROUPED = "TRL SFTTrainer, length-grouped"
@@ -164,10 +163,9 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
 
 
 def _same_weights(model: Any) -> Any:
-    """The base once more, without adapter: modules and norms of its own around the same frozen tensors."""
+    """The base once more, without adapter: modules of its own around the same frozen tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    with in_own_way(model):  # a copied module would keep what was put into its original
-        return copy.deepcopy(model, shared).unload()
+    return copy.deepcopy(model, shared).unload()
 
 
 def _processor(work: Workload) -> Any:

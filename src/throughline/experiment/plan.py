@@ -19,7 +19,7 @@ from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import Unit
 from throughline.training.methods import Method, method_table, parent_of
 
-VERSIONS: dict[str, int] = {"training": 3, "sampling": 3, "answering": 3}
+VERSIONS: dict[str, int] = {"training": 4, "sampling": 4, "answering": 4}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
 unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
 

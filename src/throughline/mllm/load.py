@@ -24,7 +24,6 @@ from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fin
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
-from throughline.mllm.rms_norm import use_nodes
 from throughline.mllm.tree import Tree
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -117,7 +116,6 @@ def load_mllm(
 
 def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: int = 1) -> Mllm:
     """An `Mllm` around a model and processor that are already in memory."""
-    use_nodes(model)
     positions = positions_of(model, processor)
     chat = Chat(processor, model.config.image_token_id, positions, tiles)
     plan = choose_plan(model, chat.pad_id, 1 if positions is None else 3)
