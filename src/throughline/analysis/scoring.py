@@ -37,7 +37,7 @@ class Scorer:
     classes: tuple[str, ...]
 
     def score(
-        self, passages: Sequence[Passages], told: Callable[[int, int], None] = lambda done, total: None
+        self, passages: Sequence[Passages], on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[dict[str, list[Any]]]:
         """Columns of `tokens.COLUMNS`, piece by piece, in the order of the passages."""
         size = max(1, AT_ONCE // self.mllm.chat.tiles)
@@ -46,7 +46,7 @@ class Scorer:
             self.reader.expect([one.sample for one in passages[start : start + 2 * size]])
             with self.mllm.evaluating():
                 yield self._columns(piece)
-            told(start + len(piece), len(passages))
+            on_progress(start + len(piece), len(passages))
 
     def question(self, source: Source) -> list[Message]:
         """What a text of this source answers."""

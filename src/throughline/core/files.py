@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from throughline.core.errors import ThroughlineError
-
-if sys.platform != "win32":
-    import fcntl
+from throughline.core.locks import take_lock
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -129,10 +127,8 @@ def locked(path: Path, what: str, do: str = "wait for it") -> Iterator[None]:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ThroughlineError(what, path, do) from error
+        if not take_lock(handle):
+            raise ThroughlineError(what, path, do)
         yield
     finally:
         os.close(handle)

@@ -18,8 +18,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line, visible
+from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
-from throughline.runs.reader import PREDICTIONS
 from throughline.training.methods import METHODS
 
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.

@@ -20,6 +20,20 @@ from pydantic import ValidationError
 from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
+from throughline.runs.folder import (
+    ACCEPTED,
+    ADAPTER,
+    CONFIG,
+    DONE,
+    JOURNAL,
+    PREDICTIONS,
+    RESULTS,
+    STAGE,
+    UNIT,
+    UNITS,
+    VALIDATION,
+    round_folder,
+)
 from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
 from throughline.runs.unit import Unit
 
@@ -28,8 +42,6 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-RESULTS, UNITS, UNIT, DONE = "results.jsonl", "units", "unit.json", "done"
-PREDICTIONS = "predictions.jsonl"
 REDUCED_PREDICTIONS = "predictions.parquet"
 """The predictions of all units of a reduced folder; the file that makes it one."""
 REDUCED_COLUMNS = ("unit", "sample_id", "answer", "predicted", "label", "outcome")
@@ -60,27 +72,27 @@ class UnitFolder:
 
     def validation(self) -> tuple[Mapping[str, Any], ...]:
         """The lines of model selection, one for each round or epoch; empty where the last weights were taken."""
-        path = self.folder / "validation.jsonl"
+        path = self.folder / VALIDATION
         return tuple(read_json_lines(path)) if path.is_file() else ()
 
     def state_folder(self, number: int | None = None) -> Path:
         """Where the finished unit's state lies, or that after a round."""
-        return self.folder if number is None else self.folder / f"round-{number}"
+        return self.folder if number is None else round_folder(self.folder, number)
 
     def adapter(self, number: int | None = None) -> Path:
         """The folder of the adapter that the unit, or a round, ended with."""
-        return self.state_folder(number) / "adapter"
+        return self.state_folder(number) / ADAPTER
 
     def whole_rounds(self) -> tuple[int, ...]:
         """The rounds of self-labelling that have left an adapter, in their order."""
         return tuple(
-            sorted(int(path.parent.name.removeprefix("round-")) for path in self.folder.glob("round-*/adapter"))
+            sorted(int(path.parent.name.removeprefix("round-")) for path in self.folder.glob(f"round-*/{ADAPTER}"))
         )
 
     def own_chains(self, number: int) -> dict[str, str]:
         """The chains that the model wrote in a round and that were accepted, by sample id; not those that were kept
         from before in place of a rejected one."""
-        accepted, journal = (self.state_folder(number) / name for name in ("accepted.jsonl", "journal-0.jsonl"))
+        accepted, journal = (self.state_folder(number) / name for name in (ACCEPTED, JOURNAL))
         if not accepted.is_file() or not journal.is_file():
             return {}
         written = {candidate.sample_id: candidate.text for candidate in read_store(journal).candidates()}
@@ -122,7 +134,7 @@ def read_run(folder: str | Path) -> Run:
     results = _read_results(folder)
     faults: list[str] = []
     config = _mapping(folder / "config.yaml", faults, yaml.safe_load, "mapping")
-    config_text = (folder / "config.yaml").read_text(errors="replace") if (folder / "config.yaml").is_file() else ""
+    config_text = (folder / "config.yaml").read_text(errors="replace") if (folder / CONFIG).is_file() else ""
     environment = _mapping(folder / "environment.json", faults)
     first_lines = {line.unit: line for line in reversed(results)}
     if (folder / REDUCED_PREDICTIONS).is_file():
@@ -157,7 +169,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     faults += [f"no {name}" for name in ("metrics.json", PREDICTIONS) if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [] if done else ["not done"]
-    steps = _mapping(folder / "stage.json", []).get("cumulative_steps")  # what was never trained has none
+    steps = _mapping(folder / STAGE, []).get("cumulative_steps")  # what was never trained has none
     return UnitFolder(
         name=folder.name,
         unit=unit,
@@ -180,7 +192,7 @@ def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
         raise ThroughlineError("no such run folder", folder, "name a folder that `throughline run` has written")
     path = folder / RESULTS
     if not path.is_file():
-        is_run = (folder / UNITS).is_dir() or (folder / "config.yaml").is_file()
+        is_run = (folder / UNITS).is_dir() or (folder / CONFIG).is_file()
         what = "this run has no results yet" if is_run else f"this is no run folder (no {RESULTS} in it)"
         raise ThroughlineError(what, folder, "finish the run with `throughline run`, or name another folder")
     try:
