@@ -2,8 +2,6 @@
 the demo. Called by `documents`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any

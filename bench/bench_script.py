@@ -1,8 +1,6 @@
 """What the benches of this folder share as commands: options from their settings, rows as a table or as JSON on stdout,
 and the exit codes of `throughline`. Called by `scale`, `evaluate`, `input` and `teacher`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path

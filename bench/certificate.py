@@ -6,8 +6,6 @@ Measured before any method is compared, with the bars and the budget below, whic
 are by label likelihood; the label path's unparsed share stands beside them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

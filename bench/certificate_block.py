@@ -1,7 +1,5 @@
 """The certificate as tables: accuracies per style, then every condition with its bar. Called by `documents.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

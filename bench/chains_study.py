@@ -1,8 +1,6 @@
 """What the REFLECTION stage and early stopping buy, measured with the describer on a drawn world: three builds of the
 same images, each with three seeds of the teacher. `evidence.py chains` calls this."""
 
-from __future__ import annotations
-
 import shutil
 from collections import defaultdict
 from pathlib import Path

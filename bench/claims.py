@@ -5,8 +5,6 @@ interval lies on its side, `the reverse` when it lies on the other, else `not to
 images, targets fixed; what is counted in tokens of a list, not in images, has one over seeds alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 

@@ -3,8 +3,6 @@ pydantic models, outcomes and exit codes from their classes. `documents.py` puts
 blocks; tests/test_documents.py compares, and tests/test_manual.py holds the run folder's table to a real run folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import importlib

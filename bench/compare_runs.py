@@ -7,8 +7,6 @@ Left out are `seconds` and `unit`, and keys that only one version of the program
 where anything differs; answers that name another class are counted as flips.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """The manual's picture of the drawn world: every class in every style. Called by `evidence.py screenshot`."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

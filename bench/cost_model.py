@@ -6,8 +6,6 @@ Prints predicted and measured seconds of every unit, then the shares to put into
 must be where the run wrote it, and the run must not have been interrupted: the times of its files are what is measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ The names fit the program as it is and as it was before its speed work, so that 
 older commit out, and run the same with `--source` naming its `src`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -5,8 +5,6 @@ Where nothing was measured yet a block says so. Evidence that is malformed, not 
 ThroughlineError: no document is made from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

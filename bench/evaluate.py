@@ -7,8 +7,6 @@ pocket checkpoint, trained, so that chains end where chains end; same decoded pi
 answered in the timed runs is compared before a row is made of them.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import tempfile

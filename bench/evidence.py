@@ -8,8 +8,6 @@ those to the tables of the documents.
 Evidence holds content: configs, versions, cores, results. No host, no path, no date.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

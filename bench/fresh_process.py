@@ -3,8 +3,6 @@
 `scale` and `teacher` call this, so that every size starts alike.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys

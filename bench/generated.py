@@ -1,8 +1,6 @@
 """Tables inside hand-written Markdown that come from evidence: what stands between two markers is replaced by
 command, and a test compares it. Called by the commands that renew README and docs."""
 
-from __future__ import annotations
-
 import re
 
 from throughline.core.errors import ThroughlineError

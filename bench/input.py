@@ -6,8 +6,6 @@ Pixel cache, reading ahead, folded adapters, loader workers, micro-batches by le
 one thing off; what both sides compute in the timed runs is compared before a row is made of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import tempfile

@@ -1,8 +1,6 @@
 """Ten kills: the demo is killed at random moments and started again until it ends, and has to end with the results of
 a run that nobody disturbed. Called by `evidence.py demo-kills`; a stopped measurement goes on where it was."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

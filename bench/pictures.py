@@ -1,7 +1,5 @@
 """The README's pictures of a report page, as a headless browser shows it. For `evidence`."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,8 +8,6 @@ Three stages, on drawn scenes in auxiliary styles only, so that every domain sty
 The same seed gives the same data; weights differ in the last bits between machines and thread counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import time

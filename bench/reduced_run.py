@@ -2,8 +2,6 @@
 versions, results, rounds, and every answer's class without its text. Called by the commands that write evidence/;
 `runs.reader` reads what stands there."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path

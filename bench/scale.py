@@ -6,8 +6,6 @@ Each size runs in a fresh process: `data check`, the split, filling and reading 
 evaluation with the pocket checkpoint. The rival is this system with fewer images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

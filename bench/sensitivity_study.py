@@ -3,8 +3,6 @@
 The values were written down before any of these runs. Every run is kept in runs/sensitivity and goes on where it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

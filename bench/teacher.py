@@ -6,8 +6,6 @@ Rivals: what such a server can give at most, a plain `openai` client that is tol
 journal's writer by itself, and the memory of a build of many images.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -1,8 +1,6 @@
 """The pocket base's own wording: short chains that pre-training teaches it, unlike the describer's in words and
 sentence. They name parts and class only, and they are always right."""
 
-from __future__ import annotations
-
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import contrast_of, family_of

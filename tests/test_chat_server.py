@@ -1,7 +1,5 @@
 """The server that teachers are measured and tested against, as real clients see it over loopback."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

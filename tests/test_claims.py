@@ -1,7 +1,5 @@
 """Claims get the verdict that their interval gives them, from the numbers of the folds that they name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Lines of code are counted by hand here, and the package is within its budget."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The documents: what is generated is what the evidence says now, what is shown to be typed can be typed."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What every room does with files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m throughline` is `throughline`."""
 
-from __future__ import annotations
-
 import sys
 
 from throughline.cli.main import main

@@ -1,7 +1,5 @@
 """Classes read behind tampered chains against the plain model, one whole sequence for every class."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tests.training.small import PROMPTS, chain_of

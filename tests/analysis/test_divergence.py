@@ -1,7 +1,5 @@
 """Linear MMD² against kernels of scikit-learn, and a permutation test that neither cries wolf nor sleeps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import linear_kernel

@@ -1,7 +1,5 @@
 """Vectors of images and chains against direct calls of the model, and CLIP from a folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Probabilities, entropy and mismatch on tables small enough to be worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

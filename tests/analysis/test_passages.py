@@ -1,7 +1,5 @@
 """What each token of an answer is, on tokenizations written by hand."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

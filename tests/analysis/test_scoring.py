@@ -1,7 +1,5 @@
 """Passages through a model against each sequence by itself, and tokens to disk and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The benches under `bench/` take the options of their settings and print what `throughline bench` prints."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What goes wrong in the measuring process is one line in the one that asked for it."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """`bench/input.py`: every side really does with or without its thing, and both compute the same."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The bench of scale measures what it says on images that a data set could hold, and sets many against few."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A store folded as plainly as can be, every record in memory: what `read_store` is compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

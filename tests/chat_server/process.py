@@ -1,7 +1,5 @@
 """The chat server as a process of its own, so that it shares no interpreter with the client under test."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

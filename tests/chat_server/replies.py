@@ -1,7 +1,5 @@
 """What a chat request asks, and what the server replies: a five-stage chain that concludes a label, or a fault."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

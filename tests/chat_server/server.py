@@ -1,7 +1,5 @@
 """The chat server itself: what becomes of each request, its counters and its log."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -1,7 +1,5 @@
 """What the chat server does: its capacity and latency, the labels it concludes, the shares of requests that fail."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`throughline chains` as a user types it: what is printed, what is written, how mistakes are told."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

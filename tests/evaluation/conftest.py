@@ -1,7 +1,5 @@
 """One model, fitted once and read only, with the images and the config it came from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Fixed questions, and predictions written down by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Also for `tests/experiment/test_fitting.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every planned sample ends in one prediction for each way of answering, whatever lies in its file."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from dataclasses import replace

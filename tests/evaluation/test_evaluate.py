@@ -1,7 +1,5 @@
 """`throughline evaluate`: numbers that can be counted again from the answers, and class lists that must fit."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Leave-one-domain-out over DomainBed's splits; no target image is ever trained or selected on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`throughline predict`: files and folders in, a row for every image out, whatever state the image is in."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Results lines by hand: who is counted, what is wrong, what agrees."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Opening a model: as it was fitted, on another base, zero-shot on a plain checkpoint, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Model selection on the source domains' out splits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

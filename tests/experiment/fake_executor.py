@@ -2,8 +2,6 @@
 or die. What to do stands in environment variables, which worker processes inherit.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Analyses of a real, tiny run: what is found, what is kept, what is said to be missing."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

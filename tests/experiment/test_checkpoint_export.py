@@ -1,7 +1,5 @@
 """`throughline export --merge`: what it writes is a checkpoint that says what the model says, or nothing is there."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

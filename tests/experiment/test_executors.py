@@ -1,7 +1,5 @@
 """The real executor on the smallest of everything: what it leaves, and that nothing but `seconds` ever differs."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

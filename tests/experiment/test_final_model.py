@@ -1,7 +1,5 @@
 """Fitting the final model: what it saves, that it can be stopped anywhere, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

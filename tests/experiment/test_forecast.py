@@ -1,7 +1,5 @@
 """The forecast of a run against the loaded checkpoint, what autograd keeps, and a run that was really made."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from dataclasses import replace

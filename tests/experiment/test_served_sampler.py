@@ -1,7 +1,5 @@
 """Rounds whose chains come from a server of the merged weights: a real one, and commands that cannot serve."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One checkpoint of each family for the whole session, loaded the way a user's is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ Uses nothing of the room under test but the loaded model and processor: renderin
 cross-entropy are transformers' and torch's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A `Path` is what the checkpoint's own processor makes of the whole conversation, cut where the answer begins."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,6 @@
 """Constrained chains: whatever is drawn parses, what was well formed anyway stays as it is, no format needs a model's
 help, and the mask says what the grammar says."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import Counter

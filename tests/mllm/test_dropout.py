@@ -1,7 +1,5 @@
 """What a model answers does not depend on whether somebody trained it last."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The closed form against torch's own counter, which looks at every matrix product that really runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The named shapes are as the benchmarks' readers were told."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

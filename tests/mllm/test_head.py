@@ -1,7 +1,5 @@
 """The head chunk by chunk against all logits at once: values and gradients, also where a position predicts several."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

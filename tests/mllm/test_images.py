@@ -1,7 +1,5 @@
 """An image is the same wherever it comes from: decoded, from memory, from the cache, read in the background."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

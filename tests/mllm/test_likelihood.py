@@ -1,7 +1,5 @@
 """The likelihood of 65 labels in one pass is that of one forward pass per label."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is at fault with a checkpoint is said in one line; what is loaded is what lies on disk."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LoRA: which modules are adapted, that a saved adapter comes back whole, and that it goes on no other model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

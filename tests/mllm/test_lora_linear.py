@@ -1,7 +1,5 @@
 """LoRA in one node against peft's own five operations, and adapters folded while a model is only asked."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,8 +1,6 @@
 """A prompt of three images between texts, and one of none: generation, likelihood and the tree give what a plain
 forward pass of transformers over the whole conversation gives."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path as FilePath
 

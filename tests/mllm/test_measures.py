@@ -1,7 +1,5 @@
 """Per-token measures against the plain model's whole distributions, and which characters a token is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

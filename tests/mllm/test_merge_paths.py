@@ -1,7 +1,5 @@
 """Merging paths into a tree loses nothing, repeats nothing and confuses no images: for any paths."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,8 +1,6 @@
 """Base and adapter as one checkpoint: the base's own names, weights as peft merges them, outputs as the adapter's; and
 what must not pass."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

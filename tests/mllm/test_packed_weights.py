@@ -1,7 +1,5 @@
 """Packed weights: the same continuations, only where it is worth it, and nothing of it left afterwards."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The plan is found by trying: a family whose forward takes the tree mask gets trees, any other gets paths."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

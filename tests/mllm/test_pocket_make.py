@@ -1,7 +1,5 @@
 """The making of the pocket checkpoint, in small: what comes out can be opened and asked."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Base weights in 4 bits: which layers, what they compute, that adapters train on them and come back."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

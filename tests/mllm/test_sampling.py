@@ -1,7 +1,5 @@
 """Sampling: greedy is transformers' own; draws follow the softmax, each from its own generator; the finished leave."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """A checkpoint's outline, without weights, has the shape, the tokens and the FLOPs of the loaded model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tree pass equals its paths alone, in log-likelihoods, losses and gradients, for three families and both plans."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

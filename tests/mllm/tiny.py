@@ -4,8 +4,6 @@ Weights are drawn large enough that attention, positions and images move every l
 wrong mask would hide below the tolerance.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

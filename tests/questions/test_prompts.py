@@ -1,7 +1,5 @@
 """Prompts, questions and what is read from answers."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys

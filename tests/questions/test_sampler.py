@@ -1,7 +1,5 @@
 """The in-process sampler draws what `sample` draws, from generators named by seed, purpose and sample."""
 
-from __future__ import annotations
-
 from throughline.core.seeding import generator
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import ImageSet

@@ -1,7 +1,5 @@
 """An analysis of a fake run, built from the records themselves: every part filled, numbers chosen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from throughline.analysis.context import Context

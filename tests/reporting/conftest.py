@@ -1,7 +1,5 @@
 """Writes a run folder as a run writes it, with answers drawn at known rates."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the page shows of a run's analyses, and what it says where they are missing."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

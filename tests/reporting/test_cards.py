@@ -1,7 +1,5 @@
 """What a run says in the cards of a model and of a dataset, and that it has to be a run of the same images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """The page of a chain store: what it shows of which images, that filters find it, and that nothing a teacher wrote
 is ever more than text."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

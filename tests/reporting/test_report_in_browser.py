@@ -1,8 +1,6 @@
 """The report as a reader has it, in a headless Chromium: nothing is asked of the network, nothing complained of, every
 control works, five thousand images stay quick, and what a model wrote stays text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

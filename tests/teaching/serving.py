@@ -1,7 +1,5 @@
 """`transformers serve` as the tests start it: on the CPU, in full width. The slow tests of endpoints share it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Batch API as files: a played batch service answers them, out of order, with failures, and twice."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """Building a reasoning dataset: how often a teacher is asked, what is kept, what survives a kill, and what a teacher
 never gets to see."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

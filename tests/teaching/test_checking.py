@@ -1,7 +1,5 @@
 """Files of another's hands: what is read, what is refused where and why, and that every line is accounted for."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

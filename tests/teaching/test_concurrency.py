@@ -1,7 +1,5 @@
 """The limit on requests under way: it finds an endpoint's capacity, holds there, and only refusals make it smaller."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Callable

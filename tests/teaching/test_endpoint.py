@@ -1,8 +1,6 @@
 """The endpoint teacher against a real HTTP server on loopback: what is sent, what is made of every kind of answer, and
 how long it goes on."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io

@@ -1,7 +1,5 @@
 """An export of another's hand, or one that was changed: what `chains check` finds in it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

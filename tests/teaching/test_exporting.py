@@ -1,7 +1,5 @@
 """An exported store: loads with `datasets`, trains with TRL, holds what the store holds, and says what it does not."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

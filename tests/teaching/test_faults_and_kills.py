@@ -1,7 +1,5 @@
 """Two thousand images against a server with every fault at once, and a build that is killed ten times on the way."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

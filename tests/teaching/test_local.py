@@ -1,7 +1,5 @@
 """A local checkpoint as the teacher: its chains depend on image, number and seed, and on nothing that came before."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

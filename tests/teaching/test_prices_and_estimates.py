@@ -1,7 +1,5 @@
 """What a build costs: whose price counts, and how an estimate turns from a rule of thumb into a measurement."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

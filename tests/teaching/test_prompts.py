@@ -1,7 +1,5 @@
 """Requests with any number of images: what is sent, and the key by which a request is known."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

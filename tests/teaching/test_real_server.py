@@ -3,8 +3,6 @@
 A build is killed on the way and resumed, as a user's would be.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The sampler behind an endpoint: what it sends, how many at once, what it gives back, and when it stops."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

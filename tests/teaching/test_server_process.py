@@ -1,7 +1,5 @@
 """A server as a child process: it answers, it is gone afterwards whatever happens to us, its faults are one line."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal

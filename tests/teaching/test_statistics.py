@@ -1,7 +1,5 @@
 """What `chains stats` counts, against a plain count over `read_journal` and against stores counted by hand."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """A stage of training in a process of its own that kills itself: `kill_stage CHECKPOINT IMAGES FOLDER MOMENT`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """A stage of training so small that a test can run several: the tiny checkpoint, eleven images, a chain for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

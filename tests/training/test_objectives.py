@@ -1,7 +1,5 @@
 """The loss of a step is Eq. 1: by torch's own cross-entropy on the plain transformers model, each path alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

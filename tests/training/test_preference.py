@@ -1,7 +1,5 @@
 """A loss that is no sum of NLLs trains through the same trainer: a toy preference between two branches of one tree."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

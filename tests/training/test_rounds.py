@@ -1,8 +1,6 @@
 """A round of self-labelling: what is kept, what is counted, and what a kill costs. The model's words are put in its
 mouth; everything around them is the real thing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """A stage of training: what a step averages over, what a kill leaves behind, what happens when memory runs out."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil

@@ -1,8 +1,6 @@
 """The published figures about token probabilities, with what was measured here beside them, and the section of all that
 is about token probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

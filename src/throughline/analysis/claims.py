@@ -3,8 +3,6 @@
 A claim is a sentence with a direction, fixed before a number is looked at. Each analysis lists its own as `CLAIMS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ about another class; a whole chain comes from such an image; the image is blanke
 of an image's chain share a token tree. The definitions are ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

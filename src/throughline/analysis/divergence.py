@@ -7,8 +7,6 @@ side by side. Means of few samples are never equal: `expected` is what is left w
 asks how often shuffled domains are as far apart as the real ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean

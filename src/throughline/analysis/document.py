@@ -3,8 +3,6 @@
 Written by the analyze verb, read by the page and by whoever computes further. Free of torch.
 """
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ mean over the decoder's last states, read without image or question. CLIP, as in
 its text tower takes 77 tokens, so a chain is the mean over its sentences (ours).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Means over tokens with intervals over images: the one way in which this room says how sure it is."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

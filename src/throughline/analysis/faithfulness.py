@@ -1,8 +1,6 @@
 """Does the answer follow from the chain, and the chain from the image? What a model concludes when either is tampered
 with; `conclusions` reads the classes, this module counts them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,8 +1,6 @@
 """Numbers of an analysis over its folds: averaged here, and nowhere else. Called by the analyses for their tables and
 figures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar

@@ -3,8 +3,6 @@
 They come from digests; the paper's text was not available to check them against, and every table says so.
 """
 
-from __future__ import annotations
-
 import re
 
 PAPER = "RD-MLDG, arXiv 2602.23777"

@@ -5,8 +5,6 @@ has it), `mention` where a class is named elsewhere, `tag` in a stage's tags, `e
 the rest. Definitions are ours: the paper's are not known to us.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

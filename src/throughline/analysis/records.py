@@ -4,8 +4,6 @@ Probabilities and shares are between 0 and 1, `points` are differences of shares
 nats. An `Estimate` is a mean over images with its 95 % bootstrap interval over images.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict

@@ -1,7 +1,5 @@
 """Passages through a model: one token tree an image, so that image and question are computed once for all its texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast

@@ -3,8 +3,6 @@
 Runs are compared on the same targets, seeds and images, by the paired bootstrap of `metrics.paired`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -2,8 +2,6 @@
 with what it is worth. Where a bench compares numbers before it starts its clock, it compares these, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace

@@ -5,8 +5,6 @@ All of them train LoRA of one shape on the same frozen weights and answer for th
 chain of every sample. `step` checks their NLLs against each other and times them, `memory` measures what they hold.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ card are in nobody's time here; in training they are the training process's. Uti
 own matrix product, measured in the same process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -8,8 +8,6 @@ On a CPU the peak is the exact running sum of all allocations that torch's profi
 included; on a GPU it is `torch.cuda.max_memory_allocated`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

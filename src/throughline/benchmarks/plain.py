@@ -6,8 +6,6 @@ own `forward`, `generate` and key-value cache. What this package has put into th
 (`plainly`). Everything is encoded before the clock starts.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Sequence

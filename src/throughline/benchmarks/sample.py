@@ -4,8 +4,6 @@ Once with K equal lengths, once with lengths spread as those of real chains are:
 while `generate` computes every row until the longest ends.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ Random weights end no turn, so the lengths are forced, on both sides by what cos
 by a stopping criterion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

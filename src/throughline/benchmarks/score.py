@@ -4,8 +4,6 @@ Same random model, question, images and class list. Ours builds its trie of labe
 are ready before it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

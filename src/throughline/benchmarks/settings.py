@@ -2,8 +2,6 @@
 docstrings as help. Free of torch, so that the help stays light.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt

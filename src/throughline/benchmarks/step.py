@@ -5,8 +5,6 @@ Same frozen weights, same LoRA in both towers, same decoded images, questions an
 preprocessing are nobody's time. Every rival's NLL of every sequence is compared with ours before anything is timed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from throughline.benchmarks.ablations import training_without

@@ -4,8 +4,6 @@ Sides take turns, so that a machine that slows down slows all. Every bench uses 
 bench that measures memory starts small.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

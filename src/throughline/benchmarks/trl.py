@@ -6,8 +6,6 @@ LM head is TRL's fused one, LoRA is peft's own. Packing and padding-free batches
 say is compared token for token and pixel for pixel with what the trees hold. `step` and `memory` call this.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import importlib

@@ -2,8 +2,6 @@
 verdict rules all read answers through here: no random choice, no first class of the list as a way out.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

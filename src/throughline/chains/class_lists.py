@@ -5,8 +5,6 @@ Source: `data/dataset_info.json` of jiansheng-li/MLLMs (commit bc3a0f4), sorted 
 (Python's order: capitals first). The counts agree with DomainBed's: 7, 5, 65, 10 and 345.
 """
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 

@@ -1,8 +1,6 @@
 """Chain formats: which stages a chain has, how they are tagged, and where the answer is. The describer, the
 prompts and the parser all read the same three constants, so that a rendered chain always parses back."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache

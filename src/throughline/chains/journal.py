@@ -3,8 +3,6 @@ for is lost or asked for again. Teachers and self-labelling append through `Jour
 `read_lines` and `parse_line` read.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator

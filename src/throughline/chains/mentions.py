@@ -5,8 +5,6 @@ The rules of denial are small and err towards denying: a wrongly denied class co
 shown; a wrongly asserted one would be a silent error.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -3,8 +3,6 @@ it: "hot dog", "hot-dog", "HotDog" and "hotdog" are one name, and a name never s
 by `mentions`, which knows what the words around a name make of it.
 """
 
-from __future__ import annotations
-
 import re
 import string
 import unicodedata

@@ -1,8 +1,6 @@
 """The one vocabulary of what can come of a model's text, used from the parser to the results page. Closed on
 purpose: tables and verdicts of different runs stay comparable."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

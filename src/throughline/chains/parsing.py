@@ -2,8 +2,6 @@
 evaluation and dataset building all accept chains through here; parsing what `render_chain` wrote gives it back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

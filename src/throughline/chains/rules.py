@@ -7,8 +7,6 @@ consistent chain that concludes another class has outcome ok and accepted false.
 the self-labelling rounds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ The first answer to a request stands, the last verdict of each rule, and usage i
 where its line is, and `read` reads it again. A row takes about 200 bytes, whatever the length of its text.
 """
 
-from __future__ import annotations
-
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator

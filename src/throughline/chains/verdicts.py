@@ -2,8 +2,6 @@
 chain, and nowhere earlier. A verdict that a store holds is used; only what it lacks is judged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any

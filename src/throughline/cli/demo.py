@@ -1,7 +1,5 @@
 """`throughline demo`: the whole job on drawn images, from nothing to a report, without GPU, network or data."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Memory needs of the large models are estimates of ours, spelled out term by term
 Called by the command line; exit code 0 if the demo can run on this machine, else 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """`throughline fit DIR --out MODEL`: trains the final model on all domains; the same call continues a stopped one."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Annotated

@@ -6,8 +6,6 @@ module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported 
 chosen, so that `throughline --help` stays light.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import importlib

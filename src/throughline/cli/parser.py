@@ -2,8 +2,6 @@
 word.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from typing import Any, NoReturn

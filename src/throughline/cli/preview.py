@@ -1,7 +1,5 @@
 """How `run --dry-run` shows a run before it begins: config, units, what they compute, hours on named hardware."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any

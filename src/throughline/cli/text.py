@@ -1,7 +1,5 @@
 """What verbs print: numbers with a noun, spans of time, JSON."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

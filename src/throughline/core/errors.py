@@ -1,7 +1,5 @@
 """The one exception family for faults a user can mend. The command line prints each as a single line."""
 
-from __future__ import annotations
-
 
 class ThroughlineError(Exception):
     """The input is at fault: says what is wrong, where, and what to do. Exit code 1."""

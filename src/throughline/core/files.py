@@ -1,7 +1,5 @@
 """Files that are whole or absent: atomic writes, content hashes, JSON lines. Used by every room."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """Advisory locks on open files, where the system has them: one writer for a run folder, one for a journal."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 

@@ -1,7 +1,5 @@
 """The known name nearest to a word that is none of them, for every error that says "did you mean"."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Nested mappings, such as a config, under dotted keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Colours, markers and dashes are numbers here, places in the palettes of `reporting.drawing`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

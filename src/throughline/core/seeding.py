@@ -1,8 +1,6 @@
 """Every random draw of ours comes from a generator named by run seed, purpose and item, never from a shared
 one: the order of work and the number of workers then cannot change a result."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

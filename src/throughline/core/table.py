@@ -1,7 +1,5 @@
 """A table as data: made where its numbers are known, rendered by `reporting` for terminal, Markdown, LaTeX and page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar

@@ -6,8 +6,6 @@ Sources and layouts are those of facebookresearch/DomainBed (`domainbed/scripts/
 `domainbed/datasets.py`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An error is a defect with which training would fail or its result would mislead;
 `throughline data check` prints the report. Nothing is changed on disk.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass

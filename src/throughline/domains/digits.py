@@ -6,8 +6,6 @@ domains.
 `RotatedMNIST` and `ColoredMNIST` (facebookresearch/DomainBed, `domainbed/datasets.py`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, get_args
 

@@ -3,8 +3,6 @@
 The three give the same samples in the same order. Everything that works on images starts here.
 """
 
-from __future__ import annotations
-
 import csv
 import posixpath
 from collections import Counter

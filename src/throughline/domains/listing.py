@@ -7,8 +7,6 @@ that order. `folders.read_images` turns a listing into samples; `checks.check_im
 left aside. `find_images` is for images that have no domain and no class.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 `folders.read_images` makes them; splits, training, evaluation and the checks read them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ accuracy is on the "in" part of the target. Source: facebookresearch/DomainBed, 
 `domainbed/scripts/train.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

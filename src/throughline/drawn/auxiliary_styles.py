@@ -1,8 +1,6 @@
 """How the auxiliary styles paint: blueprint, cut paper, mosaic, neon. They serve pre-training and are never domains.
 Called by `styles.render`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from throughline.drawn.canvas import Canvas, Pixels, saturated, shift_of

@@ -1,7 +1,5 @@
 """What all styles draw on and with: an oversampled surface, hand-bent outlines, colours made stronger."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter

@@ -4,8 +4,6 @@ Twelve classes stand in six contrastive families; the two classes of a family di
 share everything else. Scenes are drawn from this graph, the describer reasons over it, counterfactuals follow it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """The same scene with the deciding part added or removed, and nothing else: what makes it the contrastive class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

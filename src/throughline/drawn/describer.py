@@ -4,8 +4,6 @@ It gets parts, colours, setting and viewpoint, mistakes a known share of the par
 graph, and now and then breaks the format, so that rejecting chains has work to do. Used by the `teaching` room.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """How the four domain styles paint: cartoon, painting, photo, sketch. Called by `styles.render`; lengths given for a
 64 px image grow with it."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -4,8 +4,6 @@ Styles differ only in how they paint these polygons. Where a polygon lies never 
 there. Used by `styles` and, through it, by counterfactuals.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -4,8 +4,6 @@ The frame is the square from -1 to 1 with y pointing down. Outlines depend on th
 variation, never on which other parts are there: that is what makes counterfactuals exact. Used by `placement`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -4,8 +4,6 @@ Every style is local: a part changes only pixels within a known reach of its out
 the scene alone. `part_box` states that reach, and the counterfactual tests hold every style to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

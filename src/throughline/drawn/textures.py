@@ -2,8 +2,6 @@
 fixed seeds and then shifted by the scene's seed, since drawing fresh noise would cost more than drawing the scene.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

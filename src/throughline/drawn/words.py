@@ -1,8 +1,6 @@
 """How parts are spoken of: articles, plurals, lists, and the colour a part is drawn in. Used by the describer; it
 keeps its vocabulary small."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from throughline.drawn.scenes import Colours

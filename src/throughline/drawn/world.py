@@ -4,8 +4,6 @@
 the same call; another world is never mixed into a folder that holds one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path

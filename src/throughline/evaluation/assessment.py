@@ -3,8 +3,6 @@
 For the verb `evaluate`. The lines have the shape of results.jsonl, so that whatever reads a run's results reads these.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

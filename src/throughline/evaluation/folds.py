@@ -4,8 +4,6 @@ DomainBed's conventions: train on the `in` part of the source domains, select on
 validation"), report the target's `in` part; `all` is the whole target domain, which most MLLM papers report.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ The label is the most probable class under the label question, so there always i
 the model is; the chain is the answer to the reasoning question, read by the same parser as in every table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The README of a saved model, written from its record: what it is, how to ask it, what it has seen, its limits. The
 text is `model_card.md.jinja`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """Predictions to results lines: one line per answer and split, with calibration where there are probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 

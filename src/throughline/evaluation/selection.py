@@ -2,8 +2,6 @@
 never looked at. DomainBed calls it IIDAccuracy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Called by the verb `export`. A model is a folder made by `throughline fit`, a ru
 folder appears under its name only when it is whole and has been opened anew and compared (`mllm.merge_check`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is wrong with a config, in one line: the unknown key with the nearest known one, the value of the wrong type."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where a run was made: versions, hardware, commit. Found out without torch; nothing of it enters a hash."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -4,8 +4,6 @@ Each runs in a worker process (`engine.worker`) and writes into the unit's folde
 again, so that a killed unit resumes and ends with the same numbers.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from itertools import chain

@@ -4,8 +4,6 @@ Called by the verb `fit`. The stages and rounds are those of a run's units (`tra
 work in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on where it was. The record is written last.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

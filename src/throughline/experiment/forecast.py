@@ -5,8 +5,6 @@ weights) and a few hundred chains; where the outline cannot be read, the forecas
 this machine are corrected by those of the units that the run folder has finished.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

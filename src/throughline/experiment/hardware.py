@@ -8,8 +8,6 @@ All constants to calibrate stand here. Those of cards are assumptions of ours un
 measured them; those of a CPU come of the demo (`CPU`).
 """
 
-from __future__ import annotations
-
 import re
 import time
 from dataclasses import dataclass, replace

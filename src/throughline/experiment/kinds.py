@@ -1,7 +1,5 @@
 """The kinds of units, and who executes each. Free of torch: an executor is imported in the worker that needs it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

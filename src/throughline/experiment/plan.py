@@ -4,8 +4,6 @@ A unit is known by the hash of everything that can change its numbers, its `inpu
 date, a kind of device or the number of workers. Called by `run`, by `--dry-run`, and for a final model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 `preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The configs that ship with the package, by name: `demo`, `paper/pacs`, ... Read by `load_config` and `run --list`."""
 
-from __future__ import annotations
-
 import importlib.resources
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Called by the verbs `run` and `demo`. The same call on the same folder continues where an earlier one was stopped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

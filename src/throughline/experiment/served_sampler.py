@@ -4,8 +4,6 @@
 or started before a chain is missing, so that a round that was killed in training goes on without a server.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path

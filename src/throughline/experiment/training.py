@@ -4,8 +4,6 @@ Stages that are whole in the unit's folder are not run again. The last stage wor
 before it in `stage-1`, `stage-2`, ... below it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

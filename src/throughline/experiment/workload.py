@@ -12,8 +12,6 @@ counted, no sample is rejected, and chains that the model writes end where those
 into float32 weights for asking, beside others they are computed. `forecast` turns this into time.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

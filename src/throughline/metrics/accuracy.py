@@ -1,8 +1,6 @@
 """Counting right answers: per class, balanced, as a confusion table. An answer that could not be parsed is the class
 index -1: it is wrong, and it has a column of its own. Called by reporting."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

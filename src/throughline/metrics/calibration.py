@@ -1,8 +1,6 @@
 """Are confidences calibrated: calibration error, likelihood, and what refusing doubtful answers buys.
 Called by evaluation with the label likelihoods of each sample, and by reporting."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -2,8 +2,6 @@
 hierarchical bootstrap that knows that the same images were answered by every seed. Called by evaluation,
 reporting and `paired`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

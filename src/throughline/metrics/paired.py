@@ -1,8 +1,6 @@
 """Is one method better than another on the same targets, seeds and images? A paired bootstrap, and Holm's correction
 for several comparisons. Called by analysis and reporting."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where a checkpoint lies and what it contains, without loading it: free of torch, for the plan of units and `load`."""
 
-from __future__ import annotations
-
 import importlib.resources
 import json
 from pathlib import Path

@@ -6,8 +6,6 @@
 `sampling` steps through whichever the model takes and chooses the tokens.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol

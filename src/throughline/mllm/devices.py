@@ -1,7 +1,5 @@
 """Where to compute, by the name that configs and options give it. Called before a checkpoint is loaded."""
 
-from __future__ import annotations
-
 import torch
 
 from throughline.core.errors import ThroughlineError

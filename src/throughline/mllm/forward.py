@@ -7,8 +7,6 @@
 `training`, `likelihood` and `analysis` call `score_trees` and do not see how a batch was laid out (`batch`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -4,8 +4,6 @@ The pocket checkpoint is trained in the shape `POCKET` (by the repository's `ben
 draw random weights in these shapes, where a model of a known size will do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -7,8 +7,6 @@ NLL depends on one hidden state only, so its gradient is computed where its logi
 vocabulary is kept, and no product is computed twice. `forward` calls this.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

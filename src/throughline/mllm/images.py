@@ -5,8 +5,6 @@ stated number of bytes, oldest out first, and others come back from the cache on
 come next calls `expect`: as many as fit into as much room again are read while the model computes.
 """
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ log p(label | prompt) is the sum of its tokens' log-probabilities, the end of th
 and `cat tower` are complete answers and do not share mass; `evaluation` normalises over the classes it offers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

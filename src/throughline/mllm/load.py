@@ -3,8 +3,6 @@ where that is allowed. No remote code, safetensors only. `pocket` is the checkpo
 here depends on which of them it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

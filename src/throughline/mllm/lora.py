@@ -3,8 +3,6 @@
 Alpha 16 and dropout 0.05 are OpenGVLab/InternVL's own fine-tuning defaults (alpha = 2 r); the paper leaves them open.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import warnings

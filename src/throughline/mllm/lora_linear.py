@@ -8,8 +8,6 @@ transposed, `(r, tokens)`, which matrix libraries multiply several times as fast
 has peft use it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

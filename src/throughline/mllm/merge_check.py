@@ -5,8 +5,6 @@ folder against base and adapter apart, in three products a layer. Some servers i
 that this cannot pass for equal, the adapter has to change the base's outputs.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ server has nothing else to go by. `experiment.checkpoint_export` and served roun
 it wrote with the adapter.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from dataclasses import dataclass

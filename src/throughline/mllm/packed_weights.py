@@ -5,8 +5,6 @@ calls for float32, took three times as long as oneDNN, which torch brings along,
 an AMD EPYC, other processors were not tried. Packing costs about what ten steps save. `sampling` calls this.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType

@@ -7,8 +7,6 @@ reads and fills it. It changes no number: what comes back is what went in, bit f
 (kernels may add up data that is not in another order).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

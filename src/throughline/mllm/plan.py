@@ -4,8 +4,6 @@ After loading, a small text tree is scored by the plainest way, and in each way 
 first. The first that gives the same numbers is taken.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

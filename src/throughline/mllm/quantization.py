@@ -7,8 +7,6 @@ their rounding. The LM head stays (7 %, as the embedding): label likelihoods are
 logits, and small checkpoints tie it to the embedding.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 from typing import Any

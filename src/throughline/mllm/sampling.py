@@ -4,8 +4,6 @@ Each continuation draws from a generator of its own, named by (seed, purpose, sa
 samples depends on neither its neighbours nor the order of work. Self-labelling, answering and local teachers call it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 

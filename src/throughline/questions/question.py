@@ -4,8 +4,6 @@ An answer is generated text, which a reader turns into classes, or the likelihoo
 `evaluation.answers` asks; `question_set` builds the questions of a class list.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

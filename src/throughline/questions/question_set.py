@@ -2,8 +2,6 @@
 question word for word with an instruction after it, so that image, question and class list are computed once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

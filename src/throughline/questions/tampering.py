@@ -1,7 +1,5 @@
 """Chains that were tampered with, as questions: which class is the likeliest answer behind the stages that are left?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from throughline.questions.prompt import ImageThenText

@@ -4,8 +4,6 @@ The label question is the paper's (q_cls of arXiv 2602.23777). The text of the p
 instruction that names the stages is **ours**. `core.settings.WordingSettings` replaces either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

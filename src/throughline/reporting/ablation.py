@@ -1,8 +1,6 @@
 """The methods by what they train on, with the controls that take as many optimiser steps as the full method, each set
 against it on the same images. Called by `page`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 from throughline.core.table import MISSING, Table

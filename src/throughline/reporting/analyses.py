@@ -1,7 +1,5 @@
 """A run's analysis on its page: what has to be said about it, and its chains token by token. Called by the pages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,8 +1,6 @@
 """What a finished run and its analysis say in the cards of what was made on the same images: a final model, a dataset
 of chains. Called by the verbs `fit` and `chains export`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

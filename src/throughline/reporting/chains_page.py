@@ -2,8 +2,6 @@
 filter and search in one HTML file that opens offline. All text in it was written by others: it travels as JSON and
 enters the document as text, never as markup. Called by `throughline chains view`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -2,8 +2,6 @@
 over coverage, and the other way to abstain: to answer only where label and reasoning path agree. Called by the
 pages."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Which classes are taken for which, for every target and setup: counts from the predictions, a heat map for each
 target, and what the page's own table is drawn from. Called by `page`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Drawn without a display, the same bytes for the same numbers. Text takes the page's own colour, so that one figure
 serves light and dark. Called by the modules that write pages."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

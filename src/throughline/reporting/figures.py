@@ -1,7 +1,5 @@
 """The figures of accuracies: by setup with intervals, and over the rounds of self-labelling. Called by the pages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,8 +1,6 @@
 """The gallery of held-out images: which images, with what every method said about them on each answer path. Text of a
 model is untrusted and stays text: it travels as JSON. Called by `page`."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """What training logged: a figure of the losses over the optimiser steps, a table of each stage. Called by `page`."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series

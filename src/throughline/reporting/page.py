@@ -2,8 +2,6 @@
 thumbnails stand inside it; what a model wrote is escaped, and a content policy forbids every other script and
 every request. Called by the report verb and at the end of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

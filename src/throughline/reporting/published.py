@@ -1,7 +1,5 @@
 """The paper's tables of accuracies beside a run's own numbers (see `analysis.paper`). Called by `page`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from throughline.analysis.paper import DATASETS, NOTE, PAPER, SARR_NOTE, dataset_of

@@ -2,8 +2,6 @@
 script and no other. The report and the page of a chain store are both rendered here.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence

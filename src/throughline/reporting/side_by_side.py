@@ -1,8 +1,6 @@
 """Several runs on one page: results in joint tables, what their configs differ in, differences from the first run on
 the same images, and every analysis beside those of the others. Called by the report verb."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

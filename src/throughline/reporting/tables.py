@@ -1,8 +1,6 @@
 """The tables of a run's results in DomainBed's shape, setups × targets + Avg. Called by the report verb, the page, and
 the commands that generate tables for the documents."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from throughline.core.table import MISSING, Table

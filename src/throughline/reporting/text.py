@@ -1,8 +1,6 @@
 """Tables as text, for the terminal, for Markdown and for LaTeX. Called by the verbs that print tables and by the
 commands that generate them for the documents."""
 
-from __future__ import annotations
-
 import io
 import re
 

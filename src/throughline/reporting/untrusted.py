@@ -1,8 +1,6 @@
 """Text that was written by others, made fit to be shown: what cannot be seen is written out, names stay short, and JSON
 can stand inside a page without ending its block. Called by the pages."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

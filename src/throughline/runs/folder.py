@@ -4,8 +4,6 @@ the units. `reader` reads it.
 A unit's `done` is written last and holds every input of the unit, so that another day's run can say what changed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@
 later minor version is still read. A chain's candidates and verdicts have their records in `chains.records`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache

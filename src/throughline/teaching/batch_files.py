@@ -4,8 +4,6 @@ A request's custom id is its key: it survives whatever happens to the files, is 
 nothing. What was asked stands in a small file of the store, so that the answers can be read without repeating it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing

@@ -4,8 +4,6 @@ prints what is found here; nothing on disk is changed.
 Every line and row that holds anything is counted: read, refused with its place and a reason, or left unread with one.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 `endpoint` sends and reads them one by one, `batch_files` as lines of files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

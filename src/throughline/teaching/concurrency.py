@@ -5,8 +5,6 @@ takes, and there the limit holds, asking for one more now and then. Nothing but 
 a slow answer says nothing about how many the endpoint takes.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -6,8 +6,6 @@ happen is an error that stops the build, or a named outcome. `PromptClient` make
 `EndpointTeacher`, `judge` and `served`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -3,8 +3,6 @@
 Where the store holds answers of the same request, their means are used; else rules of thumb that say so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

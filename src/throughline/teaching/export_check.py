@@ -1,7 +1,5 @@
 """The check of an export: its Parquet rows, and whether its other files go with them. Called by `check`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -5,8 +5,6 @@ request under way. A line is written in place when a request leaves and blanked 
 what stands there when the file is opened was sent and never recorded: paid for perhaps, and lost.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

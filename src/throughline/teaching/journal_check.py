@@ -3,8 +3,6 @@
 A fault is a kind and its words. The checks of a record are small functions that yield faults; `_CHECKS` lists them.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -4,8 +4,6 @@ It sees the images, the question and the chain, and says whether the chain holds
 wrong chains alike, so being asked says nothing of the label. Its verdicts are lines like those of any rule.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

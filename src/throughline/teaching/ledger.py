@@ -4,8 +4,6 @@ Images with the same bytes are one image here: one of them leads, the others get
 known by its key, so lines of other prompts, models or seeds in the same store count for nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The k-th candidate of an image draws from a generator named by (seed, image, k),
 asked before.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 

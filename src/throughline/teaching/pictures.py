@@ -4,8 +4,6 @@ An ordinary file that is small enough and upright goes as it is; anything else b
 it. No name travels with it, and no comment, caption or EXIF inside it: they may tell the label.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What a build is to make: which images get chains, and when an image has enough of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Text of another's hand in a message, a table or a dataset card: short, and nothing that could steer a terminal."""
 
-from __future__ import annotations
-
 import re
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -4,8 +4,6 @@
 The wording in `prompt.txt` is **ours**: what the RD-MLDG paper asked GPT-4o is not known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path

@@ -4,8 +4,6 @@
 and `batch_files` bring the answers; labels meet them here, at verdict time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ still rounds differently from call to call, so texts are not the same to the bit
 recorded stands. Images travel as `pictures` sends them: small ordinary files as they are, all else as a JPEG.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from itertools import islice

@@ -5,8 +5,6 @@ server in a process group of its own and ends the group when our end of a pipe c
 no server behind. Served rounds of self-labelling call `running_server`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -2,8 +2,6 @@
 torch.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -5,8 +5,6 @@ A store may hold several teachers, models and rounds. Every number is given for 
 (source, model, round) by itself (parts from 1).
 """
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections import Counter

@@ -2,8 +2,6 @@
 of somebody's choice, so every cell is made printable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

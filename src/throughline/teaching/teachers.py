@@ -4,8 +4,6 @@
 which a request is known for ever. `building` asks; `endpoint` and `local` are the teachers that can see.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -4,8 +4,6 @@ Free of torch, so that the plan of units and the command line can read it. A met
 another method goes on from that method's finished adapter: `mtct_sarr` never trains `mtct` a second time.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

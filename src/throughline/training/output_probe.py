@@ -1,7 +1,5 @@
 """Whether training changed what a model says: a silent adapter mismatch would otherwise look like a bad method."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from throughline.mllm.likelihood import label_log_likelihood

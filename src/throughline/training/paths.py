@@ -1,7 +1,5 @@
 """Training examples as paths of a token tree: a question about images, and an answer behind it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ by processes of their own, ahead of the step. A stage that is killed goes on fro
 completion mark.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

@@ -4,8 +4,6 @@ Each subcommand parses, calls one function of `teaching` or `reporting`, and pri
 checkpoint as the teacher.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from throughline.cli.chains import batch, build, options, stores

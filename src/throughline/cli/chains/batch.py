@@ -1,7 +1,5 @@
 """`throughline chains batch write|read`: the Batch API's request and answer files."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from functools import partial

@@ -1,8 +1,6 @@
 """How far apart the domains of an image set are: in images, in chains, in the words that name classes and those that
 do not; kept on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import TypeAdapter

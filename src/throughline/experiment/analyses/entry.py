@@ -1,7 +1,5 @@
 """An analysis from a run folder, or from any checkpoint and any chain journal, to `analysis.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Any model and any chain journal as an analysis sees them: no run, no rounds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial

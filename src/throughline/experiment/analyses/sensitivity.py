@@ -1,7 +1,5 @@
 """What a setting is worth, from runs that are there: the rounds of one, and the config keys in which several differ."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """One loaded checkpoint, looked at as it was at one time after another."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

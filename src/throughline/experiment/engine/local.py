@@ -3,8 +3,6 @@
 Which worker does what, and when, changes no result: a unit reads its config, its images and its parents' folders only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -3,8 +3,6 @@
 Started by `local`. It dies with its parent, so that no orphan goes on writing into a run folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

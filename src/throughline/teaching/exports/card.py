@@ -2,8 +2,6 @@
 (`card.md.jinja`). Called by `export`, at the end. It shows no word of a chain; names and prompts of others are escaped.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections import Counter

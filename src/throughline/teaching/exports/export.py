@@ -3,8 +3,6 @@ shows, with a dataset card, and as the JSONL of `trainer_formats`. The folder ap
 `throughline chains export`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator

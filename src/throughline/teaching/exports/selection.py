@@ -1,7 +1,5 @@
 """Which answers of a chain store are exported, and the count of everything that is left out. Called by `export`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

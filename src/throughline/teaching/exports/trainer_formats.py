@@ -17,8 +17,6 @@ Row formats, as the tools read them:
   Relative paths count from `media_dir`, which is `dataset_dir` unless given (`src/llamafactory/data/converter.py`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to round.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
