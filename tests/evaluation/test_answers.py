@@ -17,7 +17,7 @@ from throughline.chains.outcomes import Outcome
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import answers
 from throughline.evaluation.answers import answer_samples
-from throughline.evaluation.results import Measurement, results_lines
+from throughline.evaluation.results import results_lines
 from throughline.mllm.chat import user_turn
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.plan import Plan
@@ -25,6 +25,7 @@ from throughline.mllm.sampling import Continuation
 from throughline.questions.prompt import Prompt, user_prompt
 from throughline.questions.question import Generated, Likelihood, Question, Reading
 from throughline.runs.records import Prediction
+from throughline.runs.unit import Unit
 
 
 @pytest.fixture
@@ -250,6 +251,6 @@ def test_an_answer_of_several_classes_is_right_when_the_set_is_equal(
     predictions = answer_samples(tiny_mllm, samples, [question], batch=4)
     assert [p.predicted for p in predictions] == [("cat", "dog"), ("cat", "dog"), ("dog", "cup"), None]
     assert [p.correct for p in predictions] == [True, False, True, False]
-    measurement = Measurement("u", "d", "m", ("sketch",), "zero_shot", 0)
-    (line,) = results_lines(predictions, CLASSES, {"all": None}, measurement, {})
+    unit = Unit("evaluate", "d", ("sketch",), "zero_shot", "m", 0)
+    (line,) = results_lines(predictions, CLASSES, {"all": None}, unit, {})
     assert (line.n, line.correct, line.unparsed) == (4, 2, 1)

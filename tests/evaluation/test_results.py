@@ -5,8 +5,9 @@ import math
 import pytest
 from tests.evaluation.questions import CLASSES, predicted
 
-from throughline.evaluation.results import Measurement, results_lines
+from throughline.evaluation.results import results_lines
 from throughline.runs.records import ResultsLine
+from throughline.runs.unit import Unit
 
 LABEL = [
     predicted("a", "cat", "cat"),
@@ -28,12 +29,12 @@ LIKELIHOOD = [
     predicted("d", "dog", None, "likelihood", outcome="error"),
 ]
 SPLITS = {"in": {"a", "c", "d"}, "out": {"b", "e"}, "all": None}
-MEASUREMENT = Measurement("u", "d", "m", ("sketch",), "cls", 0, factors={"severity": 3})
+UNIT = Unit("fold", "d", ("sketch",), "cls", "m", 0, {"severity": 3})
 
 
 def line(answer: str, split: str) -> ResultsLine:
     seconds = {"label": 1.23456, "reasoning": 2.0, "likelihood": 3.0}
-    lines = results_lines(LABEL + CHAIN + LIKELIHOOD, CLASSES, SPLITS, MEASUREMENT, seconds)
+    lines = results_lines(LABEL + CHAIN + LIKELIHOOD, CLASSES, SPLITS, UNIT, seconds)
     assert len(lines) == 9
     (found,) = [row for row in lines if (row.answer, row.split) == (answer, split)]
     return found
@@ -60,7 +61,7 @@ def test_every_planned_sample_counts_and_what_has_no_class_is_wrong(
 def test_a_line_has_the_fields_of_the_contract() -> None:
     assert line("label", "all").to_json() == {
         "schema": 1,
-        "unit": "u",
+        "unit": UNIT.name,
         "dataset": "d",
         "model": "m",
         "targets": ("sketch",),
@@ -93,5 +94,5 @@ def test_calibration_is_of_those_with_probabilities() -> None:
 
 
 def test_a_split_without_samples_is_told_as_such() -> None:
-    (found,) = results_lines([predicted("a", "cat", "cat")], CLASSES, {"out": set()}, MEASUREMENT, {})
+    (found,) = results_lines([predicted("a", "cat", "cat")], CLASSES, {"out": set()}, UNIT, {})
     assert (found.n, found.correct, found.accuracy, found.seconds) == (0, 0, 0.0, 0.0)

@@ -184,7 +184,7 @@ def test_a_second_time_no_model_is_opened_and_nothing_changes(
     first = read_analysis(folder / FILE)
     assert first is not None
     content = (folder / FILE).read_bytes()
-    monkeypatch.setattr(run_subject, "_load", lambda model, device: pytest.fail("opened"))
+    monkeypatch.setattr(run_subject, "open_checkpoint", lambda model: pytest.fail("opened"))
     assert analyze_run(folder, ALL, say=silent) == first
     analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), say=silent)
     assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was, and so did the limit

@@ -42,5 +42,5 @@ def test_a_unit_is_read_back_and_its_factors_stand_in_name_and_identity():
     unit = Unit("evaluate", "drawn", ("a b",), "zero_shot", "pocket", 0, {"wording": "short"}, {}, {"x": 1})
     other = Unit("evaluate", "drawn", ("a b",), "zero_shot", "pocket", 0, {"wording": "long"}, {}, {"x": 2})
     assert unit.slug == "a_b-zero_shot-wording=short-seed0"
-    assert Unit.from_json(unit.to_json()).name == unit.name
+    assert read_record(Unit, unit.to_json()).name == unit.name
     assert unit.identity != other.identity

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from throughline.cli.options import Shown, add_settings
 from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
-from throughline.core.settings import Settings
-from throughline.experiment.config import ModelConfig
+from throughline.core.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from throughline.experiment.checkpoint_export import Exported
@@ -40,7 +39,7 @@ class Exporting(Settings):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     add_settings(parser, Exporting)
-    add_settings(parser, ModelConfig, ["hub", "device"])
+    add_settings(parser, ModelSettings, ["hub", "device"])
     parser.add_argument("--json", action="store_true", help="print the checkpoint's record as JSON on stdout")
 
 

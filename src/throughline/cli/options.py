@@ -179,15 +179,14 @@ BASE_KEYS = ("hub", "tiles", "dtype", "quantization", "device")
 
 def add_base_options(parser: argparse.ArgumentParser) -> None:
     """Where the base of a model lies and how it is loaded, for verbs that open one; `base_of` reads them."""
-    from throughline.core.settings import AnswerSettings
-    from throughline.experiment.config import ModelConfig
+    from throughline.core.settings import AnswerSettings, ModelSettings
 
     add_settings(parser, AnswerSettings, ["batch"], "the model's, or {}")
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="where the base of a fitted model lies (default: as it was when fitted)"
     )
-    add_settings(parser, ModelConfig, ["tiles", "dtype", "quantization"], "the model's, or {}")
-    add_settings(parser, ModelConfig, ["hub", "device"])
+    add_settings(parser, ModelSettings, ["tiles", "dtype", "quantization"], "the model's, or {}")
+    add_settings(parser, ModelSettings, ["hub", "device"])
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -54,6 +54,27 @@ class LoraSettings(Settings):
     """Linear layers of the decoder to adapt, by name, e.g. `o_proj`; `*` is all, empty is none (paper: adapted)."""
 
 
+class ModelSettings(Settings):
+    """The checkpoint that everything starts from."""
+
+    checkpoint: str = "pocket"
+    """`pocket` (ships with the package), a folder, or with `hub` a name on the Hugging Face hub."""
+    tiles: int = Field(default=1, ge=1)
+    """Most tiles an image is cut into (open in the paper)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in memory."""
+    quantization: Quantization = "none"
+    """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` is a GPU where there is one."""
+    hub: bool = False
+    """Allow the checkpoint's download from the Hugging Face hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the hub, `main` by default. A run resolves it to a commit first."""
+    lora: LoraSettings = LoraSettings()
+    """The adapter that training fits."""
+
+
 class SamplingSettings(Settings):
     """How continuations are drawn."""
 

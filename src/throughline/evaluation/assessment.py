@@ -10,15 +10,15 @@ from typing import Any
 
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import content_hash
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
 from throughline.evaluation.answers import answer_samples
-from throughline.evaluation.results import Measurement, results_lines
+from throughline.evaluation.results import results_lines
 from throughline.evaluation.saved_model import OpenedModel
 from throughline.metrics.intervals import wilson_interval
 from throughline.mllm.images import ImageReader
 from throughline.runs.records import Prediction, ResultsLine
+from throughline.runs.unit import Unit
 
 NO_ANSWER = "(no answer)"
 
@@ -86,7 +86,7 @@ def assess(
     total = sum(map(len, by_domain.values()))
     if total == 0:
         raise ThroughlineError(f"no image is in the split {split}", images.root, "use --split all")
-    whole = _measurement(model, images, tuple(by_domain), split, trial_seed)
+    whole = _unit(model, images, tuple(by_domain), split, trial_seed)
     questions, reader = model.questions.build(model.answering), ImageReader(model.mllm.chat)
 
     def answer(samples: Sequence[Sample], before: int) -> tuple[list[Prediction], Counter[str]]:
@@ -132,25 +132,23 @@ def _split_samples(images: ImageSet, split: str, trial_seed: int) -> dict[str, l
     return {domain: samples for domain, samples in by_domain.items() if samples}
 
 
-def _measurement(
-    model: OpenedModel, images: ImageSet, domains: tuple[str, ...], split: str, trial_seed: int
-) -> Measurement:
-    """What the lines of all domains share; the unit is known by content, as in a run."""
-    content = {
-        "checkpoint": model.mllm.fingerprint,
-        "model": model.record.inputs if model.record is not None else None,
-        "classes": model.questions.classes,
-        "images": images.fingerprint(),
-        "split": [split, trial_seed if split != "all" else None],
-        "answering": model.answering.model_dump(mode="json"),
-    }
-    return Measurement(
-        unit=f"evaluate-{model.method}-seed{model.seed}-{content_hash(content)[:8]}",
+def _unit(model: OpenedModel, images: ImageSet, domains: tuple[str, ...], split: str, trial_seed: int) -> Unit:
+    """What the lines of all domains are of, known by content as a unit of a run is."""
+    return Unit(
+        kind="evaluate",
         dataset=images.name,
-        model=model.mllm.name,
         targets=domains,
         method=model.method,
+        model=model.mllm.name,
         seed=model.seed,
+        inputs={
+            "checkpoint": model.mllm.fingerprint,
+            "model": model.record.inputs if model.record is not None else None,
+            "classes": model.questions.classes,
+            "images": images.fingerprint(),
+            "split": [split, trial_seed if split != "all" else None],
+            "answering": model.answering.model_dump(mode="json"),
+        },
     )
 
 
@@ -158,15 +156,16 @@ def _lines(
     predictions: Sequence[Prediction],
     model: OpenedModel,
     split: str,
-    measurement: Measurement,
+    unit: Unit,
     seconds: Mapping[str, float],
 ) -> list[ResultsLine]:
     """The results lines of these predictions with the ends of Wilson's 95 % interval among the metrics."""
     lines = []
-    for line in results_lines(predictions, model.questions.classes, {split: None}, measurement, seconds):
+    for line in results_lines(predictions, model.questions.classes, {split: None}, unit, seconds):
         interval = wilson_interval(line.correct, line.n)
         ends = {"accuracy_low": round(interval.low, 6), "accuracy_high": round(interval.high, 6)}
-        lines.append(replace(line, metrics={**line.metrics, **ends}))
+        name = f"evaluate-{unit.method}-seed{unit.seed}-{unit.hash[:8]}"
+        lines.append(replace(line, unit=name, metrics={**line.metrics, **ends}))
     return lines
 
 

@@ -16,16 +16,16 @@ from throughline.domains.splits import Split, split_domains
 class Fold:
     """The samples of one held-out target, each part in DomainBed's order; `target_in` holds ids."""
 
-    targets: tuple[str, ...]
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-    target_in: frozenset[str]
+    targets: tuple[str, ...] = ()
+    train: tuple[Sample, ...] = ()
+    validation: tuple[Sample, ...] = ()
+    test: tuple[Sample, ...] = ()
+    target_in: frozenset[str] = frozenset()
 
 
 def keep_all(images: ImageSet) -> Fold:
     """Nothing held out: every image trains, none selects or measures. For the final model (`throughline fit`)."""
-    return Fold(targets=(), train=images.samples, validation=(), test=(), target_in=frozenset())
+    return Fold(train=images.samples)
 
 
 def measure_only(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
@@ -56,8 +56,6 @@ def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_p
 def _measured(images: ImageSet, targets: Sequence[str], splits: Mapping[str, Split]) -> Fold:
     return Fold(
         targets=tuple(targets),
-        train=(),
-        validation=(),
         test=tuple(sample for target in targets for sample in images.in_domain(target)),
         target_in=frozenset(name for target in targets for name in splits[target].inside),
     )

@@ -1,45 +1,40 @@
 """Predictions to results lines: one line per answer and split, with calibration where there are probabilities."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from throughline.chains.outcomes import Outcome
 from throughline.metrics.calibration import expected_calibration_error, negative_log_likelihood
-from throughline.runs.records import Factor, Prediction, ResultsLine
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured, as far as all results lines of it share it."""
-
-    unit: str
-    dataset: str
-    model: str
-    targets: tuple[str, ...]
-    method: str
-    seed: int
-    round: int | None = None
-    factors: Mapping[str, Factor] = field(default_factory=dict)
+from throughline.runs.records import Prediction, ResultsLine
+from throughline.runs.unit import Unit
 
 
 def results_lines(
     predictions: Sequence[Prediction],
     classes: Sequence[str],
     splits: Mapping[str, Collection[str] | None],
-    measurement: Measurement,
+    unit: Unit,
     seconds: Mapping[str, float],
+    after_round: int | None = None,
 ) -> list[ResultsLine]:
-    """A line for each answer and split. `splits` gives the sample ids of each, None for all; `seconds` those that each
-    answer took. `n` is every planned sample: an unparsed or failed answer is a wrong one."""
+    """A line for each answer and split of a unit, finished or `after_round`. `splits` gives the sample ids of each,
+    None for all; `seconds` those that each answer took. `n` is every planned sample: an unparsed or failed answer is a
+    wrong one."""
     lines = []
     for answer in dict.fromkeys(p.answer for p in predictions):
         for split, ids in splits.items():
             chosen = [p for p in predictions if p.answer == answer and (ids is None or p.sample_id in ids)]
             correct = sum(p.correct for p in chosen)
             line = ResultsLine(
-                **asdict(measurement),
+                unit=unit.name,
+                dataset=unit.dataset,
+                model=unit.model,
+                targets=unit.targets,
+                method=unit.method,
+                seed=unit.seed,
+                factors=unit.factors,
+                round=after_round,
                 answer=answer,
                 split=split,
                 n=len(chosen),

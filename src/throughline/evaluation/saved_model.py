@@ -8,7 +8,7 @@ it here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.settings import AnswerSettings, Quantization
+from throughline.core.settings import AnswerSettings, ModelSettings, Quantization
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.questions.wording import class_name
@@ -101,6 +101,18 @@ class ModelRecord(_Part):
         return tuple(self.images.by_domain)
 
     @property
+    def model(self) -> ModelSettings:
+        """How the checkpoint was loaded."""
+        return ModelSettings(
+            checkpoint=self.checkpoint.source,
+            tiles=self.tiles,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            hub=self.checkpoint.hub,
+            revision=self.checkpoint.revision,
+        )
+
+    @property
     def questions(self) -> QuestionSet:
         """What it was trained on."""
         return QuestionSet(self.classes, FORMATS[self.format], self.prompts["label"], self.prompts["reasoning"])
@@ -141,23 +153,9 @@ class Base:
     quantization: Quantization | None = None
     device: str = "auto"
 
-    def load(self, source: str, hub: bool, record: ModelRecord | None) -> Mllm:
-        """The checkpoint at `source` as said here, else as recorded, else as it is."""
-        from throughline.mllm.devices import pick_device
-        from throughline.mllm.load import load_mllm
-
-        tiles, dtype, quantization = (
-            (record.tiles, record.dtype, record.quantization) if record else (1, "float32", "none")
-        )
-        return load_mllm(
-            source,
-            tiles=self.tiles or tiles,
-            dtype=self.dtype or dtype,
-            device=pick_device(self.device),
-            hub=hub,
-            revision=record.checkpoint.revision if record else None,
-            quantization=self.quantization or quantization,
-        )
+    def over(self, model: ModelSettings) -> ModelSettings:
+        """Settings of a checkpoint with what is said here in their place."""
+        return model.model_copy(update={name: value for name, value in asdict(self).items() if value is not None})
 
 
 def find_record(name: str, hub: bool = False) -> ModelRecord | None:
@@ -206,6 +204,9 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
     `classes` replaces a saved model's class list (zero-shot on other classes) and is needed for a plain checkpoint.
     Raises ThroughlineError when it is neither, or when the base is not the one the model was fitted on.
     """
+    from throughline.mllm.load import open_checkpoint
+    from throughline.mllm.lora import load_adapter
+
     base = base or Base()
     record = find_record(name, base.hub)
     if classes is not None:
@@ -215,9 +216,8 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
             raise UsageError(f"{name} is a plain checkpoint", do="--checkpoint names the base of a fitted model")
         if not classes:
             raise UsageError(f"{name} is a plain checkpoint and has no classes", do="name them with --classes a,b,c")
-        return OpenedModel(base.load(name, base.hub, None), make_question_set(classes), AnswerSettings(), None)
-    from throughline.mllm.lora import load_adapter
-
+        mllm = open_checkpoint(base.over(ModelSettings(checkpoint=name)))
+        return OpenedModel(mllm, make_question_set(classes), AnswerSettings(), None)
     mllm = load_base(record, base)
     load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
     questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
@@ -236,12 +236,14 @@ def require_class_names(classes: Sequence[str]) -> None:
 
 def load_base(record: ModelRecord, base: Base) -> Mllm:
     """What a saved model was fitted on, without its adapter. Raises ThroughlineError when that is not to be had."""
-    own = record.checkpoint
-    source = base.checkpoint or own.source
+    from throughline.mllm.load import open_checkpoint
+
+    own, model = record.checkpoint, base.over(record.model)
+    source = model.checkpoint
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
     hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
     _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
-    mllm = base.load(source, hub, record)
+    mllm = open_checkpoint(model.model_copy(update={"hub": hub}))
     # A hub checkpoint is known by its commit: whether a folder holds the same is left to the adapter's shapes.
     comparable = own.hub == (checkpoint_folder(source) is None)
     if comparable and mllm.fingerprint != own.fingerprint:

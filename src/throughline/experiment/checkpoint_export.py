@@ -20,8 +20,7 @@ from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_recor
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import preview_images
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
-from throughline.mllm.devices import pick_device
-from throughline.mllm.load import DTYPES, Mllm, load_mllm
+from throughline.mllm.load import DTYPES, Mllm, open_checkpoint
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
@@ -58,16 +57,15 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Trained:
-    """A base with its adapter in memory, and what it was asked in training."""
+    """A base with its adapter in memory, at full width, and what it was asked in training."""
 
     mllm: Mllm
     questions: QuestionSet
     method: str
     base: str
     """Where the base was opened."""
-    adapter: Path
     quantization: Quantization
-    """Of the base in training; in memory it is of full width."""
+    """Of the base in training."""
 
 
 def export_merged(
@@ -99,7 +97,7 @@ def export_merged(
         exported = Exported(
             method=trained.method,
             base={"name": trained.mllm.name, "fingerprint": trained.mllm.fingerprint},
-            adapter_sha256=file_sha256(trained.adapter / ADAPTER_WEIGHTS),
+            adapter_sha256=file_sha256(Path(name).expanduser() / ADAPTER / ADAPTER_WEIGHTS),
             quantization=trained.quantization,
             classes=questions.classes,
             prompts={"label": questions.label, "reasoning": questions.reasoning},
@@ -121,8 +119,8 @@ def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
     _require_full_width(record.quantization, base, folder)
     opened = open_model(name, classes, base)
-    source = checkpoint_source(base.checkpoint or record.checkpoint.source, base.hub)
-    return _Trained(opened.mllm, opened.questions, opened.method, source, folder / ADAPTER, record.quantization)
+    source = checkpoint_source(base.over(record.model).checkpoint, base.hub)
+    return _Trained(opened.mllm, opened.questions, opened.method, source, record.quantization)
 
 
 def _require_full_width(trained_on: Quantization, base: Base, folder: Path) -> None:
@@ -143,22 +141,19 @@ def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Train
     run = load_config(str(unit.folder.absolute().parent.parent / CONFIG))
     config = run.at(run.data, unit.unit.factors)
     _require_full_width(config.model.quantization, base, folder)
-    source, hub = base.checkpoint or config.model.checkpoint, base.hub or config.model.hub
-    if checkpoint_folder(source) is None and not hub:
-        raise ThroughlineError("no such checkpoint", source, "name the unit's base with --checkpoint")
-    mllm = load_mllm(
-        source,
-        tiles=base.tiles or config.model.tiles,
-        dtype=base.dtype or config.model.dtype,
-        device=pick_device(base.device),
-        hub=hub,
-        revision=config.model.revision,
-    )
-    if checkpoint_folder(source) is not None and mllm.fingerprint != unit.unit.inputs["model"]["checkpoint"]:
-        raise ThroughlineError("this base is not the one that the unit started from", source, "name the right one")
+    changes = {"hub": base.hub or config.model.hub, "quantization": "none"}
+    model = base.over(config.model).model_copy(update=changes)
+    is_local = checkpoint_folder(model.checkpoint) is not None
+    if not is_local and not model.hub:
+        raise ThroughlineError("no such checkpoint", model.checkpoint, "name the unit's base with --checkpoint")
+    mllm = open_checkpoint(model)
+    if is_local and mllm.fingerprint != unit.unit.inputs["model"]["checkpoint"]:
+        what = "this base is not the one that the unit started from"
+        raise ThroughlineError(what, model.checkpoint, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
     questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.unit.dataset))
-    return _Trained(mllm, questions, unit.unit.method, source, folder / ADAPTER, config.model.quantization)
+    source = checkpoint_source(model.checkpoint, model.hub)
+    return _Trained(mllm, questions, unit.unit.method, source, config.model.quantization)
 
 
 def _classes_of(config: RunConfig, dataset: str) -> tuple[str, ...]:

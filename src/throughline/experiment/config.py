@@ -16,11 +16,10 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.nearest import nearest
+from throughline.core.nearest import did_you_mean
 from throughline.core.settings import (
     AnswerSettings,
-    LoraSettings,
-    Quantization,
+    ModelSettings,
     Settings,
     TrainingSettings,
     WordingSettings,
@@ -101,27 +100,6 @@ class DataConfig(Settings):
         return self
 
 
-class ModelConfig(Settings):
-    """The checkpoint that everything starts from."""
-
-    checkpoint: str = "pocket"
-    """`pocket` (ships with the package), a folder, or with `hub` a name on the Hugging Face hub."""
-    tiles: int = Field(default=1, ge=1)
-    """Most tiles an image is cut into (open in the paper)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights in memory."""
-    quantization: Quantization = "none"
-    """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; `auto` is a GPU where there is one."""
-    hub: bool = False
-    """Allow the checkpoint's download from the Hugging Face hub."""
-    revision: str | None = None
-    """Branch, tag or commit of a checkpoint on the hub, `main` by default. A run resolves it to a commit first."""
-    lora: LoraSettings = LoraSettings()
-    """The adapter that training fits."""
-
-
 class ChainsConfig(Settings):
     """Where the reasoning chains of the first stage come from; at most one of `teacher` and `journal`."""
 
@@ -178,7 +156,7 @@ class RunConfig(Settings):
     """Named axes: for each level of a factor the keys of this config that it sets, e.g.
     `wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}`. Every method, target and seed has a unit for
     each combination of levels."""
-    model: ModelConfig = ModelConfig()
+    model: ModelSettings = ModelSettings()
     """Checkpoint and adapter."""
     chains: ChainsConfig = ChainsConfig()
     """Reasoning chains of the first stage."""
@@ -287,11 +265,8 @@ def _config_path(name_or_path: str) -> Path:
         return preset_path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         raise ThroughlineError("no such config file", name_or_path, "name a YAML file or a preset")
-    near = nearest(name_or_path, preset_names())
-    hint = f"did you mean {near}? " if near else ""
-    raise ThroughlineError(
-        f"no preset named {name_or_path}", None, f"{hint}the presets are {', '.join(preset_names())}"
-    )
+    hint = did_you_mean(name_or_path, preset_names(), "the presets")
+    raise ThroughlineError(f"no preset named {name_or_path}", None, hint)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.evaluation.answers import answer_samples
-from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
-from throughline.evaluation.results import Measurement, results_lines
+from throughline.evaluation.folds import keep_all, leave_out, measure_only
+from throughline.evaluation.results import results_lines
 from throughline.experiment.kinds import Task
 from throughline.experiment.training import UnitSession, open_session, train_unit
 from throughline.runs.folder import PREDICTIONS, RESULTS, round_folder, write_metrics
-from throughline.runs.records import Prediction, ResultsLine, read_record
+from throughline.runs.records import ResultsLine, read_record
 
 
 def execute_fold(task: Task) -> None:
@@ -55,13 +55,7 @@ def execute_final(task: Task) -> None:
 
 def _measure(session: UnitSession, folder: Path, number: int | None) -> list[ResultsLine]:
     """Asks every target image in every way, writes the predictions, and returns their results lines."""
-    predictions, lines = _answers(session, session.fold, number)
-    write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))
-    return lines
-
-
-def _answers(session: UnitSession, fold: Fold, number: int | None) -> tuple[list[Prediction], list[ResultsLine]]:
-    unit, answering = session.task.unit, session.task.config.evaluation.answering
+    task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
     predictions = answer_samples(
         session.mllm,
@@ -69,16 +63,14 @@ def _answers(session: UnitSession, fold: Fold, number: int | None) -> tuple[list
         session.questions.build(answering),
         answering.batch,
         reader=session.reader,
-        on_progress=lambda n, of: session.task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
+        on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
         on_seconds=lambda answer, took: seconds.update({answer: took}),
     )
     predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
-    measurement = Measurement(
-        unit.name, unit.dataset, unit.model, unit.targets, unit.method, unit.seed, number, unit.factors
-    )
+    write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
     splits = {"in": fold.target_in, "out": out, "all": None}
-    return predictions, results_lines(predictions, session.questions.classes, splits, measurement, seconds)
+    return results_lines(predictions, session.questions.classes, splits, task.unit, seconds, number)
 
 
 def _round_results(folder: Path) -> dict[int, list[ResultsLine]]:

@@ -16,9 +16,9 @@ from throughline.experiment.kinds import Task
 from throughline.experiment.plan import START, STEPS
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.mllm.constraints import constraint_of
-from throughline.mllm.devices import device_name, pick_device
+from throughline.mllm.devices import device_name
 from throughline.mllm.images import ImageReader
-from throughline.mllm.load import Mllm, load_mllm
+from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
@@ -61,16 +61,8 @@ class UnitSession:
 
 def open_session(task: Task, fold: Fold) -> UnitSession:
     """Loads the checkpoint that the task's config names."""
-    config, model = task.config, task.config.model
-    mllm = load_mllm(
-        model.checkpoint,
-        tiles=model.tiles,
-        dtype=model.dtype,
-        device=pick_device(model.device),
-        hub=model.hub,
-        revision=model.revision,
-        quantization=model.quantization,
-    )
+    config = task.config
+    mllm = open_checkpoint(config.model)
     # The kind of device changes last bits, and is no part of a unit's hash: whoever reads the results is shown it.
     record_environment(task.run_folder, {"device": device_name(mllm.device)})
     room = int(config.data.cache_gb * 1e9)

@@ -15,10 +15,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging as transformers_logging
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.settings import Quantization
+from throughline.core.settings import ModelSettings, Quantization
 from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint, resolve_revision
+from throughline.mllm.devices import pick_device
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
@@ -110,6 +111,20 @@ def load_mllm(
     model.to(device).eval()
     mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name, commit), tiles)
     return replace(mllm, quantization=quantization)
+
+
+def open_checkpoint(model: ModelSettings) -> Mllm:
+    """The checkpoint that settings name, without their adapter; raises as `load_mllm` does, or where a GPU is asked for
+    and there is none."""
+    return load_mllm(
+        model.checkpoint,
+        tiles=model.tiles,
+        dtype=model.dtype,
+        device=pick_device(model.device),
+        hub=model.hub,
+        revision=model.revision,
+        quantization=model.quantization,
+    )
 
 
 def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: int = 1) -> Mllm:

@@ -24,6 +24,7 @@ from throughline.core.files import (
     write_json_lines,
 )
 from throughline.core.locks import release_lock, take_lock
+from throughline.core.nested import flattened
 from throughline.runs.records import ResultsLine, read_record
 from throughline.runs.unit import Unit
 
@@ -211,14 +212,15 @@ def _done_inputs(folder: Path) -> Mapping[str, Any] | None:
 def _read_identity(folder: Path) -> tuple[object, ...] | None:
     """The identity of the unit in a folder; None where its `unit.json` cannot be read."""
     try:
-        return Unit.from_json(json.loads((folder / UNIT).read_text())).identity
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(Unit, json.loads((folder / UNIT).read_text())).identity
+    except (OSError, ValueError):
         return None
 
 
 def input_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
     """What differs, as `key: old → new`; hashes of content only say that it changed."""
-    before, after = _flat(old), _flat(new)
+    # as JSON gives them back, so that a tuple in memory equals its list on disk
+    before, after = (flattened(json.loads(canonical_json(inputs))) for inputs in (old, new))
     changed = []
     for key in sorted(before.keys() | after.keys()):
         first, second = before.get(key), after.get(key)
@@ -226,14 +228,3 @@ def input_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
             content = any(isinstance(value, str) and len(value) == 64 for value in (first, second))
             changed.append(f"{key} changed" if content else f"{key}: {first} → {second}")
     return tuple(changed)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys. Values are those JSON gives back, so that a tuple in memory equals its list on disk."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            flat |= _flat(inner, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.loads(canonical_json(inner))
-    return flat

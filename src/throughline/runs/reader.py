@@ -45,7 +45,7 @@ Record = TypeVar("Record")
 REDUCED_PREDICTIONS = "predictions.parquet"
 """The predictions of all units of a reduced folder; the file that makes it one."""
 REDUCED_COLUMNS = ("unit", "sample_id", "answer", "predicted", "label", "outcome")
-UNSAID: Mapping[str, Any] = {"kind": "fold", "factors": {}, "needs": {}, "inputs": {}}
+UNSAID = {"kind": "fold"}
 """What a results line does not say of its unit."""
 
 
@@ -158,8 +158,8 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     faults: list[str] = []
     described = _mapping(folder / UNIT, faults)
     try:
-        unit = Unit.from_json({**UNSAID, **described}) if described else known
-    except (KeyError, TypeError, ValueError):
+        unit = read_record(Unit, {**UNSAID, **described}) if described else known
+    except ValidationError:
         unit = known
     if unit is None:
         return None
@@ -184,7 +184,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
 
 def _unit_of(line: ResultsLine) -> Unit:
     """A unit as its results lines describe it."""
-    return Unit.from_json({**UNSAID, **line.to_json()})
+    return read_record(Unit, {**UNSAID, **line.to_json()})
 
 
 def _read_results(folder: Path) -> tuple[ResultsLine, ...]:

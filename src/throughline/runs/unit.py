@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -62,36 +62,8 @@ class Unit:
         return self.kind, self.dataset, self.targets, self.method, self.seed, factors
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `unit.json`."""
-        return {
-            "schema": SCHEMA,
-            "unit": self.name,
-            "kind": self.kind,
-            "dataset": self.dataset,
-            "targets": list(self.targets),
-            "method": self.method,
-            "model": self.model,
-            "seed": self.seed,
-            "trial": self.inputs.get("trial_seed", 0),
-            "factors": dict(self.factors),
-            "needs": dict(self.needs),
-            "inputs": dict(self.inputs),
-        }
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Unit:
-        """The unit of a `unit.json`; KeyError or TypeError where it lacks something."""
-        return cls(
-            kind=row["kind"],
-            dataset=row["dataset"],
-            targets=tuple(row["targets"]),
-            method=row["method"],
-            model=row["model"],
-            seed=row["seed"],
-            factors=dict(row["factors"]),
-            needs=dict(row["needs"]),
-            inputs=dict(row["inputs"]),
-        )
+        """The content of `unit.json`, which `records.read_record` reads back."""
+        return {"schema": SCHEMA, "unit": self.name, "trial": self.inputs.get("trial_seed", 0), **asdict(self)}
 
 
 def _plain(word: str) -> str:

@@ -1,6 +1,5 @@
 """Any model and any chain journal as an analysis sees them: no run, no rounds."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.records import Header
 from throughline.chains.store import read_headers
 from throughline.core.errors import ThroughlineError
-from throughline.core.settings import AnswerSettings, SelfLabelling
+from throughline.core.settings import AnswerSettings, ModelSettings, SelfLabelling
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import keep_all
@@ -46,7 +45,7 @@ def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
     """
     record = find_record(source.model, source.base.hub)
     journals = journal_paths(source.chains)
-    header = _header(journals)
+    header = next(read_headers(journals), None)
     root = source.images or (Path(header.images) if header is not None and header.images else None)
     if root is None:
         raise ThroughlineError("the journal does not say where its images lie", source.chains, "give --images DIR")
@@ -56,6 +55,7 @@ def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
     if not chains:
         raise ThroughlineError("no chain of these images is accepted", source.chains, f"rule {RULE}, {root}")
     name = checkpoint_name(source.model)
+    model = source.base.over(ModelSettings(checkpoint=source.model) if record is None else record.model)
     adapter = Path(source.model).expanduser() / "adapter"
     subject = Subject(
         model=name,
@@ -64,7 +64,7 @@ def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
         questions=questions,
         chains=chains,
         checkpoint=fingerprint_checkpoint(source.model) if record is None else record.checkpoint.fingerprint,
-        loading=_loading(record, source.base),
+        loading=(model.tiles, model.dtype, model.quantization),
         answering=AnswerSettings() if record is None else record.answering,
         self_labelling=SelfLabelling(),
         adapter=lambda state: None if state.method is None else adapter,
@@ -84,16 +84,6 @@ def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
 def _load(source: ModelSource, record: ModelRecord | None, classes: tuple[str, ...]) -> Mllm:
     """The base of a fitted model, or the checkpoint itself."""
     return open_model(source.model, classes, source.base).mllm if record is None else load_base(record, source.base)
-
-
-def _loading(record: ModelRecord | None, base: Base) -> tuple[object, ...]:
-    """What of opening it changes numbers."""
-    own = (1, "float32", "none") if record is None else (record.tiles, record.dtype, record.quantization)
-    return tuple(given or usual for given, usual in zip((base.tiles, base.dtype, base.quantization), own, strict=True))
-
-
-def _header(journals: Sequence[Path]) -> Header | None:
-    return next(read_headers(journals), None)
 
 
 def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> QuestionSet:

@@ -1,28 +1,23 @@
 """A finished run as an analysis sees it: its folds, and the weights that each of them passed through."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import leave_out
 from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit, Subject
-from throughline.experiment.config import ModelConfig, RunConfig, load_config
+from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, read_accepted_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
+from throughline.mllm.load import open_checkpoint
 from throughline.runs.order import in_order
 from throughline.runs.reader import Run, read_run
 from throughline.runs.records import Factor
 from throughline.training.methods import METHODS, method_table
-
-if TYPE_CHECKING:
-    from throughline.mllm.load import Mllm
 
 Levels = tuple[tuple[str, Factor], ...]
 """A level of each factor."""
@@ -115,22 +110,7 @@ def _subject(run: Run, config: RunConfig, images: ImageSet, checkpoint: str, dev
         answering=config.evaluation.answering,
         self_labelling=config.training.self_labelling,
         adapter=lambda state: None if state.unit is None else run.units[state.unit].adapter(state.round),
-        load=partial(_load, model, device),
-    )
-
-
-def _load(model: ModelConfig, device: str) -> Mllm:
-    """The checkpoint that a run started from; `device` auto is the config's."""
-    from throughline.mllm.devices import pick_device
-    from throughline.mllm.load import load_mllm
-
-    return load_mllm(
-        model.checkpoint,
-        tiles=model.tiles,
-        dtype=model.dtype,
-        device=pick_device(model.device if device == "auto" else device),
-        hub=model.hub,
-        quantization=model.quantization,
+        load=partial(open_checkpoint, model if device == "auto" else model.model_copy(update={"device": device})),
     )
 
 
