@@ -151,8 +151,7 @@ def test_every_analysis_of_a_run_is_found(analyzed: Path) -> None:
 def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Path) -> None:
     """The label tokens' mean probability after mtct, from a model opened by hand."""
     found = analyze_run(folder, replace(ALL, what=("probabilities",)), say=silent)
-    analyzed = read_analyzed_run(folder)
-    (fold,) = analyzed.folds
+    _, (fold,) = read_analyzed_run(folder)
     unit = fold.units["mtct"]
     mllm = load_mllm(str(tiny_checkpoint))
     load_adapter(mllm.model, unit.folder.adapter())
@@ -245,7 +244,8 @@ def test_chains_that_were_kept_are_not_the_models_own(folder: Path) -> None:
     path = unit / "round-1" / "accepted.jsonl"
     rows = read_json_lines(path)
     write_json_lines(path, [*rows, {"sample_id": "photo/cat/1.png", "text": chain_of("cat")}])
-    own = read_analyzed_run(folder).folds[0].units["mtct_sarr"].folder.own_chains(1)
+    _, (fold,) = read_analyzed_run(folder)
+    own = fold.units["mtct_sarr"].folder.own_chains(1)
     assert own == {row["sample_id"]: row["text"] for row in rows}
 
 

@@ -1,13 +1,13 @@
 """An analysis from a run folder, or from any checkpoint and any chain journal, to `analysis.json`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from throughline.analysis.divergence import Divergence
 from throughline.analysis.document import FIELDS, FILE, WHAT, Analysis, Fold, read_analysis, write_analysis
 from throughline.analysis.records import Missing
+from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.experiment.analyses.divergence import measure_divergence
 from throughline.experiment.analyses.fold import FoldAnalysis
@@ -33,20 +33,14 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
     """
     require_known(settings.what)
     _require_methods(folder, settings)
-    analyzed = read_analyzed_run(folder, settings.images, settings.checkpoint, settings.device)
+    run, folds = read_analyzed_run(folder, settings.images, settings.checkpoint, settings.device)
     with locked(folder):
-        before = _read_before(folder / FILE, say)
-        settings = settings.with_limit_of(before)
-        analysis = _measured(analyzed.folds, settings, say)
+        sensitivity: tuple[Sensitivity, ...] = ()
+        lacking: list[Missing] = []
         if "sensitivity" in settings.what:
-            runs = [analyzed.run, *map(read_run, others)]
-            varied, lacking = runs_varied(runs) if others else ([], [])
-            sensitivity = (*rounds_varied(analyzed.run), *varied)
-            update = {"sensitivity": sensitivity, "missing": (*analysis.missing, *lacking)}
-            analysis = analysis.model_copy(update=update)
-        analysis = _kept_from(before, analysis, settings.what)
-        write_analysis(folder / FILE, analysis)
-    return analysis
+            varied, lacking = runs_varied([run, *map(read_run, others)]) if others else ([], [])
+            sensitivity = (*rounds_varied(run), *varied)
+        return _analyze(folds, folder, settings, say, sensitivity, lacking)
 
 
 def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, say: Say = print) -> Analysis:
@@ -57,40 +51,41 @@ def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, 
     """
     require_known(settings.what)
     fold = open_subject(source, folder)
-    before = _read_before(folder / FILE, say)
-    settings = settings.with_limit_of(before)
-    analysis = _measured([fold], settings, say)
     lacking = [
         Missing(what=name, why="a run folder has what it needs", analysis=name)
         for name in ("conclusions", "sensitivity")
         if name in settings.what
     ]
-    analysis = analysis.model_copy(update={"missing": (*analysis.missing, *lacking)})
-    analysis = _kept_from(before, analysis, settings.what)
-    write_analysis(folder / FILE, analysis)
-    return analysis
+    return _analyze([fold], folder, settings, say, (), lacking)
 
 
-def _measured(folds: Sequence[AnalyzedFold], settings: AnalyzeSettings, say: Say) -> Analysis:
-    """All but sensitivity, which needs whole runs. Divergence is of the first combination of the factors' levels."""
+def _analyze(
+    folds: Sequence[AnalyzedFold],
+    folder: Path,
+    settings: AnalyzeSettings,
+    say: Say,
+    sensitivity: tuple[Sensitivity, ...],
+    lacking: Sequence[Missing],
+) -> Analysis:
+    """Measures the folds, and writes that with what stays of an earlier call. Divergence is of the first combination of
+    the factors' levels."""
+    before = _read_before(folder / FILE, say)
+    settings = settings.with_limit_of(before)
     subject = folds[0].subject
     scoring = Scoring(subject, Weights(subject.load), say)
     records: list[Fold] = []
     missing: list[Missing] = []
     for number, fold in enumerate(folds, start=1):
         place = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
-        if fold.subject.loading != scoring.subject.loading:
-            scoring = replace(scoring, weights=Weights(fold.subject.load))
-        scoring = replace(scoring, subject=fold.subject, say=partial(_say, say, place))
+        scoring = scoring.of(fold.subject, partial(_say, say, place))
         analysis = FoldAnalysis(scoring, fold, settings.images_at_most, settings.conclusions_of)
         records.append(analysis.measure(settings.what))
         missing += analysis.missing
     apart: tuple[Divergence, ...] = ()
     if "divergence" in settings.what:
-        weights = scoring.weights if subject.loading == scoring.subject.loading else Weights(subject.load)
-        apart, lacking = measure_divergence(Scoring(subject, weights, say), settings)
-        missing += lacking
-    return Analysis(
+        apart, unreadable = measure_divergence(scoring.of(subject, say), settings)
+        missing += unreadable
+    measured = Analysis(
         dataset=subject.images.name,
         model=subject.model,
         drawn=(subject.images.root / SCENES).is_file(),
@@ -99,8 +94,12 @@ def _measured(folds: Sequence[AnalyzedFold], settings: AnalyzeSettings, say: Say
         classes=subject.questions.classes,
         folds=tuple(records),
         divergence=apart,
-        missing=tuple(missing),
+        sensitivity=sensitivity,
+        missing=(*missing, *lacking),
     )
+    measured = _kept_from(before, measured, settings.what)
+    write_analysis(folder / FILE, measured)
+    return measured
 
 
 def _require_methods(folder: Path, settings: AnalyzeSettings) -> None:

@@ -3,43 +3,55 @@ and of its own chains about the images it held out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from throughline.analysis.conclusions import VERSION as CONCLUSIONS_VERSION
 from throughline.analysis.conclusions import Chained, ConclusionReader, chained
-from throughline.analysis.context import context
-from throughline.analysis.document import Fold
-from throughline.analysis.entropy import EntropyTable, entropy_table, overlap
+from throughline.analysis.context import Context, context
+from throughline.analysis.document import FIELDS, Fold
+from throughline.analysis.entropy import EntropyTable, Overlap, entropy_table, overlap
 from throughline.analysis.faithfulness import Read, Variant, variants
 from throughline.analysis.mismatch import Mismatch, mismatch
 from throughline.analysis.optimisation import Curve, curve
 from throughline.analysis.passages import Passages
-from throughline.analysis.probabilities import buckets, moved
+from throughline.analysis.probabilities import Buckets, Moved, buckets, moved
 from throughline.analysis.records import BASE, Kind, Missing, Source, State
 from throughline.analysis.shading import Shaded, shade
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.samples import spread
-from throughline.experiment.analyses.own_chains import OwnChains
-from throughline.experiment.analyses.scoring import Scoring, given_passages
-from throughline.experiment.analyses.subject import AnalyzedFold
+from throughline.experiment.analyses.own_chains import base_chains
+from throughline.experiment.analyses.scoring import Scoring, given_passages, own_passages
+from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Record = TypeVar("Record")
+Measured = TypeVar("Measured")
 Tables = Mapping[State, "pd.DataFrame"]
 """The same texts as each state of the weights sees them."""
 
 KINDS: tuple[tuple[Source, Kind], ...] = (("label", "class"), ("teacher", "class"), ("teacher", "chain"))
+OWN_KINDS: tuple[tuple[Source, Kind], ...] = (("self", "chain"), ("self", "class"))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A unit of self-labelling: the weights its rounds start from, those after the last one, and what the first round
+    accepted as the base and these two see it."""
+
+    unit: AnalyzedUnit
+    start: State
+    last: State
+    tables: Tables
 
 
 @dataclass
 class FoldAnalysis:
-    """Measures one fold; what cannot be measured is noted in `missing`. `limit` images at most are looked at;
-    conclusions are read of the methods named, None for all that write chains."""
+    """Measures one fold; what cannot be measured is noted in `missing`. `limit` images at most are looked at, of each
+    round too; conclusions are read of the methods named, None for all that write chains."""
 
     scoring: Scoring
     fold: AnalyzedFold
@@ -57,18 +69,25 @@ class FoldAnalysis:
 
     def measure(self, what: Sequence[str]) -> Fold:
         """All that is asked for and can be had."""
-        measured: dict[str, object] = {}
-        if {"probabilities", "entropy", "mismatch"} & set(what):
-            measured |= self._on_trained_images(what)
-        if "optimisation" in what:
-            measured["curves"] = tuple(self._curves())
-        if "conclusions" in what:
-            measured["variants"] = tuple(self._variants())
-        return self.record.model_copy(update=measured)
+        measures: dict[str, Callable[[], Iterable[Any]]] = {
+            "buckets": self._buckets,
+            "moved": self._moved,
+            "context": self._context,
+            "shaded": self._shaded,
+            "entropy": self._entropy,
+            "overlap": self._overlap,
+            "mismatch": self._mismatch,
+            "curves": self._curves,
+            "variants": self._variants,
+        }
+        asked = [name for analysis, fields in FIELDS.items() if analysis in what for name in fields]
+        return self.record.model_copy(update={name: _known(measures[name]()) for name in asked})
 
     def lacks(self, what: str, why: str, analysis: str) -> None:
         """Notes what could not be measured of this fold."""
         self.missing.append(Missing(what=f"{what} ({self.record.name})", why=why, analysis=analysis))
+
+    # what is looked at ------------------------------------------------------------------------------------------------
 
     @cached_property
     def given(self) -> tuple[Passages, ...]:
@@ -76,32 +95,65 @@ class FoldAnalysis:
         passages, broken = given_passages(self.fold.fold.train, self.scoring.subject.chains, self.limit)
         for name, why in broken.items():
             self.lacks(name, why, "probabilities")
+        if not any("teacher" in texts.texts for texts in passages):
+            self.lacks("teacher's chains", "no chain is accepted", "probabilities")
         return passages
 
-    def _on_trained_images(self, what: Sequence[str]) -> dict[str, object]:
-        if not any("teacher" in passages.texts for passages in self.given):
-            self.lacks("teacher's chains", "no chain is accepted", "probabilities")
-        tables = {state: self.scoring.tokens(state, self.given, "given") for state in self.record.states}
-        own = OwnChains(self.scoring, self.fold, [passages.sample for passages in self.given], self.limit)
-        measured: dict[str, object] = {}
-        if "probabilities" in what:
-            for method in own.without_first_round():
-                self.lacks(f"own chains, {method}", "the first round accepted none", "probabilities")
-            trained = {state: table for state, table in tables.items() if state != BASE}
-            measured["buckets"] = _known(buckets(table, s, *kind) for s, table in tables.items() for kind in KINDS)
-            from_base = [moved(tables[BASE], t, (BASE, s), *kind) for s, t in trained.items() for kind in KINDS]
-            measured["moved"] = (*_known(from_base), *own.moved())
-            measured["context"] = _known([context(tables[BASE], BASE, "teacher")])
-            measured["shaded"] = (*self._shaded(tables), *own.shaded())
-        if "entropy" in what:
-            teachers, selves = self._entropy(tables), own.entropy()
-            measured["entropy"] = (*teachers, *selves)
-            measured["overlap"] = tuple(overlap(teacher, mine) for teacher in teachers for mine in selves)
-        if "mismatch" in what:
-            measured["mismatch"] = (*self._mismatch(tables), *own.mismatch())
-        return measured
+    @cached_property
+    def tables(self) -> Tables:
+        """What is given, as every state sees it."""
+        return {state: self.scoring.tokens(state, self.given, "given") for state in self.record.states}
 
-    def _entropy(self, tables: Tables) -> tuple[EntropyTable, ...]:
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """Every unit of self-labelling."""
+        families = []
+        for unit, start in self.fold.families():
+            states = dict.fromkeys((BASE, start, *unit.rounds[-1:]))
+            tables = {state: self._own_tokens(state, unit, 1) for state in states}
+            families.append(Family(unit, start, unit.rounds[-1] if unit.rounds else start, tables))
+        return tuple(families)
+
+    def _own_tokens(self, state: State, unit: AnalyzedUnit, number: int) -> pd.DataFrame:
+        """What a round accepted, as `state` sees it."""
+        passages = own_passages(self.fold.fold.train, unit.folder.own_chains(number), self.limit)
+        return self.scoring.tokens(state, passages, "own")
+
+    # what is measured -------------------------------------------------------------------------------------------------
+
+    def _buckets(self) -> Iterator[Buckets | None]:
+        for state, table in self.tables.items():
+            yield from (buckets(table, state, *kind) for kind in KINDS)
+
+    def _moved(self) -> Iterator[Moved | None]:
+        """Every state from the base; by all rounds, from the base and from where they start."""
+        for state in self.record.states[1:]:
+            yield from (_compared(moved, self.tables, BASE, state, *kind) for kind in KINDS)
+        for family in self.families:
+            if not family.unit.folder.own_chains(1):
+                self.lacks(f"own chains, {family.unit.name}", "the first round accepted none", "probabilities")
+            before = [state for state in (BASE, family.start) if state != family.last]
+            for kind in OWN_KINDS:
+                yield from (_compared(moved, family.tables, state, family.last, *kind) for state in before)
+
+    def _context(self) -> Iterator[Context | None]:
+        yield context(self.tables[BASE], BASE, "teacher")
+
+    def _shaded(self) -> Iterator[Shaded]:
+        """A method of teacher's chains; own chains of the family that the paper proposes, else of the first there
+        is."""
+        labels = {name: sample.label for name, sample in self.scoring.subject.images.by_id.items()}
+        taught = [unit for unit in self.fold.units.values() if unit.name in {"mtct", "reasoning"}]
+        for unit in taught[:1]:
+            yield from _compared(shade, self.tables, BASE, unit.state, "teacher", labels)
+        for family in sorted(self.families, key=lambda family: family.unit.name != "mtct_sarr")[:1]:
+            yield from _compared(shade, family.tables, BASE, family.last, "self", labels)
+
+    def _entropy(self) -> tuple[EntropyTable, ...]:
+        return (*self.entropy_of_teachers, *self.entropy_of_own)
+
+    @cached_property
+    def entropy_of_teachers(self) -> tuple[EntropyTable, ...]:
         """Under teacher's chains: methods whose first stage learns from them, and what started from one that is not
         here."""
         learnt = []
@@ -109,25 +161,44 @@ class FoldAnalysis:
             first_stage = unit.method.needs_chains and unit.method.steps_like is None
             if unit.method.starts_from not in self.fold.units if unit.method.self_labelled else first_stage:
                 learnt.append(unit.state)
-        return _known(entropy_table(tables[BASE], tables[state], (BASE, state), "teacher") for state in learnt)
+        return _known(_compared(entropy_table, self.tables, BASE, state, "teacher") for state in learnt)
 
-    def _mismatch(self, tables: Tables) -> tuple[Mismatch, ...]:
-        """The teacher's chains: of the base, and of each family's weights round by round."""
-        records = [mismatch(tables[BASE], BASE, "teacher", None)]
-        for unit, parent in self.fold.families():
-            before = tables[BASE]
-            for state in (parent, *unit.rounds):
-                records.append(mismatch(tables[state], state, "teacher", before))
-                before = tables[state]
-        seen = {record.state for record in records if record is not None}
-        records += [mismatch(table, s, "teacher", tables[BASE]) for s, table in tables.items() if s not in seen]
-        return _known(records)
+    @cached_property
+    def entropy_of_own(self) -> tuple[EntropyTable, ...]:
+        """By all rounds."""
+        return _known(
+            _compared(entropy_table, family.tables, family.start, family.last, "self") for family in self.families
+        )
 
-    def _shaded(self, tables: Tables) -> list[Shaded]:
-        unit = next((unit for unit in self.fold.units.values() if unit.name in {"mtct", "reasoning"}), None)
-        if unit is None:
-            return []
-        return shade(tables[BASE], tables[unit.state], (BASE, unit.state), "teacher", self.scoring.labels)
+    def _overlap(self) -> Iterator[Overlap]:
+        for teacher in self.entropy_of_teachers:
+            yield from (overlap(teacher, own) for own in self.entropy_of_own)
+
+    def _mismatch(self) -> list[Mismatch | None]:
+        """The teacher's chains: of the base, of each family's weights round by round, and of all others. Own chains: of
+        the base its own; then each round's accepted chains by the weights that wrote them, not by those that learnt
+        from them: the last round's have written none."""
+        base = self.tables[BASE]
+        teachers, own = [mismatch(base, BASE, "teacher", None)], [mismatch(self._base_tokens(), BASE, "self", None)]
+        for unit, start in self.fold.families():
+            before = base
+            for state in (start, *unit.rounds):
+                teachers.append(mismatch(self.tables[state], state, "teacher", before))
+                before = self.tables[state]
+            earlier: pd.DataFrame | None = None
+            for number, writer in enumerate((start, *unit.rounds[:-1]), start=1):
+                written = self._own_tokens(writer, unit, number)
+                own.append(mismatch(written, writer, "self", earlier))
+                earlier = written
+        seen = {record.state for record in teachers if record is not None}
+        teachers += [mismatch(table, s, "teacher", base) for s, table in self.tables.items() if s not in seen]
+        return teachers + own
+
+    def _base_tokens(self) -> pd.DataFrame:
+        """The base's chains of its own, about the images whose teacher's chains are scored, as it sees them."""
+        samples = [passages.sample for passages in self.given]
+        texts = base_chains(self.scoring, samples, self.fold.seed)
+        return self.scoring.tokens(BASE, own_passages(samples, texts, len(samples)), "own")
 
     def _curves(self) -> Iterator[Curve]:
         for unit in self.fold.units.values():
@@ -170,5 +241,10 @@ class FoldAnalysis:
         return [Read(**row) for row in read_json_lines(path)]
 
 
-def _known(records: Iterator[Record | None] | Sequence[Record | None]) -> tuple[Record, ...]:
+def _compared(measure: Callable[..., Measured], tables: Tables, before: State, after: State, *further: Any) -> Measured:
+    """What a measure says of the same texts under two states."""
+    return measure(tables[before], tables[after], (before, after), *further)
+
+
+def _known(records: Iterable[Measured | None]) -> tuple[Measured, ...]:
     return tuple(record for record in records if record is not None)

@@ -1,7 +1,6 @@
 """A finished run as an analysis sees it: its folds, and the weights that each of them passed through."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,19 +31,11 @@ Groups = dict[Levels, Folds]
 """The folds of each combination of levels."""
 
 
-@dataclass(frozen=True)
-class AnalyzedRun:
-    """A run folder: its lines, and what is done of it."""
-
-    run: Run
-    folds: tuple[AnalyzedFold, ...]
-
-
 def read_analyzed_run(
     folder: Path, images_root: Path | None = None, checkpoint: str | None = None, device: str = "auto"
-) -> AnalyzedRun:
-    """The run in a folder; `images_root` and `checkpoint` where these lie elsewhere than its config says, `device`
-    where it is not computed on the config's.
+) -> tuple[Run, tuple[AnalyzedFold, ...]]:
+    """The run in a folder, and the folds of what is done of it; `images_root` and `checkpoint` where these lie
+    elsewhere than its config says, `device` where it is not computed on the config's.
 
     Of a run over several image sets the first one is analysed. Raises ThroughlineError for a folder that is no run,
     whose images are gone, in which no unit is done, and when images or checkpoint are not those that its units were
@@ -65,7 +56,7 @@ def read_analyzed_run(
         for (targets, seed), by_method in units.items():
             fold = leave_out(images, targets, at.data.trial_seed, at.data.train_per_domain)
             folds.append(AnalyzedFold(targets, seed, dict(levels), by_method, fold, subject))
-    return AnalyzedRun(run, tuple(folds))
+    return run, tuple(folds)
 
 
 def read_config(folder: Path, checkpoint: str | None = None) -> RunConfig:

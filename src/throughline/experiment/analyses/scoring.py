@@ -60,10 +60,10 @@ class Scoring:
     weights: Weights
     say: Say
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """The class of each sample, by its id."""
-        return {name: sample.label for name, sample in self.subject.images.by_id.items()}
+    def of(self, subject: Subject, say: Say) -> Scoring:
+        """The same of another subject, with the weights that are loaded unless that one holds them otherwise."""
+        weights = self.weights if subject.loading == self.subject.loading else Weights(subject.load)
+        return Scoring(subject, weights, say)
 
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
