@@ -239,12 +239,12 @@ def rules(_root: Path) -> str:
     """Verdict rules and chain formats."""
     checks = (
         (
-            _code(rule.name),
+            _code(name),
             "yes",
             "yes" if rule.needs_conclusion else "no",
             "yes" if rule.needs_label else "no",
         )
-        for rule in RULES.values()
+        for name, rule in RULES.items()
     )
     formats = (
         (

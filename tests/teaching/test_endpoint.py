@@ -34,7 +34,7 @@ from throughline.teaching.building import accepted_chains, build
 from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
 from throughline.teaching.judge import Judge
-from throughline.teaching.pictures import PictureBook
+from throughline.teaching.pictures import data_url
 from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price
 from throughline.teaching.prompt import teacher_prompt
@@ -562,7 +562,7 @@ def picture(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def sent(path: Path, side: int = 64) -> tuple[str, bytes]:
-    head, data = PictureBook(side, 4).data_url(path).split(",")
+    head, data = data_url(path, side).split(",")
     return head.removeprefix("data:").removesuffix(";base64"), base64.b64decode(data)
 
 
@@ -614,8 +614,17 @@ def test_a_large_image_is_scaled_to_the_side_and_stands_upright(picture: Callabl
         assert image.size == (50, 100) and image.getexif().get(0x0112, 1) == 1
 
 
-def test_an_image_is_encoded_once_for_all_its_candidates(picture: Callable[..., Path]) -> None:
-    path, book = picture("a.bmp"), PictureBook(64, 4)
-    first = book.data_url(path)
-    path.unlink()
-    assert book.data_url(path) == first
+def test_an_image_is_encoded_once_for_all_its_candidates(
+    session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Path] = []
+
+    def encode(path: Path, side: int) -> str:
+        encoded.append(path)
+        return data_url(path, side)
+
+    monkeypatch.setattr("throughline.teaching.endpoint.data_url", encode)
+    one = session(candidates=2, enough=None)
+    one.plan = one.plan.limited(16)  # fewer than may be under way, which are kept
+    assert one.build().answers == 32
+    assert sorted(encoded) == sorted(sample.path for sample in one.plan.samples)

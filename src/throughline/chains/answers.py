@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from throughline.chains.mentions import find_mentions
-from throughline.chains.names import Aliases, words_of
+from throughline.chains.names import words_of
 from throughline.chains.outcomes import Outcome
 
 
@@ -19,15 +19,14 @@ class Answer:
     outcome: Outcome
 
 
-def parse_answer(text: str, classes: Sequence[str], aliases: Aliases | None = None) -> Answer:
+def parse_answer(text: str, classes: Sequence[str]) -> Answer:
     """The one class of `classes` that `text` asserts.
 
-    Compared after normalisation: case, articles, punctuation, underscores, plurals, and `aliases` (class → other
-    names). The longest name wins ("coffee mug" over "mug"); names stand between word boundaries. Outcomes: ok,
-    ambiguous, negated, out_of_list, refusal, empty. Never raises on any text; ThroughlineError for a class list
-    or aliases that cannot be told apart. Linear time.
+    Compared after normalisation: case, articles, punctuation, underscores, plurals. The longest name wins ("coffee mug"
+    over "mug"); names stand between word boundaries. Outcomes: ok, ambiguous, negated, out_of_list, refusal, empty.
+    Never raises on any text; ThroughlineError for classes that cannot be told apart. Linear time.
     """
-    mentions = find_mentions(text, classes, aliases)
+    mentions = find_mentions(text, classes)
     if not mentions.words:
         return Answer(None, Outcome.EMPTY)
     named = mentions.asserted | mentions.denied | mentions.considered

@@ -4,6 +4,7 @@ for is lost or asked for again. Teachers and self-labelling append through `Jour
 """
 
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +29,7 @@ class JournalWriter:
     """
 
     def __init__(self, path: Path, flush_every: int = 16) -> None:
-        if flush_every < 1:
-            raise ValueError("flush_every counts lines, from 1")
         self.path = path
-        self.torn = 0
-        """How many torn bytes the opening moved aside."""
         self._flush_every, self._unflushed = flush_every, 0
         with readable_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,24 +94,16 @@ class JournalWriter:
             aside.flush()
             os.fsync(aside.fileno())
         os.ftruncate(self._handle, whole)
-        self.torn = len(last)
-
-
-_BLOCK = 1 << 16
 
 
 def _last_line(path: Path) -> tuple[int, bytes]:
     """Where the bytes after the last line break begin, and these bytes; a long journal is not read for that."""
     with path.open("rb") as file:
-        start, last = file.seek(0, os.SEEK_END), b""
-        while start > 0:
-            size = min(_BLOCK, start)
-            start = file.seek(start - size)
-            last = file.read(size) + last
-            if b"\n" in last:
-                last = last.rpartition(b"\n")[2]
-                return file.seek(0, os.SEEK_END) - len(last), last
-        return 0, last
+        if not os.fstat(file.fileno()).st_size:  # nothing to map
+            return 0, b""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content.rfind(b"\n") + 1
+            return start, content[start:]
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,8 @@ class Problem:
     """A line that could not be used; nothing is dropped without one."""
 
     path: Path
-    line: int
+    line: int | None
+    """From 1; None where it is about the whole file."""
     what: str
 
     def __str__(self) -> str:
@@ -156,8 +146,9 @@ class Line(NamedTuple):
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a journal, one in memory at a time. ThroughlineError when the file cannot be read.
+def read_lines(path: Path, what: str = "journal") -> Iterator[Line]:
+    """The lines of a journal, or of `what` else has lines, one in memory at a time. ThroughlineError when the file
+    cannot be read.
 
     Split at line feeds only: U+2028 inside a text is no line end.
     """
@@ -169,7 +160,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                     yield Line(number, offset, data)
                 offset += len(data)
     except OSError as error:
-        raise ThroughlineError(f"cannot read the journal: {error.strerror}", path, "name an existing file") from error
+        raise ThroughlineError(f"cannot read the {what}: {error.strerror}", path, "name an existing file") from error
 
 
 def parse_line(path: Path, line: Line) -> Record | Problem:

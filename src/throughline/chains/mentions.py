@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from throughline.chains.names import ARTICLES, COMMA, NO_GAP, STOP, Aliases, Prose, Span, matcher_of, read_prose
+from throughline.chains.names import ARTICLES, COMMA, NO_GAP, STOP, Prose, Span, matcher_of, read_prose
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Mentions:
     """The text is one name and nothing else, so that there is nothing to interpret."""
 
 
-def find_mentions(text: str, classes: Sequence[str], aliases: Aliases | None = None) -> Mentions:
+def find_mentions(text: str, classes: Sequence[str]) -> Mentions:
     """The classes of `classes` named in `text`; linear in the text. Raises ThroughlineError as `matcher_of` does."""
-    matcher, prose = matcher_of(classes, aliases), read_prose(text)
+    matcher, prose = matcher_of(tuple(classes)), read_prose(text)
     words = len(prose.words)
     whole = matcher.whole(prose)
     if whole is not None:

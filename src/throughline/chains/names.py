@@ -7,14 +7,11 @@ import re
 import string
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 
 from throughline.core.errors import ThroughlineError
-
-Aliases = Mapping[str, Sequence[str]]
-"""Class → other names of it."""
 
 
 def words_of(text: str) -> list[str]:
@@ -172,18 +169,13 @@ def _run_together(words: Iterable[str]) -> str:
     return reduce(_joined, words, "")
 
 
-def matcher_of(classes: Sequence[str], aliases: Aliases | None = None) -> Matcher:
+@lru_cache(maxsize=64)
+def matcher_of(classes: tuple[str, ...]) -> Matcher:
     """The matcher of a class list, compiled once for each list.
 
-    ThroughlineError when a class has no letter or digit in its name, when two classes differ in nothing but case
-    and punctuation, or when an alias belongs to no class or to another one.
+    ThroughlineError when a class has no letter or digit in its name, or when two classes differ in nothing but case
+    and punctuation.
     """
-    other_names = tuple(sorted((name, tuple(others)) for name, others in aliases.items())) if aliases else ()
-    return _compiled(tuple(classes), other_names)
-
-
-@lru_cache(maxsize=64)
-def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...]], ...]) -> Matcher:
     own: dict[str, str] = {}
     for label in classes:
         name = _run_together(words_of(label))
@@ -192,24 +184,11 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
         if own.setdefault(name, label) != label:
             what = "two classes differ only in case, blanks or punctuation"
             raise ThroughlineError(what, f"{own[name]!r}, {label!r}", "rename one")
-    given: defaultdict[str, set[str]] = defaultdict(set)
     derived: defaultdict[str, set[str]] = defaultdict(set)
-    spellings = [(label, label) for label in classes]
-    for label, others in aliases:
-        if label not in classes:
-            raise ThroughlineError("an alias is given for an unknown class", repr(label), "name a class of the list")
-        for other in others:
-            name = _run_together(words_of(other))
-            if not name:
-                raise ThroughlineError("an alias has no letter or digit", f"{label!r}: {other!r}", "take it out")
-            if own.get(name, label) != label:
-                raise ThroughlineError("an alias is the name of another class", f"{label!r}: {other!r}", "take it out")
-            given[name].add(label)
-            spellings.append((label, other))
-    for label, spelling in spellings:
-        for variant in _variants(words_of(spelling)):
+    for label in classes:
+        for variant in _variants(words_of(label)):
             derived[variant].add(label)
-    names = {name: frozenset(labels) for name, labels in (derived | given).items()}
+    names = {name: frozenset(labels) for name, labels in derived.items()}
     names |= {name: frozenset({label}) for name, label in own.items()}
     beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
     return Matcher(names, beginnings, any("," in name for name in classes))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from throughline.chains.answers import is_refusal, parse_answer
 from throughline.chains.formats import Chain, ChainFormat, tag_pattern
-from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 
 
@@ -30,7 +29,6 @@ def parse_chain(
     format: ChainFormat,
     classes: Sequence[str],
     finish_reason: str | None = None,
-    aliases: Aliases | None = None,
 ) -> ParsedChain:
     """The chain of `format` in `text`, or the one fault that keeps it from being one.
 
@@ -45,7 +43,7 @@ def parse_chain(
     if fault is not None:
         return ParsedChain(None, fault[0], fault[1], None)
     chain = Chain(format, tuple(texts[name] for name in format.stages))
-    answer = parse_answer(chain.answer, classes, aliases)
+    answer = parse_answer(chain.answer, classes)
     detail = "" if answer.label is not None else f"{format.answer_stage}: {_shortened(chain.answer)}"
     return ParsedChain(chain, answer.outcome, detail, answer.label)
 

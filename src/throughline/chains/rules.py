@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from throughline.chains.mentions import find_mentions
-from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import ParsedChain
 from throughline.core.errors import ThroughlineError
@@ -25,21 +24,18 @@ version are made anew."""
 class Rule:
     """The checks of one rule, beyond the chain being of its format."""
 
-    name: str
     needs_conclusion: bool
     """The answer stage names exactly one class, and REFLECTION does not overturn it."""
     needs_label: bool
     """The class concluded is the image's own."""
 
 
-RULES: dict[str, Rule] = {
-    rule.name: rule
-    for rule in (
-        Rule("format", needs_conclusion=False, needs_label=False),
-        Rule("consistent", needs_conclusion=True, needs_label=False),
-        Rule("correct", needs_conclusion=True, needs_label=True),
-    )
+RULES = {
+    "format": Rule(needs_conclusion=False, needs_label=False),
+    "consistent": Rule(needs_conclusion=True, needs_label=False),
+    "correct": Rule(needs_conclusion=True, needs_label=True),
 }
+"""By name."""
 
 REFLECTION = "REFLECTION"
 """The self-check stage of `five_stage`; formats without it have nothing to overturn."""
@@ -59,7 +55,6 @@ def judge(
     parsed: ParsedChain,
     classes: Sequence[str],
     true_label: str | None = None,
-    aliases: Aliases | None = None,
 ) -> Judgement:
     """Applies the rule called `rule` to a parsed chain of the class list `classes`.
 
@@ -77,7 +72,7 @@ def judge(
         return Judgement(Outcome.OK, True)
     if parsed.label is None:
         return Judgement(parsed.outcome, False, parsed.detail)
-    fault = _overturned(parsed, classes, aliases)
+    fault = _overturned(parsed, classes)
     if fault is not None:
         return Judgement(fault, False, f"{REFLECTION} speaks against {parsed.label!r}")
     if checks.needs_label and parsed.label != true_label:
@@ -85,13 +80,13 @@ def judge(
     return Judgement(Outcome.OK, True)
 
 
-def _overturned(parsed: ParsedChain, classes: Sequence[str], aliases: Aliases | None) -> Outcome | None:
+def _overturned(parsed: ParsedChain, classes: Sequence[str]) -> Outcome | None:
     """How REFLECTION contradicts the conclusion, if it does: by denying it (negated) or by asserting nothing but
     other classes (ambiguous)."""
     chain = parsed.chain
     if chain is None or parsed.label is None or REFLECTION not in chain.format.stages:
         return None
-    mentions = find_mentions(chain.stage(REFLECTION), classes, aliases)
+    mentions = find_mentions(chain.stage(REFLECTION), classes)
     if parsed.label in mentions.asserted:
         return None
     if parsed.label in mentions.denied:

@@ -29,11 +29,12 @@ that has one, or a request that failed."""
 
 _ABSENT, _FAILED, _ANSWERED = range(3)
 """States of a row; absent are candidates of which only verdicts were read."""
-_OUTCOMES = tuple(Outcome)
 _HASHES = ("key", "sample", "image", "text")
-_CODES = ("domain", "about", "teacher", "number")
+_REPEATED = ("domain", "format", "classes_sha256", "prompt_sha256", "source", "model", "round", "number")
+"""Fields of candidates of which each value is kept once; `number` is their `candidate`."""
 _NUMBERS = {"place": "q", "line": "i", "state": "b", "reported": "b"}
-_TYPES = dict.fromkeys(_HASHES, "q") | dict.fromkeys(_CODES, "i") | _NUMBERS | dict.fromkeys(MEASURES, "d")
+_TYPES = dict.fromkeys(_HASHES, "q") | dict.fromkeys(_REPEATED, "i") | _NUMBERS | dict.fromkeys(MEASURES, "d")
+_NAN = float("nan")
 
 
 class ChainStore:
@@ -65,9 +66,11 @@ class ChainStore:
         self.judging: dict[tuple[int, str], tuple[int, tuple[float, ...]]] = {}
         """What verdicts of judge models took, by hash of the key and rule: the row, and `MEASURES`."""
         self._columns: dict[str, array[Any]] = {name: array(typecode) for name, typecode in _TYPES.items()}
-        self._names = {name: _Names() for name in (*_CODES, "basis")}
-        self._verdicts: dict[str, tuple[bytearray, array[int]]] = {}
-        """By rule and row: 0 for none, else 1 + 2 · outcome + accepted; and the basis. The end may be missing."""
+        self._values = {name: _Values() for name in _REPEATED}
+        self._verdicts: dict[str, array[int]] = {}
+        """By rule and row: which of `_rulings`; 0 is none, and the end may be missing."""
+        self._rulings = _Values({(None, False, None): 0})
+        """Outcome, whether it was accepted, and the basis."""
         self._index: dict[int, int] = {}
         """Request → row; needed while lines come in."""
         self._files: list[Path] = []
@@ -92,7 +95,7 @@ class ChainStore:
             self.cost += 0.0 if usage[2] != usage[2] else usage[2]
             row = self._row(record, place, line.number)
             if isinstance(record, Candidate):
-                return self._add_candidate(row, record, usage, Problem(path, line.number, _CONTRADICTION), place)
+                return self._add_candidate(row, record, usage, place, line.number)
             self._add_verdict(row, record, usage)
         return None
 
@@ -114,7 +117,7 @@ class ChainStore:
             self._columns[name][row] = value
 
     def _add_candidate(
-        self, row: int, candidate: Candidate, usage: tuple[float, ...], contradiction: Problem, place: int
+        self, row: int, candidate: Candidate, usage: tuple[float, ...], place: int, line: int
     ) -> Standing:
         state, text = self._columns["state"][row], hash(candidate.text)
         self.duplicates += state != _ABSENT
@@ -123,40 +126,35 @@ class ChainStore:
                 return "failed"
             if text == self._columns["text"][row]:
                 return "repeated"
-            self.contradictions.append(contradiction)
+            self.contradictions.append(Problem(self._files[-1], line, _CONTRADICTION))
             self.contradicted.add(row)
             return "contradiction"
         if state == _FAILED and not candidate.failed:
             self._forget_failure(row)
-        names = self._names
-        about = candidate.format, candidate.classes_sha256, candidate.prompt_sha256
+        repeated = {name: getattr(candidate, "candidate" if name == "number" else name) for name in _REPEATED}
         self._set(
             row,
             image=hash(candidate.image_sha256),
             text=text,
-            domain=names["domain"](candidate.domain),
-            about=names["about"](about),
-            teacher=names["teacher"]((candidate.source, candidate.model, candidate.round)),
-            number=names["number"](candidate.candidate),
             place=place,
-            line=contradiction.line,
+            line=line,
             state=_FAILED if candidate.failed else _ANSWERED,
             reported=candidate.usage is not None,
             **dict(zip(MEASURES, usage, strict=True)),
+            **{name: self._values[name].code(value) for name, value in repeated.items()},
         )
         return "failed" if candidate.failed else "first"
 
     def _forget_failure(self, row: int) -> None:
         """What was said of the failed request is not said of the answer."""
-        for codes, _ in self._verdicts.values():
-            if row < len(codes) and codes[row] == 1 + 2 * _OUTCOMES.index(Outcome.ERROR):
+        errors = [code for (outcome, *_), code in self._rulings.items() if outcome == Outcome.ERROR]
+        for codes in self._verdicts.values():
+            if row < len(codes) and codes[row] in errors:
                 codes[row] = 0
 
     def _add_verdict(self, row: int, verdict: Verdict, usage: tuple[float, ...]) -> None:
-        codes, bases = self._verdicts.setdefault(verdict.rule, (bytearray(), array("i")))
-        lacking = max(0, row + 1 - len(codes))
-        codes.extend(bytes(lacking))
-        bases.extend([0] * lacking)
+        codes = self._verdicts.setdefault(verdict.rule, array("i"))
+        codes.extend([0] * (row + 1 - len(codes)))
         if verdict.usage is not None:  # a copy's verdict repeats what was paid once
             self.judging.setdefault((hash(verdict.key), verdict.rule), (row, usage))
         if verdict.rule == JUDGE:
@@ -164,8 +162,7 @@ class ChainStore:
                 return  # a request to the judge that failed takes back nothing
             if verdict.outcome != Outcome.ERROR and verdict.model is not None:
                 self.judgements[hash(verdict.key), verdict.model] = verdict.accepted
-        codes[row] = 1 + 2 * _OUTCOMES.index(verdict.outcome) + verdict.accepted
-        bases[row] = self._names["basis"](verdict.basis)
+        codes[row] = self._rulings.code((verdict.outcome, verdict.accepted, verdict.basis))
 
     def _usable(self, usage: Usage | None) -> tuple[float, ...]:
         """`MEASURES`, NaN for what is not reported or cannot be."""
@@ -188,7 +185,7 @@ class ChainStore:
         prompt_sha256, source, model, round, number`; `reported` (there is a usage), `prompt_tokens, completion_tokens,
         cost` (NaN where not reported).
         """
-        return self.columns(*_HASHES, "line", "failed", "reported", *MEASURES, *_DECODED)
+        return self.columns(*_HASHES, "line", "failed", "reported", *MEASURES, *_REPEATED)
 
     def columns(self, *names: str) -> Any:
         """Some columns of `requests`: a large store has few megabytes for each."""
@@ -199,12 +196,9 @@ class ChainStore:
         present = column["state"] != _ABSENT
         derived = {"failed": column["state"] == _FAILED, "reported": column["reported"] > 0}
         columns: dict[str, Any] = {name: derived[name] if name in derived else column.get(name) for name in names}
-        for name in _DECODED.keys() & set(names):
-            code, place = _DECODED[name]
-            values = list(self._names[code])
-            table = np.empty(max(1, len(values)), object)
-            table[: len(values)] = values if place is None else [value[place] for value in values]
-            columns[name] = pd.Series(table[column[code]], dtype=object)  # each value is in memory once
+        for name in self._values.keys() & set(names):
+            values = np.array([*self._values[name], None], object)
+            columns[name] = pd.Series(values[column[name]], dtype=object)  # each value is in memory once
         frame = pd.DataFrame(columns, copy=False)
         return frame if present.all() else frame[present]
 
@@ -228,16 +222,10 @@ class ChainStore:
         import numpy as np
         import pandas as pd
 
-        codes, bases = self._verdicts.get(rule, (bytearray(), array("i")))
-        code = np.asarray(codes, np.uint8)
-        rows = np.flatnonzero(code)
-        outcomes, known = np.array(_OUTCOMES, object), np.array([*self._names["basis"], None], object)
-        columns = {
-            "outcome": pd.Series(outcomes[(code[rows] - 1) // 2], rows, object),
-            "accepted": (code[rows] - 1) % 2 > 0,
-            "basis": pd.Series(known[np.asarray(bases)[rows]], rows, object),
-        }
-        return pd.DataFrame(columns, index=rows)
+        codes = np.asarray(self._verdicts.get(rule, array("i")))
+        rows = np.flatnonzero(codes)
+        rulings = pd.DataFrame(list(self._rulings), columns=["outcome", "accepted", "basis"], dtype=object)
+        return rulings.astype({"accepted": bool}).iloc[codes[rows]].set_axis(rows)
 
     @property
     def vetoed(self) -> Any:
@@ -285,13 +273,10 @@ class ChainStore:
                 except OSError:
                     line = Line(0, offset, b"")
                 record = parse_line(path, line)
-                if not isinstance(record, Candidate) or not self._is_of(record, row):
+                known = self._columns["key"][row], self._columns["sample"][row]
+                if not isinstance(record, Candidate) or (hash(record.key), hash(record.sample_id)) != known:
                     raise ThroughlineError("the store changed while it was read", path, "start again")
                 yield record
-
-    def _is_of(self, candidate: Candidate, row: int) -> bool:
-        hashes = hash(candidate.key), hash(candidate.sample_id)
-        return hashes == (self._columns["key"][row], self._columns["sample"][row])
 
 
 def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] = lambda lines: None) -> ChainStore:
@@ -322,22 +307,10 @@ def _records(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, Line, Record 
 
 _LINES_BETWEEN_REPORTS = 1000
 _CONTRADICTION = "another text for a request that was answered before; the first stands"
-_DECODED: dict[str, tuple[str, int | None]] = {
-    "domain": ("domain", None),
-    "format": ("about", 0),
-    "classes_sha256": ("about", 1),
-    "prompt_sha256": ("about", 2),
-    "source": ("teacher", 0),
-    "model": ("teacher", 1),
-    "round": ("teacher", 2),
-    "number": ("number", None),
-}
-"""Columns that are kept as codes: where, and which part of the value."""
-_NAN = float("nan")
 
 
-class _Names(dict[Any, int]):
-    """Values that repeat, by number; each is kept once."""
+class _Values(dict[Any, int]):
+    """Values that repeat, each with its code: their number."""
 
-    def __call__(self, value: Any) -> int:
+    def code(self, value: Any) -> int:
         return self.setdefault(value, len(self))

@@ -14,15 +14,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from throughline.chains.formats import FORMATS
+from throughline.chains.journal import read_lines
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, readable_os_errors, write_atomically
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.teaching.completions import chat_body, read_completion
-from throughline.teaching.pictures import PictureBook
+from throughline.teaching.pictures import data_url
 from throughline.teaching.plan import BuildPlan, Clock
 from throughline.teaching.prices import Price
+from throughline.teaching.printable import json_object
 from throughline.teaching.recorder import Recorder
 from throughline.teaching.teachers import Brief, Reply
 
@@ -49,11 +51,6 @@ class BatchOrder(BaseModel):
     def brief(self) -> Brief:
         """The teacher's brief behind the requests."""
         return Brief("endpoint", self.model, self.prompt, self.params, self.seed)
-
-    @property
-    def request_hash(self) -> str:
-        """Of all but the number of candidates: orders of the same requests may differ in how many were wanted."""
-        return content_hash(self.model_dump(mode="json", exclude={"candidates"}))
 
 
 @dataclass
@@ -118,19 +115,18 @@ def _request_lines(
 ) -> Iterator[bytes]:
     """A line for each candidate that an image wants next; an image that cannot be read is noted in `unreadable`."""
     brief, ledger = recorder.brief, recorder.ledger
-    pictures = PictureBook(brief.params["image_side"], kept=1)
     for done, lead in enumerate(ledger.leads, start=1):
-        sample = ledger.samples[lead]
-        prompt = brief.prompt_about(sample)
-        try:
-            for number in _wanted(recorder, lead):
-                messages = prompt.with_urls([pictures.data_url(image.path) for image in prompt.images])
-                key = ledger.key(lead, number)
-                body = chat_body(brief, messages, key)
+        if wanted := _wanted(recorder, lead):
+            sample = ledger.samples[lead]
+            prompt = brief.prompt_about(sample)
+            try:
+                urls = [data_url(image.path, brief.params["image_side"]) for image in prompt.images]
+            except ImageError as error:
+                unreadable[sample.id], wanted = error.what, []
+            for key in (ledger.key(lead, number) for number in wanted):
+                body = chat_body(brief, prompt.with_urls(urls), key)
                 row = {"custom_id": key, "method": "POST", "url": URL, "body": body}
                 yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        except ImageError as error:
-            unreadable[sample.id] = error.what
         on_progress(done, ledger.distinct)
 
 
@@ -145,18 +141,18 @@ def _wanted(recorder: Recorder, lead: int) -> list[int]:
 def read_orders(store: Path) -> list[BatchOrder]:
     """The orders behind a store's batch files, of those for the same requests the one that wanted most.
     ThroughlineError when there is none, or one is damaged."""
-    orders: dict[str, BatchOrder] = {}
+    orders: list[BatchOrder] = []
     for path in sorted(store.glob("batch-*.json")):
         try:
-            order = BatchOrder.model_validate_json(path.read_bytes())
+            orders.append(BatchOrder.model_validate_json(path.read_bytes()))
         except (ValidationError, OSError) as error:
             raise ThroughlineError("the batch order is damaged", path, "write the batch files again") from error
-        known = orders.setdefault(order.request_hash, order)
-        if known.candidates < order.candidates:
-            orders[order.request_hash] = order
     if not orders:
         raise ThroughlineError("no batch files were written from this store", store, "use `chains batch write` first")
-    return list(orders.values())
+    # Orders of the same requests differ in how many were wanted: the last, which wanted most, stands.
+    orders.sort(key=lambda order: order.candidates)
+    by_request = {content_hash(order.model_dump(mode="json", exclude={"candidates"})): order for order in orders}
+    return list(by_request.values())
 
 
 def read_batch(
@@ -173,8 +169,8 @@ def read_batch(
     `price_of` gives the price of a model, of which a batch costs half.
     """
     result, paths = BatchRead(), list(files)
-    open_keys = {key for _, line in _result_lines(paths) if (key := _custom_id(line)) is not None}
-    of_no_order = open_keys.copy()
+    keys = {key for _, key, _ in _results(paths)}
+    of_no_order = keys.copy()
     for order in read_orders(store):
         plan = BuildPlan(images, FORMATS[order.format], candidates=order.candidates, images_named=images_named)
         price = price_of(order.model)
@@ -182,50 +178,31 @@ def read_batch(
         with closing(Recorder(plan, order.brief, store, clock)) as recorder:
             # Places of the requests in these files only: a store may have millions.
             numbered = ((lead, number) for lead in recorder.ledger.leads for number in range(plan.candidates))
-            places = {key: place for place in numbered if (key := recorder.ledger.key(*place)) in open_keys}
+            places = {key: place for place in numbered if (key := recorder.ledger.key(*place)) in keys}
             of_no_order -= places.keys()
-            for _, line in _result_lines(paths):
-                if (key := _custom_id(line)) in places:
-                    _take(recorder, *places[key], line, half, result)
-    for place, line in _result_lines(paths):
-        key = _custom_id(line)
-        if key is None or key in of_no_order:
+            for _, key, line in _results(paths):
+                if key not in places:
+                    continue
+                if recorder.ledger.has(*places[key]):
+                    result.known += 1
+                    continue
+                reply = _read_reply(line, half)
+                recorder.record(places[key][0], recorder.request(*places[key]), reply)
+                result.failed += reply.finish_reason == FAILED
+                result.answers += reply.finish_reason != FAILED
+    for place, key, _ in _results(paths):
+        if key in of_no_order:
             result.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")
     return result
 
 
-def _take(
-    recorder: Recorder, lead: int, number: int, line: dict[str, Any], price: Price | None, result: BatchRead
-) -> None:
-    if recorder.ledger.has(lead, number):
-        result.known += 1
-        return
-    reply = _read_reply(line, price)
-    recorder.record(lead, recorder.request(lead, number), reply)
-    result.failed += reply.finish_reason == FAILED
-    result.answers += reply.finish_reason != FAILED
-
-
-def _custom_id(line: Any) -> str | None:
-    key = line.get("custom_id") if isinstance(line, dict) else None
-    return key if isinstance(key, str) else None
-
-
-def _result_lines(files: Iterable[Path]) -> Iterator[tuple[str, Any]]:
-    """`file:line` and the JSON value of every line that holds anything; None where there is none."""
+def _results(files: Iterable[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """`file:line`, custom id and content of every line that holds anything; the id is empty where it is no answer."""
     for path in files:
-        try:
-            with path.open("rb") as file:
-                for number, data in enumerate(file, start=1):
-                    if data.strip():
-                        try:
-                            value = json.loads(data)
-                        except (ValueError, RecursionError):
-                            value = None
-                        yield f"{path}:{number}", value
-        except OSError as error:
-            what = f"cannot read the answers: {error.strerror}"
-            raise ThroughlineError(what, path, "name an existing file") from error
+        for line in read_lines(path, "answers"):
+            content = json_object(line.data) or {}
+            key = content.get("custom_id")
+            yield f"{path}:{line.number}", key if isinstance(key, str) else "", content
 
 
 def _read_reply(line: dict[str, Any], price: Price | None) -> Reply:

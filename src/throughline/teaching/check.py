@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from throughline.chains.journal import journal_files
+from throughline.chains.journal import Problem, journal_files
 from throughline.core.errors import ThroughlineError
 from throughline.teaching.export_check import check_export
 from throughline.teaching.exports.export import DATA, MARKER
@@ -30,8 +30,6 @@ would misread."""
 class Finding(BaseModel):
     """One thing that was found, or the first of several alike."""
 
-    model_config = ConfigDict(frozen=True)
-
     kind: str
     what: str
     """What it repeats of a file is shortened and printable."""
@@ -47,8 +45,6 @@ class Finding(BaseModel):
 
 class CheckResult(BaseModel):
     """What a check found."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: str
     ok: bool
@@ -85,14 +81,14 @@ def check_chains(path: Path, *, limit: int = 20) -> CheckResult:
         raise ThroughlineError("no such file or folder", path, "name a journal, a store or an export")
     counts, found, listed = Counter[str](), Counter[str](), Counter[str]()
     findings: dict[tuple[str, str | int], Finding] = {}
-    for kind, what, where, place in _faults(path, counts):
+    for kind, problem in _faults(path, counts):
         found[kind] += 1
-        key = kind, what if kind in NOTES else found[kind]
+        key = kind, problem.what if kind in NOTES else found[kind]
         if key in findings:
-            findings[key] = findings[key].model_copy(update={"count": findings[key].count + 1})
+            findings[key].count += 1
         elif listed[kind] < limit:
             listed[kind] += 1
-            findings[key] = Finding(kind=kind, what=what, path=_named(where), place=place)
+            findings[key] = Finding(kind=kind, what=problem.what, path=_named(problem.path), place=problem.line)
     return CheckResult(
         path=_named(path),
         ok=found.keys() <= NOTES,
@@ -106,18 +102,17 @@ def check_chains(path: Path, *, limit: int = 20) -> CheckResult:
 def _faults(path: Path, counts: Counter[str]) -> Iterator[PlacedFault]:
     """Everything that is found at `path`, as it is read."""
     folder = path if path.is_dir() else None
-    if folder is not None:
-        journals, shards = journal_files(folder), sorted((folder / DATA).glob("*.parquet"))
-    else:
-        journals, shards = ([], [path]) if path.suffix == ".parquet" else ([path], [])
+    journals, shards = journal_files(path), sorted((path / DATA).glob("*.parquet"))
+    if path.suffix == ".parquet" and folder is None:
+        journals, shards = [], [path]
     if journals:
         yield from check_journals(path, journals, counts)
     if shards or (path / MARKER).exists():
         yield from check_export(folder, shards, counts)
     elif not journals:
-        yield "nothing_here", f"no journal-<shard>.jsonl and no {DATA}/*.parquet in this folder", path, None
+        yield "nothing_here", Problem(path, None, f"no journal-<shard>.jsonl and no {DATA}/*.parquet in this folder")
     for other in sorted(set(folder.glob("*.jsonl*")) - set(journals)) if folder is not None else ():
-        yield "not_a_journal", "no part of the store, which is journal-<shard>.jsonl", other, None
+        yield "not_a_journal", Problem(other, None, "no part of the store, which is journal-<shard>.jsonl")
 
 
 def _named(path: Path) -> str:

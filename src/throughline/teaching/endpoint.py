@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,7 +26,7 @@ from throughline.domains.images import ImageError
 from throughline.questions.prompt import Prompt
 from throughline.teaching.completions import chat_body, read_completion
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
-from throughline.teaching.pictures import PictureBook
+from throughline.teaching.pictures import data_url
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief, Flight, Reply, Request
 
@@ -242,7 +243,7 @@ class PromptClient:
 
     def __init__(self, endpoints: Endpoints, image_side: int, kept: int, price: Price | None = None) -> None:
         self._endpoints, self._price = endpoints, price
-        self._pictures = PictureBook(image_side, kept)
+        self._data_url = lru_cache(maxsize=kept)(partial(data_url, side=image_side))
         self._rejected = 0
         self._proven = False
 
@@ -252,7 +253,7 @@ class PromptClient:
         Raises an ImageError, naming the file, when an image cannot be read, and a ThroughlineError when all of the
         first requests were rejected, or as `Endpoints.complete` does.
         """
-        urls = [await asyncio.to_thread(self._pictures.data_url, image.path) for image in prompt.images]
+        urls = [await asyncio.to_thread(self._data_url, image.path) for image in prompt.images]
         body = chat_body(brief, prompt.with_urls(urls), key)
         reply = await self._endpoints.complete(body, key, flight, self._price)
         self._proven = self._proven or proven or not reply.rejected
@@ -274,13 +275,12 @@ class EndpointTeacher:
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Raises as `Endpoints.complete` does."""
-        return [await self._reply_to(request) for request in requests]
-
-    async def _reply_to(self, request: Request) -> Reply:
+        [request] = requests
         try:
-            return await self._client.reply_to(request.prompt, self.brief, request.key, request.flight, request.proven)
+            reply = await self._client.reply_to(request.prompt, self.brief, request.key, request.flight, request.proven)
         except ImageError as error:
-            return Reply(error.what, FAILED)
+            reply = Reply(error.what, FAILED)
+        return [reply]
 
 
 def _read(response: httpx2.Response, price: Price | None) -> Reply:

@@ -2,20 +2,22 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from throughline.chains.formats import FORMATS
+from throughline.chains.journal import Problem, read_lines
 from throughline.chains.parsing import parse_chain
 from throughline.chains.records import prompt_sha256
 from throughline.chains.rules import RULES, judge
 from throughline.core.errors import ThroughlineError
 from throughline.teaching.exports.export import DATA, JSONL, MARKER
 from throughline.teaching.exports.trainer_formats import TRAINERS
-from throughline.teaching.journal_check import Fault, PlacedFault
-from throughline.teaching.printable import printable, quoted
+from throughline.teaching.journal_check import Fault, PlacedFault, unknown_format
+from throughline.teaching.printable import json_object, printable, quoted
 
 COLUMNS = ("image", "sample_id", "image_sha256", "domain", "label", "format", "chain", "prompt_sha256")
 """What every row of an export has."""
@@ -28,18 +30,18 @@ def check_export(folder: Path | None, shards: Sequence[Path], counts: Counter[st
     counts.update(dict.fromkeys(("rows", "read", "refused", "unread"), 0))
     marker: dict[str, Any] | None = None
     if folder is not None and (folder / MARKER).is_file():
-        marker = _json_object((folder / MARKER).read_bytes())
+        marker = json_object((folder / MARKER).read_bytes())
         if marker is None:
-            yield "unreadable_file", "not a JSON object in UTF-8", folder / MARKER, None
+            yield "unreadable_file", Problem(folder / MARKER, None, "not a JSON object in UTF-8")
     elif folder is not None:
         what = f"no {MARKER}: by which rule the chains were accepted is not known, and not checked"
-        yield "no_marker", what, folder, None
+        yield "no_marker", Problem(folder, None, what)
     seen: dict[int, set[int]] = {}
     for shard in shards:
         yield from _shard_faults(shard, marker or {}, seen, counts)
     counts["samples"] = len(seen)
     if not counts["rows"]:
-        yield "no_record", "no row in it", folder or shards[0], None
+        yield "no_record", Problem(folder or shards[0], None, "no row in it")
     if folder is not None and marker is not None:
         yield from _file_faults(folder, shards, marker, counts["rows"])
 
@@ -55,7 +57,8 @@ def _shard_faults(
     try:
         with parquet.ParquetFile(path) as file:
             total, names = file.metadata.num_rows, file.schema_arrow.names
-            yield from (("missing_column", f"no column {name}", path, None) for name in COLUMNS if name not in names)
+            for name in (name for name in COLUMNS if name not in names):
+                yield "missing_column", Problem(path, None, f"no column {name}")
             columns = [name for name in (*COLUMNS, "prompt", "concluded", "key") if name in names]
             classes = _class_list(file.schema_arrow.metadata or {}, marker)
             batches = file.iter_batches(_BATCH, columns=columns) if columns else ()
@@ -65,18 +68,19 @@ def _shard_faults(
                     [row] = single.to_pylist()
                 except ValueError:  # bytes that are no UTF-8 in a text column
                     counts["refused"] += 1
-                    yield "refused_row", "refused: a text is not UTF-8", path, number
+                    yield "refused_row", Problem(path, number, "refused: a text is not UTF-8")
                     continue
                 counts["read"] += 1
                 rows = seen.setdefault(hash(str(row.get("sample_id"))), set())
                 identity = hash(str(row.get("key", row.get("chain"))))
                 if identity in rows:
-                    yield "row_twice", "a row of an earlier sample_id and key", path, number
+                    yield "row_twice", Problem(path, number, "a row of an earlier sample_id and key")
                 rows.add(identity)
                 for kind, what in (*_content_faults(row), *_chain_faults(row, classes, marker.get("rule"))):
-                    yield kind, what, path, number
+                    yield kind, Problem(path, number, what)
     except (pyarrow.ArrowException, OSError) as error:
-        yield "unreadable_file", f"cannot be read: {printable(str(error), 200)}", path, number + 1 if number else None
+        what = f"cannot be read: {printable(str(error), 200)}"
+        yield "unreadable_file", Problem(path, number + 1 if number else None, what)
     counts["rows"] += total
     counts["unread"] += total - number
 
@@ -107,7 +111,7 @@ def _chain_faults(row: dict[str, Any], classes: tuple[str, ...], rule: Any) -> I
     """Whether the chain is of its format, concludes what the row says, and is accepted by the export's rule."""
     format, chain, label = (row.get(name) for name in ("format", "chain", "label"))
     if isinstance(format, str) and format not in FORMATS:
-        yield "unknown_format", f"unknown chain format {quoted(format)}; known are {', '.join(FORMATS)}"
+        yield "unknown_format", unknown_format(format)
     if format not in FORMATS or not isinstance(chain, str):
         return
     if isinstance(label, int):
@@ -135,11 +139,11 @@ def _file_faults(folder: Path, shards: Sequence[Path], marker: dict[str, Any], r
     files = marker.get("files")
     files = [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
     for name in files:
-        if not _is_there(folder / name):
-            yield "missing_file", f"{quoted(name)} of the export is not there", folder, None
+        if not os.path.exists(folder / name):  # noqa: PTH110 (it bears names that no file can have)
+            yield "missing_file", Problem(folder, None, f"{quoted(name)} of the export is not there")
     for path in shards:
         if f"{DATA}/{path.name}" not in files:
-            yield "foreign_file", "no part of the export, but loaded with it", path, None
+            yield "foreign_file", Problem(path, None, "no part of the export, but loaded with it")
     yield from _wrong_count(folder, rows, marker.get("chains"))
     for path in (folder / JSONL / name for name in TRAINERS):
         if path.is_file():
@@ -149,37 +153,21 @@ def _file_faults(folder: Path, shards: Sequence[Path], marker: dict[str, Any], r
 def _trainer_faults(path: Path, expected: Any) -> Iterator[PlacedFault]:
     """Each image is looked for once."""
     rows, sought = 0, set[str]()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            is_row, images = bool(line.strip()), _texts((_json_object(line) or {}).get("images"))
-            rows += is_row
-            if is_row and images is None:
-                yield "refused_line", "refused: no JSON object with images", path, number
-            for image in set(images or ()) - sought:
-                sought.add(image)
-                if not _is_there(path.parent / image):
-                    yield "missing_file", f"the image {quoted(image)} is not there", path, number
+    for line in read_lines(path, "rows"):
+        rows += 1
+        images = _texts((json_object(line.data) or {}).get("images"))
+        if images is None:
+            yield "refused_line", Problem(path, line.number, "refused: no JSON object with images")
+        for image in set(images or ()) - sought:
+            sought.add(image)
+            if not os.path.exists(path.parent / image):  # noqa: PTH110 (as above)
+                yield "missing_file", Problem(path, line.number, f"the image {quoted(image)} is not there")
     yield from _wrong_count(path, rows, expected)
 
 
 def _wrong_count(path: Path, rows: int, expected: Any) -> Iterator[PlacedFault]:
     if rows != expected:
-        yield "wrong_count", f"{rows:,} rows, where the export says {quoted(expected)}", path, None
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have: too long, with a null byte
-        return False
-
-
-def _json_object(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        yield "wrong_count", Problem(path, None, f"{rows:,} rows, where the export says {quoted(expected)}")
 
 
 def _texts(value: Any) -> list[str] | None:

@@ -1,11 +1,11 @@
 """The check of a store's journals: each line by itself, and what lines say of each other. Called by `check`.
 
-A fault is a kind and its words. The checks of a record are small functions that yield faults; `_CHECKS` lists them.
+A fault is a kind and its words; small functions yield those of a line, of a record, and of the store as a whole.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from throughline.teaching.printable import printable, quoted
 
 Fault = tuple[str, str]
 """Kind and words."""
-PlacedFault = tuple[str, str, Path, int | None]
-"""Kind and words, the file, and the line or row of it, from 1; None for the whole file."""
+PlacedFault = tuple[str, Problem]
+"""Kind, and the words with the file and the line or row of it."""
 
 
 def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -> Iterator[PlacedFault]:
@@ -44,20 +44,18 @@ def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -
         try:
             is_whole = yield from _journal_faults(journal, store, counts, is_whole)
         except ThroughlineError as error:
-            yield "unreadable_file", printable(error.what, 200), journal, None
+            yield "unreadable_file", Problem(journal, None, printable(error.what, 200))
     requests, failed = store.requests, int(store.requests["failed"].sum())
     counts.update(images=requests["sample"].nunique(), answers=len(requests) - failed)
     counts.update(failed=failed, duplicates=store.duplicates)
-    for kind, problem in _contradictions(store):
-        yield kind, problem.what, problem.path, problem.line
+    yield from _contradictions(store)
     if not is_whole:
         what = "not looked for, since lines are unread: candidates without header, verdicts without candidate"
-        yield "not_compared", what, path, None
+        yield "not_compared", Problem(path, None, what)
         return
-    for kind, problem in _unmatched(store):
-        yield kind, problem.what, problem.path, problem.line
+    yield from _unmatched(store)
     if not any(counts[kind] for kind in ("headers", "candidates", "verdicts")):
-        yield "no_record", "no header, candidate or verdict in it", path, None
+        yield "no_record", Problem(path, None, "no header, candidate or verdict in it")
 
 
 def _journal_faults(
@@ -78,18 +76,19 @@ def _journal_faults(
         except ThroughlineError as error:
             is_whole = False
             counts["refused"] += 1
-            yield "newer_schema", f"{printable(error.what, 200)}; the check ends here", path, line.number
+            what = f"{printable(error.what, 200)}; the check ends here"
+            yield "newer_schema", Problem(path, line.number, what)
             continue
         counts["refused" if isinstance(record, Problem) else f"{record.kind}s"] += 1
         is_repeated = store.add(path, line, record) == "repeated"
         for kind, what in _line_faults(path, line, record, is_repeated):
-            yield kind, what, path, line.number
+            yield kind, Problem(path, line.number, what)
     if counts["lines"] == lines_before:
-        yield "empty_file", "the file holds nothing", path, None
+        yield "empty_file", Problem(path, None, "the file holds nothing")
     return is_whole
 
 
-def _contradictions(store: ChainStore) -> Iterator[tuple[str, Problem]]:
+def _contradictions(store: ChainStore) -> Iterator[PlacedFault]:
     """What requests say of each other."""
     yield from (("another_text", problem) for problem in store.contradictions)
     replaced = "a sample that had another image before: its file was replaced"
@@ -102,7 +101,7 @@ def _contradictions(store: ChainStore) -> Iterator[tuple[str, Problem]]:
         yield from ((kind, store.place_of(row, what)) for row in frame.index[is_other])
 
 
-def _unmatched(store: ChainStore) -> Iterator[tuple[str, Problem]]:
+def _unmatched(store: ChainStore) -> Iterator[PlacedFault]:
     """Candidates without a header and verdicts without a candidate, known after the last line."""
     classes = [header.classes_sha256 for _, header in store.headers]
     for kind, column, known in (("prompt", "prompt_sha256", store.prompts), ("class list", "classes_sha256", classes)):
@@ -131,8 +130,7 @@ def _line_faults(path: Path, line: Line, record: Record | Problem, is_repeated: 
         yield "field_twice", f"the field {quoted(name)} stands twice in the line; the last counts"
     if is_repeated:
         yield "repeated", "a candidate that was read before; the first stands"
-    for check in _CHECKS[record.kind]:
-        yield from check(record)
+    yield from _record_faults(record)
 
 
 def _fields_twice(data: bytes) -> set[str] | None:
@@ -150,32 +148,35 @@ def _fields_twice(data: bytes) -> set[str] | None:
     return twice if isinstance(value, dict) else None
 
 
-def _schema(record: Record) -> Iterator[Fault]:
+def _record_faults(record: Record) -> Iterator[Fault]:
+    """What a record says wrong, whatever its kind; then what only its kind can."""
     if record.schema_version < 1:
         yield "unknown_schema", f"there never was a schema {quoted(record.schema_version)}"
-
-
-def _fields(record: Record) -> Iterator[Fault]:
     usage = None if isinstance(record, Header) else record.usage
     for name in (*(record.model_extra or ()), *(f"usage.{name}" for name in (usage and usage.model_extra) or ())):
         yield "unknown_field", f"unknown field {quoted(name)} of a {record.kind}; it is kept"
+    if not isinstance(record, Verdict) and record.format not in FORMATS:
+        yield "unknown_format", unknown_format(record.format)
+    if isinstance(record, Header):
+        yield from _header_faults(record)
+    elif isinstance(record, Candidate):
+        yield from _candidate_faults(record)
+    else:
+        yield from _verdict_faults(record)
 
 
-def _format(record: Header | Candidate) -> Iterator[Fault]:
-    if record.format not in FORMATS:
-        yield "unknown_format", f"unknown chain format {quoted(record.format)}; known are {', '.join(FORMATS)}"
+def unknown_format(name: str) -> str:
+    """The words for a chain format that there is not."""
+    return f"unknown chain format {quoted(name)}; known are {', '.join(FORMATS)}"
 
 
-def _classes(header: Header) -> Iterator[Fault]:
+def _header_faults(header: Header) -> Iterator[Fault]:
     try:
         matcher_of(header.classes)
     except ThroughlineError as error:
         yield "bad_classes", f"a class list of no use: {printable(error.what, 200)}"
     if not header.classes:
         yield "bad_classes", "a class list of no use: it is empty"
-
-
-def _hashes(header: Header) -> Iterator[Fault]:
     if header.classes_sha256 != classes_sha256(header.classes):
         yield "wrong_hash", "classes_sha256 is not the hash of the classes"
     for sha256, prompt in header.prompts.items():
@@ -183,7 +184,7 @@ def _hashes(header: Header) -> Iterator[Fault]:
             yield "wrong_hash", f"prompt {quoted(sha256)} stands under the hash of another text"
 
 
-def _numbers(candidate: Candidate) -> Iterator[Fault]:
+def _candidate_faults(candidate: Candidate) -> Iterator[Fault]:
     for name, number in (("candidate", candidate.candidate), ("round", candidate.round)):
         if number < 0:
             yield "negative_number", f"{name} is {quoted(number)}"
@@ -191,24 +192,13 @@ def _numbers(candidate: Candidate) -> Iterator[Fault]:
         value = candidate.usage.get(name) if candidate.usage is not None else None
         if value is not None and not 0 <= value <= MOST_USAGE:
             yield "bad_usage", f"{name} is {quoted(value)}"
-
-
-def _key(candidate: Candidate) -> Iterator[Fault]:
     named = ("image_sha256", "prompt_sha256", "model", "params", "seed", "candidate")
     if candidate.key != candidate_key(*(getattr(candidate, name) for name in named)):
         yield "wrong_key", "the key is not the hash of image, prompt, model, parameters, seed and number"
 
 
-def _verdict(verdict: Verdict) -> Iterator[Fault]:
+def _verdict_faults(verdict: Verdict) -> Iterator[Fault]:
     if verdict.accepted and verdict.outcome != Outcome.OK:
         yield "contradiction", f"accepted with outcome {verdict.outcome}"
     if verdict.rule not in (*RULES, JUDGE):
         yield "unknown_rule", f"verdicts of an unknown rule {quoted(verdict.rule)}"
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], Iterator[Fault]], ...]] = {
-    "header": (_schema, _fields, _format, _classes, _hashes),
-    "candidate": (_schema, _fields, _format, _numbers, _key),
-    "verdict": (_schema, _fields, _verdict),
-}
-"""By kind of record."""

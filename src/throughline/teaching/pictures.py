@@ -6,7 +6,6 @@ it. No name travels with it, and no comment, caption or EXIF inside it: they may
 
 import base64
 import io
-from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -22,32 +21,26 @@ _MOST_BYTES = 1_000_000
 _JPEG_QUALITY = 92
 
 
-class PictureBook:
-    """`data_url(path)` for images no side of which is over `side` pixels; keeps the last `kept` of them."""
+def data_url(path: Path, side: int) -> str:
+    """The image as a data URL, no side of it over `side` pixels.
 
-    def __init__(self, side: int, kept: int) -> None:
-        self.side = side
-        self.data_url = lru_cache(maxsize=kept)(self._data_url)
-
-    def _data_url(self, path: Path) -> str:
-        """Raises an ImageError, naming the file, when the image cannot be read whole."""
-        picture = load_image(path)  # also where the file goes as it is: a broken image must not be paid for
-        data, media_type = self._as_it_is(path) or self._encoded(picture)
-        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-    def _as_it_is(self, path: Path) -> tuple[bytes, str] | None:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            plain = image.mode in {"RGB", "L"} and not image.has_transparency_data and set(image.info) <= _SILENT
-            still = getattr(image, "n_frames", 1) == 1 and not image.getexif()
-            small = max(image.size) <= self.side and len(data) <= _MOST_BYTES
-            if image.format in MEDIA_TYPES and plain and still and small:
-                return data, MEDIA_TYPES[image.format]
-        return None
-
-    def _encoded(self, picture: Image.Image) -> tuple[bytes, str]:
-        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+    Raises an ImageError, naming the file, when the image cannot be read whole.
+    """
+    picture = load_image(path)  # also where the file goes as it is: a broken image must not be paid for
+    data, media_type = path.read_bytes(), _media_type_as_it_is(path, side)
+    if media_type is None:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         picture.info = {}  # Pillow would write a comment again
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-        return buffer.getvalue(), MEDIA_TYPES["JPEG"]
+        data, media_type = buffer.getvalue(), MEDIA_TYPES["JPEG"]
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _media_type_as_it_is(path: Path, side: int) -> str | None:
+    """The media type of a file that can go as it is; None for one that has to be encoded anew."""
+    with Image.open(path) as image:
+        plain = image.mode in {"RGB", "L"} and not image.has_transparency_data and set(image.info) <= _SILENT
+        still = getattr(image, "n_frames", 1) == 1 and not image.getexif()
+        small = max(image.size) <= side and path.stat().st_size <= _MOST_BYTES
+        return MEDIA_TYPES.get(image.format or "") if plain and still and small else None

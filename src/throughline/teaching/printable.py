@@ -1,9 +1,21 @@
-"""Text of another's hand in a message, a table or a dataset card: short, and nothing that could steer a terminal."""
+"""Text of another's hand: JSON that a file may hold; and words in a message, a table or a dataset card: short, and
+nothing that could steer a terminal."""
 
+import json
 import re
+from typing import Any
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor or turns the direction of writing; not the tab and the line break."""
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes; None where there is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def printable(text: str, most: int = 80) -> str:
