@@ -7,7 +7,8 @@ from pathlib import Path
 
 from throughline.benchmarks.settings import BenchSettings
 from throughline.benchmarks.timing import BenchRow, OnProgress
-from throughline.cli.bench import add_options, print_rows, read_settings, report_progress
+from throughline.cli.bench import add_options, print_rows, report_progress
+from throughline.cli.options import read_settings
 from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 

@@ -13,7 +13,6 @@ import pytest
 from throughline import __version__
 from throughline.cli import main as roof
 from throughline.cli.main import VERBS, main
-from throughline.cli.options import positive_int, words
 from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 
@@ -183,10 +182,10 @@ def test_letters_that_the_terminal_lacks_do_not_stop_a_verb(tmp_path):
 
 def test_help_shows_each_options_default():
     parser = Parser(prog="x")
-    parser.add_argument("--size", type=positive_int, default=64, help="pixels")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--name", help="what it is called")
-    parser.add_argument("--parts", type=words, default=("a", "b"), help="words")
+    parser.add_argument("--parts", type=str.split, default=("a", "b"), help="words")
     parser.add_argument("--rate", type=float, required=True, help="from 0 to 1")
     text = " ".join(parser.format_help().split())
     for expected in (

@@ -1,11 +1,10 @@
-import argparse
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from throughline.cli.options import Shown, add_settings, add_subcommands, given_settings, overrides_of, positive_int
+from throughline.cli.options import Shown, add_settings, add_subcommands, given_settings, overrides_of
 from throughline.cli.parser import Parser
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
@@ -86,12 +85,6 @@ def test_an_option_left_out_overrides_nothing_where_another_default_applies():
 def test_a_value_is_checked_as_the_settings_class_checks_it(words, said):
     with pytest.raises(UsageError, match=said.replace("?", r"\?")):
         parser_of().parse_args(words)
-
-
-@pytest.mark.parametrize("text", ["0", "x"])
-def test_numbers_out_of_range_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match=text):
-        positive_int(text)
 
 
 class Search(Settings):

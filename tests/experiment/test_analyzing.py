@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +36,10 @@ from throughline.runs.folder import begin_unit, finish_unit
 
 ALL = AnalyzeSettings(limit=6)
 METHODS = ["zero_shot", "cls", "mtct", "mtct_sarr"]
+
+
+def replace(settings: AnalyzeSettings, **changes: Any) -> AnalyzeSettings:
+    return settings.model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
@@ -416,4 +420,4 @@ def test_a_users_own_method_and_each_combination_of_levels_are_analysed(folder: 
     titles = [table.title for section in sections(found) for table in section.tables]
     assert {title.rpartition(" · ")[2] for title in titles} == {"wording=plain", "wording=short"}
     with pytest.raises(UsageError, match=r"no method is called 'other'.*mine"):
-        analyze_run(folder, replace(settings, conclusions_of=("other",)), say=silent)
+        analyze_run(folder, replace(settings, methods=("other",)), say=silent)

@@ -5,54 +5,41 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from throughline.cli.options import MODEL_HELP, add_base_options, base_of, positive_int, words
+from pydantic import Field
+
+from throughline.cli.options import MODEL_HELP, Shown, add_base_options, add_settings, base_of, read_settings
 from throughline.cli.progress import run_progress
 from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
     from throughline.experiment.analyses.model_subject import ModelSource
 
 
+class Subjects(Settings):
+    """What is analysed: runs, or a model on chains of its own."""
+
+    runs: Annotated[tuple[Path, ...], Shown("RUN", positional=True, several="*")] = ()
+    """A run folder; further ones are set against it: what a setting, in which their configs differ, is worth."""
+    model: Annotated[str | None, Shown("MODEL")] = Field(
+        default=None, description=f"instead of a run, with --chains: {MODEL_HELP}"
+    )
+    chains: Annotated[str | None, Shown("STORE")] = None
+    """A chain journal, or a folder of journal-*.jsonl."""
+    images: Annotated[Path | None, Shown("DIR")] = None
+    """Where the images lie (default: as the run or the journal says)."""
+    out: Annotated[Path | None, Shown("DIR")] = None
+    """Where --model's analysis goes (default: runs/analysis-MODEL)."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        metavar="RUN",
-        help="a run folder; further ones are set against it: what a setting, in which their configs differ, is worth",
-    )
-    parser.add_argument(
-        "--what",
-        type=words,
-        metavar="A,B",
-        help="probabilities, entropy, mismatch, optimisation, conclusions, divergence, sensitivity (default: all)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=positive_int,
-        metavar="N",
-        help="images of a fold, and of a domain, that are looked at, at most (default: as before, else 200)",
-    )
-    parser.add_argument(
-        "--methods",
-        type=words,
-        metavar="A,B",
-        help="methods whose conclusions are tampered with (default: all that write chains)",
-    )
-    parser.add_argument(
-        "--clip", metavar="NAME", help="a CLIP checkpoint for the divergence, beside the model's own towers"
-    )
-    parser.add_argument("--model", metavar="MODEL", help=f"instead of a run, with --chains: {MODEL_HELP}")
-    parser.add_argument("--chains", metavar="STORE", help="a chain journal, or a folder of journal-*.jsonl")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="where the images lie (default: as the run or the journal says)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where --model's analysis goes (default: runs/analysis-MODEL)"
-    )
+    from throughline.experiment.analyses.settings import AnalyzeSettings
+
+    add_settings(parser, Subjects)
+    add_settings(parser, AnalyzeSettings, ["what", "limit", "methods", "clip"])
     parser.add_argument("--json", action="store_true", help="print analysis.json on stdout instead of a summary")
     add_base_options(parser)
 
@@ -60,20 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes `analysis.json` and a run's page."""
     _require_fitting(arguments)
-    from throughline.analysis.document import FILE, WHAT, summary_of
+    from throughline.analysis.document import FILE, summary_of
     from throughline.experiment.analyses.entry import analyze_model, analyze_run
     from throughline.experiment.analyses.settings import AnalyzeSettings
 
-    settings = AnalyzeSettings(
-        what=tuple(arguments.what or WHAT),
-        limit=arguments.limit,
-        clip=arguments.clip,
-        hub=arguments.hub,
-        conclusions_of=None if arguments.methods is None else tuple(arguments.methods),
-        images=arguments.images,
-        checkpoint=arguments.checkpoint,
-        device=arguments.device,
-    )
+    settings = read_settings(arguments, AnalyzeSettings)
     with run_progress() as reporter:
         if arguments.model is None:
             folder, *others = arguments.runs

@@ -12,18 +12,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, get_args
 
 from throughline.benchmarks.settings import BENCHES, BenchSettings
-from throughline.cli.options import add_settings, given_settings
-from throughline.core.errors import UsageError
+from throughline.cli.options import add_settings, read_settings
 
 if TYPE_CHECKING:
     from throughline.benchmarks.timing import BenchRow
-
-Kind = TypeVar("Kind", bound=BenchSettings)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +50,6 @@ def add_options(parser: argparse.ArgumentParser, kind: type[BenchSettings]) -> N
         summary = f"{text}, without a value without each ({known}; default: {default})"
         parser.add_argument("--ablate", nargs="?", const="all", metavar="A,B", help=summary)
     parser.add_argument("--json", action="store_true", help="print a JSON list on stdout instead of a table")
-
-
-def read_settings(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
-    """The settings with what was given. Raises a UsageError for an ablation that the bench does not know."""
-    try:
-        return kind.model_validate(given_settings(arguments, kind.model_fields))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        raise UsageError(f"argument --{fault['loc'][0]}: {fault['msg']}, not {fault['input']!r}") from None
 
 
 def report_progress(line: str) -> None:

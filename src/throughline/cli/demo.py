@@ -30,6 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     preset = "demo_full" if arguments.full else "demo"
     config = load_config(preset, overrides_of(arguments, ["workers"]))
-    analysis = AnalyzeSettings(limit=ANALYZED, conclusions_of=TAMPERED)
+    analysis = AnalyzeSettings(limit=ANALYZED, methods=TAMPERED)
     run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json, analysis=analysis)
     return 0

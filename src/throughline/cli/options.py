@@ -1,5 +1,4 @@
-"""Options shared by verbs: those that mirror the fields of a settings class, those of a model's base, and the types of
-values on a command line.
+"""Options shared by verbs: those that mirror the fields of a settings class, and those of a model's base.
 
 An option is described once, by a field of a settings class: `add_settings` takes its help, type, choices and default
 from there, and `given_settings` reads the values back as `{"training.stage.lr": 1e-4}`, ready to be laid over a config.
@@ -8,7 +7,6 @@ from there, and `given_settings` reads the values back as `{"training.stage.lr":
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, g
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from throughline.core.settings import Settings
     from throughline.evaluation.saved_model import Base, OpenedModel
 
-Number = TypeVar("Number", int, float)
+Kind = TypeVar("Kind", bound=Settings)
 Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.Namespace], int]]]"
 """By name, the options of a subcommand and the function that runs it."""
 
@@ -38,8 +38,11 @@ SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns im
 class Shown:
     """How a field stands on the command line, where its type does not say it: `Annotated[Path, Shown("FILE")]`."""
 
-    metavar: str
+    metavar: str | None = None
     positional: bool = False
+    several: Literal["", "+", "*", "append"] = ""
+    """A list of words of their own instead of one word with commas: behind each other as argparse's `nargs` has it, or
+    each with the option before it."""
 
 
 ModelName = Annotated[str, Shown("MODEL", positional=True), Field(description=MODEL_HELP)]
@@ -60,22 +63,22 @@ def add_settings(
     """
     for key in settings.model_fields if keys is None else keys:
         field, name = _field(settings, key), _name(key)
-        flag, description = f"--{name.replace('_', '-')}", _option_help(field)
+        shown = next((entry for entry in field.metadata if isinstance(entry, Shown)), Shown())
+        names, description = [name if shown.positional else f"--{name.replace('_', '-')}"], _option_help(field)
         if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", help=description)
+            parser.add_argument(*names, action="store_true", help=description)
             continue
-        kind = _kind(field)
-        if field.is_required():
-            if Shown(kind.get("metavar", ""), positional=True) in field.metadata:
-                parser.add_argument(name, help=description, **kind)
-            else:
-                parser.add_argument(flag, required=True, help=description, **kind)
-            continue
-        value = field.get_default(call_default_factory=True)
-        if "(default: " not in description:
-            known = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        kind, required = _kind(field, shown), field.is_required()
+        value: Any = None if required else field.get_default(call_default_factory=True)
+        value = [*value] if shown.several == "append" else value  # argparse appends to its copy of the default
+        if shown.positional:
+            kind |= {} if required or shown.several else {"nargs": "?"}
+        elif required:
+            kind["required"] = True
+        elif "(default: " not in description:
+            known = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
             description += f" (default: {(default or '{}').format('none' if known in (None, '') else known)})"
-        parser.add_argument(flag, default=value if default is None else None, help=description, **kind)
+        parser.add_argument(*names, default=value if default is None else None, help=description, **kind)
 
 
 def add_subcommands(
@@ -100,6 +103,15 @@ def given_settings(arguments: argparse.Namespace, keys: Iterable[str]) -> dict[s
     """The values by dotted key; without options that were left out where somebody else's default applies."""
     values = {key: getattr(arguments, _name(key)) for key in keys}
     return {key: value for key, value in values.items() if value is not None and value is not False}
+
+
+def read_settings(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
+    """An object of `kind` with what was given. Raises a UsageError for what its fields do not take together."""
+    try:
+        return kind.model_validate(given_settings(arguments, kind.model_fields))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise UsageError(f"argument --{fault['loc'][0]}: {fault['msg']}, not {fault['input']!r}") from None
 
 
 def overrides_of(arguments: argparse.Namespace, keys: Iterable[str]) -> list[str]:
@@ -129,13 +141,16 @@ def _decapitalised(sentence: str) -> str:
     return f"{first.lower() if first[1:].islower() or not first[1:] else first} {rest}".strip()
 
 
-def _kind(field: FieldInfo) -> dict[str, Any]:
+def _kind(field: FieldInfo, shown: Shown) -> dict[str, Any]:
     """What argparse has to know of a field's type: the choices of a literal, else how a value is read and shown."""
-    metavar = next((entry.metavar for entry in field.metadata if isinstance(entry, Shown)), _metavar(field.annotation))
+    metavar = shown.metavar or _metavar(field.annotation)
+    if shown.several:
+        how = {"action": "append"} if shown.several == "append" else {"nargs": shown.several}
+        return {"type": _reader(get_args(field.annotation)[0]), "metavar": metavar, **how}
     choices = next((get_args(kind) for kind in _alternatives(field) if get_origin(kind) is Literal), None)
     if choices is not None and not _is_list(field):
         return {"choices": choices, "metavar": metavar}
-    return {"type": _reader(field), "metavar": metavar}
+    return {"type": _reader(Annotated[field.annotation, field], is_list=_is_list(field)), "metavar": metavar}
 
 
 def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
@@ -152,19 +167,19 @@ def _metavar(annotation: Any) -> str | None:
     kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)]
     kinds = kinds or [annotation]
     letter = "N" if int in kinds else "X" if float in kinds else None
-    if get_origin(annotation) is tuple:
+    if any(get_origin(kind) is tuple for kind in (annotation, *kinds)):
         return f"{letter},{letter}" if letter else "A,B"
     return "PATH" if Path in kinds else letter
 
 
-def _reader(field: FieldInfo) -> Callable[[str], Any]:
+def _reader(kind: Any, is_list: bool = False) -> Callable[[str], Any]:
     """An argparse type that converts and checks a value as the settings class does; lists are separated by commas."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
     def read(text: str) -> Any:
-        kind: Any = Annotated[field.annotation, field]
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        words = [word.strip() for word in text.split(",") if word.strip()]
         try:
-            return adapter.validate_python(words(text) if _is_list(field) else text)
+            return adapter.validate_python(words if is_list else text)
         except ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise argparse.ArgumentTypeError(f"{text!r}, expected: {expected}") from None
@@ -210,24 +225,3 @@ def base_of(arguments: argparse.Namespace) -> Base:
     from throughline.evaluation.saved_model import Base
 
     return Base(arguments.checkpoint, **given_settings(arguments, BASE_KEYS))
-
-
-# types of values ----------------------------------------------------------------------------------------------------
-
-
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
-
-
-def words(text: str) -> tuple[str, ...]:
-    """An argparse type: words separated by commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _number(text: str, convert: Callable[[str], Number], fits: Callable[[Number], bool], kind: str) -> Number:
-    with contextlib.suppress(ValueError):
-        value = convert(text)
-        if fits(value):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from throughline.cli.options import MODEL_HELP, Shown, add_model_options, add_settings, open_chosen
+from throughline.cli.options import ModelName, Shown, add_model_options, add_settings, open_chosen
 from throughline.cli.progress import progress
 from throughline.cli.text import counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
@@ -27,6 +27,9 @@ CHAINS_SHOWN = 3
 class Asking(Settings):
     """What the images are asked, and where the answers go."""
 
+    model: ModelName
+    images: Annotated[tuple[Path, ...], Shown("IMAGE|FOLDER", positional=True, several="+")]
+    """Image files, or folders that are walked for them."""
     classes: Annotated[tuple[str, ...] | None, Shown("A,B,C")] = None
     """Classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)."""
     no_chain: bool = False
@@ -37,10 +40,6 @@ class Asking(Settings):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="image files, or folders that are walked for them"
-    )
     add_settings(parser, Asking)
     add_model_options(parser)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Reporting(Settings):
     """Which tables are printed and how, and where the page goes."""
 
+    runs: Annotated[tuple[Path, ...], Shown("RUN", positional=True, several="+")]
+    """Run folder, as `throughline run` wrote it; of several a page sets the tables side by side."""
     out: Annotated[Path | None, Shown("DIR")] = None
     """Folder for the page and its figures (default: report/ in the run's folder, of several runs in the first)."""
     format: Literal["terminal", "markdown", "latex"] = "terminal"
@@ -38,13 +40,6 @@ class Reporting(Settings):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folder, as `throughline run` wrote it; of several a page sets the tables side by side",
-    )
     add_settings(parser, Reporting)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from throughline.cli.options import add_settings, overrides_of
+from throughline.cli.options import Shown, add_settings, overrides_of
 from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
 from throughline.experiment.config import RunConfig, load_config
 
 if TYPE_CHECKING:
@@ -19,23 +20,27 @@ KEYS = ("workers", "training.stage.auto_batch")
 """Keys of the config that have an option of their own; all others go through --set."""
 
 
+class Running(Settings):
+    """Which experiment, and what to do with it."""
+
+    config: Annotated[str | None, Shown("CONFIG", positional=True)] = None
+    """A YAML file, or a preset (see --list)."""
+    set: Annotated[tuple[str, ...], Shown("KEY=VALUE", several="append")] = ()
+    """Change a value of the config, such as training.rounds=2; may be repeated."""
+    out: Annotated[Path | None, Shown("DIR")] = None
+    """Run folder (default: runs/<name of the config>)."""
+    redo: Literal["stale"] | None = None
+    """Do stale units again; the old ones move to units/.stale."""
+    dry_run: bool = False
+    """Print config, units and their estimated cost, and stop."""
+    list: bool = False
+    """Print the presets and stop."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, or a preset (see --list)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a value of the config, e.g. training.rounds=2; may be repeated",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name of the config>)")
+    add_settings(parser, Running)
     add_settings(parser, RunConfig, KEYS, "the config's")
-    parser.add_argument(
-        "--redo", choices=("stale",), help="do stale units again; the old ones move to units/.stale (default: none)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print config, units and their estimated cost, and stop")
-    parser.add_argument("--list", action="store_true", help="print the presets and stop")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of text")
 
 

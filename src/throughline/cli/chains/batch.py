@@ -3,17 +3,8 @@
 import argparse
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
-from throughline.cli.chains.options import (
-    PARAM_HELP,
-    BatchRead,
-    BatchWrite,
-    endpoint_brief,
-    now,
-    plan_of,
-    price_for,
-)
+from throughline.cli.chains.options import BatchRead, BatchWrite, endpoint_brief, now, plan_of, price_for
 from throughline.cli.options import add_subcommands
 from throughline.cli.progress import progress
 from throughline.cli.text import counted, json_text
@@ -23,9 +14,7 @@ LINES_SHOWN = 5
 
 def add_actions(parser: argparse.ArgumentParser) -> None:
     """The two actions and their options."""
-    parsers = add_subcommands(parser, {"write": (BatchWrite, write), "read": (BatchRead, read)}, json_of=("read",))
-    parsers["write"].add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help=PARAM_HELP)
-    parsers["read"].add_argument("answers", metavar="FILE", nargs="+", type=Path, help="output and error files")
+    add_subcommands(parser, {"write": (BatchWrite, write), "read": (BatchRead, read)}, json_of=("read",))
 
 
 def write(arguments: argparse.Namespace) -> int:

@@ -9,10 +9,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from throughline.cli.chains.build_report import build_progress, heeding_ctrl_c, money, print_estimate, print_result
-from throughline.cli.chains.options import PARAM_HELP, endpoint_brief, now, plan_of, price_for, with_params
+from throughline.cli.chains.options import Endpoint, endpoint_brief, now, plan_of, price_for, with_params
 from throughline.cli.options import add_settings
 from throughline.core.errors import Interrupted, UsageError
-from throughline.teaching.settings import EndpointSettings, LocalSettings, RequestSettings
+from throughline.teaching.settings import LocalSettings
 
 if TYPE_CHECKING:
     from throughline.core.settings import Settings
@@ -25,19 +25,10 @@ if TYPE_CHECKING:
 
 JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 
-TEACHER_HELP = """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that
-serve the same model, e.g. https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name"""
-
 
 def add_teacher_options(parser: argparse.ArgumentParser) -> None:
-    """The teacher, and what only one kind of teacher has."""
-    parser.add_argument("--teacher", nargs="+", required=True, metavar="TEACHER", help=TEACHER_HELP)
-    endpoint = parser.add_argument_group("a teacher behind an endpoint")
-    add_settings(endpoint, RequestSettings)
-    add_settings(endpoint, EndpointSettings)
-    judge_help = "a parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)"
-    for flag, help in (("--param", PARAM_HELP), ("--judge-param", judge_help)):
-        endpoint.add_argument(flag, action="append", default=[], metavar="NAME=VALUE", help=help)
+    """What only one kind of teacher has."""
+    add_settings(parser.add_argument_group("a teacher behind an endpoint"), Endpoint)
     add_settings(parser.add_argument_group("a checkpoint as the teacher"), LocalSettings)
 
 
@@ -68,14 +59,13 @@ JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_s
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
     """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
     kind = _kind(arguments)
-    settings: list[type[Settings]] = [] if kind == "endpoint" else [EndpointSettings, RequestSettings]
-    settings += [] if kind == "local" else [LocalSettings]
-    foreign = {name: field.default for group in settings for name, field in group.model_fields.items()}
-    foreign |= {} if kind == "endpoint" else {"param": [], "judge_param": []}
+    groups: dict[str, type[Settings]] = {"endpoint": Endpoint, "local": LocalSettings}
+    others = [group for of_kind, group in groups.items() if of_kind != kind]
+    foreign = {name: field.default for group in others for name, field in group.model_fields.items()}
     if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
         raise UsageError("--max-cost means nothing with this teacher", do="leave it out: it costs no dollars")
     for name, default in foreign.items():
-        if getattr(arguments, name) != default and not (arguments.judge and name in JUDGES_OPTIONS):
+        if getattr(arguments, name) not in (default, []) and not (arguments.judge and name in JUDGES_OPTIONS):
             hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
             raise UsageError(f"--{name.replace('_', '-')} means nothing with this teacher", do=f"leave it out{hint}")
 

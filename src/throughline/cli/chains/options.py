@@ -13,7 +13,7 @@ from pydantic import Field
 from throughline.cli.options import SOURCE_HELP, Shown, Source
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
-from throughline.teaching.settings import PlanSettings, RequestSettings
+from throughline.teaching.settings import EndpointSettings, PlanSettings, RequestSettings
 
 if TYPE_CHECKING:
     from throughline.teaching.plan import BuildPlan
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0.7, "max_tokens": 1024, "seed": True}
 """Of a request to an endpoint (ours: the paper's are not known)."""
-PARAM_HELP = """a parameter of the request, e.g. temperature=0.2; null leaves one out (default: temperature=0.7,
-max_tokens=1024, and a seed of each request's own)"""
 FIXED_PARAMS = {
     "model": "name it with --model",
     "image_side": "give it with --image-side",
@@ -36,7 +34,23 @@ FIXED_PARAMS = {
 Store = Annotated[
     Path, Shown("STORE", positional=True), Field(description="Folder of journal-*.jsonl, or one such file.")
 ]
+Params = Annotated[tuple[str, ...], Shown("NAME=VALUE", several="append")]
 Images = Annotated[Path | None, Shown("DIR"), Field(description=f"{SOURCE_HELP} (default: as the store names it)")]
+
+
+class Request(RequestSettings):
+    """A request, with parameters of its own."""
+
+    param: Params = ()
+    """A parameter of the request, such as temperature=0.2; null leaves one out (default: temperature=0.7,
+    max_tokens=1024, and a seed of each request's own)."""
+
+
+class Endpoint(Request, EndpointSettings):
+    """A teacher behind an endpoint, and its judge."""
+
+    judge_param: Params = ()
+    """A parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)."""
 
 
 class Build(PlanSettings):
@@ -44,6 +58,9 @@ class Build(PlanSettings):
     answered is asked for again."""
 
     images: Source
+    teacher: Annotated[tuple[str, ...], Shown("TEACHER", several="+")]
+    """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that serve the
+    same model, such as https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name."""
     out: Annotated[Path, Shown("STORE")]
     """Folder of the store; one that is there is completed."""
     dry_run: bool = False
@@ -104,7 +121,7 @@ class BatchFiles(Settings):
     """Write requests as files of the Batch API, and read its answers."""
 
 
-class BatchWrite(PlanSettings, RequestSettings):
+class BatchWrite(PlanSettings, Request):
     """Write request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that wants
     one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
     again for the images whose candidate was not accepted."""
@@ -120,6 +137,8 @@ class BatchRead(Settings):
     """Take output and error files of the Batch API into the store, every answer once."""
 
     images: Source
+    answers: Annotated[tuple[Path, ...], Shown("FILE", positional=True, several="+")]
+    """Output and error files."""
     out: Annotated[Path, Shown("STORE")]
     """The store from which the requests were written."""
     prices: Annotated[Path | None, Shown("FILE")] = None

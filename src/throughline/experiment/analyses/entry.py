@@ -78,7 +78,7 @@ def _analyze(
     for number, fold in enumerate(folds, start=1):
         place = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
         scoring = scoring.of(fold.subject, partial(_say, say, place))
-        analysis = FoldAnalysis(scoring, fold, settings.images_at_most, settings.conclusions_of)
+        analysis = FoldAnalysis(scoring, fold, settings.images_at_most, settings.methods)
         records.append(analysis.measure(settings.what))
         missing += analysis.missing
     apart: tuple[Divergence, ...] = ()
@@ -90,7 +90,7 @@ def _analyze(
         model=subject.model,
         drawn=(subject.images.root / SCENES).is_file(),
         limit=settings.images_at_most,
-        conclusions_of=settings.conclusions_of,
+        conclusions_of=settings.methods,
         classes=subject.questions.classes,
         folds=tuple(records),
         divergence=apart,
@@ -105,7 +105,7 @@ def _analyze(
 def _require_methods(folder: Path, settings: AnalyzeSettings) -> None:
     """UsageError where a method is named that neither the run nor we have."""
     known = {**METHODS, **(method_table(read_config(folder).methods) if (folder / CONFIG).is_file() else {})}
-    for name in settings.conclusions_of or ():
+    for name in settings.methods or ():
         if name not in known:
             raise UsageError(f"no method is called {name!r}", do=f"choose from {', '.join(known)}")
 

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import Field
 
 from throughline.analysis.document import WHAT, Analysis
 from throughline.core.errors import UsageError
+from throughline.core.settings import Settings
 
 USUAL_LIMIT = 200
 
 
-@dataclass(frozen=True)
-class AnalyzeSettings:
-    """What is looked at. `limit` images of each fold, and of each domain in the divergence, at most: None is what an
-    earlier call took, else `USUAL_LIMIT`. `conclusions_of` are the methods whose conclusions are tampered with, None
-    for all that write chains."""
+class AnalyzeSettings(Settings):
+    """What is looked at, and where it lies if not where the run's config says. The first four are options of the
+    verb."""
 
     what: tuple[str, ...] = WHAT
-    limit: int | None = None
+    """Probabilities, entropy, mismatch, optimisation, conclusions, divergence, sensitivity (default: all)."""
+    limit: int | None = Field(default=None, ge=1)
+    """Images of a fold, and of a domain, that are looked at, at most (default: as before, else 200)."""
+    methods: tuple[str, ...] | None = None
+    """Methods whose conclusions are tampered with (default: all that write chains)."""
     clip: str | None = None
-    hub: bool = False
-    conclusions_of: tuple[str, ...] | None = None
+    """A CLIP checkpoint for the divergence, beside the model's own towers."""
     images: Path | None = None
-    """Where the run's images lie, if not where its config says."""
+    """Where the run's images lie."""
+    hub: bool = False
+    """Allow a checkpoint's download from the Hugging Face hub."""
     checkpoint: str | None = None
-    """The same for its checkpoint."""
+    """Where the run's checkpoint lies."""
     device: str = "auto"
-    """Where to compute: `auto` is what the run's config says."""
+    """Where to compute; `auto` is what the run's config says."""
 
     @property
     def images_at_most(self) -> int:
@@ -38,7 +43,7 @@ class AnalyzeSettings:
     def with_limit_of(self, before: Analysis | None) -> AnalyzeSettings:
         """These with a limit: what was measured of other images could not stand beside what is measured now."""
         earlier = before.limit if before is not None else USUAL_LIMIT
-        return replace(self, limit=self.limit or earlier)
+        return self.model_copy(update={"limit": self.limit or earlier})
 
 
 def require_known(what: Sequence[str]) -> None:
