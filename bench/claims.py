@@ -111,7 +111,7 @@ def ablation_rows(found: Group) -> Iterable[tuple[str, ...]]:
         for answer in found.answers:
             for item in compare(found, answer, [(method, baseline)]):
                 pair = item.paired
-                points = Interval(100 * pair.low, 100 * pair.high, 100 * pair.difference)
+                points = Interval(pair.difference, pair.low, pair.high).scaled(100)
                 yield (
                     says,
                     paper,
@@ -146,7 +146,7 @@ def round_tests(analysis: Analysis) -> Iterable[tuple[str, ...]]:
     for setting in analysis.sensitivity:
         for row in setting.rows if setting.setting == "rounds" else ():
             if row.points is not None and row.method == "mtct_sarr":
-                points = Interval(row.points.low, row.points.high, row.points.mean)
+                points = row.points
                 yield (
                     f"Round {row.value} beats round {row.against}",
                     paper.get(row.value, "–"),

@@ -15,13 +15,12 @@ from claims import PARTS, claims_block
 from generated import generated_names, replace_generated
 from records import BuiltChains, ChainsStudy, DemoKills, SensitivityStudy, read_record
 from reduced_run import require_whole
-from throughline.analysis.records import Estimate
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
-from throughline.metrics.intervals import mean_and_error
+from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.figures import accuracy_by_round
 from throughline.reporting.results import Group, compare, groups
@@ -162,7 +161,7 @@ def sensitivity(root: Path) -> str:
     return to_markdown(Table("settings", columns, rows, notes), with_title=False)
 
 
-def percent_of(value: Estimate) -> str:
+def percent_of(value: Interval) -> str:
     """`45.1 (42.0 to 48.2)`."""
     return f"{100 * value.mean:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
 

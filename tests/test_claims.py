@@ -10,8 +10,9 @@ from throughline.analysis.divergence import Divergence, Pair
 from throughline.analysis.document import FILE, Analysis, Fold
 from throughline.analysis.faithfulness import Variant
 from throughline.analysis.probabilities import Buckets, Moved
-from throughline.analysis.records import Estimate, State
+from throughline.analysis.records import State
 from throughline.analysis.sensitivity import Sensitivity, Setting
+from throughline.metrics.intervals import Interval
 
 BASE = State(method=None, unit=None, round=None)
 CLS = State(method="cls", unit="c", round=None)
@@ -20,8 +21,8 @@ MTCT = State(method="mtct", unit="m", round=None)
 FIRST, LAST = (State(method="mtct_sarr", unit="s", round=number) for number in (1, 2))
 
 
-def about(value: float, half: float = 1.0) -> Estimate:
-    return Estimate(mean=value, low=value - half, high=value + half)
+def about(value: float, half: float = 1.0) -> Interval:
+    return Interval(mean=value, low=value - half, high=value + half)
 
 
 def moved(after: State, source: str, kind: str, net: float, before: State = BASE) -> Moved:
@@ -44,7 +45,7 @@ def bucket(state: State, high: float) -> Buckets:
     )
 
 
-def variant(name: str, accuracy: float, lost: Estimate | None = None) -> Variant:
+def variant(name: str, accuracy: float, lost: Interval | None = None) -> Variant:
     return Variant(
         state=LAST,
         name=name,
@@ -151,7 +152,7 @@ def test_rounds_are_those_of_the_whole_method():
             units=3,
             accuracy=about(0.5),
             against=against,
-            points=None if points is None else Estimate(mean=points, low=points - 0.5, high=points + 0.5),
+            points=None if points is None else Interval(mean=points, low=points - 0.5, high=points + 0.5),
             p_value=None if points is None else 0.01,
         )
 

@@ -10,10 +10,11 @@ from throughline.analysis.faithfulness import Variant
 from throughline.analysis.mismatch import Mismatch
 from throughline.analysis.optimisation import Curve
 from throughline.analysis.probabilities import Buckets, Moved
-from throughline.analysis.records import Estimate, Kind, Missing, Source, State
+from throughline.analysis.records import Kind, Missing, Source, State
 from throughline.analysis.sensitivity import Sensitivity, Setting
 from throughline.analysis.shading import Shaded
 from throughline.core.files import write_atomically
+from throughline.metrics.intervals import Interval
 from throughline.runs.reader import Run
 
 BASE = State(method=None, unit=None, round=None)
@@ -21,8 +22,8 @@ KINDS: tuple[tuple[Source, Kind], ...] = (("label", "class"), ("teacher", "class
 HOSTILE = "</script><img src=https://elsewhere.example/x.png onerror=alert(1)>\u2028{{ 7 * 7 }}"
 
 
-def estimate(mean: float, half: float = 0.1) -> Estimate:
-    return Estimate(mean=mean, low=mean - half, high=mean + half)
+def estimate(mean: float, half: float = 0.1) -> Interval:
+    return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
 def fold(target: str, seed: int, units: dict[str, str], high: float = 0.8) -> Fold:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -18,9 +19,9 @@ from throughline.analysis.folds import averaged
 from throughline.analysis.mismatch import perplexity_figure
 from throughline.analysis.optimisation import optimisation_figure, optimisation_table
 from throughline.analysis.probabilities import probability_figures, probability_tables
-from throughline.analysis.records import Estimate
 from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
+from throughline.metrics.intervals import Interval
 from throughline.reporting.analyses import find_analysis, shaded_data
 from throughline.reporting.page import write_page
 from throughline.runs.reader import Run, read_run
@@ -113,9 +114,9 @@ def test_an_analysis_of_other_units_is_told(make_run: Callable[..., FakeRun]) ->
 
 
 def test_one_fold_has_its_interval_and_several_their_standard_error() -> None:
-    one = Estimate(mean=0.5, low=0.25, high=0.75)
+    one = Interval(mean=0.5, low=0.25, high=0.75)
     assert averaged([one], 1, 100) == "50.0 (25.0 to 75.0)"
-    assert averaged([one, one.model_copy(update={"mean": 0.7})], 1, 100) == "60.0 ± 7.1"  # numpy's std over sqrt(2)
+    assert averaged([one, replace(one, mean=0.7)], 1, 100) == "60.0 ± 7.1"  # numpy's std over sqrt(2)
     assert averaged([]) == "X"
 
 

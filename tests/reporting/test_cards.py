@@ -10,9 +10,10 @@ from throughline.analysis.divergence import Divergence, Pair
 from throughline.analysis.document import FILE, Analysis, Fold
 from throughline.analysis.faithfulness import Variant
 from throughline.analysis.mismatch import Mismatch
-from throughline.analysis.records import Estimate, State
+from throughline.analysis.records import State
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
+from throughline.metrics.intervals import Interval
 from throughline.reporting.cards import chains_section, held_out_section
 
 IMAGES = "f" * 64
@@ -20,8 +21,8 @@ BASE = State(method=None, unit=None, round=None)
 MTCT = State(method="mtct", unit="u", round=None)
 
 
-def sure(value: float) -> Estimate:
-    return Estimate(mean=value, low=value, high=value)
+def sure(value: float) -> Interval:
+    return Interval(mean=value, low=value, high=value)
 
 
 def mismatch(source: str, perplexity: float, state: State = BASE) -> Mismatch:

@@ -14,9 +14,9 @@ from throughline.analysis.probabilities import (
     probability_figures,
     probability_tables,
 )
-from throughline.analysis.records import Estimate
 from throughline.analysis.section import Scope, Section, make_section
 from throughline.core.table import MISSING, Table
+from throughline.metrics.intervals import Interval
 
 Measure = Literal["high", "low", "gained", "with_chain", "chain_low"]
 
@@ -53,10 +53,8 @@ def section(buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequen
 
 def beside_the_paper(
     buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequence[Context], scope: Scope
-) -> Table | None:
+) -> Table:
     """The published figures about token probabilities, with what was measured here."""
-    if not buckets:
-        return None
 
     def share(method: str | None, source: str, kind: str, which: str) -> str:
         """Of each unit of a method what it ended with."""
@@ -69,7 +67,7 @@ def beside_the_paper(
         """What the share of class tokens above 0.75 gained from the base to what a method's units ended with."""
         wanted = (None, method, source, "class")
         ours = [m for m in moves if (m.before.method, m.after.method, m.source, m.kind) == wanted]
-        nets: list[Estimate] = [move.net for move in last_of_unit(ours, lambda move: move.after)]
+        nets: list[Interval] = [move.net for move in last_of_unit(ours, lambda move: move.after)]
         return averaged(nets, sign="+")
 
     def cells(measure: Measure, method: str | None) -> tuple[str, ...]:
@@ -90,7 +88,7 @@ def beside_the_paper(
         ),
         rows=tuple(
             (quantity, published, method or "base", *cells(measure, method))
-            for quantity, published, measure, method in _PUBLISHED
+            for quantity, published, measure, method in (_PUBLISHED if buckets else ())
         ),
         notes=scope.notes(
             f"{NOTE} TerraIncognita; under which question its class tokens stood is not known to us: both are given.",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from throughline.analysis.records import Estimate, State
+from throughline.analysis.records import State
 from throughline.metrics.intervals import Interval, difference_of
 
 Value = Callable[[Any], Interval | None]
@@ -38,15 +38,11 @@ def recorded(field: str, measure: str, scale: float = 1.0, **wanted: str) -> Val
     def value(fold: Any) -> Interval | None:
         for record in getattr(fold, field):
             if all(name in _names(fold, getattr(record, key)) for key, name in wanted.items()):
-                estimate: Estimate | None = getattr(record, measure)
-                return None if estimate is None else _interval(estimate, scale)
+                estimate: Interval | None = getattr(record, measure)
+                return None if estimate is None else estimate.scaled(scale)
         return None
 
     return value
-
-
-def _interval(estimate: Estimate, scale: float) -> Interval:
-    return Interval(low=scale * estimate.low, high=scale * estimate.high, mean=scale * estimate.mean)
 
 
 def _names(fold: Any, value: State | str) -> set[str]:

@@ -11,10 +11,11 @@ from throughline.analysis.claims import Claim, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
-from throughline.analysis.records import Estimate, Record, Source, State
+from throughline.analysis.records import Record, Source, State
 from throughline.analysis.section import Scope
 from throughline.analysis.tokens import tokens_of
 from throughline.core.table import Table
+from throughline.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ class Context(Record):
     with_chain: float
     low_without: float
     low_with_chain: float
-    net: Estimate
+    net: Interval
     """What the share above 0.75 gained, in points."""
 
 
@@ -55,14 +56,12 @@ def context(table: pd.DataFrame, state: State, source: Source) -> Context | None
         with_chain=float(high_with.mean()),
         low_without=float(low_without.mean()),
         low_with_chain=float(low_with.mean()),
-        net=over_images(high_with - high_without, np.array(both, dtype=object), scale=100),
+        net=over_images(high_with - high_without, np.array(both, dtype=object)).scaled(100),
     )
 
 
-def context_table(measured: Sequence[Context], scope: Scope) -> Table | None:
+def context_table(measured: Sequence[Context], scope: Scope) -> Table:
     """The mean over folds, in one row."""
-    if not measured:
-        return None
     images = sum(record.images for record in measured)
     shares = ("low_without", "low_with_chain", "without", "with_chain")
     cells = (mean_of([getattr(record, share) for record in measured]) for share in shares)
@@ -73,7 +72,7 @@ def context_table(measured: Sequence[Context], scope: Scope) -> Table | None:
             "tokens", "images", "below 0.25, without, %", "with, %", "above 0.75, without, %", "with, %",
             "gained above 0.75, points",
         ),
-        rows=(("tokens of the class", str(images), *cells, net),),
+        rows=(("tokens of the class", str(images), *cells, net),) if measured else (),
         notes=scope.notes(scope.spread),
     )  # fmt: skip
 

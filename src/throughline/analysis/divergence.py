@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from throughline.analysis.paper import PAPER
 from throughline.analysis.records import WHOSE, Record
-from throughline.analysis.section import Scope, Section, make_section, table_of
+from throughline.analysis.section import Scope, Section, make_section
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
 
 VERSION = 2
 """Raised when the same vectors, or their encoders, would give other numbers."""
@@ -119,9 +119,9 @@ def section(measured: Sequence[Divergence], scope: Scope) -> Section:
     )
 
 
-def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table | None:
+def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table:
     """Mean distance between domains of each kind, what chance gives, and how many pairs are further apart."""
-    return table_of(
+    return tabulate(
         "Distance between domains, linear MMD²",
         [kind for kind in measured if kind.pairs],
         {
@@ -142,12 +142,10 @@ def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table | No
     )
 
 
-def divergence_figure(measured: Sequence[Divergence]) -> Plot | None:
+def divergence_figure(measured: Sequence[Divergence]) -> Plot:
     """A panel for each kind and encoder: a bar for each pair of domains, a mark where chance alone would put it, p at
     its end."""
     kinds = [kind for kind in measured if kind.pairs]
-    if not kinds:
-        return None
     several = len({kind.encoder for kind in kinds}) > 1
     rows = [
         (kind.encoder, kind.of, kind.source, pair.first, pair.second, pair.distance, pair.expected, pair.p_value)
@@ -160,7 +158,7 @@ def divergence_figure(measured: Sequence[Divergence]) -> Plot | None:
         tuple(_panel(kind, several) for kind in kinds),
         ("encoder", "of", "source", "first", "second", "distance", "expected", "p"),
         tuple(rows),
-        height=0.9 + 0.26 * max(len(kind.pairs) for kind in kinds),
+        height=0.9 + 0.26 * max((len(kind.pairs) for kind in kinds), default=0),
         across=2,
     )
 

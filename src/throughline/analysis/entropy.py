@@ -17,9 +17,9 @@ from throughline.analysis.folds import mean_of, together
 from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
 from throughline.analysis.records import WHOSE, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section, table_of
+from throughline.analysis.section import Scope, Section, make_section
 from throughline.analysis.tokens import require_same_tokens, tokens_of
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def section(folds: Folds, scope: Scope) -> Section:
     )
 
 
-def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
+def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table:
     """Mean next-token entropy before and after, and how many of the tokens where it fell most name a class."""
     grouped = together(measured, lambda table: (table.source, table.before.name, table.after.name))
-    return table_of(
+    return tabulate(
         "Next-token entropy under each source's chains",
         grouped.values(),
         {
@@ -164,9 +164,9 @@ def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table | None:
     )
 
 
-def top_tokens(fold: str, table: EntropyTable) -> Table | None:
+def top_tokens(fold: str, table: EntropyTable) -> Table:
     """The tokens where the entropy fell most in one fold."""
-    return table_of(
+    return tabulate(
         f"{fold}: {WHOSE[table.source]}, {table.before.name} to {table.after.name}",
         table.top,
         {
@@ -180,9 +180,9 @@ def top_tokens(fold: str, table: EntropyTable) -> Table | None:
     )
 
 
-def _overlap_table(folds: Folds, scope: Scope) -> Table | None:
+def _overlap_table(folds: Folds, scope: Scope) -> Table:
     """Tokens in both top lists, fold by fold."""
-    return table_of(
+    return tabulate(
         "Tokens in both lists",
         [(name, both) for name, _, overlaps in folds for both in overlaps],
         {

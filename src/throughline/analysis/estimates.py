@@ -3,22 +3,19 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from throughline.analysis.records import Estimate
-from throughline.metrics.intervals import bootstrap_generator, clustered_interval
+from throughline.metrics.intervals import Interval, bootstrap_generator, clustered_interval
 
 
-def over_images(values: ArrayLike, images: ArrayLike, scale: float = 1.0) -> Estimate:
-    """Mean of `values` `(tokens,)`, times `scale`; `images` `(tokens,)` says whose each is."""
+def over_images(values: ArrayLike, images: ArrayLike) -> Interval:
+    """Mean of `values` `(tokens,)`; `images` `(tokens,)` says whose each is."""
     _, image = np.unique(np.asarray(images), return_inverse=True)
     sums = np.bincount(image, weights=np.asarray(values, dtype=np.float64))
-    found = clustered_interval(sums, np.bincount(image), bootstrap_generator())
-    return Estimate(mean=scale * found.mean, low=scale * found.low, high=scale * found.high)
+    return clustered_interval(sums, np.bincount(image), bootstrap_generator())
 
 
-def through(estimate: Estimate, function: np.ufunc) -> Estimate:
+def through(estimate: Interval, function: np.ufunc) -> Interval:
     """The estimate of a growing function of what was estimated: the interval's ends go with it."""
-    mean, low, high = (float(function(value)) for value in (estimate.mean, estimate.low, estimate.high))
-    return Estimate(mean=mean, low=low, high=high)
+    return Interval(*(float(function(value)) for value in (estimate.mean, estimate.low, estimate.high)))
 
 
 def by_image(values: NDArray[np.float64], images: NDArray[np.object_]) -> NDArray[np.float64]:

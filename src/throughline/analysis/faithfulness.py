@@ -8,9 +8,10 @@ from typing import Literal
 from throughline.analysis.claims import Claim, Value, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, together
-from throughline.analysis.records import Estimate, Record, State
+from throughline.analysis.records import Record, State
 from throughline.analysis.section import Scope, Section, make_section
 from throughline.core.table import Table
+from throughline.metrics.intervals import Interval
 
 WHOLE = "whole chain"
 EXCHANGED = ("another image", "another image's chain")
@@ -37,10 +38,10 @@ class Variant(Record):
     name: str
     about: About
     images: int
-    accuracy: Estimate
-    probability: Estimate
+    accuracy: Interval
+    probability: Interval
     """Of the true class among the classes offered."""
-    lost: Estimate | None = None
+    lost: Interval | None = None
     """Accuracy of the whole chain minus this one's, in points, image by image; None for the whole chain itself."""
 
 
@@ -59,7 +60,7 @@ def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
                 images=len(rows),
                 accuracy=over_images([float(row.correct) for row in rows], ids),
                 probability=over_images([row.probability for row in rows], ids),
-                lost=None if name == WHOLE else over_images(lost, ids, scale=100),
+                lost=None if name == WHOLE else over_images(lost, ids).scaled(100),
             )
         )
     return tuple(lines)
@@ -79,12 +80,10 @@ def section(measured: Sequence[Variant], scope: Scope) -> Section:
 def variant_tables(measured: Sequence[Variant], scope: Scope) -> tuple[Table, ...]:
     """Accuracy, what of it was lost, and probability of the true class, behind chains that were tampered with: a column
     for each state."""
-    if not measured:
-        return ()
     states = list(by_state(measured))
     kinds = dict.fromkeys((variant.about, variant.name) for variant in measured)
     cells = together(measured, lambda variant: (variant.about, variant.name, variant.state.name))
-    images = max(variant.images for variant in measured)
+    images = max((variant.images for variant in measured), default=0)
     note = (
         f"Held-out images whose own chain is well formed and names one class, {images} at most of a fold; columns may "
         "be of other images. The conclusion is the most likely class behind the chain, not what would be written. A "

@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from throughline.analysis.records import Estimate, State
+from throughline.analysis.records import State
 from throughline.core.table import MISSING
-from throughline.metrics.intervals import mean_and_error
+from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.training.methods import METHODS
 
 Item = TypeVar("Item")
@@ -24,7 +24,7 @@ class OfState(Protocol):
 Measured = TypeVar("Measured", bound=OfState)
 
 
-def averaged(estimates: Sequence[Estimate], digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
+def averaged(estimates: Sequence[Interval], digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
     """One fold: the mean with its interval; several: mean ± standard error over them; none: X."""
     if not estimates:
         return MISSING

@@ -18,11 +18,12 @@ from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import by_image, over_images, through
 from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
-from throughline.analysis.records import WHOSE, Estimate, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section, table_of
+from throughline.analysis.records import WHOSE, Record, Source, State
+from throughline.analysis.section import Scope, Section, make_section
 from throughline.analysis.tokens import tokens_of
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
@@ -36,7 +37,7 @@ class Mismatch(Record):
     state: State
     source: Source
     images: int
-    perplexity: Estimate
+    perplexity: Interval
     """exp of the mean over chains of the mean NLL over a chain's tokens (the paper's per-sequence reduction)."""
     low: float
     """Share of chain tokens below 0.25."""
@@ -76,10 +77,10 @@ def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
     )
 
 
-def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table | None:
+def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table:
     """Perplexity of teacher's and own chains by state, and how far a round moved the token probabilities."""
     grouped = together(measured, lambda record: (record.source, record.state.name))
-    return table_of(
+    return tabulate(
         "Perplexity of the chains under the model",
         grouped.values(),
         {
@@ -101,13 +102,11 @@ def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table | None:
     )
 
 
-def perplexity_figure(measured: Sequence[Mismatch], scope: Scope) -> Plot | None:
+def perplexity_figure(measured: Sequence[Mismatch], scope: Scope) -> Plot:
     """By round of each method with rounds, teacher's chains left and own chains right, on one logarithmic axis."""
     methods = in_order((record.state.method or "" for record in measured), METHODS)
     methods = tuple(name for name in methods if name in METHODS and METHODS[name].self_labelled)
-    if not methods:
-        return None
-    last = max(record.state.round or 0 for record in measured)
+    last = max((record.state.round or 0 for record in measured), default=0)
     ticks = list(zip(range(-1, last + 1), ("base", "start", *map(str, range(1, last + 1))), strict=True))
     panels, rows = [], []
     for source in ("teacher", "self"):
@@ -154,7 +153,7 @@ def summary(measured: Sequence[Mismatch]) -> list[str]:
 def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float, float, float]]:
     """Round, perplexity and the ends of its whisker: -1 for the base, 0 for where the rounds start."""
     start = METHODS[method].starts_from
-    numbered: dict[int, list[Estimate]] = {}
+    numbered: dict[int, list[Interval]] = {}
     for record in measured:
         state = record.state
         if state.method is None:

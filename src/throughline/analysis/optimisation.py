@@ -67,11 +67,9 @@ def section(curves: Sequence[Curve], scope: Scope) -> Section:
     )
 
 
-def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table | None:
+def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table:
     """Class probability and loss of each method at its first logged step, in the middle and at the last."""
     means = _means(curves)
-    if means is None:
-        return None
     rows = []
     for (measure, part, method), line in means.groupby([*KEYS], observed=True):
         ends = line.iloc[[0, len(line) // 2, -1]]
@@ -85,12 +83,10 @@ def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table | None:
     )
 
 
-def optimisation_figure(curves: Sequence[Curve]) -> Plot | None:
+def optimisation_figure(curves: Sequence[Curve]) -> Plot:
     """Class probability and loss by optimiser step, the methods on one axis: a panel for each part; means over
     folds."""
     means = _means(curves)
-    if means is None:
-        return None
     panels, looks = [], in_order((*METHODS, *means["method"]), METHODS)
     for (measure, part), lines in means.groupby([*KEYS[:2]], observed=True):
         series = []
@@ -116,8 +112,8 @@ def _columns(lines: Sequence[Mapping[str, float]]) -> dict[str, tuple[float | No
     return {name: tuple(line.get(name) for line in lines) for name in sorted({name for line in lines for name in line})}
 
 
-def _means(curves: Sequence[Curve]) -> pd.DataFrame | None:
-    """The mean `value` over units by KEYS and `step`, in the order in which they are shown; None without any.
+def _means(curves: Sequence[Curve]) -> pd.DataFrame:
+    """The mean `value` over units by KEYS and `step`, in the order in which they are shown.
 
     Units of unlike length would break the line where one of them ends: only steps that all of them have.
     """
@@ -131,9 +127,7 @@ def _means(curves: Sequence[Curve]) -> pd.DataFrame | None:
         for step, value in zip(curve.steps, values, strict=False)
         if value is not None
     ]
-    if not rows:
-        return None
-    lines = pd.DataFrame(rows, columns=[*KEYS, "step", "value"])
+    lines = pd.DataFrame(rows, columns=[*KEYS, "step", "value"]).astype({"value": float})
     lines = ordered(lines, measure=MEASURED, part=("label", "chain"), method=METHODS)
     by_step = lines.groupby([*KEYS, "step"], observed=True)["value"]
     means = by_step.agg(value="mean", units="size").reset_index()

@@ -16,11 +16,12 @@ import numpy as np
 from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
-from throughline.analysis.records import KIND, WHOSE, Estimate, Kind, Record, Source, State
-from throughline.analysis.section import Scope, table_of
+from throughline.analysis.records import KIND, WHOSE, Kind, Record, Source, State
+from throughline.analysis.section import Scope
 from throughline.analysis.tokens import require_same_tokens, tokens_of
 from throughline.core.plot import Panel, Plot, Series
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,11 +39,11 @@ class Buckets(Record):
     kind: Kind
     images: int
     tokens: int
-    low: Estimate
+    low: Interval
     """Share below 0.25."""
-    high: Estimate
+    high: Interval
     """Share above 0.75."""
-    mean: Estimate
+    mean: Interval
     histogram: tuple[int, ...]
     """Tokens in twenty buckets of equal width from 0 to 1."""
 
@@ -58,7 +59,7 @@ class Moved(Record):
     tokens: int
     low_to_high: float
     high_to_low: float
-    net: Estimate
+    net: Interval
 
 
 def buckets(table: pd.DataFrame, state: State, source: Source, kind: Kind) -> Buckets | None:
@@ -98,11 +99,11 @@ def moved(
         tokens=len(first),
         low_to_high=float(((p < LOW) & (q > HIGH)).mean()),
         high_to_low=float(((p > HIGH) & (q < LOW)).mean()),
-        net=over_images((q > HIGH).astype(float) - (p > HIGH), first.sample_id, scale=100),
+        net=over_images((q > HIGH).astype(float) - (p > HIGH), first.sample_id).scaled(100),
     )
 
 
-def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scope: Scope) -> tuple[Table | None, ...]:
+def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scope: Scope) -> tuple[Table, ...]:
     """One for each source and kind of tokens: every state's shares below 0.25 and above 0.75, and what moved since the
     base."""
     from_base = together(
@@ -113,7 +114,7 @@ def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scop
         return lambda of: cell(from_base.get((of[0].source, of[0].kind, of[0].state.name), []))
 
     return tuple(
-        table_of(
+        tabulate(
             f"Token probabilities: {WHOSE[source]}, {KIND[kind]}",
             by_state(ours).values(),
             {
@@ -130,12 +131,12 @@ def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scop
     )
 
 
-def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table | None:
+def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table:
     """What the rounds moved on the model's own chains, from the base and from where they started."""
     own = together(
         (move for move in moves if move.source == "self"), lambda move: (move.before.name, move.after.name, move.kind)
     )
-    return table_of(
+    return tabulate(
         "Token probabilities: the model's own chains, as the first round accepted them",
         own.values(),
         {

@@ -1,7 +1,8 @@
 """What the records of all analyses have in common. Each analysis has its own beside what it measures.
 
 Probabilities and shares are between 0 and 1, `points` are differences of shares times 100, entropies and NLLs are in
-nats. An `Estimate` is a mean over images with its 95 % bootstrap interval over images.
+nats. An `Interval` is a mean over images with its 95 % bootstrap interval over images; both ends are the mean itself
+where there is one image only.
 """
 
 from typing import Literal
@@ -22,14 +23,6 @@ class Record(BaseModel):
     """Frozen; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(Record):
-    """A mean with its interval; `low` and `high` are its own value where there is one image only."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class State(Record):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from throughline.core.plot import Plot
-from throughline.core.table import Item, Table, tabulate
+from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
 
 
@@ -63,27 +63,19 @@ def make_section(
     section_id: str,
     title: str,
     intro: str,
-    tables: Iterable[Table | None] = (),
-    figures: Iterable[Plot | None] = (),
-    folded: Iterable[tuple[str, Sequence[Table | None]]] = (),
+    tables: Iterable[Table] = (),
+    figures: Iterable[Plot] = (),
+    folded: Iterable[tuple[str, Iterable[Table]]] = (),
 ) -> Section:
-    """A section of those tables and figures that there is anything to put into."""
+    """A section of those tables and figures that have any rows."""
     return Section(
         section_id,
         title,
         intro,
-        tuple(table for table in tables if table is not None),
-        tuple(plot for plot in figures if plot is not None),
-        tuple((line, tuple(table for table in behind if table is not None)) for line, behind in folded),
+        tuple(table for table in tables if table.rows),
+        tuple(plot for plot in figures if plot.rows),
+        tuple((line, tuple(table for table in behind if table.rows)) for line, behind in folded),
     )
-
-
-def table_of(
-    title: str, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]], notes: tuple[str, ...] = ()
-) -> Table | None:
-    """As `tabulate` makes it; None without any item."""
-    table = tabulate(title, items, columns, notes)
-    return table if table.rows else None
 
 
 def joined(parts: Sequence[Section]) -> Section:

@@ -9,10 +9,10 @@ import numpy as np
 
 from throughline.analysis.folds import averaged
 from throughline.analysis.paper import ROUNDS_NOTE, dataset_of
-from throughline.analysis.records import Estimate, Record
-from throughline.analysis.section import Scope, Section, make_section, table_of
-from throughline.core.table import Table
-from throughline.metrics.intervals import Runs, bootstrap_generator, hierarchical_bootstrap
+from throughline.analysis.records import Record
+from throughline.analysis.section import Scope, Section, make_section
+from throughline.core.table import Table, tabulate
+from throughline.metrics.intervals import Interval, Runs, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 
 
@@ -24,9 +24,9 @@ class Setting(Record):
     answer: str
     units: int
     """Targets times seeds."""
-    accuracy: Estimate
+    accuracy: Interval
     against: str | None
-    points: Estimate | None
+    points: Interval | None
     """Paired difference in points, over the same images."""
     p_value: float | None
 
@@ -57,18 +57,16 @@ def sensitivity(
 
 
 def _setting(value: str, method: str, answer: str, runs: Runs, against: str | None, other: Runs | None) -> Setting:
-    found = hierarchical_bootstrap(runs, bootstrap_generator())
     points, p_value = None, None
     if other is not None and comparable(runs, other):
         gap = paired_difference(runs, other, bootstrap_generator())
-        points = Estimate(mean=100 * gap.difference, low=100 * gap.low, high=100 * gap.high)
-        p_value = gap.p_value
+        points, p_value = Interval(gap.difference, gap.low, gap.high).scaled(100), gap.p_value
     return Setting(
         value=value,
         method=method,
         answer=answer,
         units=len(runs),
-        accuracy=Estimate(mean=found.mean, low=found.low, high=found.high),
+        accuracy=hierarchical_bootstrap(runs, bootstrap_generator()),
         against=against,
         points=points,
         p_value=p_value,
@@ -100,12 +98,12 @@ def summary(measured: Sequence[Sensitivity]) -> list[str]:
     return lines
 
 
-def _table(varied: Sensitivity, scope: Scope) -> Table | None:
+def _table(varied: Sensitivity, scope: Scope) -> Table:
     first = varied.rows[0]
     published = varied.setting == "rounds" and dataset_of(scope.dataset) == "terraincognita"
     # of the run that is analysed, or of another that has more units on its targets
     several = max(row.units for row in varied.rows) // max(1, scope.targets) > 1
-    return table_of(
+    return tabulate(
         f"{varied.setting}: {first.method}, {first.answer} path",
         varied.rows,
         {

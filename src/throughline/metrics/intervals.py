@@ -2,6 +2,8 @@
 hierarchical bootstrap that knows that the same images were answered by every seed. Called by evaluation,
 reporting and `paired`."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,13 @@ Runs = Mapping[tuple[str, int], ArrayLike]
 class Interval:
     """A mean with the ends of its interval, all in the unit of the values."""
 
+    mean: float
     low: float
     high: float
-    mean: float
+
+    def scaled(self, factor: float) -> Interval:
+        """In a unit that is 1/`factor` of this one."""
+        return Interval(mean=factor * self.mean, low=factor * self.low, high=factor * self.high)
 
 
 @dataclass(frozen=True)

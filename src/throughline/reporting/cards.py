@@ -56,7 +56,7 @@ def chains_section(folder: Path, images: str) -> str:
     if analysis is None:
         raise ThroughlineError("this run was not analysed", folder, f"throughline analyze {folder}")
     apart = divergence_table(analysis.divergence, analysis.scope)
-    return "\n\n".join(["## Measured", *_foreign(analysis), *([to_markdown(apart)] if apart else [])])
+    return "\n\n".join(["## Measured", *_foreign(analysis), *([to_markdown(apart)] if apart.rows else [])])
 
 
 def _require_same_images(run: Run, images: str) -> None:
