@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from throughline.benchmarks import memory, step, trl
 from throughline.benchmarks.settings import MemorySettings, StepSettings
-from throughline.benchmarks.trl import sft_trainer, trl_step
+from throughline.benchmarks.trl import sft_trainer
 from throughline.benchmarks.workload import class_list, make_workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.forward import score_trees
@@ -69,13 +69,15 @@ def test_the_flops_that_are_counted_are_those_that_torch_sees(work, grouped, til
 
 def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(work):
     work = make_workload(work.mllm, work.model, "pocket", class_list(7), batch=4)
-    grouped, mixed = (trl_step(work, grouped=flag, rows=4) for flag in (True, False))
-    every = set(work.paths())
-    for side in (grouped, mixed):
-        assert {key for keys in side.keys for key in keys} == every and [len(keys) for keys in side.keys] == [4, 4]
-    assert [{name for _, name in keys} for keys in grouped.keys] == [{"chain"}, {"label"}]
-    assert [{name for _, name in keys} for keys in mixed.keys] == [{"chain", "label"}] * 2
-    padding = [side.contender().settings["padding"] for side in (mixed, grouped)]
+    grouped, mixed = (sft_trainer(work, grouped=flag) for flag in (True, False))
+    paths, sides = work.paths(), (grouped, mixed)
+    keys = {side.name: trl._keys_of([part.inputs for part in side.micro_batches], paths) for side in sides}
+    every = set(paths)
+    for batches in keys.values():
+        assert {key for batch in batches for key in batch} == every and [len(batch) for batch in batches] == [4, 4]
+    assert [{name for _, name in batch} for batch in keys[grouped.name]] == [{"chain"}, {"label"}]
+    assert [{name for _, name in batch} for batch in keys[mixed.name]] == [{"chain", "label"}] * 2
+    padding = [side.settings["padding"] for side in (mixed, grouped)]
     assert padding[0] > 4 * padding[1] > 0
 
 

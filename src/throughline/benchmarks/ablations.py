@@ -2,15 +2,11 @@
 with what it is worth. Where a bench compares numbers before it starts its clock, it compares these, too.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 from throughline.benchmarks.contenders import Contender, token_trees
 from throughline.benchmarks.workload import Workload
 from throughline.mllm.load import Mllm
-from throughline.mllm.lora_linear import in_pefts_way
 from throughline.mllm.plan import Plan
 
 PLANS: dict[str, Plan] = {
@@ -23,8 +19,8 @@ PLANS: dict[str, Plan] = {
 }
 """The plan that does without a thing."""
 
-NODES: dict[str, Callable[[Any], AbstractContextManager[None]]] = {"LoRA in one node": in_pefts_way}
-"""What takes a node of ours out of the model for a while."""
+NODES = ("LoRA in one node",)
+"""What is left out by computing in peft's own layers."""
 
 
 def without(name: str) -> str:
@@ -37,26 +33,9 @@ def with_plan(mllm: Mllm, name: str) -> Mllm:
     return replace(mllm, plan=PLANS[name])
 
 
-def workload_without(name: str, work: Workload) -> Workload:
-    """The workload with the plan that does without `name`; as it is where `name` is a node of the model."""
-    return replace(work, mllm=with_plan(work.mllm, name)) if name in PLANS else work
-
-
-def node_left_out(name: str, model: Any) -> AbstractContextManager[None]:
-    """The model without the node `name` for a while; as it is where `name` is something else."""
-    return NODES[name](model) if name in NODES else nullcontext()
-
-
-def training_without(name: str, work: Workload) -> Contender:
-    """The step of `token_trees` without `name`."""
-    contender = token_trees(workload_without(name, work), without(name))
-
-    def take_step() -> None:
-        with node_left_out(name, work.model):
-            contender.take_step()
-
-    def nll() -> dict[tuple[int, str], float]:
-        with node_left_out(name, work.model):
-            return contender.nll()
-
-    return replace(contender, take_step=take_step, nll=nll)
+def training_without(name: str, work: Workload, build_once: bool = False) -> Contender:
+    """The step of `token_trees` without `name`; its batch is built anew for every step, or once."""
+    if name in PLANS:
+        work = replace(work, mllm=with_plan(work.mllm, name))
+    contender = token_trees(work, without(name), work.batch() if build_once else None)
+    return contender if name in PLANS else contender.plainly()

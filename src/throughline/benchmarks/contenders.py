@@ -5,10 +5,12 @@ All of them train LoRA of one shape on the same frozen weights and answer for th
 chain of every sample. `step` checks their NLLs against each other and times them, `memory` measures what they hold.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from throughline.benchmarks.plain import plainly
 from throughline.benchmarks.workload import Key, Workload
+from throughline.mllm.attention import TreeLayout
 from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.flops import Row, step_flops
@@ -26,15 +29,23 @@ from throughline.mllm.lora import base_of
 
 
 @dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """A part of a step: `run` is its forward and backward pass, `inputs` the tensors that it brings with it."""
+
+    run: Callable[[], None]
+    inputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Contender:
-    """A way to take the step. `take_step` runs forward and backward of everything behind one optimiser step and adds
-    to the gradients of `model`'s adapter; `nll` is of every sequence, labels summed over their tokens, chains averaged;
-    `rows` are those that it really runs, in batches of these `shapes`; `details` say what else they are; `extra_flops`
-    are those that a count of rows does not see."""
+    """A way to take the step. `micro_batches` are everything behind one optimiser step and add to the gradients of
+    `model`'s adapter; `nll` is of every sequence, labels summed over their tokens, chains averaged; `rows` are those
+    that it really runs, in batches of these `shapes`; `details` say what else they are; `extra_flops` are those that a
+    count of rows does not see."""
 
     name: str
     model: Any
-    take_step: Callable[[], None]
+    micro_batches: Sequence[MicroBatch]
     nll: Callable[[], dict[Key, float]]
     rows: Sequence[Row]
     shapes: Sequence[Sequence[int]]
@@ -61,6 +72,11 @@ class Contender:
             **self.details,
         }
 
+    def take_step(self) -> None:
+        """All micro-batches."""
+        for part in self.micro_batches:
+            part.run()
+
     def timed_step(self) -> None:
         """The step from no gradient."""
         self.model.zero_grad(set_to_none=True)
@@ -72,6 +88,11 @@ class Contender:
         with torch.no_grad():
             return self.nll()
 
+    def plainly(self) -> Contender:
+        """The same with peft's own LoRA layers."""
+        parts = [replace(part, run=plainly(self.model, part.run)) for part in self.micro_batches]
+        return replace(self, micro_batches=parts, nll=plainly(self.model, self.nll))
+
 
 def token_trees(work: Workload, name: str = "token trees", built: TreeBatch | None = None) -> Contender:
     """The samples as training runs them: trees are built for every step, unless it is given them `built`. An ablation
@@ -79,19 +100,16 @@ def token_trees(work: Workload, name: str = "token trees", built: TreeBatch | No
     model, samples = work.model, len(work.examples)
     batch = built or work.batch()
 
-    def take_step() -> None:
-        backward(model, built or work.batch(), samples)
+    def run() -> None:
+        of_step = (built or work.batch()).to(base_of(model).device)
+        torch.autograd.backward(score_trees(model, of_step).loss_sum() / samples)
 
     def nll() -> dict[Key, float]:
         keys = zip(batch.samples, batch.names, strict=True)
         return dict(zip(keys, score_trees(model, batch).branch_nll().tolist(), strict=True))
 
-    return Contender(name, model, take_step, nll, _rows_of_trees(batch), [batch.input_ids.shape])
-
-
-def backward(model: Any, batch: TreeBatch, samples: int) -> None:
-    """Forward and backward pass of a batch of trees."""
-    torch.autograd.backward(score_trees(model, batch).loss_sum() / samples)
+    parts = [MicroBatch(run, _tensors_of(batch))]
+    return Contender(name, model, parts, nll, _rows_of_trees(batch), [batch.input_ids.shape])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +144,17 @@ def separate_sequences(work: Workload) -> Contender:
     peft's own LoRA layers."""
     model, groups, samples = work.model, separate_rows(work), len(work.examples)
 
-    def take_step() -> None:
-        for rows in groups:
-            torch.autograd.backward(rows.nll(model).sum() / samples)
+    def run(rows: SeparateRows) -> None:
+        torch.autograd.backward(rows.nll(model).sum() / samples)
 
     def nll() -> dict[Key, float]:
         return {key: value for rows in groups for key, value in zip(rows.keys, rows.nll(model).tolist(), strict=True)}
 
+    parts = [MicroBatch(partial(run, rows), {"input_ids": rows.input_ids, **rows.image_inputs}) for rows in groups]
     rows = [group.row for group in groups for _ in group.keys]
     shapes = [group.input_ids.shape for group in groups]
     details = {"batches": "rows of one length, no padding", "lora": "peft's own layers"}
-    name = "two separate sequences"
-    return Contender(name, model, plainly(model, take_step), plainly(model, nll), rows, shapes, details)
+    return Contender("two separate sequences", model, parts, nll, rows, shapes, details).plainly()
 
 
 def separate_rows(work: Workload) -> list[SeparateRows]:
@@ -153,6 +170,13 @@ def _stacked(group: Sequence[tuple[Key, Path]], device: torch.device) -> Separat
     ids = torch.stack([torch.from_numpy(path.tokens) for path in paths]).to(device)
     images = join_inputs([image for path in paths for image in path.images])
     return SeparateRows(keys, ids, {name: value.to(device) for name, value in images.items()}, paths[0].answer_start)
+
+
+def _tensors_of(batch: TreeBatch) -> dict[str, Tensor]:
+    """The tensors that a batch brings with it."""
+    own = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    masks = batch.attention.masks if isinstance(batch.attention, TreeLayout) else ()
+    return own | dict(batch.image_inputs) | {f"mask {i}": mask for i, mask in enumerate(masks) if mask is not None}
 
 
 def _rows_of_trees(batch: TreeBatch) -> list[Row]:

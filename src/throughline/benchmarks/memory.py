@@ -13,21 +13,18 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from throughline.benchmarks.ablations import node_left_out, training_without, workload_without
-from throughline.benchmarks.contenders import Contender, backward, settings_of_sides, token_trees
+from throughline.benchmarks.ablations import training_without
+from throughline.benchmarks.contenders import Contender, settings_of_sides, token_trees
 from throughline.benchmarks.settings import MemorySettings
 from throughline.benchmarks.timing import BenchRow, OnProgress, compare, on_threads
-from throughline.benchmarks.trl import require_trl, trl_step
+from throughline.benchmarks.trl import require_trl, sft_trainer
 from throughline.benchmarks.workload import Workload, training_workloads
-from throughline.mllm.attention import TreeLayout
-from throughline.mllm.batch import TreeBatch
 from throughline.mllm.devices import pick_device
 
 MEBIBYTE = 1 << 20
@@ -51,47 +48,36 @@ def measure(settings: MemorySettings, on_progress: OnProgress) -> list[BenchRow]
 
 
 def measure_workload(name: str, work: Workload, checkpointing: bool, left_out: tuple[str, ...] = ()) -> list[BenchRow]:
-    """A row against TRL, and one against our own side without each of `left_out`, by the peaks of the same micro-batch.
-    Each side has run it once before it is measured."""
-    ours, peak = token_trees(work), peak_of_trees(work, checkpointing)
+    """A row against TRL, and one against our own side without each of `left_out`, by the peaks of the largest
+    micro-batches. Each side has run it once before it is measured."""
+    device, ours = work.settings["device"], token_trees(work, built=work.batch())
     counted = {
         "gradient_checkpointing": checkpointing,
         "counted": "inputs, and the peak of what torch allocates forwards and backwards",
         "not_counted": "weights, the adapter's gradients, optimiser state: equal on both sides",
-        "method": METHODS[work.settings["device"]],
+        "method": METHODS[device],
     }
 
-    def row(rival: Contender, rival_peak: int) -> BenchRow:
-        settings, peaks = settings_of_sides(work, ours, rival) | counted, ([peak / MEBIBYTE], [rival_peak / MEBIBYTE])
-        return compare(name, rival.name, *peaks, settings, unit="MiB", ours_over_rival=True)
+    def mebibytes(side: Contender) -> float:
+        with _checkpointed(side.model) if checkpointing else contextlib.nullcontext():
+            peaks = [peak_of_step(side.model, part.run, part.inputs, device) for part in side.micro_batches]
+        return max(peaks) / MEBIBYTE
 
-    rows = [row(*_peak_of_trl(work, checkpointing))]
-    for thing in left_out:
-        rows.append(row(training_without(thing, work), peak_of_trees(work, checkpointing, thing)))
-    return rows
-
-
-def peak_of_trees(work: Workload, checkpointing: bool, left_out: str = "") -> int:
-    """Bytes of a micro-batch of token trees, without the thing `left_out`."""
-    device, samples = work.settings["device"], len(work.examples)
-    batch = workload_without(left_out, work).batch()
-
-    def step() -> None:
-        with node_left_out(left_out, work.model):
-            backward(work.model, batch.to(device), samples)
-
-    with _checkpointed(work.model) if checkpointing else contextlib.nullcontext():
-        return peak_of_step(work.model, step, tensors_of(batch), device)
-
-
-def _peak_of_trl(work: Workload, checkpointing: bool) -> tuple[Contender, int]:
-    """TRL's trainer, and the same of its largest micro-batch."""
-    rival = trl_step(work, grouped=True, rows=len(work.examples), gradient_checkpointing=checkpointing)
-    peaks = [
-        peak_of_step(rival.model, partial(rival.run, index), inputs, work.settings["device"])
-        for index, inputs in enumerate(rival.micro_batches)
+    rivals = [sft_trainer(work, grouped=True, gradient_checkpointing=checkpointing)]
+    rivals += [training_without(thing, work, build_once=True) for thing in left_out]
+    own_peak = mebibytes(ours)
+    return [
+        compare(
+            name,
+            rival.name,
+            [own_peak],
+            [mebibytes(rival)],
+            settings_of_sides(work, ours, rival) | counted,
+            unit="MiB",
+            ours_over_rival=True,
+        )
+        for rival in rivals
     ]
-    return rival.contender(), max(peaks)
 
 
 def peak_of_step(model: Any, step: Callable[[], None], inputs: Mapping[str, Tensor], device: str) -> int:
@@ -132,13 +118,6 @@ def cuda_peak(run: Callable[[], object]) -> int:
     run()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
-
-
-def tensors_of(batch: TreeBatch) -> dict[str, Tensor]:
-    """The tensors that a batch brings with it."""
-    own = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    masks = batch.attention.masks if isinstance(batch.attention, TreeLayout) else ()
-    return own | dict(batch.image_inputs) | {f"mask {i}": mask for i, mask in enumerate(masks) if mask is not None}
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from throughline.benchmarks.contenders import Contender
+from throughline.benchmarks.contenders import Contender, MicroBatch
 from throughline.benchmarks.workload import LORA, Key, Workload
 from throughline.core.errors import ThroughlineError
 from throughline.mllm.chat import Path, user_turn
@@ -36,70 +36,6 @@ IGNORED = -100
 """The label that marks a position without loss."""
 
 
-@dataclass(frozen=True, eq=False)
-class TrlStep:
-    """A trainer, and the micro-batches of one optimiser step as its own sampler and collator made them; `keys` say
-    which sequence stands in each row; `items` are the tokens that the loss is averaged over."""
-
-    grouped: bool
-    trainer: Any
-    micro_batches: tuple[dict[str, Tensor], ...]
-    keys: tuple[tuple[Key, ...], ...]
-    items: Any
-
-    @property
-    def model(self) -> Any:
-        """The rival's own model: the weights of the trees', adapter layers of its own."""
-        return self.trainer.model
-
-    def run(self, index: int) -> None:
-        """Forward and backward of one micro-batch."""
-        self.trainer.training_step(self.model, dict(self.micro_batches[index]), self.items)
-
-    def take_step(self) -> None:
-        """All micro-batches."""
-        for index in range(len(self.micro_batches)):
-            self.run(index)
-
-    def nll(self) -> dict[Key, float]:
-        """Of every sequence, from the forward pass that the trainer's loss is made of."""
-        scores: dict[Key, float] = {}
-        for keys, inputs in zip(self.keys, self.micro_batches, strict=True):
-            on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
-            output = self.model(**on_device, use_cache=False, fused_lm_head=True)
-            for key, log_probs, scored in zip(keys, output.log_probs, output.label_mask, strict=True):
-                token_nll = -log_probs[scored]
-                scores[key] = float(token_nll.mean() if key[1] == "chain" else token_nll.sum())
-        return scores
-
-    def contender(self) -> Contender:
-        """The trainer as a way to take the step. Its head keeps no logits and computes them anew backwards: at
-        positions with a label where Triton runs, elsewhere at all but the last."""
-        everywhere = self.model.device.type == "cpu"
-        rows = []
-        for inputs in self.micro_batches:
-            count, tokens = inputs["input_ids"].shape
-            tiles = len(inputs["pixel_values"]) // count
-            scored = inputs["labels"][:, 1:].ne(IGNORED).sum(dim=1).tolist()
-            rows += [Row(tokens, tiles, tokens - 1 if everywhere else marked) for marked in scored]
-        head = base_of(self.model).get_output_embeddings().weight
-        real = sum(int(inputs["attention_mask"].sum()) for inputs in self.micro_batches)
-        return Contender(
-            LENGTH_GROUPED if self.grouped else DEFAULT_PADDING,
-            self.model,
-            self.take_step,
-            self.nll,
-            rows,
-            shapes=[inputs["input_ids"].shape for inputs in self.micro_batches],
-            details={
-                "padding": sum(row.tokens for row in rows) - real,
-                "lora": "peft's layers",
-                "trl": str(require_trl().__version__),
-            },
-            extra_flops=2 * sum(row.marked for row in rows) * head.numel(),
-        )
-
-
 def require_trl() -> Any:
     """The module, or a ThroughlineError that says how to get it."""
     try:
@@ -108,22 +44,18 @@ def require_trl() -> Any:
         raise ThroughlineError("TRL, the rival, is not installed", do="pip install throughline[bench]") from error
 
 
-def sft_trainer(work: Workload, grouped: bool) -> Contender:
-    """The rival on a workload, with the same frozen weights and adapter. Raises ThroughlineError where TRL is
-    not installed, or where a row of its batches is not, token for token, a sequence of the trees."""
-    samples = len(work.examples)
+def sft_trainer(work: Workload, grouped: bool, gradient_checkpointing: bool = False) -> Contender:
+    """The rival on a workload, with the same frozen weights and adapter; its micro-batches are those that its own
+    sampler and collator make. Raises ThroughlineError where TRL is not installed, or where a row of its batches is not,
+    token for token, a sequence of the trees."""
+    trl, samples, paths = require_trl(), len(work.examples), work.paths()
     # In a micro-batch of its own a row is never padded: default padding means at least two.
-    return trl_step(work, grouped, rows=samples if grouped else max(2, samples)).contender()
-
-
-def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: bool = False) -> TrlStep:
-    """A trainer with micro-batches of `rows` rows for one optimiser step. Raises ThroughlineError as `sft_trainer`."""
-    trl, model, paths = require_trl(), work.model, work.paths()
+    at_once = samples if grouped else max(2, samples)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         config = trl.SFTConfig(
             output_dir=folder,
-            per_device_train_batch_size=rows,
-            gradient_accumulation_steps=len(paths) // rows,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=len(paths) // at_once,
             # Its own grouping needs to be told lengths where images are cut into tokens only by the collator.
             train_sampling_strategy="group_by_length" if grouped else "random",
             length_column_name="length",
@@ -133,13 +65,13 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
             loss_type="nll",  # through the fused LM head
             gradient_checkpointing=gradient_checkpointing,
             bf16=False,  # everybody computes in the dtype of the weights
-            use_cpu=base_of(model).device.type == "cpu",
+            use_cpu=base_of(work.model).device.type == "cpu",
             seed=0,
             report_to="none",
             disable_tqdm=True,
         )
         trainer = trl.SFTTrainer(
-            model=_same_weights(model),
+            model=_same_weights(work.model),
             args=config,
             train_dataset=_dataset(work, paths),
             processing_class=_processor(work),
@@ -147,17 +79,55 @@ def trl_step(work: Workload, grouped: bool, rows: int, gradient_checkpointing: b
                 r=LORA.rank,
                 lora_alpha=LORA.alpha,
                 lora_dropout=LORA.dropout,
-                target_modules=list(model.targeted_module_names),
+                target_modules=list(work.model.targeted_module_names),
             ),
         )
-        set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(model))
-        if gradient_checkpointing:  # as its `train` would
-            trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+        set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(work.model))
         steps = config.gradient_accumulation_steps
         batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), steps, trainer.args.device)
         trainer.current_gradient_accumulation_steps = steps
-    inputs = tuple({name: value.cpu() for name, value in batch.items()} for batch in batches)
-    return TrlStep(grouped, trainer, inputs, _keys_of(inputs, paths), items)
+    inputs = [{name: value.cpu() for name, value in batch.items()} for batch in batches]
+    keys = _keys_of(inputs, paths)
+
+    def run(batch: dict[str, Tensor]) -> None:
+        trainer.training_step(trainer.model, dict(batch), items)
+
+    parts = [MicroBatch(partial(run, batch), batch) for batch in inputs]
+    name = LENGTH_GROUPED if grouped else DEFAULT_PADDING
+    rows, nll = _rows(trainer.model, inputs), partial(_nll, trainer.model, keys, inputs)
+    head = base_of(trainer.model).get_output_embeddings().weight
+    details = {
+        "padding": sum(row.tokens for row in rows) - sum(int(batch["attention_mask"].sum()) for batch in inputs),
+        "lora": "peft's layers",
+        "trl": str(trl.__version__),
+    }
+    shapes = [batch["input_ids"].shape for batch in inputs]
+    extra_flops = 2 * sum(row.marked for row in rows) * head.numel()
+    return Contender(name, trainer.model, parts, nll, rows, shapes, details, extra_flops)
+
+
+def _nll(model: Any, keys: Sequence[Sequence[Key]], micro_batches: Sequence[dict[str, Tensor]]) -> dict[Key, float]:
+    """Of every sequence, from the forward pass that the trainer's loss is made of."""
+    scores: dict[Key, float] = {}
+    for of_rows, inputs in zip(keys, micro_batches, strict=True):
+        on_device = {name: value.to(model.device) for name, value in inputs.items()}
+        output = model(**on_device, use_cache=False, fused_lm_head=True)
+        for key, log_probs, scored in zip(of_rows, output.log_probs, output.label_mask, strict=True):
+            token_nll = -log_probs[scored]
+            scores[key] = float(token_nll.mean() if key[1] == "chain" else token_nll.sum())
+    return scores
+
+
+def _rows(model: Any, micro_batches: Sequence[dict[str, Tensor]]) -> list[Row]:
+    """For the FLOP count. TRL's head keeps no logits and computes them anew backwards: at positions with a label where
+    Triton runs, elsewhere at all but the last."""
+    rows = []
+    for inputs in micro_batches:
+        count, tokens = inputs["input_ids"].shape
+        tiles = len(inputs["pixel_values"]) // count
+        scored = inputs["labels"][:, 1:].ne(IGNORED).sum(dim=1).tolist()
+        rows += [Row(tokens, tiles, tokens - 1 if model.device.type == "cpu" else marked) for marked in scored]
+    return rows
 
 
 def _same_weights(model: Any) -> Any:
@@ -195,7 +165,7 @@ def _dataset(work: Workload, paths: dict[Key, Path]) -> Any:
     )
 
 
-def _keys_of(micro_batches: Iterable[dict[str, Tensor]], paths: dict[Key, Path]) -> tuple[tuple[Key, ...], ...]:
+def _keys_of(micro_batches: Sequence[dict[str, Tensor]], paths: dict[Key, Path]) -> tuple[tuple[Key, ...], ...]:
     """Which sequence each row is: the one whose tokens, answer and pixels it has."""
     missing = defaultdict(list)
     for key, path in paths.items():
