@@ -149,7 +149,7 @@ def _measure_steps(
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         **dict(zip(("bf16_logit_difference", "bf16_nll_difference"), precision, strict=True)),
         "largest_nll_difference": difference,
-        "ceiling_tflops": round(ceiling / 1e12, 3),
+        "ceiling_tflops": float(f"{ceiling / 1e12:.4g}"),
         "fold_samples": fold_samples(),
         "epochs": EPOCHS,
     }
