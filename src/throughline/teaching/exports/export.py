@@ -47,7 +47,7 @@ def export_chains(
     features = features_of(images.classes, format)
     with whole_folder(folder, replace=True) as draft, readable_os_errors(folder):
         rows = (
-            row_of(candidate, sample, content, images.classes, format, chains.prompts)
+            row_of(candidate, sample, content, features, format, chains.prompts)
             for sample, content, candidate in _chains_with_images(chains, chosen, images, on_progress)
         )
         shards, content_bytes = write_shards(draft / DATA, features, rows, shard_bytes)

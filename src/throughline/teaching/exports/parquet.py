@@ -16,8 +16,6 @@ from throughline.domains.samples import Sample
 
 # The viewer fetches whole row groups to show a page of 100 rows; large images end a group earlier.
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 100, 64_000_000
-_OF_CANDIDATE = ("image_sha256", "format", "model", "source", "prompt_sha256", "key")
-"""Columns that are fields of the candidate."""
 
 
 def features_of(classes: Sequence[str], format: ChainFormat) -> Any:
@@ -46,42 +44,33 @@ def features_of(classes: Sequence[str], format: ChainFormat) -> Any:
 
 
 def row_of(
-    candidate: Candidate,
-    sample: Sample,
-    content: bytes,
-    classes: Sequence[str],
-    format: ChainFormat,
-    prompts: Mapping[str, str],
+    candidate: Candidate, sample: Sample, content: bytes, features: Any, format: ChainFormat, prompts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A row of `features_of` for an accepted candidate.
+    """A row of `features` for an accepted candidate: its own fields, but for those that say more here.
 
     `content` is the image file's bytes; `prompts` are texts by SHA-256, as far as they are known.
     """
-    parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason)
-    if parsed.chain is None:
-        raise AssertionError("no rule accepts a text that is no chain")
-    usage = candidate.usage or Usage()
-    numbers = {name: getattr(candidate, name) for name in ("round", "candidate", "seed")}
-    numbers |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {
+    parsed = parse_chain(candidate.text, format, features["label"].names, candidate.finish_reason)
+    assert parsed.chain is not None, "no rule accepts a text that is no chain"
+    values = {
+        **dict(candidate),
+        **dict(candidate.usage or Usage()),
         "image": {"bytes": content, "path": sample.path.name},
         "sample_id": sample.id,
         "domain": sample.domain,
-        "label": classes.index(sample.label),
+        "label": features["label"].str2int(sample.label),
         "chain": candidate.text,
         **{name.lower(): text for name, text in zip(format.stages, parsed.chain.stages, strict=True)},
         "concluded": parsed.label,
         "prompt": prompts.get(candidate.prompt_sha256),
         "params": canonical_json(candidate.params),
-        "cost": usage.cost,
-        **{name: getattr(candidate, name) for name in _OF_CANDIDATE},
-        **{name: _int64(number) for name, number in numbers.items()},
     }
+    # a journal of another's hand may hold a number that no column can
+    return {name: None if _is_beyond_int64(values[name]) else values[name] for name in features}
 
 
-def _int64(value: int | None) -> int | None:
-    """A journal of another's hand may hold a number that no column can."""
-    return value if value is not None and -(2**63) <= value < 2**63 else None
+def _is_beyond_int64(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def write_shards(

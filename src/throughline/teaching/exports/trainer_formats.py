@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,30 +52,17 @@ def control_mark(text: str) -> str | None:
     return None if mark is None else mark.group()
 
 
-def trl_row(question: str, answer: str, image: str) -> dict[str, Any]:
-    """A row for TRL's `SFTTrainer`; `image` is a path relative to the file."""
-    return {"prompt": [_user(question)], "completion": [_assistant(answer)], "images": [image]}
+TRAINERS = ("trl.jsonl", "ms_swift.jsonl", "llama_factory.jsonl")
+"""The files: for TRL's `SFTTrainer`, for ms-swift and for LLaMA-Factory."""
 
 
-def messages_row(question: str, answer: str, image: str) -> dict[str, Any]:
-    """A row for ms-swift and for LLaMA-Factory; `image` is a path relative to the file."""
-    return {"messages": [_user(f"<image>{question}"), _assistant(answer)], "images": [image]}
+def _row(file: str, question: str, answer: str) -> dict[str, Any]:
+    """What one of the files holds of a question and its answer."""
+    answered = {"role": "assistant", "content": answer}
+    if file == "trl.jsonl":
+        return {"prompt": [{"role": "user", "content": question}], "completion": [answered]}
+    return {"messages": [{"role": "user", "content": f"<image>{question}"}, answered]}
 
-
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-TRAINERS: Mapping[str, Callable[[str, str, str], dict[str, Any]]] = {
-    "trl.jsonl": trl_row,
-    "ms_swift.jsonl": messages_row,
-    "llama_factory.jsonl": messages_row,
-}
-"""File name → (question, answer, image) → row."""
 
 _LLAMA_FACTORY = {
     LLAMA_FACTORY_NAME: {
@@ -118,10 +105,10 @@ def write_trainer_files(
             if asked and not (folder / image).exists():
                 _place(folder / image, sample.path)
             for asks_for, question, answer in asked:
-                about = {"sample_id": sample.id, "domain": sample.domain, "asks_for": asks_for}
-                for name, row_of in TRAINERS.items():
+                about = {"images": [image], "sample_id": sample.id, "domain": sample.domain, "asks_for": asks_for}
+                for name, file in files.items():
                     # ASCII: a raw U+2028 or U+0085 in a chain is a line's end to some readers
-                    files[name].write(json.dumps(row_of(question, answer, image) | about) + "\n")
+                    file.write(json.dumps(_row(name, question, answer) | about) + "\n")
             count += len(asked)
     return count, marked
 
