@@ -35,7 +35,7 @@ from throughline.chains.records import (
     prompt_sha256,
 )
 from throughline.chains.rules import RULES
-from throughline.chains.verdicts import verdict_on
+from throughline.chains.verdicts import verdicts_on
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import WordingSettings
 from throughline.domains.folders import read_images
@@ -97,7 +97,7 @@ def candidate(sample: Sample, number: int, text: str, finish_reason: str = "stop
 
 
 def judged(made: Candidate, label: str) -> list[Verdict]:
-    return [] if made.failed else [verdict_on(made, rule, FIVE_STAGE, CLASSES, label) for rule in RULES]
+    return [] if made.failed else [*verdicts_on(made, RULES, FIVE_STAGE, CLASSES, label)]
 
 
 def lines_of(images: ImageSet) -> list[Record]:

@@ -159,7 +159,7 @@ def test_transient_faults_are_overcome(session: Callable[..., Session], images: 
     progress = one.build(patience=replace(QUICK, attempts=12))
     assert progress.accepted == 48 and not progress.failed
     assert one.outcomes() == {"ok": 48}
-    assert one.endpoints and one.endpoints.traffic.refused == one.stats["refused_429"] > 0
+    assert one.endpoints and one.endpoints.refused == one.stats["refused_429"] > 0
 
 
 def test_retry_after_is_waited_for(session: Callable[..., Session]) -> None:

@@ -23,7 +23,7 @@ from throughline.chains.records import (
     prompt_sha256,
 )
 from throughline.chains.rules import RULES
-from throughline.chains.verdicts import verdict_on
+from throughline.chains.verdicts import verdicts_on
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
@@ -139,7 +139,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, Path, Pat
                 one.write(candidate)
                 other.write(candidate)
                 for rule in RULES:
-                    one.write(verdict_on(candidate, rule, FIVE_STAGE, images.classes, sample.label))
+                    one.write(*verdicts_on(candidate, [rule], FIVE_STAGE, images.classes, sample.label))
     return images, judged, bare
 
 

@@ -21,19 +21,11 @@ def basis_of(format: ChainFormat, classes: tuple[str, ...], true_label: str) -> 
     return content_hash([VERSION, format.name, format.stages, classes, true_label])[:16]
 
 
-def verdict_on(
-    candidate: Candidate, rule: str, format: ChainFormat, classes: Sequence[str], true_label: str
-) -> Verdict:
-    """Parses the candidate's text and judges it by `rule`: the line for the journal."""
-    return verdicts_on(candidate, (rule,), format, classes, true_label)[0]
-
-
 def verdicts_on(
     candidate: Candidate, rules: Iterable[str], format: ChainFormat, classes: Sequence[str], true_label: str
 ) -> tuple[Verdict, ...]:
-    """The verdict of each rule, in order; the text is parsed once."""
+    """The candidate judged by each rule, in order: the lines for the journal. The text is parsed once."""
     parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason)
-    judged = [(rule, judge(rule, parsed, classes, true_label)) for rule in rules]
     return tuple(
         Verdict(
             key=candidate.key,
@@ -43,7 +35,8 @@ def verdicts_on(
             accepted=judgement.accepted,
             basis=basis_of(format, tuple(classes), true_label),
         )
-        for rule, judgement in judged
+        for rule in rules
+        for judgement in [judge(rule, parsed, classes, true_label)]
     )
 
 
@@ -89,7 +82,5 @@ def judged_answers(
         on_verdicts(fresh)
     for rule in rules if lacking.any() else ():
         for place, name in enumerate(("outcome", "accepted")):
-            column = verdicts[rule][name].astype(object)
-            column[lacking] = [pair[place] for pair in made[rule]]
-            verdicts[rule][name] = column if name == "outcome" else column.astype(bool)
+            verdicts[rule].loc[lacking, name] = [pair[place] for pair in made[rule]]
     return verdicts

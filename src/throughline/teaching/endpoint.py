@@ -72,15 +72,6 @@ class Patience:
 
 
 @dataclass
-class Traffic:
-    """What went over the wire so far."""
-
-    requests: int = 0
-    refused: int = 0
-    retried: int = 0
-
-
-@dataclass
 class _Endpoint:
     url: str
     """As error texts may show it: without user and password."""
@@ -110,7 +101,8 @@ class Endpoints:
         self, urls: Sequence[str], api_key: str | None, patience: Patience = Patience(), at_once: int = 256
     ) -> None:
         self.patience, self.at_once = patience, at_once * len(urls)
-        self.traffic = Traffic()
+        self.requests = self.refused = self.retried = 0
+        """What went over the wire so far."""
         self._key = api_key
         self._began: float | None = None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=at_once)
@@ -165,7 +157,7 @@ class Endpoints:
                 endpoint.concurrency.broken()
                 continue
             flight.sent(key)
-            self.traffic.requests += 1
+            self.requests += 1
             try:
                 response = await endpoint.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
                 reply = _read(response, price)
@@ -178,7 +170,7 @@ class Endpoints:
                 if fault == "rejected":
                     return Reply(f"{reason} [{endpoint.url}]", FAILED, rejected=True)
                 attempts, refusals = attempts + (fault == "passing"), refusals + (fault == "refused")
-                self.traffic.retried += fault == "passing" and attempts < self.patience.attempts
+                self.retried += fault == "passing" and attempts < self.patience.attempts
                 named = _retry_after(error) if fault == "refused" else 0.0 if fault == "lost" else None
                 await asyncio.sleep(self.patience.delay(attempts + refusals - 1) if named is None else named)
             except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
@@ -195,7 +187,7 @@ class Endpoints:
         fault = _fault_of(error)
         endpoint.alive |= not isinstance(error, openai.APIConnectionError)
         if isinstance(error, openai.RateLimitError):
-            self.traffic.refused += fault == "refused"
+            self.refused += fault == "refused"
             mostly, wait = endpoint.concurrency.refused(ticket), _retry_after(error)
             if mostly and wait:  # holds back this request, and the endpoint if it has refused most of what it got
                 endpoint.closed_until = max(endpoint.closed_until, time.monotonic() + wait)

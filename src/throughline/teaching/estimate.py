@@ -60,14 +60,13 @@ def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) ->
             missing = lacking if plan.enough is None else plan.enough - ledger.accepted_before(lead, plan.candidates)
             fewest.append(min(lacking, missing))
             most.append(lacking)
-    known = ledger.paid_answers
-    if known and ledger.prompt_tokens:
-        tokens = ledger.prompt_tokens / known, ledger.completion_tokens / known
-    else:
+    prompt_tokens, completion_tokens = map(float, ledger.paid.fillna(0).mean())
+    if not prompt_tokens > 0:  # NaN for no answers
         text = len(brief.wording) / CHARACTERS_A_TOKEN
-        tokens = text + _mean_image_tokens(plan.samples, brief.params.get("image_side", 0)), float(CHAIN_TOKENS)
-    requests = sum(fewest), sum(most)
-    return Estimate(len(most), requests, _expected(ledger, len(most), sum(most)), *tokens, price, known)
+        prompt_tokens = text + _mean_image_tokens(plan.samples, brief.params.get("image_side", 0))
+        completion_tokens = float(CHAIN_TOKENS)
+    expected, requests = _expected(ledger, len(most), sum(most)), (sum(fewest), sum(most))
+    return Estimate(len(most), requests, expected, prompt_tokens, completion_tokens, price, len(ledger.paid))
 
 
 def _expected(ledger: Ledger, images: int, most: int) -> int | None:

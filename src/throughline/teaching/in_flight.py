@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from throughline.core.files import readable_os_errors
+from throughline.teaching.teachers import Flight
 
 WIDTH = 64
 """Characters of a key (SHA-256, hex) and of every line."""
@@ -27,7 +28,7 @@ def _count(lines: Sequence[str]) -> int:
     return int(first) if first.isdecimal() else 0
 
 
-class InFlight:
+class InFlight(Flight):
     """The file, open for one writer. `lost` counts requests lost by earlier kills, those under way at opening included
     once `settle` was called."""
 

@@ -28,12 +28,8 @@ class Ledger:
     def __init__(self, plan: BuildPlan, brief: Brief, judge: str | None = None) -> None:
         self.plan, self.brief, self.judge = plan, brief, judge
         self.samples = samples = plan.samples
-        self.problems = 0
-        """Lines of the store that could not be read."""
-        self.cost = 0.0
-        """US dollars behind all lines of the store, whatever was asked."""
-        self.paid_answers, self.prompt_tokens, self.completion_tokens = 0, 0, 0
-        """Recorded candidates of this brief that report their usage, and their tokens."""
+        self.paid: Any = None
+        """The tokens of recorded candidates of this brief that report their usage, as a frame."""
         self.unjudged: dict[int, list[Candidate]] = {}
         """Candidates that wait for the judge, by leading place. Whole, since the judge has to read them: few, unless a
         judge is called to a store that was built without one."""
@@ -122,13 +118,9 @@ class Ledger:
         labels or rules, copies for images alike.
         """
         store = read_store(folder) if folder.is_dir() else ChainStore()
-        self.problems, self.cost, self._judgements = len(store.problems), store.cost, store.judgements
+        self._judgements = store.judgements
         answers = self._own_answers(store)
-        paid = answers[answers["reported"]]
-        self.paid_answers = len(paid)
-        self.prompt_tokens, self.completion_tokens = (
-            int(paid[name].sum()) for name in ("prompt_tokens", "completion_tokens")
-        )
+        self.paid = answers.loc[answers["reported"], ["prompt_tokens", "completion_tokens"]]
         lines: list[Record] = []
         self._take_answers(store, answers, lines)
         # Samples alike, or of another name, may have no lines yet.

@@ -5,6 +5,7 @@ Prices change and differ by contract: those here are a start, and a file of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,13 +68,8 @@ def read_prices(path: Path) -> dict[str, Price]:
 def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
     """The user's price, else the list price, of the model or of the one it is a dated version of; None if unknown."""
     for table in (own or {}, PRICES):
-        fitting = [name for name in table if model == name or _dated(model, name)]
+        # `gpt-4o-2024-08-06` is a `gpt-4o`; `gpt-4o-mini` is none
+        fitting = [name for name in table if re.fullmatch(rf"{re.escape(name)}(-[\d-]*\d)?", model)]
         if fitting:
             return table[max(fitting, key=len)]
     return None
-
-
-def _dated(model: str, name: str) -> bool:
-    """`gpt-4o-2024-08-06` is a `gpt-4o`; `gpt-4o-mini` is none."""
-    rest = model.removeprefix(name + "-")
-    return rest != model and rest.replace("-", "").isdecimal()

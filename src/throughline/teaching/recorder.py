@@ -93,17 +93,15 @@ class Recorder:
         under_way = {hash(key): key for key in self.flight.under_way}
         answered = store.columns("key", "failed").query("not failed")["key"] if under_way else ()
         self.flight.settle(under_way[key] for key in answered if key in under_way)
-        ledger = self.ledger
-        self._paid = ledger.paid_answers
+        self._paid = len(self.ledger.paid)
         """Answers behind the store's cost."""
         return Progress(
-            images=ledger.distinct,
-            cached=ledger.candidates,
-            prompt_tokens=ledger.prompt_tokens,
-            completion_tokens=ledger.completion_tokens,
-            cost=ledger.cost,
+            images=self.ledger.distinct,
+            cached=self.ledger.candidates,
+            **self.ledger.paid.sum().astype(int).to_dict(),
+            cost=store.cost,
             lost=lost_in(folder),
-            problems=ledger.problems,
+            problems=len(store.problems),
         )
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
 from throughline.questions.sampler import Drawn, SamplingRequest
 from throughline.teaching.endpoint import Endpoints, Patience, PromptClient
-from throughline.teaching.teachers import Brief
+from throughline.teaching.teachers import Brief, Flight
 
 IMAGE_SIDE = 8192
 """Pixels; longer sides are scaled down. Twelve tiles of 448 in a row are 5,376: no processor looks closer."""
@@ -84,20 +84,11 @@ class EndpointSampler:
             "seed": seed_of(request.seed, request.purposes[number], sample.id) % _SEEDS,
         }
         brief = Brief("self", self._model, prompt.text, params, request.seed)
-        reply = await client.reply_to(prompt, brief, brief.key(sample.image_sha256, number), _Unpaid())
+        # notes no flight: what a kill loses here was computed on this machine
+        reply = await client.reply_to(prompt, brief, brief.key(sample.image_sha256, number), Flight())
         if reply.finish_reason == FAILED and not reply.rejected:  # a refusal of this very request is its answer
             raise ThroughlineError(f"the server gave no answer: {reply.text}", sample.id, "the same command continues")
         return Drawn(sample, number, reply.text.strip(), reply.finish_reason, reply.usage or Usage())
-
-
-class _Unpaid:
-    """Notes nothing: what a kill loses here was computed on this machine."""
-
-    def sent(self, key: str) -> None:
-        """See `teachers.Flight`."""
-
-    def returned(self, key: str) -> None:
-        """See `teachers.Flight`."""
 
 
 async def _next_done(

@@ -72,7 +72,14 @@ class RunningServer:
 
     def ready(self) -> bool:
         """Whether it answers."""
-        return any(self._answers(path) for path in READY_AT)
+        import httpx2  # the minder does without
+
+        for path in READY_AT:
+            with contextlib.suppress(httpx2.HTTPError):
+                response = httpx2.get(f"http://{HOST}:{self.port}{path}", timeout=5, trust_env=False)
+                if response.status_code == httpx2.codes.OK:
+                    return True
+        return False
 
     def stop(self) -> None:
         """Ends it and all that it has started."""
@@ -85,14 +92,6 @@ class RunningServer:
             self._process.kill()
             self._process.wait()
         _signal_group(self._process.pid, "SIGKILL")  # what a server that crashed has left behind
-
-    def _answers(self, path: str) -> bool:
-        import httpx2  # the minder does without
-
-        with contextlib.suppress(httpx2.HTTPError):
-            response = httpx2.get(f"http://{HOST}:{self.port}{path}", timeout=5, trust_env=False)
-            return response.status_code == httpx2.codes.OK
-        return False
 
 
 @contextlib.contextmanager
@@ -110,22 +109,17 @@ def running_server(
         process = subprocess.Popen(
             minder, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    server = RunningServer(process, port, log)
+    server, deadline = RunningServer(process, port, log), time.monotonic() + start_seconds
     try:
-        _wait_until_ready(server, start_seconds)
+        while not server.ready():
+            server.require_alive()
+            if time.monotonic() > deadline:
+                what = f"the server does not answer after {start_seconds:g} s: {last_lines(log)}"
+                raise ThroughlineError(what, log)
+            time.sleep(_LOOK)
         yield server
     finally:
         server.stop()
-
-
-def _wait_until_ready(server: RunningServer, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not server.ready():
-        server.require_alive()
-        if time.monotonic() > deadline:
-            said = last_lines(server.log)
-            raise ThroughlineError(f"the server does not answer after {seconds:g} s: {said}", server.log)
-        time.sleep(_LOOK)
 
 
 def free_port() -> int:
@@ -152,8 +146,7 @@ def main(command: Sequence[str]) -> int:
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", flush=True)
         return 127
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after the start: an ignored signal is inherited
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after the start: an ignored signal is inherited
     ending = threading.Event()
     minding = threading.Thread(target=_end_with_input, args=(process, ending), daemon=True)
     minding.start()

@@ -76,8 +76,8 @@ def _image_then(text: str) -> Prompt:
     return Prompt(({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]},))
 
 
-class Flight(Protocol):
-    """Notes which requests are under way, so that those lost by a kill can be counted."""
+class Flight:
+    """Is told which requests are under way. This one notes nothing; `in_flight` counts those lost by a kill."""
 
     def sent(self, key: str) -> None:
         """The request is on its way and may be paid for."""

@@ -19,7 +19,7 @@ from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header, prompt_sha256
 from throughline.chains.store import read_store
-from throughline.chains.verdicts import verdict_on
+from throughline.chains.verdicts import verdicts_on
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText
@@ -127,7 +127,7 @@ def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWrit
     outcomes: Counter[str] = Counter()
     for sample in plan.samples:
         candidate = texts[sample.id]
-        verdict = verdict_on(candidate, RULE, plan.questions.format, plan.questions.classes, sample.label)
+        [verdict] = verdicts_on(candidate, [RULE], plan.questions.format, plan.questions.classes, sample.label)
         writer.write(verdict)
         if verdict.accepted:
             accepted[sample.id] = candidate.text

@@ -141,13 +141,12 @@ class _Facts:
 
     def _traffic(self, minutes: float) -> dict[str, str]:
         troubles = "; ".join(group.trouble for group in self.endpoints if group.trouble)
-        traffic = [group.traffic for group in self.endpoints]
         return {
             "waiting:": troubles,
-            "requests a minute": f"{sum(sent.requests for sent in traffic) / minutes:,.0f}",
+            "requests a minute": f"{sum(group.requests for group in self.endpoints) / minutes:,.0f}",
             "under way": " + ".join(f"{group.in_flight} of {group.limit}" for group in self.endpoints),
-            "refused": f"{sum(sent.refused for sent in traffic):,}",
-            "asked again": f"{sum(sent.retried for sent in traffic):,}",
+            "refused": f"{sum(group.refused for group in self.endpoints):,}",
+            "asked again": f"{sum(group.retried for group in self.endpoints):,}",
         }
 
 
