@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from records import BuiltChains, ChainsStudy
 from throughline.chains.formats import FIVE_STAGE, FOUR_STAGE, ChainFormat
+from throughline.chains.rules import RULES
 from throughline.chains.store import read_store
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -48,10 +49,11 @@ def _built(name: str, images: ImageSet, format: ChainFormat, enough: int | None,
         plan = BuildPlan(images, format, candidates=CANDIDATES, enough=enough)
         build_chains(plan, Describer(images.root, format, question, seed), store)
         chains = read_store(store)
+        accepted = {rule: chains.answers.loc[chains.verdicts(rule).query("accepted").index] for rule in RULES}
         counts["answers"].append(len(chains.answers))
         counts["tokens"].append(sum(len(tokenizer(c.text)["input_ids"]) for c in chains.candidates()))
-        counts["well_formed"].append(len(chains.accepted("format")))
-        counts["consistent"].append(len(chains.accepted("consistent")))
-        counts["correct"].append(len(chains.accepted("correct")))
-        counts["images_with_chain"].append(chains.accepted("correct")["sample"].nunique())
+        counts["well_formed"].append(len(accepted["format"]))
+        counts["consistent"].append(len(accepted["consistent"]))
+        counts["correct"].append(len(accepted["correct"]))
+        counts["images_with_chain"].append(accepted["correct"]["sample"].nunique())
     return BuiltChains(name=name, images=len(images.samples), **counts)

@@ -66,11 +66,6 @@ class Usage(BaseModel):
     cost: float | None = Field(default=None, allow_inf_nan=False)
     """In US dollars."""
 
-    def get(self, name: str) -> float | None:
-        """The value of one of these fields."""
-        value: float | None = getattr(self, name)
-        return value
-
 
 class Candidate(_Record):
     """One generated text for one image."""

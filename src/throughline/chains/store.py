@@ -166,7 +166,7 @@ class ChainStore:
 
     def _usable(self, usage: Usage | None) -> tuple[float, ...]:
         """`MEASURES`, NaN for what is not reported or cannot be."""
-        return (_NAN, _NAN, _NAN) if usage is None else tuple(map(self._usable_value, map(usage.get, MEASURES)))
+        return tuple(self._usable_value(getattr(usage, name, None)) for name in MEASURES)
 
     def _usable_value(self, value: float | None) -> float:
         if value is None:
@@ -206,11 +206,6 @@ class ChainStore:
     def answers(self) -> Any:
         """The rows of `requests` that have an answer."""
         return self.requests[~self.requests["failed"]]
-
-    def accepted(self, rule: str) -> Any:
-        """The answers that the recorded verdicts of a rule accept."""
-        verdicts = self.verdicts(rule)
-        return self.answers[self.answers.index.isin(verdicts.index[verdicts["accepted"]])]
 
     @property
     def rules(self) -> list[str]:

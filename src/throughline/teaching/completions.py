@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from throughline.chains.records import Usage
+from throughline.chains.store import MOST_USAGE
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief, Reply
 
 OUR_PARAMS = {"image_side", "format"}
 """Parameters of a brief that are no parameters of the request."""
-_LARGEST_COUNT = 1e15
 
 
 def chat_body(brief: Brief, messages: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
@@ -56,5 +56,5 @@ def _read_usage(reported: Any, price: Price | None) -> Usage:
 
 
 def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST_COUNT
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_USAGE
     return value if usable else None

@@ -189,7 +189,7 @@ def _candidate_faults(candidate: Candidate) -> Iterator[Fault]:
         if number < 0:
             yield "negative_number", f"{name} is {quoted(number)}"
     for name in Usage.model_fields:
-        value = candidate.usage.get(name) if candidate.usage is not None else None
+        value = getattr(candidate.usage, name, None)
         if value is not None and not 0 <= value <= MOST_USAGE:
             yield "bad_usage", f"{name} is {quoted(value)}"
     named = ("image_sha256", "prompt_sha256", "model", "params", "seed", "candidate")

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from throughline.chains.records import Candidate, Record, Verdict
 from throughline.chains.rules import RULES
 from throughline.chains.store import ChainStore, read_store
@@ -35,33 +33,36 @@ class Ledger:
         judge is called to a store that was built without one."""
         self._judgements: Mapping[tuple[int, str], bool] = {}
         """What judges said before, by hash of the key and model."""
-        self._recorded, self._passed, self._accepted = (np.zeros(len(samples), np.uint64) for _ in range(3))
-        self._images, self._first_places, image_of = np.unique(
-            np.fromiter((hash(sample.image_sha256) for sample in samples), np.int64, len(samples)),
-            return_index=True,
-            return_inverse=True,
-        )
-        self._alike = _groups(image_of, self._first_places)
+        self._recorded, self._passed, self._accepted = ([0] * len(samples) for _ in range(3))
+        """By place, a bit for each candidate."""
+        self._leads: dict[int, int] = {}
+        """The first place of each distinct image, by hash of its bytes."""
+        self._alike: dict[int, list[int]] = {}
+        """All places of images that are there more than once, by the first of them."""
+        for place, sample in enumerate(samples):
+            lead = self._leads.setdefault(hash(sample.image_sha256), place)
+            if lead != place:
+                self._alike.setdefault(lead, [lead]).append(place)
 
     @property
     def leads(self) -> Iterator[int]:
         """One place for each distinct image, in the samples' order."""
-        return map(int, np.sort(self._first_places))
+        return iter(self._leads.values())
 
     @property
     def distinct(self) -> int:
         """How many distinct images there are."""
-        return len(self._first_places)
+        return len(self._leads)
 
     @property
     def candidates(self) -> int:
         """How many candidates are recorded, copies included."""
-        return int(np.bitwise_count(self._recorded).sum())
+        return sum(map(int.bit_count, self._recorded))
 
     @property
     def accepted(self) -> int:
         """How many candidates are accepted, copies included."""
-        return int(np.bitwise_count(self._accepted).sum())
+        return sum(map(int.bit_count, self._accepted))
 
     def alike(self, lead: int) -> Sequence[int]:
         """All places with the image of `lead`, itself first."""
@@ -82,7 +83,7 @@ class Ledger:
     def accepted_before(self, lead: int, number: int) -> int:
         """Accepted candidates below `number`; where images are alike, of the sample that has fewest."""
         below = (1 << number) - 1
-        return min((int(self._accepted[place]) & below).bit_count() for place in self.alike(lead))
+        return min((self._accepted[place] & below).bit_count() for place in self.alike(lead))
 
     def enough(self, lead: int, number: int) -> bool:
         """No further candidate is wanted after those below `number`."""
@@ -108,8 +109,8 @@ class Ledger:
     def take_judgement(self, lead: int, number: int, agreed: bool) -> None:
         """The judge has spoken: the samples whose rule accepts the candidate accept it, if the judge does."""
         for place in self.alike(lead):
-            if agreed and int(self._passed[place]) >> number & 1:
-                self._accepted[place] |= _bit(number)
+            if agreed:
+                self._accepted[place] |= self._passed[place] & 1 << number
 
     def read(self, folder: Path) -> tuple[ChainStore, list[Record]]:
         """Takes in what the store in `folder` holds; one that is not there holds nothing.
@@ -125,35 +126,32 @@ class Ledger:
         self._take_answers(store, answers, lines)
         # Samples alike, or of another name, may have no lines yet.
         first = answers.drop_duplicates(["lead", "number"])
-        lacks = [not self.has(lead, number) for lead, number in zip(first["lead"], first["number"], strict=True)]
-        first = first[np.array(lacks, bool)]
+        first = first.loc[[not self.has(*request) for request in zip(first["lead"], first["number"], strict=True)]]
         for lead, candidate in zip(first["lead"], store.read(first.index), strict=True):
             lines += self.add(lead, candidate)
         return store, lines
 
     def _own_answers(self, store: ChainStore) -> Any:
         """The answers to requests of this brief about these images, with their `lead`."""
-        import pandas
-
         names = ("key", "sample", "format", "number", "reported", "prompt_tokens", "completion_tokens")
         requests = store.columns("image", "failed", *names)
-        image = pandas.Index(self._images).get_indexer(requests.pop("image"))
-        rows = np.flatnonzero((image >= 0) & ~requests.pop("failed") & (requests["format"] == self.plan.format.name))
-        requests, leads = requests.iloc[rows], self._first_places[image[rows]]
-        own = (
+        requests["lead"] = requests.pop("image").map(self._leads)
+        is_about_these = requests["lead"].notna() & ~requests.pop("failed")
+        requests = requests[is_about_these & (requests["format"] == self.plan.format.name)].astype({"lead": int})
+        own = [
             0 <= number < MOST_CANDIDATES and hash(self.key(lead, number)) == key
-            for lead, number, key in zip(leads, requests["number"], requests["key"], strict=True)
-        )
-        return _chosen(requests.assign(lead=leads), np.fromiter(own, bool, len(leads)))
+            for lead, number, key in zip(requests["lead"], requests["number"], requests["key"], strict=True)
+        ]
+        return requests.loc[own]
 
     def _take_answers(self, store: ChainStore, answers: Any, lines: list[Record]) -> None:
-        named = zip(answers["lead"], answers["sample"], strict=True)
-        places = np.fromiter((self._place(lead, sample) for lead, sample in named), int, len(answers))
-        known, places = _chosen(answers, places >= 0), places[places >= 0]
-        labels = [self.samples[place].label for place in places]
+        places = [self._place(*named) for named in zip(answers["lead"], answers["sample"], strict=True)]
+        known = answers.assign(place=places)
+        known = known[known["place"] >= 0]
+        labels = [self.samples[place].label for place in known["place"]]
         verdicts = judged_answers(store, known, labels, self.plan.images.classes, list(RULES), lines.extend)
         accepted = zip(*(verdicts[rule]["accepted"] for rule in RULES), strict=True)
-        columns = (known.index, known["lead"], map(int, places), known["number"], known["key"], accepted)
+        columns = (known.index, *(known[name] for name in ("lead", "place", "number", "key")), accepted)
         waiting = [
             (lead, row)
             for row, lead, place, number, key, by_rule in zip(*columns, strict=True)
@@ -167,11 +165,11 @@ class Ledger:
 
         Gives whether the judge has to be asked about it.
         """
-        self._recorded[place] |= _bit(number)
+        self._recorded[place] |= 1 << number
         if accepted_by[self.plan.rule]:
-            self._passed[place] |= _bit(number)
+            self._passed[place] |= 1 << number
             if self.judge is None:
-                self._accepted[place] |= _bit(number)
+                self._accepted[place] |= 1 << number
         if self.judge is None or not accepted_by[JUDGEABLE]:
             return False
         agreed = self._judgements.get((key, self.judge))
@@ -190,22 +188,4 @@ class Ledger:
         return next((place for place in self.alike(lead) if hash(self.samples[place].id) == sample), -1)
 
     def _has(self, place: int, number: int) -> bool:
-        return bool(int(self._recorded[place]) >> number & 1)
-
-
-def _chosen(frame: Any, mask: Any) -> Any:
-    """The rows where the mask holds; no copy where it holds everywhere, since a store may be large."""
-    return frame if mask.all() else frame[mask]
-
-
-def _groups(image_of: Any, first_places: Any) -> dict[int, list[int]]:
-    """Places of images that are there more than once, by the first of them."""
-    groups: dict[int, list[int]] = {}
-    counts = np.bincount(image_of, minlength=len(first_places))
-    for place in np.flatnonzero(counts[image_of] > 1).tolist():
-        groups.setdefault(int(first_places[image_of[place]]), []).append(place)
-    return groups
-
-
-def _bit(number: int) -> np.uint64:
-    return np.uint64(1 << number)
+        return bool(self._recorded[place] >> number & 1)

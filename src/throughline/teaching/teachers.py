@@ -114,17 +114,12 @@ class Reply:
 class Teacher(Protocol):
     """Writes chains; the same request with another number is an independent attempt of the same kind."""
 
-    @property
-    def brief(self) -> Brief:
-        """What it gets besides the sample."""
-
-    @property
-    def batch(self) -> int:
-        """How many requests it takes in one call."""
-
-    @property
-    def at_once(self) -> int:
-        """How many calls may be under way at the same time."""
+    brief: Brief
+    """What it gets besides the sample."""
+    batch: int
+    """How many requests it takes in one call."""
+    at_once: int
+    """How many calls may be under way at the same time."""
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """A reply to each request, in order.
