@@ -223,7 +223,7 @@ def pairs(seed: int = 0, per_class: int = 200, epochs: int = 6, tested: int = 10
         right = []
         for name, i in itertools.product(family.classes, range(tested)):
             scene = sample_scene(9000 + seed, f"pairs {style}", name, i)
-            other = counterfactual(scene).scene
+            other = counterfactual(scene)
             both = np.stack([picture(scene, style), picture(other, style)])
             with torch.no_grad():
                 scores = network(torch.from_numpy(both).float() / 127.5 - 1)

@@ -7,10 +7,10 @@ from PIL import Image
 
 from contact_sheet import contact_sheet
 from throughline.core.errors import ThroughlineError
-from throughline.drawn.concepts import CLASSES, contrast_of
+from throughline.drawn.concepts import CLASSES
 from throughline.drawn.scenes import WorldSettings, tied_background
 from throughline.drawn.styles import DOMAIN_STYLES, render
-from throughline.drawn.world import read_scenes, write_counterfactuals, write_world
+from throughline.drawn.world import read_scenes, write_world
 
 
 def contents(root):
@@ -78,18 +78,6 @@ def test_label_shift_and_spurious_backgrounds_are_as_strong_as_asked(tmp_path):
     counts = Counter(scene.cls for scene in scenes)
     assert counts["cup"] == 4 and "raft" not in counts and counts["car"] == 2
     assert all(scene.background == tied_background(scene.cls) for scene in scenes)
-
-
-def test_counterfactual_images_name_their_parent_and_stand_under_the_other_class(tmp_path):
-    write_world(tmp_path / "world", per_class=1, seed=0, styles=("cartoon",))
-    assert write_counterfactuals(tmp_path / "world", tmp_path / "changed") == 12
-    parents = read_scenes(tmp_path / "world")
-    for line in (tmp_path / "changed/scenes.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        assert (tmp_path / "changed" / row["sample_id"]).is_file()
-        parent = parents[row["parent_id"]]
-        assert row["scene"]["cls"] == contrast_of(parent.cls) == row["sample_id"].split("/")[1]
-        assert set(row["scene"]["parts"]) ^ set(parent.parts) == {row["part"]}
 
 
 def test_the_contact_sheet_has_a_row_a_class(tmp_path):

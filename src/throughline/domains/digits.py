@@ -6,6 +6,7 @@ domains.
 `RotatedMNIST` and `ColoredMNIST` (facebookresearch/DomainBed, `domainbed/datasets.py`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,29 +46,27 @@ def write_digits(out: Path, shift: Shift, seed: int = 0) -> int:
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    values: NDArray[np.float64] = scans.images  # (1797, 8, 8), 0 to 16
     digits: NDArray[np.int64] = scans.target
-    order = generator(seed, "digits", "order").permutation(len(digits))
     with whole_folder(out) as folder:
-        if shift == "rotation":
-            _write_rotated(folder, values, digits, order)
-        else:
-            _write_coloured(folder, values, digits, order, seed)
+        for number, domain, label, image in _shifted(scans.images, digits, shift, seed):
+            path = folder / domain / label / f"{number:04d}.png"
+            with readable_os_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png_bytes(image))
     return len(digits)
 
 
-def _write_rotated(
-    folder: Path, values: NDArray[np.float64], digits: NDArray[np.int64], order: NDArray[np.int64]
-) -> None:
-    for index, angle in enumerate(ANGLES):
-        for number in order[index :: len(ANGLES)]:
-            image = _scan(values[number]).rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=0)
-            _write_png(folder / f"rotation_{angle:02d}" / DIGIT_NAMES[digits[number]] / f"{number:04d}.png", image)
-
-
-def _write_coloured(
-    folder: Path, values: NDArray[np.float64], digits: NDArray[np.int64], order: NDArray[np.int64], seed: int
-) -> None:
+def _shifted(
+    values: NDArray[np.float64], digits: NDArray[np.int64], shift: Shift, seed: int
+) -> Iterator[tuple[int, str, str, Image.Image]]:
+    """Number, domain, class and image of every scan; `values` `(scans, 8, 8)` from 0 to 16."""
+    order = generator(seed, "digits", "order").permutation(len(digits))
+    if shift == "rotation":
+        for index, angle in enumerate(ANGLES):
+            for number in order[index :: len(ANGLES)]:
+                image = _scan(values[number]).rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=0)
+                yield number, f"rotation_{angle:02d}", DIGIT_NAMES[digits[number]], image
+        return
     flipped = generator(seed, "digits", "label noise").random(len(digits)) < LABEL_NOISE
     low = (digits < 5) ^ flipped
     chance = generator(seed, "digits", "colour").random(len(digits))
@@ -76,7 +75,7 @@ def _write_coloured(
             green = low[number] ^ (chance[number] < disagreement)
             ink, black = _scan(values[number]), Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
             image = Image.merge("RGB", (black, ink, black) if green else (ink, black, black))
-            _write_png(folder / domain / ("low" if low[number] else "high") / f"{number:04d}.png", image)
+            yield number, domain, "low" if low[number] else "high", image
 
 
 def _scan(values: NDArray[np.float64]) -> Image.Image:
@@ -86,9 +85,3 @@ def _scan(values: NDArray[np.float64]) -> Image.Image:
     margin = (IMAGE_SIZE - SCAN_SIZE) // 2
     image.paste(small.resize((SCAN_SIZE, SCAN_SIZE), Image.Resampling.BICUBIC), (margin, margin))
     return image
-
-
-def _write_png(path: Path, image: Image.Image) -> None:
-    with readable_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(image))

@@ -4,7 +4,7 @@ It gets parts, colours, setting and viewpoint, mistakes a known share of the par
 graph, and now and then breaks the format, so that rejecting chains has work to do. Used by the `teaching` room.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,56 +117,38 @@ def _in_format(texts: dict[str, str], format: ChainFormat) -> Chain:
     return Chain(format, stages)
 
 
-def _without_stage(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    gone = int(draw.integers(len(lines)))
-    return "\n".join(lines[:gone] + lines[gone + 1 :])
+FAULTS = (
+    "ambiguous", "empty_stage", "missing_stage", "refusal", "repeated_stage", "trailing_text", "truncated",
+    "wrong_order",
+)  # fmt: skip
+"""The ways in which a chain goes wrong, by the outcome that a parser should give it."""
 
 
-def _swapped(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    first = int(draw.integers(len(lines) - 1))
-    return "\n".join([*lines[:first], lines[first + 1], lines[first], *lines[first + 2 :]])
-
-
-def _repeated(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    twice = int(draw.integers(sum(line.startswith("<") for line in lines)))
-    return "\n".join([*lines[: twice + 1], *lines[twice:]])
-
-
-def _emptied(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    tags = [line.split(" ")[0] for line in lines if line.startswith("<")]
-    gone = int(draw.integers(len(tags)))
-    return "\n".join([*lines[:gone], f"{tags[gone]} {tags[gone].replace('<', '</')}", *lines[gone + 1 :]])
-
-
-def _trailing(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    return "\n".join([*lines, pick(draw, read_data(WORDING)["trailing"])])
-
-
-def _truncated(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    words = "\n".join(lines[:-1]).split(" ")
-    return " ".join(words[: int(draw.integers(len(words) // 4, len(words) - 2))])
-
-
-def _ambiguous(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    cls = texts["CONCLUSION"]
-    return "\n".join([*lines[:-1], lines[-1].replace(cls, f"{cls} or {contrast_of(cls)}")])
-
-
-def _refusal(lines: list[str], texts: dict[str, str], draw: np.random.Generator) -> str:
-    return pick(draw, read_data(WORDING)["refusal"])
-
-
-# The ways in which a chain goes wrong, by the outcome that a parser should give it.
-FAULTS: dict[str, Callable[[list[str], dict[str, str], np.random.Generator], str]] = {
-    "ambiguous": _ambiguous,
-    "empty_stage": _emptied,
-    "missing_stage": _without_stage,
-    "refusal": _refusal,
-    "repeated_stage": _repeated,
-    "trailing_text": _trailing,
-    "truncated": _truncated,
-    "wrong_order": _swapped,
-}
+def _with_fault(fault: str, lines: list[str], cls: str, draw: np.random.Generator) -> str:
+    """A well-formed chain that ends in `cls`, line by line, gone wrong in one of the ways of `FAULTS`."""
+    wording, tags = read_data(WORDING), [line.split(" ")[0] for line in lines if line.startswith("<")]
+    match fault:
+        case "ambiguous":
+            lines[-1] = lines[-1].replace(cls, f"{cls} or {contrast_of(cls)}")
+        case "empty_stage":
+            gone = int(draw.integers(len(tags)))
+            lines[gone] = f"{tags[gone]} {tags[gone].replace('<', '</')}"
+        case "missing_stage":
+            del lines[int(draw.integers(len(lines)))]
+        case "refusal":
+            return pick(draw, wording["refusal"])
+        case "repeated_stage":
+            twice = int(draw.integers(len(tags)))
+            lines.insert(twice, lines[twice])
+        case "trailing_text":
+            lines.append(pick(draw, wording["trailing"]))
+        case "truncated":
+            words = "\n".join(lines[:-1]).split(" ")
+            return " ".join(words[: int(draw.integers(len(words) // 4, len(words) - 2))])
+        case "wrong_order":
+            first = int(draw.integers(len(lines) - 1))
+            lines[first : first + 2] = reversed(lines[first : first + 2])
+    return "\n".join(lines)
 
 
 def describe(
@@ -192,8 +174,7 @@ def describe(
     text = render_chain(_in_format(texts, format))
     if draw.random() >= used.format_faults:
         return text
-    lines = text.split("\n")
     # What follows an untagged answer belongs to it, and it has no place of its own to leave.
     untagged = ("trailing_text", "wrong_order") if format.answer_is_tail else ()
     fault = pick(draw, tuple(name for name in FAULTS if name not in untagged))
-    return FAULTS[fault](lines, texts, draw)
+    return _with_fault(fault, text.split("\n"), cls, draw)

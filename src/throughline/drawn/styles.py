@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.ndimage import binary_dilation
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
@@ -115,16 +116,6 @@ def object_mask(scene: Scene, size: int = 64, style: str | None = None) -> NDArr
     left, top, right, bottom = (int(np.ceil(value)) for value in _reach(style, size))
     if style == "mosaic":
         left = top = right = bottom = auxiliary.tile_of(size)
-    return _grown(covered, left, top, right, bottom)
-
-
-def _grown(mask: NDArray[np.bool_], left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]:
-    """Every pixel within the given distances of one that is set (a rectangle's reach)."""
-    size = mask.shape[0]
-    grown = mask.copy()
-    for step in range(-left, right + 1):
-        grown[:, max(0, step) : size + min(0, step)] |= mask[:, max(0, -step) : size - max(0, step)]
-    wide = grown.copy()
-    for step in range(-top, bottom + 1):
-        wide[max(0, step) : size + min(0, step)] |= grown[max(0, -step) : size - max(0, step)]
-    return wide
+    reach = np.ones((top + bottom + 1, left + right + 1), dtype=bool)
+    origin = (top - len(reach) // 2, left - reach.shape[1] // 2)
+    return np.asarray(binary_dilation(covered, reach, origin=origin), dtype=bool)

@@ -12,7 +12,6 @@ from typing import Any
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import (
     canonical_json,
-    content_hash,
     file_sha256,
     read_json_lines,
     readable_os_errors,
@@ -22,7 +21,6 @@ from throughline.core.files import (
 from throughline.core.seeding import generator
 from throughline.domains.images import png_bytes
 from throughline.drawn.concepts import CLASSES
-from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
 
@@ -86,42 +84,12 @@ def write_world(
     return len(rows)
 
 
-def write_counterfactuals(world: Path, out: Path) -> int:
-    """Writes the counterfactual of every image of a world into a world folder of its own; returns their number.
-
-    Each keeps style and index, stands under its new class, and names the original in `parent_id`.
-    """
-    source = _read_description(world)
-    _claim(out, {"kind": "counterfactuals", "version": VERSION, "of": content_hash(source), "size": source["size"]})
-    rows = []
-    for row in _rows(world):
-        changed = counterfactual(Scene.from_json(row["scene"]))
-        style, _, file = row["sample_id"].split("/")
-        name = f"{style}/{changed.scene.cls}/{file}"
-        written = _written(out, name, changed.scene, style, source["size"])
-        rows.append(written | {"parent_id": row["sample_id"], "part": changed.part, "change": changed.kind})
-    write_json_lines(out / SCENES, rows)
-    return len(rows)
-
-
 def read_scenes(root: Path) -> dict[str, Scene]:
     """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
-    return {row["sample_id"]: Scene.from_json(row["scene"]) for row in _rows(root)}
-
-
-def _rows(root: Path) -> list[dict[str, Any]]:
     path = root / SCENES
     if not path.is_file():
         raise ThroughlineError("no drawn world is here, or it is unfinished", path, DRAW_IT)
-    return read_json_lines(path)
-
-
-def _read_description(root: Path) -> dict[str, Any]:
-    path = root / WORLD
-    rows = read_json_lines(path) if path.is_file() else []
-    if len(rows) != 1:
-        raise ThroughlineError("no drawn world is here", path, DRAW_IT)
-    return rows[0]
+    return {row["sample_id"]: Scene.from_json(row["scene"]) for row in read_json_lines(path)}
 
 
 def _claim(out: Path, description: dict[str, Any]) -> None:
@@ -129,7 +97,7 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     with readable_os_errors(out):
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if WORLD in held:
-        present = _read_description(out)
+        present = next(iter(read_json_lines(out / WORLD)), {})
         names = sorted(description.keys() | present.keys())
         different = [name for name in names if description.get(name) != present.get(name)]
         if different:
