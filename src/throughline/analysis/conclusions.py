@@ -23,7 +23,7 @@ from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
-from throughline.questions.question import Likelihood, Question
+from throughline.questions.question import Likelihood
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.tampering import (
     Stages,
@@ -45,8 +45,8 @@ REPORTED_EVERY = 16
 BLANK = 128
 """Grey, in each channel: what is left of an image that is blanked."""
 
-Variants = list[tuple[Question, About]]
-"""The question behind the stages that are left, and what was changed."""
+Variants = list[tuple[str, Stages, About]]
+"""Name, the stages that are left, and what was changed."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class ConclusionReader:
         passes: list[list[tuple[EncodedImage, Variants]]] = [
             [(image, some)] for some in self._in_turns(self._variants(own, other))
         ]
-        passes[-1].append((self._blank(own.sample), [(self._ask("image blanked", own.stages), "image")]))
-        passes[-1].append((another, [(self._ask("another image", own.stages), "image")]))
+        passes[-1].append((self._blank(own.sample), [("image blanked", own.stages, "image")]))
+        passes[-1].append((another, [("another image", own.stages, "image")]))
         classes = self.questions.classes
         place, reads = classes.index(own.sample.label), []
         with self.mllm.evaluating():
@@ -94,18 +94,15 @@ class ConclusionReader:
                 batch = self.mllm.collate([[self._tree(own.sample, image, some)] for image, some in images])
                 scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))
                 sums = iter(-nll.double().sum() for _, _, nll in scores.per_branch())
-                for question, about in (variant for _, some in images for variant in some):
+                for name, _, about in (variant for _, some in images for variant in some):
                     p = torch.softmax(torch.stack([next(sums) for _ in classes]), dim=0)
-                    reads.append(Read(own.sample.id, question.name, about, float(p[place]), int(p.argmax()) == place))
+                    reads.append(Read(own.sample.id, name, about, float(p[place]), int(p.argmax()) == place))
         return reads
 
     def _in_turns(self, variants: Variants) -> list[Variants]:
         """As many at a time as are about `AT_ONCE` tokens: a chain is some 150, each class behind it some 8."""
         size = max(1, AT_ONCE // (150 + 8 * len(self.questions.classes)))
         return [variants[start : start + size] for start in range(0, len(variants), size)]
-
-    def _ask(self, name: str, stages: Stages) -> Question:
-        return tampered_question(self.questions, name, stages)
 
     def _variants(self, own: Chained, other: Chained) -> Variants:
         """Variants of a chain about its own image, untouched first."""
@@ -114,21 +111,22 @@ class ConclusionReader:
         lent = with_lent_stage(questions, own.stages, other.stages)
         theirs = {name: other.stages[name] for name in stages_before_answer(questions)}
         return [
-            (self._ask(WHOLE, own.stages), "whole"),
-            *((self._ask(f"without {name}", stages), "stage removed") for name, stages in removed.items()),
-            *((self._ask(f"{name} of another", stages), "stage swapped") for name, stages in lent.items()),
-            (self._ask("no stage", {}), "chain"),
-            (self._ask("another image's chain", theirs), "chain"),
+            (WHOLE, own.stages, "whole"),
+            *((f"without {name}", stages, "stage removed") for name, stages in removed.items()),
+            *((f"{name} of another", stages, "stage swapped") for name, stages in lent.items()),
+            ("no stage", {}, "chain"),
+            ("another image's chain", theirs, "chain"),
         ]
 
     def _tree(self, sample: Sample, image: EncodedImage, variants: Variants) -> Tree:
         """All answers of these questions about the sample, of which this image is shown."""
         chat, leaves = self.mllm.chat, []
-        for question, _ in variants:
+        for name, stages, _ in variants:
+            question = tampered_question(self.questions, name, stages)
             assert isinstance(question.answer, Likelihood)
             prompt = EncodedPrompt(question.prompt(sample).messages, [image])
             for chain in question.answer.continuations:
-                leaves.append(Leaf(prompt.answered(chat, chain), question.name, 0.0, "sum"))
+                leaves.append(Leaf(prompt.answered(chat, chain), name, 0.0, "sum"))
         return merge_paths(leaves, chat.image_token_id)
 
     def _blank(self, sample: Sample) -> EncodedImage:

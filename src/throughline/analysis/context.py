@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from throughline.analysis.claims import Claim, recorded
-from throughline.analysis.estimates import over_images
+from throughline.analysis.estimates import by_image, over_images
 from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
 from throughline.analysis.records import Record, Source, State
@@ -77,16 +78,10 @@ def context_table(measured: Sequence[Context], scope: Scope) -> Table:
     )  # fmt: skip
 
 
-def _shares_by_image(table: pd.DataFrame, images: list[str]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
-    """Of each image's tokens, the shares that are low and high, `(images,)` each."""
-    place = {name: number for number, name in enumerate(images)}
-    rows = np.array([place.get(name, -1) for name in table.sample_id])
-    kept = rows >= 0
-    counts = np.bincount(rows[kept], minlength=len(images))
-    hits = (table.probability < LOW, table.probability > HIGH)
-    return tuple(
-        np.bincount(rows[kept], weights=hit[kept].astype(np.float64), minlength=len(images)) / counts for hit in hits
-    )
+def _shares_by_image(table: pd.DataFrame, images: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each image's tokens, the shares that are low and high, `(images,)` each; `images` are sorted."""
+    kept = table[table.sample_id.isin(images)]
+    return by_image(kept.probability < LOW, kept.sample_id), by_image(kept.probability > HIGH, kept.sample_id)
 
 
 CLAIMS = (

@@ -18,7 +18,7 @@ from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
 from throughline.analysis.records import WHOSE, Record, Source, State
 from throughline.analysis.section import Scope, Section, make_section
-from throughline.analysis.tokens import require_same_tokens, tokens_of
+from throughline.analysis.tokens import same_tokens
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
 
@@ -85,8 +85,7 @@ def entropy_table(
     A token is called by the characters that it is where it comes first, the blank before it included. ValueError when
     both tables are not about the same tokens.
     """
-    first, second = tokens_of(before, source), tokens_of(after, source)
-    require_same_tokens(first, second)
+    first, second = same_tokens(before, after, source)
     words = np.isin(first.kind, (TEXT, MENTION, CLASS))
     first, second = first[words], second[words]
     ids, start, place, counts = np.unique(first.token_id, return_index=True, return_inverse=True, return_counts=True)

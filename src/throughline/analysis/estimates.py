@@ -18,8 +18,8 @@ def through(estimate: Interval, function: np.ufunc) -> Interval:
     return Interval(*(float(function(value)) for value in (estimate.mean, estimate.low, estimate.high)))
 
 
-def by_image(values: NDArray[np.float64], images: NDArray[np.object_]) -> NDArray[np.float64]:
+def by_image(values: ArrayLike, images: ArrayLike) -> NDArray[np.float64]:
     """`(images,)` mean of each image's values, images in sorted order."""
-    _, image = np.unique(images, return_inverse=True)
-    means: NDArray[np.float64] = np.bincount(image, weights=values) / np.bincount(image)
+    _, image = np.unique(np.asarray(images), return_inverse=True)
+    means: NDArray[np.float64] = np.bincount(image, weights=np.asarray(values, dtype=np.float64)) / np.bincount(image)
     return means

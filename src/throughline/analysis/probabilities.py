@@ -18,7 +18,7 @@ from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
 from throughline.analysis.records import KIND, WHOSE, Kind, Record, Source, State
 from throughline.analysis.section import Scope
-from throughline.analysis.tokens import require_same_tokens, tokens_of
+from throughline.analysis.tokens import same_tokens, tokens_of
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
@@ -86,8 +86,7 @@ def moved(
     before: pd.DataFrame, after: pd.DataFrame, states: tuple[State, State], source: Source, kind: Kind
 ) -> Moved | None:
     """Where the same tokens were and are; None where there are none. ValueError when they are not the same tokens."""
-    first, second = tokens_of(before, source, kind), tokens_of(after, source, kind)
-    require_same_tokens(first, second)
+    first, second = same_tokens(before, after, source, kind)
     if not len(first):
         return None
     p, q = first.probability, second.probability

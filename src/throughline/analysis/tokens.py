@@ -68,8 +68,12 @@ def with_probability(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(probability=np.exp(-table["nll"]))
 
 
-def require_same_tokens(before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """ValueError unless both are about the same tokens of the same images, in the same order."""
+def same_tokens(
+    before: pd.DataFrame, after: pd.DataFrame, source: Source, kind: Kind = "chain"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`tokens_of` both. ValueError unless they are about the same tokens of the same images, in the same order."""
+    first, second = tokens_of(before, source, kind), tokens_of(after, source, kind)
     keys = ["sample_id", "source", "token_id"]
-    if not before[keys].reset_index(drop=True).equals(after[keys].reset_index(drop=True)):
-        raise ValueError(f"{len(before)} and {len(after)} tokens that are not the same")
+    if not first[keys].equals(second[keys]):
+        raise ValueError(f"{len(first)} and {len(second)} tokens that are not the same")
+    return first, second

@@ -8,7 +8,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,27 +21,9 @@ from throughline.mllm.lora import base_of
 from throughline.mllm.prefix import Branches, Prefix, encode_prefix
 
 
-class Decoder(Protocol):
-    """Rows in flat order, `each` a prompt."""
-
-    def begin(self) -> Tensor:
-        """`(rows, vocabulary)` logits of every row's first token."""
-
-    def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
-        """The next token `(going,)` of the rows still going to `(going, vocabulary)` logits of the one after. A row
-        that was left out once has ended for good."""
-
-
-def make_decoder(mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> Decoder:
-    """`prefix` is that of these prompts' beginnings where it has been computed already."""
-    if mllm.plan.takes_layouts:
-        return OnPrefix(mllm, prompts, each, prefix)
-    return OnCache(mllm, prompts, each)
-
-
 class OnPrefix:
-    """Branches on a prefix: a grid of prompts by rows of each. Places of rows that have ended are computed, but not
-    read, until the grid is made smaller."""
+    """Branches on a prefix: a grid of prompts by rows of each, `prefix` that of the prompts' beginnings where it has
+    been computed already. Places of rows that have ended are computed, but not read, until the grid is made smaller."""
 
     def __init__(self, mllm: Mllm, prompts: Sequence[Path], each: int, prefix: Prefix | None) -> None:
         self.model, self.pad_id, self.regrid = mllm.model, mllm.chat.pad_id, mllm.plan.regrid
@@ -54,14 +36,15 @@ class OnPrefix:
         """The row in each place of the grid."""
 
     def begin(self) -> Tensor:
-        """See `Decoder`."""
+        """`(rows, vocabulary)` logits of every row's first token."""
         if self.rest.shape[1] == 0:
             return self.head(self.branches.prefix.state).float().repeat_interleave(self.each, dim=0)
         states = self.branches.grow(self.model, self.rest.repeat_interleave(self.each, dim=0))
         return torch.as_tensor(self.head(states[:, -1]).float())
 
     def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
-        """See `Decoder`."""
+        """The next token `(going,)` of the rows still going to `(going, vocabulary)` logits of the one after. A row
+        that was left out once has ended for good."""
         self._shrink(going)
         places = torch.tensor(self._places(going), device=tokens.device)
         all_tokens = torch.full((len(self.branches), 1), self.pad_id, device=tokens.device)
@@ -94,7 +77,7 @@ class OnCache:
         self.going: list[int] = list(range(len(prompts) * each))
 
     def begin(self) -> Tensor:
-        """See `Decoder`."""
+        """See `OnPrefix`."""
         length = max(len(prompt.tokens) for prompt in self.prompts)
         axes = self.prompts[0].positions.shape[0]
         ids = np.full((len(self.prompts), length), self.mllm.chat.pad_id, dtype=np.int64)
@@ -116,7 +99,7 @@ class OnCache:
         return logits.repeat_interleave(self.each, dim=0)
 
     def step(self, going: Sequence[int], tokens: Tensor) -> Tensor:
-        """See `Decoder`."""
+        """See `OnPrefix`."""
         if len(going) < len(self.going):
             place_of = {row: place for place, row in enumerate(self.going)}
             kept = torch.tensor([place_of[row] for row in going], device=tokens.device)
@@ -139,3 +122,7 @@ class OnCache:
             **{name: value.to(ids.device) for name, value in images.items()},
         ).logits[:, -1]
         return torch.as_tensor(logits).float()
+
+
+Decoder = OnPrefix | OnCache
+"""Rows in flat order, as many for every prompt."""

@@ -23,6 +23,7 @@ from throughline.mllm.devices import pick_device
 from throughline.mllm.lora import folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
+from throughline.mllm.switches import switched
 from throughline.mllm.tree import Tree
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,15 +53,11 @@ class Mllm:
     def evaluating(self, fold: bool = True) -> Iterator[None]:
         """Evaluation mode for every module inside, afterwards as it was: an answer must not depend on who called last.
         With `fold`, adapters are folded into the weights meanwhile."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with folded(self.model) if fold else contextlib.nullcontext():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with (
+            switched(self.model.modules(), "training", False),
+            folded(self.model) if fold else contextlib.nullcontext(),
+        ):
+            yield
 
 
 def load_mllm(

@@ -8,13 +8,14 @@ transposed, `(r, tokens)`, which matrix libraries multiply several times as fast
 has peft use it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from peft.tuners import lora
 from torch import Tensor, nn
+
+from throughline.mllm.switches import switched
 
 
 class LoraLinear(lora.Linear):
@@ -46,17 +47,9 @@ class LoraLinear(lora.Linear):
         return name if one_type and not torch.is_autocast_enabled(x.device.type) else None
 
 
-@contextmanager
-def in_pefts_way(model: nn.Module) -> Iterator[None]:
+def in_pefts_way(model: nn.Module) -> AbstractContextManager[None]:
     """Every layer of the model computes in peft's own way inside: for comparison."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    for layer in layers:
-        layer.one_node = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.one_node = True
+    return switched([module for module in model.modules() if isinstance(module, LoraLinear)], "one_node", False)
 
 
 class _LinearWithLora(torch.autograd.Function):

@@ -5,11 +5,9 @@ folder against base and adapter apart, in three products a layer. Some servers i
 that this cannot pass for equal, the adapter has to change the base's outputs.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from throughline.mllm.chat import user_turn
 from throughline.mllm.forward import score_trees
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.merging import Merged, adapted_layers
+from throughline.mllm.switches import switched
 from throughline.mllm.tree import Leaf, merge_paths
 
 EXACT = 1e-4
@@ -76,7 +75,8 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
     base's, and when a server would show the model other tokens or pixels than we do.
     """
     adapter = _token_nll(mllm, probe)
-    with _without_adapter(mllm.model):
+    # the flag behind peft's own switch, which would also reset what is trained
+    with switched(adapted_layers(mllm.model).values(), "_disable_adapters", True):
         base = _token_nll(mllm, probe)
     dtype = str(mllm.model.dtype).removeprefix("torch.")
     written = load_mllm(str(folder), tiles=mllm.chat.tiles, dtype=dtype, device=str(mllm.device))
@@ -114,19 +114,6 @@ def _token_nll(mllm: Mllm, probe: Probe) -> Tensor:
         rows.append([merge_paths([Leaf(path, answer, 0.0) for path, answer in paths], chat.image_token_id)])
     with mllm.evaluating(fold=False):
         return score_trees(mllm.model, mllm.collate(rows).to(mllm.device)).token_nll.float().cpu()
-
-
-@contextlib.contextmanager
-def _without_adapter(model: Any) -> Iterator[None]:
-    """The plain base inside. Through the flag behind peft's own switch, which would also reset what is trained."""
-    layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
 
 
 def _largest_difference(first: Tensor, second: Tensor) -> float:

@@ -16,6 +16,7 @@ from throughline.mllm.attention import use_layouts
 from throughline.mllm.batch import TreeBatch, collate_masked, collate_packed, collate_paths
 from throughline.mllm.chat import Path
 from throughline.mllm.forward import score_trees
+from throughline.mllm.switches import switched
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 
 logger = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ def agrees(model: Any, plan: Plan, pad_id: int, axes: int) -> bool:
     def score(plan: Plan) -> torch.Tensor:
         return score_trees(model, plan.collate([[tree]], pad_id).to(model.device)).token_nll
 
-    was_training = model.training
-    model.eval()
-    try:
+    with switched(model.modules(), "training", False):
         separate = score(PLAINEST)
         try:
             planned = score(plan)
@@ -101,8 +100,6 @@ def agrees(model: Any, plan: Plan, pad_id: int, axes: int) -> bool:
         batch = replace(batch, attention=torch.ones_like(batch.input_ids), whole_logits=True)
         unmasked = score_trees(model, batch.to(model.device)).token_nll
         return bool((planned - separate).norm() < 0.3 * (unmasked - separate).norm())
-    finally:
-        model.train(was_training)
 
 
 def _probe(axes: int, pad_id: int, vocabulary: int) -> Tree:

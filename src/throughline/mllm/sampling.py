@@ -14,7 +14,7 @@ from torch import Tensor
 from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path
 from throughline.mllm.constraints import Matchers, StageConstraint
-from throughline.mllm.decoding import Decoder, make_decoder
+from throughline.mllm.decoding import Decoder, OnCache, OnPrefix
 from throughline.mllm.load import Mllm
 from throughline.mllm.packed_weights import packed_weights
 from throughline.mllm.prefix import Prefix
@@ -59,7 +59,8 @@ def sample(
         lengths = [min(limit, settings.max_new_tokens) for row in limits for limit in row]
     steps = max(lengths, default=0) if mllm.plan.packed_weights else 0
     with mllm.evaluating(), packed_weights(mllm.model, steps):
-        decoder = make_decoder(mllm, prompts, each, prefix)
+        takes_layouts = mllm.plan.takes_layouts
+        decoder = OnPrefix(mllm, prompts, each, prefix) if takes_layouts else OnCache(mllm, prompts, each)
         matchers = constraint.start(len(flat)) if constraint is not None else None
         drawn = _draw(decoder, settings, flat, lengths, _stop_ids(mllm) if stop is None else stop, matchers)
     continuations = [Continuation(tuple(tokens), mllm.chat.decode(tokens), reason) for tokens, reason in drawn]
