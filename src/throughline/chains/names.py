@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import chain, groupby, islice
 
 from throughline.core.errors import ThroughlineError
 
@@ -59,13 +60,8 @@ def _fold(text: str) -> str:
 
 def _with_few_marks(text: str) -> str:
     """Cuts runs of combining marks: the normalisation sorts each run in quadratic time."""
-    kept: list[str] = []
-    run = 0
-    for character in text:
-        run = run + 1 if unicodedata.combining(character) else 0
-        if run <= _MARKS_IN_A_ROW:
-            kept.append(character)
-    return "".join(kept)
+    runs = groupby(text, key=lambda character: unicodedata.combining(character) > 0)
+    return "".join(chain.from_iterable(islice(run, _MARKS_IN_A_ROW) if is_marks else run for is_marks, run in runs))
 
 
 def read_prose(text: str) -> Prose:

@@ -25,10 +25,7 @@ class ParsedChain:
 
 
 def parse_chain(
-    text: str,
-    format: ChainFormat,
-    classes: Sequence[str],
-    finish_reason: str | None = None,
+    text: str, format: ChainFormat, classes: Sequence[str], finish_reason: str | None = None
 ) -> ParsedChain:
     """The chain of `format` in `text`, or the one fault that keeps it from being one.
 

@@ -122,11 +122,7 @@ class Verdict(_Record):
 
 Record = Header | Candidate | Verdict
 
-KINDS: dict[str, type[Header] | type[Candidate] | type[Verdict]] = {
-    "header": Header,
-    "candidate": Candidate,
-    "verdict": Verdict,
-}
+KINDS: dict[str, type[Record]] = {"header": Header, "candidate": Candidate, "verdict": Verdict}
 
 
 def classes_sha256(classes: Sequence[str]) -> str:

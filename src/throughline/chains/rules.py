@@ -50,12 +50,7 @@ class Judgement:
     detail: str = ""
 
 
-def judge(
-    rule: str,
-    parsed: ParsedChain,
-    classes: Sequence[str],
-    true_label: str | None = None,
-) -> Judgement:
+def judge(rule: str, parsed: ParsedChain, classes: Sequence[str], true_label: str | None = None) -> Judgement:
     """Applies the rule called `rule` to a parsed chain of the class list `classes`.
 
     `true_label` is joined from the image folder by the caller, at this moment and not before. ThroughlineError for

@@ -107,14 +107,10 @@ class ChainStore:
         request = hash((record.key, record.sample_id))
         row = self._index.setdefault(request, len(self._index))
         if row == len(self._columns["state"]):
+            known = {"key": hash(record.key), "sample": hash(record.sample_id), "place": place, "line": line}
             for name, column in self._columns.items():
-                column.append(_NAN if name in MEASURES else 0)
-            self._set(row, key=hash(record.key), sample=hash(record.sample_id), place=place, line=line)
+                column.append(known.get(name, _NAN if name in MEASURES else 0))
         return row
-
-    def _set(self, row: int, **values: int | float) -> None:
-        for name, value in values.items():
-            self._columns[name][row] = value
 
     def _add_candidate(
         self, row: int, candidate: Candidate, usage: tuple[float, ...], place: int, line: int
@@ -132,17 +128,18 @@ class ChainStore:
         if state == _FAILED and not candidate.failed:
             self._forget_failure(row)
         repeated = {name: getattr(candidate, "candidate" if name == "number" else name) for name in _REPEATED}
-        self._set(
-            row,
-            image=hash(candidate.image_sha256),
-            text=text,
-            place=place,
-            line=line,
-            state=_FAILED if candidate.failed else _ANSWERED,
-            reported=candidate.usage is not None,
+        values: dict[str, int | float] = {
+            "image": hash(candidate.image_sha256),
+            "text": text,
+            "place": place,
+            "line": line,
+            "state": _FAILED if candidate.failed else _ANSWERED,
+            "reported": candidate.usage is not None,
             **dict(zip(MEASURES, usage, strict=True)),
             **{name: self._values[name].code(value) for name, value in repeated.items()},
-        )
+        }
+        for name, number in values.items():
+            self._columns[name][row] = number
         return "failed" if candidate.failed else "first"
 
     def _forget_failure(self, row: int) -> None:

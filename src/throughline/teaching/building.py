@@ -18,7 +18,7 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import FAILED
 from throughline.chains.store import read_store
-from throughline.chains.verdicts import judged_answers
+from throughline.chains.verdicts import judged_answers, with_samples
 from throughline.domains.samples import ImageSet
 from throughline.teaching.plan import BuildPlan, Clock
 from throughline.teaching.recorder import Progress, Recorder
@@ -73,7 +73,8 @@ class _Workers:
         self.ledger = self.recorder.ledger
 
     async def run(self) -> None:
-        batches = _batches(self.ledger.leads, self.teacher.batch)
+        leads = self.ledger.leads
+        batches = iter(lambda: list(islice(leads, self.teacher.batch)), [])
         ticking = asyncio.create_task(self._tick())
         try:
             async with asyncio.TaskGroup() as workers:
@@ -147,11 +148,6 @@ class _Workers:
         return failed
 
 
-def _batches(leads: Iterator[int], size: int) -> Iterator[Sequence[int]]:
-    while batch := list(islice(leads, size)):
-        yield batch
-
-
 def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
     """The first of `all_accepted_chains` of each sample."""
     return {name: texts[0] for name, texts in all_accepted_chains(journals, images, format, rule).items()}
@@ -166,10 +162,9 @@ def all_accepted_chains(
     What a judge model did not agree with is not accepted, whatever the rule says.
     """
     store = read_store(journals)
-    samples = {hash(sample.id): sample for sample in images.samples}
-    answers = store.answers
-    answers = answers[answers["sample"].isin(samples.keys()) & (answers["format"] == format.name)]
-    labels = [samples[sample].label for sample in answers["sample"]]
+    answers = with_samples(store.answers, images)
+    answers = answers[(answers["place"] >= 0) & (answers["format"] == format.name)]
+    labels = [images.samples[place].label for place in answers["place"]]
     accepted = judged_answers(store, answers, labels, images.classes, [rule])[rule]["accepted"]
     kept = answers[accepted & ~answers.index.isin(store.vetoed)].sort_values(["round", "number"], kind="stable")
     texts: dict[str, dict[str, None]] = {}

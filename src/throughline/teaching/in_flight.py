@@ -29,8 +29,7 @@ def _count(lines: Sequence[str]) -> int:
 
 
 class InFlight(Flight):
-    """The file, open for one writer. `lost` counts requests lost by earlier kills, those under way at opening included
-    once `settle` was called."""
+    """The file, open for one writer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,20 +38,18 @@ class InFlight(Flight):
             content = path.read_bytes() if path.is_file() else b""
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         lines = content.decode("ascii", errors="replace").splitlines()
-        self.lost = _count(lines)
+        self._lost = _count(lines)
         self.under_way = frozenset(line.strip() for line in lines[1:] if line.strip())
         """Keys that were under way when the last writer died."""
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
 
-    def settle(self, recorded: Iterable[str]) -> int:
-        """Counts the found keys that are not in the journal as lost, and starts afresh; gives how many there were."""
-        lost = len(self.under_way - frozenset(recorded))
-        self.lost += lost
+    def settle(self, recorded: Iterable[str]) -> None:
+        """Counts the found keys that are not in the journal as lost, and starts afresh."""
+        lost = self._lost + len(self.under_way - frozenset(recorded))
+        self._write(0, f"lost {lost}".ljust(WIDTH).encode() + b"\n")
         with readable_os_errors(self.path):
-            self._write(0, f"lost {self.lost}".ljust(WIDTH).encode() + b"\n")
             os.ftruncate(self._handle, len(_BLANK))
-        return lost
 
     def sent(self, key: str) -> None:
         """Notes that the request is on its way."""

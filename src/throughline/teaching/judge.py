@@ -6,6 +6,7 @@ wrong chains alike, so being asked says nothing of the label. Its verdicts are l
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
@@ -32,28 +33,26 @@ Answer with one word, yes or no."""
 _ANSWER = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
+@dataclass
 class Judge:
     """Asks `model` behind `endpoints` for a verdict. `question` is what the teacher was asked, as in its brief, and
     `params` are as a teacher's, with `image_side` in pixels."""
 
-    def __init__(
-        self,
-        endpoints: Endpoints,
-        model: str,
-        question: str | Prompt,
-        params: Mapping[str, Any],
-        price: Price | None = None,
-    ) -> None:
-        self.model = model
-        self._question, self._params = question, params
-        self._client = PromptClient(endpoints, params["image_side"], kept=1, price=price)
+    endpoints: Endpoints
+    model: str
+    question: str | Prompt
+    params: Mapping[str, Any]
+    price: Price | None = None
+
+    def __post_init__(self) -> None:
+        self._client = PromptClient(self.endpoints, self.params["image_side"], kept=1, price=self.price)
 
     async def verdict(self, candidate: Candidate, sample: Sample, flight: Flight) -> Verdict:
         """Accepted when the judge's answer opens with yes; an answer that is neither yes nor no is no acceptance.
 
         ThroughlineError when the judge will answer no request like this.
         """
-        brief = Brief("endpoint", self.model, _judging(self._question, candidate.text), self._params)
+        brief = Brief("endpoint", self.model, _judging(self.question, candidate.text), self.params)
         key = brief.key(sample.image_sha256, 0)
         try:
             reply = await self._client.reply_to(brief.prompt_about(sample), brief, key, flight)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import Candidate, Header, Usage, Verdict, make_header
+from throughline.chains.records import Candidate, Usage, Verdict, make_header
 from throughline.chains.rules import RULES
 from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import Ledger
@@ -86,7 +86,9 @@ class Recorder:
         """Completes what the store lacks and counts what was lost."""
         store, lines = self.ledger.read(folder)
         # Every file explains its own candidates, wherever it is carried.
-        if not any(path == self._writer.path and _same(self._header, header) for path, header in store.headers):
+        created = {"created": self._header.created}
+        known = [header.model_copy(update=created) for path, header in store.headers if path == self._writer.path]
+        if self._header not in known:
             self._writer.write(self._header)
         for line in lines:
             self._writer.write(line)
@@ -200,10 +202,6 @@ class Recorder:
 def _whole(text: str) -> str:
     """JSON can spell half a character; no file can hold it."""
     return text.encode(errors="replace").decode()
-
-
-def _same(header: Header, known: Header) -> bool:
-    return header.model_dump(exclude={"created"}) == known.model_dump(exclude={"created"})
 
 
 def _count(counts: dict[str, int], name: str) -> None:

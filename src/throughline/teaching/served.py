@@ -7,6 +7,7 @@ recorded stands. Images travel as `pictures` sends them: small ordinary files as
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -27,33 +28,26 @@ _SEEDS = 2**31
 _LOOK = 1.0  # seconds between two looks at whether the server still runs
 
 
+@dataclass(frozen=True)
 class EndpointSampler:
     """Asks `model` at `url`, at most `at_once` requests under way and fewer while the endpoint refuses.
 
     `require_alive` is called now and then and raises when the server has ended. `params` says who served.
     """
 
+    url: str
+    model: str
+    params: Mapping[str, Any]
+    at_once: int
+    patience: Patience = PATIENCE
+    require_alive: Callable[[], None] = lambda: None
     whole_batches: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        params: Mapping[str, Any],
-        *,
-        at_once: int,
-        patience: Patience = PATIENCE,
-        require_alive: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.params = params
-        self._url, self._model, self._at_once, self._patience = url, model, at_once, patience
-        self._require_alive = require_alive
 
     def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """Continuations as they come in. ThroughlineError for an image that cannot be read, when the server has ended,
         will answer no request like these, or gives no answer to one in all its attempts."""
-        endpoints = Endpoints([self._url], None, self._patience, self._at_once)
-        client = PromptClient(endpoints, IMAGE_SIDE, kept=self._at_once)
+        endpoints = Endpoints([self.url], None, self.patience, self.at_once)
+        client = PromptClient(endpoints, IMAGE_SIDE, kept=self.at_once)
         numbers = range(len(request.purposes))
         waiting = (
             self._draw(client, request, sample, number) for batch in batches for sample in batch for number in numbers
@@ -62,14 +56,14 @@ class EndpointSampler:
         with asyncio.Runner() as runner:  # its end cancels what is still under way
             try:
                 while True:
-                    following = islice(waiting, self._at_once - len(pending))
+                    following = islice(waiting, self.at_once - len(pending))
                     done, pending = runner.run(_next_done(pending, following))
                     if not (done or pending):
                         return
                     drawn = [task.result() for task in done if task.exception() is None]
                     if drawn:
                         yield drawn
-                    self._require_alive()  # first: a server that has ended is why the others failed
+                    self.require_alive()  # first: a server that has ended is why the others failed
                     for task in done:
                         task.result()
             finally:
@@ -83,7 +77,7 @@ class EndpointSampler:
             "max_tokens": request.settings.max_new_tokens,
             "seed": seed_of(request.seed, request.purposes[number], sample.id) % _SEEDS,
         }
-        brief = Brief("self", self._model, prompt.text, params, request.seed)
+        brief = Brief("self", self.model, prompt.text, params, request.seed)
         # notes no flight: what a kill loses here was computed on this machine
         reply = await client.reply_to(prompt, brief, brief.key(sample.image_sha256, number), Flight())
         if reply.finish_reason == FAILED and not reply.rejected:  # a refusal of this very request is its answer

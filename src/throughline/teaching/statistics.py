@@ -128,7 +128,10 @@ def _part_rows(
     yield "parts", (*teacher, own["sample"].nunique(), len(answers), int(copied.sum()), failed)
     for rule, rows in judged.items():
         yield from (("acceptance", (rule, *group)) for group in _groups(rows))
-        yield from (("outcomes", (rule, *count)) for count in _outcomes(rows, failed))
+        counts = Counter(zip(rows["outcome"], rows["accepted"], strict=True))
+        counts[Outcome.ERROR, False] += failed
+        for (outcome, accepted), count in sorted((+counts).items()):
+            yield "outcomes", (rule, str(outcome), accepted, count)
     for accepted_by, rows in [(None, answers), *kept.items()]:
         yield from (("words", (accepted_by, *lengths)) for lengths in _lengths(words, rows.index))
     yield from (("spending", spent) for spent in _spending(answers, kept, judging, answers.index[~copied]))
@@ -195,14 +198,6 @@ def _groups(judged: Any) -> Iterator[tuple[Any, ...]]:
             accepted = group[group["accepted"]]
             images = group["sample"].nunique(), accepted["sample"].nunique()
             yield by, name, *images, len(group), len(accepted), gained[name] if by == "number" else None
-
-
-def _outcomes(judged: Any, failed: int) -> Iterator[tuple[str, bool, int]]:
-    """Outcome, whether it was accepted, and how often that was given."""
-    counts = Counter(zip(judged["outcome"], judged["accepted"], strict=True))
-    counts[Outcome.ERROR, False] += failed
-    for (outcome, accepted), count in sorted((+counts).items()):
-        yield str(outcome), accepted, count
 
 
 def _spending(answers: Any, kept: Mapping[str, Any], judging: Any, asked: Any) -> Iterator[tuple[Any, ...]]:

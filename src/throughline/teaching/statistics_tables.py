@@ -76,10 +76,7 @@ def _cells(
 def _groups(groups: Any, counted: list[str], rules: Sequence[str], cell: Callable[[Any], str]) -> _Rows:
     """A row for each name: how many a rule has judged at most, then a cell for each rule."""
     judged, cells = groups.groupby("name")[counted].max(), _cells(groups, rules, cell)
-    return [
-        (printable(str(name)), *(f"{count:,}" for count in counts), *cells[name])
-        for name, *counts in judged.itertuples()
-    ]
+    return [(printable(str(name)), *map("{:,}".format, counts), *cells[name]) for name, *counts in judged.itertuples()]
 
 
 def _outcomes(outcomes: Any, rules: Sequence[str]) -> _Rows:
@@ -102,12 +99,10 @@ def _words(words: Any, rules: Sequence[str]) -> _Rows:
 
 def _spending(spending: Any, rules: Sequence[str]) -> _Rows:
     rows = spending[(spending["part"] == 0) & ((spending["reporting"] > 0) | spending["judging"].notna())]
+    each = ((row, (row.per_candidate, row.judging, *map(row.per_accepted.get, rules))) for row in rows.itertuples())
     return [
-        (
-            *(_QUANTITIES[row.quantity], _amount(row.total), f"{row.reporting:,}"),
-            *map(_amount, (row.per_candidate, row.judging, *map(row.per_accepted.get, rules))),
-        )
-        for row in rows.itertuples()
+        (_QUANTITIES[row.quantity], _amount(row.total), f"{row.reporting:,}", *map(_amount, amounts))
+        for row, amounts in each
     ]
 
 

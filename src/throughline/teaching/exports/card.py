@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.teaching.exports.selection import NAMED, ExportPlan, ExportSummary
-from throughline.teaching.exports.trainer_formats import LLAMA_FACTORY_NAME
+from throughline.teaching.exports.trainer_formats import JSONL, LLAMA_FACTORY_NAME
 from throughline.teaching.printable import printable, visible
 
 DRAWN = "describer"
@@ -29,11 +29,10 @@ def card_text(
     features: Any,
     shards: Sequence[Path],
     content_bytes: int,
-    jsonl: str,
 ) -> str:
     """The card. `chosen` are the exported answers as `selection.select` gives them, `prompts` the texts of questions by
-    SHA-256 as far as they are known, `features` the columns of the `shards`, which hold `content_bytes` uncompressed;
-    `jsonl` is the folder of the trainers' files."""
+    SHA-256 as far as they are known, `features` the columns of the `shards`, which hold `content_bytes`
+    uncompressed."""
     from jinja2 import Environment, PackageLoader
     from pyarrow import parquet
 
@@ -52,7 +51,7 @@ def card_text(
         teachers=teachers[:NAMED],
         prompts=list(_prompts(Counter(chosen["prompt_sha256"]), prompts)),
         acceptance=[[rule, count, f"{count / summary.asked:.1%}"] for rule, count in summary.accepted.items()],
-        jsonl=jsonl,
+        jsonl=JSONL,
         llama_factory=LLAMA_FACTORY_NAME,
     )
     return f"{_front_matter(plan, len(chosen), features, shards, content_bytes)}\n{body}\n"

@@ -31,7 +31,8 @@ from throughline.domains.samples import Sample
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.wording import class_name
 
-IMAGES = "images"
+JSONL, IMAGES = "jsonl", "images"
+"""The folder of the files, and that of the images in it."""
 DATASET_INFO = "dataset_info.json"
 LLAMA_FACTORY_NAME = "throughline_chains"
 """What LLaMA-Factory's option `dataset` has to be."""
