@@ -36,10 +36,12 @@ from throughline.drawn.scenes import Scene, sample_scene
 from throughline.drawn.styles import part_box, render
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.forward import TreeScores, score_trees
-from throughline.mllm.geometries import POCKET, train_tokenizer
+from throughline.mllm.geometries import GEOMETRIES, train_tokenizer
 from throughline.mllm.load import Mllm, wrap_mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 from throughline.questions.question_set import make_question_set
+
+POCKET = GEOMETRIES["pocket"]
 
 LONG_QUESTION = "Explain at length what this photo shows."
 LONG_SHARE = 0.4

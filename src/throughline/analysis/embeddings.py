@@ -7,7 +7,7 @@ its text tower takes 77 tokens, so a chain is the mean over its sentences (ours)
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +24,6 @@ from throughline.mllm.lora import base_of
 Rows = NDArray[np.float64]
 Chosen = Callable[[Word], bool]
 """Which words of a chain count."""
-
-
-class Encoder(Protocol):
-    """Gives rows `(n, d)`; images and texts need not share a space."""
-
-    name: str
-
-    def images(self, samples: Sequence[Sample]) -> Rows:
-        """One row an image."""
-
-    def chains(self, texts: Sequence[str], words: Sequence[Sequence[Word]], chosen: Chosen) -> Rows:
-        """One row a chain, over the words chosen, which are of the bare text's tokens; zeros where none is."""
 
 
 class OwnTowers:
@@ -107,6 +95,11 @@ class ClipTowers:
             found = _pooled(self.model.get_text_features(**inputs.to(self.model.device)))
             rows.append(found.float().mean(dim=0))
         return _array(rows)
+
+
+Encoder = OwnTowers | ClipTowers
+"""Gives rows `(n, d)`: one an image, and one a chain, over the words chosen, which are of the bare text's tokens; zeros
+where none is. Images and texts need not share a space."""
 
 
 def _pooled(found: Any) -> torch.Tensor:

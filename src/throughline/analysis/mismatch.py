@@ -153,17 +153,16 @@ def summary(measured: Sequence[Mismatch]) -> list[str]:
 def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float, float, float]]:
     """Round, perplexity and the ends of its whisker: -1 for the base, 0 for where the rounds start."""
     start = METHODS[method].starts_from
-    numbered: dict[int, list[Interval]] = {}
-    for record in measured:
-        state = record.state
-        if state.method is None:
-            numbered.setdefault(-1, []).append(record.perplexity)
-        elif state.method == method:
-            numbered.setdefault(state.round or 0, []).append(record.perplexity)
-        elif state.method == start and state.round is None:
-            numbered.setdefault(0, []).append(record.perplexity)
+
+    def number_of(state: State) -> int | None:
+        if state.method == method:
+            return state.round or 0
+        return {None: -1, start: 0}.get(state.method) if state.round is None else None
+
+    numbered = together(measured, lambda record: number_of(record.state))
     points = []
-    for number, estimates in sorted(numbered.items()):
+    for number in sorted(number for number in numbered if number is not None):
+        estimates = [record.perplexity for record in numbered[number]]
         means = [estimate.mean for estimate in estimates]
         middle, error = float(np.mean(means)), float(np.std(means) / np.sqrt(len(means)))
         alone = len(estimates) == 1

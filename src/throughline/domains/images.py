@@ -45,7 +45,8 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         if path.stat().st_size == 0:
             raise ImageError("empty", "the file has zero bytes", path)
         with Image.open(path) as image:
-            _require_size(image, path, max_pixels)
+            if image.width * image.height > max_pixels:  # from the header, before any pixel is decoded
+                raise _too_many_pixels(path, max_pixels, f"{image.width} x {image.height}")
             return _to_rgb(ImageOps.exif_transpose(image), path)
     except (ThroughlineError, MemoryError):
         raise
@@ -78,12 +79,6 @@ def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:
         except ImageError as error:
             broken[sample.id] = error.what
     return good, broken
-
-
-def _require_size(image: Image.Image, path: Path, max_pixels: int) -> None:
-    """Looks at the header only, before any pixel is decoded."""
-    if image.width * image.height > max_pixels:
-        raise _too_many_pixels(path, max_pixels, f"{image.width} x {image.height}")
 
 
 def _too_many_pixels(path: Path, max_pixels: int, size: str = "the image") -> ImageError:

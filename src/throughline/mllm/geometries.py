@@ -1,14 +1,16 @@
 """Named model shapes: InternVL's own classes, special tokens and chat form in sizes of ours.
 
-The pocket checkpoint is trained in the shape `POCKET` (by the repository's `bench/pocket.py`). Benchmarks and tests
+The pocket checkpoint is trained in the shape `pocket` (by the repository's `bench/pocket.py`). Benchmarks and tests
 draw random weights in these shapes, where a model of a known size will do.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Any
 
 import torch
+import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
@@ -84,57 +86,11 @@ class Geometry:
         )
 
 
-def _sizes(width: int, mlp_width: int, layers: int, heads: int) -> dict[str, Any]:
-    """A tower in the words of transformers' configs."""
-    sizes = {"hidden_size": width, "intermediate_size": mlp_width}
-    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
-
-
-# The usual 0.02 suits widths near 1,000; at 128 it leaves every layer's share of the residual stream tiny for long. So
-# does the vision tower's usual layer scale of 0.1.
-_POCKET_WEIGHTS = {"initializer_range": 0.07}
-
-# About 2.5 million parameters for the images of the drawn world.
-POCKET = Geometry(
-    "pocket",
-    image_size=64,
-    patch_size=8,
-    vocabulary=1_400,
-    vision=_sizes(128, 512, layers=4, heads=4)
-    | {"layer_scale_init_value": 1.0, "use_mean_pooling": False, **_POCKET_WEIGHTS},
-    decoder=_sizes(160, 448, layers=4, heads=5)
-    | {"num_key_value_heads": 5, "max_position_embeddings": 4096, **_POCKET_WEIGHTS},
-)
-
-# About 40 million parameters, 256 image tokens, heads 64 wide in both towers.
-BENCH_40M = Geometry(
-    "bench-40m",
-    image_size=448,
-    patch_size=14,
-    vocabulary=8_192,
-    vision=_sizes(256, 1024, layers=6, heads=4) | {"use_mean_pooling": False},
-    decoder=_sizes(512, 1408, layers=12, heads=8) | {"num_key_value_heads": 2, "max_position_embeddings": 4096},
-)
-
-# OpenGVLab/InternVL3-8B-hf as its config gives it: InternViT-300M on 448 pixels, Qwen2.5-7B; 7.94 billion parameters.
-INTERNVL3_8B = Geometry(
-    "internvl3-8b",
-    image_size=448,
-    patch_size=14,
-    vocabulary=151_674,
-    vision=_sizes(1024, 4096, layers=24, heads=16) | {"attention_bias": True, "layer_scale_init_value": 0.1},
-    decoder=_sizes(3584, 18_944, layers=28, heads=28)
-    | {
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32_768,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
-    },
-    tied=False,
-)
-
-LARGE_VOCABULARY = replace(BENCH_40M, name="bench-40m-151k", vocabulary=INTERNVL3_8B.vocabulary)
-GEOMETRIES = {geometry.name: geometry for geometry in (POCKET, BENCH_40M, LARGE_VOCABULARY, INTERNVL3_8B)}
+GEOMETRIES = {
+    name: Geometry(name, **shape)
+    for name, shape in yaml.safe_load(files(__package__).joinpath("geometries.yaml").read_text("utf-8")).items()
+}
+"""By name; `geometries.yaml` has them as data."""
 
 
 def shallow(geometry: Geometry, layers: int) -> Geometry:

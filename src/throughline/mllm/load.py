@@ -20,7 +20,7 @@ from throughline.mllm.batch import TreeBatch
 from throughline.mllm.chat import Chat, PositionsOf
 from throughline.mllm.checkpoints import checkpoint_name, checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.mllm.devices import pick_device
-from throughline.mllm.lora import folded
+from throughline.mllm.lora import base_of, folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
 from throughline.mllm.switches import switched
@@ -44,6 +44,13 @@ class Mllm:
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(self.model.device)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end a turn: those that the checkpoint names, and that of its chat template."""
+        named = base_of(self.model).generation_config.eos_token_id
+        known = list(named) if isinstance(named, list | tuple) else [] if named is None else [named]
+        return list(dict.fromkeys([*known, self.chat.end_of_turn_id]))
 
     def collate(self, rows: Sequence[Sequence[Tree]]) -> TreeBatch:
         """Trees as one call of this model takes them; several may share a row."""

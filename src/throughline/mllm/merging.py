@@ -120,10 +120,7 @@ def _config(base: Any, dtype: torch.dtype) -> Any:
 def _generation_config(mllm: Mllm, base: Any, sampled: bool) -> Any:
     """The base's own, with every token that ends a turn in it, as `sampling` stops at them."""
     config = copy.deepcopy(base.generation_config)
-    ends = config.eos_token_id
-    known = list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
-    config.eos_token_id = list(dict.fromkeys([*known, mllm.chat.end_of_turn_id]))
-    config.use_cache = True
+    config.eos_token_id, config.use_cache = mllm.end_ids, True
     if sampled:  # from all tokens: by default transformers draws from the 50 likeliest
         config.do_sample, config.top_k, config.temperature, config.top_p = True, 0, None, None
     return config

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from throughline.mllm.attention import TreeLayout, attend_grouped, grouped_sdpa, layout_arguments, tree_layout
+from throughline.mllm.attention import Layout, attend_grouped, grouped_sdpa, layout_arguments, tree_layout
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.lora import base_of
 
@@ -66,11 +67,12 @@ def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
     ordered = [prompts[index] for index in order]
     lengths = [len(prompt.tokens) for prompt in ordered]
     device = model.device
-    layout = _Recording(tree_layout([(length, np.empty((length, 0))) for length in lengths]))
+    layout, cache = tree_layout([(length, np.empty((length, 0))) for length in lengths]), DynamicCache()
     images = join_inputs([image for prompt in ordered for image in prompt.images])
     positions = torch.from_numpy(np.concatenate([prompt.positions for prompt in ordered], axis=1)).to(device)
     tokens = torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device)
-    states = _states(model, tokens, positions, layout, {name: value.to(device) for name, value in images.items()})
+    on_device = {name: value.to(device) for name, value in images.items()}
+    states = _states(model, tokens, positions, layout, past_key_values=cache, use_cache=True, **on_device)
     back = torch.tensor(order, device=device).argsort()
     beyond = None
     if lengths[0] < lengths[-1]:
@@ -78,8 +80,8 @@ def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
         beyond = torch.zeros(outside.shape, device=device).masked_fill(outside, -torch.inf)[back][:, None, None]
     following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     return Prefix(
-        tuple(_by_prompt(key, lengths, back) for key in layout.keys),
-        tuple(_by_prompt(value, lengths, back) for value in layout.values),
+        tuple(_by_prompt(layer.keys[0], lengths, back) for layer in cache.layers),
+        tuple(_by_prompt(layer.values[0], lengths, back) for layer in cache.layers),
         beyond,
         tuple(len(prompt.tokens) for prompt in prompts),
         states[torch.tensor(lengths, device=device).cumsum(0) - 1][back],
@@ -92,21 +94,6 @@ def _by_prompt(row: Tensor, lengths: Sequence[int], back: Tensor) -> Tensor:
     pieces = [piece.transpose(0, 1) for piece in row.split(list(lengths), dim=1)]
     padded = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
     return padded[back].transpose(1, 2).contiguous()
-
-
-class _Recording:
-    """A layout that also keeps the keys and values of every layer."""
-
-    def __init__(self, layout: TreeLayout) -> None:
-        self.layout = layout
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
-        """See `attention.Layout`. Layers come in their order."""
-        self.keys.append(key[0])
-        self.values.append(value[0])
-        return self.layout.attend(layer, query, key, value, scaling, dropout)
 
 
 class Branches:
@@ -136,7 +123,7 @@ class Branches:
         if visible is None:
             visible = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
         self._mask = None if count == 1 else self._whole_mask(visible).to(self.prefix.state.dtype)
-        states = _states(model, tokens.flatten(), positions, self, {})
+        states = _states(model, tokens.flatten(), positions, self)
         self.length += count
         return states.unflatten(0, tokens.shape)
 
@@ -195,12 +182,11 @@ class Branches:
         return mask
 
 
-def _states(model: Any, tokens: Tensor, positions: Tensor, layout: Any, images: dict[str, Tensor]) -> Tensor:
-    """`(tokens, width)` hidden states of one row; `positions` are `(axes, tokens)`."""
+def _states(model: Any, tokens: Tensor, positions: Tensor, layout: Layout, **further: Any) -> Tensor:
+    """`(tokens, width)` hidden states of one row; `positions` are `(axes, tokens)`, `further` goes to the model."""
     output = base_of(model).model(
         input_ids=tokens[None],
         position_ids=positions if len(positions) == 1 else positions[:, None],
-        **layout_arguments(layout, tokens),
-        **images,
+        **layout_arguments(layout, tokens) | further,
     )
     return torch.as_tensor(output.last_hidden_state)[0]

@@ -62,7 +62,7 @@ def sample(
         takes_layouts = mllm.plan.takes_layouts
         decoder = OnPrefix(mllm, prompts, each, prefix) if takes_layouts else OnCache(mllm, prompts, each)
         matchers = constraint.start(len(flat)) if constraint is not None else None
-        drawn = _draw(decoder, settings, flat, lengths, _stop_ids(mllm) if stop is None else stop, matchers)
+        drawn = _draw(decoder, settings, flat, lengths, mllm.end_ids if stop is None else stop, matchers)
     continuations = [Continuation(tuple(tokens), mllm.chat.decode(tokens), reason) for tokens, reason in drawn]
     return [continuations[start : start + each] for start in range(0, len(flat), each)]
 
@@ -113,11 +113,3 @@ def _choose(logits: Tensor, settings: SamplingSettings, generators: Sequence[np.
     uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64, device=logits.device)
     place = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
     return place.clamp(max=probabilities.shape[1] - 1)[:, 0]
-
-
-def _stop_ids(mllm: Mllm) -> set[int]:
-    ids = {mllm.chat.end_of_turn_id}
-    configured = mllm.model.generation_config.eos_token_id
-    if configured is not None:
-        ids |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    return ids
