@@ -49,10 +49,8 @@ class ChainStore:
         """Each with its file, in reading order."""
         self.problems: list[Problem] = []
         """Lines that cannot be used."""
-        self.contradictions: list[Problem] = []
-        """Answers to requests that had been answered otherwise."""
-        self.contradicted: set[int] = set()
-        """The rows of these requests."""
+        self.contradictions: dict[Problem, int] = {}
+        """Answers to requests that had been answered otherwise, each with the row of its request."""
         self.lines = 0
         """Lines that hold anything."""
         self.duplicates = 0
@@ -122,8 +120,7 @@ class ChainStore:
                 return "failed"
             if text == self._columns["text"][row]:
                 return "repeated"
-            self.contradictions.append(Problem(self._files[-1], line, _CONTRADICTION))
-            self.contradicted.add(row)
+            self.contradictions[Problem(self._files[-1], line, _CONTRADICTION)] = row
             return "contradiction"
         if state == _FAILED and not candidate.failed:
             self._forget_failure(row)

@@ -147,7 +147,7 @@ def _card(
         "picture": thumbnail(images.root, sample_id) if images is not None and sample is not None else None,
         "notes": [note for note, applies in notes.items() if applies],
         "candidates": [
-            _candidate(candidate, verdicts.get(row, ()), row in chains.contradicted)
+            _candidate(candidate, verdicts.get(row, ()), row in chains.contradictions.values())
             for candidate, row in candidates[:MOST_CANDIDATES]
         ],
     }

@@ -30,11 +30,7 @@ def teacher_prompt(classes: Sequence[str], format: ChainFormat, file: Path | Non
     be read, or has no `{options}`.
     """
     template = read_template(file) if file else resources.files(__package__).joinpath("prompt.txt").read_text("utf-8")
-    return with_options(template.replace(STAGES_PLACE, _stages(format)), classes)
-
-
-def _stages(format: ChainFormat) -> str:
-    lines = [f"<{name}> {STAGE_DESCRIPTIONS[name]} </{name}>" for name in format.tagged_stages]
+    stages = [f"<{name}> {STAGE_DESCRIPTIONS[name]} </{name}>" for name in format.tagged_stages]
     if format.answer_is_tail:
-        lines.append("then, without tags, one sentence that names the one option")
-    return "\n".join(lines)
+        stages.append("then, without tags, one sentence that names the one option")
+    return with_options(template.replace(STAGES_PLACE, "\n".join(stages)), classes)

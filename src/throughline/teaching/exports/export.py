@@ -17,14 +17,7 @@ from throughline.chains.parsing import parse_chain
 from throughline.chains.records import Candidate, Usage
 from throughline.chains.store import ChainStore
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import (
-    canonical_json,
-    readable_os_errors,
-    require_free_folder,
-    whole_folder,
-    write_atomically,
-    write_json,
-)
+from throughline.core.files import canonical_json, readable_os_errors, require_free_folder, whole_folder, write_json
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.card import card_text
@@ -75,7 +68,7 @@ def export_chains(
             left_out=summary.left_out | {MARKED: sorted(marked)},
         )
         card = card_text(plan, summary, chosen, chains.prompts, features, shards, content_bytes)
-        write_atomically(draft / CARD, card)
+        (draft / CARD).write_text(card, "utf-8")
         write_json(draft / MARKER, _marker(plan, summary))
     return summary
 
