@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from throughline.cli.text import duration
 
@@ -18,100 +18,90 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 
 
+class Pace:
+    """When to speak again: `seconds` after the last time."""
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def is_due(self, at_once: bool = False) -> bool:
+        """Whether it is time, or `at_once`; if so, the seconds begin anew."""
+        now = time.monotonic()
+        due = at_once or now - self.last >= self.seconds
+        self.last = now if due else self.last
+        return due
+
+
+def say(line: str) -> None:
+    """A line on stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """Yields `report_progress(done, total)` for a step named `what` that counts `unit`s; total None where unknown."""
-    if not sys.stderr.isatty():
-        yield _line_reporter(what, unit)
-        return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    start, pace = time.monotonic(), Pace()
     with _bar(*columns) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None) if bar else None
+
+        def report_progress(done: int, total: int | None) -> None:
+            if bar and task is not None:
+                bar.update(task, completed=done, total=total)
+            elif done != total and pace.is_due():
+                left = (time.monotonic() - start) * (total - done) / done if total and done else None
+                line = f"{what}: {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
+                say(line if left is None else f"{line}, about {duration(left)} left")
+
+        yield report_progress
 
 
-def _bar(*columns: Any) -> Bar:
+def _bar(*columns: Any) -> contextlib.AbstractContextManager[Bar | None]:
+    """None where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    return Bar(*columns, console=Console(stderr=True), transient=True)
-
-
-def _line_reporter(what: str, unit: str) -> Callable[[int, int | None], None]:
-    start = last = time.monotonic()
-
-    def report_progress(done: int, total: int | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES or done == total:
-            return
-        last = now
-        line = f"{what}: {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
-        if total and done:
-            line += f", about {duration((now - start) * (total - done) / done)} left"
-        print(line, file=sys.stderr, flush=True)
-
-    return report_progress
-
-
-class RunProgress(Protocol):
-    """What `run_experiment` reports to."""
-
-    def report_step(self, line: str) -> None:
-        """A step before the units."""
-
-    def report_units(self, state: Progress) -> None:
-        """The state of the units, at least once a second."""
+    return (
+        Bar(*columns, console=Console(stderr=True), transient=True) if sys.stderr.isatty() else contextlib.nullcontext()
+    )
 
 
 @contextlib.contextmanager
 def run_progress() -> Iterator[RunProgress]:
-    """The reporter that suits stderr."""
-    if not sys.stderr.isatty():
-        yield RunLines()
-        return
+    """What `run_experiment` reports to."""
     from rich.progress import BarColumn, TextColumn
 
     with _bar(BarColumn(), TextColumn("{task.description}")) as bar:
-        yield RunBar(bar)
+        yield RunProgress(bar)
 
 
-class RunLines:
-    """A line for each step, each finished unit, and every few seconds."""
+class RunProgress:
+    """A bar with the step, or the units at work, behind it; without a bar a line for each step, each finished unit, and
+    every few seconds."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._done = -1
-
-    def report_step(self, line: str) -> None:
-        """Printed at once."""
-        print(line, file=sys.stderr, flush=True)
-
-    def report_units(self, state: Progress) -> None:
-        """Printed when a unit was finished or some seconds have passed."""
-        now = time.monotonic()
-        if state.done != self._done or now - self._last >= SECONDS_BETWEEN_LINES:
-            self._last, self._done = now, state.done
-            print(describe(state), file=sys.stderr, flush=True)
-
-
-class RunBar:
-    """A bar with the step, or the units at work, behind it."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=None)
+    def __init__(self, bar: Bar | None) -> None:
+        self._bar, self._pace, self._done = bar, Pace(), -1
+        if bar:
+            self._task = bar.add_task("", total=None)
 
     def report_step(self, line: str) -> None:
-        """Shown behind a bar that only moves."""
-        self._bar.update(self._task, description=line, total=None)
+        """A step before the units."""
+        if self._bar:
+            self._bar.update(self._task, description=line, total=None)
+        else:
+            say(line)
 
     def report_units(self, state: Progress) -> None:
-        """Shown behind the share that is done."""
-        description = describe(state).replace("[", r"\[")  # rich would take it for markup
-        self._bar.update(self._task, description=description, completed=state.share, total=1.0)
+        """The state of the units, at least once a second."""
+        if self._bar:
+            description = describe(state).replace("[", r"\[")  # rich would take it for markup
+            self._bar.update(self._task, description=description, completed=state.share, total=1.0)
+        elif self._pace.is_due(at_once=state.done != self._done):
+            self._done = state.done
+            say(describe(state))
 
 
 def describe(state: Progress) -> str:

@@ -95,21 +95,21 @@ def _tables(run: Run, split: str | None, answer: str | None, baseline: str | Non
     from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
     from throughline.training.methods import METHODS
 
-    final = [line for line in run.results if line.round is None]
-    if not final:
+    everything = groups(run)
+    splits = in_order((name for group in everything for name in group.splits), SPLIT_ORDER)
+    answers = in_order((name for group in everything for name in group.answers), ANSWER_ORDER)
+    methods = in_order((name for group in everything for name in group.final["method"]), METHODS)
+    if not splits:
         raise ThroughlineError(
             "no unit of this run has its final results yet", run.folder, "finish it with `throughline run`"
         )
-    splits = in_order((line.split for line in final), SPLIT_ORDER)
-    answers = in_order((line.answer for line in final), ANSWER_ORDER)
-    methods = in_order((line.method for line in final), METHODS)
     if baseline is not None and baseline not in methods:
         raise ThroughlineError(f"no results of the method {baseline}", run.folder, f"choose from {', '.join(methods)}")
-    chosen = split or ("in" if "in" in splits else next(iter(splits), "all"))
+    chosen = split or splits[0]
     tables: list[Table] = []
-    for group in groups(run):
+    for group in everything:
         for path in (answer,) if answer else answers:
-            if ((group.final["split"] == chosen) & (group.final["answer"] == path)).any():
+            if (chosen, path) in group.measured:
                 tables += existing([results_table(group, chosen, path), comparison_table(group, path, baseline)])
     if not tables:
         raise ThroughlineError(

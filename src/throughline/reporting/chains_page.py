@@ -166,7 +166,7 @@ def _candidate(candidate: Candidate, verdicts: Sequence[Sequence[Any]], is_contr
         "finish": one_line(candidate.finish_reason) if candidate.finish_reason is not None else None,
         "failed": candidate.failed,
         "usage": [usage.prompt_tokens, usage.completion_tokens, usage.cost],
-        "parts": [[part.stage, part.text] for part in parts(text)],
+        "parts": parts(text),
         "characters": len(candidate.text) if shortened else None,
         "contradicted": is_contradicted,
         "verdicts": [dict(zip(("rule", "outcome", "accepted"), verdict, strict=False)) for verdict in verdicts],

@@ -32,27 +32,22 @@ class Confidence:
 
     setup: Setup
     samples: int
-    confidence: NDArray[np.float64] | None
-    correct: NDArray[np.bool_] | None
-    """Of the likelihood path; None, both, where it was not asked."""
+    likelihood: tuple[NDArray[np.float64], NDArray[np.bool_]] | None
+    """Confidence and whether it is right, `(answers,)` each, of the likelihood path; None where it was not asked."""
     agreement: Abstention | None
     """Answering only where label and reasoning path name one class; None where a path was not asked."""
 
     @property
     def curve(self) -> RiskCoverage | None:
         """Risk over coverage by the likelihood path's confidence."""
-        if self.confidence is None or self.correct is None:
-            return None
-        return risk_coverage_curve(self.confidence, self.correct)
+        return None if self.likelihood is None else risk_coverage_curve(*self.likelihood)
 
     @property
     def shares(self) -> tuple[float | None, ...]:
         """What stands under SHARES; None where a path was not asked."""
         curve, point = self.curve, self.agreement
-        ece = None
-        if self.confidence is not None and self.correct is not None:
-            ece = expected_calibration_error(self.confidence, self.correct, BINS)
-        of_curve = (ece, curve.area if curve else None, curve.risk_at(1.0) if curve else None)
+        ece = None if self.likelihood is None else expected_calibration_error(*self.likelihood, BINS)
+        of_curve = (ece, curve.area, curve.risk_at(1.0)) if curve else (None, None, None)
         of_point = (point.coverage, point.risk) if point else (None, None)
         return (*of_curve, *of_point, curve.risk_at(point.coverage) if curve and point else None)
 
@@ -70,11 +65,12 @@ def confidences(group: Group) -> tuple[Confidence, ...]:
         rows = group.predictions[group.predictions["setup"] == name]
         samples = len(rows.drop_duplicates(["unit", "sample_id"]))
         sure = rows[(rows["answer"] == "likelihood") & rows["confidence"].notna()]
+        likelihood = sure["confidence"].to_numpy(np.float64).clip(0, 1), sure["correct"].to_numpy(bool)
         whole = 0 < samples == len(sure)
-        confidence = sure["confidence"].to_numpy(np.float64).clip(0, 1) if whole else None
-        correct = sure["correct"].to_numpy(bool) if whole else None
-        entries.append(Confidence(group.setups[name], samples, confidence, correct, _agreement(rows, samples)))
-    return tuple(entry for entry in entries if entry.correct is not None or entry.agreement is not None)
+        entries.append(
+            Confidence(group.setups[name], samples, likelihood if whole else None, _agreement(rows, samples))
+        )
+    return tuple(entry for entry in entries if entry.likelihood or entry.agreement)
 
 
 def confidence_table(entries: Sequence[Confidence]) -> Table | None:
@@ -100,9 +96,9 @@ def reliability_figure(entries: Sequence[Confidence]) -> Plot | None:
     panels, rows = [], []
     middles = ((np.arange(BINS) + 0.5) / BINS).tolist()
     for entry in entries:
-        if entry.confidence is None or entry.correct is None:
+        if entry.likelihood is None:
             continue
-        bins = reliability(entry.confidence, entry.correct, BINS)
+        bins = reliability(*entry.likelihood, BINS)
         filled = bins.counts > 0
         shares = (bins.counts / bins.counts.sum()).tolist()
         series = (
@@ -111,10 +107,8 @@ def reliability_figure(entries: Sequence[Confidence]) -> Plot | None:
             Series("share right", bins.confidence[filled].tolist(), bins.accuracy[filled].tolist(), marker=0),
         )
         panels.append(Panel(series, entry.setup.name, x_limits=(0, 1), y_limits=(0, 1)))
-        rows += [
-            (entry.setup.name, middle, int(count), _or_none(mean), _or_none(right))
-            for middle, count, mean, right in zip(middles, bins.counts, bins.confidence, bins.accuracy, strict=True)
-        ]
+        numbers = zip(middles, bins.counts, bins.confidence, bins.accuracy, strict=True)
+        rows += [(entry.setup.name, *of_bin) for of_bin in numbers]
     if not panels:
         return None
     return Plot(
@@ -140,10 +134,11 @@ def abstention_figure(entries: Sequence[Confidence]) -> Plot | None:
             # 200 points say all that an eye sees, of a hundred thousand answers too
             picked = np.unique(np.linspace(0, len(curve.risk) - 1, 200).round().astype(int))
             shares, risks = curve.coverage[picked].tolist(), curve.risk[picked].tolist()
-            series.append(Series(name, _hundredfold(shares), _hundredfold(risks), colour=number, dash=number // 4))
+            x, y = ([100 * share for share in line] for line in (shares, risks))
+            series.append(Series(name, x, y, colour=number, dash=number // 4))
             rows += [(name, "confidence", share, risk) for share, risk in zip(shares, risks, strict=True)]
         if point is not None and not math.isnan(point.risk):
-            x, y = (100 * point.coverage,), (100 * point.risk,)
+            x, y = [100 * point.coverage], [100 * point.risk]
             series.append(Series(f"{name}, paths agree", x, y, kind="points", colour=number, marker=number))
             rows.append((name, "paths agree", point.coverage, point.risk))
     panel = Panel(
@@ -175,13 +170,5 @@ def _agreement(rows: pd.DataFrame, samples: int) -> Abstention | None:
     return abstention(same.to_numpy(bool), both["correct"].to_numpy(bool))
 
 
-def _hundredfold(shares: Sequence[float]) -> list[float]:
-    return [100 * share for share in shares]
-
-
 def _percent(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

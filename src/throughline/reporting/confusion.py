@@ -58,11 +58,7 @@ def confusion_data(tables: Sequence[Confusion]) -> dict[str, Any]:
                 "target": one_line(table.target),
                 "method": table.method,
                 "answer": table.answer,
-                "cells": [
-                    int(value)
-                    for true, given in zip(*np.nonzero(table.counts), strict=True)
-                    for value in (true, given, table.counts[true, given])
-                ],
+                "cells": np.column_stack([np.argwhere(table.counts), table.counts[table.counts > 0]]).ravel().tolist(),
             }
             for table in tables
         ],

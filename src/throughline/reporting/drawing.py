@@ -3,17 +3,16 @@
 Drawn without a display, the same bytes for the same numbers. Text takes the page's own colour, so that one figure
 serves light and dark. Called by the modules that write pages."""
 
-import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
@@ -30,7 +29,7 @@ HEAT = (0x00 / 255, 0x72 / 255, 0xB2 / 255)
 # A colour nobody would choose: replaced by `currentColor` in the finished SVG.
 INK = "#010203"
 PNG_DPI = 144
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10.0,
@@ -72,18 +71,16 @@ def svg_of(plot: Plot) -> str:
 
 def csv_of(plot: Plot) -> str:
     """A line of names, then the numbers; an empty cell where there is none."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(plot.columns)
-    writer.writerows(["" if cell is None else _cell(cell) for cell in row] for row in plot.rows)
-    return buffer.getvalue()
+    frame = pd.DataFrame(plot.rows, columns=list(plot.columns))
+    text: str = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return text
 
 
 def drawn_figure(plot: Plot) -> Figure:
     """The figure with its layout settled: every saving would find it again, and draw twice to do so."""
     count, across = len(plot.panels), min(plot.across, len(plot.panels))
     down = -(-count // across)
-    with _style():
+    with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(7.5, plot.height * down + 0.5), layout="constrained")
         axes_grid = figure.subplots(down, across, squeeze=False, sharex="x" in plot.shared, sharey="y" in plot.shared)
         places = list(axes_grid.ravel())
@@ -233,17 +230,6 @@ def _png(figure: Figure) -> bytes:
 
 def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    with _style():
+    with matplotlib.rc_context(_SETTINGS):
         figure.savefig(buffer, **options)
     return buffer.getvalue()
-
-
-def _style() -> AbstractContextManager[None]:
-    """The settings that every figure is made and saved under."""
-    settings: Mapping[str, Any] = _SETTINGS
-    style: AbstractContextManager[None] = matplotlib.rc_context(dict(settings))
-    return style
-
-
-def _cell(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

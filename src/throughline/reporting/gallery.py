@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -29,12 +29,8 @@ LONGEST_TEXT = 4000
 DECIDING = tuple(name for name in reversed(METHODS) if not METHODS[name].control)
 
 
-class Part(NamedTuple):
-    """A piece of an answer's text: a stage with its name, or text outside of any stage (None)."""
-
-    stage: str | None
-    text: str
-
+Part = tuple[str | None, str]
+"""A piece of an answer's text: a stage with its name, or text outside of any stage (None)."""
 
 Card = tuple[str, str]
 """A target and one of its held-out images: what was said about an image in one fold."""
@@ -103,16 +99,17 @@ def make_gallery(
 
 
 def parts(text: str) -> tuple[Part, ...]:
-    """Each stage `<STAGE>…</STAGE>` with its text, and the text outside of any stage (None); nothing is lost but white
-    space."""
+    """Each stage `<STAGE>…</STAGE>` with its text, and the text outside of any stage (None), made visible; nothing is
+    lost but white space."""
     pieces: list[Part] = []
     text = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " […]"
     end = 0
     for match in re.finditer(r"<([A-Z_]{1,32}|think)>([^<]*)</\1>", text):
-        pieces += [Part(None, text[end : match.start()].strip()), Part(match[1], match[2].strip())]
+        pieces += [(None, text[end : match.start()]), (match[1], match[2])]
         end = match.end()
-    pieces.append(Part(None, text[end:].strip()))
-    return tuple(piece for piece in pieces if any(piece))
+    pieces.append((None, text[end:]))
+    shown = ((stage, visible(piece.strip())) for stage, piece in pieces)
+    return tuple(part for part in shown if any(part))
 
 
 def thumbnail(images_root: Path, sample_id: str) -> str | None:
@@ -181,7 +178,7 @@ def _image(
                 place["classes"][row.predicted] if isinstance(row.predicted, str) else -1,
                 place["outcomes"][row.outcome],
                 int(row.correct),
-                [(stage, visible(text)) for stage, text in parts(row.text)] if with_text else None,
+                parts(row.text) if with_text else None,
             ]
             for row in answers
         ]

@@ -105,15 +105,18 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         reliability_figure(sure),
         abstention_figure(sure),
     )
-    measured = set(zip(group.final["split"], group.final["answer"], strict=True))
-    pairs = [(name, answer) for answer in answers for name in group.splits if (name, answer) in measured]
     return {
         "title": group.title,
         "drawn": group.drawn,
         "headline": headline_table(group, split),
         "ablations": existing(ablation_table(group, answer, summaries[answer]) for answer in answers),
         "published": existing([published_ablation(group, reported), published_methods(group)]),
-        "tables": [results_table(group, name, answer) for name, answer in pairs],
+        "tables": [
+            results_table(group, name, answer)
+            for answer in answers
+            for name in group.splits
+            if (name, answer) in group.measured
+        ],
         "comparisons": existing(comparison_table(group, answer) for answer in answers),
         "rounds": rounds_table(group),
         "loss": loss_table(group),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from throughline.training.methods import METHODS
 BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
 NO_LEVEL = "–"
 
+Pair = TypeVar("Pair", bound=tuple[str, str])
 Right = Mapping[tuple[str, int], "pd.Series[bool]"]
 """Right or wrong by sample id, in the order of the ids, for each (target, seed)."""
 
@@ -112,11 +113,10 @@ class Group:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """The answers of its finished units with a column `setup`, in the order of the sample ids."""
-        setup_of = self.final.drop_duplicates("unit").set_index("unit")["setup"]
         frame = self.run.frames.predictions
-        ours = frame[frame["unit"].isin(setup_of.index)]
+        ours = self.with_setup(frame[frame["unit"].isin(self.final["unit"])])
         ours = ours.drop_duplicates(["unit", "answer", "sample_id"], keep="last")
-        return ours.assign(setup=ours["unit"].map(setup_of)).sort_values("sample_id", kind="stable")
+        return ours.sort_values("sample_id", kind="stable")
 
     def with_setup(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Those rows of a frame that are about its units, with a column `setup`; units by name."""
@@ -140,6 +140,11 @@ class Group:
         return in_order(self.final["answer"], ANSWER_ORDER)
 
     @property
+    def measured(self) -> set[tuple[str, str]]:
+        """The splits and answer paths that have final results together."""
+        return set(zip(self.final["split"], self.final["answer"], strict=True))
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The held-out domains that any result names, sorted."""
         return tuple(sorted(set(self.results["target"])))
@@ -156,7 +161,7 @@ class Group:
 
     def right(self, setup: str, answer: str) -> Right:
         """Right or wrong for each (target, seed) of the finished units, whatever samples their predictions hold."""
-        return self._right.get((setup, answer), {})
+        return {place: right for (*path, place), right in self._right.items() if path == [setup, answer]}
 
     def baseline(self, answer: str, method: str | None = None) -> str | None:
         """The setup that others are compared with: of the method named, else of the first of BASELINES there is."""
@@ -166,12 +171,12 @@ class Group:
         return next((setup.name for setup in setups if setup.method == chosen), None)
 
     @cached_property
-    def _right(self) -> dict[tuple[str, str], dict[tuple[str, int], pd.Series[bool]]]:
-        right: dict[tuple[str, str], dict[tuple[str, int], pd.Series[bool]]] = {}
-        for key, rows in self.predictions.groupby(["setup", "answer", "target", "seed"], sort=False):
-            setup, answer, target, seed = key
-            right.setdefault((setup, answer), {})[target, seed] = rows.set_index("sample_id")["correct"]
-        return right
+    def _right(self) -> dict[tuple[str, str, tuple[str, int]], pd.Series[bool]]:
+        units = self.predictions.groupby(["setup", "answer", "target", "seed"], sort=False)
+        return {
+            (setup, answer, (target, seed)): rows.set_index("sample_id")["correct"]
+            for (setup, answer, target, seed), rows in units
+        }
 
     @cached_property
     def _lines(self) -> pd.DataFrame:
@@ -237,23 +242,29 @@ def summarise(group: Group, split: str, answer: str, intervals: bool = True) -> 
 
 def compare(group: Group, answer: str, pairs: Iterable[tuple[str, str]]) -> tuple[Comparison, ...]:
     """Every (setup, baseline) on the (target, seed) units and samples that both answered."""
-    differences = []
+    rights: dict[tuple[str, str], tuple[Right, Right]] = {}
     for name, baseline in pairs:
         ours, theirs = group.right(name, answer), group.right(baseline, answer)
-        shared = [key for key in ours.keys() & theirs.keys() if ours[key].index.equals(theirs[key].index)]
-        difference = None if name == baseline else difference_of({k: ours[k] for k in shared}, theirs)
-        if difference is not None:
-            differences.append((group.setups[name], group.setups[baseline], len(shared), difference))
-    adjusted = holm([difference.p_value for *_, difference in differences])
-    return tuple(Comparison(*row, p_value) for row, p_value in zip(differences, adjusted, strict=True))
+        shared = {key: ours[key] for key in ours if key in theirs and ours[key].index.equals(theirs[key].index)}
+        if name != baseline:
+            rights[name, baseline] = shared, theirs
+    return tuple(
+        Comparison(group.setups[name], group.setups[baseline], len(rights[name, baseline][0]), *difference)
+        for (name, baseline), difference in differences(rights).items()
+    )
 
 
-def difference_of(ours: Right, theirs: Right) -> PairedDifference | None:
-    """Paired over all of `ours`, which `theirs` has on the same samples; None without any, or where the seeds of a
-    target answered other samples."""
-    if not ours or not _aligned(ours):
-        return None
-    return paired_difference(_vectors(ours), _vectors({key: theirs[key] for key in ours}), bootstrap_generator())
+def differences(rights: Mapping[Pair, tuple[Right, Right]]) -> dict[Pair, tuple[PairedDifference, float]]:
+    """By pair the first minus the second, over all of the first, which the second has on the same samples, and p after
+    Holm's correction over them all. Left out where the first is empty, or the seeds of a target answered other
+    samples."""
+    paired = {
+        pair: paired_difference(_vectors(ours), _vectors({key: theirs[key] for key in ours}), bootstrap_generator())
+        for pair, (ours, theirs) in rights.items()
+        if ours and _aligned(ours)
+    }
+    adjusted = holm([difference.p_value for difference in paired.values()])
+    return {pair: (paired[pair], p_value) for pair, p_value in zip(paired, adjusted, strict=True)}
 
 
 def same_samples(ours: Right, theirs: Right) -> bool:

@@ -11,13 +11,12 @@ from throughline.core.files import write_atomically
 from throughline.core.plot import Plot
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
-from throughline.metrics.paired import holm
 from throughline.reporting.analyses import find_analysis
 from throughline.reporting.confidence import confidence_table, confidences
 from throughline.reporting.drawing import svg_of
 from throughline.reporting.figures import accuracy_figure
 from throughline.reporting.page import shown_settings
-from throughline.reporting.results import Group, Summary, difference_of, drawn_over, groups, same_samples, summarise
+from throughline.reporting.results import Group, Summary, differences, drawn_over, groups, same_samples, summarise
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
@@ -172,20 +171,18 @@ def _joint(columns: Sequence[Column], answer: str, split: str) -> Table:
 def _differences(columns: Sequence[Column], answer: str) -> Table | None:
     first, *others = columns
     setups = first.group.final_setups(answer)
-    differences = {}
-    for other in others:
-        for setup in setups:
-            ours, theirs = (column.group.right(setup, answer) for column in (other, first))
-            difference = difference_of(ours, theirs) if same_samples(ours, theirs) else None
-            if difference is not None:
-                differences[setup, other.name] = difference
-    if not differences:
+    rights = {
+        (setup, other.name): (other.group.right(setup, answer), first.group.right(setup, answer))
+        for other in others
+        for setup in setups
+    }
+    found = differences({pair: both for pair, both in rights.items() if same_samples(*both)})
+    if not found:
         return None
-    adjusted = holm([difference.p_value for difference in differences.values()])
     cells = {}
-    for (key, difference), p_value in zip(differences.items(), adjusted, strict=True):
-        gap, interval, _, p = difference_cells(difference, p_value)
-        cells[key] = f"{gap} ({interval}), p {p}"
+    for pair, difference in found.items():
+        gap, interval, _, p = difference_cells(*difference)
+        cells[pair] = f"{gap} ({interval}), p {p}"
     return Table(
         title=f"{answer} path · difference from {first.name}, split all",
         columns=("method", *(other.name for other in others)),

@@ -15,13 +15,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.progress import SECONDS_BETWEEN_LINES
+from throughline.cli.progress import Pace, say
 from throughline.cli.text import duration, json_text
 
 if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.table import Table
-
     from throughline.teaching.endpoint import Endpoints
     from throughline.teaching.estimate import Estimate
     from throughline.teaching.plan import BuildPlan
@@ -35,37 +32,28 @@ SECONDS_BETWEEN_DRAWINGS = 0.25
 @contextlib.contextmanager
 def build_progress(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[Progress], None]]:
     """Yields what `build` reports its progress to; `endpoints` may be filled later."""
-    facts_of, last = _Facts(endpoints), time.monotonic()
-    with _live() if sys.stderr.isatty() else contextlib.nullcontext() as live:
-
-        def report_progress(progress: Progress) -> None:
-            nonlocal last
-            facts, now = facts_of(progress), time.monotonic()
-            if now - last < (SECONDS_BETWEEN_DRAWINGS if live else SECONDS_BETWEEN_LINES):
-                return
-            last = now
-            if live:
-                live.update(_table(facts), refresh=True)
-            else:
-                print("; ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr, flush=True)
-
-        yield report_progress
-
-
-def _live() -> Live:
     from rich.console import Console
     from rich.live import Live
-
-    return Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-
-
-def _table(facts: dict[str, str]) -> Table:
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name, value)
-    return table
+    facts_of, terminal = _Facts(endpoints), sys.stderr.isatty()
+    live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+    pace = Pace(SECONDS_BETWEEN_DRAWINGS) if terminal else Pace()
+    with live if terminal else contextlib.nullcontext():
+
+        def report_progress(progress: Progress) -> None:
+            facts = facts_of(progress)
+            if not pace.is_due():
+                return
+            if not terminal:
+                say("; ".join(f"{name} {value}" for name, value in facts.items()))
+                return
+            table = Table.grid(padding=(0, 2))
+            for fact in facts.items():
+                table.add_row(*fact)
+            live.update(table, refresh=True)
+
+        yield report_progress
 
 
 @contextlib.contextmanager
@@ -86,7 +74,7 @@ def heeding_ctrl_c(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[], bool
         restore()
         under_way = sum(group.in_flight for group in endpoints)
         waiting = f"waiting for {under_way:,} answers that may be billed" if under_way else "finishing this batch"
-        print(f"interrupted: {waiting}; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        say(f"interrupted: {waiting}; Ctrl-C again ends at once")
 
     if before is signal.SIG_IGN or sys.platform == "win32":
         yield lambda: False
