@@ -16,18 +16,17 @@ from throughline.evaluation.selection import select_best
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import save_adapter
 from throughline.runs.records import Prediction
-from throughline.training.stages.context import Choice
 
 
 @pytest.fixture
-def candidates(tiny_mllm: Mllm, tmp_path: Path) -> tuple[Any, list[Choice]]:
+def candidates(tiny_mllm: Mllm, tmp_path: Path) -> tuple[Any, dict[str, Path]]:
     """A model and four saved adapters of it; the n-th one's weights are all n."""
     model = with_lora(tiny_mllm)
-    found = []
+    found = {}
     for number in range(4):
         fill(model, number)
         save_adapter(model, tmp_path / str(number))
-        found.append(Choice(f"epoch {number}", tmp_path / str(number)))
+        found[f"epoch {number}"] = tmp_path / str(number)
     return model, found
 
 
@@ -88,18 +87,19 @@ def test_with_a_real_model_the_lines_are_what_the_chosen_one_answers(
     tiny_mllm: Mllm, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     model = with_lora(tiny_mllm)
-    found = []
+    adapters, found = {}, []
     for number in range(2):
         generator = torch.Generator().manual_seed(number)
         with torch.no_grad():
             for value in weights_of(model):
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.5)
         save_adapter(model, tmp_path / str(number))
-        found.append((Choice(str(number), tmp_path / str(number)), weights(model)))
+        adapters[str(number)] = tmp_path / str(number)
+        found.append(weights(model))
     samples = tiny_images.samples[::3]
     settings = asked(answers=("likelihood",))
-    lines = select_best(model, tiny_mllm, [one for one, _ in found], samples, QUESTIONS, settings)
+    lines = select_best(model, tiny_mllm, adapters, samples, QUESTIONS, settings)
     (chosen,) = [number for number, line in enumerate(lines) if line["selected"]]
-    assert same(weights(model), found[chosen][1])
+    assert same(weights(model), found[chosen])
     answered: list[Prediction] = answers_of(tiny_mllm, samples, settings)
     assert lines[chosen]["correct"] == sum(p.correct for p in answered)

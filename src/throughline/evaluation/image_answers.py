@@ -40,17 +40,12 @@ class ImageAnswer:
 
     def cells(self) -> tuple[str, ...]:
         """The values of `COLUMNS` as text; empty where there is none."""
-        agree = "" if self.agree is None else str(self.agree).lower()
-        confidence = "" if self.confidence is None else f"{self.confidence:.6f}"
-        return (
-            self.image,
-            self.label or "",
-            confidence,
-            self.reasoning_label or "",
-            agree,
-            str(self.outcome),
-            self.chain,
-        )
+        values = asdict(self)
+        if self.confidence is not None:
+            values["confidence"] = f"{self.confidence:.6f}"
+        if self.agree is not None:
+            values["agree"] = str(self.agree).lower()
+        return tuple("" if values[name] is None else str(values[name]) for name in COLUMNS)
 
     def to_json(self) -> dict[str, Any]:
         """Every field; `fault` only where there is one."""

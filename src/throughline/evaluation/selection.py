@@ -2,7 +2,8 @@
 never looked at. DomainBed calls it IIDAccuracy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from throughline.core.settings import AnswerSettings
@@ -12,13 +13,12 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
 from throughline.questions.question_set import QuestionSet
-from throughline.training.stages.context import Choice
 
 
 def select_best(
     model: Any,
     mllm: Mllm,
-    choices: Sequence[Choice],
+    adapters: Mapping[str, Path],
     validation: Sequence[Sample],
     questions: QuestionSet,
     settings: AnswerSettings,
@@ -30,13 +30,13 @@ def select_best(
     """
     first = settings.model_copy(update={"answers": settings.answers[:1]})
     lines: list[dict[str, Any]] = []
-    for choice in choices:
-        put_adapter(model, choice.adapter)
+    for name, adapter in adapters.items():
+        put_adapter(model, adapter)
         predictions = answer_samples(mllm, validation, questions.build(first), first.batch, reader=reader)
         correct = sum(p.correct for p in predictions)
         lines.append(
             {
-                "candidate": choice.name,
+                "candidate": name,
                 "answer": first.answers[0],
                 "n": len(predictions),
                 "correct": correct,
@@ -44,5 +44,5 @@ def select_best(
             }
         )
     best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))
-    put_adapter(model, choices[best].adapter)
+    put_adapter(model, adapters[lines[best]["candidate"]])
     return [{**line, "selected": i == best} for i, line in enumerate(lines)]

@@ -1,6 +1,6 @@
 """What is wrong with a config, in one line: the unknown key with the nearest known one, the value of the wrong type."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -27,24 +27,16 @@ def first_fault(error: ValidationError, model: type[BaseModel], where: str) -> t
 
 
 def _known_key_like(location: tuple[str | int, ...], model: type[BaseModel]) -> str:
-    beside = _fields_at(location[:-1], model)
-    wanted = str(location[-1])
+    keys, wanted = list(_all_keys(model)), str(location[-1])
+    group = "".join(f"{key}." for key in location[:-1] if isinstance(key, str))
+    beside = [key.removeprefix(group) for key in keys if key.rpartition(".")[0] == group.removesuffix(".")]
     near = nearest(wanted, beside)
     if near is not None:
         return f"did you mean {'.'.join(map(str, (*location[:-1], near)))}?"
-    elsewhere = [path for path in _all_keys(model) if path.rsplit(".", 1)[-1] == wanted]
+    elsewhere = [path for path in keys if path.rsplit(".", 1)[-1] == wanted]
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
     return f"the keys here are {', '.join(beside)}"
-
-
-def _fields_at(location: Iterable[str | int], model: type[BaseModel]) -> tuple[str, ...]:
-    for key in location:
-        inner = _model_of(model, str(key))
-        if inner is None:
-            break
-        model = inner
-    return tuple(model.model_fields)
 
 
 def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:

@@ -47,7 +47,7 @@ from throughline.experiment.preparation import (
     Chains,
     dataset_name,
     gather_chains,
-    journal_paths,
+    require_chain_source,
     require_server,
 )
 from throughline.experiment.run import execute_units, with_commit
@@ -58,7 +58,7 @@ from throughline.mllm.checkpoints import (
     checkpoint_source,
     fingerprint_checkpoint,
 )
-from throughline.runs.folder import input_changes, locked, unit_folder
+from throughline.runs.folder import ROUNDS, TRAINING, input_changes, listed_changes, locked, unit_folder
 from throughline.runs.unit import Unit
 from throughline.training.methods import method_table
 from throughline.training.stages.context import cumulative_steps
@@ -133,7 +133,7 @@ def fit_model(
     if len(images.classes) < 2:
         raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
-    _require_chain_source(config, images, needs_chains)
+    _require_chains(config, needs_chains)
     checkpoint_source(config.model.checkpoint, config.model.hub)
     require_server(config)
     require_own_folder(out, (RECORD, UNFINISHED), "a model")
@@ -156,19 +156,14 @@ def fit_model(
     return FittedModel(out, record, earlier is None)
 
 
-def _require_chain_source(config: RunConfig, images: ImageSet, needed: bool) -> None:
+def _require_chains(config: RunConfig, needed: bool) -> None:
     settings, (method,) = config.chains, config.methods
     named = settings.journal is not None or settings.teacher is not None
     if needed and not named:
         raise UsageError(f"{method} learns from reasoning chains", do="give --chains JOURNAL, or --method cls")
     if named and not needed:
         raise UsageError(f"{method} learns from labels only", do="leave out --chains, or use --method mtct_sarr")
-    if settings.journal is not None:
-        journal_paths(settings.journal)
-    elif settings.teacher == "describer" and not (images.root / SCENES).is_file():
-        raise ThroughlineError(
-            "the describer knows drawn worlds only", images.root, "give a chain journal with --chains JOURNAL"
-        )
+    require_chain_source(config, "give a chain journal with --chains JOURNAL")
 
 
 @contextlib.contextmanager
@@ -195,8 +190,8 @@ def _finished(out: Path, unit: Unit) -> ModelRecord | None:
     record = read_record(out)
     changes = input_changes(record.inputs, unit.inputs)
     if changes:
-        shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
-        raise ThroughlineError(f"another model is here ({shown})", out, "name another folder with --out")
+        what = f"another model is here ({listed_changes(changes)})"
+        raise ThroughlineError(what, out, "name another folder with --out")
     return record
 
 
@@ -260,14 +255,9 @@ def _publish(out: Path, record: ModelRecord, units: tuple[Unit, ...], work: Path
     with readable_os_errors(out):
         shutil.rmtree(out / ADAPTER, ignore_errors=True)
         shutil.copytree(folders[-1] / ADAPTER, out / ADAPTER)
-    write_json_lines(out / "training.jsonl", _rows(folders, "training.jsonl"))
-    rounds = _rows(folders, "rounds.jsonl")
-    if rounds:
-        write_json_lines(out / "rounds.jsonl", rounds)
+    for name in (TRAINING, ROUNDS):
+        files = [folder / name for folder in folders if (folder / name).is_file()]
+        if files:
+            write_json_lines(out / name, [row for file in files for row in read_json_lines(file)])
     write_atomically(out / "README.md", model_card(record))
     write_json(out / RECORD, record.to_json())
-
-
-def _rows(folders: list[Path], name: str) -> list[dict[str, Any]]:
-    """The lines of one file over all units, in the order in which they were trained."""
-    return [row for folder in folders if (folder / name).is_file() for row in read_json_lines(folder / name)]

@@ -84,8 +84,9 @@ def has_chains(config: RunConfig) -> bool:
     return named and any(method.needs_chains for method in method_table(config.methods).values())
 
 
-def require_chain_source(config: RunConfig) -> None:
-    """Raises a ThroughlineError when the journal is not there, or the describer has no scenes to describe."""
+def require_chain_source(config: RunConfig, remedy: str) -> None:
+    """Raises a ThroughlineError when the journal is not there, or, with the remedy, when the describer has no scenes to
+    describe."""
     if not has_chains(config):
         return
     if config.chains.journal is not None:
@@ -93,11 +94,7 @@ def require_chain_source(config: RunConfig) -> None:
     elif config.chains.teacher == "describer":
         for data in config.image_sets:
             if data.images is not None and not (Path(data.images) / SCENES).is_file():
-                raise ThroughlineError(
-                    "the describer knows drawn worlds only",
-                    data.images,
-                    "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl",
-                )
+                raise ThroughlineError("the describer knows drawn worlds only", data.images, remedy)
 
 
 def require_server(config: RunConfig) -> None:

@@ -4,7 +4,7 @@ Stages that are whole in the unit's folder are not run again. The last stage wor
 before it in `stage-1`, `stage-2`, ... below it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import PIXELS, VALIDATION, record_environment
 from throughline.training.methods import method_table, parent_of
-from throughline.training.stages.context import Choice, StageContext, cumulative_steps
+from throughline.training.stages.context import StageContext, cumulative_steps
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,11 @@ class UnitSession:
             self.mllm, training.sampler, self.questions, self.fold.train, folder, self.task.report_progress
         )
 
-    def select(self, model: Any, choices: Sequence[Choice]) -> None:
-        """Puts the choice into the model that is best on the source domains' `out` splits; writes validation.jsonl."""
+    def select(self, model: Any, adapters: Mapping[str, Path]) -> None:
+        """Puts the adapter into the model that is best on the source domains' `out` splits; writes validation.jsonl."""
         self.task.report_progress("selecting on the source domains' out splits")
         answering = self.task.config.evaluation.answering
-        lines = select_best(
-            model, self.mllm, list(choices), self.fold.validation, self.questions, answering, self.reader
-        )
+        lines = select_best(model, self.mllm, adapters, self.fold.validation, self.questions, answering, self.reader)
         write_json_lines(self.task.folder / VALIDATION, lines)
 
 

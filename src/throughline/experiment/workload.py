@@ -180,6 +180,10 @@ class Workload:
             (paths.shared, appended(paths.shared, prompt - paths.shared))
             for prompt in (paths.label_prompt, paths.reasoning_prompt)
         )
+        written = {
+            "label": (label, (paths.label, paths.longest_label), settings.label_tokens),
+            "reasoning": (reasoning, (paths.chain, paths.longest_chain), settings.chain_tokens),
+        }
         images_asked = cost.images_measured + cost.images_validated
         prefix = row_flops(shape, Row(paths.shared, paths.tiles, 1)).forward
         phases = [Phase("prompts", tokens=paths.shared * images_asked, flops=prefix * images_asked)]
@@ -190,12 +194,8 @@ class Workload:
                 trie = paths.trie + (0 if "label" in settings.answers else label[1].tokens)
                 flops = row_flops(shape, appended(paths.label_prompt, trie, paths.trie_inner)).forward
                 phases.append(Phase(way, tokens=trie * images, flops=flops * images))
-            elif way == "label":
-                lengths = paths.label, paths.longest_label
-                phases.append(self._written(way, shape, label, lengths, settings.label_tokens, images, batches))
             else:
-                lengths = paths.chain, paths.longest_chain
-                phases.append(self._written(way, shape, reasoning, lengths, settings.chain_tokens, images, batches))
+                phases.append(self._written(way, shape, *written[way], images, batches))
         return phases
 
     def _written(

@@ -119,13 +119,10 @@ def is_done(run_folder: Path, unit: Unit) -> bool:
 
 def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]:
     """Finished folders of the plan's units (by identity) that were made from other inputs."""
-    planned = {unit.identity: unit for unit in units}
+    planned: dict[tuple[object, ...] | None, Unit] = {unit.identity: unit for unit in units}
     stale = []
-    folders = sorted((run_folder / UNITS).glob("[!.]*")) if (run_folder / UNITS).is_dir() else []
-    for folder in folders:
-        inputs = _done_inputs(folder)
-        identity = _read_identity(folder)
-        unit = planned.get(identity) if identity is not None else None
+    for folder in sorted((run_folder / UNITS).glob("[!.]*")):
+        inputs, unit = _done_inputs(folder), planned.get(_read_identity(folder))
         if inputs is None or unit is None:
             continue
         changes = input_changes(inputs, unit.inputs)
@@ -141,13 +138,18 @@ def refuse_stale(stale: Sequence[StaleUnit]) -> None:
     changes = list(dict.fromkeys(change for item in stale for change in item.changes))
     # A changed parent changes its children too; the cause is what is worth saying.
     causes = [change for change in changes if not change.startswith("needs.")] or changes
-    shown = "; ".join(causes[:4]) + (f"; and {len(causes) - 4} more" if len(causes) > 4 else "")
+    shown = listed_changes(causes)
     others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
     raise ThroughlineError(
         f"a finished unit is stale, made from other inputs than this run's ({shown or 'its folder was renamed'})",
         f"{stale[0].folder}{others}",
         "undo the change, name another --out, or use --redo stale (keeps the old ones in units/.stale)",
     )
+
+
+def listed_changes(changes: Sequence[str]) -> str:
+    """The first four, and how many more there are."""
+    return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
 
 
 def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:

@@ -25,7 +25,6 @@ from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import Drawn, Sampler, SamplingRequest
-from throughline.training.stages.context import StageContext
 
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""
@@ -41,18 +40,6 @@ class RoundPlan:
     batch: int
     seed: int
     round: int
-
-    @classmethod
-    def of(cls, context: StageContext, number: int) -> RoundPlan:
-        """The plan of a round of a stage."""
-        return cls(
-            context.samples,
-            context.questions,
-            context.settings.self_labelling,
-            context.batch,
-            context.seed,
-            number,
-        )
 
 
 @dataclass(frozen=True)

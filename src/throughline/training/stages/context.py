@@ -49,20 +49,11 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage ended with: the model with its adapter in place, and the optimiser steps it took."""
+    """What a stage ended with: the model with its adapter in place."""
 
     model: Any
-    steps: int
     round: int | None = None
     """The round of self-labelling whose weights these are, where it is the last one."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An adapter that a selection may choose."""
-
-    name: str
-    adapter: Path
 
 
 @dataclass(frozen=True)
@@ -87,8 +78,8 @@ class StageContext:
     """The folder of the stage before, with its adapter; None for a new adapter on the checkpoint."""
     max_steps: int | None = None
     """Optimiser steps in place of the epochs."""
-    select: Callable[[Any, Sequence[Choice]], None] | None = None
-    """Puts the best choice's weights into the model; None where the last one stands."""
+    select: Callable[[Any, Mapping[str, Path]], None] | None = None
+    """Puts the best adapter of these, by name, into the model; None where the last one stands."""
     sampler: Callable[[Path], Sampler] | None = None
     """Who draws the chains of a round, given the round's folder."""
     after_round: Callable[[int, Path], None] = lambda number, folder: None

@@ -16,7 +16,6 @@ from throughline.runs.folder import ACCEPTED, ADAPTER, JOURNAL, ROUND, ROUNDS, T
 from throughline.runs.records import RoundLine, TrainingLine, read_record
 from throughline.training.objectives import Objective
 from throughline.training.stages.context import (
-    Choice,
     StageContext,
     StageResult,
     is_whole,
@@ -49,12 +48,11 @@ class Rounds:
         for number, folder in enumerate(folders, start=1):
             chains = read_accepted(folder) if folder in whole else self._round(context, model, number, folder, chains)
             forget_checkpoints(folder)
-        steps = sum(map(own_steps, folders))
         last = self._select(context, model, folders)
         save_stage(context.folder, model, _training_lines(folders))
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
-        mark_whole(context.folder, steps, context.steps_before)
-        return StageResult(model, steps, last)
+        mark_whole(context.folder, sum(map(own_steps, folders)), context.steps_before)
+        return StageResult(model, last)
 
     def _round(
         self, context: StageContext, model: Any, number: int, folder: Path, chains: Mapping[str, str]
@@ -69,7 +67,8 @@ class Rounds:
         from throughline.training.trainer import train_examples
 
         assert context.sampler is not None
-        plan = RoundPlan.of(context, number)
+        sampling = context.settings.self_labelling
+        plan = RoundPlan(context.samples, context.questions, sampling, context.batch, context.seed, number)
         report = context.counter(f"round {number}", "chains")
         labelled = self_label(
             context.sampler(folder), plan, folder / JOURNAL, adapter_fingerprint(model), report_progress=report
@@ -98,9 +97,8 @@ class Rounds:
         if context.select is None:
             return len(folders)
         assert context.start is not None
-        choices = [Choice("start", context.start / ADAPTER)]
-        choices += [Choice(f"round {number}", folder / ADAPTER) for number, folder in enumerate(folders, start=1)]
-        context.select(model, choices)
+        rounds = {f"round {number}": folder / ADAPTER for number, folder in enumerate(folders, start=1)}
+        context.select(model, {"start": context.start / ADAPTER, **rounds})
         return None
 
 

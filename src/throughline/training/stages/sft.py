@@ -10,12 +10,10 @@ from throughline.core.errors import ThroughlineError
 from throughline.runs.folder import ADAPTER
 from throughline.training.objectives import Objective
 from throughline.training.stages.context import (
-    Choice,
     StageContext,
     StageResult,
     is_whole,
     mark_whole,
-    own_steps,
     save_stage,
 )
 
@@ -61,11 +59,11 @@ class Sft:
             )
             if context.select is not None:
                 saved = sorted(epochs.iterdir(), key=lambda path: int(path.name))
-                context.select(model, [Choice(f"epoch {path.name}", path) for path in saved])
+                context.select(model, {f"epoch {path.name}": path for path in saved})
             save_stage(context.folder, model, lines)
             mark_whole(context.folder, steps, context.steps_before)
         forget_checkpoints(context.folder)
-        return StageResult(model, own_steps(context.folder))
+        return StageResult(model)
 
     def _pairs(self, context: StageContext) -> list[tuple[Sample, str | None]]:
         """Every sample, once for each of its chains where the objective needs one."""
