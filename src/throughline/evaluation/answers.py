@@ -4,11 +4,8 @@ Every planned sample ends in one prediction for each question; what cannot be re
 named. What the prompts about a sample begin with in common goes through the model once.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -95,27 +92,30 @@ class _Asking:
             for make, prompt in zip(self.makers, encoded, strict=True):
                 prompts[make].append(prompt)
         if readable:
-            batch = _encode_batch(self.mllm, prompts)
+            paths = {make: [prompt.path(self.mllm.chat) for prompt in own] for make, own in prompts.items()}
+            prefixes = _shared_prefixes(self.mllm, paths)
             shared = (time.monotonic() - began) / len(self.questions)
             for question in self.questions:
-                began = time.monotonic()
-                for sample, (reading, text) in zip(readable, self._ask(question, batch), strict=True):
+                began, make = time.monotonic(), question.prompt
+                replies = self._ask(question, prompts[make], paths[make], prefixes.get(make))
+                for sample, (reading, text) in zip(readable, replies, strict=True):
                     predictions[sample.id, question.name] = _prediction(sample, question, reading, text)
                 self.on_seconds(question.name, shared + time.monotonic() - began)
         for sample in samples:
             yield from (predictions[sample.id, question.name] for question in self.questions)
 
-    def _ask(self, question: Question, batch: _Batch) -> Iterator[tuple[Reading, str]]:
+    def _ask(
+        self, question: Question, prompts: Sequence[EncodedPrompt], paths: Sequence[Path], prefix: Prefix | None
+    ) -> Iterator[tuple[Reading, str]]:
         """What is read of each answer, and its text."""
-        answer, prefix = question.answer, batch.prefix_of(question.prompt)
+        answer = question.answer
         if isinstance(answer, Likelihood):
-            scores = label_log_likelihood(self.mllm, batch.prompts[question.prompt], answer.continuations, prefix)
+            scores = label_log_likelihood(self.mllm, prompts, answer.continuations, prefix)
             for probabilities in torch.softmax(scores.double(), dim=1).tolist():
                 yield answer.read(probabilities), ""
             return
         constraint = self.constraints.get(question.name)
         settings = SamplingSettings(max_new_tokens=answer.max_new_tokens, constrained=constraint is not None)
-        paths = batch.paths[question.prompt]
         for (reply,) in continuations_of(self.mllm, paths, settings, prefix=prefix, constraint=constraint):
             yield answer.read(reply.text, reply.finish_reason), reply.text
 
@@ -133,27 +133,13 @@ def _prediction(sample: Sample, question: Question, reading: Reading, text: str)
     )
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """The prompts of a batch of samples, and what they begin with, through the model already."""
-
-    prompts: Mapping[PromptMaker, Sequence[EncodedPrompt]]
-    paths: Mapping[PromptMaker, Sequence[Path]]
-    prefix: Prefix | None
-    on_prefix: Sequence[PromptMaker]
-
-    def prefix_of(self, make: PromptMaker) -> Prefix | None:
-        """The shared prefix where these prompts can grow on it."""
-        return self.prefix if make in self.on_prefix else None
-
-
-def _encode_batch(mllm: Mllm, prompts: Mapping[PromptMaker, Sequence[EncodedPrompt]]) -> _Batch:
-    paths = {make: [prompt.path(mllm.chat) for prompt in own] for make, own in prompts.items()}
+def _shared_prefixes(mllm: Mllm, paths: Mapping[PromptMaker, Sequence[Path]]) -> dict[PromptMaker, Prefix]:
+    """What the prompts about each sample begin with, through the model once: of the prompts that can grow on it."""
     if not mllm.plan.takes_layouts:
-        return _Batch(prompts, paths, None, ())
+        return {}
     beginnings = [common_path(together, mllm.chat.image_token_id) for together in zip(*paths.values(), strict=True)]
-    on_prefix = [make for make, own in paths.items() if _can_grow(own, beginnings)]
-    return _Batch(prompts, paths, encode_prefix(mllm.model, beginnings) if on_prefix else None, on_prefix)
+    growing = [make for make, own in paths.items() if _can_grow(own, beginnings)]
+    return dict.fromkeys(growing, encode_prefix(mllm.model, beginnings)) if growing else {}
 
 
 def _can_grow(paths: Sequence[Path], beginnings: Sequence[Path]) -> bool:

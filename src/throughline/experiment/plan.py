@@ -89,11 +89,8 @@ def _fold_units(
 ) -> list[Unit]:
     """The units of one fold and seed, one a method."""
     sources = [domain for domain in planned.images.domains if domain not in targets]
-    content = {
-        "images": planned.images.fingerprint(),
-        "checkpoint": checkpoint,
-        "chains": None if planned.chains is None else _source_chains(planned.chains, sources, methods.values()),
-    }
+    images = planned.images.fingerprint()
+    chains = None if planned.chains is None else _source_chains(planned.chains, sources, methods.values())
     units: dict[str, Unit] = {}
     for method in methods.values():
         parent = parent_of(method)
@@ -116,8 +113,8 @@ def _fold_units(
                 "seed": seed,
                 "trial_seed": config.data.trial_seed,
                 "factors": dict(levels),
-                "images": content["images"],
-                "chains": content["chains"] if method.needs_chains else None,
+                "images": images,
+                "chains": chains if method.needs_chains else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, method, checkpoint),
                 **_stage_inputs(config, method, parent),
