@@ -124,22 +124,17 @@ class ModelRecord(_Part):
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model in memory with its questions; `record` is None for a plain checkpoint, which is asked zero-shot."""
+    """A model in memory with its questions; `record` is None for what `fit` has not saved: a plain checkpoint, which is
+    asked zero-shot, or a unit."""
 
     mllm: Mllm
     questions: QuestionSet
     answering: AnswerSettings
     record: ModelRecord | None
-
-    @property
-    def method(self) -> str:
-        """How it was trained, in the words of results."""
-        return self.record.method if self.record is not None else "zero_shot"
-
-    @property
-    def seed(self) -> int:
-        """The seed of its training; 0 where nothing was trained."""
-        return self.record.seed if self.record is not None else 0
+    method: str = "zero_shot"
+    """How it was trained, in the words of results."""
+    seed: int = 0
+    """The seed of its training."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +216,7 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
     mllm = load_base(record, base)
     load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
     questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
-    return OpenedModel(mllm, questions, record.answering, record)
+    return OpenedModel(mllm, questions, record.answering, record, record.method, record.seed)
 
 
 def require_class_names(classes: Sequence[str]) -> None:

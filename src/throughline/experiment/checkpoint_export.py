@@ -13,18 +13,25 @@ from transformers import AutoConfig
 
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import file_sha256, require_free_folder, whole_folder, write_json
-from throughline.core.settings import Quantization
+from throughline.core.settings import ModelSettings, Quantization
 from throughline.domains.images import load_image
 from throughline.domains.listing import find_images
-from throughline.evaluation.saved_model import ADAPTER, RECORD, Base, find_record, open_model, require_class_names
+from throughline.evaluation.saved_model import (
+    ADAPTER,
+    RECORD,
+    Base,
+    OpenedModel,
+    find_record,
+    open_model,
+    require_class_names,
+)
 from throughline.experiment.config import RunConfig, load_config
 from throughline.experiment.preparation import preview_images
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
-from throughline.mllm.load import DTYPES, Mllm, open_checkpoint
+from throughline.mllm.load import DTYPES, open_checkpoint
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter
 from throughline.mllm.merge_check import PROBED, MergeCheck, check_merged, make_probe
 from throughline.mllm.merging import Merged, write_merged
-from throughline.questions.question_set import QuestionSet
 from throughline.runs.folder import CONFIG
 from throughline.runs.reader import read_unit
 
@@ -55,19 +62,6 @@ class Exported:
         return {"schema": SCHEMA, **asdict(self)}
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A base with its adapter in memory, at full width, and what it was asked in training."""
-
-    mllm: Mllm
-    questions: QuestionSet
-    method: str
-    base: str
-    """Where the base was opened."""
-    quantization: Quantization
-    """Of the base in training."""
-
-
 def export_merged(
     name: str,
     out: Path,
@@ -89,16 +83,17 @@ def export_merged(
         require_class_names(classes)
     paths = find_images([images]) if images is not None else []
     shown = [load_image(path) for path in paths[:: max(1, len(paths) // PROBED)][:PROBED]]
-    trained = _trained(name, base, classes)
+    trained, settings = _open_trained(name, base, classes)
     questions = trained.questions
     with whole_folder(out) as work:
-        merged = write_merged(trained.mllm, work, dtype or _own_dtype(trained.base))
+        dtype = dtype or _own_dtype(checkpoint_source(settings.checkpoint, settings.hub))
+        merged = write_merged(trained.mllm, work, dtype)
         probe = make_probe(shown, questions.texts, questions.class_names, questions.format)
         exported = Exported(
             method=trained.method,
             base={"name": trained.mllm.name, "fingerprint": trained.mllm.fingerprint},
             adapter_sha256=file_sha256(Path(name).expanduser() / ADAPTER / ADAPTER_WEIGHTS),
-            quantization=trained.quantization,
+            quantization=settings.quantization,
             classes=questions.classes,
             prompts={"label": questions.label, "reasoning": questions.reasoning},
             format=questions.format.name,
@@ -110,17 +105,17 @@ def export_merged(
     return exported
 
 
-def _trained(name: str, base: Base, classes: Sequence[str] | None) -> _Trained:
+def _open_trained(name: str, base: Base, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
+    """The model in memory, its base at full width; and the settings of its base in training, with where it lies now."""
     folder = Path(name).expanduser()
     if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
-        return _of_a_run(folder, base, classes)
+        return _open_unit(folder, base, classes)
     record = find_record(name, base.hub)
     if record is None:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
     _require_full_width(record.quantization, base, folder)
-    opened = open_model(name, classes, base)
-    source = checkpoint_source(base.over(record.model).checkpoint, base.hub)
-    return _Trained(opened.mllm, opened.questions, opened.method, source, record.quantization)
+    settings = base.over(record.model).model_copy(update={"quantization": record.quantization})
+    return open_model(name, classes, base), settings
 
 
 def _require_full_width(trained_on: Quantization, base: Base, folder: Path) -> None:
@@ -133,27 +128,27 @@ def _require_full_width(trained_on: Quantization, base: Base, folder: Path) -> N
         )
 
 
-def _of_a_run(folder: Path, base: Base, classes: Sequence[str] | None) -> _Trained:
+def _open_unit(folder: Path, base: Base, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
     """A unit's folder or a round's inside it: what the adapter does not say stands in the unit and the run."""
-    unit = read_unit(folder) or read_unit(folder.absolute().parent)
-    if unit is None:
+    read = read_unit(folder) or read_unit(folder.absolute().parent)
+    if read is None:
         raise ThroughlineError("this adapter belongs to no unit of a run", folder, "name the run's own folder of it")
-    run = load_config(str(unit.folder.absolute().parent.parent / CONFIG))
-    config = run.at(run.data, unit.unit.factors)
-    _require_full_width(config.model.quantization, base, folder)
-    changes = {"hub": base.hub or config.model.hub, "quantization": "none"}
-    model = base.over(config.model).model_copy(update=changes)
-    is_local = checkpoint_folder(model.checkpoint) is not None
-    if not is_local and not model.hub:
-        raise ThroughlineError("no such checkpoint", model.checkpoint, "name the unit's base with --checkpoint")
-    mllm = open_checkpoint(model)
-    if is_local and mllm.fingerprint != unit.unit.inputs["model"]["checkpoint"]:
+    unit, run = read.unit, load_config(str(read.folder.absolute().parent.parent / CONFIG))
+    config = run.at(run.data, unit.factors)
+    trained_on = config.model.quantization
+    _require_full_width(trained_on, base, folder)
+    settings = base.over(config.model).model_copy(update={"hub": base.hub or config.model.hub, "quantization": "none"})
+    is_local = checkpoint_folder(settings.checkpoint) is not None
+    if not is_local and not settings.hub:
+        raise ThroughlineError("no such checkpoint", settings.checkpoint, "name the unit's base with --checkpoint")
+    mllm = open_checkpoint(settings)
+    if is_local and mllm.fingerprint != unit.inputs["model"]["checkpoint"]:
         what = "this base is not the one that the unit started from"
-        raise ThroughlineError(what, model.checkpoint, "name the right one")
+        raise ThroughlineError(what, settings.checkpoint, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
-    questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.unit.dataset))
-    source = checkpoint_source(model.checkpoint, model.hub)
-    return _Trained(mllm, questions, unit.unit.method, source, config.model.quantization)
+    questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.dataset))
+    opened = OpenedModel(mllm, questions, config.evaluation.answering, None, unit.method, unit.seed)
+    return opened, settings.model_copy(update={"quantization": trained_on})
 
 
 def _classes_of(config: RunConfig, dataset: str) -> tuple[str, ...]:

@@ -39,7 +39,6 @@ class Progress:
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    lifeline: Connection
     unit: Unit | None = None
     progress: str = ""
 
@@ -159,13 +158,11 @@ def _last_words(worker: _Worker) -> str:
 def _start(job: Job) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     ours, theirs = context.Pipe()
-    ends, holds = context.Pipe(duplex=False)
-    # No daemon, since those may not start processes, and a stage may have loaders: `_end` and the lifeline end it.
-    process = context.Process(target=work, args=(theirs, ends, job), daemon=False)
+    # No daemon, since those may not start processes, and a stage may have loaders: `_end` ends it, or it ends itself.
+    process = context.Process(target=work, args=(theirs, job), daemon=False)
     process.start()
     theirs.close()
-    ends.close()
-    return _Worker(process, ours, holds)
+    return _Worker(process, ours)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -182,7 +179,6 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.kill()
             worker.process.join()
         worker.connection.close()
-        worker.lifeline.close()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Started by `local`. It dies with its parent, so that no orphan goes on writing i
 
 import contextlib
 import importlib
+import multiprocessing
 import os
 import sys
 import threading
@@ -71,9 +72,9 @@ def thread_environment(threads: int) -> dict[str, str]:
     }
 
 
-def work(connection: Connection, lifeline: Connection, job: Job) -> None:
+def work(connection: Connection, job: Job) -> None:
     """The worker's whole life: units in, messages out, until None or the parent's end."""
-    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     hold_as_worker(job.run_folder)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (unit := connection.recv()) is not None:
@@ -115,8 +116,8 @@ def _note_failure(error: Exception, unit: Unit, run_folder: Path) -> str:
     return f"{type(error).__name__}: {first} [{path}]: the traceback is there; the same command tries again"
 
 
-def _die_with_parent(lifeline: Connection) -> None:
-    """Waits for the end of a pipe whose other end only the parent holds, and that nothing is ever written to."""
-    with contextlib.suppress(EOFError, OSError):
-        lifeline.recv_bytes()
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
