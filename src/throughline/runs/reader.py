@@ -25,10 +25,14 @@ from throughline.runs.folder import (
     ADAPTER,
     CONFIG,
     DONE,
+    ENVIRONMENT,
     JOURNAL,
+    METRICS,
     PREDICTIONS,
     RESULTS,
+    ROUNDS,
     STAGE,
+    TRAINING,
     UNIT,
     UNITS,
     VALIDATION,
@@ -133,9 +137,9 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     results = _read_results(folder)
     faults: list[str] = []
-    config = _mapping(folder / "config.yaml", faults, yaml.safe_load, "mapping")
-    config_text = (folder / "config.yaml").read_text(errors="replace") if (folder / CONFIG).is_file() else ""
-    environment = _mapping(folder / "environment.json", faults)
+    config = _mapping(folder / CONFIG, faults, yaml.safe_load, "mapping")
+    config_text = (folder / CONFIG).read_text(errors="replace") if (folder / CONFIG).is_file() else ""
+    environment = _mapping(folder / ENVIRONMENT, faults)
     first_lines = {line.unit: line for line in reversed(results)}
     if (folder / REDUCED_PREDICTIONS).is_file():
         units = _reduced_units(folder, first_lines)
@@ -163,10 +167,10 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         unit = known
     if unit is None:
         return None
-    training, torn_training = _read_lines(folder / "training.jsonl", TrainingLine)
-    rounds, torn_rounds = _read_lines(folder / "rounds.jsonl", RoundLine)
+    training, torn_training = _read_lines(folder / TRAINING, TrainingLine)
+    rounds, torn_rounds = _read_lines(folder / ROUNDS, RoundLine)
     faults += torn_training + torn_rounds
-    faults += [f"no {name}" for name in ("metrics.json", PREDICTIONS) if not (folder / name).is_file()]
+    faults += [f"no {name}" for name in (METRICS, PREDICTIONS) if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [] if done else ["not done"]
     steps = _mapping(folder / STAGE, []).get("cumulative_steps")  # what was never trained has none
@@ -209,8 +213,7 @@ def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
 
 def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict[str, UnitFolder]:
     """The units of a reduced folder, each with what its first results line says of it."""
-    path = folder / "rounds.jsonl"
-    rows, torn = _read_rows(path)
+    rows, torn = _read_lines(folder / ROUNDS, dict[str, Any])
     predictions = _reduced_predictions(folder / REDUCED_PREDICTIONS, first_lines)
     return {
         name: UnitFolder(
@@ -218,7 +221,7 @@ def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict
             unit=_unit_of(line),
             folder=folder,
             rounds=tuple(read_record(RoundLine, row) for row in rows if row["unit"] == name),
-            faults=tuple(_torn(path, torn)),
+            faults=tuple(torn),
             _predictions={None: tuple(predictions[name])},
         )
         for name, line in sorted(first_lines.items())
@@ -249,31 +252,15 @@ def _reduced_predictions(path: Path, first_lines: Mapping[str, ResultsLine]) -> 
 
 def _read_lines(path: Path, kind: type[Record]) -> tuple[tuple[Record, ...], list[str]]:
     """The lines that can be read, and one fault where some cannot: a kill may cut the last line of a log."""
-    rows, torn = _read_rows(path)
-    records = []
-    for row in rows:
-        try:
-            records.append(read_record(kind, row))
-        except ValidationError:
-            torn += 1
-    return tuple(records), _torn(path, torn)
-
-
-def _read_rows(path: Path) -> tuple[list[Any], int]:
-    """The rows that are JSON, and how many lines are not."""
     text = path.read_text("utf-8", errors="replace").removesuffix("\n") if path.is_file() else ""
-    rows, torn = [], 0
+    records, torn = [], 0
     # at line feeds alone: what a model wrote may hold other ends of lines, such as U+2028
     for line in text.split("\n") if text else ():
         try:
-            rows.append(json.loads(line))
+            records.append(read_record(kind, json.loads(line)))
         except ValueError:
             torn += 1
-    return rows, torn
-
-
-def _torn(path: Path, torn: int) -> list[str]:
-    return [f"{path.name}: {torn} unreadable lines left out"] if torn else []
+    return tuple(records), [f"{path.name}: {torn} unreadable lines left out"] if torn else []
 
 
 def _mapping(

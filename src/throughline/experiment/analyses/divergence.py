@@ -8,13 +8,12 @@ from pydantic import TypeAdapter
 from throughline.analysis.divergence import VERSION, Divergence, Of, divergence
 from throughline.analysis.embeddings import Chosen, ClipTowers, Encoder, OwnTowers
 from throughline.analysis.passages import CLASS, END, MENTION, TAG, TEXT, Word, chain_words
-from throughline.analysis.records import Missing
+from throughline.analysis.records import BASE, Missing
 from throughline.analysis.scoring import Scorer
 from throughline.core.files import content_hash, write_atomically
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
-from throughline.experiment.analyses.scoring import SHARDS, Scoring
-from throughline.experiment.analyses.settings import AnalyzeSettings
+from throughline.experiment.analyses.scoring import Scoring
 from throughline.mllm.checkpoints import fingerprint_checkpoint
 
 PARTS: tuple[tuple[Of, Chosen], ...] = (
@@ -25,28 +24,28 @@ PARTS: tuple[tuple[Of, Chosen], ...] = (
 _RECORDS = TypeAdapter(tuple[Divergence, ...])
 
 
-def measure_divergence(scoring: Scoring, settings: AnalyzeSettings) -> tuple[tuple[Divergence, ...], list[Missing]]:
-    """All kinds, from disk where they were measured before; and what is wrong with images that cannot be read."""
+def measure_divergence(
+    scoring: Scoring, limit: int, clip: str | None, hub: bool
+) -> tuple[tuple[Divergence, ...], list[Missing]]:
+    """All kinds, of `limit` images of each domain, from disk where they were measured before; and what is wrong with
+    images that cannot be read. `clip` is a checkpoint, from the hub where that is allowed."""
     subject = scoring.subject
-    samples, broken = readable(_of_each_domain(subject.images.samples, subject.chains, settings.images_at_most))
+    samples, broken = readable(_of_each_domain(subject.images.samples, subject.chains, limit))
     missing = [Missing(what=name, why=why, analysis="divergence") for name, why in broken.items()]
-    inputs = {
-        "version": VERSION,
+    content = {
         "images": subject.images.fingerprint(),
-        "checkpoint": subject.checkpoint,
         "chains": content_hash(dict(subject.chains)),
-        "loading": list(subject.loading),
         "format": subject.questions.format.name,
         "classes": list(subject.questions.classes),
-        "limit": settings.images_at_most,
-        "clip": None if settings.clip is None else fingerprint_checkpoint(settings.clip),
+        "limit": limit,
+        "clip": None if clip is None else fingerprint_checkpoint(clip),
     }
-    path = subject.folder / SHARDS / f"divergence-{content_hash(inputs)[:12]}.json"
+    path = scoring.shard("divergence", BASE, content, VERSION).with_suffix(".json")
     if path.is_file():
         return _RECORDS.validate_json(path.read_text()), missing
     scoring.say("divergence between domains")
     with scoring.weights.at(None) as mllm:
-        records = tuple(_measured(scoring.scorer(mllm), samples, subject.chains, settings.clip, settings.hub))
+        records = tuple(_measured(scoring.scorer(mllm), samples, subject.chains, clip, hub))
     write_atomically(path, _RECORDS.dump_json(records))
     return records, missing
 

@@ -15,7 +15,7 @@ from throughline.experiment.analyses.model_subject import ModelSource, open_subj
 from throughline.experiment.analyses.run_subject import read_analyzed_run, read_config
 from throughline.experiment.analyses.scoring import Say, Scoring
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
-from throughline.experiment.analyses.settings import AnalyzeSettings, require_known
+from throughline.experiment.analyses.settings import USUAL_LIMIT, AnalyzeSettings, require_known
 from throughline.experiment.analyses.subject import AnalyzedFold
 from throughline.experiment.analyses.weights import Weights
 from throughline.experiment.preparation import SCENES
@@ -70,7 +70,8 @@ def _analyze(
     """Measures the folds, and writes that with what stays of an earlier call. Divergence is of the first combination of
     the factors' levels."""
     before = _read_before(folder / FILE, say)
-    settings = settings.with_limit_of(before)
+    # what was measured of other images could not stand beside what is measured now
+    limit = settings.limit or (USUAL_LIMIT if before is None else before.limit)
     subject = folds[0].subject
     scoring = Scoring(subject, Weights(subject.load), say)
     records: list[Fold] = []
@@ -78,18 +79,18 @@ def _analyze(
     for number, fold in enumerate(folds, start=1):
         place = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
         scoring = scoring.of(fold.subject, partial(_say, say, place))
-        analysis = FoldAnalysis(scoring, fold, settings.images_at_most, settings.methods)
+        analysis = FoldAnalysis(scoring, fold, limit, settings.methods)
         records.append(analysis.measure(settings.what))
         missing += analysis.missing
     apart: tuple[Divergence, ...] = ()
     if "divergence" in settings.what:
-        apart, unreadable = measure_divergence(scoring.of(subject, say), settings)
+        apart, unreadable = measure_divergence(scoring.of(subject, say), limit, settings.clip, settings.hub)
         missing += unreadable
     measured = Analysis(
         dataset=subject.images.name,
         model=subject.model,
         drawn=(subject.images.root / SCENES).is_file(),
-        limit=settings.images_at_most,
+        limit=limit,
         conclusions_of=settings.methods,
         classes=subject.questions.classes,
         folds=tuple(records),

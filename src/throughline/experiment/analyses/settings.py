@@ -1,13 +1,11 @@
 """What an analysis looks at; free of torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from throughline.analysis.document import WHAT, Analysis
+from throughline.analysis.document import WHAT
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
 
@@ -34,16 +32,6 @@ class AnalyzeSettings(Settings):
     """Where the run's checkpoint lies."""
     device: str = "auto"
     """Where to compute; `auto` is what the run's config says."""
-
-    @property
-    def images_at_most(self) -> int:
-        """The limit."""
-        return self.limit or USUAL_LIMIT
-
-    def with_limit_of(self, before: Analysis | None) -> AnalyzeSettings:
-        """These with a limit: what was measured of other images could not stand beside what is measured now."""
-        earlier = before.limit if before is not None else USUAL_LIMIT
-        return self.model_copy(update={"limit": self.limit or earlier})
 
 
 def require_known(what: Sequence[str]) -> None:

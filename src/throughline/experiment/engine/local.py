@@ -47,11 +47,9 @@ class _Schedule:
     """Which units wait, run, are done or failed."""
 
     def __init__(self, units: Sequence[Unit], done: set[str], priorities: Mapping[str, float]) -> None:
-        self.names = {unit.name for unit in units}
-        self.total = len(units)
-        self.done = set(done) & self.names
-        order = sorted(range(len(units)), key=lambda place: (-priorities[units[place].name], place))
-        self.waiting = [units[place] for place in order if units[place].name not in self.done]
+        self.done = set(done)
+        pressing = sorted(units, key=lambda unit: -priorities[unit.name])
+        self.waiting = [unit for unit in pressing if unit.name not in self.done]
         self.failures: list[str] = []
 
     def next(self) -> Unit | None:
@@ -90,7 +88,7 @@ def run_units(
         share = worked / planned if planned else 1.0
         expected = (worked_at - begun) * (1 - share) / share if worked else None
         left = None if expected is None else max(0.0, expected - (time.monotonic() - worked_at))
-        on_progress(Progress(len(schedule.done), schedule.total, share, left, MappingProxyType(running)))
+        on_progress(Progress(len(schedule.done), len(units), share, left, MappingProxyType(running)))
 
     workers: list[_Worker] = []
     try:
