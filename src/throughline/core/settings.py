@@ -5,6 +5,7 @@ Values the RD-MLDG paper states are marked (paper); those it leaves open name wh
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import PurePath
 from typing import Any, Literal, get_origin
@@ -23,7 +24,7 @@ class Settings(BaseModel):
     def _listed(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: _as_list(value) if cls._is_list(name) else value for name, value in values.items()}
+        return {name: as_list(value) if cls._is_list(name) else value for name, value in values.items()}
 
     @classmethod
     def _is_list(cls, name: str) -> bool:
@@ -31,8 +32,11 @@ class Settings(BaseModel):
         return field is not None and get_origin(field.annotation) is tuple
 
 
-def _as_list(value: Any) -> Any:
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+def as_list(value: Any) -> Any:
+    """`a,b` and a lone value as a list, so that `--set seeds=0` and `--set methods=cls,mtct` work; else the value."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return [value] if isinstance(value, int) else value
 
 
 Quantization = Literal["none", "nf4"]
@@ -125,6 +129,10 @@ class StageSettings(Settings):
     """Optimiser steps between checkpoints that a killed stage can go on from."""
     report_to: tuple[str, ...] = ()
     """Trackers of transformers.Trainer, e.g. `tensorboard`, `wandb`, `trackio`."""
+
+    def steps(self, samples: int) -> int:
+        """Optimiser steps of a stage on so many samples."""
+        return math.ceil(self.epochs * math.ceil(samples / self.batch))
 
 
 class WordingSettings(Settings):

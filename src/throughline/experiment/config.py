@@ -23,29 +23,23 @@ from throughline.core.settings import (
     Settings,
     TrainingSettings,
     WordingSettings,
+    as_list,
 )
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.presets import preset_names, preset_path
 from throughline.questions.question_set import QuestionSet, make_question_set
 
 
-def _listed(value: Any) -> Any:
-    """`a,b` and a lone value are lists too, so that `--set seeds=0` and `--set methods=cls,mtct` work."""
-    if isinstance(value, str):
-        return [word.strip() for word in value.split(",") if word.strip()]
-    return [value] if isinstance(value, int) else value
-
-
 def _named(value: Any) -> Any:
     """A domain called 15 is the name "15": YAML reads it as a number."""
-    listed = _listed(value)
-    return (
-        [str(item) if type(item) in {int, float} else item for item in listed] if isinstance(listed, list) else listed
-    )
+    listed = as_list(value)
+    if not isinstance(listed, list):
+        return listed
+    return [str(item) if type(item) in {int, float} else item for item in listed]
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 def _named_levels(value: Any) -> Any:

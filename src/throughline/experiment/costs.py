@@ -70,8 +70,7 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
 
 def _stage_cost(config: RunConfig, samples: int) -> Cost:
     stage = config.training.stage
-    steps = math.ceil(stage.epochs * math.ceil(samples / stage.batch))
-    return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=steps)
+    return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=stage.steps(samples))
 
 
 def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
@@ -86,14 +85,10 @@ def _cost_of(stage: Stage, config: RunConfig, samples: int) -> Cost:
         once, rounds = _stage_cost(config, samples), config.training.rounds
         return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, samples * rounds)
     if stage.steps_like is not None:
-        steps = _all_steps(METHODS[stage.steps_like], config, samples)
+        copied = METHODS[stage.steps_like].stages
+        steps = sum(_cost_of(each, config, samples).optimiser_steps for each in copied)
         return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
     return _stage_cost(config, samples * (config.chains.per_image if stage.needs_chains else 1))
-
-
-def _all_steps(method: Method, config: RunConfig, samples: int) -> int:
-    """Optimiser steps of a method with what it starts from."""
-    return sum(_cost_of(stage, config, samples).optimiser_steps for stage in method.stages)
 
 
 def _answering_cost(method: Method, config: RunConfig, images: int, validation: int) -> Cost:

@@ -44,9 +44,9 @@ from throughline.experiment.plan import PlannedSet, plan_final
 from throughline.experiment.preparation import (
     CHAINS,
     SCENES,
-    Chains,
     dataset_name,
     gather_chains,
+    read_accepted_chains,
     require_chain_source,
     require_server,
 )
@@ -139,13 +139,14 @@ def fit_model(
     require_own_folder(out, (RECORD, UNFINISHED), "a model")
     require_writable(out / RECORD)
     with _workplace(out) as work:
+        chains = None
         if needs_chains:
             report_progress("preparing chains")
-        chains = gather_chains(config, images, work / CHAINS) if needs_chains else None
+            chains = gather_chains(config, images, work / CHAINS)
         report_progress("looking at the checkpoint")
         config = with_commit(config)
         fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
-        planned = PlannedSet(config.data, images, None if chains is None else chains.by_domain)
+        planned = PlannedSet(config.data, images, chains)
         units = plan_final(config, planned, fingerprint)
         earlier = _finished(out, units[-1])
         if earlier is None:
@@ -196,7 +197,12 @@ def _finished(out: Path, unit: Unit) -> ModelRecord | None:
 
 
 def _record(
-    config: RunConfig, images: ImageSet, chains: Chains | None, units: tuple[Unit, ...], work: Path, fingerprint: str
+    config: RunConfig,
+    images: ImageSet,
+    chains: Mapping[str, str] | None,
+    units: tuple[Unit, ...],
+    work: Path,
+    fingerprint: str,
 ) -> ModelRecord:
     model, unit = config.model, units[-1]
     folder = checkpoint_folder(model.checkpoint)
@@ -234,18 +240,16 @@ def _record(
             by_domain={domain: len(images.in_domain(domain)) for domain in images.domains},
             drawn=(images.root / SCENES).is_file(),
         ),
-        chains=None if chains is None else _training_chains(config, chains),
+        chains=None
+        if chains is None
+        else TrainingChains(
+            source="describer" if config.chains.journal is None else "journal",
+            rule=config.chains.rule,
+            accepted=sum(map(len, read_accepted_chains(work / CHAINS).values())),
+            sha256=content_hash(chains),
+        ),
         versions={**environment["packages"], "python": environment["python"], "commit": environment["commit"]},
         inputs=dict(unit.inputs),
-    )
-
-
-def _training_chains(config: RunConfig, chains: Chains) -> TrainingChains:
-    return TrainingChains(
-        source="describer" if config.chains.journal is None else "journal",
-        rule=config.chains.rule,
-        accepted=sum(map(len, chains.texts.values())),
-        sha256=content_hash(dict(chains.by_domain)),
     )
 
 

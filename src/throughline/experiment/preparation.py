@@ -3,8 +3,7 @@
 `preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
@@ -19,14 +18,6 @@ from throughline.training.methods import method_table
 IMAGES, CHAINS = "images", "chains"
 SCENES = "scenes.jsonl"
 """Stands in the root of a drawn world; the describer reads it."""
-
-
-@dataclass(frozen=True)
-class Chains:
-    """Accepted chain texts by sample id, and for each domain a hash of its own: what a fold learns from is content."""
-
-    texts: Mapping[str, tuple[str, ...]]
-    by_domain: Mapping[str, str]
 
 
 def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
@@ -65,12 +56,6 @@ def draw_images(data: DataConfig, name: str, root: Path) -> ImageSet:
     assert data.drawn is not None
     write_world(root, per_class=data.drawn.per_class, seed=data.drawn.seed, size=data.drawn.size)
     return read_images(root, name=name)
-
-
-def source_domains(data: DataConfig, images: ImageSet) -> tuple[str, ...]:
-    """The domains that at least one fold trains on."""
-    targets = images.domains if data.targets == "all" else data.targets
-    return images.domains if len(set(targets)) > 1 else tuple(d for d in images.domains if d not in targets)
 
 
 def place_of(folder: str, position: int) -> str:
@@ -113,20 +98,16 @@ def journal_paths(journal: str) -> tuple[Path, ...]:
     return journals
 
 
-def prepare_chains(config: RunConfig, data: DataConfig, images: ImageSet, store: Path) -> Chains | None:
-    """Builds or reads the accepted chains of the source domains of one image set and writes them to `store`.
-
-    None where the run has no use for any. A domain that is never a source is not shown to the teacher.
-    """
-    if not has_chains(config):
-        return None
-    sources = source_domains(data, images)
-    shown = replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
-    return gather_chains(config, shown, store)
+def of_sources(data: DataConfig, images: ImageSet) -> ImageSet:
+    """The images of the domains that at least one fold trains on: no other is shown to a teacher."""
+    targets = set(images.domains if data.targets == "all" else data.targets)
+    sources = images.domains if len(targets) > 1 else set(images.domains) - targets
+    return replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
 
 
-def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> Chains:
-    """Builds or reads the accepted chains of all these images and writes them to `store`."""
+def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str, str]:
+    """Builds or reads the accepted chains of all these images and writes them to `store`. For each domain that has any
+    a hash of its own: what a fold learns from is content."""
     from throughline.chains.formats import FORMATS
     from throughline.teaching.building import all_accepted_chains, build_chains
     from throughline.teaching.plan import BuildPlan
@@ -152,7 +133,10 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> Chains:
         )
     rows = ({"sample_id": name, "text": text} for name in texts for text in texts[name])
     write_json_lines(store / ACCEPTED, rows)
-    return Chains(texts, hash_by_domain(texts, images))
+    by_domain: dict[str, list[tuple[str, str]]] = {}
+    for name, own in texts.items():
+        by_domain.setdefault(images.by_id[name].domain, []).extend((name, text) for text in own)
+    return {domain: content_hash(pairs) for domain, pairs in by_domain.items()}
 
 
 def read_accepted_chains(store: Path) -> dict[str, tuple[str, ...]]:
@@ -162,14 +146,6 @@ def read_accepted_chains(store: Path) -> dict[str, tuple[str, ...]]:
     for row in read_json_lines(path) if path.is_file() else ():
         chains[row["sample_id"]] = (*chains.get(row["sample_id"], ()), row["text"])
     return chains
-
-
-def hash_by_domain(texts: Mapping[str, tuple[str, ...]], images: ImageSet) -> dict[str, str]:
-    """Content hash of the chains of each domain that has any."""
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for name in sorted(texts):
-        rows.setdefault(images.by_id[name].domain, []).extend((name, text) for text in texts[name])
-    return {domain: content_hash(pairs) for domain, pairs in rows.items()}
 
 
 def _undrawn(drawn: DrawnConfig, name: str) -> ImageSet:

@@ -10,7 +10,7 @@ from pathlib import Path
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig, resolved_yaml
-from throughline.experiment.costs import Cost, estimate_costs, longest_first
+from throughline.experiment.costs import Cost, estimate_costs
 from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment
@@ -20,9 +20,10 @@ from throughline.experiment.preparation import (
     CHAINS,
     IMAGES,
     draw_images,
+    gather_chains,
     has_chains,
+    of_sources,
     place_of,
-    prepare_chains,
     preview_images,
     require_chain_source,
     require_server,
@@ -129,15 +130,7 @@ def execute_units(
     """Has the units executed that are not done in the job's folder, and returns their number."""
     costs = estimate_costs(units, job.config, job.sets)
     done = {unit.name for unit in units if is_done(job.run_folder, unit)}
-    run_units(
-        units,
-        job,
-        done=done,
-        priorities=longest_first(units, costs),
-        weights={name: cost.weight for name, cost in costs.items()},
-        finished=finished,
-        on_progress=on_progress,
-    )
+    run_units(units, job, done=done, costs=costs, finished=finished, on_progress=on_progress)
     return len(units) - len(done)
 
 
@@ -151,10 +144,11 @@ def _prepared(
         if data.drawn is not None:
             report_progress("drawing images")
             images = draw_images(data, previewed.name, run_folder / place_of(IMAGES, position))
+        chains = None
         if has_chains(config):
             report_progress("preparing chains")
-        chains = prepare_chains(config, data, images, run_folder / place_of(CHAINS, position))
-        planned.append(PlannedSet(data, images, None if chains is None else chains.by_domain))
+            chains = gather_chains(config, of_sources(data, images), run_folder / place_of(CHAINS, position))
+        planned.append(PlannedSet(data, images, chains))
     return planned
 
 

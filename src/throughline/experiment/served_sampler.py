@@ -6,6 +6,7 @@ or started before a chain is missing, so that a round that was killed in trainin
 
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,46 +28,43 @@ NAME = "throughline"
 """What the server is told to call the model, where it can be told."""
 
 
+@dataclass(frozen=True)
 class ServedSampler:
     """Draws from the model as it is when `draw` is called. The weights are served in the type they have in memory."""
 
     whole_batches: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        mllm: Mllm,
-        settings: SamplerSettings,
-        questions: QuestionSet,
-        probed: Sequence[Sample],
-        folder: Path,
-        report_progress: Callable[[str], None],
-    ) -> None:
-        assert settings.serve is not None
-        self._mllm, self._settings, self._questions, self._probed = mllm, settings, questions, probed[:PROBED]
-        self._folder, self._report_progress = folder, report_progress
-        self._command = ServeCommand(settings.serve)
+    mllm: Mllm
+    settings: SamplerSettings
+    questions: QuestionSet
+    samples: Sequence[Sample]
+    """The merge is proved on the images of the first of them."""
+    folder: Path
+    report_progress: Callable[[str], None]
 
     @property
     def params(self) -> Mapping[str, Any]:
         """The command, as the unit's hash has it."""
-        return self._settings.identity
+        return self.settings.identity
 
     def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """Nothing, and no server, when nothing is asked. ThroughlineError when the merge is not the adapter's equal,
         the server does not start, or as `EndpointSampler.draw` raises."""
         if not any(batches):
             return
-        self._command.require_program()
-        checkpoint, log = self._folder.resolve() / CHECKPOINT, self._folder / LOG
+        assert self.settings.serve is not None
+        command = ServeCommand(self.settings.serve)
+        command.require_program()
+        checkpoint, log = self.folder.resolve() / CHECKPOINT, self.folder / LOG
         try:
             self._merge(checkpoint)
-            self._report_progress("starting the server")
-            with running_server(self._command, checkpoint, NAME, log, self._settings.start_seconds) as server:
+            self.report_progress("starting the server")
+            with running_server(command, checkpoint, NAME, log, self.settings.start_seconds) as server:
                 sampler = EndpointSampler(
                     server.url,
-                    self._command.served_name(checkpoint, NAME),
+                    command.served_name(checkpoint, NAME),
                     self.params,
-                    at_once=self._settings.at_once,
+                    at_once=self.settings.at_once,
                     require_alive=server.require_alive,
                 )
                 yield from sampler.draw(request, batches)
@@ -75,13 +73,13 @@ class ServedSampler:
         log.unlink(missing_ok=True)
 
     def _merge(self, folder: Path) -> None:
-        self._report_progress("merging the adapter")
+        self.report_progress("merging the adapter")
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
         with readable_os_errors(folder):
             folder.mkdir(parents=True)
-        dtype = str(self._mllm.model.dtype).removeprefix("torch.")
-        merged = write_merged(self._mllm, folder, dtype, sampled=True)
-        images = [load_image(sample.path) for sample in self._probed]
-        questions = self._questions
+        dtype = str(self.mllm.model.dtype).removeprefix("torch.")
+        merged = write_merged(self.mllm, folder, dtype, sampled=True)
+        images = [load_image(sample.path) for sample in self.samples[:PROBED]]
+        questions = self.questions
         probe = make_probe(images, questions.texts, questions.class_names, questions.format)
-        check_merged(self._mllm, folder, merged, probe)
+        check_merged(self.mllm, folder, merged, probe)

@@ -238,7 +238,7 @@ def train_stage(
     Raises ThroughlineError when the device's memory does not suffice.
     """
     micro = _divisor(settings.batch, settings.micro_batch)
-    steps = max_steps if max_steps is not None else _steps_of(settings, len(dataset))
+    steps = max_steps if max_steps is not None else settings.steps(len(dataset))
     device = next(model.parameters()).device
     start = _trainable(model) if settings.auto_batch else {}
     while True:
@@ -375,11 +375,6 @@ def _forget(checkpoints: Iterable[Path]) -> None:
     for checkpoint in list(checkpoints):
         (checkpoint / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _steps_of(settings: StageSettings, samples: int) -> int:
-    """Optimiser steps of a stage on so many samples."""
-    return math.ceil(settings.epochs * math.ceil(samples / settings.batch))
 
 
 def _divisor(batch: int, most: int) -> int:

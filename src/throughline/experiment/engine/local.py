@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
 
 from throughline.core.errors import Interrupted, ThroughlineError
+from throughline.experiment.costs import Cost, longest_first
 from throughline.experiment.engine.worker import Job, thread_environment, work
 from throughline.runs.unit import Unit
 
@@ -68,8 +69,7 @@ def run_units(
     job: Job,
     *,
     done: set[str],
-    priorities: Mapping[str, float],
-    weights: Mapping[str, float],
+    costs: Mapping[str, Cost],
     finished: Callable[[Unit], None],
     on_progress: Callable[[Progress], None],
 ) -> None:
@@ -78,8 +78,8 @@ def run_units(
     A unit that fails, or whose worker dies, stops new units from starting; those at work finish, then a
     ThroughlineError says what happened in one line. Ctrl-C ends the workers and raises Interrupted.
     """
-    schedule = _Schedule(units, done, priorities)
-    planned = sum(weights[unit.name] for unit in schedule.waiting)
+    schedule = _Schedule(units, done, longest_first(units, costs))
+    planned = sum(costs[unit.name].weight for unit in schedule.waiting)
     begun = time.monotonic()
     worked, worked_at = 0.0, begun
 
@@ -98,7 +98,7 @@ def run_units(
         while _assign(workers, schedule):
             report()
             for unit in _hear(workers, schedule):
-                worked, worked_at = worked + weights[unit.name], time.monotonic()
+                worked, worked_at = worked + costs[unit.name].weight, time.monotonic()
                 finished(unit)
         report()
     except KeyboardInterrupt:
