@@ -1,6 +1,5 @@
 """Advisory locks on open files, where the system has them: one writer for a run folder, one for a journal."""
 
-import contextlib
 import errno
 
 
@@ -22,11 +21,3 @@ def take_lock(handle: int, *, shared: bool = False) -> bool:
             return True
         raise
     return True
-
-
-def release_lock(handle: int) -> None:
-    """Lets the lock go; closing the file does so, too."""
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_UN)

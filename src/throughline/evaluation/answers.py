@@ -25,9 +25,6 @@ from throughline.questions.prompt import Prompt
 from throughline.questions.question import Generated, Likelihood, Question, Reading
 from throughline.runs.records import Prediction
 
-VERSION = 3
-"""Raised when the same model and images would give other predictions."""
-
 PromptMaker = Callable[[Sample], Prompt]
 
 

@@ -23,7 +23,7 @@ from throughline.core.files import (
     write_json,
     write_json_lines,
 )
-from throughline.core.locks import release_lock, take_lock
+from throughline.core.locks import take_lock
 from throughline.core.nested import flattened
 from throughline.runs.records import ResultsLine, read_record
 from throughline.runs.unit import Unit
@@ -74,16 +74,15 @@ def locked(run_folder: Path) -> Iterator[None]:
     with readable_os_errors(run_folder):
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = (run_folder / LOCK).open("a")
-        workers = (run_folder / WORKERS_LOCK).open("a")
-    with lock, workers:
+    with lock:
         if not take_lock(lock.fileno()):
             raise ThroughlineError("another process is at work on this run", run_folder, "wait for it, or name --out")
         deadline = time.monotonic() + SECONDS_FOR_WORKERS_TO_END
-        while not take_lock(workers.fileno()):
-            if time.monotonic() > deadline:
-                raise ThroughlineError("workers of an earlier run are still there", run_folder, "end them first")
-            time.sleep(0.05)
-        release_lock(workers.fileno())
+        with (run_folder / WORKERS_LOCK).open("a") as workers:  # closed, it is free for the workers to come
+            while not take_lock(workers.fileno()):
+                if time.monotonic() > deadline:
+                    raise ThroughlineError("workers of an earlier run are still there", run_folder, "end them first")
+                time.sleep(0.05)
         yield
 
 

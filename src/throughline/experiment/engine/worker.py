@@ -20,6 +20,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
+from throughline.experiment.costs import own_config
 from throughline.experiment.kinds import EXECUTORS, Task
 from throughline.experiment.preparation import CHAINS, place_of
 from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker
@@ -41,13 +42,13 @@ class Job:
 
     def task(self, unit: Unit, report_progress: Callable[[str], None]) -> Task:
         """The unit with what its executor reads."""
-        position = [images.name for images in self.sets].index(unit.dataset)
+        config, images = own_config(unit, self.config, self.sets)
         return Task(
             unit=unit,
-            config=self.config.at(self.config.image_sets[position], unit.factors),
-            images=self.sets[position],
+            config=config,
+            images=images,
             run_folder=self.run_folder,
-            chains=self.run_folder / place_of(CHAINS, position),
+            chains=self.run_folder / place_of(CHAINS, self.sets.index(images)),
             report_progress=report_progress,
         )
 
