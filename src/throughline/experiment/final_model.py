@@ -24,7 +24,6 @@ from throughline.core.files import (
     write_json_lines,
 )
 from throughline.domains.folders import read_images
-from throughline.domains.samples import ImageSet
 from throughline.evaluation.model_card import model_card
 from throughline.evaluation.saved_model import (
     ADAPTER,
@@ -151,7 +150,7 @@ def fit_model(
         earlier = _finished(out, units[-1])
         if earlier is None:
             execute_units(units, Job(config, (images,), work), on_progress=on_progress)
-            _publish(out, _record(config, images, chains, units, work, fingerprint), units, work)
+            _publish(out, _record(config, planned, units[-1], work), units, work)
         record = earlier or read_record(out)
         shutil.rmtree(work, ignore_errors=True)
     return FittedModel(out, record, earlier is None)
@@ -196,15 +195,9 @@ def _finished(out: Path, unit: Unit) -> ModelRecord | None:
     return record
 
 
-def _record(
-    config: RunConfig,
-    images: ImageSet,
-    chains: Mapping[str, str] | None,
-    units: tuple[Unit, ...],
-    work: Path,
-    fingerprint: str,
-) -> ModelRecord:
-    model, unit = config.model, units[-1]
+def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> ModelRecord:
+    """Of the model that the last unit of a fit is."""
+    model, images = config.model, planned.images
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
     questions = config.question_set(images.classes)
@@ -220,7 +213,7 @@ def _record(
             source=model.checkpoint if by_name else str(Path(model.checkpoint).expanduser().resolve()),
             hub=folder is None,
             revision=model.revision,
-            fingerprint=fingerprint,
+            fingerprint=unit.inputs["model"]["checkpoint"],
         ),
         tiles=model.tiles,
         dtype=model.dtype,
@@ -241,12 +234,12 @@ def _record(
             drawn=(images.root / SCENES).is_file(),
         ),
         chains=None
-        if chains is None
+        if planned.chains is None
         else TrainingChains(
             source="describer" if config.chains.journal is None else "journal",
             rule=config.chains.rule,
             accepted=sum(map(len, read_accepted_chains(work / CHAINS).values())),
-            sha256=content_hash(chains),
+            sha256=content_hash(planned.chains),
         ),
         versions={**environment["packages"], "python": environment["python"], "commit": environment["commit"]},
         inputs=dict(unit.inputs),

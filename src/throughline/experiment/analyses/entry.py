@@ -1,6 +1,6 @@
 """An analysis from a run folder, or from any checkpoint and any chain journal, to `analysis.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from throughline.experiment.analyses.model_subject import ModelSource, open_subj
 from throughline.experiment.analyses.run_subject import read_analyzed_run, read_config
 from throughline.experiment.analyses.scoring import Say, Scoring
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
-from throughline.experiment.analyses.settings import USUAL_LIMIT, AnalyzeSettings, require_known
+from throughline.experiment.analyses.settings import USUAL_LIMIT, AnalyzeSettings
 from throughline.experiment.analyses.subject import AnalyzedFold
 from throughline.experiment.analyses.weights import Weights
 from throughline.experiment.preparation import SCENES
@@ -31,8 +31,9 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
     What is not asked for stays as it was in the file, if that was of as many images. Raises ThroughlineError for a
     folder that is no run or that another process works in, UsageError for an unknown analysis.
     """
-    require_known(settings.what)
-    _require_methods(folder, settings)
+    _require_known("analysis", settings.what, WHAT)
+    own = method_table(read_config(folder).methods) if (folder / CONFIG).is_file() else {}
+    _require_known("method", settings.methods or (), METHODS | own)
     run, folds = read_analyzed_run(folder, settings.images, settings.checkpoint, settings.device)
     with locked(folder):
         sensitivity: tuple[Sensitivity, ...] = ()
@@ -49,7 +50,7 @@ def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, 
     There are no rounds and no held-out answers: conclusions and sensitivity are left out and noted. Of a plain
     checkpoint there is no before and after either.
     """
-    require_known(settings.what)
+    _require_known("analysis", settings.what, WHAT)
     fold = open_subject(source, folder)
     lacking = [
         Missing(what=name, why="a run folder has what it needs", analysis=name)
@@ -103,12 +104,11 @@ def _analyze(
     return measured
 
 
-def _require_methods(folder: Path, settings: AnalyzeSettings) -> None:
-    """UsageError where a method is named that neither the run nor we have."""
-    known = {**METHODS, **(method_table(read_config(folder).methods) if (folder / CONFIG).is_file() else {})}
-    for name in settings.methods or ():
+def _require_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """UsageError for the first name that is none of those known."""
+    for name in names:
         if name not in known:
-            raise UsageError(f"no method is called {name!r}", do=f"choose from {', '.join(known)}")
+            raise UsageError(f"no {kind} is called {name!r}", do=f"choose from {', '.join(known)}")
 
 
 def _say(say: Say, place: str, line: str) -> None:

@@ -1,12 +1,10 @@
 """What an analysis looks at; free of torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from throughline.analysis.document import WHAT
-from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
 
 USUAL_LIMIT = 200
@@ -32,10 +30,3 @@ class AnalyzeSettings(Settings):
     """Where the run's checkpoint lies."""
     device: str = "auto"
     """Where to compute; `auto` is what the run's config says."""
-
-
-def require_known(what: Sequence[str]) -> None:
-    """UsageError for an analysis that does not exist."""
-    for name in what:
-        if name not in WHAT:
-            raise UsageError(f"no analysis is called {name!r}", do=f"choose from {', '.join(WHAT)}")
