@@ -1,8 +1,8 @@
 """A model that can be asked: a final model as `throughline fit` saves it, or a plain checkpoint with a class list.
 
 A saved model's folder holds `adapter/` and `throughline.json`, the record of everything that asking needs: classes,
-both questions, chain format, base checkpoint. `experiment.fitting` writes it, the verbs `predict` and `evaluate` open
-it here.
+both questions, chain format, base checkpoint. `experiment.final_model` writes it, the verbs `predict` and `evaluate`
+open it here.
 """
 
 from __future__ import annotations

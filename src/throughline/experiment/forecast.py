@@ -6,7 +6,7 @@ this machine are corrected by those of the units that the run folder has finishe
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -232,19 +232,16 @@ def sample_chains(config: RunConfig, images: ImageSet) -> tuple[tuple[str, ...],
     where their length comes from. Chains of the rounds are taken to be as long."""
     settings = config.chains
     if settings.journal is not None:
-        texts = tuple(islice(_journal_texts(settings.journal, settings.format), SAMPLED_CHAINS))
+        store = read_store(journal_paths(settings.journal))
+        candidates = store.read(store.answers.index[store.answers["format"] == settings.format])
+        whole = (candidate.text for candidate in candidates if candidate.finish_reason != "length")
+        texts = tuple(islice(whole, SAMPLED_CHAINS))
         if texts:
             return texts, f"chain length: mean of the first {len(texts)} chains of the journal"
     elif settings.teacher == "describer":
         texts = _described(config, images)
         return texts, f"chain length: mean of {len(texts)} chains of the describer"
     return (" a" * CHAIN_TOKENS,), f"chain length: {CHAIN_TOKENS} tokens, an assumption of ours"
-
-
-def _journal_texts(journal: str, format: str) -> Iterator[str]:
-    store = read_store(journal_paths(journal))
-    candidates = store.read(store.answers.index[store.answers["format"] == format])
-    return (candidate.text for candidate in candidates if candidate.finish_reason != "length")
 
 
 def _described(config: RunConfig, images: ImageSet) -> tuple[str, ...]:

@@ -129,9 +129,7 @@ def _model_inputs(config: RunConfig, method: Method, checkpoint: str) -> dict[st
     model = config.model
     return {
         "checkpoint": checkpoint,
-        "tiles": model.tiles,
-        "dtype": model.dtype,
-        "quantization": model.quantization,
+        **model.model_dump(include={"tiles", "dtype", "quantization"}),
         "lora": model.lora.model_dump(mode="json") if method.trains else None,
     }
 
@@ -152,9 +150,7 @@ def _stage_inputs(config: RunConfig, method: Method, parent: Method | None) -> d
         inputs["method_source"] = method.source
     if method.self_labelled:
         versions["sampling"] = VERSIONS["sampling"]
-        inputs["rounds"] = config.training.rounds
-        inputs["rejected"] = config.training.rejected
-        inputs["self_labelling"] = config.training.self_labelling.model_dump(mode="json")
+        inputs |= config.training.model_dump(mode="json", include={"rounds", "rejected", "self_labelling"})
         inputs["sampler"] = config.training.sampler.identity
     return inputs | {"versions": versions}
 

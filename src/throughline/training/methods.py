@@ -6,7 +6,7 @@ another method goes on from that method's finished adapter: `mtct_sarr` never tr
 
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
@@ -159,4 +159,4 @@ def _from_file(name: str) -> Method:
         raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
     if method.name in METHODS:
         raise ThroughlineError(f"the method's name {method.name} is taken", path, "give it another one")
-    return Method(**{**vars(method), "source": file_sha256(path)})
+    return replace(method, source=file_sha256(path))

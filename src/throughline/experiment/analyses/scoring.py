@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughline.analysis.passages import Passages
 from throughline.analysis.records import Source, State
@@ -15,9 +17,9 @@ from throughline.core.files import content_hash, file_sha256
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyses.subject import Subject
-from throughline.experiment.analyses.weights import Weights
+from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
-from throughline.mllm.lora import ADAPTER_WEIGHTS
+from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter, put_adapter
 from throughline.questions.wording import class_name
 
 if TYPE_CHECKING:
@@ -50,6 +52,35 @@ def own_passages(samples: Sequence[Sample], chains: Mapping[str, str], limit: in
     """Images with a chain of the model's own."""
     with_chain = spread([sample for sample in samples if sample.id in chains], limit)
     return tuple(Passages(sample, {"self": chains[sample.id]}) for sample in with_chain)
+
+
+@dataclass
+class Weights:
+    """Loads when it is first needed: what is on disk already needs no model."""
+
+    load: Callable[[], Mllm]
+    adapted: Any = field(default=None, init=False)
+
+    @cached_property
+    def mllm(self) -> Mllm:
+        """The checkpoint."""
+        return self.load()
+
+    @cached_property
+    def reader(self) -> ImageReader:
+        """Images on their way into it."""
+        return ImageReader(self.mllm.chat)
+
+    @contextlib.contextmanager
+    def at(self, adapter: Path | None) -> Iterator[Mllm]:
+        """The model with the adapter in this folder; None is the base."""
+        if adapter is not None and self.adapted is None:
+            self.adapted = load_adapter(self.mllm.model, adapter)
+        elif adapter is not None:
+            put_adapter(self.adapted, adapter)
+        off = self.adapted.disable_adapter() if adapter is None and self.adapted is not None else None
+        with off or contextlib.nullcontext():
+            yield self.mllm
 
 
 @dataclass(frozen=True)
