@@ -14,7 +14,7 @@ from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.runs.unit import Unit
-from throughline.training.methods import METHODS, Method, method_table, parent_of
+from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
 
@@ -58,7 +58,8 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Imag
         validation = sum(sizes[domain][1] for domain in sources)
         measured = sum(sum(sizes[domain]) for domain in unit.targets)
         method = methods[unit.method]
-        costs[unit.name] = _training_cost(method, at, inside) + _answering_cost(method, at, measured, validation)
+        trained = (_cost_of(stage, at, inside) for stage in method.own_stages)
+        costs[unit.name] = sum(trained, _answering_cost(method, at, measured, validation))
     return costs
 
 
@@ -71,13 +72,6 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
 def _stage_cost(config: RunConfig, samples: int) -> Cost:
     stage = config.training.stage
     return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=stage.steps(samples))
-
-
-def _training_cost(method: Method, config: RunConfig, samples: int) -> Cost:
-    """Of the stages that the method trains itself."""
-    parent = parent_of(method)
-    stages = method.stages[len(parent.stages) if parent else 0 :]
-    return sum((_cost_of(stage, config, samples) for stage in stages), Cost())
 
 
 def _cost_of(stage: Stage, config: RunConfig, samples: int) -> Cost:

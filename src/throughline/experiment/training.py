@@ -23,7 +23,7 @@ from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import PIXELS, VALIDATION, record_environment
-from throughline.training.methods import method_table, parent_of
+from throughline.training.methods import method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
 
@@ -78,12 +78,10 @@ def train_unit(session: UnitSession, after_round: Callable[[int, Path], None]) -
     """
     task, config = session.task, session.task.config
     method = method_table(config.methods)[task.unit.method]
-    parent = parent_of(method)
-    begun = len(parent.stages) if parent is not None else 0
     chains = read_accepted_chains(task.chains)
     start, copied = task.needed(START), task.needed(STEPS)
     last_round = None
-    for position, stage in enumerate(method.stages[begun:], start=begun):
+    for position, stage in enumerate(method.own_stages, start=len(method.stages) - len(method.own_stages)):
         is_last = position == len(method.stages) - 1
         context = StageContext(
             mllm=session.mllm,

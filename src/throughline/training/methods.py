@@ -64,6 +64,12 @@ class Method:
         return parent.name if parent is not None else None
 
     @property
+    def own_stages(self) -> tuple[Stage, ...]:
+        """Those that it trains itself, behind those of the method that it goes on from."""
+        parent = parent_of(self)
+        return self.stages[len(parent.stages) if parent is not None else 0 :]
+
+    @property
     def steps_like(self) -> str | None:
         """The method whose number of optimiser steps it takes."""
         return next((stage.steps_like for stage in self.stages if stage.steps_like is not None), None)
