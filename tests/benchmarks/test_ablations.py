@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 from pydantic import ValidationError
+from tests.benchmarks.conftest import first_sample
 
 from throughline.benchmarks import memory, score
 from throughline.benchmarks.ablations import NODES, PLANS, training_without, with_plan
@@ -59,7 +60,7 @@ def test_a_node_that_is_left_out_is_not_run(work, monkeypatch, thing, module, us
 
 @pytest.mark.slow
 def test_the_steps_of_an_ablation_have_a_row(work):
-    small = work.first(1)
+    small = first_sample(work)
     sides = [training_without(thing, small) for thing in TRAINING]
     rows = measure_workload("step pocket", small, token_trees(small), sides, 1)
     assert [row.rival for row in rows] == [f"without {thing}" for thing in TRAINING]

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from tests.benchmarks.conftest import first_sample
 
 from throughline.benchmarks import step
 from throughline.benchmarks.contenders import largest_difference, separate_rows, separate_sequences, token_trees
@@ -54,7 +55,7 @@ def test_separate_sequences_share_a_batch_where_they_are_of_one_length_and_are_n
 
 def test_the_flops_that_are_counted_are_those_of_the_samples_tokens(work):
     """Written out from the texts: the tree has the chain's path and, beside it, what is the label's alone."""
-    single, chat = work.first(1), work.mllm.chat
+    single, chat = first_sample(work), work.mllm.chat
     label, chain = (rows.input_ids[0] for rows in separate_rows(single))
     shared = int((label != chain[: len(label)]).int().argmax())
     assert shared > 16 + 7  # image and class list at least

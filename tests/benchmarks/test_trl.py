@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from tests.benchmarks.conftest import first_sample
 from torch.utils.flop_counter import FlopCounterMode
 
 from throughline.benchmarks import memory, step, trl
@@ -82,7 +83,7 @@ def test_length_grouping_parts_labels_from_chains_and_default_padding_does_not(w
 
 
 def test_a_single_image_makes_one_padded_batch_or_two_unpadded_ones(work):
-    work = work.first(1)
+    work = first_sample(work)
     padded, grouped = (sft_trainer(work, flag) for flag in (False, True))
     label, chain = (len(path.tokens) for path in work.paths().values())
     assert padded.settings["rows"] == f"2x{chain}" and padded.settings["padding"] == chain - label

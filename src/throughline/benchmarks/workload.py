@@ -59,10 +59,6 @@ class Workload:
     examples: tuple[Example, ...]
     settings: dict[str, Any]
 
-    def first(self, count: int) -> Workload:
-        """The same with the first `count` samples."""
-        return replace(self, pictures=self.pictures[:count], examples=self.examples[:count])
-
     def batch(self) -> TreeBatch:
         """The samples as training makes them."""
         renderer = PathRenderer(self.mllm.chat, self.questions)

@@ -47,10 +47,9 @@ def split_domains(images: ImageSet, trial_seed: int, holdout_fraction: float = H
         if grouped:
             splits[domain] = _split_groups(samples, held_out, shuffler)
         else:
-            order = list(range(len(samples)))
-            shuffler.shuffle(order)
-            ids = tuple(samples[position].id for position in order)
-            splits[domain] = Split(inside=ids[held_out:], out=ids[:held_out])
+            ids = [sample.id for sample in samples]
+            shuffler.shuffle(ids)
+            splits[domain] = Split(inside=tuple(ids[held_out:]), out=tuple(ids[:held_out]))
     return splits
 
 
@@ -61,19 +60,16 @@ def _split_groups(samples: tuple[Sample, ...], held_out: int, shuffler: np.rando
         # The flag keeps a lone sample's id apart from another sample's group of the same name.
         key = (True, sample.group) if sample.group is not None else (False, sample.id)
         groups.setdefault(key, []).append(sample.id)
-    names = list(groups)
-    order = list(range(len(names)))
-    shuffler.shuffle(order)
+    shuffled = list(groups)
+    shuffler.shuffle(shuffled)
     chosen: set[tuple[bool, str]] = set()
     room = held_out
-    for position in order:
-        size = len(groups[names[position]])
-        if size <= room:
-            chosen.add(names[position])
-            room -= size
-    if not chosen and held_out and len(names) > 1:
-        chosen.add(min((names[position] for position in order), key=lambda name: len(groups[name])))
-    shuffled = [names[position] for position in order]
+    for name in shuffled:
+        if len(groups[name]) <= room:
+            chosen.add(name)
+            room -= len(groups[name])
+    if not chosen and held_out and len(shuffled) > 1:
+        chosen.add(min(shuffled, key=lambda name: len(groups[name])))
     return Split(
         inside=tuple(id for name in shuffled if name not in chosen for id in groups[name]),
         out=tuple(id for name in shuffled if name in chosen for id in groups[name]),

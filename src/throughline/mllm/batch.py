@@ -136,9 +136,8 @@ def collate_paths(trees: Sequence[Tree], pad_id: int) -> TreeBatch:
         _Piece(sample, tree, route, row * length + np.arange(len(route)), (branch,))
         for row, (sample, tree, branch, route) in enumerate(routes)
     ]
-    mask = np.zeros((len(pieces), length), dtype=np.int64)
-    for row, piece in enumerate(pieces):
-        mask[row, : len(piece.places)] = 1
+    lengths = np.array([len(piece.places) for piece in pieces])
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
     images = [image for tree in trees for image in tree.images]
     first_image = np.cumsum([0] + [len(tree.images) for tree in trees])
     used = [

@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from throughline.mllm.chat import Path, join_inputs
@@ -78,22 +78,20 @@ class OnCache:
 
     def begin(self) -> Tensor:
         """See `OnPrefix`."""
-        length = max(len(prompt.tokens) for prompt in self.prompts)
-        axes = self.prompts[0].positions.shape[0]
-        ids = np.full((len(self.prompts), length), self.mllm.chat.pad_id, dtype=np.int64)
-        positions = np.zeros((axes, len(self.prompts), length), dtype=np.int64)
-        mask = np.zeros((len(self.prompts), length), dtype=np.int64)
-        for row, prompt in enumerate(self.prompts):
-            ids[row, length - len(prompt.tokens) :] = prompt.tokens
-            positions[:, row, length - len(prompt.tokens) :] = prompt.positions
-            mask[row, length - len(prompt.tokens) :] = 1
-        images = join_inputs([image for prompt in self.prompts for image in prompt.images])
         device = self.mllm.device
-        self.mask = torch.from_numpy(mask).to(device)
-        position_ids = torch.from_numpy(positions).to(device)
-        logits = self._logits(torch.from_numpy(ids).to(device), position_ids, images)
+
+        def padded(rows: list[Tensor], value: int = 0) -> Tensor:
+            return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left").to(device)
+
+        ids = padded([torch.from_numpy(prompt.tokens) for prompt in self.prompts], self.mllm.chat.pad_id)
+        self.mask = padded([torch.ones(len(prompt.tokens), dtype=torch.long) for prompt in self.prompts])
+        by_token = [torch.tensor(prompt.positions.T) for prompt in self.prompts]
+        position_ids = padded(by_token).permute(2, 0, 1).contiguous()  # (axes, prompts, tokens)
+        images = join_inputs([image for prompt in self.prompts for image in prompt.images])
+        logits = self._logits(ids, position_ids, images)
         # the token after a prompt stands one past its largest position, on every axis
-        self.position = (position_ids.amax(dim=(0, 2))[None].expand(axes, -1) + 1).repeat_interleave(self.each, dim=1)
+        following = position_ids.amax(dim=(0, 2))[None].expand(len(position_ids), -1) + 1
+        self.position = following.repeat_interleave(self.each, dim=1)
         self.mask = self.mask.repeat_interleave(self.each, dim=0)
         self.cache.batch_repeat_interleave(self.each)
         return logits.repeat_interleave(self.each, dim=0)
