@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from throughline.cli.options import MODEL_HELP, Shown, add_base_options, add_settings, base_of, read_settings
+from throughline.cli.options import MODEL_HELP, Shown, add_model_options, add_settings, base_of, read_settings
 from throughline.cli.progress import run_progress
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_settings(parser, Subjects)
     add_settings(parser, AnalyzeSettings, ["what", "limit", "methods", "clip"])
-    parser.add_argument("--json", action="store_true", help="print analysis.json on stdout instead of a summary")
-    add_base_options(parser)
+    add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

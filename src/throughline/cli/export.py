@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from throughline.cli.options import Shown, add_settings
+from throughline.cli.options import Shown, add_settings, given_settings
 from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
 from throughline.core.settings import ModelSettings, Settings
@@ -53,12 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     exported = export_merged(
         arguments.model,
         arguments.out,
-        Base(
-            checkpoint=arguments.checkpoint,
-            hub=arguments.hub,
-            quantization=arguments.quantization,
-            device=arguments.device,
-        ),
+        Base(**given_settings(arguments, ("checkpoint", "hub", "quantization", "device"))),
         classes=arguments.classes,
         images=arguments.images,
         dtype=arguments.dtype,

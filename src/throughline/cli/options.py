@@ -192,22 +192,18 @@ def _reader(kind: Any, is_list: bool = False) -> Callable[[str], Any]:
 BASE_KEYS = ("hub", "tiles", "dtype", "quantization", "device")
 
 
-def add_base_options(parser: argparse.ArgumentParser) -> None:
-    """Where the base of a model lies and how it is loaded, for verbs that open one; `base_of` reads them."""
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a verb that opens a model: `--json`, and where its base lies and how it is loaded; `base_of` reads
+    them."""
     from throughline.core.settings import AnswerSettings, ModelSettings
 
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
     add_settings(parser, AnswerSettings, ["batch"], "the model's, or {}")
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="where the base of a fitted model lies (default: as it was when fitted)"
     )
     add_settings(parser, ModelSettings, ["tiles", "dtype", "quantization"], "the model's, or {}")
     add_settings(parser, ModelSettings, ["hub", "device"])
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Those of a verb that asks a model: `--json`, and where its base lies."""
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
-    add_base_options(parser)
 
 
 def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) -> OpenedModel:

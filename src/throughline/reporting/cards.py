@@ -67,9 +67,9 @@ def _require_same_images(run: Run, images: str) -> None:
 
 def _hanging_on(analysis: Analysis, method: str) -> list[str]:
     """Whether the conclusion follows the image and the chain, in the mean over folds."""
-    names = {"another image": "another image", "another image's chain": "another image's chain"}
     whole = _accuracy(analysis.folds, method, "whole chain")
-    falls = [(said, _accuracy(analysis.folds, method, name)) for name, said in names.items()]
+    variants = ("another image", "another image's chain")
+    falls = [(name, _accuracy(analysis.folds, method, name)) for name in variants]
     if whole is None:
         return []
     said = "; ".join(f"given {name} {100 * value:.0f} %" for name, value in falls if value is not None)

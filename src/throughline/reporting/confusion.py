@@ -29,6 +29,11 @@ class Confusion:
     counts: NDArray[np.int64]
     """`(classes, classes + 1)`: a row for each true class, the last column no answer."""
 
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """`(cells, 3)`: true, given and count of those that are not zero."""
+        return np.column_stack([np.argwhere(self.counts), self.counts[self.counts > 0]])
+
 
 def confusions(group: Group) -> tuple[Confusion, ...]:
     """Every target, setup and answer path that has predictions, with one class list for all. An image with several
@@ -58,7 +63,7 @@ def confusion_data(tables: Sequence[Confusion]) -> dict[str, Any]:
                 "target": one_line(table.target),
                 "method": table.method,
                 "answer": table.answer,
-                "cells": np.column_stack([np.argwhere(table.counts), table.counts[table.counts > 0]]).ravel().tolist(),
+                "cells": np.ravel(table.cells).tolist(),
             }
             for table in tables
         ],
@@ -92,10 +97,9 @@ def _figure(tables: Sequence[Confusion], name: str) -> Plot:
         if table.answer == answer
     )
     rows = [
-        (table.target, table.method, table.answer, classes[true], (*classes, None)[given], int(count))
+        (table.target, table.method, table.answer, classes[true], (*classes, None)[given], count)
         for table in tables
-        for (true, given), count in np.ndenumerate(table.counts)
-        if count
+        for true, given, count in table.cells.tolist()
     ]
     return Plot(
         name,

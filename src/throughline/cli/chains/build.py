@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline.cli.chains.build_report import build_progress, heeding_ctrl_c, money, print_estimate, print_result
 from throughline.cli.chains.options import Endpoint, endpoint_brief, now, plan_of, price_for, with_params
-from throughline.cli.options import add_settings
+from throughline.cli.options import add_settings, given_settings
 from throughline.core.errors import Interrupted, UsageError
 from throughline.teaching.settings import LocalSettings
 
@@ -130,11 +130,9 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     classes, format = plan.images.classes, plan.format
     own = arguments.prompt is not None
     prompt = teacher_prompt(classes, format, arguments.prompt) if own else make_question_set(classes, format).reasoning
-    loading = {name: getattr(arguments, name) for name in ("tiles", "dtype", "hub", "quantization")}
+    loading = given_settings(arguments, ("tiles", "dtype", "hub", "quantization"))
     mllm = load_mllm(arguments.teacher[0], device=pick_device(arguments.device), **loading)
-    sampling = SamplingSettings(
-        temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens, constrained=arguments.constrained
-    )
+    sampling = SamplingSettings(**given_settings(arguments, ("temperature", "max_new_tokens", "constrained")))
     constraint = constraint_of(sampling, mllm.chat, format)
     return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch, constraint)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughline.cli.options import add_settings
+from throughline.cli.options import add_settings, given_settings
 from throughline.cli.progress import progress
 from throughline.cli.text import json_text
 from throughline.core.errors import ThroughlineError
@@ -76,15 +76,8 @@ def export(arguments: argparse.Namespace) -> int:
         from throughline.reporting.cards import chains_section
 
         measured = chains_section(arguments.run, images.fingerprint())
-    plan = ExportPlan(
-        images,
-        FORMATS[arguments.format],
-        rule=arguments.rule,
-        every_accepted=arguments.every_accepted,
-        with_labels=arguments.with_labels,
-        licence=arguments.licence,
-        measured=measured,
-    )
+    chosen = given_settings(arguments, ("rule", "every_accepted", "with_labels", "licence"))
+    plan = ExportPlan(images, FORMATS[arguments.format], measured=measured, **chosen)
     with progress("exporting", "images") as report_progress:
         summary = export_chains(arguments.store, arguments.folder, plan, on_progress=report_progress)
     print("\n".join([*summary.lines(), str(summary.folder)]))
