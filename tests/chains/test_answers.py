@@ -14,8 +14,8 @@ from throughline.core.errors import ThroughlineError
 CLASSES = (*CLASS_LISTS["PACS"], "cat", "mug", "coffee_mug", "hot_dog", "TV", "Candles", "Knives", "bus")
 
 
-def label(text, classes=CLASSES):
-    answer = parse_answer(text, classes)
+def label(text, classes=CLASSES, aliases=None):
+    answer = parse_answer(text, classes, aliases)
     assert (answer.label is not None) == (answer.outcome is Outcome.OK)
     return answer.label
 
@@ -199,6 +199,17 @@ def test_classes_that_are_denying_words_or_have_commas_answer_for_themselves():
         assert label(name, classes) == name
     assert label("It is a tench, tinca tinca.", classes) == "tench, Tinca tinca"
     assert label("The sign says no smoking", classes) == "no_smoking"
+
+
+def test_aliases_are_other_names_of_a_class():
+    aliases = {"person": ["man", "woman"], "house": ["cottage"]}
+    assert label("two women or a woman", aliases=aliases) == "person"
+    assert label("some cottages", aliases=aliases) == "house"
+    assert label("some cottages") is None
+    with pytest.raises(ThroughlineError, match="another class"):
+        label("dog", aliases={"dog": ["cat"]})
+    with pytest.raises(ThroughlineError, match="unknown class"):
+        label("dog", aliases={"wolf": ["husky"]})
 
 
 def test_classes_that_cannot_be_told_apart_are_the_users_fault():

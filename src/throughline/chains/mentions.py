@@ -1,120 +1,181 @@
 """Which classes a piece of prose names, and whether it asserts them, denies them or only considers them. The answer
 parser and the verdict rules stand on this; nothing here ever guesses.
 
-The rules of denial are small and err towards denying: a wrongly denied class costs an unparsed answer, which is
-shown; a wrongly asserted one would be a silent error.
+The rules err towards denying: a wrongly denied class costs an unparsed answer, which is shown; a wrongly asserted one
+would be a silent error.
 """
 
 import re
+import tomllib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from importlib import resources
+from itertools import pairwise, takewhile
 
-from throughline.chains.names import ARTICLES, COMMA, NO_GAP, STOP, Prose, Span, matcher_of, read_prose
+from throughline.chains.names import ARTICLES, COMMA, NO_GAP, STOP, Aliases, Prose, Span, matcher_of, read_prose
 
 
 @dataclass(frozen=True)
 class Mentions:
     """The classes a text names, by how it names them; a class can be in several sets."""
 
-    asserted: frozenset[str] = frozenset()
-    denied: frozenset[str] = frozenset()
+    prose: Prose
+    asserted: tuple[Span, ...] = ()
+    denied: tuple[Span, ...] = ()
     """Only named to say that it is not them: "not a dog", "rather than a dog", "dog can be ruled out"."""
-    considered: frozenset[str] = frozenset()
-    """Asked or compared with: "is it a dog?", "a dog would have ears", "easily mistaken for a dog"."""
-    words: int = 0
-    """How many words the text has."""
+    considered: tuple[Span, ...] = ()
+    """Asked, compared with, or part of another thing: "is it a dog?", "larger than a dog", "a dog collar"."""
     whole: bool = False
     """The text is one name and nothing else, so that there is nothing to interpret."""
 
+    def within(self, start: int, end: int) -> "Mentions":
+        """Those of the words `start` to `end` (exclusive)."""
+        return self._chosen(lambda span: start <= span.start < end)
 
-def find_mentions(text: str, classes: Sequence[str]) -> Mentions:
+    def without(self, start: int, end: int) -> "Mentions":
+        """Those of the other words."""
+        return self._chosen(lambda span: not start <= span.start < end)
+
+    def _chosen(self, wanted: Callable[[Span], bool]) -> "Mentions":
+        kinds = (self.asserted, self.denied, self.considered)
+        return Mentions(self.prose, *(tuple(filter(wanted, spans)) for spans in kinds))
+
+    @property
+    def named(self) -> bool:
+        """Whether any class is named in any way."""
+        return bool(self.asserted or self.denied or self.considered)
+
+
+def find_mentions(text: str, classes: Sequence[str], aliases: Aliases | None = None) -> Mentions:
     """The classes of `classes` named in `text`; linear in the text. Raises ThroughlineError as `matcher_of` does."""
-    matcher, prose = matcher_of(tuple(classes)), read_prose(text)
-    words = len(prose.words)
+    matcher, prose = matcher_of(classes, aliases), read_prose(text)
     whole = matcher.whole(prose)
     if whole is not None:
-        return Mentions(asserted=whole, words=words, whole=True)
-    spans = matcher.spans(prose)
+        return Mentions(prose, asserted=(Span(0, len(prose.words), whole),), whole=True)
+    spans = _heads(prose, [span for span in matcher.spans(prose) if not _function_word(prose, span)])
     if not spans:
-        return Mentions(words=words)
-    considered = _considered_spans(prose, spans)
-    denied = _denied_spans(prose, spans) - considered
-    asserted = set(range(len(spans))) - considered - denied
-    return Mentions(_named(spans, asserted), _named(spans, denied), _named(spans, considered), words)
+        return Mentions(prose)
+    starts = {span.start for span in spans}
+    considered = _reached_by(prose, spans, _COMPARING) | {
+        index for index, span in enumerate(spans) if prose.asked[span.start] or _only_compared(prose, span, starts)
+    }
+    denied = _reached_by(prose, spans, _DENYING) | {
+        index for index, span in enumerate(spans) if _denied_after(prose, span)
+    }
+    kinds = (set(range(len(spans))) - considered - denied, denied - considered, considered)
+    return Mentions(prose, *(tuple(spans[index] for index in sorted(kind)) for kind in kinds))
 
 
-def _named(spans: Sequence[Span], chosen: set[int]) -> frozenset[str]:
-    return frozenset[str]().union(*(spans[index].classes for index in chosen))
+def classes_of(spans: Sequence[Span]) -> frozenset[str]:
+    """The classes that the spans name."""
+    return frozenset[str]().union(*(span.classes for span in spans))
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+_TABLES = tomllib.loads(resources.files(__package__).joinpath("cues.toml").read_text("utf-8"))
 
 
-def _pairs(text: str) -> frozenset[tuple[str, ...]]:
-    return frozenset(tuple(pair.split()) for pair in text.split(","))
+def words_in(table: str, key: str) -> frozenset[str]:
+    """A list of words of `cues.toml`, which says what they are for."""
+    return frozenset(_TABLES[table][key].split())
 
 
-_DENYING = _words(
-    "not no non never neither nor none nothing without cannot cant couldnt isnt arent aint wasnt werent doesnt dont "
-    "didnt wont wouldnt shouldnt hasnt havent unlike except excluding excludes exclude hardly barely "
-    "scarcely lacks lacking"
-)
-_DENYING_PAIRS = _pairs(
-    "rather than, instead of, other than, anything but, far from, rule out, rules out, ruled out, ruling out, "
-    "decide against, decides against, speak against, speaks against, argue against, argues against, evidence against"
-)
-_PASSIVE = _words("is was are were be been")
-_NOT_DENYING = _pairs(
-    "not only, not just, not merely, not simply, no doubt, no question, nothing but, no other, none other"
-)
+def _phrases_in(table: str, key: str = "phrases") -> frozenset[tuple[str, ...]]:
+    return frozenset(tuple(phrase.split()) for phrase in _TABLES[table].get(key, "").split(","))
 
-_TURNING = _words("but rather instead however although though yet so therefore thus hence actually yes because")
-"""After these a denial no longer holds: "not a dog but a cat"."""
 
-_STARTING = _words(
-    "it its this that these those there they he she i we which is are was were looks appears seems shows depicts answer"
-)
-"""A new statement starts, and a denial ends: "no dog in sight it is a cat"."""
+# which words are names ----------------------------------------------------------------------------------------------
 
-_TRANSPARENT = _words(
-    "think believe suppose feel say sure certain clear true possible likely evidence sign indication way chance "
-    "reason proof mean imply suggest"
-)
-"""A denial of these reaches into the statement that follows: "I do not think it is a dog"."""
+_FUNCTION_WORDS, _INTRODUCING = words_in("names", "function_words"), words_in("names", "introducing")
+
+
+def _function_word(prose: Prose, span: Span) -> bool:
+    """Whether the span is the article or the pronoun of a sentence, and not the class called "A" or "I"."""
+    if span.end > span.start + 1 or prose.words[span.start] not in _FUNCTION_WORDS:
+        return False
+    ends_clause = span.end == len(prose.words) or prose.gaps[span.end] != NO_GAP
+    return not ends_clause and (span.start == 0 or prose.words[span.start - 1] not in _INTRODUCING)
+
+
+def _heads(prose: Prose, spans: list[Span]) -> list[Span]:
+    """Without a name that another name follows at once: a computer mouse is a mouse, a bike helmet a helmet."""
+
+    def compound(left: Span, right: Span) -> bool:
+        words = prose.words[left.start : right.end]
+        return (
+            left.end == right.start
+            and prose.gaps[right.start] == NO_GAP
+            and left.classes != right.classes
+            and all(word.isalpha() and len(word) > 1 for word in words)
+        )
+
+    joined = [False, *(compound(left, right) for left, right in pairwise(spans)), False]
+    # of three in a row nobody knows what they are: all stay
+    modifies = [not joined[at] and joined[at + 1] and joined[at + 2 : at + 3] != [True] for at in range(len(spans))]
+    return [span for span, modifier in zip(spans, modifies, strict=True) if not modifier]
+
+
+# how far a word of denial or comparison reaches -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cues:
+    """Phrases of at most three words that speak about the names behind them."""
+
+    through: frozenset[tuple[str, ...]]
+    """Those that reach into a statement that follows: "I doubt that it is a dog"."""
+    phrases: frozenset[tuple[str, ...]]
+    """All of them."""
+
+
+def _cues(table: str) -> _Cues:
+    through = _phrases_in(table, "through")
+    return _Cues(through, _phrases_in(table) | through)
+
+
+_DENYING, _COMPARING, _NEUTRAL = _cues("denying"), _cues("comparing"), _phrases_in("neutral")
+_PASSIVE, _BACKWARDS = words_in("reach", "passive"), words_in("reach", "backwards")
+_TURNING, _STARTING = words_in("reach", "turning"), words_in("reach", "starting")
+_TRANSPARENT, _RESTARTING = words_in("reach", "transparent"), words_in("reach", "restarting")
 
 _REACH_BEFORE, _REACH_AFTER = 8, 3
 """How many words a denial reaches: to the first class it denies, and from one denied class to the next."""
 
 
-def _denied_spans(prose: Prose, spans: list[Span]) -> set[int]:
-    """Which of `spans` (by index) the text says it is not."""
+def _found(prose: Prose, cues: _Cues, inside: set[int]) -> Iterator[tuple[int, int, bool]]:
+    """Where each of the phrases starts and ends, and whether it reaches through statements."""
+    words, position = prose.words, 0
+    while position < len(words):
+        phrases = [tuple(words[position : position + length]) for length in (3, 2, 1)]
+        neutral = next((phrase for phrase in phrases if phrase in _NEUTRAL), None)
+        cue = next((phrase for phrase in phrases if phrase in cues.phrases), None)
+        # a class called "no_smoking" denies nothing
+        if neutral is None and cue is not None and position not in inside:
+            yield position, position + len(cue), cue in cues.through
+        position += len(neutral or cue or " ")
+
+
+def _reached_by(prose: Prose, spans: list[Span], cues: _Cues) -> set[int]:
+    """Which of `spans` (by index) the phrases speak about."""
+    words, reached = prose.words, set[int]()
     inside = {position for span in spans for position in range(span.start, span.end)}
-    denied: set[int] = set()
-    triples = zip(["", *prose.words], prose.words, [*prose.words[1:], ""], strict=False)
-    for position, (before, word, following) in enumerate(triples):
-        start: int | None = None
-        if position in inside:
-            continue  # a class called "no_smoking" denies nothing
-        if (word, following) in _DENYING_PAIRS:
-            # "none other than" asserts; "was ruled out" speaks of what stands before it
-            spoken_of = before in _PASSIVE if following == "out" else before in ("no", "none")
-            start = None if spoken_of else position + 2
-        elif word in _DENYING and (word, following) not in _NOT_DENYING:
-            start = _after_aside(prose, position)
+    for position, end, through_statements in _found(prose, cues, inside):
+        word, before = words[position], words[position - 1] if position else ""
+        if before in _PASSIVE and word in _BACKWARDS:
+            continue
+        start = _after_aside(prose, end)
+        if word == "too":  # "too large for a dog", "too large to be a dog"
+            start = next((at for at in range(end, min(end + 4, len(words))) if words[at] in ("to", "for")), None)
         if start is not None:
-            transparent = start < len(prose.words) and prose.words[start] in _TRANSPARENT
-            denied |= _reached(prose, spans, start, transparent, denied)
-    return denied | {index for index, span in enumerate(spans) if _denied_after(prose, span)}
+            transparent = through_statements or (start < len(words) and words[start] in _TRANSPARENT)
+            reached |= _reached(prose, spans, start, transparent, reached)
+    return reached
 
 
-def _after_aside(prose: Prose, cue: int) -> int | None:
-    """Where the reach of the denying word at `cue` starts; None for the "No, …" that answers."""
-    start = cue + 1
+def _after_aside(prose: Prose, start: int) -> int | None:
+    """Where the reach of the cue before word `start` begins; None for the "No, …" that answers."""
     gap = prose.gaps[start] if start < len(prose.words) else STOP
-    if gap == STOP or (gap != NO_GAP and prose.words[cue] == "no"):
+    if gap == STOP or (gap != NO_GAP and prose.words[start - 1] == "no"):
         return None
     if gap != COMMA:
         return start
@@ -146,10 +207,20 @@ def _reached(prose: Prose, spans: list[Span], start: int, transparent: bool, kno
             reached.add(index)
             position, left, index = max(spans[index].end, position), _REACH_AFTER, index + 1
             continue
-        if word in _TURNING or word in _DENYING or (word in _STARTING and (reached or not transparent)):
+        starts = word in _STARTING and (reached or not transparent)
+        if starts or word in _TURNING or (word,) in _DENYING.phrases or (reached and word in _RESTARTING):
             break
         position, left = position + 1, left - (word not in ARTICLES)
     return reached
+
+
+# what stands beside a name --------------------------------------------------------------------------------------------
+
+
+def _behind(prose: Prose, span: Span, count: int, limit: int = COMMA) -> list[str]:
+    """At most `count` words behind a name, as far as no gap of `limit` or more stands before one."""
+    places = range(span.end, min(span.end + count, len(prose.words)))
+    return [prose.words[place] for place in takewhile(lambda place: prose.gaps[place] < limit, places)]
 
 
 _COPULA = "(?:is|was|are|were|can|could|may|seems|appears)"
@@ -157,32 +228,52 @@ _DENIED_AFTER = re.compile(
     rf"(?:isnt|wasnt|arent|werent|cannot|cant|{_COPULA} not)"
     r"(?:$| (?:the|it|correct|right|possible|plausible|likely|present|visible|shown|here|what|in|among)\b)"
     rf"|(?:{_COPULA}(?: be| been)* )?"
-    r"(?:wrong|incorrect|unlikely|improbable|impossible|excluded|ruled|absent|false)\b"
+    r"(?:wrong|incorrect|unlikely|improbable|impossible|implausible|doubtful|excluded|eliminated|discarded|rejected|"
+    r"dismissed|ruled|absent|false|out of|(?:the )?(?:least|less) likely|not likely)\b"
+    r"|(?:does not|doesnt|do not|dont|did not|didnt) (?:fit|match|apply|work)\b"
+    r"|(?:で|じ ゃ) は? ?(?:な い|あ り ま せ ん)|(?:이|가) 아"
 )
 
 
 def _denied_after(prose: Prose, span: Span) -> bool:
     """Whether the words behind a name deny it: "dog is ruled out", "a dog is not what this is"."""
-    behind = range(span.end, min(span.end + 4, len(prose.words)))
-    tail = " ".join(prose.words[position] for position in takewhile(lambda p: prose.gaps[p] < COMMA, behind))
-    return _DENIED_AFTER.match(tail) is not None
+    return _DENIED_AFTER.match(" ".join(_behind(prose, span, 7))) is not None
 
 
 _CONDITIONAL = re.compile(r"would\b(?! be (?:my|the|best)\b)")
-_COMPARING = _words("confused mistaken differs distinguish distinguishes distinguished versus")
+_ENDINGS, _OTHER_THINGS = words_in("names", "endings"), _phrases_in("names", "other_things")
+_FOLLOWING, _NOUNS_LIKE_VERBS = words_in("names", "following"), words_in("names", "nouns_like_verbs")
+_VERB = re.compile(r".{2,}ing|.{2,}[^e]ed|.*ly|\d.*|[^a-z].*")
 
 
-def _considered_spans(prose: Prose, spans: list[Span]) -> set[int]:
-    """Which of `spans` (by index) are only asked about or compared with."""
-    compared: set[int] = set()
-    for position, word in enumerate(prose.words):
-        if word in _COMPARING or (word == "from" and prose.words[max(position - 1, 0)] == "different"):
-            compared |= _reached(prose, spans, position + 1, transparent=True, known=compared)
-    return compared | {
-        index for index, span in enumerate(spans) if prose.asked[span.start] or _conditional(prose, span)
-    }
+def _inside_another_noun(prose: Prose, span: Span) -> bool:
+    """Whether another noun follows a name at once: a bird feeder, a dog collar, a mouse pad are no such things."""
+    behind = _behind(prose, span, 1, limit=NO_GAP + 1)
+    if span.end in prose.hyphens:
+        return not behind[0].isdigit()
+    if not behind or behind[0] in _FOLLOWING:
+        return False
+    # "a dog barks": no noun in the plural follows "a"
+    if behind[0].endswith("s") and {"a", "an", "one"} & set(prose.words[max(span.start - 3, 0) : span.start]):
+        return False
+    return _VERB.fullmatch(behind[0]) is None or behind[0] in _NOUNS_LIKE_VERBS
 
 
-def _conditional(prose: Prose, span: Span) -> bool:
-    """ "A dog would have ears" speaks of no dog that is there; "a dog would be my answer" does."""
-    return _CONDITIONAL.match(" ".join(prose.words[span.end : span.end + 3])) is not None
+def _only_compared(prose: Prose, span: Span, starts: set[int]) -> bool:
+    """Whether a name says what something would be, looks like, or belongs to: "a dog would have ears", "a dog-like
+    animal", "a dog collar"; or what else it is part of: "a hot dog"."""
+    behind = " ".join(_behind(prose, span, 3))
+    before = prose.words[span.start - 1] if span.start and prose.gaps[span.start] == NO_GAP else ""
+    return (
+        _CONDITIONAL.match(behind) is not None
+        or behind.split(" ")[0] in _ENDINGS
+        or (before, prose.words[span.end - 1]) in _OTHER_THINGS
+        or _as_as(prose, span)
+        or (span.end not in starts and _inside_another_noun(prose, span))
+    )
+
+
+def _as_as(prose: Prose, span: Span) -> bool:
+    """ "as large as a dog", "the same size as a dog"."""
+    before = [word for word in prose.words[max(span.start - 6, 0) : span.start] if word not in ARTICLES]
+    return before[-1:] == ["as"] and bool({"as", "same"} & set(before[-4:-1]))

@@ -7,12 +7,15 @@ import re
 import string
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from itertools import chain, groupby, islice
 
 from throughline.core.errors import ThroughlineError
+
+Aliases = Mapping[str, Sequence[str]]
+"""Class → other names of it."""
 
 
 def words_of(text: str) -> list[str]:
@@ -21,15 +24,25 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_fold(text))
 
 
-NO_GAP, SOFT, COMMA, STOP = range(4)
-"""What stands before a word: nothing that matters; a colon; a comma; the end of a clause."""
+NO_GAP, MARK, COMMA, STOP = range(4)
+"""What stands before a word: a blank, a hyphen or nothing; another mark or a new line; a comma; a clause's end."""
 
 _DROPPED = re.compile("['’ʼ`\u00ad\u200b\u200c\u200d\u2060\ufeff]")
 """Apostrophes ("isn't" is one word) and characters without width."""
 
-_WORD = re.compile(r"[^\W_]+")
+_HAN, _HIRAGANA, _KATAKANA, _HANGUL = "\\u3400-\\u9fff\\uf900-\\ufaff々", "ぁ-ゟ", "゠-ヿ", "가-힣"
+_KOREAN_ENDING = "입니다|이에요|예요|이다|이|가|은|는|을|를|와|과|의|도|으로|로|인|처럼"
+_LETTERS = (
+    rf"[{_HAN}{_HIRAGANA}]|[{_KATAKANA}]+|[{_HANGUL}]+?(?=(?:{_KOREAN_ENDING})?(?![{_HANGUL}]))"
+    rf"|[^\W_{_HAN}{_HIRAGANA}{_KATAKANA}{_HANGUL}]+"
+)
+"""A word. A script that is written without blanks ends one, each Chinese character is one, a Korean ending is one."""
+
+_WORD = re.compile(_LETTERS)
+_UNSPACED = re.compile(rf"[{_HAN}{_HIRAGANA}]+")
 _PIECE = re.compile(
-    r"(?P<word>[^\W_]+)|(?P<stop>\.(?!\w)|[;!?。]|—|\n\s*\n|(?<=\s)[-–](?=\s))|(?P<comma>[,、])|(?P<soft>:)"
+    rf"(?P<word>{_LETTERS})|(?P<stop>\.(?!\w)|[;!?。]|—|\n\s*\n|(?<=\s)[-–](?=\s))|(?P<comma>[,、])"
+    r"|(?P<colon>[:=])|(?P<line>\n)|(?P<hyphen>(?<=\w)[‐‑–-](?=\w))|(?P<mark>[^\w\s‐‑–-])"
 )
 
 
@@ -41,11 +54,17 @@ _ABBREVIATED = frozenset({"st", "mt", "dr", "mr", "mrs", "vs", *string.ascii_low
 class Prose:
     """A text as its words in normal form."""
 
-    words: list[str]
-    gaps: list[int]
+    words: list[str] = field(default_factory=list)
+    gaps: list[int] = field(default_factory=list)
     """What stands before each word."""
-    asked: list[bool]
+    asked: list[bool] = field(default_factory=list)
     """Whether the clause of each word ends in a question mark."""
+    colons: list[int] = field(default_factory=list)
+    """The words behind a colon or an equals sign."""
+    hyphens: set[int] = field(default_factory=set)
+    """The words that a hyphen ties to the one before."""
+    lines: set[int] = field(default_factory=set)
+    """The words that begin a line."""
 
 
 _MARKS_IN_A_ROW = 30
@@ -66,27 +85,32 @@ def _with_few_marks(text: str) -> str:
 
 def read_prose(text: str) -> Prose:
     """Words, the gaps before them, and questions; linear in the text."""
-    words: list[str] = []
-    gaps: list[int] = []
-    asked: list[bool] = []
-    gap, clause_start = NO_GAP, 0
+    prose = Prose()
+    words, gap, clause_start = prose.words, NO_GAP, 0
     for piece in _PIECE.finditer(_fold(text)):
-        kind = piece.lastgroup
+        kind, mark = piece.lastgroup, piece.group()
         if kind == "word":
-            words.append(piece.group())
-            gaps.append(gap)
-            asked.append(False)
+            words.append(mark)
+            prose.gaps.append(gap)
+            prose.asked.append(False)
             gap = NO_GAP
         elif kind == "stop":
-            mark = piece.group()
-            if mark == "." and words and words[-1] in _ABBREVIATED:
+            listed = words and words[-1].isdigit() and (len(words) == 1 or len(words) - 1 in prose.lines)
+            if mark == "." and words and (words[-1] in _ABBREVIATED or listed):
+                gap = max(gap, MARK if listed else NO_GAP)
                 continue
             if mark == "?":
-                asked[clause_start:] = [True] * (len(words) - clause_start)
+                prose.asked[clause_start:] = [True] * (len(words) - clause_start)
             gap, clause_start = STOP, len(words)
+        elif kind == "hyphen":
+            prose.hyphens.add(len(words))
         else:
-            gap = max(gap, COMMA if kind == "comma" else SOFT)
-    return Prose(words, gaps, asked)
+            gap = max(gap, COMMA if kind == "comma" else MARK)
+        if kind == "colon":
+            prose.colons.append(len(words))
+        if "\n" in mark:
+            prose.lines.add(len(words))
+    return prose
 
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -148,12 +172,45 @@ class Matcher:
                     best = Span(start, end, self.names[name])
                 if end == len(words) or prose.gaps[end] >= limit:
                     break
+                if words[end] in ARTICLES and end + 1 < len(words) and prose.gaps[end + 1] == NO_GAP:
+                    end += _joined(name, words[end]) not in self.beginnings
                 name = _joined(name, words[end])
                 end += 1
-            if best is not None and best.end > reach:
-                spans.append(best)
+            if best is not None and best.end > reach and not _in_a_longer_word(prose, best):
+                spans.append(self._with_shared_end(prose, best))
                 reach = best.end
         return spans
+
+    def _with_shared_end(self, prose: Prose, span: Span) -> Span:
+        """Of "an African or Asian elephant" the last words name two classes, which share their end."""
+        if span.start < 2 or prose.words[span.start - 1] not in ("or", "and") or prose.gaps[span.start - 1] >= STOP:
+            return span
+        first = prose.words[span.start - 2]
+        ends = (prose.words[start : span.end] for start in range(span.start + 1, span.end))
+        shared = (self.names.get(_run_together([first, *end]), frozenset[str]()) for end in ends)
+        return replace(span, classes=span.classes.union(*shared))
+
+
+_BEFORE_A_NAME = frozenset(
+    "是為为只隻匹条條头頭個个张張位名辆輛把朵棵座台幅种種款有像的和或与與及跟即到见見示选"
+    "選不非没沒無无这這那该該はがのをにでともやか"
+)
+_BEHIND_A_NAME = frozenset("的了吧呢吗嗎啊和或与與及跟在正站坐躺趴跑是不而但也都はがのをにでともやかだじ")
+
+
+def _in_a_longer_word(prose: Prose, span: Span) -> bool:
+    """Whether a name in Chinese characters is part of another word, as the horse (马) is of the zebra (斑马). Words
+    are not set apart there: a neighbour counts as another word where it is a particle, a verb or a measure word."""
+    if not _UNSPACED.fullmatch(prose.words[span.start] + prose.words[span.end - 1]):
+        return False
+    sides = ((span.start - 1, span.start, _BEFORE_A_NAME), (span.end, span.end, _BEHIND_A_NAME))
+    return any(
+        0 <= neighbour < len(prose.words)
+        and prose.gaps[second] == NO_GAP
+        and prose.words[neighbour] not in separate
+        and _UNSPACED.fullmatch(prose.words[neighbour]) is not None
+        for neighbour, second, separate in sides
+    )
 
 
 def _joined(left: str, right: str) -> str:
@@ -165,13 +222,18 @@ def _run_together(words: Iterable[str]) -> str:
     return reduce(_joined, words, "")
 
 
-@lru_cache(maxsize=64)
-def matcher_of(classes: tuple[str, ...]) -> Matcher:
+def matcher_of(classes: Sequence[str], aliases: Aliases | None = None) -> Matcher:
     """The matcher of a class list, compiled once for each list.
 
-    ThroughlineError when a class has no letter or digit in its name, or when two classes differ in nothing but case
-    and punctuation.
+    ThroughlineError when a class has no letter or digit in its name, when two classes differ in nothing but case
+    and punctuation, or when an alias belongs to no class or to another one.
     """
+    other_names = tuple(sorted((name, tuple(others)) for name, others in aliases.items())) if aliases else ()
+    return _compiled(tuple(classes), other_names)
+
+
+@lru_cache(maxsize=64)
+def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...]], ...]) -> Matcher:
     own: dict[str, str] = {}
     for label in classes:
         name = _run_together(words_of(label))
@@ -180,11 +242,24 @@ def matcher_of(classes: tuple[str, ...]) -> Matcher:
         if own.setdefault(name, label) != label:
             what = "two classes differ only in case, blanks or punctuation"
             raise ThroughlineError(what, f"{own[name]!r}, {label!r}", "rename one")
+    given: defaultdict[str, set[str]] = defaultdict(set)
     derived: defaultdict[str, set[str]] = defaultdict(set)
-    for label in classes:
-        for variant in _variants(words_of(label)):
+    spellings = [(label, label) for label in classes]
+    for label, others in aliases:
+        if label not in classes:
+            raise ThroughlineError("an alias is given for an unknown class", repr(label), "name a class of the list")
+        for other in others:
+            name = _run_together(words_of(other))
+            if not name:
+                raise ThroughlineError("an alias has no letter or digit", f"{label!r}: {other!r}", "take it out")
+            if own.get(name, label) != label:
+                raise ThroughlineError("an alias is the name of another class", f"{label!r}: {other!r}", "take it out")
+            given[name].add(label)
+            spellings.append((label, other))
+    for label, spelling in spellings:
+        for variant in _variants(words_of(spelling)):
             derived[variant].add(label)
-    names = {name: frozenset(labels) for name, labels in derived.items()}
+    names = {name: frozenset(labels) for name, labels in (derived | given).items()}
     names |= {name: frozenset({label}) for name, label in own.items()}
     beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
     return Matcher(names, beginnings, any("," in name for name in classes))
@@ -200,6 +275,8 @@ def _variants(words: list[str]) -> list[str]:
 
 def _numbers(word: str) -> set[str]:
     """A noun as it is, in the plural and in the singular, by the regular rules of English and a few others."""
+    if len(word) == 1:  # the plurals of A, I and U are other words
+        return {word}
     endings = _PLURAL_ENDINGS if _NO_PLURAL.fullmatch(word) else _PLURAL_ENDINGS + _SINGULAR_ENDINGS
     regular = {re.sub(ending, other, word) for ending, other in endings}
     return {word, _PLURALS.get(word, word), _SINGULARS.get(word, word)} | regular

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from throughline.chains.answers import is_refusal, parse_answer
 from throughline.chains.formats import Chain, ChainFormat, tag_pattern
+from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 
 
@@ -25,7 +26,11 @@ class ParsedChain:
 
 
 def parse_chain(
-    text: str, format: ChainFormat, classes: Sequence[str], finish_reason: str | None = None
+    text: str,
+    format: ChainFormat,
+    classes: Sequence[str],
+    finish_reason: str | None = None,
+    aliases: Aliases | None = None,
 ) -> ParsedChain:
     """The chain of `format` in `text`, or the one fault that keeps it from being one.
 
@@ -40,7 +45,7 @@ def parse_chain(
     if fault is not None:
         return ParsedChain(None, fault[0], fault[1], None)
     chain = Chain(format, tuple(texts[name] for name in format.stages))
-    answer = parse_answer(chain.answer, classes)
+    answer = parse_answer(chain.answer, classes, aliases)
     detail = "" if answer.label is not None else f"{format.answer_stage}: {_shortened(chain.answer)}"
     return ParsedChain(chain, answer.outcome, detail, answer.label)
 

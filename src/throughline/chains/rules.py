@@ -10,12 +10,14 @@ the self-labelling rounds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from throughline.chains.mentions import find_mentions
+from throughline.chains.answers import stated_classes
+from throughline.chains.mentions import classes_of, find_mentions
+from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import ParsedChain
 from throughline.core.errors import ThroughlineError
 
-VERSION = 1
+VERSION = 2
 """Raised when a rule, or the parser behind it, judges a text otherwise than before: recorded verdicts of another
 version are made anew."""
 
@@ -50,7 +52,13 @@ class Judgement:
     detail: str = ""
 
 
-def judge(rule: str, parsed: ParsedChain, classes: Sequence[str], true_label: str | None = None) -> Judgement:
+def judge(
+    rule: str,
+    parsed: ParsedChain,
+    classes: Sequence[str],
+    true_label: str | None = None,
+    aliases: Aliases | None = None,
+) -> Judgement:
     """Applies the rule called `rule` to a parsed chain of the class list `classes`.
 
     `true_label` is joined from the image folder by the caller, at this moment and not before. ThroughlineError for
@@ -67,7 +75,7 @@ def judge(rule: str, parsed: ParsedChain, classes: Sequence[str], true_label: st
         return Judgement(Outcome.OK, True)
     if parsed.label is None:
         return Judgement(parsed.outcome, False, parsed.detail)
-    fault = _overturned(parsed, classes)
+    fault = _overturned(parsed, classes, aliases)
     if fault is not None:
         return Judgement(fault, False, f"{REFLECTION} speaks against {parsed.label!r}")
     if checks.needs_label and parsed.label != true_label:
@@ -75,15 +83,15 @@ def judge(rule: str, parsed: ParsedChain, classes: Sequence[str], true_label: st
     return Judgement(Outcome.OK, True)
 
 
-def _overturned(parsed: ParsedChain, classes: Sequence[str]) -> Outcome | None:
-    """How REFLECTION contradicts the conclusion, if it does: by denying it (negated) or by asserting nothing but
-    other classes (ambiguous)."""
+def _overturned(parsed: ParsedChain, classes: Sequence[str], aliases: Aliases | None) -> Outcome | None:
+    """How REFLECTION contradicts the conclusion, if it does: by denying it (negated) or by stating another class as the
+    answer (ambiguous). Weighing other classes is what the stage is for."""
     chain = parsed.chain
     if chain is None or parsed.label is None or REFLECTION not in chain.format.stages:
         return None
-    mentions = find_mentions(chain.stage(REFLECTION), classes)
-    if parsed.label in mentions.asserted:
+    mentions = find_mentions(chain.stage(REFLECTION), classes, aliases)
+    if parsed.label in classes_of(mentions.asserted):
         return None
-    if parsed.label in mentions.denied:
+    if parsed.label in classes_of(mentions.denied):
         return Outcome.NEGATED
-    return Outcome.AMBIGUOUS if mentions.asserted else None
+    return Outcome.AMBIGUOUS if stated_classes(mentions) else None
