@@ -38,8 +38,10 @@ class Mentions:
         return self._chosen(lambda span: not start <= span.start < end)
 
     def _chosen(self, wanted: Callable[[Span], bool]) -> "Mentions":
-        kinds = (self.asserted, self.denied, self.considered)
-        return Mentions(self.prose, *(tuple(filter(wanted, spans)) for spans in kinds))
+        asserted, denied, considered = (
+            tuple(filter(wanted, spans)) for spans in (self.asserted, self.denied, self.considered)
+        )
+        return Mentions(self.prose, asserted, denied, considered)
 
     @property
     def named(self) -> bool:
@@ -64,7 +66,8 @@ def find_mentions(text: str, classes: Sequence[str], aliases: Aliases | None = N
         index for index, span in enumerate(spans) if _denied_after(prose, span)
     }
     kinds = (set(range(len(spans))) - considered - denied, denied - considered, considered)
-    return Mentions(prose, *(tuple(spans[index] for index in sorted(kind)) for kind in kinds))
+    asserted, denied_spans, considered_spans = (tuple(spans[index] for index in sorted(kind)) for kind in kinds)
+    return Mentions(prose, asserted, denied_spans, considered_spans)
 
 
 def classes_of(spans: Sequence[Span]) -> frozenset[str]:
