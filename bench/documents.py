@@ -13,12 +13,12 @@ from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
 from generated import generated_names, replace_generated
-from records import BuiltChains, ChainsStudy, DemoKills, SensitivityStudy, read_record
+from records import BuiltChains, ChainsStudy, DemoKills, RealAnswers, SensitivityStudy, read_record
 from reduced_run import require_whole
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.metrics.paired import holm
@@ -30,7 +30,7 @@ from throughline.runs.order import ANSWER_ORDER, in_order
 from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
-DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md")
+DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md", "docs/answers.md")
 MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
 
 
@@ -277,6 +277,24 @@ def _built(build: BuiltChains) -> tuple[str, ...]:
     )
 
 
+def real_answers(root: Path) -> str:
+    """What the answer parser makes of published answers of real models."""
+    found = read_record(root / "evidence" / "real_answers.json", RealAnswers)
+    if found is None:
+        return NOT_MEASURED
+    columns = {
+        "model": lambda row: row.model,
+        "images": lambda row: row.images,
+        "form": lambda row: row.form,
+        "answers": lambda row: str(row.answers),
+        "state a class": lambda row: str(row.states_a_class),
+        "another class": lambda row: str(row.wrong),
+        "lost": lambda row: str(row.lost),
+    }
+    notes = (f"Read {found.read}, {found.date}. Sources: {'; '.join(found.sources)}.",)
+    return to_markdown(tabulate("answers", found.rows, columns, notes), with_title=False)
+
+
 # README -------------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +333,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "digits-rotation": digits_block("rotation"),
     "digits-colour": digits_block("colour"),
     "chains": chains,
+    "real-answers": real_answers,
     **{f"bench-{name.replace('_', '-')}": bench_block(name) for name in BENCHES},
     "demo-time": demo_time,
     "demo-seconds": demo_seconds,

@@ -57,6 +57,29 @@ class DemoTime(Record):
         return self
 
 
+class ReadAnswers(Record):
+    """Answers of one model to one kind of question, read by hand and by the parser."""
+
+    model: str
+    images: str
+    form: str
+    answers: int
+    states_a_class: int
+    wrong: int
+    """Another class than the answer states, or one where it states none."""
+    lost: int
+    """No class where the answer states one."""
+
+
+class RealAnswers(Record):
+    """What the answer parser makes of published answers; the texts themselves are others' and not committed."""
+
+    sources: list[str]
+    read: str
+    date: str
+    rows: list[ReadAnswers] = Field(min_length=1)
+
+
 class HelpTime(Record):
     """`throughline --help`, each in a process of its own."""
 
