@@ -17,7 +17,7 @@ class Settings(BaseModel):
     """Frozen; an unknown key is an error. A list may be written `a,b`, and one of a single value as that value, so that
     it can be given on a command line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -25,6 +25,15 @@ class Settings(BaseModel):
         if not isinstance(values, dict):
             return values
         return {name: as_list(value) if cls._is_list(name) else value for name, value in values.items()}
+
+    @field_validator("*")
+    @classmethod
+    def _once_each(cls, values: Any) -> Any:
+        """Of a doubled seed or domain a mean would say that nothing varies."""
+        doubled = [value for at, value in enumerate(values) if value in values[:at]] if type(values) is tuple else []
+        if doubled:
+            raise ValueError(f"{doubled[0]} stands twice: name it once")
+        return values
 
     @classmethod
     def _is_list(cls, name: str) -> bool:

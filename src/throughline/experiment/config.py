@@ -25,6 +25,7 @@ from throughline.core.settings import (
     WordingSettings,
     as_list,
 )
+from throughline.core.yaml_text import parse_yaml
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.presets import preset_names, preset_path
 from throughline.questions.question_set import QuestionSet, make_question_set
@@ -265,7 +266,7 @@ def _config_path(name_or_path: str) -> Path:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ThroughlineError(f"cannot read the config ({error})", path) from error
     except yaml.YAMLError as error:
@@ -296,7 +297,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     if not equals or not all(dotted.strip().split(".")):
         raise UsageError(f"--set {override} is no key=value", do="write for example --set training.rounds=2")
     try:
-        return dotted.strip(), yaml.safe_load(text)
+        return dotted.strip(), parse_yaml(text)
     except yaml.YAMLError:
         raise UsageError(f"the value of --set {override} is not valid YAML") from None
 

@@ -88,7 +88,11 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ThroughlineError(f"the adapter does not fit this model: {reason}", folder, _OWN_BASE) from error
-    shapes = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(wrapped).items()}
+    weights = get_peft_model_state_dict(wrapped)
+    if broken := sorted(name for name, value in weights.items() if not value.isfinite().all()):
+        what = f"the adapter holds weights that are no numbers, e.g. {broken[0]}: its training diverged"
+        raise ThroughlineError(what, folder, "train it anew with a lower learning rate")
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
     if unmatched := sorted(set(shapes.items()) ^ set(saved_shapes.items())):
         reason = f"{len(unmatched)} weights have no place, e.g. {unmatched[0][0]}"
         raise ThroughlineError(f"the adapter does not fit this model: {reason}", folder, _OWN_BASE)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from throughline.core.errors import ThroughlineError
+from throughline.core.yaml_text import parse_yaml
 
 BATCH_SHARE = 0.5
 """OpenAI's Batch API costs half."""
@@ -52,7 +53,7 @@ PRICES: Mapping[str, Price] = {
 def read_prices(path: Path) -> dict[str, Price]:
     """The user's own table, YAML: `model: {prompt: 2.5, completion: 10}`, US dollars for a million tokens."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
         return TypeAdapter(dict[str, Price]).validate_python(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]

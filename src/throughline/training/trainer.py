@@ -92,8 +92,26 @@ class TreeTrainer(Trainer):
             scores = score_trees(model, batch)
         self._note_parts(scores)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["trees"])
+        loss = self.objective.loss(scores)
+        self._require_finite("loss", float(loss.detach()))
         # gradients are averaged over devices afterwards
-        return self.objective.loss(scores) * self.accelerator.num_processes / samples
+        return loss * self.accelerator.num_processes / samples
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of every optimiser step, before it is taken."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._require_finite("gradient norm", float(norm))
+        return norm
+
+    def _require_finite(self, what: str, value: float) -> None:
+        """ThroughlineError instead of weights that are no numbers, which Trainer would go on with and log as 0."""
+        if not math.isfinite(value):
+            step, rate = self.state.global_step + 1, self.args.learning_rate
+            raise ThroughlineError(
+                f"training diverged: the {what} is {value} at step {step} of {self.state.max_steps}; nothing is saved",
+                f"training.stage.lr = {rate:g}",
+                "lower the learning rate",
+            )
 
     def _note_parts(self, scores: TreeScores) -> None:
         """Each branch's NLL, and the mean probability of its watched tokens."""

@@ -1,0 +1,73 @@
+"""What would give a wrong number, and nobody would be told: at the command line, by exit code and words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from throughline.cli.main import main
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import LoraSettings
+from throughline.mllm.load import load_mllm
+from throughline.mllm.lora import ADAPTER_WEIGHTS, add_lora, load_adapter, save_adapter
+
+DIVERGING = ("training.stage.lr=1e30", "training.stage.batch=8", "methods=cls", "data.targets=photo")
+
+
+def overrides(*keys):
+    return [word for key in keys for word in ("--set", key)]
+
+
+def test_training_that_diverges_stops_the_run_and_saves_nothing(tmp_path, capsys):
+    assert main(["run", "tiny", "--out", str(tmp_path), *overrides(*DIVERGING)]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "training diverged: the" in said
+    assert "at step" in said
+    assert "training.stage.lr = 1e+30" in said
+    assert "lower the learning rate" in said
+    assert not list(tmp_path.rglob(ADAPTER_WEIGHTS))
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_model_whose_training_diverges_is_not_kept(tmp_path, tiny_images, capsys):
+    out = tmp_path / "model"
+    assert main(["fit", str(tiny_images.root), "--out", str(out), "--lr", "1e30", "--batch", "4"]) == 1
+    assert "training diverged" in capsys.readouterr().err
+    assert not list(out.rglob(ADAPTER_WEIGHTS))
+
+
+def test_an_adapter_that_holds_no_numbers_is_not_loaded(tmp_path, tiny_mllm, tiny_checkpoint):
+    save_adapter(add_lora(tiny_mllm.model, LoraSettings(), seed=0), tmp_path)
+    weights = load_file(tmp_path / ADAPTER_WEIGHTS)
+    name = sorted(weights)[0]
+    save_file({**weights, name: torch.full_like(weights[name], float("nan"))}, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(ThroughlineError, match="no numbers, e.g. .*: its training diverged"):
+        load_adapter(load_mllm(str(tiny_checkpoint)).model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("seeds=0,1,0", "seeds: 0 stands twice"),
+        ("data.targets=photo,photo", "data.targets: photo stands twice"),
+        ("methods=cls,cls", "methods: cls stands twice"),
+        ("evaluation.answering.answers=label,label", "label stands twice"),
+        ("training.stage.lr=.inf", "training.stage.lr is inf, expected: a finite number"),
+        ("training.stage.weight_decay=.nan", "training.stage.weight_decay is nan, expected: a finite number"),
+    ],
+)
+def test_what_is_doubled_or_no_number_is_no_config(key, words, tmp_path, capsys):
+    assert main(["run", "tiny", "--out", str(tmp_path / "run"), *overrides(key)]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("doubled", ["seeds: [0]\nseeds: [1]\n", "data:\n  drawn: {per_class: 2, per_class: 3}\n"])
+def test_a_key_that_stands_twice_is_told_with_its_line(doubled, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("name: x\n" + doubled)
+    assert main(["run", str(config), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "stands twice" in said
+    assert f"{Path(config).name}, line" in said
