@@ -42,7 +42,7 @@ def test_an_adapter_that_holds_no_numbers_is_not_loaded(tmp_path, tiny_mllm, tin
     weights = load_file(tmp_path / ADAPTER_WEIGHTS)
     name = sorted(weights)[0]
     save_file({**weights, name: torch.full_like(weights[name], float("nan"))}, tmp_path / ADAPTER_WEIGHTS)
-    with pytest.raises(ThroughlineError, match="no numbers, e.g. .*: its training diverged"):
+    with pytest.raises(ThroughlineError, match=r"no numbers, e\.g\. .*: its training diverged"):
         load_adapter(load_mllm(str(tiny_checkpoint)).model, tmp_path)
 
 
