@@ -270,6 +270,7 @@ async def four_attempts(server: ChatServer, number: int) -> list[bytes]:
     return got
 
 
+@pytest.mark.slow
 def test_faults_depend_on_the_request_and_its_attempt_alone() -> None:
     """Not on order, concurrency, capacity or the clock; and they come in the shares of the plan."""
 

@@ -122,6 +122,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
     return set(ended.stdout.splitlines()[-1].split()[1:])
 
 
+@pytest.mark.slow
 def test_rooms_without_torch_import_without_it() -> None:
     modules = [name for name in FILES if ROOMS.get(room_of(name) or "") == "no"]
     assert not loaded_by("\n".join(f"import {name}" for name in modules)) & {"torch", "transformers"}

@@ -14,6 +14,8 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.splits import split_domains
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
 
 

@@ -7,6 +7,8 @@ from throughline.benchmarks.contenders import token_trees
 from throughline.benchmarks.memory import cpu_peak, measure, peak_of_step
 from throughline.benchmarks.settings import MemorySettings
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 FLOATS = MIB // 4
 
@@ -38,7 +40,6 @@ def test_scratch_space_inside_an_operator_counts():
     assert cpu_peak(lambda: torch.sort(values, stable=True)) >= 3 * MIB
 
 
-@pytest.mark.slow
 def test_a_step_is_its_inputs_and_its_peak_and_says_the_same_twice(work):
     ours = token_trees(work)
     alone, again = (peak_of_step(ours.model, ours.take_step, {}, "cpu") for _ in range(2))
@@ -52,7 +53,6 @@ def rows():
     return measure(MemorySettings(geometry="pocket", classes=(7,), batch=2, threads=1), print)
 
 
-@pytest.mark.slow
 def test_rows_say_how_it_was_measured_and_their_ratio_is_ours_over_the_rivals(rows):
     assert [row.name for row in rows] == [
         "memory pocket, 7 classes",

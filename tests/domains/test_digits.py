@@ -11,6 +11,8 @@ from throughline.domains.digits import DIGIT_NAMES, write_digits
 from throughline.domains.folders import read_images
 from throughline.domains.images import load_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory):
@@ -41,7 +43,6 @@ def test_every_scan_lies_in_exactly_one_rotation_under_its_own_name(rotated):
     assert [len(rotated.in_domain(domain)) for domain in rotated.domains] == [300, 300, 300, 299, 299, 299]
 
 
-@pytest.mark.slow
 def test_the_first_domain_shows_the_scan_and_the_others_show_it_turned(rotated, coloured):
     upright = np.asarray(load_image(rotated.in_domain("rotation_00")[0].path))
     assert upright.shape == (64, 64, 3)
@@ -74,7 +75,6 @@ def test_the_written_sets_pass_the_check(rotated):
     assert check_images(rotated.root).errors == ()
 
 
-@pytest.mark.slow
 def test_the_same_seed_writes_the_same_images_and_another_seed_other_ones(rotated, tmp_path):
     write_digits(tmp_path / "again", "rotation", seed=0)
     assert read_images(tmp_path / "again").fingerprint() == rotated.fingerprint()

@@ -55,6 +55,7 @@ def test_the_adapter_is_in_place(model, preset, images):
     assert torch.isfinite(said[0]).all()
 
 
+@pytest.mark.slow
 def test_a_model_fitted_on_quantized_weights_is_asked_on_them(images, preset, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "run_units", in_this_process)
     config = fit_config(images, preset=str(preset), changes={"model.quantization": "nf4"})

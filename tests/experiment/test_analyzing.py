@@ -34,6 +34,8 @@ from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.runs.folder import begin_unit, finish_unit
 
+pytestmark = pytest.mark.slow
+
 ALL = AnalyzeSettings(limit=6)
 METHODS = ["zero_shot", "cls", "mtct", "mtct_sarr"]
 
@@ -122,7 +124,6 @@ def silent(line: str) -> None:
     pass
 
 
-@pytest.mark.slow
 def test_every_analysis_of_a_run_is_found(analyzed: Path) -> None:
     found = read_analysis(analyzed / FILE)
     assert found is not None
@@ -179,7 +180,6 @@ def test_numbers_are_of_the_weights_they_name(folder: Path, tiny_checkpoint: Pat
     assert mine.tokens == len(p) and mine.mean.mean == pytest.approx(sum(p) / len(p), abs=1e-4)
 
 
-@pytest.mark.slow
 def test_a_second_time_no_model_is_opened_and_nothing_changes(
     analyzed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +196,6 @@ def test_a_second_time_no_model_is_opened_and_nothing_changes(
     assert not other.folds[0].buckets and other.limit == 7  # those were of six images
 
 
-@pytest.mark.slow
 def test_a_stopped_analysis_goes_on_where_it_was(analyzed: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_analysis(analyzed / FILE)
     written, write = [], scoring.write_tokens
@@ -338,7 +337,6 @@ def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.C
     assert "no method is called 'mtctsarr'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_verb_prints_a_summary_and_writes_page_and_numbers(folder: Path, capsys) -> None:
     assert main(["analyze", str(folder), "--what", "probabilities,mismatch", "--limit", "4"]) == 0
     printed = capsys.readouterr()

@@ -23,6 +23,8 @@ from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
 from throughline.questions.prompt import user_prompt
 
+pytestmark = pytest.mark.slow
+
 Export = Callable[..., tuple[int, str, str]]
 
 
@@ -71,7 +73,6 @@ def export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Export:
     return export
 
 
-@pytest.mark.slow
 def test_the_checkpoint_answers_as_the_model_does(export: Export, model: Path, world: Path, tmp_path: Path) -> None:
     code, out, err = export(model, "--images", world)
     assert code == 0, err

@@ -41,6 +41,8 @@ from throughline.questions.question_set import make_question_set
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.training import trainer
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
 RUN = """
@@ -168,7 +170,6 @@ def test_the_matched_control_takes_the_steps_of_the_stages_and_the_rounds(undist
     assert steps_of(undisturbed, "cls_matched") == (9, 9)
 
 
-@pytest.mark.slow
 def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tmp_path: Path) -> None:
     """Two chains of most images, one of the others; steps are counted before."""
     lines = (config_file.parent / "journal-0.jsonl").read_text().splitlines()
@@ -212,7 +213,6 @@ def test_nothing_is_left_lying_about(undisturbed: FinishedRun) -> None:
 # the same again ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_same_seed_twice_is_the_same_but_for_seconds(here: Run, undisturbed: FinishedRun, tmp_path: Path) -> None:
     torch.manual_seed(99)  # whatever a process did before
     again = here(tmp_path / "again")
@@ -230,7 +230,6 @@ class Stopped(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.slow
 def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
     here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +261,6 @@ def test_stopped_at_random_writes_and_started_again_it_ends_with_the_same(
     test_nothing_is_left_lying_about(again)
 
 
-@pytest.mark.slow
 def test_units_share_decoded_images_until_the_run_is_finished(
     here: Run, undisturbed: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +283,6 @@ def files_below(run_folder: Path) -> int:
     return sum(path.is_file() for path in (run_folder / PIXELS).rglob("*"))
 
 
-@pytest.mark.slow
 def test_two_workers_give_what_one_gives(undisturbed: FinishedRun, config_file: Path, tmp_path: Path) -> None:
     """Two workers, loaders of their own, no cache: nothing of it changes a number, nor the name of a unit."""
     changes = ("workers=2", "training.stage.loader_workers=1", "data.cache_gb=0")
@@ -294,7 +291,6 @@ def test_two_workers_give_what_one_gives(undisturbed: FinishedRun, config_file: 
     assert results(finished.folder) == results(undisturbed.folder)
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_and_started_again_it_ends_with_the_same(
     undisturbed: FinishedRun, config_file: Path, tmp_path: Path
 ) -> None:
@@ -384,7 +380,6 @@ def trained_in(finished: FinishedRun) -> list[tuple[int, int, int]]:
     return [(row["round"], row["accepted"], row["trained"]) for row in rows]
 
 
-@pytest.mark.slow
 def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
     here: Run, says: Any, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
@@ -414,7 +409,6 @@ def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
             assert chains[one.id] == (own[one.id] if ever else teacher[one.id])
 
 
-@pytest.mark.slow
 def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run, tmp_path: Path) -> None:
     finished = here(tmp_path, "training.rejected=drop", "methods=mtct_sarr", "training.rounds=1")
     (row,) = read_json_lines(folder_of(finished, "mtct_sarr") / "rounds.jsonl")
@@ -422,7 +416,6 @@ def test_a_round_without_an_accepted_chain_trains_nothing_and_says_so(here: Run,
     assert steps_of(finished, "mtct_sarr") == (0, 3)
 
 
-@pytest.mark.slow
 def test_a_round_that_trained_and_changed_no_output_is_an_error(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,7 +432,6 @@ def test_a_round_that_trained_and_changed_no_output_is_an_error(
 # selection --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_selection_asks_about_the_out_splits_of_the_sources_only(
     here: Run, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm import lora
 from throughline.training import trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -56,7 +58,6 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_everything_that_asking_needs_is_saved_together(undisturbed, world):
     folder, record, images = undisturbed.folder, read_record(undisturbed.folder), read_images(world)
     assert {path.name for path in folder.iterdir()} == {
@@ -116,7 +117,6 @@ def stop_at(monkeypatch, module, name, call):
     monkeypatch.setattr(module, name, stopping)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
@@ -142,7 +142,6 @@ def test_a_fit_that_is_stopped_and_started_again_gives_the_same_adapter(
     assert not (again.folder / ".fitting").exists()
 
 
-@pytest.mark.slow
 def test_a_process_that_is_killed_and_started_again_gives_the_same_adapter(world, preset, tmp_path, monkeypatch):
     out = tmp_path / "model"
     program = "import sys; from throughline.cli.main import main; sys.exit(main(sys.argv[1:]))"

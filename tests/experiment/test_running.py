@@ -17,7 +17,7 @@ from throughline.experiment.preparation import read_accepted_chains
 from throughline.experiment.run import run_experiment
 from throughline.runs.folder import locked
 
-pytestmark = pytest.mark.usefixtures("teacher")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("teacher")]
 ALL = "methods=zero_shot,cls,reasoning,mtct,sarr,mtct_sarr,cls_matched,mtct_matched"
 
 
@@ -184,7 +184,6 @@ def test_redo_stale_sets_the_old_unit_aside_and_does_it_again(run):
     assert kept == [unit.name for unit in old.units if unit.method == "cls"]
 
 
-@pytest.mark.slow
 def test_a_bug_in_one_unit_is_one_line_and_nothing_else_is_lost(run, monkeypatch):
     monkeypatch.setenv("FAKE_RAISES", "mtct")
     with pytest.raises(ThroughlineError, match=r"sketch-mtct-seed0.*ValueError: a bug") as caught:
@@ -221,7 +220,6 @@ def test_what_a_kill_left_half_written_goes_when_its_unit_is_done(run):
     assert (unit / "done").is_file() and not list(unit.rglob(".*"))
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_results(run, process, tmp_path):
     undisturbed = results(run(ALL, out="undisturbed").folder)
     moments = random.Random(0)

@@ -21,6 +21,8 @@ from throughline.experiment.final_model import FittedModel, fit_config, fit_mode
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.teaching import server_process
 
+pytestmark = pytest.mark.slow
+
 Fit = Callable[[RunConfig, Path], FittedModel]
 
 
@@ -51,7 +53,6 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.slow
 def test_a_round_is_sampled_through_a_real_server(
     fit: Fit, ports: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +128,6 @@ def test_a_run_is_previewed_where_its_server_is_not_and_started_only_where_it_is
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_round_whose_chains_are_all_there_starts_no_server(
     fit: Fit, small: Callable[[str], RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

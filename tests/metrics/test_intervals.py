@@ -83,6 +83,7 @@ def naive_bootstrap(
     return ends
 
 
+@pytest.mark.slow
 def test_the_multinomial_shortcut_equals_drawing_images_one_by_one() -> None:
     data = runs(targets=2, seeds=3, samples=60)
     fast = hierarchical_bootstrap(data, rng(1), draws=8000)

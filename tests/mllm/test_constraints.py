@@ -71,6 +71,7 @@ def test_every_format_is_kept_by_a_model_that_never_saw_it(pocket: Mllm, chain_f
     assert any(one.finish_reason == "stop" for one in chains)
 
 
+@pytest.mark.slow
 def test_greedy_chains_that_were_well_formed_stay_as_they_were(pocket: Mllm) -> None:
     loose = said(pocket, FIVE_STAGE, SamplingSettings(max_new_tokens=200))
     bound = said(pocket, FIVE_STAGE, SamplingSettings(max_new_tokens=200, constrained=True))

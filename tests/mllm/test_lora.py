@@ -92,6 +92,7 @@ def test_a_new_adapter_changes_nothing_yet_and_is_drawn_from_its_seed(
     assert adapter_fingerprint(wrapped) == adapter_fingerprint(again) != adapter_fingerprint(other)
 
 
+@pytest.mark.slow
 def test_saving_and_loading_gives_the_same_output_and_not_the_bases(
     checkpoints: dict[str, Path], family: str, tmp_path: Path
 ) -> None:

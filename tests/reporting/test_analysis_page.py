@@ -26,6 +26,8 @@ from throughline.reporting.analyses import find_analysis, shaded_data
 from throughline.reporting.page import write_page
 from throughline.runs.reader import Run, read_run
 
+pytestmark = pytest.mark.slow
+
 EMPTY = {"folds": (), "divergence": (), "sensitivity": (), "missing": ()}
 
 
@@ -78,7 +80,6 @@ def test_every_section_has_something_when_everything_was_measured(analysed: Run)
     assert all(f'aria-label="{name}' not in page for name in ("None", "{"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["none", "empty", "broken"])
 def test_without_an_analysis_every_section_names_the_command(make_run: Callable[..., FakeRun], parts: str) -> None:
     run = small(make_run)

@@ -39,6 +39,7 @@ def test_figures_are_the_same_bytes_each_time_and_carry_no_date(fake_run: FakeRu
         assert "date" not in svg.lower() and "<metadata" not in svg and "Matplotlib" not in svg
 
 
+@pytest.mark.slow
 def test_figures_take_the_colour_of_the_page_and_say_what_they_show(fake_run: FakeRun) -> None:
     for svg in figures(read_run(fake_run.folder)):
         assert svg is not None
@@ -46,6 +47,7 @@ def test_figures_take_the_colour_of_the_page_and_say_what_they_show(fake_run: Fa
         assert 'role="img" aria-label="' in svg
 
 
+@pytest.mark.slow
 def test_ids_of_two_figures_on_one_page_do_not_collide(fake_run: FakeRun) -> None:
     ids: list[str] = []
     for svg in figures(read_run(fake_run.folder)):

@@ -20,6 +20,8 @@ from throughline.runs.reader import read_run
 if TYPE_CHECKING:
     from tests.reporting.conftest import FakeRun
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -123,7 +125,6 @@ def test_pictures_and_texts_are_bounded(fake_run: FakeRun) -> None:
     assert {said[4] for image in images[10:] for entry in image[4] for said in entry[2]} == {None}
 
 
-@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_and_no_path_of_this_machine(fake_run: FakeRun, page: str) -> None:
     assert write_page(fake_run.folder, fake_run.images).read_text() == page
     assert str(fake_run.folder.parent) not in page and str(fake_run.images) not in page
@@ -171,7 +172,6 @@ def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Call
         assert words in text, words
 
 
-@pytest.mark.slow
 def test_a_method_whose_answers_are_lost_decides_nothing(make_run: Callable[..., FakeRun]) -> None:
     run = make_run()
     for path in run.folder.glob("units/*mtct_sarr*/predictions.jsonl"):
@@ -195,7 +195,6 @@ def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable
     assert shown == {("painting", (0, 1)), ("sketch", (0,))}
 
 
-@pytest.mark.slow
 def test_several_groups_of_results_have_figures_of_their_own(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls", "mtct"), seeds=(0,), targets=("sketch",))
     rows = read_json_lines(fake.folder / "results.jsonl")

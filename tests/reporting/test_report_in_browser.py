@@ -16,7 +16,10 @@ from throughline.reporting.page import write_page
 from throughline.reporting.side_by_side import write_side_by_side
 from throughline.runs.reader import Run, read_run
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no headless browser on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no headless browser on this machine"),
+]
 Answers = dict[tuple[str, str, str], Any]
 
 
@@ -206,7 +209,6 @@ def test_in_print_the_controls_are_gone_and_figures_fit(browser: Browser, page: 
     assert seen[:2] == ["rgb(255, 255, 255)", "none"] and seen[2] <= 700
 
 
-@pytest.mark.slow
 def test_several_runs_open_without_a_word(browser: Browser, fake: FakeRun, tmp_path: Path) -> None:
     other = write_run(tmp_path, seeds=(0, 1), methods=("cls",))
     browser.open(write_side_by_side([fake.folder, other.folder]))
@@ -242,7 +244,6 @@ def write_large_run(root: Path, images: int, methods: tuple[str, ...]) -> FakeRu
     return fake
 
 
-@pytest.mark.slow
 def test_five_thousand_images_are_there_at_once_and_filtered_at_once(browser: Browser, tmp_path: Path) -> None:
     fake = write_large_run(tmp_path, 5000, ("zero_shot", "cls", "mtct", "mtct_sarr"))
     page = write_page(fake.folder)

@@ -10,6 +10,8 @@ from tests.reporting.conftest import FakeRun, write_run
 from throughline.cli import report
 from throughline.core.errors import ThroughlineError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:

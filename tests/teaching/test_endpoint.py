@@ -188,6 +188,7 @@ def test_truncated_refused_malformed_and_empty_answers_are_named(session: Callab
     )
 
 
+@pytest.mark.slow
 def test_a_request_that_never_goes_well_is_a_named_failure_and_asked_for_again(session: Callable[..., Session]) -> None:
     one = session(faults={"errors_500": 1.0})
     progress = one.build()

@@ -410,6 +410,7 @@ export_chains(store, out, plan, shard_bytes=1, on_progress=on_progress)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_what_stood_there_and_nothing_that_the_next_one_trips_over(
     store: Path, images: ImageSet, tmp_path: Path
 ) -> None:
@@ -449,6 +450,7 @@ def test_a_store_without_an_accepted_chain_is_said_in_one_line(store: Path, imag
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_card_load_and_trl_trains_on_them(
     exported: ExportSummary, loaded: Callable[[Path], Any], tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from throughline.teaching.building import build_chains
 from throughline.teaching.local import LocalTeacher
 from throughline.teaching.plan import BuildPlan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pocket() -> Mllm:
@@ -62,7 +64,6 @@ def texts(store: Path) -> dict[tuple[str, int], str]:
     return {(c.sample_id, c.candidate): c.text for c in read_journal(store).candidates}
 
 
-@pytest.mark.slow
 def test_chains_are_sampled_recorded_and_resumed_alike(pocket: Mllm, images: ImageSet, tmp_path: Path) -> None:
     plan = BuildPlan(images, FIVE_STAGE, candidates=2, enough=None)
     build_chains(plan, teacher(pocket, images), tmp_path / "whole")

@@ -103,6 +103,7 @@ def test_a_server_that_refuses_gets_fewer_at_once_and_all_are_answered(
         assert server.stats()["answered"] == 40 and server.stats()["most_at_once"] <= 3 + 16
 
 
+@pytest.mark.slow
 def test_a_refused_image_is_an_answer_and_a_silent_server_is_an_error(
     settings: ServerSettings, batches: list[tuple[Sample, ...]]
 ) -> None:

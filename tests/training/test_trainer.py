@@ -24,6 +24,8 @@ from throughline.runs.records import TrainingLine
 from throughline.training.methods import LABELS
 from throughline.training.trainer import COMPLETE, forget_checkpoints
 
+pytestmark = pytest.mark.slow
+
 Trained = tuple[dict[str, Tensor], int, list[TrainingLine]]
 
 
@@ -64,7 +66,6 @@ def test_autocast_reaches_the_decoder(
 # what a step averages over ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_batch_is_the_same_however_it_is_cut_also_the_incomplete_one_at_the_end(
     stage: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -209,7 +210,6 @@ def checkpoints(folder: Path) -> list[int]:
 SMALL: dict[str, Any] = {"dropout": 0.1, "batch": 4, "micro_batch": 2, "epochs": 3}
 
 
-@pytest.mark.slow
 def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: Any, tmp_path: Path) -> None:
     expected, _, _ = stage(tmp_path / "seldom saved", **SMALL, log_steps=2)
     saved, steps, lines = stage(tmp_path / "undisturbed", **SMALL, log_steps=2, save_steps=2)
@@ -230,7 +230,6 @@ def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: A
 forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="loaders are forked")
 
 
-@pytest.mark.slow
 @forks
 def test_samples_from_other_processes_train_the_same_weights(stage: Any, tmp_path: Path) -> None:
     expected = stage(tmp_path / "here", **SMALL)
@@ -241,7 +240,6 @@ def test_samples_from_other_processes_train_the_same_weights(stage: Any, tmp_pat
     assert found[1:] == expected[1:]
 
 
-@pytest.mark.slow
 @forks
 def test_a_stage_goes_on_with_other_processes_than_it_began_with(stage: Any, tmp_path: Path) -> None:
     expected = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
@@ -264,7 +262,6 @@ def test_a_fault_in_another_process_is_the_same_line(stage: Any, tmp_path: Path,
     assert str(raised.value) == "the file has zero bytes [a.png]: mend it or remove it"
 
 
-@pytest.mark.slow
 def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         stage(tmp_path, **SMALL, save_steps=2, seen=stops_at(24))
@@ -286,7 +283,6 @@ def test_a_stage_that_had_ended_is_not_trained_any_further(stage: Any, tmp_path:
     assert first[1:] == again[1:]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, tmp_path: Path) -> None:
     expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
     with pytest.raises(Stop):
@@ -300,7 +296,6 @@ def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, tmp_path: Pa
     assert same(found, expected)
 
 
-@pytest.mark.slow
 def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(stage: Any, tmp_path: Path) -> None:
     expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
     with pytest.raises(Stop):
@@ -315,7 +310,6 @@ def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(stage: Any, tm
     assert same(found, expected)
 
 
-@pytest.mark.slow
 def test_an_end_of_epoch_is_not_missed_by_who_goes_on_right_behind_it(stage: Any, tmp_path: Path) -> None:
     """A checkpoint at the last step of an epoch is only written when the end of the epoch has been told."""
     ends: list[int] = []
@@ -326,7 +320,6 @@ def test_an_end_of_epoch_is_not_missed_by_who_goes_on_right_behind_it(stage: Any
     assert ends == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_stage_that_is_killed_goes_on_and_ends_with_the_same_weights(
     tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
@@ -378,7 +371,6 @@ def test_out_of_memory_is_one_line_that_names_the_next_smaller_micro_batch(
         stage(tmp_path, collate=too_large(tiny_mllm, 0), micro_batch=1, auto_batch=True)
 
 
-@pytest.mark.slow
 def test_auto_batch_finds_the_micro_batch_that_fits(
     stage: Any, tiny_mllm: Mllm, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,7 +384,6 @@ def test_auto_batch_finds_the_micro_batch_that_fits(
     ]
 
 
-@pytest.mark.slow
 def test_memory_that_runs_out_late_does_not_leave_steps_behind(stage: Any, tiny_mllm: Mllm, tmp_path: Path) -> None:
     expected = stage(tmp_path / "four", micro_batch=4)
     found = stage(tmp_path / "auto", auto_batch=True, collate=too_large(tiny_mllm, 4, after=1))
