@@ -27,8 +27,7 @@ from throughline.chains.rules import RULES
 from throughline.cli.main import VERBS
 from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
-from throughline.experiment.config import RunConfig
-from throughline.experiment.presets import preset_names, preset_summary
+from throughline.experiment.config import RunConfig, preset_summaries
 from throughline.runs.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.training.methods import METHODS
 
@@ -195,7 +194,7 @@ def _yaml(value: Any) -> str:
 
 def presets(_root: Path) -> str:
     """The configs that ship with the package."""
-    return _table(("preset", "what it is"), ((_code(name), preset_summary(name)) for name in preset_names()))
+    return _table(("preset", "what it is"), ((_code(name), summary) for name, summary in preset_summaries().items()))
 
 
 def methods(_root: Path) -> str:

@@ -4,6 +4,7 @@ versions, results, rounds, and every answer's class without its text. Called by 
 
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _prediction_rows(run: Run) -> Iterator[tuple[str | None, ...]]:
 def _round_rows(run: Run) -> Iterator[dict[str, Any]]:
     for name in sorted({line.unit for line in run.results}):
         for line in run.units[name].rounds:
-            yield {"unit": name, **line.to_json()}
+            yield {"unit": name, **asdict(line)}
 
 
 def _parquet(rows: list[tuple[str | None, ...]]) -> bytes:

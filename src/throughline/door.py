@@ -45,9 +45,13 @@ def load_model(
     A checkpoint is `pocket`, a folder, or with `hub` a name on the Hugging Face hub. `checkpoint` is where the base of
     a fitted model lies, if not where it was; None for the others means as the model was fitted.
     """
-    from throughline.evaluation.saved_model import Base, open_model
+    from throughline.core.settings import ModelSettings
+    from throughline.evaluation.saved_model import open_model
 
-    return open_model(str(name), classes, Base(checkpoint, hub, tiles, dtype, quantization, device))
+    wanted = {"checkpoint": checkpoint, "tiles": tiles, "dtype": dtype, "quantization": quantization}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    base = ModelSettings.model_validate(given | {"hub": hub, "device": device})
+    return open_model(str(name), classes, base)
 
 
 def ask(

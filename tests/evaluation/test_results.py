@@ -1,6 +1,7 @@
 """Results lines by hand: who is counted, what is wrong, what agrees."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 from tests.evaluation.questions import CLASSES, predicted
@@ -59,7 +60,7 @@ def test_every_planned_sample_counts_and_what_has_no_class_is_wrong(
 
 
 def test_a_line_has_the_fields_of_the_contract() -> None:
-    assert line("label", "all").to_json() == {
+    assert asdict(line("label", "all")) == {
         "schema": 1,
         "unit": UNIT.name,
         "dataset": "d",

@@ -10,8 +10,9 @@ from tests.evaluation.small import in_this_process
 from tests.mllm.tiny import write_checkpoint
 
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import ModelSettings
 from throughline.domains.folders import read_images
-from throughline.evaluation.saved_model import Base, find_record, open_model, read_record
+from throughline.evaluation.saved_model import find_record, open_model, read_record
 from throughline.experiment import run
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm.images import ImageReader
@@ -63,7 +64,7 @@ def test_a_model_fitted_on_quantized_weights_is_asked_on_them(images, preset, tm
     assert read_record(tmp_path / "model").quantization == "nf4"
     assert "decoder in nf4" in (tmp_path / "model/README.md").read_text()
     assert open_model(str(tmp_path / "model")).mllm.quantization == "nf4"
-    assert open_model(str(tmp_path / "model"), base=Base(quantization="none")).mllm.quantization == "none"
+    assert open_model(str(tmp_path / "model"), base=ModelSettings(quantization="none")).mllm.quantization == "none"
 
 
 def test_a_record_from_before_weights_could_be_quantized_is_read(copy):
@@ -94,7 +95,7 @@ def test_a_base_that_has_moved_can_be_named(model, preset, tmp_path):
     (copy / "throughline.json").write_text(json.dumps(record))
     with pytest.raises(ThroughlineError, match="needs its base tiny-base: name its folder with --checkpoint"):
         open_model(str(copy))
-    assert open_model(str(copy), base=Base(checkpoint=str(moved))).record is not None
+    assert open_model(str(copy), base=ModelSettings(checkpoint=str(moved))).record is not None
 
 
 def test_another_base_is_refused_in_one_line(model, tmp_path):
@@ -102,7 +103,7 @@ def test_another_base_is_refused_in_one_line(model, tmp_path):
     settings = json.loads((tmp_path / "generation_config.json").read_text())
     (tmp_path / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.5}))
     with pytest.raises(ThroughlineError, match=r"this base is not the tiny-base .* content \w{8}, not \w{8}"):
-        open_model(str(model), base=Base(checkpoint=str(tmp_path)))
+        open_model(str(model), base=ModelSettings(checkpoint=str(tmp_path)))
 
 
 def test_a_base_on_the_hub_is_not_fetched_unasked(copy):

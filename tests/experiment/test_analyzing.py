@@ -21,7 +21,7 @@ from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
 from throughline.experiment import run
-from throughline.experiment.analyses import own_chains, run_subject, scoring
+from throughline.experiment.analyses import run_subject, scoring
 from throughline.experiment.analyses.entry import analyze_run
 from throughline.experiment.analyses.run_subject import read_analyzed_run
 from throughline.experiment.analyses.settings import AnalyzeSettings
@@ -108,7 +108,7 @@ def base_writes_chains() -> Iterator[None]:
         return [[Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_chains, "sample", sample)
+        patch.setattr(scoring, "continuations_of", sample)
         yield
 
 

@@ -2,8 +2,7 @@ import pytest
 import yaml
 
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.experiment.config import load_config, resolved_yaml
-from throughline.experiment.presets import preset_names, preset_summary
+from throughline.experiment.config import load_config, preset_paths, preset_summaries, resolved_yaml
 
 
 def told(name, *overrides):
@@ -13,12 +12,12 @@ def told(name, *overrides):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", preset_paths())
 def test_every_preset_is_a_config(name):
     overrides = ["data.images=somewhere"] if name.startswith("paper/") else []
     config = load_config(name, overrides)
     assert config.name == name.rsplit("/", maxsplit=1)[-1]
-    assert preset_summary(name)
+    assert preset_summaries()[name]
 
 
 def test_a_paper_preset_without_images_says_how_to_give_them():
@@ -26,7 +25,7 @@ def test_a_paper_preset_without_images_says_how_to_give_them():
 
 
 def test_the_paper_presets_have_the_papers_values():
-    for name in (name for name in preset_names() if name.startswith("paper/")):
+    for name in (name for name in preset_paths() if name.startswith("paper/")):
         config = load_config(name, ["data.images=somewhere"])
         stage = config.training.stage
         assert (stage.lr, stage.batch, stage.epochs, config.training.rounds) == (5e-4, 128, 3, 3)

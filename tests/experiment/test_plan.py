@@ -6,7 +6,7 @@ import pytest
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.experiment.config import load_config
-from throughline.experiment.costs import estimate_costs, longest_first
+from throughline.experiment.costs import estimate_costs, longest_paths
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import preview_images
 from throughline.training.methods import METHODS
@@ -230,7 +230,8 @@ def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_ca
 def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_file, image_set):
     config = load_config(str(config_file), [f"methods={ALL}"])
     units = planned(config, image_set, CHAINS, "m")
-    paths = longest_first(units, estimate_costs(units, config, [image_set]))
+    costs = estimate_costs(units, config, [image_set])
+    paths = longest_paths(units, {name: cost.weight for name, cost in costs.items()})
     by_method = {unit.method: paths[unit.name] for unit in units}
     assert max(by_method, key=by_method.__getitem__) == "mtct"
     assert by_method["reasoning"] > by_method["cls"]

@@ -6,6 +6,7 @@ from tests.reporting.conftest import FakeRun, write_run
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
+from throughline.runs.folder import round_folders
 from throughline.runs.reader import read_run, read_unit
 from throughline.runs.unit import Unit
 
@@ -92,7 +93,7 @@ def test_a_unit_is_read_without_its_run(tmp_path: Path) -> None:
     write_json(tmp_path / unit.name / "unit.json", unit.to_json())
     folder = read_unit(tmp_path / unit.name)
     assert folder is not None and (folder.unit, folder.unit.factors) == (unit, {"wording": "short"})
-    assert not folder.done and folder.steps is None and folder.whole_rounds() == ()
+    assert not folder.done and folder.steps is None and not round_folders(folder.folder, "adapter")
 
 
 def test_own_chains_are_those_that_the_model_wrote_in_the_round(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_own_chains_are_those_that_the_model_wrote_in_the_round(tmp_path: Path) 
     folder = read_unit(tmp_path)
     assert folder is not None and folder.own_chains(1) == {}
     (tmp_path / "round-1" / "adapter").mkdir(parents=True)
-    assert folder.whole_rounds() == (1,) and folder.adapter(1) == tmp_path / "round-1" / "adapter"
+    assert [*round_folders(folder.folder, "adapter")] == [1] and folder.adapter(1) == tmp_path / "round-1" / "adapter"
 
 
 def test_frames_have_a_row_for_each_line_and_a_column_for_each_factor(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,9 +13,6 @@ from throughline.cli.options import MODEL_HELP, Shown, add_model_options, add_se
 from throughline.cli.progress import run_progress
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
-
-if TYPE_CHECKING:
-    from throughline.experiment.analyses.model_subject import ModelSource
 
 
 class Subjects(Settings):
@@ -49,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.analysis.document import FILE, summary_of
     from throughline.experiment.analyses.entry import analyze_model, analyze_run
     from throughline.experiment.analyses.settings import AnalyzeSettings
+    from throughline.mllm.checkpoints import checkpoint_name
 
     settings = read_settings(arguments, AnalyzeSettings)
     with run_progress() as reporter:
@@ -56,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             folder, *others = arguments.runs
             analysis = analyze_run(folder, settings, others, reporter.report_step)
         else:
-            folder, source = _of_model(arguments)
-            analysis = analyze_model(source, folder, settings, reporter.report_step)
+            model, base = arguments.model, base_of(arguments)
+            folder = arguments.out or Path("runs") / f"analysis-{checkpoint_name(model)}"
+            analysis = analyze_model(model, arguments.chains, base, folder, settings, reporter.report_step)
     for missing in analysis.missing:
         print(f"note: not measured: {missing.what}: {missing.why}", file=sys.stderr)
     print(analysis.model_dump_json(indent=1) if arguments.json else summary_of(analysis))
@@ -83,11 +82,3 @@ def _require_fitting(arguments: argparse.Namespace) -> None:
     for name in MODELS_OWN if of_run else ("batch", "methods"):
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name} does not go with {'a run' if of_run else '--model'}", do="leave it out")
-
-
-def _of_model(arguments: argparse.Namespace) -> tuple[Path, ModelSource]:
-    from throughline.experiment.analyses.model_subject import ModelSource
-    from throughline.mllm.checkpoints import checkpoint_name
-
-    source = ModelSource(arguments.model, arguments.chains, arguments.images, base_of(arguments))
-    return arguments.out or Path("runs") / f"analysis-{checkpoint_name(arguments.model)}", source

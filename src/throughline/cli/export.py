@@ -47,13 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the checkpoint and says how equal it is."""
     if not arguments.merge:
         raise UsageError("export writes merged checkpoints only, so far", do="add --merge")
-    from throughline.evaluation.saved_model import Base
     from throughline.experiment.checkpoint_export import export_merged
 
     exported = export_merged(
         arguments.model,
         arguments.out,
-        Base(**given_settings(arguments, ("checkpoint", "hub", "quantization", "device"))),
+        ModelSettings(**given_settings(arguments, ("checkpoint", "hub", "quantization", "device"))),
         classes=arguments.classes,
         images=arguments.images,
         dtype=arguments.dtype,

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, g
 from pydantic import Field, TypeAdapter, ValidationError
 
 from throughline.core.errors import UsageError
-from throughline.core.settings import Settings
+from throughline.core.settings import AnswerSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from throughline.evaluation.saved_model import Base, OpenedModel
+    from throughline.evaluation.saved_model import OpenedModel
 
 Kind = TypeVar("Kind", bound=Settings)
 Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.Namespace], int]]]"
@@ -189,14 +189,12 @@ def _reader(kind: Any, is_list: bool = False) -> Callable[[str], Any]:
 
 # the base of a model ------------------------------------------------------------------------------------------------
 
-BASE_KEYS = ("hub", "tiles", "dtype", "quantization", "device")
+BASE_KEYS = ("checkpoint", "hub", "tiles", "dtype", "quantization", "device")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Those of a verb that opens a model: `--json`, and where its base lies and how it is loaded; `base_of` reads
     them."""
-    from throughline.core.settings import AnswerSettings, ModelSettings
-
     parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
     add_settings(parser, AnswerSettings, ["batch"], "the model's, or {}")
     parser.add_argument(
@@ -216,8 +214,6 @@ def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) ->
     return replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
 
 
-def base_of(arguments: argparse.Namespace) -> Base:
-    """What the options say about the base."""
-    from throughline.evaluation.saved_model import Base
-
-    return Base(arguments.checkpoint, **given_settings(arguments, BASE_KEYS))
+def base_of(arguments: argparse.Namespace) -> ModelSettings:
+    """What the options say about the base, and nothing else set."""
+    return ModelSettings(**given_settings(arguments, BASE_KEYS))

@@ -1,11 +1,11 @@
 """How `run --dry-run` shows a run before it begins: config, units, what they compute, hours on named hardware."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from throughline.cli.text import counted, duration
-from throughline.core.table import Table
+from throughline.core.table import Table, tabulate
 from throughline.experiment.config import resolved_yaml
 from throughline.experiment.costs import Cost
 from throughline.experiment.forecast import Forecast, UnitForecast
@@ -124,25 +124,20 @@ def _hardware_table(forecast: Forecast) -> Table:
     cards = [hardware for hardware in forecast.hardware if hardware.name != THIS_MACHINE]
     here = forecast.unknown or forecast.hardware[0].note
     left = "; time of the units that are not done" if any(row.done for row in forecast.units) else ""
-    return Table(
-        title="the whole run on one of",
-        columns=("hardware", "peak TFLOP/s", "share trained at", "workers", "time", "memory GB", "fits"),
-        rows=tuple(_hardware_row(forecast, hardware) for hardware in forecast.hardware),
-        notes=(f"{THIS_MACHINE}: {here}{left}.", f"{', '.join(card.name for card in cards)}: {cards[0].note}."),
-    )
-
-
-def _hardware_row(forecast: Forecast, machine: Hardware) -> tuple[str, ...]:
-    needed = f"{forecast.memory * machine.workers / GB:.1f}"
-    return (
-        machine.name,
-        f"{machine.flops / 1e12:.3g}",
-        f"{machine.shares.training:.0%}",
-        str(machine.workers),
-        duration(forecast.elapsed[machine.name]),
-        needed if machine.memory is None else f"{needed} of {machine.memory / GB:.0f}",
-        {True: "yes", False: "no", None: "unknown"}[machine.holds(forecast.memory)],
-    )
+    columns: dict[str, Callable[[Hardware], str]] = {
+        "hardware": lambda machine: machine.name,
+        "peak TFLOP/s": lambda machine: f"{machine.flops / 1e12:.3g}",
+        "share trained at": lambda machine: f"{machine.shares.training:.0%}",
+        "workers": lambda machine: str(machine.workers),
+        "time": lambda machine: duration(forecast.elapsed[machine.name]),
+        "memory GB": lambda machine: (
+            f"{forecast.memory * machine.workers / GB:.1f}"
+            + (f" of {machine.memory / GB:.0f}" if machine.memory is not None else "")
+        ),
+        "fits": lambda machine: {True: "yes", False: "no", None: "unknown"}[machine.holds(forecast.memory)],
+    }
+    notes = f"{THIS_MACHINE}: {here}{left}.", f"{', '.join(card.name for card in cards)}: {cards[0].note}."
+    return tabulate("the whole run on one of", forecast.hardware, columns, notes)
 
 
 def _count(value: float) -> str:

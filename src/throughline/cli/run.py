@@ -10,7 +10,7 @@ from throughline.cli.options import Shown, add_settings, overrides_of
 from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
 from throughline.core.settings import Settings
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig, load_config, preset_summaries
 
 if TYPE_CHECKING:
     from throughline.experiment.analyses.settings import AnalyzeSettings
@@ -110,9 +110,7 @@ def run_and_report(
 
 
 def _list_presets(as_json: bool) -> int:
-    from throughline.experiment.presets import preset_names, preset_summary
-
-    summaries = {name: preset_summary(name) for name in preset_names()}
+    summaries = preset_summaries()
     width = max(map(len, summaries))
     lines = (f"{name:<{width}}  {summary}" for name, summary in summaries.items())
     print(json_text(summaries) if as_json else "\n".join(lines))

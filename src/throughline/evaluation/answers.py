@@ -76,19 +76,18 @@ class _Asking:
         """A prediction for every sample and question. A sample one of whose images cannot be read fails for all."""
         began = time.monotonic()
         readable: list[Sample] = []
-        prompts: dict[PromptMaker, list[EncodedPrompt]] = {make: [] for make in self.makers}
+        encoded: list[list[EncodedPrompt]] = []
         predictions: dict[tuple[str, str], Prediction] = {}
         for sample in samples:
             try:
-                encoded = [make(sample).encode(self.reader) for make in self.makers]
+                encoded.append([make(sample).encode(self.reader) for make in self.makers])
             except ThroughlineError as error:
                 failed = Reading(None, Outcome.ERROR)
                 predictions |= {(sample.id, q.name): _prediction(sample, q, failed, str(error)) for q in self.questions}
                 continue
             readable.append(sample)
-            for make, prompt in zip(self.makers, encoded, strict=True):
-                prompts[make].append(prompt)
         if readable:
+            prompts = dict(zip(self.makers, zip(*encoded, strict=True), strict=True))
             paths = {make: [prompt.path(self.mllm.chat) for prompt in own] for make, own in prompts.items()}
             prefixes = _shared_prefixes(self.mllm, paths)
             shared = (time.monotonic() - began) / len(self.questions)

@@ -8,7 +8,7 @@ open it here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,13 @@ if TYPE_CHECKING:  # brings torch; a record is read without it
 SCHEMA = 1
 """Raised when a record of today could no longer be read by yesterday's reader in yesterday's meaning."""
 
+LOADING = {"tiles", "dtype", "quantization"}
+"""How a checkpoint is held in memory: keys of a record as of the settings of a model."""
+
 RECORD, ADAPTER = "throughline.json", "adapter"
+AS_RECORDED = ModelSettings()
+"""No wish of its own about how a base is to be loaded."""
+
 UNFINISHED = ".fitting"
 """Where `fit` works below the model's folder until the model is whole."""
 
@@ -103,14 +109,8 @@ class ModelRecord(_Part):
     @property
     def model(self) -> ModelSettings:
         """How the checkpoint was loaded."""
-        return ModelSettings(
-            checkpoint=self.checkpoint.source,
-            tiles=self.tiles,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            hub=self.checkpoint.hub,
-            revision=self.checkpoint.revision,
-        )
+        base, loading = self.checkpoint, self.model_dump(include=LOADING)
+        return ModelSettings(checkpoint=base.source, hub=base.hub, revision=base.revision, **loading)
 
     @property
     def questions(self) -> QuestionSet:
@@ -137,20 +137,11 @@ class OpenedModel:
     """The seed of its training."""
 
 
-@dataclass(frozen=True)
-class Base:
-    """How the checkpoint is to be loaded where the record does not say, or another is wanted; None: as recorded."""
-
-    checkpoint: str | None = None
-    hub: bool = False
-    tiles: int | None = None
-    dtype: str | None = None
-    quantization: Quantization | None = None
-    device: str = "auto"
-
-    def over(self, model: ModelSettings) -> ModelSettings:
-        """Settings of a checkpoint with what is said here in their place."""
-        return model.model_copy(update={name: value for name, value in asdict(self).items() if value is not None})
+def laid_over(model: ModelSettings, base: ModelSettings) -> ModelSettings:
+    """Settings of a checkpoint with what `base` was given in their place: how it is to be loaded where nobody has
+    recorded it, or another way is wanted. Only those of the moment, `hub` and `device`, are never as recorded."""
+    given = base.model_dump(include=base.model_fields_set | {"hub", "device"})
+    return model.model_copy(update=given)
 
 
 def find_record(name: str, hub: bool = False) -> ModelRecord | None:
@@ -193,8 +184,8 @@ def read_record(folder: Path) -> ModelRecord:
     return record
 
 
-def open_model(name: str, classes: Sequence[str] | None = None, base: Base | None = None) -> OpenedModel:
-    """Loads the saved model or plain checkpoint called `name`.
+def open_model(name: str, classes: Sequence[str] | None = None, base: ModelSettings = AS_RECORDED) -> OpenedModel:
+    """Loads the saved model or plain checkpoint called `name`, with what `base` was given in place of the recorded.
 
     `classes` replaces a saved model's class list (zero-shot on other classes) and is needed for a plain checkpoint.
     Raises ThroughlineError when it is neither, or when the base is not the one the model was fitted on.
@@ -202,16 +193,15 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: Base | Non
     from throughline.mllm.load import open_checkpoint
     from throughline.mllm.lora import load_adapter
 
-    base = base or Base()
     record = find_record(name, base.hub)
     if classes is not None:
         require_class_names(classes)
     if record is None:
-        if base.checkpoint is not None:
+        if "checkpoint" in base.model_fields_set:
             raise UsageError(f"{name} is a plain checkpoint", do="--checkpoint names the base of a fitted model")
         if not classes:
             raise UsageError(f"{name} is a plain checkpoint and has no classes", do="name them with --classes a,b,c")
-        mllm = open_checkpoint(base.over(ModelSettings(checkpoint=name)))
+        mllm = open_checkpoint(laid_over(ModelSettings(checkpoint=name), base))
         return OpenedModel(mllm, make_question_set(classes), AnswerSettings(), None)
     mllm = load_base(record, base)
     load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
@@ -229,14 +219,14 @@ def require_class_names(classes: Sequence[str]) -> None:
         raise UsageError("one class leaves nothing to choose", do="name at least two, separated by commas")
 
 
-def load_base(record: ModelRecord, base: Base) -> Mllm:
+def load_base(record: ModelRecord, base: ModelSettings) -> Mllm:
     """What a saved model was fitted on, without its adapter. Raises ThroughlineError when that is not to be had."""
     from throughline.mllm.load import open_checkpoint
 
-    own, model = record.checkpoint, base.over(record.model)
+    own, model = record.checkpoint, laid_over(record.model, base)
     source = model.checkpoint
     wanted = f"this model needs its base {own.name}: name its folder with --checkpoint"
-    hub = base.hub and (own.hub or base.checkpoint is not None)  # a folder that is gone is no name on the hub
+    hub = base.hub and (own.hub or "checkpoint" in base.model_fields_set)  # a folder that is gone is no name on the hub
     _require_source(source, hub, wanted + (", or allow the download with --hub" if own.hub else ""))
     mllm = open_checkpoint(model.model_copy(update={"hub": hub}))
     # A hub checkpoint is known by its commit: whether a folder holds the same is left to the adapter's shapes.

@@ -19,9 +19,9 @@ from throughline.domains.listing import find_images
 from throughline.evaluation.saved_model import (
     ADAPTER,
     RECORD,
-    Base,
     OpenedModel,
     find_record,
+    laid_over,
     open_model,
     require_class_names,
 )
@@ -65,7 +65,7 @@ class Exported:
 def export_merged(
     name: str,
     out: Path,
-    base: Base,
+    base: ModelSettings,
     *,
     classes: Sequence[str] | None = None,
     images: Path | None = None,
@@ -105,7 +105,7 @@ def export_merged(
     return exported
 
 
-def _open_trained(name: str, base: Base, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
+def _open_trained(name: str, base: ModelSettings, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
     """The model in memory, its base at full width; and the settings of its base in training, with where it lies now."""
     folder = Path(name).expanduser()
     if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
@@ -113,31 +113,31 @@ def _open_trained(name: str, base: Base, classes: Sequence[str] | None) -> tuple
     record = find_record(name, base.hub)
     if record is None:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
-    _require_full_width(record.quantization, base, folder)
-    settings = base.over(record.model).model_copy(update={"quantization": record.quantization})
+    settings = laid_over(record.model, base)
+    _require_full_width(settings, folder)
+    settings = settings.model_copy(update={"quantization": record.quantization})
     return open_model(name, classes, base), settings
 
 
-def _require_full_width(trained_on: Quantization, base: Base, folder: Path) -> None:
+def _require_full_width(settings: ModelSettings, folder: Path) -> None:
     """The adapter has learnt to make up for the error of its base's 4 bits: without them it is asked for by name."""
-    if (base.quantization or trained_on) != "none":
+    if settings.quantization != "none":
         raise ThroughlineError(
-            f"this adapter was trained on weights in {trained_on}, which it cannot be merged into",
+            f"this adapter was trained on weights in {settings.quantization}, which it cannot be merged into",
             folder,
             "add --quantization none to merge it into the base's weights of full width",
         )
 
 
-def _open_unit(folder: Path, base: Base, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
+def _open_unit(folder: Path, base: ModelSettings, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
     """A unit's folder or a round's inside it: what the adapter does not say stands in the unit and the run."""
     read = read_unit(folder) or read_unit(folder.absolute().parent)
     if read is None:
         raise ThroughlineError("this adapter belongs to no unit of a run", folder, "name the run's own folder of it")
     unit, run = read.unit, load_config(str(read.folder.absolute().parent.parent / CONFIG))
     config = run.at(run.data, unit.factors)
-    trained_on = config.model.quantization
-    _require_full_width(trained_on, base, folder)
-    settings = base.over(config.model).model_copy(update={"hub": base.hub or config.model.hub, "quantization": "none"})
+    settings = laid_over(config.model, base).model_copy(update={"hub": base.hub or config.model.hub})
+    _require_full_width(settings, folder)
     is_local = checkpoint_folder(settings.checkpoint) is not None
     if not is_local and not settings.hub:
         raise ThroughlineError("no such checkpoint", settings.checkpoint, "name the unit's base with --checkpoint")
@@ -148,7 +148,7 @@ def _open_unit(folder: Path, base: Base, classes: Sequence[str] | None) -> tuple
     load_adapter(mllm.model, folder / ADAPTER)
     questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.dataset))
     opened = OpenedModel(mllm, questions, config.evaluation.answering, None, unit.method, unit.seed)
-    return opened, settings.model_copy(update={"quantization": trained_on})
+    return opened, settings.model_copy(update={"quantization": config.model.quantization})
 
 
 def _classes_of(config: RunConfig, dataset: str) -> tuple[str, ...]:

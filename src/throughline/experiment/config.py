@@ -6,6 +6,7 @@ a unit's numbers is part of that unit's hash (`units`); what only changes time o
 
 from __future__ import annotations
 
+import importlib.resources
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from throughline.core.settings import (
 )
 from throughline.core.yaml_text import parse_yaml
 from throughline.experiment.config_faults import first_fault
-from throughline.experiment.presets import preset_names, preset_path
 from throughline.questions.question_set import QuestionSet, make_question_set
 
 
@@ -135,6 +135,7 @@ FIXED = (
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
+PRESETS = Path(str(importlib.resources.files("throughline.experiment"))) / "presets"
 PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 
 
@@ -252,15 +253,26 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ThroughlineError(*first_fault(error, RunConfig, name_or_path)) from None
 
 
+def preset_paths() -> dict[str, Path]:
+    """The configs that ship with the package, by name: `demo`, `paper/pacs`, ..."""
+    names = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in PRESETS.rglob("*.yaml")}
+    return dict(sorted(names.items()))
+
+
+def preset_summaries() -> dict[str, str]:
+    """By name, the first comment line of a preset's file."""
+    return {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in preset_paths().items()}
+
+
 def _config_path(name_or_path: str) -> Path:
-    path = Path(name_or_path)
+    path, presets = Path(name_or_path), preset_paths()
     if path.is_file():
         return path
-    if name_or_path in preset_names():
-        return preset_path(name_or_path)
+    if name_or_path in presets:
+        return presets[name_or_path]
     if path.suffix in {".yaml", ".yml"}:
         raise ThroughlineError("no such config file", name_or_path, "name a YAML file or a preset")
-    hint = did_you_mean(name_or_path, preset_names(), "the presets")
+    hint = did_you_mean(name_or_path, presets, "the presets")
     raise ThroughlineError(f"no preset named {name_or_path}", None, hint)
 
 

@@ -97,11 +97,6 @@ def _answering_cost(method: Method, config: RunConfig, images: int, validation: 
     return Cost(answers=answers, images_measured=measured, images_validated=validated)
 
 
-def longest_first(units: Sequence[Unit], costs: Mapping[str, Cost]) -> dict[str, float]:
-    """For each unit the weight of the longest path that begins with it: start the largest ones first."""
-    return longest_paths(units, {name: cost.weight for name, cost in costs.items()})
-
-
 def longest_paths(units: Sequence[Unit], lengths: Mapping[str, float]) -> dict[str, float]:
     """For each unit the length of the longest path of units, each needed by the next, that begins with it; `units` come
     after those they need."""

@@ -1,36 +1,144 @@
 """The executors of units: from a loaded checkpoint to an adapter and results.
 
-Each runs in a worker process (`engine.worker`) and writes into the unit's folder only. What is whole there is not done
-again, so that a killed unit resumes and ends with the same numbers.
+Each runs in a worker process (`engine.worker`) and writes into the unit's folder only. What is whole there, a stage of
+training or a round, is not done again, so that a killed unit resumes and ends with the same numbers. The last stage
+works in the unit's folder itself, those before it in `stage-1`, `stage-2`, ... below it.
 """
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.evaluation.answers import answer_samples
-from throughline.evaluation.folds import keep_all, leave_out, measure_only
+from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
-from throughline.experiment.kinds import Task
-from throughline.experiment.training import UnitSession, open_session, train_unit
-from throughline.runs.folder import PREDICTIONS, RESULTS, round_folder, write_metrics
+from throughline.evaluation.selection import select_best
+from throughline.experiment.engine.worker import Task
+from throughline.experiment.plan import START, STEPS
+from throughline.experiment.preparation import read_accepted_chains
+from throughline.mllm.constraints import constraint_of
+from throughline.mllm.devices import device_name
+from throughline.mllm.images import ImageReader
+from throughline.mllm.load import Mllm, open_checkpoint
+from throughline.mllm.pixel_cache import PixelCache, processor_settings
+from throughline.questions.question_set import QuestionSet
+from throughline.questions.sampler import InProcessSampler, Sampler
+from throughline.runs.folder import (
+    PIXELS,
+    PREDICTIONS,
+    RESULTS,
+    VALIDATION,
+    record_environment,
+    round_folder,
+    round_folders,
+    write_metrics,
+)
 from throughline.runs.records import ResultsLine, read_record
+from throughline.training.methods import method_table
+from throughline.training.stages.context import StageContext, cumulative_steps
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A unit at work: its task and fold, the loaded checkpoint, its questions, and the reader of its images."""
+
+    task: Task
+    fold: Fold
+    mllm: Mllm
+    questions: QuestionSet
+    reader: ImageReader
+
+    def sampler(self, folder: Path) -> Sampler:
+        """Who draws a round's chains; what a server needs lies in the round's folder meanwhile."""
+        training = self.task.config.training
+        if training.sampler.serve is None:
+            constraint = constraint_of(training.self_labelling, self.mllm.chat, self.questions.format)
+            return InProcessSampler(self.mllm, self.reader, constraint)
+        from throughline.experiment.served_sampler import ServedSampler  # brings a client's library
+
+        return ServedSampler(
+            self.mllm, training.sampler, self.questions, self.fold.train, folder, self.task.report_progress
+        )
+
+    def select(self, model: Any, adapters: Mapping[str, Path]) -> None:
+        """Puts the adapter into the model that is best on the source domains' `out` splits; writes validation.jsonl."""
+        self.task.report_progress("selecting on the source domains' out splits")
+        answering = self.task.config.evaluation.answering
+        lines = select_best(model, self.mllm, adapters, self.fold.validation, self.questions, answering, self.reader)
+        write_json_lines(self.task.folder / VALIDATION, lines)
+
+
+def _open_session(task: Task, fold: Fold) -> _Session:
+    """Loads the checkpoint that the task's config names."""
+    config = task.config
+    mllm = open_checkpoint(config.model)
+    # The kind of device changes last bits, and is no part of a unit's hash: whoever reads the results is shown it.
+    record_environment(task.run_folder, {"device": device_name(mllm.device)})
+    room = int(config.data.cache_gb * 1e9)
+    cache = PixelCache(task.run_folder / PIXELS, room, processor_settings(mllm.chat)) if room else None
+    questions = config.question_set(task.images.classes)
+    return _Session(task, fold, mllm, questions, ImageReader(mllm.chat, cache=cache))
+
+
+def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int | None:
+    """Runs the stages of the unit's method that no other unit has run; leaves the adapter in the unit's folder and on
+    the loaded checkpoint.
+
+    `after_round(number, folder)` is called with a round's weights in place, before the round counts as whole. Returns
+    the round whose weights the unit's are, None where there was none or another was selected.
+    """
+    task, config = session.task, session.task.config
+    method = method_table(config.methods)[task.unit.method]
+    chains = read_accepted_chains(task.chains)
+    start, copied = task.needed(START), task.needed(STEPS)
+    last_round = None
+    for position, stage in enumerate(method.own_stages, start=len(method.stages) - len(method.own_stages)):
+        is_last = position == len(method.stages) - 1
+        context = StageContext(
+            mllm=session.mllm,
+            reader=session.reader,
+            questions=session.questions,
+            samples=session.fold.train,
+            chains=chains,
+            settings=config.training,
+            lora=config.model.lora,
+            batch=config.evaluation.answering.batch,
+            seed=task.unit.seed,
+            position=position,
+            folder=task.folder if is_last else task.folder / f"stage-{position + 1}",
+            start=start,
+            max_steps=cumulative_steps(copied) if copied is not None and stage.steps_like is not None else None,
+            select=session.select if is_last and config.evaluation.selection == "validation" else None,
+            sampler=session.sampler,
+            after_round=after_round,
+            report_progress=task.report_progress,
+        )
+        result = stage.run(context)
+        last_round, start = result.round, context.folder
+        if not is_last:
+            result.model.unload()  # the next stage puts its own adapter on the checkpoint
+    return last_round
 
 
 def execute_fold(task: Task) -> None:
     """Trains on the source domains and measures on the targets, after each round of self-labelling and at the end."""
     config, unit = task.config, task.unit
     fold = leave_out(task.images, unit.targets, config.data.trial_seed, config.data.train_per_domain)
-    session = open_session(task, fold)
+    session = _open_session(task, fold)
 
     def measure_round(number: int, folder: Path) -> None:
         lines = _measure(session, folder, number)
-        write_json_lines(folder / RESULTS, (line.to_json() for line in lines))
+        write_json_lines(folder / RESULTS, map(asdict, lines))
 
-    last = train_unit(session, measure_round)
-    measured = _round_results(task.folder)
+    last = _train(session, measure_round)
+    measured = {
+        number: [read_record(ResultsLine, row) for row in read_json_lines(folder / RESULTS)]
+        for number, folder in round_folders(task.folder, RESULTS).items()
+    }
     if last is not None:  # these weights have answered already
         predictions = read_json_lines(round_folder(task.folder, last) / PREDICTIONS)
         write_json_lines(task.folder / PREDICTIONS, predictions)
@@ -43,17 +151,17 @@ def execute_fold(task: Task) -> None:
 def execute_evaluation(task: Task) -> None:
     """Asks the checkpoint as it is about every image of the targets."""
     fold = measure_only(task.images, task.unit.targets, task.config.data.trial_seed)
-    session = open_session(task, fold)
+    session = _open_session(task, fold)
     write_metrics(task.folder, _measure(session, task.folder, None))
 
 
 def execute_final(task: Task) -> None:
     """Trains on all images and measures nothing."""
-    train_unit(open_session(task, keep_all(task.images)), lambda number, folder: None)
+    _train(_open_session(task, keep_all(task.images)), lambda number, folder: None)
     write_metrics(task.folder, [])
 
 
-def _measure(session: UnitSession, folder: Path, number: int | None) -> list[ResultsLine]:
+def _measure(session: _Session, folder: Path, number: int | None) -> list[ResultsLine]:
     """Asks every target image in every way, writes the predictions, and returns their results lines."""
     task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
@@ -71,12 +179,3 @@ def _measure(session: UnitSession, folder: Path, number: int | None) -> list[Res
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
     splits = {"in": fold.target_in, "out": out, "all": None}
     return results_lines(predictions, session.questions.classes, splits, task.unit, seconds, number)
-
-
-def _round_results(folder: Path) -> dict[int, list[ResultsLine]]:
-    """The results lines of every round of a unit, by its number."""
-    numbers = sorted(int(path.parent.name.removeprefix("round-")) for path in folder.glob(f"round-*/{RESULTS}"))
-    return {
-        number: [read_record(ResultsLine, row) for row in read_json_lines(round_folder(folder, number) / RESULTS)]
-        for number in numbers
-    }

@@ -27,6 +27,7 @@ from throughline.domains.folders import read_images
 from throughline.evaluation.model_card import model_card
 from throughline.evaluation.saved_model import (
     ADAPTER,
+    LOADING,
     RECORD,
     UNFINISHED,
     BaseCheckpoint,
@@ -215,9 +216,7 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
             revision=model.revision,
             fingerprint=unit.inputs["model"]["checkpoint"],
         ),
-        tiles=model.tiles,
-        dtype=model.dtype,
-        quantization=model.quantization,
+        **model.model_dump(include=LOADING),
         answering=config.evaluation.answering,
         settings={
             "training": config.training.model_dump(mode="json"),

@@ -9,10 +9,10 @@ measured them; those of a CPU come of the demo (`CPU`).
 """
 
 import re
-import time
 from dataclasses import dataclass, replace
 
 import torch
+from torch.utils.benchmark import Timer
 
 from throughline.experiment.config import RunConfig
 from throughline.experiment.environment import usable_memory
@@ -112,26 +112,20 @@ def this_machine(config: RunConfig) -> Hardware | str:
         name = torch.cuda.get_device_name(0)
         card = known_card(name, config)
         return f"{name} is not in the table of cards" if card is None else replace(card, name=THIS_MACHINE)
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    flops = matmul_flops(1024)
-    torch.set_num_threads(before)
+    flops = matmul_flops(1024, threads=config.threads)
     note = f"float32 products measured now, {config.threads} threads a worker; shares reached as in the demo"
     # No bandwidth: the share of decoding was measured with reading in it.
     return Hardware(THIS_MACHINE, flops, None, usable_memory(), CPU, note, config.workers)
 
 
-def matmul_flops(side: int, dtype: torch.dtype = torch.float32, device: str = "cpu", trials: int = 9) -> float:
-    """FLOP/s of a product of two square matrices, the best of `trials`."""
+def matmul_flops(
+    side: int, dtype: torch.dtype = torch.float32, device: str = "cpu", trials: int = 9, threads: int | None = None
+) -> float:
+    """FLOP/s of a product of two square matrices, the best of `trials`; torch's own `threads` where none are named."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(trials):
-        synchronise(device)
-        began = time.perf_counter()
-        left @ right
-        synchronise(device)
-        seconds.append(time.perf_counter() - began)
-    return 2 * side**3 / min(seconds)
+    factors = {"left": left, "right": right}
+    timer = Timer("left @ right", globals=factors, num_threads=threads or torch.get_num_threads())
+    return 2 * side**3 / min(timer.timeit(1).median for _ in range(trials))
 
 
 def synchronise(device: str) -> None:

@@ -12,7 +12,6 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
-from throughline.experiment.kinds import EVALUATE, FINAL, FOLD
 from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import Unit
 from throughline.training.methods import Method, method_table, parent_of
@@ -23,6 +22,9 @@ unit of an older version is then stale, and `throughline run` says so instead of
 
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
+
+FOLD, EVALUATE, FINAL = "fold", "evaluate", "final"
+"""Kinds of units: `engine.worker` knows who executes each."""
 
 START, STEPS = "start", "steps"
 """Roles of needed units: the one whose adapter a unit goes on from, the one whose optimiser steps it takes."""
@@ -97,22 +99,16 @@ def _fold_units(
         roles = {START: parent.name if parent else None, STEPS: method.steps_like}
         needs = {role: units[name] for role, name in roles.items() if name is not None}
         kind = (FOLD if method.trains else EVALUATE) if targets else FINAL
+        named: dict[str, Any] = {"kind": kind, "method": method.name, "targets": targets, "seed": seed}
+        named["factors"] = dict(levels)
         units[method.name] = Unit(
-            kind=kind,
+            **named,
             dataset=planned.images.name,
-            targets=targets,
-            method=method.name,
             model=checkpoint_name(config.model.checkpoint),
-            seed=seed,
-            factors=dict(levels),
             needs={role: unit.name for role, unit in needs.items()},
             inputs={
-                "kind": kind,
-                "method": method.name,
-                "targets": list(targets),
-                "seed": seed,
+                **named,
                 "trial_seed": config.data.trial_seed,
-                "factors": dict(levels),
                 "images": images,
                 "chains": chains if method.needs_chains else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},

@@ -12,9 +12,8 @@ from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig, resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs
 from throughline.experiment.engine.local import Progress, run_units
-from throughline.experiment.engine.worker import Job
+from throughline.experiment.engine.worker import EXECUTORS, Job
 from throughline.experiment.environment import describe_environment
-from throughline.experiment.kinds import EXECUTORS
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,

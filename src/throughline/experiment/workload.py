@@ -169,21 +169,12 @@ class Workload:
         paths, rounds = self.paths, self.config.training.rounds
         batches = rounds * self._batches(math.ceil(cost.chains_sampled / rounds))  # every round begins its own
         prompt = Row(paths.reasoning_prompt, paths.tiles, 1)
-        most, lengths = self.config.training.self_labelling.max_new_tokens, (paths.chain, paths.longest_chain)
-        return self._written(SELF_LABELLING, shape, (0, prompt), lengths, most, cost.chains_sampled, batches)
+        return self._written(SELF_LABELLING, shape, 0, prompt, cost.chains_sampled, batches)
 
     def _answering(self, shape: Shape, cost: Cost) -> list[Phase]:
         """Each way behind the prefix that all share; the likelihood's trie stands where the label answer begins.
         Validation asks in the first way only."""
         paths, settings = self.paths, self.config.evaluation.answering
-        label, reasoning = (
-            (paths.shared, appended(paths.shared, prompt - paths.shared))
-            for prompt in (paths.label_prompt, paths.reasoning_prompt)
-        )
-        written = {
-            "label": (label, (paths.label, paths.longest_label), settings.label_tokens),
-            "reasoning": (reasoning, (paths.chain, paths.longest_chain), settings.chain_tokens),
-        }
         images_asked = cost.images_measured + cost.images_validated
         prefix = row_flops(shape, Row(paths.shared, paths.tiles, 1)).forward
         phases = [Phase("prompts", tokens=paths.shared * images_asked, flops=prefix * images_asked)]
@@ -191,29 +182,29 @@ class Workload:
             images = images_asked if way == settings.answers[0] else cost.images_measured
             batches = self._batches(cost.images_measured) + self._batches(images - cost.images_measured)
             if way == "likelihood":
-                trie = paths.trie + (0 if "label" in settings.answers else label[1].tokens)
+                trie = paths.trie + (0 if "label" in settings.answers else paths.label_prompt - paths.shared)
                 flops = row_flops(shape, appended(paths.label_prompt, trie, paths.trie_inner)).forward
                 phases.append(Phase(way, tokens=trie * images, flops=flops * images))
             else:
-                phases.append(self._written(way, shape, *written[way], images, batches))
+                prompt = paths.label_prompt if way == "label" else paths.reasoning_prompt
+                rest = appended(paths.shared, prompt - paths.shared)
+                phases.append(self._written(way, shape, paths.shared, rest, images, batches))
         return phases
 
-    def _written(
-        self,
-        name: str,
-        shape: Shape,
-        prompt: tuple[int, Row],
-        lengths: tuple[int, int],
-        most: int,
-        sequences: int,
-        batches: int,
-    ) -> Phase:
-        """Answers of typical and longest `lengths`, `most` at most, behind a prompt: its cached tokens, and its rest.
+    def _written(self, name: str, shape: Shape, cached: int, rest: Row, sequences: int, batches: int) -> Phase:
+        """Answers of typical length in steps up to the longest, behind a prompt: its cached tokens, and its rest.
 
         The first token comes of the prompt's logits, and the end of the turn is drawn and not run: as many steps as
         tokens, less one.
         """
-        (cached, rest), (typical, longest) = prompt, (min(length, most) for length in lengths)
+        paths, answering = self.paths, self.config.evaluation.answering
+        most = {
+            "label": answering.label_tokens,
+            "reasoning": answering.chain_tokens,
+            SELF_LABELLING: self.config.training.self_labelling.max_new_tokens,
+        }[name]
+        lengths = (paths.label, paths.longest_label) if name == "label" else (paths.chain, paths.longest_chain)
+        typical, longest = (min(length, most) for length in lengths)
         answer, steps = decoded(cached + rest.tokens, typical - 1), (longest - 1) * batches
         cache = (answer.pairs or 0) * shape.decoder.cached_values * self._value
         weights = self._weights(shape.decoder.linears.weights + shape.head.weights)

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,12 @@ def unit_folder(run_folder: Path, unit: Unit | str) -> Path:
 def round_folder(folder: Path, number: int) -> Path:
     """Where a round of self-labelling lives, in the folder of its unit."""
     return folder / f"round-{number}"
+
+
+def round_folders(folder: Path, content: str) -> dict[int, Path]:
+    """The rounds of a unit that hold a file or folder called so, by number in their order."""
+    rounds = (path.parent for path in folder.glob(f"round-*/{content}"))
+    return dict(sorted((int(path.name.removeprefix("round-")), path) for path in rounds))
 
 
 @contextlib.contextmanager
@@ -171,8 +177,7 @@ def remove_pixels(run_folder: Path) -> None:
 
 def write_results(run_folder: Path, units: Iterable[Unit]) -> None:
     """Derives `results.jsonl` from the units that are done, sorted by what each line is about."""
-    lines = [line for unit in units if is_done(run_folder, unit) for line in _results(run_folder, unit)]
-    rows = [line.to_json() for line in lines]
+    rows = [asdict(line) for unit in units if is_done(run_folder, unit) for line in _results(run_folder, unit)]
     rows.sort(key=lambda row: [canonical_json(row.get(key)) for key in RESULT_ORDER])
     write_json_lines(run_folder / RESULTS, rows)
 
@@ -186,7 +191,7 @@ def record_environment(run_folder: Path, environment: Mapping[str, Any]) -> None
 
 def write_metrics(folder: Path, lines: Iterable[ResultsLine]) -> None:
     """A unit's `metrics.json`: its results lines."""
-    write_json(folder / METRICS, {"results": [line.to_json() for line in lines]})
+    write_json(folder / METRICS, {"results": [asdict(line) for line in lines]})
 
 
 def _results(run_folder: Path, unit: Unit) -> list[ResultsLine]:

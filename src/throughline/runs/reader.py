@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,12 +87,6 @@ class UnitFolder:
         """The folder of the adapter that the unit, or a round, ended with."""
         return self.state_folder(number) / ADAPTER
 
-    def whole_rounds(self) -> tuple[int, ...]:
-        """The rounds of self-labelling that have left an adapter, in their order."""
-        return tuple(
-            sorted(int(path.parent.name.removeprefix("round-")) for path in self.folder.glob(f"round-*/{ADAPTER}"))
-        )
-
     def own_chains(self, number: int) -> dict[str, str]:
         """The chains that the model wrote in a round and that were accepted, by sample id; not those that were kept
         from before in place of a rejected one."""
@@ -169,10 +163,9 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         return None
     training, torn_training = _read_lines(folder / TRAINING, TrainingLine)
     rounds, torn_rounds = _read_lines(folder / ROUNDS, RoundLine)
-    faults += torn_training + torn_rounds
-    faults += [f"no {name}" for name in (METRICS, PREDICTIONS) if not (folder / name).is_file()]
+    lacking = [name for name in (METRICS, PREDICTIONS) if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
-    faults += [] if done else ["not done"]
+    faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
     steps = _mapping(folder / STAGE, []).get("cumulative_steps")  # what was never trained has none
     return UnitFolder(
         name=folder.name,
@@ -188,7 +181,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
 
 def _unit_of(line: ResultsLine) -> Unit:
     """A unit as its results lines describe it."""
-    return read_record(Unit, {**UNSAID, **line.to_json()})
+    return read_record(Unit, {**UNSAID, **asdict(line)})
 
 
 def _read_results(folder: Path) -> tuple[ResultsLine, ...]:

@@ -1,7 +1,8 @@
 """The lines of a run folder, one record for each kind, for whoever writes them and whoever reads them.
 
-`to_json` gives what is written; `read_record` checks and reads it back. Unknown keys are ignored, so that a run of a
-later minor version is still read. A chain's candidates and verdicts have their records in `chains.records`.
+The fields of a record are what is written of it, but for `Prediction.to_json`; `read_record` checks and reads it back.
+Unknown keys are ignored, so that a run of a later minor version is still read. A chain's candidates and verdicts have
+their records in `chains.records`.
 """
 
 from collections.abc import Mapping
@@ -48,10 +49,6 @@ class ResultsLine:
     def target(self) -> str:
         """The held-out domains as one name, joined by a plus sign."""
         return "+".join(self.targets)
-
-    def to_json(self) -> dict[str, Any]:
-        """The line as it is written."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)  # a hundred thousand are held at once
@@ -103,10 +100,6 @@ class TrainingLine:
     """Of each kind of branch, the mean probability of the tokens that name the class."""
     lr: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The line as it is written."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class RoundLine:
@@ -121,10 +114,6 @@ class RoundLine:
     """Whether the output of the model moved."""
     trained: int | None = None
     """Samples that the round trained on."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The line as it is written."""
-        return asdict(self)
 
 
 def read_record(kind: type[Record], row: Mapping[str, Any]) -> Record:

@@ -24,8 +24,9 @@ FINAL = "final"
 class Unit:
     """What is trained or evaluated: an image set with its targets, a method, a model, a seed, and further factors.
 
-    `kind` names the executor (`experiment.kinds`). `needs` are names of units that must be done first, by role: `start`
-    is the unit whose adapter this one goes on from, `steps` the one whose number of optimiser steps it takes.
+    `kind` says who executes it (`experiment.engine.worker`). `needs` are names of units that must be done first, by
+    role: `start` is the unit whose adapter this one goes on from, `steps` the one whose number of optimiser steps it
+    takes.
     """
 
     kind: str

@@ -2,26 +2,25 @@
 do not; kept on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-
-from pydantic import TypeAdapter
+from typing import Any
 
 from throughline.analysis.divergence import VERSION, Divergence, Of, divergence
 from throughline.analysis.embeddings import Chosen, ClipTowers, Encoder, OwnTowers
 from throughline.analysis.passages import CLASS, END, MENTION, TAG, TEXT, Word, chain_words
 from throughline.analysis.records import BASE, Missing
 from throughline.analysis.scoring import Scorer
-from throughline.core.files import content_hash, write_atomically
+from throughline.core.files import content_hash
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyses.scoring import Scoring
 from throughline.mllm.checkpoints import fingerprint_checkpoint
+from throughline.mllm.load import Mllm
 
 PARTS: tuple[tuple[Of, Chosen], ...] = (
     ("chains", lambda word: word.kind not in {TAG, END}),  # tags are the same everywhere
     ("class words", lambda word: word.kind in {CLASS, MENTION}),
     ("descriptive words", lambda word: word.kind == TEXT),
 )
-_RECORDS = TypeAdapter(tuple[Divergence, ...])
 
 
 def measure_divergence(
@@ -40,19 +39,20 @@ def measure_divergence(
         "limit": limit,
         "clip": None if clip is None else fingerprint_checkpoint(clip),
     }
-    path = scoring.shard("divergence", BASE, content, VERSION).with_suffix(".json")
-    if path.is_file():
-        return _RECORDS.validate_json(path.read_text()), missing
-    scoring.say("divergence between domains")
-    with scoring.weights.at(None) as mllm:
-        records = tuple(_measured(scoring.scorer(mllm), samples, subject.chains, clip, hub))
-    write_atomically(path, _RECORDS.dump_json(records))
-    return records, missing
+
+    def measure(mllm: Mllm) -> Iterator[dict[str, Any]]:
+        scoring.say("divergence between domains")
+        for record in _measured(scoring.scorer(mllm), samples, subject.chains, clip, hub):
+            if record is not None:
+                yield record.model_dump(mode="json")
+
+    rows = scoring.lines("divergence", BASE, content, VERSION, measure)
+    return tuple(map(Divergence.model_validate, rows)), missing
 
 
 def _measured(
     scorer: Scorer, samples: Sequence[Sample], chains: Mapping[str, str], clip: str | None, hub: bool
-) -> Iterator[Divergence]:
+) -> Iterator[Divergence | None]:
     """By the model's own towers, and by CLIP where a checkpoint is named: of all samples, and of the chains of those
     that have one."""
     encoders: list[Encoder] = [OwnTowers(scorer.mllm, scorer.reader)]
@@ -67,12 +67,11 @@ def _measured(
         words.append(chain_words(text, spans, scorer.form, scorer.classes))
     for encoder in encoders:
         domains = [sample.domain for sample in samples]
-        records = [divergence(encoder.images(samples), domains, encoder.name, "images", None)]
+        yield divergence(encoder.images(samples), domains, encoder.name, "images", None)
         domains = [sample.domain for sample in with_chain]
         for of, chosen in PARTS if with_chain else ():
             rows = encoder.chains(texts, words, chosen)
-            records.append(divergence(rows, domains, encoder.name, of, "teacher"))
-        yield from (record for record in records if record is not None)
+            yield divergence(rows, domains, encoder.name, of, "teacher")
 
 
 def _of_each_domain(samples: Sequence[Sample], chains: Mapping[str, str], limit: int) -> list[Sample]:

@@ -1,7 +1,6 @@
 """An analysis from a run folder, or from any checkpoint and any chain journal, to `analysis.json`."""
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from throughline.analysis.divergence import Divergence
@@ -9,9 +8,10 @@ from throughline.analysis.document import FIELDS, FILE, WHAT, Analysis, Fold, re
 from throughline.analysis.records import Missing
 from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import ModelSettings
 from throughline.experiment.analyses.divergence import measure_divergence
 from throughline.experiment.analyses.fold import FoldAnalysis
-from throughline.experiment.analyses.model_subject import ModelSource, open_subject
+from throughline.experiment.analyses.model_subject import open_subject
 from throughline.experiment.analyses.run_subject import read_analyzed_run, read_config
 from throughline.experiment.analyses.scoring import Say, Scoring, Weights
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
@@ -43,14 +43,16 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
         return _analyze(folds, folder, settings, say, sensitivity, lacking)
 
 
-def analyze_model(source: ModelSource, folder: Path, settings: AnalyzeSettings, say: Say = print) -> Analysis:
+def analyze_model(
+    model: str, chains: str, base: ModelSettings, folder: Path, settings: AnalyzeSettings, say: Say = print
+) -> Analysis:
     """A model, fitted or plain, on the accepted chains of a journal; `analysis.json` goes to `folder`.
 
     There are no rounds and no held-out answers: conclusions and sensitivity are left out and noted. Of a plain
     checkpoint there is no before and after either.
     """
     _require_known("analysis", settings.what, WHAT)
-    fold = open_subject(source, folder)
+    fold = open_subject(model, chains, base, folder, settings.images)
     lacking = [
         Missing(what=name, why="a run folder has what it needs", analysis=name)
         for name in ("conclusions", "sensitivity")
@@ -78,13 +80,13 @@ def _analyze(
     missing: list[Missing] = []
     for number, fold in enumerate(folds, start=1):
         place = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
-        scoring = scoring.of(fold.subject, partial(_say, say, place))
+        scoring = scoring.of(fold.subject, place)
         analysis = FoldAnalysis(scoring, fold, limit, settings.methods)
         records.append(analysis.measure(settings.what))
         missing += analysis.missing
     apart: tuple[Divergence, ...] = ()
     if "divergence" in settings.what:
-        apart, unreadable = measure_divergence(scoring.of(subject, say), limit, settings.clip, settings.hub)
+        apart, unreadable = measure_divergence(scoring.of(subject), limit, settings.clip, settings.hub)
         missing += unreadable
     measured = Analysis(
         dataset=subject.images.name,
@@ -108,10 +110,6 @@ def _require_known(kind: str, names: Iterable[str], known: Collection[str]) -> N
     for name in names:
         if name not in known:
             raise UsageError(f"no {kind} is called {name!r}", do=f"choose from {', '.join(known)}")
-
-
-def _say(say: Say, place: str, line: str) -> None:
-    say(f"{place}{line}")
 
 
 def _read_before(path: Path, say: Say) -> Analysis | None:

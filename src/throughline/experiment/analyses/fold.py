@@ -20,14 +20,14 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.probabilities import Buckets, Moved, buckets, moved
 from throughline.analysis.records import BASE, Kind, Missing, Source, State
 from throughline.analysis.shading import Shaded, shade
-from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.samples import spread
-from throughline.experiment.analyses.own_chains import base_chains
-from throughline.experiment.analyses.scoring import Scoring, given_passages, own_passages
+from throughline.experiment.analyses.scoring import Scoring, base_chains, given_passages, own_passages
 from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from throughline.mllm.load import Mllm
 
 Measured = TypeVar("Measured")
 Tables = Mapping[State, "pd.DataFrame"]
@@ -231,14 +231,13 @@ class FoldAnalysis:
     def _reads(self, state: State, whole: list[Chained]) -> list[Read]:
         scoring, seed = self.scoring, self.fold.seed
         content = [[c.sample.id, c.sample.label, c.sample.image_sha256, dict(c.stages)] for c in whole]
-        path = scoring.shard("conclusions", state, [seed, content], CONCLUSIONS_VERSION).with_suffix(".jsonl")
-        if not path.is_file():
-            questions = scoring.subject.questions
-            with scoring.weights.at(scoring.subject.adapter(state)) as mllm:
-                reader = ConclusionReader(mllm, scoring.weights.reader, questions)
-                progress = scoring.progress(state, "conclusions")
-                write_json_lines(path, (asdict(read) for read in reader.read(whole, seed, progress)))
-        return [Read(**row) for row in read_json_lines(path)]
+
+        def read(mllm: Mllm) -> Iterator[dict[str, Any]]:
+            reader = ConclusionReader(mllm, scoring.weights.reader, scoring.subject.questions)
+            return map(asdict, reader.read(whole, seed, scoring.progress(state, "conclusions")))
+
+        rows = scoring.lines("conclusions", state, [seed, content], CONCLUSIONS_VERSION, read)
+        return [Read(**row) for row in rows]
 
 
 def _compared(measure: Callable[..., Measured], tables: Tables, before: State, after: State, *further: Any) -> Measured:

@@ -1,6 +1,5 @@
 """Any model and any chain journal as an analysis sees them: no run, no rounds."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from throughline.core.settings import AnswerSettings, ModelSettings, SelfLabelli
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import keep_all
-from throughline.evaluation.saved_model import Base, ModelRecord, find_record, load_base, open_model
+from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
 from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit, Subject
 from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
@@ -27,52 +26,44 @@ from throughline.training.stages.sft import Sft
 RULE = "correct"
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """`model` is a folder of `throughline fit` or a checkpoint, `chains` a journal or a store; `images` where the
-    journal does not say where they lie, or wrongly."""
-
-    model: str
-    chains: str
-    images: Path | None = None
-    base: Base = field(default_factory=Base)
-
-
-def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
-    """The one fold, which holds nothing out. Nothing is loaded here.
+def open_subject(
+    name: str, source: str, base: ModelSettings, folder: Path, images_root: Path | None = None
+) -> AnalyzedFold:
+    """The one fold, which holds nothing out, of a model called `name` (a folder of `throughline fit` or a checkpoint)
+    and the chains of a journal or store, `source`. Nothing is loaded here. `images_root` is where the journal does not
+    say where its images lie, or wrongly.
 
     Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
     """
-    record = find_record(source.model, source.base.hub)
-    journals = journal_paths(source.chains)
+    record = find_record(name, base.hub)
+    journals = journal_paths(source)
     header = next(read_headers(journals), None)
-    root = source.images or (Path(header.images) if header is not None and header.images else None)
+    root = images_root or (Path(header.images) if header is not None and header.images else None)
     if root is None:
-        raise ThroughlineError("the journal does not say where its images lie", source.chains, "give --images DIR")
+        raise ThroughlineError("the journal does not say where its images lie", source, "give --images DIR")
     images = read_images(root)
     questions = _questions(record, header, images)
     chains = accepted_chains(journals, images, questions.format, RULE)
     if not chains:
-        raise ThroughlineError("no chain of these images is accepted", source.chains, f"rule {RULE}, {root}")
-    name = checkpoint_name(source.model)
-    model = source.base.over(ModelSettings(checkpoint=source.model) if record is None else record.model)
-    adapter = Path(source.model).expanduser() / "adapter"
+        raise ThroughlineError("no chain of these images is accepted", source, f"rule {RULE}, {root}")
+    model = laid_over(ModelSettings(checkpoint=name) if record is None else record.model, base)
+    adapter = Path(name).expanduser() / "adapter"
     subject = Subject(
-        model=name,
+        model=checkpoint_name(name),
         folder=folder,
         images=images,
         questions=questions,
         chains=chains,
-        checkpoint=fingerprint_checkpoint(source.model) if record is None else record.checkpoint.fingerprint,
+        checkpoint=fingerprint_checkpoint(name) if record is None else record.checkpoint.fingerprint,
         loading=(model.tiles, model.dtype, model.quantization),
         answering=AnswerSettings() if record is None else record.answering,
         self_labelling=SelfLabelling(),
         adapter=lambda state: None if state.method is None else adapter,
-        load=partial(_load, source, record, questions.classes),
+        load=partial(_load, name, base, record, questions.classes),
     )
     units = {}
     if record is not None:
-        unit = Unit("final", images.name, (), record.method, name, record.seed)
+        unit = Unit("final", images.name, (), record.method, subject.model, record.seed)
         folder_of_model = read_unit(adapter.parent, unit)
         assert folder_of_model is not None
         # of a user's own method we know here that it trained, and no more
@@ -81,9 +72,9 @@ def open_subject(source: ModelSource, folder: Path) -> AnalyzedFold:
     return AnalyzedFold((), 0 if record is None else record.seed, {}, units, keep_all(images), subject)
 
 
-def _load(source: ModelSource, record: ModelRecord | None, classes: tuple[str, ...]) -> Mllm:
+def _load(name: str, base: ModelSettings, record: ModelRecord | None, classes: tuple[str, ...]) -> Mllm:
     """The base of a fitted model, or the checkpoint itself."""
-    return open_model(source.model, classes, source.base).mllm if record is None else load_base(record, source.base)
+    return open_model(name, classes, base).mllm if record is None else load_base(record, base)
 
 
 def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> QuestionSet:

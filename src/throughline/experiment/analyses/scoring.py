@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughline.analysis.passages import Passages
-from throughline.analysis.records import Source, State
+from throughline.analysis.records import BASE, Source, State
 from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import read_tokens, write_tokens
-from throughline.core.files import content_hash, file_sha256
+from throughline.core.files import content_hash, file_sha256, read_json_lines, write_json_lines
+from throughline.core.seeding import generator
 from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
 from throughline.experiment.analyses.subject import Subject
+from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter, put_adapter
+from throughline.mllm.sampling import sample as continuations_of
 from throughline.questions.wording import class_name
 
 if TYPE_CHECKING:
     import pandas as pd
+
+OWN_CHAINS_VERSION = 2
+"""Raised when the same base would write other chains."""
 
 SHARDS = "analysis"
 """In the subject's folder."""
@@ -85,16 +91,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A subject, the weights it is looked at with, and its shards."""
+    """A subject, the weights it is looked at with, and its shards. `say` takes lines that begin with `place`."""
 
     subject: Subject
     weights: Weights
     say: Say
+    place: str = ""
 
-    def of(self, subject: Subject, say: Say) -> Scoring:
+    def of(self, subject: Subject, place: str = "") -> Scoring:
         """The same of another subject, with the weights that are loaded unless that one holds them otherwise."""
         weights = self.weights if subject.loading == self.subject.loading else Weights(subject.load)
-        return Scoring(subject, weights, say)
+        return Scoring(subject, weights, self.say, place)
 
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
@@ -109,6 +116,16 @@ class Scoring:
             with self.weights.at(self.subject.adapter(state)) as mllm:
                 write_tokens(path, self.scorer(mllm).score(passages, self.progress(state, what)))
         return read_tokens(path)
+
+    def lines(
+        self, what: str, state: State, content: object, version: int, measure: Callable[[Mllm], Iterable[Any]]
+    ) -> list[dict[str, Any]]:
+        """What `measure` makes of the weights of `state`; from disk where it did before."""
+        path = self.shard(what, state, content, version).with_suffix(".jsonl")
+        if not path.is_file():
+            with self.weights.at(self.subject.adapter(state)) as mllm:
+                write_json_lines(path, measure(mllm))
+        return read_json_lines(path)
 
     def shard(self, what: str, state: State, content: object, version: int) -> Path:
         """A file name that changes with everything its numbers depend on."""
@@ -126,4 +143,26 @@ class Scoring:
 
     def progress(self, state: State, what: str) -> Callable[[int, int], None]:
         """Progress as a line."""
-        return lambda done, total: self.say(f"{what}, {state.name}: {done}/{total} images")
+        return lambda done, total: self.say(f"{self.place}{what}, {state.name}: {done}/{total} images")
+
+
+def base_chains(scoring: Scoring, samples: Sequence[Sample], seed: int) -> dict[str, str]:
+    """What the base writes about each image by its id, drawn as rounds draw; what was cut off is no chain."""
+    settings = scoring.subject.self_labelling.model_copy(update={"constrained": False})
+    content = [[image.id, image.image_sha256] for image in samples]
+    inputs = [settings.model_dump(mode="json"), seed, content]
+
+    def write(mllm: Mllm) -> Iterator[dict[str, str]]:
+        batch, reader = scoring.subject.answering.batch, scoring.weights.reader
+        question = user_turn(scoring.subject.questions.reasoning)
+        with mllm.evaluating():
+            for start in range(0, len(samples), batch):
+                images = samples[start : start + batch]
+                prompts = [mllm.chat.prompt(question, [reader.encode(image)]) for image in images]
+                draws = [[generator(seed, "base's own chain", image.id)] for image in images]
+                for image, (reply, *_) in zip(images, continuations_of(mllm, prompts, settings, draws), strict=True):
+                    if reply.finish_reason == "stop":
+                        yield {"sample_id": image.id, "text": reply.text}
+
+    rows = scoring.lines("chains-own", BASE, inputs, OWN_CHAINS_VERSION, write)
+    return {row["sample_id"]: row["text"] for row in rows if row["text"]}

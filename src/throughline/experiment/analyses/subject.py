@@ -13,6 +13,7 @@ from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import Fold
 from throughline.questions.question_set import QuestionSet
+from throughline.runs.folder import ADAPTER, round_folders
 from throughline.runs.reader import UnitFolder
 from throughline.runs.records import Factor
 from throughline.training.methods import Method
@@ -41,7 +42,7 @@ class AnalyzedUnit:
     @property
     def rounds(self) -> tuple[State, ...]:
         """The weights after each round of self-labelling that is whole."""
-        numbers = self.folder.whole_rounds()
+        numbers = round_folders(self.folder.folder, ADAPTER)
         return tuple(State(method=self.name, unit=self.folder.name, round=number) for number in numbers)
 
     @property

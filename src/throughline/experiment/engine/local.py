@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
 
 from throughline.core.errors import Interrupted, ThroughlineError
-from throughline.experiment.costs import Cost, longest_first
+from throughline.experiment.costs import Cost, longest_paths
 from throughline.experiment.engine.worker import Job, thread_environment, work
 from throughline.runs.unit import Unit
 
@@ -78,8 +78,9 @@ def run_units(
     A unit that fails, or whose worker dies, stops new units from starting; those at work finish, then a
     ThroughlineError says what happened in one line. Ctrl-C ends the workers and raises Interrupted.
     """
-    schedule = _Schedule(units, done, longest_first(units, costs))
-    planned = sum(costs[unit.name].weight for unit in schedule.waiting)
+    weights = {name: cost.weight for name, cost in costs.items()}
+    schedule = _Schedule(units, done, longest_paths(units, weights))  # the largest ones start first
+    planned = sum(weights[unit.name] for unit in schedule.waiting)
     begun = time.monotonic()
     worked, worked_at = 0.0, begun
 
@@ -98,7 +99,7 @@ def run_units(
         while _assign(workers, schedule):
             report()
             for unit in _hear(workers, schedule):
-                worked, worked_at = worked + costs[unit.name].weight, time.monotonic()
+                worked, worked_at = worked + weights[unit.name], time.monotonic()
                 finished(unit)
         report()
     except KeyboardInterrupt:
@@ -129,20 +130,20 @@ def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
         unit = worker.unit
         assert unit is not None
         try:
-            message = worker.connection.recv()
+            kind, line = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             workers.remove(worker)
             schedule.failures.append(f"{unit.name}: {_last_words(worker)}")
             continue
-        if message.kind == "progress":
-            worker.progress = message.text
+        if kind == "progress":
+            worker.progress = line
             continue
         worker.unit = None
-        if message.kind == "done":
+        if kind == "done":
             schedule.done.add(unit.name)
             yield unit
         else:
-            schedule.failures.append(f"{unit.name}: {message.text}")
+            schedule.failures.append(f"{unit.name}: {line}")
 
 
 def _last_words(worker: _Worker) -> str:

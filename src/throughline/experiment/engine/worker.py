@@ -14,26 +14,57 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
-from throughline.experiment.kinds import EXECUTORS, Task
+from throughline.experiment.plan import EVALUATE, FINAL, FOLD
 from throughline.experiment.preparation import CHAINS, place_of
-from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker
+from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker, unit_folder
 from throughline.runs.unit import Unit
+
+EXECUTORS: dict[str, str] = {
+    FOLD: "throughline.experiment.executors:execute_fold",
+    EVALUATE: "throughline.experiment.executors:execute_evaluation",
+    FINAL: "throughline.experiment.executors:execute_final",
+}
+"""`module:function` of each kind of unit, imported in the worker that needs it and called with a `Task`: trains on the
+sources and measures on the targets; measures without training; trains on all images without measuring."""
 
 FAILURE = "failure.txt"
 """In a unit's folder: the traceback of a fault that is not the user's."""
 
 
 @dataclass(frozen=True)
+class Task:
+    """A unit with what its executor reads: the config with the unit's image set and factors applied, the images, and
+    the run folder with the unit's folder in it."""
+
+    unit: Unit
+    config: RunConfig
+    images: ImageSet
+    run_folder: Path
+    chains: Path
+    """The folder of the image set's accepted chains; it need not be there."""
+    report_progress: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything that the executor writes lies."""
+        return unit_folder(self.run_folder, self.unit)
+
+    def needed(self, role: str) -> Path | None:
+        """The folder of the unit that this one needs in a role (`start`, `steps`), None where it needs none."""
+        name = self.unit.needs.get(role)
+        return None if name is None else unit_folder(self.run_folder, name)
+
+
+@dataclass(frozen=True)
 class Job:
     """What is the same for all units of a run; `sets` are the image sets in the config's order, and `executors` are
-    those of `kinds` unless a test has others."""
+    `EXECUTORS` unless a test has others."""
 
     config: RunConfig
     sets: tuple[ImageSet, ...]
@@ -53,14 +84,6 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
-class Message:
-    """What a worker says about the unit it has: a line of progress, done, or failed with one line."""
-
-    kind: Literal["progress", "done", "failed"]
-    text: str = ""
-
-
 def thread_environment(threads: int) -> dict[str, str]:
     """Variables that must be set before a process imports numpy or torch, for results that can be repeated."""
     count = str(threads)
@@ -74,20 +97,21 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def work(connection: Connection, job: Job) -> None:
-    """The worker's whole life: units in, messages out, until None or the parent's end."""
+    """The worker's whole life: units in until None or the parent's end, messages out. A message is a kind and a line:
+    `progress`, `failed`, or `done` without any."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     hold_as_worker(job.run_folder)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (unit := connection.recv()) is not None:
             try:
-                _run_unit(unit, job, lambda line: connection.send(Message("progress", line)))
-                message = Message("done")
+                _run_unit(unit, job, lambda line: connection.send(("progress", line)))
+                message = "done", ""
             except ThroughlineError as error:
-                message = Message("failed", str(error))
+                message = "failed", str(error)
             except BrokenPipeError:
                 raise
             except Exception as error:
-                message = Message("failed", _note_failure(error, unit, job.run_folder))
+                message = "failed", _note_failure(error, unit, job.run_folder)
             connection.send(message)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -142,7 +142,7 @@ def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
     """Writes loss lines and adapter."""
     from throughline.mllm.lora import save_adapter
 
-    write_json_lines(folder / TRAINING, (line.to_json() for line in lines))
+    write_json_lines(folder / TRAINING, map(asdict, lines))
     save_adapter(model, folder / ADAPTER)
 
 

@@ -5,7 +5,7 @@ Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to ro
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Rounds:
         if pairs and not changed:
             raise ThroughlineError(f"round {number} trained, and the output did not change", context.folder.name)
         line = RoundLine(number, labelled.sampled, len(labelled.accepted), labelled.outcomes, changed, len(pairs))
-        write_json(folder / ROUND, line.to_json())
+        write_json(folder / ROUND, asdict(line))
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
         save_stage(folder, model, lines)
         context.after_round(number, folder)
