@@ -14,6 +14,7 @@ class LabelPreference:
 
     beta: float = 1.0
     needs_chain = False
+    learns_labels = True
     has_reference = True  # compare with the weights that the stage starts from
 
     def tree(self, renderer, example):

@@ -76,7 +76,7 @@ def run_and_report(
 ) -> FinishedRun:
     """Runs with progress on stderr, analyses the run where `analysis` says how, then prints the tables (or JSON) and
     writes the page."""
-    from throughline.cli.progress import run_progress
+    from throughline.cli.progress import run_progress, say
     from throughline.core.files import read_json_lines
     from throughline.experiment.run import run_experiment
 
@@ -96,6 +96,7 @@ def run_and_report(
     from throughline.reporting.results import groups
     from throughline.reporting.tables import headline_table
     from throughline.reporting.text import to_terminal
+    from throughline.reporting.warnings import warnings
     from throughline.runs.reader import read_run
 
     page = write_page(folder, finished.sets[0].root)
@@ -103,8 +104,11 @@ def run_and_report(
         results = read_json_lines(folder / "results.jsonl")
         print(json_text({"run": str(folder), "report": str(page), "results": results}))
         return finished
-    for group in groups(read_run(folder)):
+    run = read_run(folder)
+    for group in groups(run):
         print(to_terminal(headline_table(group, "all")), end="")
+    for sentence in warnings(run):
+        say(f"warning: {sentence}")
     print(f"report: {page}\nall tables: throughline report {folder}")
     return finished
 

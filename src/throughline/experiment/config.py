@@ -108,6 +108,9 @@ class ChainsConfig(Settings):
     """A chain journal (JSONL), or a folder of `journal-*.jsonl`, to take candidates from."""
     candidates: int = Field(default=4, ge=1)
     """Chains the teacher is asked for per image until enough are accepted."""
+    coverage: Literal["labels", "shared"] = "labels"
+    """Where not every image has an accepted chain: `labels` trains on every label and on the chains there are; `shared`
+    trains every method on the images that have a chain, so that all see the same ones."""
     per_image: int = Field(default=1, ge=1)
     """Accepted chains of an image that the first stage learns from, each as an example of its own: an epoch takes as
     many times the steps (open in the paper; ours: 1)."""
@@ -118,6 +121,8 @@ class ChainsConfig(Settings):
             raise ValueError("both teacher and journal are given: keep one, --set chains.teacher=null drops the other")
         if self.per_image > self.candidates and self.teacher is not None:
             raise ValueError(f"{self.per_image} chains of {self.candidates} candidates: raise chains.candidates")
+        if self.coverage == "shared" and self.teacher is None and self.journal is None:
+            raise ValueError("coverage is shared and there are no chains: name a teacher or a journal")
         return self
 
 

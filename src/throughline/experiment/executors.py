@@ -104,6 +104,7 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
             questions=session.questions,
             samples=session.fold.train,
             chains=chains,
+            coverage=config.chains.coverage,
             settings=config.training,
             lora=config.model.lora,
             batch=config.evaluation.answering.batch,

@@ -16,7 +16,7 @@ from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import Unit
 from throughline.training.methods import Method, method_table, parent_of
 
-VERSIONS: dict[str, int] = {"training": 4, "sampling": 4, "answering": 4}
+VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
 unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
 
@@ -93,6 +93,7 @@ def _fold_units(
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images = planned.images.fingerprint()
     chains = None if planned.chains is None else _source_chains(planned.chains, sources, methods.values())
+    shared = config.chains.coverage == "shared"
     units: dict[str, Unit] = {}
     for method in methods.values():
         parent = parent_of(method)
@@ -110,7 +111,7 @@ def _fold_units(
                 **named,
                 "trial_seed": config.data.trial_seed,
                 "images": images,
-                "chains": chains if method.needs_chains else None,
+                "chains": chains if method.needs_chains or (method.trains and shared) else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, method, checkpoint),
                 **_stage_inputs(config, method, parent),
@@ -141,6 +142,7 @@ def _stage_inputs(config: RunConfig, method: Method, parent: Method | None) -> d
     if method.trains:
         versions["training"] = VERSIONS["training"]
         inputs["train_per_domain"] = config.data.train_per_domain
+        inputs["coverage"] = config.chains.coverage
         inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         inputs["selection"] = config.evaluation.selection
         inputs["method_source"] = method.source

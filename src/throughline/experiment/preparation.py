@@ -64,9 +64,10 @@ def place_of(folder: str, position: int) -> str:
 
 
 def has_chains(config: RunConfig) -> bool:
-    """Whether the config names a source of chains and any method learns from them."""
+    """Whether the config names a source of chains, and any method learns from them or from their images alone."""
     named = config.chains.teacher is not None or config.chains.journal is not None
-    return named and any(method.needs_chains for method in method_table(config.methods).values())
+    methods = method_table(config.methods).values()
+    return named and (config.chains.coverage == "shared" or any(method.needs_chains for method in methods))
 
 
 def require_chain_source(config: RunConfig, remedy: str) -> None:

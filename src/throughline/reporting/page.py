@@ -25,6 +25,7 @@ from throughline.reporting.results import Group, contradictions, groups, summari
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import comparison_table, existing, headline_table, results_table, rounds_table
 from throughline.reporting.untrusted import embedded
+from throughline.reporting.warnings import warnings
 from throughline.runs.reader import Run, read_run
 
 # Pictures with the texts about them: enough to read for an hour, few enough for a mail.
@@ -70,6 +71,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         "drawn_note": DRAWN_NOTE,
         "with_images": images_root is not None,
         "contradictions": contradictions(run),
+        "warnings": warnings(run),
         "environment": shown_settings(run.environment).items(),
     }
     scripts = ("scrolling.js", "common.js", "gallery.js", "shading.js", "confusion.js")

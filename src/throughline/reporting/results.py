@@ -286,6 +286,21 @@ def contradictions(run: Run) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def empty_rounds(group: Group) -> pd.DataFrame:
+    """The rounds of self-labelling that accepted no chain, as rows of `Frames.rounds` with a column `setup`."""
+    rounds = group.with_setup(group.run.frames.rounds)
+    return rounds[rounds["accepted"] == 0]
+
+
+def one_class_only(group: Group) -> pd.DataFrame:
+    """The (setup, answer) pairs one of whose units answered every image with one and the same class: `setup`, `answer`
+    and the class, `predicted`."""
+    named = group.predictions.dropna(subset=["predicted"])
+    units = named.groupby(["setup", "answer", "unit"], sort=False)["predicted"].agg(["nunique", "first", "size"])
+    alone = units[(units["nunique"] == 1) & (units["size"] > 1)].rename(columns={"first": "predicted"})
+    return alone.reset_index().drop_duplicates(["setup", "answer"])
+
+
 def drawn_over(seeds: int) -> str:
     """What a bootstrap interval of so many seeds speaks of."""
     return "seeds and images" if seeds > 1 else "images only, one seed"

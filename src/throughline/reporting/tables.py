@@ -3,11 +3,22 @@ the commands that generate tables for the documents."""
 
 from collections.abc import Collection, Iterable
 
+import pandas as pd
+
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, MeanError
 from throughline.metrics.paired import PairedDifference
-from throughline.reporting.results import Group, Summary, compare, drawn_over, summarise
+from throughline.reporting.results import (
+    NO_LEVEL,
+    Group,
+    Summary,
+    compare,
+    drawn_over,
+    empty_rounds,
+    one_class_only,
+    summarise,
+)
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 
 
@@ -61,20 +72,55 @@ def comparison_table(group: Group, answer: str, baseline: str | None = None) -> 
 
 
 def headline_table(group: Group, split: str) -> Table:
-    """Setups × answer paths: Avg in percent, with its interval where there is one."""
+    """Setups × answer paths: Avg in percent, with its interval where there is one and what else makes or unmakes the
+    number; images and optimiser steps; what guessing would give."""
     measured = group.results.loc[group.results["split"] == split, "answer"]
     by_answer = {answer: summarise(group, split, answer) for answer in in_order(measured, ANSWER_ORDER)}
     names = in_order((name for summaries in by_answer.values() for name in summaries), group.setups)
-    rows = tuple(
-        (*group.setups[name].cells, *(average_cell(found.get(name)) for found in by_answer.values())) for name in names
-    )
-    everything = [row for found in by_answer.values() for row in found.values()]
+    alone = {(row.setup, row.answer) for row in one_class_only(group).itertuples()}
+    empty = set(empty_rounds(group)["setup"])
+
+    def cell(name: str, answer: str) -> str:
+        row = by_answer[answer].get(name)
+        unparsed = [f"{100 * row.unparsed / row.n:.0f} % unparsed"] if row and row.unparsed else []
+        return ", ".join([average_cell(row), *unparsed, *(["one class"] if (name, answer) in alone else [])])
+
+    frame = pd.DataFrame([[cell(name, answer) for answer in by_answer] for name in names], index=list(names))
+    columns = (*group.heads, *(f"{answer} path" for answer in by_answer))
     notes = (
         "Mean over the held-out domains. Which answer path the paper's table uses is not known to us: all are shown.",
-        *accuracy_notes(group, everything, split, with_unparsed=False),
+        *accuracy_notes(group, [row for found in by_answer.values() for row in found.values()], split, False),
+        *(["†: a round of self-labelling accepted no chain."] if empty else []),
     )
-    columns = (*group.heads, *(f"{answer} path" for answer in by_answer))
-    return Table(f"{group.title} · split {split}", columns, rows, notes)
+    trained = group.with_setup(group.run.frames.units).groupby("setup")[["images", "steps"]].max()
+    if trained["images"].notna().any():  # runs of earlier versions do not know their images
+        counts = trained.reindex(names).astype("object")
+        frame = pd.concat([frame, counts.where(counts.notna(), NO_LEVEL).astype(str)], axis=1)
+        columns += ("images", "steps")
+        notes += ("Images: the most that a stage of the method saw. Steps: optimiser steps from the base.",)
+    rows = [
+        (
+            *(f"{cell} †" if name in empty and at == 0 else cell for at, cell in enumerate(group.setups[name].cells)),
+            *row,
+        )
+        for name, row in zip(names, frame.to_numpy().tolist(), strict=True)
+    ]
+    for guess, share in _guessing(group).items():
+        filled = [guess, *[NO_LEVEL] * (len(group.heads) - 1), *[f"{100 * share:.1f}"] * len(by_answer)]
+        rows.append((*filled, *[NO_LEVEL] * (len(columns) - len(filled))))
+    return Table(f"{group.title} · split {split}", columns, tuple(rows), notes)
+
+
+def _guessing(group: Group) -> dict[str, float]:
+    """The accuracy of a fair guess, and of always naming a held-out domain's most frequent class, mean over the
+    domains. Empty without predictions, or where a sample has several labels."""
+    asked = group.predictions.drop_duplicates(["target", "sample_id"])
+    if asked.empty or (asked["labels"].map(len) != 1).any():
+        return {}
+    labels = asked["labels"].str[0]
+    classes = set(labels) | set(group.predictions["predicted"].dropna())
+    most = labels.groupby(asked["target"]).agg(lambda own: own.value_counts(normalize=True).iloc[0])
+    return {"chance": 1 / len(classes), "most frequent class": float(most.mean())}
 
 
 def rounds_table(group: Group) -> Table | None:

@@ -10,7 +10,7 @@ one column for each factor of the run, under the factor's name (None where a uni
     training     one row for each logged optimiser step and part of the loss: stage, round, step, epoch, lr, part
                  (`loss` is the sum), loss, class_probability
     rounds       one row for each round of self-labelling: round, sampled, accepted, trained, adapter_changed, outcomes
-    units        one row for each unit: kind, done, steps
+    units        one row for each unit: kind, done, steps, images, images_with_chain
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ OF_UNIT = ("unit", "dataset", "model", "target", "method", "seed")
 RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
 PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence", "text")
 TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
+UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain")
 ROUNDS = ("round", "sampled", "accepted", "trained", "adapter_changed", "outcomes")
 
 
@@ -73,8 +74,8 @@ class Frames:
     @cached_property
     def units(self) -> pd.DataFrame:
         """One row for each unit."""
-        frame = self._of_units(("kind", "done", "steps"), lambda unit: [(unit.unit.kind, unit.done, unit.steps)])
-        return frame.astype({"steps": "Int64"})
+        frame = self._of_units(UNIT_COLUMNS, lambda unit: [(unit.unit.kind, *_values(unit, UNIT_COLUMNS[1:]))])
+        return frame.astype(dict.fromkeys(UNIT_COLUMNS[2:], "Int64"))
 
     def _of_units(
         self, columns: tuple[str, ...], lines: Callable[[UnitFolder], Iterable[tuple[Any, ...]]]

@@ -65,6 +65,10 @@ class UnitFolder:
     done: bool = True
     steps: int | None = None
     """Optimiser steps from the base to these weights, those of what the unit started from included."""
+    images: int | None = None
+    """Training images: the most that a stage behind these weights saw."""
+    images_with_chain: int | None = None
+    """Those of them that were seen with a chain."""
     faults: tuple[str, ...] = ()
     _predictions: dict[int | None, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -166,7 +170,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     lacking = [name for name in (METRICS, PREDICTIONS) if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
-    steps = _mapping(folder / STAGE, []).get("cumulative_steps")  # what was never trained has none
+    mark = _mapping(folder / STAGE, [])  # what was never trained has none
     return UnitFolder(
         name=folder.name,
         unit=unit,
@@ -174,7 +178,9 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         training=training,
         rounds=rounds,
         done=done,
-        steps=steps if isinstance(steps, int) else None,
+        steps=mark.get("cumulative_steps"),
+        images=mark.get("images"),
+        images_with_chain=mark.get("images_with_chain"),
         faults=tuple(faults),
     )
 

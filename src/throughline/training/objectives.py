@@ -27,7 +27,11 @@ class Objective(Protocol):
 
     @property
     def needs_chain(self) -> bool:
-        """Whether an example without a chain teaches nothing."""
+        """Whether it learns from chains."""
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether an example without a chain teaches something, too."""
 
     @property
     def has_reference(self) -> bool:
@@ -53,13 +57,19 @@ class MarkedPaths:
         """Whether the chain is one of the marked paths."""
         return "chain" in self.paths
 
-    def tree(self, renderer: PathRenderer, example: Example) -> Tree:
-        """image + question → label · instruction + chain, as far as `paths` asks; equal weights.
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the label is one of the marked paths."""
+        return "label" in self.paths
 
-        A marked chain that the example does not have is a bug of the caller, ValueError.
+    def tree(self, renderer: PathRenderer, example: Example) -> Tree:
+        """image + question → label · instruction + chain, what `paths` asks and the example has; equal weights.
+
+        An example with nothing to mark is a bug of the caller, ValueError.
         """
         leaves = {"label": renderer.label, "chain": renderer.chain}
-        return renderer.merge([leaves[path](example) for path in self.paths])
+        marked = [path for path in self.paths if path == "label" or example.chain is not None] or self.paths
+        return renderer.merge([leaves[path](example) for path in marked])
 
     def loss(self, scores: TreeScores) -> Tensor:
         """Σ over branches of weight · reduced NLL."""

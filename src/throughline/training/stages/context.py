@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from throughline.core.files import write_json, write_json_lines
 from throughline.core.seeding import seed_of
@@ -78,6 +78,8 @@ class StageContext:
     """The folder of the stage before, with its adapter; None for a new adapter on the checkpoint."""
     max_steps: int | None = None
     """Optimiser steps in place of the epochs."""
+    coverage: Literal["labels", "shared"] = "labels"
+    """`shared` where samples without a chain are left out, whatever the objective learns from."""
     select: Callable[[Any, Mapping[str, Path]], None] | None = None
     """Puts the best adapter of these, by name, into the model; None where the last one stands."""
     sampler: Callable[[Path], Sampler] | None = None
@@ -125,7 +127,7 @@ class StageContext:
 
 def cumulative_steps(folder: Path) -> int:
     """Optimiser steps behind the adapter in a stage's folder, those of the stages before included."""
-    return int(json.loads((folder / STAGE).read_text())["cumulative_steps"])
+    return int(_mark(folder)["cumulative_steps"])
 
 
 def is_whole(folder: Path) -> bool:
@@ -135,7 +137,7 @@ def is_whole(folder: Path) -> bool:
 
 def own_steps(folder: Path) -> int:
     """Optimiser steps that the stage in this folder took itself."""
-    return int(json.loads((folder / STAGE).read_text())["optimiser_steps"])
+    return int(_mark(folder)["optimiser_steps"])
 
 
 def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
@@ -146,6 +148,17 @@ def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
     save_adapter(model, folder / ADAPTER)
 
 
-def mark_whole(folder: Path, steps: int, steps_before: int) -> None:
-    """Writes the mark that makes a stage whole: the optimiser steps it took, and those behind its adapter in all."""
-    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": steps_before + steps})
+def mark_whole(context: StageContext, folder: Path, steps: int, pairs: Sequence[tuple[Sample, str | None]]) -> None:
+    """Writes the mark that makes a stage whole: the optimiser steps it took and those behind its adapter in all, the
+    most images that a stage behind its adapter saw, and the most that it saw with a chain. `pairs` are its own samples
+    with their chains."""
+    before = _mark(context.start) if context.start is not None else {}
+    images = {"images": len({sample.id for sample, _ in pairs})}
+    images["images_with_chain"] = len({sample.id for sample, chain in pairs if chain is not None})
+    most = {name: max(count, before.get(name, 0)) for name, count in images.items()}
+    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": context.steps_before + steps, **most})
+
+
+def _mark(folder: Path) -> dict[str, int]:
+    mark: dict[str, int] = json.loads((folder / STAGE).read_text())
+    return mark

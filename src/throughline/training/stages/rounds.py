@@ -45,13 +45,16 @@ class Rounds:
         model = load_adapter(context.mllm.model, start / ADAPTER, trainable=True)
         keeps = context.settings.rejected == "keep_last"
         chains = {name: texts[0] for name, texts in context.chains.items()} if keeps else {}
+        seen = dict[str, str]()
         for number, folder in enumerate(folders, start=1):
             chains = read_accepted(folder) if folder in whole else self._round(context, model, number, folder, chains)
             forget_checkpoints(folder)
+            seen |= chains
         last = self._select(context, model, folders)
         save_stage(context.folder, model, _training_lines(folders))
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
-        mark_whole(context.folder, sum(map(own_steps, folders)), context.steps_before)
+        pairs = [(sample, seen[sample.id]) for sample in context.samples if sample.id in seen]
+        mark_whole(context, context.folder, sum(map(own_steps, folders)), pairs)
         return StageResult(model, last)
 
     def _round(
@@ -89,7 +92,7 @@ class Rounds:
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
         save_stage(folder, model, lines)
         context.after_round(number, folder)
-        mark_whole(folder, steps, context.steps_before)
+        mark_whole(context, folder, steps, pairs)
         return chains
 
     def _select(self, context: StageContext, model: Any, folders: list[Path]) -> int | None:

@@ -61,12 +61,16 @@ class Sft:
                 saved = sorted(epochs.iterdir(), key=lambda path: int(path.name))
                 context.select(model, {f"epoch {path.name}": path for path in saved})
             save_stage(context.folder, model, lines)
-            mark_whole(context.folder, steps, context.steps_before)
+            mark_whole(context, context.folder, steps, pairs)
         forget_checkpoints(context.folder)
         return StageResult(model)
 
     def _pairs(self, context: StageContext) -> list[tuple[Sample, str | None]]:
-        """Every sample, once for each of its chains where the objective needs one."""
-        if not self.needs_chains:
-            return [(sample, None) for sample in context.samples]
-        return [(sample, chain) for sample in context.samples for chain in context.chains.get(sample.id, ())]
+        """Every sample, once for each of its chains where the objective learns from them; without one where it has none
+        and its label is learnt from."""
+        samples = context.samples
+        if context.coverage == "shared":
+            samples = tuple(sample for sample in samples if sample.id in context.chains)
+        alone = (None,) if self.objective.learns_labels else ()
+        chains = context.chains if self.needs_chains else {}
+        return [(sample, chain) for sample in samples for chain in chains.get(sample.id, alone)]
