@@ -485,7 +485,8 @@ def test_a_unit_runs_the_stages_that_no_other_unit_has_run(
     finished = here(tmp_path / "run", f"methods={own}:THRICE")
     folder = folder_of(finished, "thrice")
     assert steps_of(finished, "thrice") == (3, 9)
-    assert json.loads((folder / "stage-2" / "stage.json").read_text()) == {"optimiser_steps": 3, "cumulative_steps": 6}
+    mark = json.loads((folder / "stage-2" / "stage.json").read_text())
+    assert (mark["optimiser_steps"], mark["cumulative_steps"]) == (3, 6)
     again = here(tmp_path / "again", f"methods={own}:THRICE")
     assert results(again.folder) == results(finished.folder)
 
