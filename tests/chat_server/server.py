@@ -46,6 +46,7 @@ class ChatServer:
         self._attempts: Counter[str] = Counter()
         """How often faults were drawn for a request, by its digest."""
         self._distinct: set[str] = set()
+        self._first = {image: list(answers) for image, answers in settings.first.items()}
         self._began = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -101,12 +102,13 @@ class ChatServer:
         if request.method == "GET" and request.path == "/stats":
             writer.write(_http(200, self.stats()))
             return True
-        fixed = self.settings.always
+        queue = self._first.get(next(iter(question.images), ""))
+        fixed = queue.pop(0) if queue else self.settings.always
         if not (request.method == "POST" and request.path.endswith("/v1/chat/completions")):
             fixed = 404, error(f"nothing is at {request.method} {request.path}", "invalid_request_error")
         if fixed is not None:  # logged, sent at once, and counted nowhere
             self._note(request, question, arrived, str(fixed[0]))
-            writer.write(_http(*fixed))
+            writer.write(_http(*fixed, is_json=not isinstance(fixed[1], str)))
             return True
         self._distinct.add(question.digest)
         reply = self._reply_to(question)

@@ -1,7 +1,7 @@
 """What the chat server does: its capacity and latency, the labels it concludes, the shares of requests that fail."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class ServerSettings:
     labels: Mapping[str, str] | None = None
     """What is concluded about an image, by the SHA-256 (hex) of its bytes. None: the first option of the prompt."""
     always: tuple[int, Any] | None = None
-    """HTTP status and JSON value that every chat request gets, whatever it asks: logged, and counted nowhere."""
+    """HTTP status and JSON value (text: sent as it is) that every chat request gets, whatever it asks: logged, and
+    counted nowhere."""
+    first: Mapping[str, Sequence[tuple[int, Any]]] = field(default_factory=dict)
+    """As `always`, for the first requests about an image, one after the other; by the SHA-256 (hex) of its bytes."""
     log: Path | None = None
     """JSONL, one line for each request when it ends; appended to."""
     seed: int = 0

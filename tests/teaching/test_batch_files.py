@@ -138,6 +138,33 @@ def test_failures_are_named_and_written_again(
     assert len(requests(write(plan))) == len(images.samples)
 
 
+def test_what_a_content_filter_refuses_is_not_ordered_again_and_other_failures_are(
+    plan: BuildPlan, images: ImageSet, write: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """In the shapes of OpenAI, Azure and vLLM; one table reads them and what comes over a connection."""
+    blocked = {"error": {"code": "content_filter", "message": "The picture was blocked"}}
+    inner = {"error": {"code": None, "message": "no", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
+    refusals = [
+        {"response": {"status_code": 400, "body": blocked}, "error": None},
+        {"response": {"status_code": 400, "body": inner}, "error": None},
+        {"response": None, "error": blocked["error"]},
+        {"response": {"status_code": 200, "body": {"choices": [{"message": {}, "finish_reason": "SAFETY"}]}}},
+    ]
+    failures = [
+        {"response": {"status_code": 400}, "error": {"error": {"message": "bad picture", "code": 400}}},
+        {"response": {"status_code": 200, "body": {"error": {"message": "overloaded", "code": 502}}}},
+        says("half a chain", "abort"),
+        {"response": {"status_code": "many", "body": ["odd"]}, "error": None},
+        {"response": 3, "error": None},
+    ]
+    lines = iter([*refusals, *failures] * 99)
+    files = write(replace(plan, candidates=1))
+    found = read(plan, tmp_path / "store", service(files, tmp_path / "out.jsonl", lambda _: next(lines)))
+    outcomes = [verdict.outcome for verdict in read_journal(tmp_path / "store").verdicts if verdict.rule == "correct"]
+    assert set(outcomes) == {"refusal", "error"} and found.failed == outcomes.count("error") > 0
+    assert len(requests(write(replace(plan, candidates=1)))) == found.failed
+
+
 def test_lines_of_others_are_told_with_their_place(
     plan: BuildPlan, write: Callable[..., list[Path]], tmp_path: Path
 ) -> None:

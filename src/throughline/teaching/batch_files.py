@@ -21,6 +21,7 @@ from throughline.core.files import content_hash, readable_os_errors, write_atomi
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.teaching.completions import chat_body, read_completion
+from throughline.teaching.fates import NoAnswer
 from throughline.teaching.pictures import data_url
 from throughline.teaching.plan import BuildPlan, Clock
 from throughline.teaching.prices import Price
@@ -209,15 +210,9 @@ def _read_reply(line: dict[str, Any], price: Price | None) -> Reply:
     """The reply in one line of an output or error file; OpenAI and vLLM put a failure into `error` or a status."""
     response = line.get("response") if isinstance(line.get("response"), dict) else {}
     assert isinstance(response, dict)
+    status = response.get("status_code")
     try:
-        if line.get("error") or response.get("status_code", 200) >= 400:
-            raise ValueError(_reason(line.get("error") or response.get("body")))
-        return read_completion(response.get("body"), price)
-    except (ValueError, TypeError) as error:
-        return Reply(str(error)[:300] or "no answer", FAILED)
-
-
-def _reason(error: Any) -> str:
-    inner = error.get("error", error) if isinstance(error, dict) else error
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return " ".join(str(message or "no reason given").split())
+        body = {"error": line["error"]} if line.get("error") else response.get("body")
+        return read_completion(body, price, status if isinstance(status, int) else 200)
+    except NoAnswer as error:
+        return error.reply(str(error)[:300] or "no answer")

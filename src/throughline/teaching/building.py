@@ -116,6 +116,8 @@ class _Workers:
             self.recorder.progress.interrupted = True
         elif not affordable:
             self.recorder.progress.stopped_at_cost = True
+        elif self.recorder.fails_trial():
+            self.recorder.progress.failed_trial = True
         else:
             return True
         return False

@@ -1,55 +1,46 @@
 """Teachers behind OpenAI-compatible endpoints: OpenAI itself, vLLM, SGLang, `transformers serve`; several at once.
 
-`Endpoints` sends one chat completion and sees it through: to the least loaded endpoint, again after a refusal (429,
-Retry-After honoured), a server error or a time-out, waiting while a connection is lost. Every other thing that can
-happen is an error that stops the build, or a named outcome. `PromptClient` makes completions of prompts, for
-`EndpointTeacher`, `judge` and `served`.
+`Endpoints` sends one chat completion and sees it through, by the fates of `fates`: to the least loaded endpoint, again
+after a refusal (429, Retry-After honoured), a server error or a time-out, waiting while a connection is lost. Every
+other thing that can happen is an error that stops the build, or a named outcome. `PromptClient` makes completions of
+prompts, for `EndpointTeacher`, `judge` and `served`.
 """
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import openai
 
-from throughline.chains.records import FAILED, Usage
+from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import ImageError
 from throughline.questions.prompt import Prompt
-from throughline.teaching.completions import chat_body, read_completion
+from throughline.teaching.completions import chat_body, read_completion, read_content
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
+from throughline.teaching.fates import NoAnswer
 from throughline.teaching.pictures import data_url
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief, Flight, Reply, Request
 
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
-_PASSING = {408, 409, 425}
-"""Time-out, conflict, too early: the same request may go well later."""
-_FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
-_NO_QUOTA = "insufficient_quota"
 _LAST_WORDS: Mapping[int, str] = {
-    401: "the teacher will not answer",
-    403: "the teacher will not answer",
+    402: "the account has no credit left",
     404: "the teacher knows no such model or address; base URLs mostly end in /v1",
     429: "the account has no quota left",
 }
-"""By HTTP status, what no further request can change."""
+"""By HTTP status, what no further request can change, where it is more than that the teacher will not answer."""
 _LONGEST_REASON = 300
 _LONGEST_WAIT = 3600.0  # seconds; a server that names a longer one is asked every hour
 _JITTER = random.Random()  # it has to differ between processes
-
-Fault = Literal["refused", "passing", "lost", "filtered", "rejected", "final"]
-"""What an error means: too many requests; try again; no connection; the content filter's answer; not this request; no
-request at all."""
 
 
 @dataclass(frozen=True)
@@ -159,19 +150,17 @@ class Endpoints:
             flight.sent(key)
             self.requests += 1
             try:
-                response = await endpoint.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
-                reply = _read(response, price)
-            except openai.APIError as error:
+                reply = await self._ask(endpoint, body, price)
+            except NoAnswer as error:
                 flight.returned(key)
-                fault = self._note(endpoint, ticket, error)
                 reason = self._words_of(error)
-                if fault == "filtered":
-                    return Reply(reason, "content_filter", Usage())
-                if fault == "rejected":
-                    return Reply(f"{reason} [{endpoint.url}]", FAILED, rejected=True)
+                self._note(endpoint, ticket, error, reason)
+                fault = error.fate
+                if fault in ("filtered", "rejected"):
+                    return error.reply(f"{reason} [{endpoint.url}]")
                 attempts, refusals = attempts + (fault == "passing"), refusals + (fault == "refused")
                 self.retried += fault == "passing" and attempts < self.patience.attempts
-                named = _retry_after(error) if fault == "refused" else 0.0 if fault == "lost" else None
+                named = error.wait if fault == "refused" else 0.0 if fault == "lost" else None
                 await asyncio.sleep(self.patience.delay(attempts + refusals - 1) if named is None else named)
             except BaseException:  # cancelled: whether it was paid for is not known, so it stays noted
                 endpoint.concurrency.broken()
@@ -182,22 +171,38 @@ class Endpoints:
                 return reply
         return Reply(f"given up after {attempts} attempts, the last: {reason}", FAILED)
 
-    def _note(self, endpoint: _Endpoint, ticket: int, error: openai.APIError) -> Fault:
+    async def _ask(self, endpoint: _Endpoint, body: Mapping[str, Any], price: Price | None) -> Reply:
+        """The answer to one request; NoAnswer for everything else that can come of it."""
+        try:
+            response = await endpoint.client.post("/chat/completions", body=dict(body), cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            response = error.response
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+                raise NoAnswer("lost", str(error.__cause__) or type(error.__cause__).__name__) from None
+            timed_out = isinstance(error, openai.APITimeoutError)
+            raise NoAnswer("passing", "time-out" if timed_out else "connection lost") from None
+        try:
+            return read_completion(read_content(response.content), price, response.status_code)
+        except NoAnswer as error:
+            error.wait = _retry_after(response.headers)
+            raise
+
+    def _note(self, endpoint: _Endpoint, ticket: int, error: NoAnswer, reason: str) -> None:
         """What the error means for the endpoint. ThroughlineError when there is no use in going on."""
-        fault = _fault_of(error)
-        endpoint.alive |= not isinstance(error, openai.APIConnectionError)
-        if isinstance(error, openai.RateLimitError):
-            self.refused += fault == "refused"
-            mostly, wait = endpoint.concurrency.refused(ticket), _retry_after(error)
-            if mostly and wait:  # holds back this request, and the endpoint if it has refused most of what it got
-                endpoint.closed_until = max(endpoint.closed_until, time.monotonic() + wait)
+        endpoint.alive |= error.status is not None
+        if error.fate == "refused":
+            self.refused += 1
+            mostly = endpoint.concurrency.refused(ticket)
+            if mostly and error.wait:  # holds back this request, and the endpoint if it has refused most of what it got
+                endpoint.closed_until = max(endpoint.closed_until, time.monotonic() + error.wait)
         else:
             endpoint.concurrency.broken()
-        if fault == "lost":
-            endpoint.lose(self._words_of(error.__cause__) or type(error.__cause__).__name__, self.patience)
-        if fault == "final" and isinstance(error, openai.APIStatusError):
-            raise ThroughlineError(_LAST_WORDS[error.status_code], endpoint.url, self._words_of(error)) from None
-        return fault
+        if error.fate == "lost":
+            endpoint.lose(reason, self.patience)
+        if error.fate == "final":
+            what = _LAST_WORDS.get(error.status or 0, "the teacher will not answer")
+            raise ThroughlineError(what, endpoint.url, reason)
 
     async def _choose(self) -> _Endpoint:
         """The least loaded endpoint of those that are not lost; waits while all are."""
@@ -214,15 +219,9 @@ class Endpoints:
                 raise ThroughlineError(what, urls, "is it running, the URL right?")
             await asyncio.sleep(min(endpoint.closed_until for endpoint in self._endpoints) - now)
 
-    def _words_of(self, error: BaseException | None) -> str:
+    def _words_of(self, error: NoAnswer) -> str:
         """The endpoint's own words, short, and without the key should it repeat it."""
-        text = str(error)
-        if isinstance(error, openai.APIStatusError):
-            body = error.body if isinstance(error.body, dict) else {}
-            detail = body.get("message") or body.get("detail")  # OpenAI's shape, FastAPI's
-            text = f"HTTP {error.status_code}: {detail or error.response.text or error.message}"
-        elif isinstance(error, openai.APIConnectionError):
-            text = "time-out" if isinstance(error, openai.APITimeoutError) else "connection lost"
+        text = str(error) if error.status is None else f"HTTP {error.status}: {error}"
         text = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
 
@@ -251,7 +250,8 @@ class PromptClient:
         self._proven = self._proven or proven or not reply.rejected
         self._rejected += reply.rejected
         if self._rejected >= START and not self._proven:  # as many as are sent before the first reply
-            raise ThroughlineError("the endpoint rejects every request", do=f"{reply.text}: check --model and --param")
+            do = f"{reply.text}: check --model, --param and --image-side"
+            raise ThroughlineError("the endpoint rejects every request", do=do)
         return reply
 
 
@@ -275,31 +275,8 @@ class EndpointTeacher:
         return [reply]
 
 
-def _read(response: httpx2.Response, price: Price | None) -> Reply:
-    """HTTP 200 may hold something that is no chat completion."""
-    try:
-        return read_completion(json.loads(response.content), price)
-    except (ValueError, RecursionError) as error:
-        message = "the answer is no chat completion"
-        raise openai.APIResponseValidationError(response, None, message=message) from error
-
-
-def _fault_of(error: openai.APIError) -> Fault:
-    if not isinstance(error, openai.APIStatusError):
-        connecting = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        return "lost" if connecting and isinstance(error, openai.APIConnectionError) else "passing"
-    if error.status_code == 429 and error.code != _NO_QUOTA:
-        return "refused"
-    if error.status_code >= 500 or error.status_code in _PASSING:
-        return "passing"
-    if error.code in _FILTERED:
-        return "filtered"
-    return "final" if error.status_code in _LAST_WORDS else "rejected"
-
-
-def _retry_after(error: openai.APIError) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from `Retry-After` (a number or a date) or the `retry-after-ms` that OpenAI sends beside it."""
-    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "")
         try:

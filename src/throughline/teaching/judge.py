@@ -14,6 +14,7 @@ from throughline.chains.records import FAILED, JUDGE, Candidate, Verdict
 from throughline.domains.images import ImageError
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import Prompt
+from throughline.teaching.completions import unwrapped
 from throughline.teaching.endpoint import Endpoints, PromptClient
 from throughline.teaching.prices import Price
 from throughline.teaching.teachers import Brief, Flight, Reply
@@ -59,7 +60,7 @@ class Judge:
             flight.returned(key)
         except ImageError as error:
             reply = Reply(error.what, FAILED)
-        failed, word = reply.finish_reason == FAILED, _ANSWER.match(reply.text)
+        failed, word = reply.finish_reason == FAILED, _ANSWER.match(unwrapped(reply.text))
         return Verdict(
             key=candidate.key,
             sample_id=sample.id,

@@ -13,6 +13,9 @@ from throughline.domains.samples import ImageSet, Sample, spread
 MOST_CANDIDATES = 64
 """Candidates an image: the ledger has one bit for each."""
 
+TRIAL = 50
+"""Answers after which a teacher should have had one accepted."""
+
 Clock = Callable[[], str | None]
 """The time of a line, ISO 8601 in UTC; None where results must not depend on the date."""
 
@@ -33,6 +36,10 @@ class BuildPlan:
     """This writer's number, from 0, and how many there are; an image belongs to one by its bytes."""
     images_named: str | None = None
     """The image folder as the user named it, for the header."""
+    go_on: bool = False
+    """Whatever comes of the first `TRIAL` answers; otherwise no further request is made when none is accepted."""
+    read_thinking: bool = False
+    """Where an answer is nothing but thinking, take the chain from it."""
     max_cost: float | None = None
     """US dollars that the store may have cost, whatever was asked; requests that would lead beyond are not made."""
 

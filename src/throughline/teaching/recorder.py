@@ -12,9 +12,11 @@ from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, Usage, Verdict, make_header
 from throughline.chains.rules import RULES
+from throughline.teaching.completions import unwrapped
 from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import Ledger
-from throughline.teaching.plan import BuildPlan, Clock
+from throughline.teaching.plan import TRIAL, BuildPlan, Clock
+from throughline.teaching.printable import printable
 from throughline.teaching.teachers import Brief, Reply, Request
 
 
@@ -44,6 +46,8 @@ class Progress:
     problems: int = 0
     """Lines of the store that could not be read."""
     stopped_at_cost: bool = False
+    failed_trial: bool = False
+    """Stopped since none of the first `plan.TRIAL` answers is accepted."""
     interrupted: bool = False
     judged: int = 0
     """Chains that the judge was shown in this build."""
@@ -55,6 +59,10 @@ class Progress:
     """How many of this build's answers each rule accepts."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Of this build's answers, under the deciding rule; `rejected_class` concludes well-formed in another class."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first answer of each of these outcomes, as one short line."""
+    only_thinking: int = 0
+    """This build's answers that were thinking and nothing else."""
 
 
 class Recorder:
@@ -69,6 +77,8 @@ class Recorder:
         self._clock = clock
         self._under_way = 0
         """Requests that are out."""
+        self._is_tried = plan.go_on
+        """Some answer was accepted, or need not be."""
         self.ledger = Ledger(plan, brief, judge)
         self._header = make_header(
             plan.images.classes, plan.format, [brief.wording], images=plan.images_named, created=clock()
@@ -130,6 +140,11 @@ class Recorder:
             return True
         return None if self._under_way else not known
 
+    def fails_trial(self) -> bool:
+        """Whether there are `TRIAL` answers, those of earlier builds counted, and none of all is accepted."""
+        self._is_tried = self._is_tried or self.ledger.accepted > 0
+        return not self._is_tried and self.progress.cached + self.progress.answers >= TRIAL
+
     def record(self, lead: int, request: Request, reply: Reply) -> None:
         """Writes the reply and every rule's verdict for all samples with this image.
 
@@ -143,7 +158,8 @@ class Recorder:
         if candidate.failed:
             _count(self.progress.reasons, candidate.text)
         else:
-            self._count_answer(line for line in lines if line.sample_id == candidate.sample_id)
+            self.progress.only_thinking += bool(reply.text.strip()) and not candidate.text
+            self._count_answer(candidate.text, (line for line in lines if line.sample_id == candidate.sample_id))
         self._pay(reply.usage)
 
     def record_judgement(self, lead: int, candidate: Candidate, verdict: Verdict) -> None:
@@ -175,20 +191,22 @@ class Recorder:
             params=dict(brief.params),
             seed=brief.seed,
             candidate=request.candidate,
-            text=_whole(reply.text),
+            text=unwrapped(_whole(reply.text), self.plan.format, self.plan.read_thinking),
             finish_reason=None if reply.finish_reason is None else _whole(reply.finish_reason),
             usage=reply.usage,
             created=self._clock(),
         )
 
-    def _count_answer(self, lines: Iterable[Candidate | Verdict]) -> None:
+    def _count_answer(self, text: str, lines: Iterable[Candidate | Verdict]) -> None:
         self.progress.answers += 1
         for verdict in lines:
             if isinstance(verdict, Verdict):
                 self.progress.by_rule[verdict.rule] += verdict.accepted
                 if verdict.rule == self.plan.rule:
-                    rejected = "rejected_class" if verdict.outcome == Outcome.OK else verdict.outcome
-                    _count(self.progress.outcomes, "accepted" if verdict.accepted else rejected)
+                    rejected = "rejected_class" if verdict.outcome == Outcome.OK else str(verdict.outcome)
+                    outcome = "accepted" if verdict.accepted else rejected
+                    _count(self.progress.outcomes, outcome)
+                    self.progress.examples.setdefault(outcome, printable(" ".join(text[:200].split())))
 
     def _pay(self, usage: Usage | None) -> None:
         if usage is not None:

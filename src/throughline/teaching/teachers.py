@@ -15,9 +15,6 @@ from throughline.chains.records import Usage, candidate_key, prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json, content_hash
 from throughline.domains.samples import Sample
-from throughline.drawn.describer import describe
-from throughline.drawn.scenes import Scene
-from throughline.drawn.world import read_scenes
 from throughline.questions.prompt import Prompt
 
 
@@ -142,14 +139,18 @@ class Describer:
 
     def __init__(self, root: Path, format: ChainFormat, prompt: str, seed: int) -> None:
         self.brief = describer_brief(prompt, seed)
+        from throughline.drawn.world import read_scenes  # brings scipy, which no other teacher needs
+
         self._format = format
-        self._scenes: Mapping[str, Scene] = read_scenes(root)
+        self._scenes = read_scenes(root)
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Descriptions of the scenes behind the images."""
         return [Reply(self._describe(request.sample.id, request.candidate), "stop") for request in requests]
 
     def _describe(self, name: str, candidate: int) -> str:
+        from throughline.drawn.describer import describe
+
         if name not in self._scenes:
             raise ThroughlineError("the describer knows drawn images only", name, "give a teacher that can see")
         seed = self.brief.seed
