@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from throughline.chains.journal import Line, Problem, journal_files, parse_line,
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import JUDGE, Candidate, Header, Record, Usage, Verdict
 from throughline.core.errors import ThroughlineError
+from throughline.domains.samples import ImageSet
 
 MEASURES = ("prompt_tokens", "completion_tokens", "cost")
 """What a source may report of an answer; cost in US dollars."""
@@ -275,7 +276,7 @@ def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] 
     ThroughlineError for a file that cannot be read, and for a line of a newer schema than this version knows.
     """
     store = ChainStore()
-    for path, line, record in _records(paths):
+    for path, line, record in read_records(paths):
         store.add(path, line, record)
         if store.lines % _LINES_BETWEEN_REPORTS == 0:
             on_progress(store.lines)
@@ -283,18 +284,31 @@ def read_store(paths: Path | Iterable[Path], on_progress: Callable[[int], None] 
     return store
 
 
+def require_chains_about(images: ImageSet, store: Path) -> None:
+    """ThroughlineError when a store holds chains, and the first of them are all about images that are none of these."""
+    known = {sample.image_sha256 for sample in images.samples}
+    candidates = (record for *_, record in read_records(store) if isinstance(record, Candidate))
+    are_known = [candidate.image_sha256 in known for candidate in islice(candidates, _SEEN)]
+    if are_known and not any(are_known):
+        named = next((header.images for header in read_headers(store) if header.images), "another folder")
+        what = f"the chains of this store are about other images ({named})"
+        raise ThroughlineError(what, store, f"none of them is in {images.root}: name their folder, or another store")
+
+
 def read_headers(paths: Path | Iterable[Path]) -> Iterator[Header]:
     """The headers of journals in reading order, read as far as they are asked for. Raises as `read_store` does."""
-    return (record for _, _, record in _records(paths) if isinstance(record, Header))
+    return (record for _, _, record in read_records(paths) if isinstance(record, Header))
 
 
-def _records(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, Line, Record | Problem]]:
+def read_records(paths: Path | Iterable[Path]) -> Iterator[tuple[Path, Line, Record | Problem]]:
+    """Every line of journals with its file and what it holds. Raises as `read_store` does."""
     for path in chain.from_iterable(map(journal_files, [paths] if isinstance(paths, Path) else paths)):
         for line in read_lines(path):
             yield path, line, parse_line(path, line)
 
 
 _LINES_BETWEEN_REPORTS = 1000
+_SEEN = 1000  # candidates that are looked at to tell whether a store is about an image set
 _CONTRADICTION = "another text for a request that was answered before; the first stands"
 
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from functools import partial
 
-from throughline.cli.chains.options import BatchRead, BatchWrite, endpoint_brief, now, plan_of, price_for
+from throughline.cli.chains.options import BatchRead, BatchWrite, endpoint_brief, now, plan_of, price_for, with_images
 from throughline.cli.options import add_subcommands
 from throughline.cli.progress import progress
 from throughline.cli.text import counted, json_text
@@ -21,7 +21,7 @@ def write(arguments: argparse.Namespace) -> int:
     """Writes the request files, and says how to go on."""
     from throughline.teaching.batch_files import write_batch
 
-    plan = plan_of(arguments).limited(arguments.limit)
+    plan = with_images(plan_of(arguments), arguments).limited(arguments.limit)
     brief = endpoint_brief(arguments, plan)
     with progress("writing requests", "images") as report_progress:
         written = write_batch(plan, brief, arguments.out, arguments.files, on_progress=report_progress)

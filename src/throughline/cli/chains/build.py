@@ -6,12 +6,13 @@ import argparse
 import asyncio
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughline.cli.chains.build_report import build_progress, heeding_ctrl_c, money, print_estimate, print_result
-from throughline.cli.chains.options import Endpoint, endpoint_brief, now, plan_of, price_for, with_params
+from throughline.cli.chains.options import Endpoint, endpoint_brief, now, plan_of, price_for, with_images, with_params
 from throughline.cli.options import add_settings, given_settings
-from throughline.core.errors import Interrupted, UsageError
+from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.teaching.settings import LocalSettings
 
 if TYPE_CHECKING:
@@ -34,13 +35,19 @@ def add_teacher_options(parser: argparse.ArgumentParser) -> None:
 
 def run_build(arguments: argparse.Namespace) -> int:
     """Builds, or estimates, and says what came of it."""
-    whole = plan_of(arguments, shard=_shard(arguments.shard), max_cost=arguments.max_cost)
+    chosen = {"max_cost": arguments.max_cost, "read_thinking": arguments.read_thinking, "go_on": arguments.go_on}
+    planned = plan_of(arguments, shard=_shard(arguments.shard), **chosen)
+    _try_options(arguments, planned)
+    whole = with_images(planned, arguments)
     plan = whole.limited(arguments.limit)
     if arguments.dry_run:
         return _estimate(arguments, plan)
-    _require_fitting_options(arguments)
     progress = asyncio.run(_built(arguments, plan))
     print_result(progress, plan, arguments.out, arguments.json)
+    if progress.failed_trial:
+        count, looks = progress.cached + progress.answers, ", ".join(progress.outcomes)
+        what = f"none of the first {count:,} answers is accepted" + (f" ({looks})" if looks else "")
+        raise ThroughlineError(what, arguments.out, "look at them with `chains view`; --go-on asks on all the same")
     if arguments.limit and _kind(arguments) == "endpoint" and not arguments.json:
         print(f"for all {len(whole.samples):,} images, by what these took:")
         _estimate(arguments, whole)
@@ -54,6 +61,27 @@ def run_build(arguments: argparse.Namespace) -> int:
 
 
 JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_side", "prices", "timeout", "attempts"}
+
+
+def _try_options(arguments: argparse.Namespace, plan: BuildPlan) -> None:
+    """Makes what the options name, with the plan's stand-ins for images: what is wrong is told before these are read,
+    which may take minutes. Of a local checkpoint only the files are looked at."""
+    from throughline.mllm.checkpoints import checkpoint_source
+    from throughline.teaching.prompt import teacher_prompt
+
+    endpoints: list[Endpoints] = []
+    if arguments.out.is_file():
+        raise UsageError("a store is a folder, and this is a file", arguments.out, "give --out another name")
+    if not arguments.dry_run:
+        _require_fitting_options(arguments)
+    if _kind(arguments) != "local":
+        _teacher(arguments, plan, endpoints)
+    elif arguments.dry_run:
+        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+    else:
+        teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+        checkpoint_source(arguments.teacher[0], arguments.hub)
+    _judge(arguments, plan, endpoints)
 
 
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
@@ -86,10 +114,19 @@ async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
             await group.close()
 
 
+_ADDRESS = re.compile(
+    r"\w{2,}:/|https?\b|localhost\b|[\w.-]+:[0-9]+(/|$)|\[[0-9a-f:]+\]|\w[\w-]*(\.[\w-]+)+(:[0-9]+)?(/|$)", re.I
+)
+"""What may have been meant as a URL: no name on the hub has a dot or a colon before its first slash."""
+
+
 def _kind(arguments: argparse.Namespace) -> str:
     """ "drawn", "endpoint" or "local"."""
     words = arguments.teacher
-    urls = [word for word in words if word.startswith(("http://", "https://"))]
+    urls = [word for word in words if word.casefold().startswith(("http://", "https://"))]
+    for word in words:
+        if word not in urls and _ADDRESS.match(word) and not Path(word).exists():
+            raise UsageError(f"the teacher {word!r} is no URL and no folder", do="begin a URL with http:// or https://")
     if urls and len(urls) < len(words):
         other = next(word for word in words if word not in urls)
         raise UsageError(f"the teacher {other!r} is no URL like the others", do="begin it with http:// or https://")
@@ -103,11 +140,11 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
 
     kind = _kind(arguments)
     if kind == "endpoint":
-        from throughline.teaching.endpoint import EndpointTeacher
-
         brief = endpoint_brief(arguments, plan)
         price = _price(arguments, brief.model)
         endpoints.append(_endpoints(arguments, arguments.teacher, arguments.key_env))
+        from throughline.teaching.endpoint import EndpointTeacher
+
         return EndpointTeacher(brief, endpoints[0], price)
     if kind == "drawn":
         from throughline.teaching.teachers import Describer
@@ -192,8 +229,6 @@ def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     from throughline.teaching.teachers import describer_brief
 
     kind = _kind(arguments)
-    if kind == "local":
-        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
     if kind == "endpoint":
         brief = endpoint_brief(arguments, plan)
     else:

@@ -178,6 +178,7 @@ def _headline(progress: Progress, plan: BuildPlan) -> str:
 
 def _details(progress: Progress) -> list[str]:
     answers, agreed, failed = progress.answers, progress.judge_agreed, progress.judge_failed
+    thinking = progress.only_thinking
     sent, written, lost = progress.prompt_tokens, progress.completion_tokens, progress.lost
     rules = ", ".join(f"{rule} {100 * count / max(answers, 1):.1f} %" for rule, count in progress.by_rule.items())
     outcomes = ", ".join(f"{name} {count:,}" for name, count in _most_first(progress.outcomes))
@@ -185,13 +186,18 @@ def _details(progress: Progress) -> list[str]:
         (answers, f"{answers:,} new answers, accepted by rule: {rules}"),
         (answers, f"outcomes: {outcomes.replace('rejected_class', 'another class')}"),
         (progress.judged, f"the judge agreed with {agreed:,} of {progress.judged:,}, and failed on {failed:,}"),
+        (
+            thinking,
+            f"{thinking:,} answers were thinking alone: --read-thinking looks for a chain in `reasoning_content`",
+        ),
         (progress.cached, f"{progress.cached:,} answers were in the store"),
         (sent, f"tokens: {sent:,} sent, {written:,} written, in all"),
         (progress.cost, f"cost: {money(progress.spent)} now, {money(progress.cost)} in all"),
         (lost, f"{lost:,} requests in all were cut off before their answer came, and may have been paid"),
     ]
+    looks = [f"{name}, such as: {text}" for name, text in progress.examples.items() if progress.failed_trial]
     reasons = [f"{count:,} times: {reason}" for reason, count in _most_first(progress.reasons)[:REASONS_SHOWN]]
-    return reasons + [text for shown, text in lines if shown]
+    return reasons + looks + [text for shown, text in lines if shown]
 
 
 def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,6 @@ FIXED_PARAMS = {
     "image_side": "give it with --image-side",
     "format": "give it with --format",
     "messages": "give the question with --prompt",
-    "stream": "answers are taken whole",
     "n": "candidates are requests of their own: --candidates",
 }
 
@@ -67,6 +67,10 @@ class Build(PlanSettings):
     """Only estimate requests, tokens and cost."""
     max_cost: Annotated[float | None, Shown("USD")] = Field(default=None, gt=0, allow_inf_nan=False)
     """Stop before the store has cost more US dollars (default: no limit)."""
+    go_on: bool = False
+    """Go on although none of the first 50 answers is accepted."""
+    read_thinking: bool = False
+    """Take the chain from a model's thinking where its answer holds nothing else."""
     shard: Annotated[str, Shown("I/N")] = "0/1"
     """Only this share of the images: 0/4 to 3/4 for four jobs on one store (default: all)."""
 
@@ -146,12 +150,14 @@ class BatchRead(Settings):
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
-    """The plan behind the options, for all images; reads them."""
+    """The plan behind the options, with stand-ins for classes and images: these take minutes to read, and wrong options
+    are told before."""
     from throughline.chains.formats import FORMATS
-    from throughline.domains.folders import read_images
+    from throughline.domains.samples import ImageSet
     from throughline.teaching.plan import BuildPlan
 
-    images = read_images(arguments.images)
+    root = arguments.images if arguments.images.is_dir() else arguments.images.parent
+    images = ImageSet("", root, (), ("this", "that"), ())
     if not arguments.all_candidates and arguments.enough > arguments.candidates:
         what = f"--enough {arguments.enough} is more than --candidates {arguments.candidates}"
         raise UsageError(what, do="ask for more candidates")
@@ -159,6 +165,17 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     named = str(arguments.images)
     format = FORMATS[arguments.format]
     return BuildPlan(images, format, arguments.rule, arguments.candidates, enough, images_named=named, **more)
+
+
+def with_images(plan: BuildPlan, arguments: argparse.Namespace) -> BuildPlan:
+    """The plan for all images; reads them. ThroughlineError where the store is about others."""
+    from throughline.chains.store import require_chains_about
+    from throughline.domains.folders import read_images
+
+    images = read_images(arguments.images)
+    if arguments.out.is_dir():
+        require_chains_about(images, arguments.out)
+    return replace(plan, images=images)
 
 
 def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:

@@ -88,7 +88,7 @@ def _images(arguments: argparse.Namespace) -> ImageSet | None:
     """The images that the user names, else those that the store names if they are there. ThroughlineError where there
     is no store."""
     from throughline.chains.journal import journal_files
-    from throughline.chains.store import read_headers
+    from throughline.chains.store import read_headers, require_chains_about
     from throughline.domains.folders import read_images
 
     store: Path = arguments.store
@@ -98,4 +98,7 @@ def _images(arguments: argparse.Namespace) -> ImageSet | None:
     if folder is None:
         named = (Path(header.images) for header in read_headers(store) if header.images)
         folder = next((path for path in named if path.exists()), None)
-    return None if folder is None else read_images(folder)
+    images = None if folder is None else read_images(folder)
+    if images is not None and arguments.images is not None:
+        require_chains_about(images, store)
+    return images
