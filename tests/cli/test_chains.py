@@ -135,6 +135,145 @@ def test_a_build_in_which_everything_failed_says_why_and_exits_with_1(
     assert "0 of 3 images have an accepted chain; 3 failed" in told and "3 times: given up after 1 attempts" in told
 
 
+def answering(text: object, reason: str = "stop", **message: object) -> tuple[int, object]:
+    return 200, {"choices": [{"message": {"content": text, **message}, "finish_reason": reason}]}
+
+
+def test_a_teacher_of_whose_first_answers_none_is_accepted_is_stopped(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build", world, "--model", "m", "--out", tmp_path / "store", "--at-once", 4]
+    with running_server(ServerSettings(always=answering("A fine picture of\x1b nothing."))) as server:
+        words += ["--teacher", server.url]
+        assert chains(*words) == 1
+        told = capsys.readouterr()
+        assert "none of the first 5" in told.err and "(missing_stage)" in told.err and "--go-on" in told.err
+        assert "missing_stage, such as: A fine picture of\\x1b nothing." in told.out
+        answers = len(read_journal(tmp_path / "store").candidates)
+        assert 50 <= answers < 60
+        assert chains(*words) == 1 and len(read_journal(tmp_path / "store").candidates) == answers
+        assert chains(*words, "--go-on") == 0
+    assert len(read_journal(tmp_path / "store").candidates) == 96
+
+
+def test_a_teacher_with_one_accepted_answer_goes_on(world: Path, tmp_path: Path) -> None:
+    [first, *_] = read_images(world).samples
+    stages = "".join(f"<{name}> a </{name}>" for name in ("SUMMARY", "CAPTION", "REASONING", "REFLECTION"))
+    right = answering(f"{stages}<CONCLUSION> {first.label} </CONCLUSION>")
+    with running_server(ServerSettings(always=answering("no"), first={first.image_sha256: [right]})) as server:
+        assert chains("build", world, "--model", "m", "--out", tmp_path, "--teacher", server.url) == 0
+    assert len(read_journal(tmp_path).candidates) == 1 + 23 * 4
+
+
+def test_answers_of_nothing_but_thinking_are_told_and_can_be_read(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [first, *_] = read_images(world).samples
+    stages = "".join(f"<{name}> a </{name}>" for name in ("SUMMARY", "CAPTION", "REASONING", "REFLECTION"))
+    thought = answering(None, reasoning_content=f"A hull. {stages}<CONCLUSION> {first.label} </CONCLUSION>")
+    words = ["build", world, "--model", "m", "--limit", 1, "--candidates", 2]
+    with running_server(ServerSettings(always=thought)) as server:
+        assert chains(*words, "--out", tmp_path / "a", "--teacher", server.url) == 0
+        told = capsys.readouterr().out
+        assert "empty 2" in told and "2 answers were thinking alone" in told and "--read-thinking" in told
+        assert chains(*words, "--out", tmp_path / "b", "--teacher", server.url, "--read-thinking", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["by_rule"]["format"] > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "complaint"),
+    [
+        (402, {"error": {"message": "add some"}}, 1, "the account has no credit left"),
+        (200, {"error": {"message": "add some", "code": 402}}, 1, "the account has no credit left"),
+        (413, "<html><h1>The request is too large</h1></html>", 1, "--image-side"),
+        (400, {"error": {"message": "image exceeds 5 MB maximum"}}, 1, "--image-side"),
+    ],
+)
+def test_an_endpoint_that_answers_nothing_is_one_line(
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    body: object,
+    code: int,
+    complaint: str,
+) -> None:
+    with running_server(ServerSettings(always=(status, body))) as server:
+        assert chains("build", world, "--model", "m", "--out", tmp_path, "--teacher", server.url) == code
+    told = capsys.readouterr().err.strip()
+    assert complaint in told.splitlines()[-1]
+
+
+def test_a_store_of_other_images_is_told(
+    world: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    write_world(other, per_class=1, seed=77, styles=("photo",))
+    before = (store / "journal-0.jsonl").read_bytes()
+    for words in (
+        ["build", other, "--teacher", "drawn", "--out", store],
+        ["batch", "write", other, "--model", "m", "--out", store, "--files", tmp_path / "files"],
+        ["stats", store, "--images", other],
+        ["export", store, tmp_path / "dataset", "--images", other],
+    ):
+        assert chains(*words) == 1
+        told = capsys.readouterr().err
+        assert f"the chains of this store are about other images ({world})" in told and str(store) in told
+    assert (store / "journal-0.jsonl").read_bytes() == before
+    assert chains("build", world, "--teacher", "drawn", "--out", store, "--limit", 3) == 0, "some of its own"
+
+
+def test_wrong_arguments_are_told_before_the_images_are_read(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(source: Path) -> None:
+        raise AssertionError("the images are read")
+
+    monkeypatch.setattr("throughline.domains.folders.read_images", read)
+    file = tmp_path / "file"
+    file.write_text("")
+    endpoint = ["--teacher", "http://a/v1", "--model", "gpt-4o"]
+    for words in (
+        ["--teacher", "http://a/v1"],
+        ["--teacher", "http://[::1/v1", "--model", "m"],
+        ["--teacher", "nowhere/at-all"],
+        ["--teacher", "drawn", "--shard", "4"],
+        ["--teacher", "drawn", "--candidates", "99"],
+        ["--teacher", "drawn", "--enough", "5"],
+        ["--teacher", "drawn", "--prompt", tmp_path / "none.txt"],
+        ["--teacher", "drawn", "--model", "m"],
+        ["--teacher", "drawn", "--judge", "critic"],
+        ["--teacher", "drawn", "--judge", "critic", "--judge-url", "a/v1"],
+        ["--teacher", "drawn", "--out", file],
+        [*endpoint, "--param", "heat"],
+        [*endpoint, "--judge", "gpt-4o", "--judge-param", "heat"],
+        [*endpoint, "--judge", "mine", "--max-cost", "1"],
+        [*endpoint, "--prices", tmp_path / "none.yaml"],
+    ):
+        assert chains("build", world, "--out", tmp_path / "store", *words) in (1, 2), words
+        assert "\n" not in capsys.readouterr().err.strip()
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["verdict", "text", "appended"])
+def test_an_edited_verdict_is_told(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    lines = (store / "journal-0.jsonl").read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if '"rule":"correct"' in line and '"accepted":true' in line)
+    edited = lines[at].replace('"accepted":true', '"accepted":false')
+    if name == "verdict":
+        lines[at], place = edited, at + 1
+    elif name == "appended":
+        lines, place = [*lines, edited], len(lines) + 1
+    else:
+        of = next(n for n in range(at, -1, -1) if '"kind":"candidate"' in lines[n])
+        lines[of], place = lines[of].replace("</CONCLUSION>", "I am not sure. </CONCLUSION> and so on"), at + 1
+    journal = tmp_path / "journal-0.jsonl"
+    journal.write_text("\n".join(lines) + "\n")
+    assert chains("check", tmp_path) == 1
+    told = capsys.readouterr().out
+    assert f"{journal}:{place}: " in told and "but correct makes of the text" in told
+
+
 def test_an_estimate_asks_nobody_and_writes_nothing(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +307,15 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
         (["--teacher", "http://", "--model", "m"], 2, "no base URL"),
         (["--teacher", "http://a/v1", "--model", "gpt-4o", "--judge", "x", "--max-cost", "1"], 2, "price of x"),
         (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
+        (["--teacher", "127.0.0.1:8000/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "localhost:8000", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "api.openai.com/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "gpu-7:8000/v1", "gpu-8:8000/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "[::1]:8000/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "http:/a/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "ftp://a/v1", "--model", "m"], 2, "begin a URL with http://"),
+        (["--teacher", "HTTP://a/v1"], 2, "no model is named"),
+        (["--teacher", "Qwen/Qwen2.5-VL-7B-Instruct"], 1, "no such checkpoint folder"),
         (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
         (["--teacher", "drawn", "--max-cost", "1"], 2, "--max-cost means nothing"),
         (["--teacher", "http://a/v1", "--model", "gpt-4o", "--max-cost", "-1"], 2, "expected: greater than 0"),

@@ -25,7 +25,8 @@ from throughline.chains.records import (
     prompt_sha256,
 )
 from throughline.chains.rules import RULES
-from throughline.chains.store import MOST_USAGE, ChainStore
+from throughline.chains.store import MOST_USAGE, ChainStore, read_records
+from throughline.chains.verdicts import basis_of, verdicts_on
 from throughline.core.errors import ThroughlineError
 from throughline.teaching.printable import printable, quoted
 
@@ -54,6 +55,7 @@ def check_journals(path: Path, journals: Sequence[Path], counts: Counter[str]) -
         yield "not_compared", Problem(path, None, what)
         return
     yield from _unmatched(store)
+    yield from _edited_verdicts(store, journals)
     if not any(counts[kind] for kind in ("headers", "candidates", "verdicts")):
         yield "no_record", Problem(path, None, "no header, candidate or verdict in it")
 
@@ -110,6 +112,28 @@ def _unmatched(store: ChainStore) -> Iterator[PlacedFault]:
             what = f"no header has the {kind} {quoted(sha256)}, to which this candidate is the first to refer"
             yield "no_header", store.place_of(row, what)
     yield from (("no_candidate", orphan) for orphan in store.orphans())
+
+
+def _edited_verdicts(store: ChainStore, journals: Sequence[Path]) -> Iterator[PlacedFault]:
+    """Verdicts that are not what the same version of the rule makes of the recorded text: what stands last for each
+    answer and rule. A verdict's basis tells under which class list and label it was made."""
+    lists = {(header.format, header.classes) for _, header in store.headers if not [*_header_faults(header)]}
+    known = [(FORMATS[name], classes, label) for name, classes in lists if name in FORMATS for label in classes]
+    cases = {basis_of(*case): case for case in known}
+    edited: dict[tuple[str, str, str], str] = {}
+    for rule in RULES:
+        verdicts = store.verdicts(rule)
+        verdicts = verdicts[verdicts["basis"].isin(cases) & verdicts.index.isin(store.requests.index)]
+        for candidate, said in zip(store.read(verdicts.index), verdicts.itertuples(), strict=True):
+            [made] = verdicts_on(candidate, [rule], *cases[said.basis])
+            if (made.outcome, made.accepted) != (said.outcome, said.accepted):
+                recorded, judged = (f"{v.outcome}, {'' if v.accepted else 'not '}accepted" for v in (said, made))
+                edited[made.key, made.sample_id, rule] = f"{recorded}: but {rule} makes of the text {judged}"
+    places: dict[tuple[str, str, str], Problem] = {}
+    for path, line, record in read_records(journals) if edited else ():
+        if isinstance(record, Verdict) and (named := (record.key, record.sample_id, record.rule)) in edited:
+            places[named] = Problem(path, line.number, edited[named])
+    yield from (("edited_verdict", place) for place in places.values())
 
 
 def _line_faults(path: Path, line: Line, record: Record | Problem, is_repeated: bool) -> Iterator[Fault]:
