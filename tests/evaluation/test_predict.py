@@ -127,3 +127,129 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(predict, model, images, pr
         found, out, errors = predict(*arguments)
         assert (found, out) == (code, ""), arguments
         assert said in errors and len(errors.splitlines()) == 1
+
+
+@pytest.fixture
+def asked_about(monkeypatch):
+    """The images that a model is shown, in order."""
+    from throughline.evaluation import image_answers
+
+    shown, answer = [], image_answers.answer_samples
+
+    def counting(mllm, samples, *arguments, **options):
+        shown.extend(sample.id for sample in samples)
+        return answer(mllm, samples, *arguments, **options)
+
+    monkeypatch.setattr(image_answers, "answer_samples", counting)
+    return shown
+
+
+def test_the_same_call_continues_a_file_whose_last_row_is_torn(predict, model, images, tmp_path, asked_about):
+    file = tmp_path / "answers.csv"
+    assert predict(model, images, "--csv", file, "--batch", 4)[0] == 0
+    whole, shown = file.read_bytes(), [*asked_about]
+    for torn in (len(whole) // 2, len(whole) - 1, 20, 0):
+        asked_about.clear()
+        file.write_bytes(whole[:torn])
+        code, out, errors = predict(model, images, "--csv", file, "--batch", 4)
+        assert (code, out, file.read_bytes()) == (0, "", whole)
+        done = max(whole[:torn].decode(errors="ignore").count(f"\n{images}"), 1) - 1
+        assert asked_about == shown[done // 4 * 4 :]  # a torn batch is asked whole
+        assert (f"{done} of 12 images are answered already in {file}" in errors) == (done > 0)
+
+
+def test_a_finished_file_needs_no_model(predict, model, images, tmp_path, monkeypatch):
+    file = tmp_path / "answers.csv"
+    predict(model, images, "--csv", file, "--no-chain")
+    whole = file.read_bytes()
+    monkeypatch.setattr("throughline.evaluation.saved_model.open_model", None)
+    code, out, errors = predict(model, images, "--csv", file, "--no-chain", "--json")
+    assert (code, json.loads(out), file.read_bytes()) == (0, [], whole)
+    assert errors.splitlines() == [f"12 of 12 images are answered already in {file}"]
+
+
+def test_a_file_of_another_call_is_told_before_a_model_is_loaded(predict, model, preset, images, tmp_path, monkeypatch):
+    file, image = tmp_path / "answers.csv", images / "photo" / "cat"
+    predict(model, image, "--csv", file, "--no-chain")
+    whole = file.read_bytes()
+    monkeypatch.setattr("throughline.evaluation.saved_model.open_model", None)
+    for arguments, said in (
+        ([model, image], "no_chain: True → False"),
+        ([model, image, "--no-chain", "--min-confidence", "0.7"], "min_confidence: 0.0 → 0.7"),
+        ([model, image, "--no-chain", "--classes", "cat,dog"], "classes changed"),
+        ([model, images / "photo" / "dog", "--no-chain"], "another image"),
+        ([preset.parent / "tiny-base", image, "--no-chain", "--classes", "boat,cat,dog"], "model changed"),
+    ):
+        code, out, errors = predict(*arguments, "--csv", file)
+        assert (code, out, file.read_bytes()) == (1, "", whole), arguments
+        assert said in errors and len(errors.splitlines()) == 1
+
+
+def test_mended_images_are_answered_by_the_next_call(predict, model, images, tmp_path):
+    folder, file = tmp_path / "mixed", tmp_path / "answers.csv"
+    shutil.copytree(images / "photo", folder)
+    (folder / "cat" / "0.png").write_bytes(b"no image")
+    for _ in range(2):  # an image that stays broken is told each time
+        code, _, errors = predict(model, folder, "--csv", file, "--no-chain")
+        assert code == 1 and "could not be read" in errors
+    shutil.copyfile(images / "photo" / "cat" / "0.png", folder / "cat" / "0.png")
+    assert predict(model, folder, "--csv", file, "--no-chain")[0] == 0
+    rows, fresh = ([*csv.reader(io.StringIO(text))] for text in (file.read_text(), printed(predict, model, folder)))
+    assert [[row[0], row[1], row[5]] for row in rows] == [[row[0], row[1], row[5]] for row in fresh]
+
+
+def printed(predict, model, folder):
+    return predict(model, folder, "--csv", "-", "--no-chain")[1]
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_ctrl_c_says_whether_the_same_command_goes_on(predict, model, images, tmp_path, monkeypatch, to_file):
+    from throughline.evaluation import image_answers
+
+    answer = image_answers.predict
+
+    def stopped(*arguments, **options):
+        for number, found in enumerate(answer(*arguments, **options)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield found
+
+    file = tmp_path / "answers.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(image_answers, "predict", stopped)
+        code, _, errors = predict(model, images, "--no-chain", *(["--csv", file] if to_file else []))
+    assert code == 3
+    if not to_file:
+        assert "without --csv FILE the same command begins anew" in errors
+        return
+    assert "the same command continues" in errors and len(file.read_text().splitlines()) == 4
+    predict(model, images, "--no-chain", "--csv", file)
+    assert file.read_text() == predict(model, images, "--no-chain", "--csv", "-")[1]
+
+
+def test_a_label_that_is_not_sure_enough_is_unknown(predict, model, images):
+    sure = json.loads(predict(model, images, "--json")[1])
+    least = sorted(row["confidence"] for row in sure)[6]
+    for arguments, doubtful in (
+        (["--min-confidence", least], lambda row: row["confidence"] < least),
+        (["--require-agreement"], lambda row: not row["agree"]),
+        (["--min-confidence", 1, "--require-agreement"], lambda row: True),
+        (["--min-confidence", 0], lambda row: False),
+    ):
+        expected = [row | ({"label": "unknown"} if doubtful(row) else {}) for row in sure]
+        assert json.loads(predict(model, images, "--json", *arguments)[1]) == expected
+    _, *rows = csv.reader(io.StringIO(predict(model, images, "--csv", "-", "--min-confidence", least)[1]))
+    assert [row[1] == "unknown" for row in rows] == [row["confidence"] < least for row in sure]
+
+
+def test_thresholds_that_mean_nothing_are_refused(predict, model, images, preset):
+    image = images / "photo" / "cat" / "0.png"
+    for arguments, said in (
+        (["--min-confidence", "80"], "less than or equal to 1"),
+        (["--min-confidence", "nan"], "min-confidence"),
+        (["--require-agreement", "--no-chain"], "needs a chain"),
+        (["--min-confidence", "0.5", "--classes", "cat,unknown"], "a class is called unknown"),
+    ):
+        code, out, errors = predict(model, image, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert said in errors.splitlines()[-1]

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
 from throughline.cli.options import ModelName, Shown, add_model_options, add_settings, open_chosen
-from throughline.cli.progress import progress
+from throughline.cli.progress import progress, say
 from throughline.cli.text import counted, json_text
-from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
+    from throughline.evaluation.answer_table import Row
     from throughline.evaluation.image_answers import ImageAnswer
+    from throughline.evaluation.saved_model import ModelRecord
 
 STDOUT = "-"
 CHAINS_SHOWN = 3
 """With more images the table would drown in chains; --csv and --json have all of them."""
+
+OPTIONS = ("no_chain", "min_confidence", "require_agreement", "tiles", "dtype", "quantization")
+"""What answers depend on beside the model, the classes and the images."""
 
 
 class Asking(Settings):
@@ -34,8 +39,13 @@ class Asking(Settings):
     """Classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)."""
     no_chain: bool = False
     """Label and confidence only, without the slow reasoning path."""
+    min_confidence: Annotated[float, Shown("P")] = Field(default=0.0, ge=0, le=1)
+    """Write `unknown` as the label where its confidence is below this."""
+    require_agreement: bool = False
+    """Write `unknown` as the label where the chain concludes in another class, or in none."""
     csv: Annotated[str | None, Shown("FILE")] = None
-    """Write image,label,confidence,reasoning_label,agree,outcome,chain; - is stdout (default: a table)."""
+    """Write image,label,confidence,reasoning_label,agree,outcome,chain, a row as soon as it is there; the same call
+    continues the file, and without one nothing is continued; - is stdout (default: a table)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,32 +56,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers every image; afterwards a ThroughlineError if some could not be read."""
-    if arguments.json and arguments.csv == STDOUT:
-        raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
-    from throughline.core.files import require_writable, write_atomically
-    from throughline.domains.listing import find_images
-    from throughline.evaluation.saved_model import find_record, require_class_names
+    from throughline.evaluation.answer_table import add_row, write_table
 
-    # Everything that can be at fault without a model is found before one is loaded.
-    images = find_images(arguments.images)
-    if arguments.csv not in (None, STDOUT):
-        require_writable(Path(arguments.csv))
-    if arguments.classes is not None:
-        require_class_names(arguments.classes)
-    elif find_record(arguments.model, arguments.hub) is None:
-        raise UsageError(
-            f"{arguments.model} is a plain checkpoint, without classes", do="name them with --classes a,b,c"
-        )
+    images, record = _checked(arguments)
+    table = Path(arguments.csv) if arguments.csv not in (None, STDOUT) else None
+    rows = _open_table(arguments, images, record) if table is not None else {}
+    if rows:
+        say(f"{len(rows):,} of {counted(len(images), 'image')} are answered already in {table}")
     answers = []
-    streamed = arguments.csv == STDOUT
-    if streamed:
-        print(_csv([_columns()]), end="")
-    for answer in _answers(arguments, images):
-        answers.append(answer)
-        if streamed:
-            print(_csv([answer.cells()]), end="", flush=True)
-    if arguments.csv is not None and not streamed:
-        write_atomically(Path(arguments.csv), _csv([_columns(), *(answer.cells() for answer in answers)]))
+    try:
+        for answer in _answers(arguments, [*images.values()], {*rows}) if len(rows) < len(images) else ():
+            answers.append(answer)
+            rows[answer.image] = answer.cells()
+            if table is not None:
+                add_row(table, rows[answer.image])
+    except KeyboardInterrupt:
+        if table is None:
+            raise Interrupted("interrupted: without --csv FILE the same command begins anew") from None
+        raise
+    if table is not None and [*rows] != [*images]:
+        write_table(table, (rows[name] for name in images))
     if arguments.json:
         print(json_text([answer.to_json() for answer in answers]))
     elif arguments.csv is None:
@@ -80,24 +84,63 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(arguments: argparse.Namespace, images: Sequence[Path]) -> Iterator[ImageAnswer]:
+def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecord | None]:
+    """The images by name and the model's record; a ThroughlineError for what is at fault without a model loaded."""
+    from throughline.core.files import require_writable
+    from throughline.domains.listing import find_images
+    from throughline.evaluation.answer_table import UNKNOWN, shown_name
+    from throughline.evaluation.saved_model import find_record, require_class_names
+
+    if arguments.json and arguments.csv == STDOUT:
+        raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
+    if arguments.require_agreement and arguments.no_chain:
+        raise UsageError("--require-agreement needs a chain to agree with", do="leave out --no-chain")
+    images = {shown_name(image): image for image in find_images(arguments.images)}
+    if arguments.csv not in (None, STDOUT):
+        require_writable(Path(arguments.csv))
+    if arguments.classes is not None:
+        require_class_names(arguments.classes)
+    record = find_record(arguments.model, arguments.hub)
+    if record is None and arguments.classes is None:
+        raise UsageError(
+            f"{arguments.model} is a plain checkpoint, without classes", do="name them with --classes a,b,c"
+        )
+    holds_back = arguments.min_confidence or arguments.require_agreement
+    if holds_back and UNKNOWN in (arguments.classes or getattr(record, "classes", ())):
+        raise UsageError(f"a class is called {UNKNOWN}, as doubtful answers are", do="rename the class")
+    return images, record
+
+
+def _open_table(arguments: argparse.Namespace, images: dict[str, Path], record: ModelRecord | None) -> dict[str, Row]:
+    """The rows of the CSV file, which is of answers of this model with these options."""
+    from throughline.core.files import content_hash
+    from throughline.domains.folders import hash_files
+    from throughline.evaluation.answer_table import open_table
+    from throughline.mllm.checkpoints import fingerprint_checkpoint
+
+    contents = (content if isinstance(content, str) else None for content in hash_files(images.values()))
+    asked = {
+        "model": content_hash(record.inputs) if record is not None else fingerprint_checkpoint(arguments.model),
+        "classes": content_hash(arguments.classes),
+        **{name: getattr(arguments, name) for name in OPTIONS},
+    }
+    return open_table(Path(arguments.csv), asked, dict(zip(images, contents, strict=True)))
+
+
+def _answers(arguments: argparse.Namespace, images: Sequence[Path], answered: set[str]) -> Iterator[ImageAnswer]:
+    """About all images but those answered before; rows for stdout are printed on the way."""
+    from throughline.evaluation.answer_table import COLUMNS, csv_text
     from throughline.evaluation.image_answers import predict
 
+    to_stdout = arguments.csv == STDOUT
+    print(csv_text([COLUMNS]) if to_stdout else "", end="")
     model = open_chosen(arguments, arguments.classes)
     with progress("answering", "images") as report_progress:
-        yield from predict(model, images, chains=not arguments.no_chain, on_progress=report_progress)
-
-
-def _columns() -> tuple[str, ...]:
-    from throughline.evaluation.image_answers import COLUMNS
-
-    return COLUMNS
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        chains = not arguments.no_chain
+        for answer in predict(model, images, chains=chains, answered=answered, on_progress=report_progress):
+            sure = answer.or_unknown(arguments.min_confidence, arguments.require_agreement)
+            print(csv_text([sure.cells()]) if to_stdout else "", end="", flush=to_stdout)
+            yield sure
 
 
 def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:

@@ -4,7 +4,7 @@ The label is the most probable class under the label question, so there always i
 the model is; the chain is the answer to the reasoning question, read by the same parser as in every table.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 from throughline.chains.outcomes import Outcome
 from throughline.domains.folders import hash_files
 from throughline.domains.samples import Sample
+from throughline.evaluation.answer_table import COLUMNS, UNKNOWN, shown_name
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.saved_model import OpenedModel
 from throughline.mllm.images import ImageReader
 from throughline.runs.records import Prediction
-
-COLUMNS = ("image", "label", "confidence", "reasoning_label", "agree", "outcome", "chain")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,12 @@ class ImageAnswer:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     fault: str = ""
 
+    def or_unknown(self, min_confidence: float, require_agreement: bool) -> "ImageAnswer":
+        """With the label `UNKNOWN` where its confidence is below `min_confidence`, and where agreement is required and
+        the chain concludes in another class or in none."""
+        doubtful = (self.confidence or 0) < min_confidence or (require_agreement and self.agree is False)
+        return replace(self, label=UNKNOWN) if self.label and doubtful else self
+
     def cells(self) -> tuple[str, ...]:
         """The values of `COLUMNS` as text; empty where there is none."""
         values = asdict(self)
@@ -57,20 +62,28 @@ def predict(
     images: Sequence[Path],
     *,
     chains: bool = True,
+    answered: Collection[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[ImageAnswer]:
-    """An answer for each image in order, as soon as its batch is done. `chains=False` asks the label question only."""
+    """An answer for each image in order, as soon as its batch is done. `chains=False` asks the label question only.
+
+    Those `answered` before, by name, get none. A batch is asked whole while one of its images has no answer, since last
+    digits depend on the company.
+    """
     answers = ("likelihood", "reasoning") if chains else ("likelihood",)
     settings = model.answering.model_copy(update={"answers": answers})
     questions = model.questions.build(settings)
     reader = ImageReader(model.mllm.chat)
     for start in range(0, len(images), settings.batch):
         batch = images[start : start + settings.batch]
+        if all(shown_name(path) in answered for path in batch):
+            continue
         samples = [_sample(path, content) for path, content in zip(batch, hash_files(batch), strict=True)]
         predictions = iter(answer_samples(model.mllm, samples, questions, settings.batch, reader=reader))
         for path in batch:
             likelihood, reasoning = next(predictions), next(predictions) if chains else None
-            yield _answer(path, likelihood, reasoning, model.questions.classes)
+            if shown_name(path) not in answered:
+                yield _answer(path, likelihood, reasoning, model.questions.classes)
         on_progress(start + len(batch), len(images))
 
 
@@ -81,7 +94,7 @@ def _sample(path: Path, content: str | OSError) -> Sample:
 
 
 def _answer(path: Path, label: Prediction, chain: Prediction | None, classes: Sequence[str]) -> ImageAnswer:
-    image = str(path).encode(errors="backslashreplace").decode()  # file names are bytes, output is text
+    image = shown_name(path)
     if label.probabilities is None:
         return ImageAnswer(image, outcome=Outcome.ERROR, fault=label.text)
     answer = ImageAnswer(
