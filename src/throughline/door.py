@@ -103,7 +103,8 @@ def build_chains(
 
     plan = BuildPlan(images, FORMATS[format], rule, candidates, enough, images_named=str(images.root))
     if teacher is None:
-        teacher = Describer(images.root, plan.format, teacher_prompt(images.classes, plan.format), seed)
+        prompt = teacher_prompt(images.classes, plan.format, names=images.names)
+        teacher = Describer(images.root, plan.format, prompt, seed)
     # In a thread of its own, since a notebook has an event loop already.
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(build, plan, teacher, Path(store)).result()

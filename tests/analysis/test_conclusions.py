@@ -28,7 +28,7 @@ def two(images: ImageSet):
     """Two images of different classes with chains of different length."""
     first, second = images.samples[0], next(s for s in images.samples if s.label != images.samples[0].label)
     texts = {first.id: chain_of(first.label, 0), second.id: chain_of(second.label, 2)}
-    return chained([first, second], texts, FIVE_STAGE, CLASSES)
+    return chained([first, second], texts, PROMPTS)
 
 
 @torch.no_grad()
@@ -92,12 +92,12 @@ def test_many_classes_go_in_turns_with_the_same_numbers(reader, tiny_images: Ima
 def test_only_well_formed_chains_take_part(tiny_images: ImageSet) -> None:
     first, second, third = tiny_images.samples[:3]
     texts = {first.id: chain_of("dog"), second.id: "<SUMMARY> cut off", third.id: chain_of("no such class")}
-    assert [one.sample.id for one in chained(tiny_images.samples, texts, FIVE_STAGE, CLASSES)] == [first.id]
+    assert [one.sample.id for one in chained(tiny_images.samples, texts, PROMPTS)] == [first.id]
 
 
 def test_an_image_without_one_of_another_class_is_left_out(reader: ConclusionReader, tiny_images: ImageSet) -> None:
     first, second = [one for one in tiny_images.samples if one.label == "cat"][:2]
-    same = chained([first, second], {first.id: chain_of("cat"), second.id: chain_of("cat")}, FIVE_STAGE, CLASSES)
+    same = chained([first, second], {first.id: chain_of("cat"), second.id: chain_of("cat")}, PROMPTS)
     assert list(reader.read(same, seed=0)) == []
 
 

@@ -161,3 +161,34 @@ def test_one_domain_only_cannot_be_held_out(tree):
     (tree / "sketch").rename(tree.parent / "sketch")
     with pytest.raises(ThroughlineError, match="only one domain"):
         read_images(tree).require_target("art")
+
+
+def named_table(tree, rows):
+    table = tree / "images.csv"
+    table.write_text("".join(f"{line}\n" for line in ("image,domain,label,class_name", *rows)))
+    return table
+
+
+def test_a_table_names_its_classes_once_or_in_every_row(tree):
+    rows = ["photo/cat/0.png,photo,c1,house cat | kitty", "photo/cat/1.png,photo,c1,", "photo/dog/0.png,photo,c2,"]
+    images = read_images(named_table(tree, rows))
+    assert images.classes == ("c1", "c2")
+    assert images.names == {"c1": ("house cat", "kitty")}
+    without = [row.rpartition(",")[0] + "," for row in rows]
+    assert read_images(named_table(tree, without)).names == {}
+    assert read_images(named_table(tree, without)).fingerprint() == images.fingerprint()
+
+
+def test_a_parquet_table_names_its_classes_too(tree):
+    import pandas as pd
+
+    rows = [("photo/cat/0.png", "photo", "c1", "house cat"), ("photo/dog/0.png", "photo", "c2", None)]
+    table = tree / "images.parquet"
+    pd.DataFrame(rows, columns=["image", "domain", "label", "class_name"]).to_parquet(table)
+    assert read_images(table).names == {"c1": ("house cat",)}
+
+
+def test_a_class_with_two_names_is_an_error(tree):
+    rows = ["photo/cat/0.png,photo,c1,cat", "photo/cat/1.png,photo,c1,kitty"]
+    with pytest.raises(ThroughlineError, match="the class c1 has two names"):
+        read_images(named_table(tree, rows))

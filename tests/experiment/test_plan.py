@@ -243,3 +243,44 @@ def test_a_drawn_world_is_called_so_wherever_it_lies(config_file, images):
     (images / "scenes.jsonl").write_text("")
     assert preview_images(config)[0].name == "drawn-trial"
     assert preview_images(load_config(str(config_file), ["data.name=drawn_2"]))[0].name == "drawn_2"
+
+
+def test_names_of_classes_are_part_of_every_unit_and_no_names_of_none(hashes, config_file, image_set):
+    before = hashes()
+    named = hashes(images=image_set.with_names({"cat": ("kitty",)}))
+    assert changed(before, named) == set(METHODS)
+    assert hashes(images=image_set.with_names({})) == before
+    units = planned(load_config(str(config_file)), image_set)
+    assert not any("names" in unit.inputs for unit in units)
+
+
+def test_names_in_a_config_are_those_of_its_images(config_file):
+    config = load_config(str(config_file), ["data.names={cat: [house cat, 7], dog: hound}"])
+    [images] = preview_images(config)
+    assert images.names == {"cat": ("house cat", "7"), "dog": ("hound",)}
+    assert "house cat, hound" in config.question_set(images.classes, images.names).label
+    numbered = load_config(str(config_file), ["data.names={15: fifteen}"])
+    assert numbered.data.names == {"15": ("fifteen",)}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("{dgo: hound}", "a name is given for an unknown class ['dgo']"),
+        ("{cat: dog}", "one of another class, 'dog'"),
+        ("{cat: beast, dog: [hound, BEAST]}", "one of another class, 'cat'"),
+    ],
+)
+def test_names_that_do_not_fit_are_told_before_a_unit_begins(config_file, names, said, tmp_path, capsys):
+    from throughline.cli.main import main
+
+    for command in ([], ["--dry-run"]):
+        arguments = ["run", str(config_file), "--set", f"data.names={names}", "--out", str(tmp_path / "run"), *command]
+        assert main(arguments) == 1
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "run").exists()
+
+
+def test_no_level_of_a_factor_names_classes(config_file):
+    with pytest.raises(ThroughlineError, match=r"data\.names"):
+        load_config(str(config_file), ["factors={names: {short: {data.names: {cat: kitty}}}}"])

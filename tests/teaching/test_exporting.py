@@ -490,3 +490,25 @@ def test_the_lines_of_the_card_load_and_trl_trains_on_them(
     finally:
         torch.set_num_threads(threads)
     assert 0 < loss < 100
+
+
+def test_an_export_of_named_classes_is_read_and_checked_by_its_names(images: ImageSet, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    from throughline.teaching.check import check_chains
+
+    words = {label: f"zorb{chr(ord('a') + place)}" for place, label in enumerate(images.classes)}
+    named = images.with_names({label: (word,) for label, word in words.items()})
+    with JournalWriter(tmp_path / "store" / "journal-0.jsonl") as writer:
+        writer.write(make_header(images.classes, FIVE_STAGE, ("unused", asked_of(images))))
+        for sample in images.samples:
+            writer.write(candidate_of(sample, images, 0, chain_of(words[sample.label])))
+    summary = export_chains(tmp_path / "store", tmp_path / "out", ExportPlan(named, FIVE_STAGE, with_labels=True))
+    assert summary.chains == len(images.samples)
+    rows = [row for shard in summary.shards for row in parquet.read_table(tmp_path / "out" / shard).to_pylist()]
+    assert [row["concluded"] for row in rows] == [images.classes[row["label"]] for row in rows]
+    asked = [row for row in jsonl(summary, "trl.jsonl") if row["asks_for"] == "label"]
+    assert {row["completion"][0]["content"] for row in asked} == set(words.values())
+    assert not check_chains(tmp_path / "out").problems
+    with pytest.raises(ThroughlineError, match="none of"):
+        export_chains(tmp_path / "store", tmp_path / "none", ExportPlan(images, FIVE_STAGE))

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from throughline.analysis.faithfulness import WHOLE, About, Read
-from throughline.chains.formats import ChainFormat
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.domains.samples import Sample
@@ -137,13 +136,11 @@ class ConclusionReader:
         return self.mllm.chat.encode_image(picture, f"blank {sample.image_sha256}")
 
 
-def chained(
-    samples: Sequence[Sample], texts: Mapping[str, str], form: ChainFormat, classes: Sequence[str]
-) -> list[Chained]:
+def chained(samples: Sequence[Sample], texts: Mapping[str, str], questions: QuestionSet) -> list[Chained]:
     """The samples whose text, by id, is a well-formed chain that names one class, right or wrong."""
-    chained = []
+    chained, form = [], questions.format
     for sample in samples:
-        parsed = parse_chain(texts.get(sample.id, ""), form, classes)
+        parsed = parse_chain(texts.get(sample.id, ""), form, questions.classes, aliases=questions.names)
         if parsed.chain is not None and parsed.label is not None:
             chained.append(Chained(sample, dict(zip(form.stages, parsed.chain.stages, strict=True))))
     return chained

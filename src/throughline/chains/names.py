@@ -225,11 +225,16 @@ def _run_together(words: Iterable[str]) -> str:
 def matcher_of(classes: Sequence[str], aliases: Aliases | None = None) -> Matcher:
     """The matcher of a class list, compiled once for each list.
 
-    ThroughlineError when a class has no letter or digit in its name, when two classes differ in nothing but case
-    and punctuation, or when an alias belongs to no class or to another one.
+    A class that has other names is not read by its own where that has no letter ("there is 1 dog"). ThroughlineError
+    when a class without others has no letter or digit in its name, when two classes differ in nothing but case and
+    punctuation, or when an alias belongs to no class or to another one.
     """
-    other_names = tuple(sorted((name, tuple(others)) for name, others in aliases.items())) if aliases else ()
-    return _compiled(tuple(classes), other_names)
+    return _compiled(tuple(classes), frozen(aliases))
+
+
+def frozen(aliases: Aliases | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The same as tuples, in the order of the classes' names."""
+    return tuple(sorted((name, tuple(others)) for name, others in aliases.items())) if aliases else ()
 
 
 @lru_cache(maxsize=64)
@@ -237,32 +242,35 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
     own: dict[str, str] = {}
     for label in classes:
         name = _run_together(words_of(label))
+        if label in dict(aliases) and not re.search(r"[^\W\d_]", name):
+            continue  # a number, or nothing: in prose it is something else
         if not name:
             raise ThroughlineError("a class name has no letter or digit", repr(label), "rename the class")
         if own.setdefault(name, label) != label:
             what = "two classes differ only in case, blanks or punctuation"
             raise ThroughlineError(what, f"{own[name]!r}, {label!r}", "rename one")
-    given: defaultdict[str, set[str]] = defaultdict(set)
+    given: dict[str, str] = {}
     derived: defaultdict[str, set[str]] = defaultdict(set)
-    spellings = [(label, label) for label in classes]
+    spellings = [(label, label) for label in own.values()]
     for label, others in aliases:
         if label not in classes:
-            raise ThroughlineError("an alias is given for an unknown class", repr(label), "name a class of the list")
+            raise ThroughlineError("a name is given for an unknown class", repr(label), "name a class of the list")
         for other in others:
             name = _run_together(words_of(other))
             if not name:
-                raise ThroughlineError("an alias has no letter or digit", f"{label!r}: {other!r}", "take it out")
-            if own.get(name, label) != label:
-                raise ThroughlineError("an alias is the name of another class", f"{label!r}: {other!r}", "take it out")
-            given[name].add(label)
+                raise ThroughlineError("a class's name has no letter or digit", f"{label!r}: {other!r}", "take it out")
+            taken = own.get(name) or given.setdefault(name, label)
+            if taken != label:
+                what = f"a name of the class {label!r} is one of another class, {taken!r}"
+                raise ThroughlineError(what, repr(other), "name one of them otherwise")
             spellings.append((label, other))
     for label, spelling in spellings:
         for variant in _variants(words_of(spelling)):
             derived[variant].add(label)
-    names = {name: frozenset(labels) for name, labels in (derived | given).items()}
-    names |= {name: frozenset({label}) for name, label in own.items()}
+    names = {name: frozenset(labels) for name, labels in derived.items()}
+    names |= {name: frozenset({label}) for name, label in (given | own).items()}
     beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
-    return Matcher(names, beginnings, any("," in name for name in classes))
+    return Matcher(names, beginnings, any("," in spelling for _, spelling in spellings))
 
 
 def _variants(words: list[str]) -> list[str]:

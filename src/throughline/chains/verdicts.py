@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from throughline.chains.formats import FORMATS, ChainFormat
+from throughline.chains.names import Aliases, frozen
 from throughline.chains.parsing import parse_chain
 from throughline.chains.records import Candidate, Verdict
 from throughline.chains.rules import VERSION, judge
@@ -16,16 +17,23 @@ from throughline.domains.samples import ImageSet
 
 
 @lru_cache(maxsize=4096)
-def basis_of(format: ChainFormat, classes: tuple[str, ...], true_label: str) -> str:
-    """Everything but the candidate that a verdict depends on, as a hash: rules, format, class list, label."""
+def basis_of(format: ChainFormat, classes: tuple[Any, ...], true_label: str) -> str:
+    """Everything but the candidate that a verdict depends on, as a hash: rules, format, class list, label. Other names
+    of the classes, `frozen`, stand at the end of the class list."""
     return content_hash([VERSION, format.name, format.stages, classes, true_label])[:16]
 
 
 def verdicts_on(
-    candidate: Candidate, rules: Iterable[str], format: ChainFormat, classes: Sequence[str], true_label: str
+    candidate: Candidate,
+    rules: Iterable[str],
+    format: ChainFormat,
+    classes: Sequence[str],
+    true_label: str,
+    names: Aliases | None = None,
 ) -> tuple[Verdict, ...]:
-    """The candidate judged by each rule, in order: the lines for the journal. The text is parsed once."""
-    parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason)
+    """The candidate judged by each rule, in order: the lines for the journal. The text is parsed once; `names` are
+    further ones of the classes."""
+    parsed = parse_chain(candidate.text, format, classes, candidate.finish_reason, names)
     return tuple(
         Verdict(
             key=candidate.key,
@@ -33,10 +41,10 @@ def verdicts_on(
             rule=rule,
             outcome=judgement.outcome,
             accepted=judgement.accepted,
-            basis=basis_of(format, tuple(classes), true_label),
+            basis=basis_of(format, (*classes, *frozen(names)), true_label),
         )
         for rule in rules
-        for judgement in [judge(rule, parsed, classes, true_label)]
+        for judgement in [judge(rule, parsed, classes, true_label, names)]
     )
 
 
@@ -57,6 +65,7 @@ def judged_answers(
     labels: Sequence[str],
     classes: tuple[str, ...],
     rules: Sequence[str],
+    names: Aliases | None = None,
     on_verdicts: Callable[[tuple[Verdict, ...]], None] = lambda verdicts: None,
 ) -> dict[str, Any]:
     """By rule, the verdicts on `answers` (rows of the store, in known formats; `labels` are the true ones) as frames
@@ -65,7 +74,8 @@ def judged_answers(
     A recorded verdict of the same basis is used. Answers that lack one are read again and judged; `on_verdicts` gets
     what comes of it, all rules of an answer at a time.
     """
-    bases = [basis_of(FORMATS[format], classes, label) for format, label in zip(answers["format"], labels, strict=True)]
+    known = (*classes, *frozen(names))
+    bases = [basis_of(FORMATS[format], known, label) for format, label in zip(answers["format"], labels, strict=True)]
     lacking = answers["format"].isna()  # of none
     verdicts: dict[str, Any] = {}
     for rule in rules:
@@ -76,7 +86,7 @@ def judged_answers(
     made: dict[str, list[tuple[Any, bool]]] = {rule: [] for rule in rules}
     unjudged = (label for label, lacks in zip(labels, lacking, strict=True) if lacks)
     for candidate, label in zip(store.read(answers.index[lacking]), unjudged, strict=True):
-        fresh = verdicts_on(candidate, rules, FORMATS[candidate.format], classes, label)
+        fresh = verdicts_on(candidate, rules, FORMATS[candidate.format], classes, label, names)
         for verdict in fresh:
             made[verdict.rule].append((verdict.outcome, verdict.accepted))
         on_verdicts(fresh)

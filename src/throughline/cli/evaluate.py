@@ -49,14 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.domains.folders import read_images
     from throughline.evaluation.assessment import assess, compare_classes
     from throughline.evaluation.saved_model import find_record
+    from throughline.questions.question_set import make_question_set
 
     # Everything that can be at fault without a model is found before one is loaded.
     images = read_images(arguments.images)
     record = find_record(arguments.model, arguments.hub)
     compare_classes(record.classes if record is not None else images.classes, images)
+    questions = record.questions if record else make_question_set(images.classes, names=images.names)
     if arguments.out is not None:
         require_writable(arguments.out)
-    model = open_chosen(arguments, None if record is not None else images.classes)
+    model = replace(open_chosen(arguments, None if record else images.classes), questions=questions)
     with progress("answering", "images") as report_progress:
         assessment = assess(
             model, images, split=arguments.split, trial_seed=arguments.trial_seed, on_progress=report_progress

@@ -28,7 +28,7 @@ Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.
 """By name, the options of a subcommand and the function that runs it."""
 
 MODEL_HELP = "folder made by `throughline fit`; or a checkpoint, zero-shot: `pocket`, a folder, with --hub a hub name"
-SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet with columns image, domain, label[, group]"
+SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet: image, domain, label[, group][, class_name]"
 
 
 # options that mirror settings ---------------------------------------------------------------------------------------

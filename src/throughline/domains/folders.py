@@ -16,10 +16,11 @@ from throughline.domains.listing import Entry, list_folder
 from throughline.domains.samples import ImageSet, Sample
 
 COLUMNS = ("image", "domain", "label")
+OPTIONAL = ("group", "class_name")
 
 
 def read_images(source: str | Path, name: str | None = None) -> ImageSet:
-    """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label[, group]`.
+    """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label[, group][, class_name]`.
 
     A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is
     decoded (a truncated file is found by `check_images` or when it is loaded); every file is read once for
@@ -50,6 +51,7 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
         domains=tuple(sorted({sample.domain for sample in samples})),
         classes=tuple(sorted({sample.label for sample in samples})),
         samples=samples,
+        names={entry.label: entry.names for entry in entries if entry.names},
     )
 
 
@@ -103,9 +105,10 @@ def list_table(table: Path) -> list[Entry]:
     """The rows of a CSV or Parquet file as entries, in the order in which the same files would lie in a
     folder.
 
-    Spaces around a value are dropped. Raises a ThroughlineError for a missing column, an empty cell, a
-    path listed twice, or an absolute path outside the table's folder (an id must not name a machine's own
-    folders).
+    Spaces around a value are dropped. A cell of `class_name` is how the row's class is written, and synonyms behind
+    it, with `|` between them; one row of a class is enough. Raises a ThroughlineError for a missing column, an empty
+    cell, a path listed twice, two names of one class, or an absolute path outside the table's folder (an id must not
+    name a machine's own folders).
     """
     if not table.is_file():
         raise ThroughlineError("no such file", table, "give a folder, .csv or .parquet")
@@ -116,6 +119,10 @@ def list_table(table: Path) -> list[Entry]:
     twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
     if twice:
         raise ThroughlineError(f"the image {twice[0]} is listed more than once", table, "keep one of its rows")
+    names: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        if entry.names and names.setdefault(entry.label, entry.names) != entry.names:
+            raise ThroughlineError(f"the class {entry.label} has two names", table, "give each class one class_name")
     return sorted(entries, key=lambda entry: (entry.domain, entry.label, *posixpath.split(entry.id)))
 
 
@@ -136,7 +143,7 @@ def _read_parquet(table: Path) -> list[dict[str, Any]]:
     try:
         names = parquet.read_schema(table).names
         _require_columns(table, names)
-        wanted = [name for name in (*COLUMNS, "group") if name in names]
+        wanted = [name for name in (*COLUMNS, *OPTIONAL) if name in names]
         rows: list[dict[str, Any]] = parquet.read_table(table, columns=wanted).to_pylist()
     except pyarrow.ArrowException as error:
         raise ThroughlineError(f"not a Parquet file: {error}", table) from error
@@ -147,11 +154,11 @@ def _require_columns(table: Path, names: Sequence[str]) -> None:
     missing = next((name for name in COLUMNS if name not in names), None)
     if missing is not None:
         what = f"no column named {missing} (found: {', '.join(names) or 'none'})"
-        raise ThroughlineError(what, table, "the columns are image, domain, label and optionally group")
+        raise ThroughlineError(what, table, "the columns are image, domain, label and optionally group, class_name")
 
 
 def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
-    image, domain, label, group = cells = [_cell(row, column) for column in (*COLUMNS, "group")]
+    image, domain, label, group, named = cells = [_cell(row, column) for column in (*COLUMNS, *OPTIONAL)]
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(image)
@@ -163,7 +170,8 @@ def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     _require_unicode(id, table)
-    return Entry(id, table.parent, domain, label, group or None)
+    names = tuple(name.strip() for name in named.split("|") if name.strip())
+    return Entry(id, table.parent, domain, label, group or None, names)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

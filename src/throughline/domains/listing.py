@@ -30,6 +30,8 @@ class Entry:
     domain: str
     label: str
     group: str | None = None
+    names: tuple[str, ...] = ()
+    """Of its class: the display name, then synonyms."""
 
     @property
     def path(self) -> Path:

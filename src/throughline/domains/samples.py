@@ -3,8 +3,8 @@
 `folders.read_images` makes them; splits, training, evaluation and the checks read them.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -60,6 +60,8 @@ class ImageSet:
     domains: tuple[str, ...]
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of classes that are not written as they are called here: the display name, then synonyms."""
 
     @cached_property
     def by_id(self) -> dict[str, Sample]:
@@ -89,8 +91,13 @@ class ImageSet:
             )
         self.require_domain(target)
 
+    def with_names(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
+        """With these names of classes, too."""
+        return replace(self, names={**self.names, **names})
+
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content: ids, domains, labels, groups and image bytes; no path and no name."""
+        """SHA-256 (hex) of the content: ids, domains, labels, groups and image bytes; no path, and no name
+        of the set or of classes."""
         rows = [[s.id, s.domain, list(s.labels), s.task, s.group, s.parent_id, s.image_sha256] for s in self.samples]
         return content_hash({"domains": self.domains, "classes": self.classes, "samples": rows})
 

@@ -145,6 +145,7 @@ def _unit(model: OpenedModel, images: ImageSet, domains: tuple[str, ...], split:
             "checkpoint": model.mllm.fingerprint,
             "model": model.record.inputs if model.record is not None else None,
             "classes": model.questions.classes,
+            **({"names": model.questions.names} if model.questions.names and model.record is None else {}),
             "images": images.fingerprint(),
             "split": [split, trial_seed if split != "all" else None],
             "answering": model.answering.model_dump(mode="json"),

@@ -84,6 +84,8 @@ class ModelRecord(_Part):
     method: str
     seed: int
     classes: tuple[str, ...] = Field(min_length=1)
+    names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Of classes that are not written as they are called: display name and synonyms."""
     prompts: dict[Literal["label", "reasoning"], str]
     """Both questions, word for word as they were trained."""
     format: Literal["five_stage", "four_stage", "think_answer"]
@@ -115,7 +117,8 @@ class ModelRecord(_Part):
     @property
     def questions(self) -> QuestionSet:
         """What it was trained on."""
-        return QuestionSet(self.classes, FORMATS[self.format], self.prompts["label"], self.prompts["reasoning"])
+        label, reasoning = self.prompts["label"], self.prompts["reasoning"]
+        return QuestionSet(self.classes, FORMATS[self.format], label, reasoning, self.names)
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -205,7 +208,8 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: ModelSetti
         return OpenedModel(mllm, make_question_set(classes), AnswerSettings(), None)
     mllm = load_base(record, base)
     load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
-    questions = make_question_set(classes, FORMATS[record.format]) if classes else record.questions
+    names = {label: names for label, names in record.names.items() if label in (classes or ())}
+    questions = make_question_set(classes, FORMATS[record.format], names=names) if classes else record.questions
     return OpenedModel(mllm, questions, record.answering, record, record.method, record.seed)
 
 

@@ -146,7 +146,9 @@ def _open_unit(folder: Path, base: ModelSettings, classes: Sequence[str] | None)
         what = "this base is not the one that the unit started from"
         raise ThroughlineError(what, settings.checkpoint, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
-    questions = config.question_set(tuple(classes) if classes else _classes_of(run, unit.dataset))
+    labels = tuple(classes) if classes else _classes_of(run, unit.dataset)
+    names = {label: own for label, own in unit.inputs.get("names", {}).items() if label in labels}
+    questions = config.question_set(labels, names)
     opened = OpenedModel(mllm, questions, config.evaluation.answering, None, unit.method, unit.seed)
     return opened, settings.model_copy(update={"quantization": config.model.quantization})
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from throughline.chains.formats import FORMATS
+from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.nearest import did_you_mean
 from throughline.core.settings import (
@@ -71,13 +72,17 @@ class DataConfig(Settings):
     """The images, and which domains are held out. Exactly one of `images` and `drawn` is given."""
 
     images: str | None = None
-    """A folder `<domain>/<class>/<image>`, or a CSV or Parquet table of `image, domain, label[, group]`."""
+    """A folder `<domain>/<class>/<image>`, or a CSV or Parquet table of `image, domain, label[, group][, class_name]`,
+    the last one as `names`, with `|` between them."""
     drawn: DrawnConfig | None = None
     """The drawn world instead of image files."""
     name: str | None = None
     """What tables call the images; by default `drawn`, or the name of the run."""
     targets: Literal["all"] | Words = "all"
     """Domains that are held out, one after the other."""
+    names: dict[Annotated[str, BeforeValidator(str)], Words] = Field(default_factory=dict)
+    """By class how prompts and answers write it, and behind that synonyms that an answer may use, e.g. `n01440764:
+    [tench, Tinca tinca]`. A class without is written as its folder is called. Results keep the folders' names."""
     train_per_domain: int | None = Field(default=None, ge=1)
     """Most training images of a source domain, the first of its `in` part in DomainBed's order; all where not given."""
     trial_seed: int = Field(default=0, ge=0)
@@ -136,7 +141,7 @@ class EvaluationConfig(Settings):
 
 
 FIXED = (
-    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains"),
+    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains", "data.names"),
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
@@ -185,9 +190,9 @@ class RunConfig(Settings):
             )
         return self
 
-    def question_set(self, classes: Sequence[str]) -> QuestionSet:
-        """The questions about images of these classes, as this config words them."""
-        return make_question_set(classes, FORMATS[self.chains.format], self.questions)
+    def question_set(self, classes: Sequence[str], names: Aliases | None = None) -> QuestionSet:
+        """The questions about images of these classes, as this config words them, with the names that images have."""
+        return make_question_set(classes, FORMATS[self.chains.format], self.questions, names)
 
     @model_validator(mode="before")
     @classmethod
@@ -248,7 +253,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
     be read, an unknown key (with the nearest known one) and a value of the wrong type.
     """
     path = _config_path(name_or_path)
-    values = _read_mapping(path)
+    values = read_mapping(name_or_path)
     for override in overrides:
         set_key(values, *_key_and_value(override))
     values.setdefault("name", path.stem)
@@ -281,7 +286,9 @@ def _config_path(name_or_path: str) -> Path:
     raise ThroughlineError(f"no preset named {name_or_path}", None, hint)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(name_or_path: str) -> dict[str, Any]:
+    """What the YAML of a file or of a preset says, not checked yet."""
+    path = _config_path(name_or_path)
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:

@@ -80,7 +80,7 @@ def _open_session(task: Task, fold: Fold) -> _Session:
     record_environment(task.run_folder, {"device": device_name(mllm.device)})
     room = int(config.data.cache_gb * 1e9)
     cache = PixelCache(task.run_folder / PIXELS, room, processor_settings(mllm.chat)) if room else None
-    questions = config.question_set(task.images.classes)
+    questions = config.question_set(task.images.classes, task.images.names)
     return _Session(task, fold, mllm, questions, ImageReader(mllm.chat, cache=cache))
 
 

@@ -36,7 +36,7 @@ from throughline.evaluation.saved_model import (
     TrainingImages,
     read_record,
 )
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig, load_config, read_mapping
 from throughline.experiment.engine.local import Progress
 from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment
@@ -91,7 +91,7 @@ def fit_config(
     """The config of a final model on `images`: a preset's (or YAML file's) model and training, `changes` laid over it.
 
     `chains` is a journal, a folder of journals, or `describer`. `changes` has dotted keys, as `--set` of a run. Of the
-    preset's data, chains, methods and seeds nothing is taken but the chains' format and rule.
+    preset's data, chains, methods and seeds nothing is taken but the classes' names and the chains' format and rule.
     """
     changes = dict(changes or {})
     if preset is None and changes.get("model.checkpoint", POCKET) == POCKET:
@@ -100,7 +100,7 @@ def fit_config(
     if preset is None:
         config = RunConfig.model_validate({"name": "fit", "data": data})
     else:
-        config = load_config(preset, [f"data={json.dumps(data)}"])
+        config = load_config(preset, [f"data={json.dumps(data | {'names': _names(preset, images)})}"])
     return config.with_keys(
         {
             "chains.teacher": DESCRIBER if chains == DESCRIBER else None,
@@ -112,6 +112,13 @@ def fit_config(
             **changes,
         }
     )
+
+
+def _names(preset: str, images: Path) -> Any:
+    """`names` in the preset's data; of several image sets, those of the one that these images are."""
+    data = read_mapping(preset).get("data")
+    sets = [own for own in (data if isinstance(data, list) else [data]) if isinstance(own, dict)]
+    return next((own.get("names") for own in sets if len(sets) == 1 or own.get("images") == str(images)), None) or {}
 
 
 def fit_model(
@@ -129,7 +136,8 @@ def fit_model(
     if config.evaluation.selection != "last":
         raise ValueError("nothing is held out, so there is nothing to select on")
     source = Path(config.data.images or "")
-    images = read_images(source, name=dataset_name(config.data.name or source.resolve().name, source))
+    name = dataset_name(config.data.name or source.resolve().name, source)
+    images = read_images(source, name=name).with_names(config.data.names)
     if len(images.classes) < 2:
         raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
@@ -201,12 +209,13 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
     model, images = config.model, planned.images
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
-    questions = config.question_set(images.classes)
+    questions = config.question_set(images.classes, images.names)
     environment = describe_environment()
     return ModelRecord(
         method=unit.method,
         seed=unit.seed,
         classes=images.classes,
+        names={label: tuple(own) for label, own in images.names.items()},
         prompts={"label": questions.label, "reasoning": questions.reasoning},
         format=config.chains.format,
         checkpoint=BaseCheckpoint(

@@ -91,7 +91,8 @@ def _fold_units(
 ) -> list[Unit]:
     """The units of one fold and seed, one a method."""
     sources = [domain for domain in planned.images.domains if domain not in targets]
-    images = planned.images.fingerprint()
+    images, names = planned.images.fingerprint(), planned.images.names
+    config.question_set(planned.images.classes, names)  # what is wrong with names is said before anything is trained
     chains = None if planned.chains is None else _source_chains(planned.chains, sources, methods.values())
     shared = config.chains.coverage == "shared"
     units: dict[str, Unit] = {}
@@ -111,6 +112,7 @@ def _fold_units(
                 **named,
                 "trial_seed": config.data.trial_seed,
                 "images": images,
+                **({"names": names} if names else {}),
                 "chains": chains if method.needs_chains or (method.trains and shared) else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, method, checkpoint),

@@ -25,7 +25,7 @@ def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
 
     Raises ThroughlineError for what cannot be read, and for two sets of one name.
     """
-    sets = tuple(_preview_set(config, data) for data in config.image_sets)
+    sets = tuple(_preview_set(config, data).with_names(data.names) for data in config.image_sets)
     names = [images.name for images in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -55,7 +55,7 @@ def draw_images(data: DataConfig, name: str, root: Path) -> ImageSet:
 
     assert data.drawn is not None
     write_world(root, per_class=data.drawn.per_class, seed=data.drawn.seed, size=data.drawn.size)
-    return read_images(root, name=name)
+    return read_images(root, name=name).with_names(data.names)
 
 
 def place_of(folder: str, position: int) -> str:
@@ -120,7 +120,7 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str,
         journals = journal_paths(settings.journal)
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
-        question = config.question_set(images.classes).reasoning
+        question = config.question_set(images.classes, images.names).reasoning
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), store)
         journals = (store / JOURNAL,)

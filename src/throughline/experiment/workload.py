@@ -65,7 +65,7 @@ def count_paths(
     chat: Chat, prompts: QuestionSet, image: EncodedImage, labels: Iterable[str], chains: Sequence[str]
 ) -> tuple[Paths, Example]:
     """The paths of an image, and its typical answers; `labels` are those of all samples, as often as they occur."""
-    turn, frequency = user_turn(prompts.label), Counter(map(class_name, labels))
+    turn, frequency = user_turn(prompts.label), Counter(class_name(label, prompts.names) for label in labels)
     label, reasoning = (chat.prompt(question, [image]) for question in (turn, user_turn(prompts.reasoning)))
     answers = {name: chat.answered(turn, [image], name) for name in frequency}
     trie = merge_paths([Leaf(path, name) for name, path in answers.items()], chat.image_token_id)

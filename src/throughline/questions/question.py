@@ -10,6 +10,7 @@ from functools import partial
 
 from throughline.chains.answers import parse_answer
 from throughline.chains.formats import ChainFormat
+from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.domains.samples import Sample
@@ -60,22 +61,28 @@ class Question:
     answer: Generated | Likelihood
 
 
-def label_reader(classes: tuple[str, ...]) -> Callable[[str, str], Reading]:
-    """Reads the one class that a text names."""
-    return partial(_read_label, classes)
+Reader = Callable[[str, str], Reading]
+"""Reads a text and its finish reason."""
 
 
-def chain_reader(classes: tuple[str, ...], format: ChainFormat) -> Callable[[str, str], Reading]:
+def label_reader(classes: tuple[str, ...], names: Aliases | None = None) -> Reader:
+    """Reads the one class that a text names; `names` are further ones of the classes."""
+    return partial(_read_label, classes, names)
+
+
+def chain_reader(classes: tuple[str, ...], format: ChainFormat, names: Aliases | None = None) -> Reader:
     """Reads the class that a chain concludes in. A chain that is not well formed gives no class: a name somewhere in it
     is not its conclusion."""
-    return partial(_read_chain, classes, format)
+    return partial(_read_chain, classes, format, names)
 
 
-def _read_label(classes: tuple[str, ...], text: str, finish_reason: str) -> Reading:
-    answer = parse_answer(text, classes)
+def _read_label(classes: tuple[str, ...], names: Aliases | None, text: str, finish_reason: str) -> Reading:
+    answer = parse_answer(text, classes, names)
     return Reading(answer.label, answer.outcome)
 
 
-def _read_chain(classes: tuple[str, ...], format: ChainFormat, text: str, finish_reason: str) -> Reading:
-    parsed = parse_chain(text, format, classes, finish_reason)
+def _read_chain(
+    classes: tuple[str, ...], format: ChainFormat, names: Aliases | None, text: str, finish_reason: str
+) -> Reading:
+    parsed = parse_chain(text, format, classes, finish_reason, names)
     return Reading(parsed.label if parsed.outcome == Outcome.OK else None, parsed.outcome)

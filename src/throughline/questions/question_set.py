@@ -3,9 +3,10 @@ question word for word with an instruction after it, so that image, question and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
+from throughline.chains.names import Aliases, matcher_of
 from throughline.core.settings import AnswerSettings, WordingSettings
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question import Generated, Likelihood, Question, chain_reader, label_reader
@@ -20,6 +21,8 @@ class QuestionSet:
     format: ChainFormat
     label: str
     reasoning: str
+    names: Aliases = field(default_factory=dict)
+    """Of classes that are not written as their folders: the display name, and synonyms that answers may use."""
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -31,7 +34,8 @@ class QuestionSet:
         every class as the answer to the label question."""
         about_label, about_reasoning = ImageThenText(self.label), ImageThenText(self.reasoning)
         format = self.format if settings.constrained else None
-        read_label, read_chain = label_reader(self.classes), chain_reader(self.classes, self.format)
+        read_label = label_reader(self.classes, self.names)
+        read_chain = chain_reader(self.classes, self.format, self.names)
         questions = {
             "label": Question("label", about_label, Generated(read_label, settings.label_tokens)),
             "reasoning": Question("reasoning", about_reasoning, Generated(read_chain, settings.chain_tokens, format)),
@@ -42,17 +46,24 @@ class QuestionSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes as they are written in prompts and answers."""
-        return tuple(map(class_name, self.classes))
+        return tuple(class_name(label, self.names) for label in self.classes)
 
 
 def make_question_set(
-    classes: Sequence[str], format: ChainFormat = FIVE_STAGE, wording: WordingSettings | None = None
+    classes: Sequence[str],
+    format: ChainFormat = FIVE_STAGE,
+    wording: WordingSettings | None = None,
+    names: Aliases | None = None,
 ) -> QuestionSet:
-    """Both questions for a class list, options in the order given; `wording` replaces ours.
+    """Both questions for a class list, options in the order given; `wording` replaces ours. `names` are display name
+    and synonyms of some classes.
 
-    ThroughlineError for a label question without `{options}` and for an empty class list.
+    ThroughlineError for a label question without `{options}`, for an empty class list, and for names of no class or of
+    two.
     """
     wording = wording or WordingSettings()
-    label = with_options(wording.label or LABEL_TEMPLATE, classes)
+    if names:
+        matcher_of(classes, names)  # raises what they cannot be
+    label = with_options(wording.label or LABEL_TEMPLATE, classes, names)
     reasoning = f"{label}\n{wording.instruction or stage_instruction(format)}"
-    return QuestionSet(tuple(classes), format, label, reasoning)
+    return QuestionSet(tuple(classes), format, label, reasoning, names or {})

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
+from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError
 
 OPTIONS_PLACE = "{options}"
@@ -17,9 +18,10 @@ LABEL_TEMPLATE = f"What type of object is in this photo? Choose from the followi
 line break that follows in the reasoning question, and the two questions would share one token less."""
 
 
-def class_name(label: str) -> str:
-    """How a class is written in prompts and chains: its folder name with blanks for underscores."""
-    return " ".join(label.replace("_", " ").split())
+def class_name(label: str, names: Aliases | None = None) -> str:
+    """How a class is written in prompts and chains: the first of its `names`, or its folder name without them, with
+    blanks for underscores."""
+    return " ".join((names or {}).get(label, [label])[0].replace("_", " ").split())
 
 
 def stage_instruction(format: ChainFormat) -> str:
@@ -30,15 +32,15 @@ def stage_instruction(format: ChainFormat) -> str:
     return f"Answer in tagged stages: {tags}. {format.answer_stage} holds only the option."
 
 
-def with_options(template: str, classes: Sequence[str]) -> str:
-    """The template with the classes, comma separated in the order given, in its place for options.
+def with_options(template: str, classes: Sequence[str], names: Aliases | None = None) -> str:
+    """The template with the classes' names, comma separated in the order given, in its place for options.
 
     ThroughlineError for a template without such a place and for an empty class list.
     """
     require_options_place(template)
     if not classes:
         raise ThroughlineError("a prompt needs at least one class")
-    return template.strip().replace(OPTIONS_PLACE, ", ".join(class_name(name) for name in classes))
+    return template.strip().replace(OPTIONS_PLACE, ", ".join(class_name(label, names) for label in classes))
 
 
 def require_options_place(template: str, path: Path | None = None) -> None:

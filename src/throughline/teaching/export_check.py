@@ -10,6 +10,7 @@ from typing import Any
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.journal import Problem, read_lines
+from throughline.chains.names import Aliases
 from throughline.chains.parsing import parse_chain
 from throughline.chains.records import prompt_sha256
 from throughline.chains.rules import RULES, judge
@@ -61,6 +62,8 @@ def _shard_faults(
                 yield "missing_column", Problem(path, None, f"no column {name}")
             columns = [name for name in (*COLUMNS, "prompt", "concluded", "key") if name in names]
             classes = _class_list(file.schema_arrow.metadata or {}, marker)
+            given = marker.get("names")
+            others = {label: _texts(own) or () for label, own in given.items()} if isinstance(given, dict) else {}
             batches = file.iter_batches(_BATCH, columns=columns) if columns else ()
             for single in (batch.slice(place, 1) for batch in batches for place in range(batch.num_rows)):
                 number += 1
@@ -76,7 +79,7 @@ def _shard_faults(
                 if identity in rows:
                     yield "row_twice", Problem(path, number, "a row of an earlier sample_id and key")
                 rows.add(identity)
-                for kind, what in (*_content_faults(row), *_chain_faults(row, classes, marker.get("rule"))):
+                for kind, what in (*_content_faults(row), *_chain_faults(row, classes, others, marker.get("rule"))):
                     yield kind, Problem(path, number, what)
     except (pyarrow.ArrowException, OSError) as error:
         what = f"cannot be read: {printable(str(error), 200)}"
@@ -107,7 +110,7 @@ def _content_faults(row: dict[str, Any]) -> Iterator[Fault]:
         yield "wrong_hash", "prompt_sha256 is not the hash of the prompt"
 
 
-def _chain_faults(row: dict[str, Any], classes: tuple[str, ...], rule: Any) -> Iterator[Fault]:
+def _chain_faults(row: dict[str, Any], classes: tuple[str, ...], others: Aliases, rule: Any) -> Iterator[Fault]:
     """Whether the chain is of its format, concludes what the row says, and is accepted by the export's rule."""
     format, chain, label = (row.get(name) for name in ("format", "chain", "label"))
     if isinstance(format, str) and format not in FORMATS:
@@ -119,14 +122,14 @@ def _chain_faults(row: dict[str, Any], classes: tuple[str, ...], rule: Any) -> I
         if label is None:
             yield "bad_label", f"label {quoted(row['label'])} is no class of the list"
     try:
-        parsed = parse_chain(chain, FORMATS[format], classes)
+        parsed = parse_chain(chain, FORMATS[format], classes, aliases=others)
     except ThroughlineError as error:
         yield "bad_classes", f"a class list of no use: {printable(error.what, 200)}"
         return
     if parsed.chain is None:
         yield "no_chain", f"the chain is none of {format}: {parsed.outcome}, {printable(parsed.detail, 200)}"
     elif isinstance(rule, str) and rule in RULES and label in classes:
-        judged = judge(rule, parsed, classes, label)
+        judged = judge(rule, parsed, classes, label, others)
         if not judged.accepted:
             why = f"{judged.outcome}, {printable(judged.detail, 200)}; the label is {quoted(label)}"
             yield "not_accepted", f"rule {rule} does not accept the chain: {why}"

@@ -99,7 +99,8 @@ class Ledger:
                 continue
             own = candidate.sample_id == sample.id
             line = candidate if own else candidate.copied_for(sample.id, sample.domain)
-            verdicts = verdicts_on(line, RULES, self.plan.format, self.plan.images.classes, sample.label)
+            images, format = self.plan.images, self.plan.format
+            verdicts = verdicts_on(line, RULES, format, images.classes, sample.label, images.names)
             lines += [line, *verdicts]
             accepted_by = {verdict.rule: verdict.accepted for verdict in verdicts}
             if not line.failed and self._take(lead, place, number, hash(line.key), accepted_by):
@@ -149,7 +150,8 @@ class Ledger:
         known = answers.assign(place=places)
         known = known[known["place"] >= 0]
         labels = [self.samples[place].label for place in known["place"]]
-        verdicts = judged_answers(store, known, labels, self.plan.images.classes, list(RULES), lines.extend)
+        images = self.plan.images
+        verdicts = judged_answers(store, known, labels, images.classes, list(RULES), images.names, lines.extend)
         accepted = zip(*(verdicts[rule]["accepted"] for rule in RULES), strict=True)
         columns = (known.index, *(known[name] for name in ("lead", "place", "number", "key")), accepted)
         waiting = [

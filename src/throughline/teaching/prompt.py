@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
+from throughline.chains.names import Aliases
 from throughline.questions.wording import read_template, with_options
 
 STAGES_PLACE = "{stages}"
@@ -23,8 +24,10 @@ STAGE_DESCRIPTIONS = {
 }
 
 
-def teacher_prompt(classes: Sequence[str], format: ChainFormat, file: Path | None = None) -> str:
-    """The whole question for a class list, from `file` or from our own wording.
+def teacher_prompt(
+    classes: Sequence[str], format: ChainFormat, file: Path | None = None, names: Aliases | None = None
+) -> str:
+    """The whole question for a class list, from `file` or from our own wording; `names` as of a `QuestionSet`.
 
     `{stages}` may be missing in the file: then it says by itself how to answer. ThroughlineError when the file cannot
     be read, or has no `{options}`.
@@ -33,4 +36,4 @@ def teacher_prompt(classes: Sequence[str], format: ChainFormat, file: Path | Non
     stages = [f"<{name}> {STAGE_DESCRIPTIONS[name]} </{name}>" for name in format.tagged_stages]
     if format.answer_is_tail:
         stages.append("then, without tags, one sentence that names the one option")
-    return with_options(template.replace(STAGES_PLACE, "\n".join(stages)), classes)
+    return with_options(template.replace(STAGES_PLACE, "\n".join(stages)), classes, names)

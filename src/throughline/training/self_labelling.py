@@ -114,7 +114,8 @@ def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWrit
     outcomes: Counter[str] = Counter()
     for sample in plan.samples:
         candidate = texts[sample.id]
-        [verdict] = verdicts_on(candidate, [RULE], plan.questions.format, plan.questions.classes, sample.label)
+        asked = plan.questions
+        [verdict] = verdicts_on(candidate, [RULE], asked.format, asked.classes, sample.label, asked.names)
         writer.write(verdict)
         if verdict.accepted:
             accepted[sample.id] = candidate.text

@@ -149,7 +149,7 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
     if kind == "drawn":
         from throughline.teaching.teachers import Describer
 
-        prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+        prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt, plan.images.names)
         return Describer(plan.images.root, plan.format, prompt, arguments.seed)
     return _local(arguments, plan)
 
@@ -164,9 +164,10 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     from throughline.teaching.prompt import teacher_prompt
 
     # A local checkpoint may have learned from chains already, and then behind this very question.
-    classes, format = plan.images.classes, plan.format
-    own = arguments.prompt is not None
-    prompt = teacher_prompt(classes, format, arguments.prompt) if own else make_question_set(classes, format).reasoning
+    classes, format, names = plan.images.classes, plan.format, plan.images.names
+    prompt = teacher_prompt(classes, format, arguments.prompt, names)
+    if arguments.prompt is None:
+        prompt = make_question_set(classes, format, names=names).reasoning
     loading = given_settings(arguments, ("tiles", "dtype", "hub", "quantization"))
     mllm = load_mllm(arguments.teacher[0], device=pick_device(arguments.device), **loading)
     sampling = SamplingSettings(**given_settings(arguments, ("temperature", "max_new_tokens", "constrained")))
@@ -202,7 +203,7 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     if arguments.judge_url is not None:
         endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
     params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
-    question = make_question_set(plan.images.classes, plan.format).label
+    question = make_question_set(plan.images.classes, plan.format, names=plan.images.names).label
     return Judge(endpoints[-1], arguments.judge, question, params, _price(arguments, arguments.judge))
 
 
@@ -232,7 +233,8 @@ def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     if kind == "endpoint":
         brief = endpoint_brief(arguments, plan)
     else:
-        brief = describer_brief(teacher_prompt(plan.images.classes, plan.format, arguments.prompt), arguments.seed)
+        prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt, plan.images.names)
+        brief = describer_brief(prompt, arguments.seed)
     estimated = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
     print_estimate(estimated, plan, brief.model if kind == "endpoint" else None, arguments.json)
     return 0

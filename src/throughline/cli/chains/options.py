@@ -186,7 +186,7 @@ def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
     if not arguments.model:
         raise UsageError("no model is named", do="add --model NAME, as the endpoint calls it")
     params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
-    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt, plan.images.names)
     return Brief("endpoint", arguments.model, prompt, with_params(params, arguments.param), arguments.seed)
 
 

@@ -92,7 +92,9 @@ class FoldAnalysis:
     @cached_property
     def given(self) -> tuple[Passages, ...]:
         """Classes and a teacher's chains of images trained on; images that cannot be read are left out, and noted."""
-        passages, broken = given_passages(self.fold.fold.train, self.scoring.subject.chains, self.limit)
+        passages, broken = given_passages(
+            self.fold.fold.train, self.scoring.subject.chains, self.limit, self.scoring.subject.questions.names
+        )
         for name, why in broken.items():
             self.lacks(name, why, "probabilities")
         if not any("teacher" in texts.texts for texts in passages):
@@ -220,7 +222,7 @@ class FoldAnalysis:
             answers = (row for row in unit.folder.predictions(state.round) if row.answer == "reasoning")
             texts = {row.sample_id: row.text for row in answers}
             questions = self.scoring.subject.questions
-            whole = chained(self.fold.fold.test, texts, questions.format, questions.classes)
+            whole = chained(self.fold.fold.test, texts, questions)
             if len({image.sample.label for image in whole}) < 2:
                 why = "fewer than two classes have a well-formed chain"
                 self.lacks(f"conclusions, {state.name}", why, "conclusions")

@@ -82,4 +82,4 @@ def _questions(record: ModelRecord | None, header: Header | None, images: ImageS
     if record is not None:
         return record.questions
     form = FORMATS[header.format] if header is not None else FIVE_STAGE
-    return make_question_set(images.classes, form)
+    return make_question_set(images.classes, form, names=images.names)

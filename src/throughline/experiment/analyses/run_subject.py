@@ -46,7 +46,7 @@ def read_analyzed_run(
     root = images_root or own
     name = dataset_name(config.set_name(config.data), root)
     groups = fold_units(run, config, name)
-    images = read_images(root, name=name)
+    images = read_images(root, name=name).with_names(config.data.names)
     fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
     _require_same(run, groups, images, fingerprint)
     folds = []
@@ -94,7 +94,7 @@ def _subject(run: Run, config: RunConfig, images: ImageSet, checkpoint: str, dev
         model=checkpoint_name(model.checkpoint),
         folder=run.folder,
         images=images,
-        questions=config.question_set(images.classes),
+        questions=config.question_set(images.classes, images.names),
         chains={name: texts[0] for name, texts in read_accepted_chains(run.folder / CHAINS).items()},
         checkpoint=checkpoint,
         loading=(model.tiles, model.dtype, model.quantization),

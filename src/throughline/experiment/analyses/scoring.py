@@ -13,6 +13,7 @@ from throughline.analysis.passages import Passages
 from throughline.analysis.records import BASE, Source, State
 from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import read_tokens, write_tokens
+from throughline.chains.names import Aliases
 from throughline.core.files import content_hash, file_sha256, read_json_lines, write_json_lines
 from throughline.core.seeding import generator
 from throughline.domains.images import readable
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 
 
 def given_passages(
-    samples: Sequence[Sample], chains: Mapping[str, str], limit: int
+    samples: Sequence[Sample], chains: Mapping[str, str], limit: int, names: Aliases
 ) -> tuple[tuple[Passages, ...], dict[str, str]]:
     """Images with a teacher's chain, `limit` of them spread over domains and classes: class and chain of each. All
     images, with their class alone, where there is no chain. Besides, what is wrong with images that cannot be read."""
@@ -47,7 +48,7 @@ def given_passages(
     good, broken = readable(spread(with_chain, limit))
     passages = []
     for sample in good:
-        texts: dict[Source, str] = {"label": class_name(sample.label)}
+        texts: dict[Source, str] = {"label": class_name(sample.label, names)}
         if sample.id in chains:
             texts["teacher"] = chains[sample.id]
         passages.append(Passages(sample, texts))
@@ -106,7 +107,7 @@ class Scoring:
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
         questions = self.subject.questions
-        return Scorer(mllm, self.weights.reader, questions, questions.format, questions.classes)
+        return Scorer(mllm, self.weights.reader, questions, questions.format, questions.class_names)
 
     def tokens(self, state: State, passages: Sequence[Passages], what: str) -> pd.DataFrame:
         """The passages' tokens as `state` sees them; from disk where they were scored before."""

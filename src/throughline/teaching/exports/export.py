@@ -51,7 +51,7 @@ def export_chains(
     features = _features_of(images.classes, format)
     with whole_folder(folder, replace=True) as draft, readable_os_errors(folder):
         rows = (
-            _row_of(candidate, sample, content, features, format, chains.prompts)
+            _row_of(candidate, sample, content, features, plan, chains.prompts)
             for sample, content, candidate in _chains_with_images(chains, chosen, images, on_progress)
         )
         shards, content_bytes = _write_shards(draft / DATA, features, rows, shard_bytes)
@@ -59,7 +59,7 @@ def export_chains(
             (images.samples[place], candidate.text)
             for place, candidate in zip(chosen["place"], chains.read(chosen.index), strict=True)
         )
-        questions = make_question_set(images.classes, format)
+        questions = make_question_set(images.classes, format, names=images.names)
         jsonl_rows, marked = write_trainer_files(draft / JSONL, texts, questions, plan.with_labels)
         summary = replace(
             summary,
@@ -105,6 +105,7 @@ def _marker(plan: ExportPlan, summary: ExportSummary) -> dict[str, Any]:
         "schema": 1,
         "format": plan.format.name,
         "classes": list(plan.images.classes),
+        "names": dict(plan.images.names),
         "rule": plan.rule,
         "every_accepted": plan.every_accepted,
         "with_labels": plan.with_labels,
@@ -158,13 +159,14 @@ def _features_of(classes: Sequence[str], format: ChainFormat) -> Any:
 
 
 def _row_of(
-    candidate: Candidate, sample: Sample, content: bytes, features: Any, format: ChainFormat, prompts: Mapping[str, str]
+    candidate: Candidate, sample: Sample, content: bytes, features: Any, plan: ExportPlan, prompts: Mapping[str, str]
 ) -> dict[str, Any]:
     """A row of `features` for an accepted candidate: its own fields, but for those that say more here.
 
     `content` is the image file's bytes; `prompts` are texts by SHA-256, as far as they are known.
     """
-    parsed = parse_chain(candidate.text, format, features["label"].names, candidate.finish_reason)
+    images, format = plan.images, plan.format
+    parsed = parse_chain(candidate.text, format, images.classes, candidate.finish_reason, images.names)
     assert parsed.chain is not None, "no rule accepts a text that is no chain"
     values = {
         **dict(candidate),

@@ -96,7 +96,7 @@ def write_trainer_files(
         for sample, chain in chains:
             asked = []
             if with_labels and sample.id != last_id:
-                asked.append(("label", questions.label, class_name(sample.label)))
+                asked.append(("label", questions.label, class_name(sample.label, questions.names)))
             if control_mark(chain) is None:
                 asked.append(("reasoning", questions.reasoning, chain))
             else:

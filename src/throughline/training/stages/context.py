@@ -118,7 +118,8 @@ class StageContext:
         from throughline.questions.wording import class_name
         from throughline.training.paths import Example
 
-        return Example((self.reader.encode(sample),), ", ".join(map(class_name, sample.labels)), chain)
+        names = (class_name(label, self.questions.names) for label in sample.labels)
+        return Example((self.reader.encode(sample),), ", ".join(names), chain)
 
     def counter(self, what: str, unit: str) -> Callable[[int, int], None]:
         """Progress of a loop as a line, e.g. `round 1: 32/300 chains`."""
