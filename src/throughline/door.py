@@ -132,7 +132,8 @@ def run_experiment(
         config = load_config(config, overrides)
     elif overrides:
         raise TypeError("overrides are laid over a file or a preset: give them to load_config")
-    run.run_experiment(config, Path(folder))
+    if (failed := run.run_experiment(config, Path(folder)).failed) is not None:
+        raise failed
     return read_run(Path(folder))
 
 

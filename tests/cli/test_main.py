@@ -3,12 +3,14 @@ import errno
 import importlib
 import json
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 from types import ModuleType
 
 import pytest
+from safetensors import SafetensorError
 
 from throughline import __version__
 from throughline.cli import main as roof
@@ -133,6 +135,25 @@ def test_an_interrupt_says_that_the_same_command_continues(capsys, verb):
     assert capsys.readouterr().err == "throughline: error: interrupted: the same command continues\n"
 
 
+@pytest.mark.parametrize(("name", "ignored"), [("SIGINT", "None"), ("SIGTERM", "None"), ("SIGTERM", "signal.SIGINT")])
+def test_a_signal_ends_any_verb_with_exit_code_3_and_further_ones_with_no_traceback(name, ignored):
+    code = f"""
+import atexit, os, signal, sys, time, types
+from throughline.cli.main import main
+def interrupt(*_):
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(5)
+signal.signal({ignored} or signal.SIGUSR1, signal.SIG_IGN)
+sys.modules["throughline.cli.doctor"] = types.SimpleNamespace(add_arguments=lambda parser: None, run=interrupt)
+atexit.register(interrupt)
+sys.argv = ["throughline", "doctor"]
+sys.exit(main())
+"""
+    ended = run_python(code, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    assert ended.returncode == 3
+    assert ended.stderr == "throughline: error: interrupted: the same command continues\n"
+
+
 def test_a_bug_keeps_its_traceback(verb):
     verb(raiser(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
@@ -147,6 +168,10 @@ def test_a_full_disk_anywhere_is_one_line(capsys, verb, monkeypatch):
     verb(raiser(OSError(errno.ENOSPC, "No space left on device", "/out/adapter")))
     assert main(["doctor"]) == 1
     line = "throughline: error: cannot write: No space left on device [/out/adapter]: free some space\n"
+    assert capsys.readouterr().err == line
+    verb(raiser(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")))
+    assert main(["doctor"]) == 1
+    line = "throughline: error: cannot write: No space left on device: free some space\n"
     assert capsys.readouterr().err == line
 
 

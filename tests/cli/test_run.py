@@ -1,9 +1,12 @@
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from throughline.cli import progress as progress_module
 from throughline.cli.main import main
-from throughline.cli.progress import describe
+from throughline.cli.progress import describe, progress, run_progress
 from throughline.experiment.engine.local import Progress
 
 
@@ -91,5 +94,38 @@ def test_a_fault_is_one_line_with_its_exit_code(arguments, code, line, capsys):
 
 
 def test_progress_reads_as_a_sentence():
-    progress = Progress(1, 4, 0.25, 90.0, {"sketch-mtct-seed0-01234567": "step 2 of 9"})
-    assert describe(progress) == "1 of 4 units done, about 90 s left; sketch-mtct-seed0: step 2 of 9"
+    state = Progress(1, 4, 0.25, 90.0, {"sketch-mtct-seed0-01234567": "step 2 of 9"})
+    assert describe(state) == "1 of 4 units done, about 90 s left; sketch-mtct-seed0: step 2 of 9"
+    state = Progress(1, 4, 0.5, 90.0, {"sketch-cls-seed0-01234567": "step 2 of 9"}, lost=2)
+    assert describe(state) == "1 of 4 units done, 2 failed or skipped, about 90 s left; sketch-cls-seed0: step 2 of 9"
+    assert describe(Progress(2, 4, 1.0, 0.0, {}, lost=2)) == "2 of 4 units done, 2 failed or skipped"
+
+
+def test_outside_a_terminal_no_progress_line_is_printed_twice(monkeypatch, capsys):
+    seconds = itertools.count(step=10)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with run_progress() as reporter:
+        for _ in range(2):
+            reporter.report_step("preparing chains")
+        for step in (1, 1, 1, 2, 2):
+            reporter.report_units(Progress(0, 1, 0.0, None, {"sketch-cls-seed0-01234567": f"step {step} of 2"}))
+    with progress("hashing", "images") as report:
+        for done in (0, 0, 0):
+            report(done, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "preparing chains",
+        "0 of 1 units done; sketch-cls-seed0: step 1 of 2",
+        "0 of 1 units done; sketch-cls-seed0: step 2 of 2",
+        "hashing: 0 images",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my experiment (2).yaml", "my_experiment_2_"), ("Überblick.yaml", "Überblick"), (" -.yaml", "run")],
+)
+def test_a_config_is_called_after_a_file_with_any_name(file, name, checkpoint, tmp_path, capsys):
+    path = tmp_path / file
+    path.write_text("data: {drawn: {per_class: 1}}\nmethods: [zero_shot]\n")
+    assert main(["run", str(path), "--dry-run", "--json", "--set", f"model.checkpoint={checkpoint}"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["name"] == name

@@ -8,7 +8,11 @@ import signal
 import sys
 import time
 import types
+from pathlib import Path
 
+from safetensors import SafetensorError
+
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 
 EXECUTORS = dict.fromkeys(("fold", "evaluate", "final"), "tests.experiment.fake_executor:execute")
@@ -26,7 +30,7 @@ def execute(task):
         if not mark.is_file():
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0")) / STEPS)
             write_json(mark, step)
-        misbehave(unit)
+        misbehave(unit, folder)
     parents = [json.loads((run_folder / "units" / name / "metrics.json").read_text()) for name in unit.needs.values()]
     correct = int(unit.hash[:4], 16) % 10 + sum(row["correct"] for parent in parents for row in parent["results"])
     write_json_lines(folder / "predictions.jsonl", [])
@@ -34,11 +38,32 @@ def execute(task):
     note(run_folder, f"end {unit.slug} {os.getpid()}")
 
 
-def misbehave(unit):
-    if os.environ.get("FAKE_DIES") == unit.method:
+def misbehave(unit, folder):
+    """What goes wrong is named by a method, or by a unit as `sketch-cls-seed0`."""
+    if os.environ.get("FAKE_DIES") in (unit.method, unit.slug):
         os.kill(os.getpid(), signal.SIGKILL)
-    if os.environ.get("FAKE_RAISES") == unit.method:
+    if os.environ.get("FAKE_RAISES") in (unit.method, unit.slug):
         raise ValueError("a bug\nwith two lines")
+    if os.environ.get("FAKE_RAISES_UNNOTED") == unit.method:
+        (folder / "failure.txt").mkdir(exist_ok=True)  # so that no file can be written there
+        raise ValueError("a bug")
+    if os.environ.get("FAKE_DIVERGES") == unit.method:
+        raise ThroughlineError("the loss is not finite at step 3", folder, "lower training.stage.lr")
+    kind, _, method = os.environ.get("FAKE_FULL_DISK", "").partition(":")
+    if method == unit.method:
+        write_to_full_disk(kind)
+
+
+def write_to_full_disk(kind):
+    """The errors are those that came on a full disk."""
+    if kind == "python":
+        Path("/dev/full").write_text("x")
+    if kind == "safetensors":
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    try:
+        raise RuntimeError("basic_ios::clear: iostream error")
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
 
 
 def line(unit, split, correct):
@@ -93,7 +118,8 @@ def main(arguments):
     run_experiment.__kwdefaults__["executors"] = EXECUTORS
     run, config, *overrides = arguments
     options = [option for override in overrides for option in ("--set", override)]
-    return throughline(["run", config, "--out", run, *options])
+    sys.argv[1:] = ["run", config, "--out", run, *options]
+    return throughline()
 
 
 if __name__ == "__main__":

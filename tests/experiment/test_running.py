@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.experiment.fake_executor import EXECUTORS, notes
 
+from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.experiment.config import load_config
@@ -31,16 +33,35 @@ def run(config_file, tmp_path):
     return run
 
 
+@pytest.fixture
+def command(config_file, tmp_path, monkeypatch, capsys):
+    """The verb: exit code, stdout, and the error lines of stderr."""
+
+    def command(*options, out="run", seeds="[0]", methods=ALL):
+        arguments = ["run", str(config_file), "--out", str(tmp_path / out), "--set", f"seeds={seeds}"]
+        code = main([*arguments, "--set", methods, *options])
+        printed = capsys.readouterr()
+        return code, printed.out, [line for line in printed.err.splitlines() if line.startswith("throughline: error: ")]
+
+    monkeypatch.setitem(run_experiment.__kwdefaults__, "executors", EXECUTORS)
+    return command
+
+
 def heed_ctrl_c():
     """Whoever runs the tests in the background of a shell has them started deaf to it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ignore_ctrl_c():
+    """As a shell starts what stands before an ampersand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture
 def process(config_file, tmp_path):
     """Starts a run in a process of its own."""
 
-    def process(*overrides, out="run", seconds=0.0):
+    def process(*overrides, out="run", seconds=0.0, before=heed_ctrl_c):
         command = [
             sys.executable,
             "-m",
@@ -58,7 +79,7 @@ def process(config_file, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_ctrl_c,  # noqa: PLW1509 (the tests have no threads)
+            preexec_fn=before,  # noqa: PLW1509 (the tests have no threads)
         )
 
     return process
@@ -184,31 +205,115 @@ def test_redo_stale_sets_the_old_unit_aside_and_does_it_again(run):
     assert kept == [unit.name for unit in old.units if unit.method == "cls"]
 
 
-def test_a_bug_in_one_unit_is_one_line_and_nothing_else_is_lost(run, monkeypatch):
-    monkeypatch.setenv("FAKE_RAISES", "mtct")
-    with pytest.raises(ThroughlineError, match=r"sketch-mtct-seed0.*ValueError: a bug") as caught:
-        run(ALL, "workers=2")
-    assert "two lines" not in str(caught.value)
+def slugs(folder, what="begin"):
+    return [slug for said, slug, _ in notes(folder) if said == what]
+
+
+def test_a_failed_unit_ends_nothing_but_what_needs_it_and_the_next_call_does_those_alone(
+    command, run, monkeypatch, tmp_path
+):
+    folder, lost = tmp_path / "run", {"sketch-mtct-seed0", "sketch-mtct_sarr-seed0", "sketch-mtct_matched-seed0"}
+    methods = "methods=zero_shot,cls,mtct_sarr,mtct_matched"
+    monkeypatch.setenv("FAKE_RAISES", "sketch-mtct-seed0")
+    code, printed, errors = command("--workers", "2", methods=methods, seeds="[0,1]")
+    assert code == 1
+    (line,) = errors
+    assert "sketch-mtct-seed0-" in line and "ValueError: a bug [" in line and "two lines" not in line
+    skipped = line.partition("(skipped, since they need it: ")[2].removesuffix(")").split(", ")
+    assert {name.rpartition("-")[0] for name in skipped} == lost - {"sketch-mtct-seed0"}
+    assert set(slugs(folder, "end")) == {f"sketch-{m}-seed1" for m in ("mtct", "mtct_sarr", "mtct_matched")} | {
+        f"sketch-{method}-seed{seed}" for method in ("zero_shot", "cls") for seed in (0, 1)
+    }
+    assert len(read_json_lines(folder / "results.jsonl")) == 7 * 3
+    missing = f"Missing, since not done: {', '.join(sorted(lost))}."
+    assert missing in " ".join(printed.split())
+    assert missing in (folder / "report" / "index.html").read_text()
+
     monkeypatch.delenv("FAKE_RAISES")
-    finished = run(ALL, "workers=2")
-    assert not list(finished.folder.rglob("failure.txt"))
-    assert results(finished.folder) == results(run(ALL, out="undisturbed").folder)
+    before = len(slugs(folder))
+    code, printed, errors = command("--workers", "2", methods=methods, seeds="[0,1]")
+    assert (code, errors) == (0, []) and "Missing" not in printed
+    assert sorted(slugs(folder)[before:]) == sorted(lost)
+    assert not list(folder.rglob("failure.txt"))
+    assert results(folder) == results(run(methods, "seeds=[0,1]", out="undisturbed").folder)
 
 
-def test_a_bug_leaves_its_traceback_in_the_unit(run, monkeypatch, tmp_path):
+def test_every_failed_unit_has_a_line_and_a_run_of_nothing_but_failures_says_only_that(command, monkeypatch):
+    monkeypatch.setenv("FAKE_DIVERGES", "cls")
+    code, printed, errors = command(methods="methods=cls", seeds="[0,1,2]")
+    assert (code, printed) == (1, "")
+    assert len(errors) == 3
+    for seed, line in enumerate(errors):
+        assert f"sketch-cls-seed{seed}-" in line and line.endswith("lower training.stage.lr")
+        assert "the loss is not finite at step 3" in line
+
+
+def test_what_failed_and_is_done_with_other_settings_is_not_missing(command, monkeypatch):
+    monkeypatch.setenv("FAKE_DIVERGES", "cls")
+    _, printed, _ = command(methods="methods=cls,zero_shot")
+    assert "Missing, since not done: sketch-cls-seed0." in " ".join(printed.split())
+    monkeypatch.delenv("FAKE_DIVERGES")
+    code, printed, errors = command("--set", "training.stage.lr=1e-5", methods="methods=cls,zero_shot")
+    assert (code, errors) == (0, []) and "Missing" not in printed
+
+
+def test_what_failed_is_listed_for_programs_too(command, monkeypatch):
+    monkeypatch.setenv("FAKE_DIVERGES", "cls")
+    code, printed, errors = command("--json", methods="methods=cls,zero_shot")
+    shown = json.loads(printed)
+    assert (code, [f"throughline: error: {line}" for line in shown["failed"]]) == (1, errors)
+    assert {row["method"] for row in shown["results"]} == {"zero_shot"}
+
+
+def test_with_fail_fast_no_unit_starts_after_a_failure(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_DIVERGES", "mtct")
+    code, _, errors = command("--fail-fast")
+    assert (code, len(errors)) == (1, 1)
+    assert slugs(tmp_path / "run")[-1] == "sketch-mtct-seed0"
+    assert "sketch-zero_shot-seed0" not in slugs(tmp_path / "run")
+    monkeypatch.delenv("FAKE_DIVERGES")
+    assert command("--fail-fast")[0] == 0
+
+
+def test_a_bug_leaves_its_traceback_in_the_unit(command, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_RAISES", "cls")
-    with pytest.raises(ThroughlineError, match=r"failure\.txt"):
-        run("methods=cls")
+    _, _, (line,) = command(methods="methods=cls")
     (note,) = (tmp_path / "run").rglob("failure.txt")
+    assert str(note) in line
     assert "in misbehave" in note.read_text()
 
 
-def test_a_worker_that_is_killed_is_one_line_and_the_same_command_continues(run, monkeypatch):
+def test_a_bug_whose_traceback_cannot_be_written_ends_no_other_unit(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_RAISES_UNNOTED", "cls")
+    code, _, (line,) = command(methods="methods=cls,zero_shot")
+    assert (code, slugs(tmp_path / "run", "end")) == (1, ["sketch-zero_shot-seed0"])
+    assert "ValueError: a bug (its traceback is lost: cannot write" in line
+
+
+def test_after_a_failure_another_process_goes_on(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_RAISES", "cls")
+    command(methods="methods=cls,zero_shot")
+    begun = {slug: pid for what, slug, pid in notes(tmp_path / "run") if what == "begin"}
+    assert begun["sketch-cls-seed0"] != begun["sketch-zero_shot-seed0"]
+
+
+def test_where_a_worker_is_killed_another_does_the_rest(command, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_DIES", "cls")
-    with pytest.raises(ThroughlineError, match=r"sketch-cls-seed0-\w+: its worker was killed by signal 9"):
-        run("methods=zero_shot,cls")
+    code, printed, (line,) = command(methods="methods=zero_shot,cls,reasoning")
+    assert code == 1 and "sketch-cls-seed0-" in line and ": its worker was killed by signal 9" in line
+    assert sorted(slugs(tmp_path / "run", "end")) == ["sketch-reasoning-seed0", "sketch-zero_shot-seed0"]
+    assert "Missing, since not done: sketch-cls-seed0." in " ".join(printed.split())
     monkeypatch.delenv("FAKE_DIES")
-    assert run("methods=zero_shot,cls").worked >= 1
+    assert command(methods="methods=zero_shot,cls,reasoning")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["python", "safetensors", "torch"])
+def test_a_full_disk_in_a_unit_is_one_line_without_traceback(command, monkeypatch, tmp_path, kind):
+    monkeypatch.setenv("FAKE_FULL_DISK", f"{kind}:cls")
+    code, _, (line,) = command(methods="methods=cls,zero_shot")
+    assert code == 1 and "cannot write: " in line and line.endswith("free some space")
+    assert not list((tmp_path / "run").rglob("failure.txt"))
+    assert slugs(tmp_path / "run", "end") == ["sketch-zero_shot-seed0"]
 
 
 def test_what_a_kill_left_half_written_goes_when_its_unit_is_done(run):
@@ -249,16 +354,56 @@ def test_no_worker_outlives_a_killed_parent(process, tmp_path):
     wait_until(lambda: not any(map(alive, workers)))
 
 
-def test_ctrl_c_ends_workers_and_exits_with_3(process, tmp_path):
-    interrupted = process(ALL, "workers=2", seconds=30)
-    wait_until(lambda: len(notes(tmp_path / "run")) == 2)
-    workers = [int(pid) for _, _, pid in notes(tmp_path / "run")]
-    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does it: to everyone
-    _, errors = interrupted.communicate(timeout=20)
-    assert interrupted.returncode == 3
+def end_of(process, folder):
+    """How an interrupted run ended, once none of its workers is left."""
+    workers = [int(pid) for what, _, pid in notes(folder) if what == "begin"]
+    _, errors = process.communicate(timeout=20)
+    assert not any(map(alive, workers))
     assert "Traceback" not in errors
     assert errors.strip().endswith("the same command continues")
-    assert not any(map(alive, workers))
+    return process.returncode
+
+
+def press_often(pid):
+    for _ in range(12):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGINT)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="Ctrl-C in a terminal: to everyone"),
+        pytest.param(press_often, id="Ctrl-C again and again"),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="SIGTERM"),
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGTERM), id="SIGTERM as Slurm sends it: to everyone"),
+    ],
+)
+def test_a_run_that_is_told_to_stop_ends_its_workers_exits_with_3_and_continues(run, process, tmp_path, stop):
+    interrupted = process("methods=zero_shot,cls", "workers=2", seconds=30)
+    wait_until(lambda: len(notes(tmp_path / "run")) == 2)
+    stop(interrupted.pid)
+    assert end_of(interrupted, tmp_path / "run") == 3
+    folder = run("methods=zero_shot,cls").folder
+    assert results(folder) == results(run("methods=zero_shot,cls", out="undisturbed").folder)
+
+
+def test_sigterm_ends_a_run_that_was_started_deaf_to_ctrl_c(process, tmp_path):
+    interrupted = process("methods=cls", seconds=30, before=ignore_ctrl_c)
+    wait_until(lambda: len(notes(tmp_path / "run")) == 1)
+    os.kill(interrupted.pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert interrupted.poll() is None
+    os.kill(interrupted.pid, signal.SIGTERM)
+    assert end_of(interrupted, tmp_path / "run") == 3
+
+
+def test_a_run_that_is_told_to_stop_before_its_units_start_exits_with_3(process, tmp_path):
+    interrupted = process("methods=cls", seconds=30)
+    wait_until((tmp_path / "run").exists)
+    os.killpg(interrupted.pid, signal.SIGTERM)
+    assert end_of(interrupted, tmp_path / "run") == 3
 
 
 def test_two_processes_do_not_share_a_run_folder(run, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from throughline.cli.options import add_settings, overrides_of
+from throughline.cli.run import Running
 from throughline.experiment.config import RunConfig, load_config
 
 ANALYZED = 24
@@ -15,11 +16,11 @@ TAMPERED = ("zero_shot", "mtct_sarr")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `demo`."""
-    parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/demo, or runs/demo_full)")
     parser.add_argument(
         "--full", action="store_true", help="four targets, three seeds, matched controls: about an hour on two cores"
     )
     add_settings(parser, RunConfig, ["workers"], "2")
+    add_settings(parser, Running, ["out", "fail_fast"])
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -31,5 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
     preset = "demo_full" if arguments.full else "demo"
     config = load_config(preset, overrides_of(arguments, ["workers"]))
     analysis = AnalyzeSettings(limit=ANALYZED, methods=TAMPERED)
-    run_and_report(config, arguments.out or Path("runs") / preset, as_json=arguments.json, analysis=analysis)
+    folder = arguments.out or Path("runs") / preset
+    run_and_report(config, folder, fail_fast=arguments.fail_fast, as_json=arguments.json, analysis=analysis)
     return 0

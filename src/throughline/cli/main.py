@@ -1,16 +1,16 @@
 """The entry `throughline <verb> …`: finds the verb's file, runs it, and turns every way it can end into
 an exit code.
 
-0 done; 1 the input is at fault (one line on stderr); 2 wrong usage; 3 interrupted and resumable. A verb's
-module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when it is
+0 done; 1 the input is at fault (one line on stderr); 2 wrong usage; 3 interrupted (Ctrl-C, SIGTERM) and
+resumable. A verb's module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when it is
 chosen, so that `throughline --help` stays light.
 """
 
 import contextlib
-import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -38,8 +38,24 @@ INTERRUPTED = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: the process's own) and returns its exit code."""
+    """Runs one command line (default: the process's own, whose signals are then handled) and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # SIGTERM, which schedulers send, does what Ctrl-C does, and more where that is ignored
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        as_ctrl_c = signal.default_int_handler if deaf else lambda *_: signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGTERM, as_ctrl_c)
+    try:
+        code = _ended(arguments)
+    except KeyboardInterrupt:
+        code = None
+    if argv is None:  # once more, it is not to end what is left to do in a traceback
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED if code is None else code))
+    return _fail(["interrupted: the same command continues"], INTERRUPTED) if code is None else code
+
+
+def _ended(arguments: list[str]) -> int:
+    """Runs the verb; the exit code of every end but Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names and chains go beyond a terminal's letters
@@ -48,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # so that a full disk or a closed pipe shows here, not after the last line
         return code
     except ThroughlineError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted: the same command continues", INTERRUPTED)
+        return _fail(error.lines or [str(error)], error.exit_code)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         _silence(sys.stdout)
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        from throughline.core.files import full_disk
+
+        fault = full_disk(error, "standard output" if isinstance(error, OSError) else None)
+        if fault is None:
             raise
         _silence(sys.stdout)
-        where = error.filename or "standard output"
-        return _fail(f"cannot write: {error.strerror} [{where}]: free some space", ThroughlineError.exit_code)
+        return _fail([str(fault)], fault.exit_code)
 
 
 def run_verb(arguments: list[str]) -> int:
@@ -112,10 +128,10 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def _fail(line: str, code: int) -> int:
+def _fail(lines: Sequence[str], code: int) -> int:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        print(f"throughline: error: {line}", file=sys.stderr, flush=True)
+        print("\n".join(f"throughline: error: {line}" for line in lines), file=sys.stderr, flush=True)
     return code
 
 

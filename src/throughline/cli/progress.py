@@ -19,11 +19,18 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Pace:
-    """When to speak again: `seconds` after the last time."""
+    """When to speak again: `seconds` after the last time, and nothing twice."""
 
     def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self.seconds = seconds
         self.last = time.monotonic()
+        self._said: set[str] = set()
+
+    def say_once(self, line: str) -> None:
+        """A line on stderr, unless it stands there already."""
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
 
     def is_due(self, at_once: bool = False) -> bool:
         """Whether it is time, or `at_once`; if so, the seconds begin anew."""
@@ -54,7 +61,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int | None], None]
             elif done != total and pace.is_due():
                 left = (time.monotonic() - start) * (total - done) / done if total and done else None
                 line = f"{what}: {done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
-                say(line if left is None else f"{line}, about {duration(left)} left")
+                pace.say_once(line if left is None else f"{line}, about {duration(left)} left")
 
         yield report_progress
 
@@ -83,7 +90,7 @@ class RunProgress:
     every few seconds."""
 
     def __init__(self, bar: Bar | None) -> None:
-        self._bar, self._pace, self._done = bar, Pace(), -1
+        self._bar, self._pace, self._ended = bar, Pace(), -1
         if bar:
             self._task = bar.add_task("", total=None)
 
@@ -92,23 +99,25 @@ class RunProgress:
         if self._bar:
             self._bar.update(self._task, description=line, total=None)
         else:
-            say(line)
+            self._pace.say_once(line)
 
     def report_units(self, state: Progress) -> None:
         """The state of the units, at least once a second."""
         if self._bar:
             description = describe(state).replace("[", r"\[")  # rich would take it for markup
             self._bar.update(self._task, description=description, completed=state.share, total=1.0)
-        elif self._pace.is_due(at_once=state.done != self._done):
-            self._done = state.done
-            say(describe(state))
+        elif self._pace.is_due(at_once=state.done + state.lost != self._ended):
+            self._ended = state.done + state.lost
+            self._pace.say_once(describe(state))
 
 
 def describe(state: Progress) -> str:
     """`3 of 6 units done, about 2 min left; sketch-mtct-seed0: step 20 of 90`."""
     line = f"{state.done} of {state.total} units done"
+    if state.lost:
+        line += f", {state.lost} failed or skipped"
     left = state.seconds_left
-    if left is not None and state.done < state.total:
+    if left is not None and state.share < 1:
         line += f", about {duration(left)} left"
     # the hash at the end of a unit's name helps nobody who watches
     running = (f"{name.rsplit('-', 1)[0]}: {doing}" for name, doing in state.running.items())

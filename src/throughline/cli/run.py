@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from throughline.cli.options import Shown, add_settings, overrides_of
 from throughline.cli.text import json_text
@@ -14,7 +14,6 @@ from throughline.experiment.config import RunConfig, load_config, preset_summari
 
 if TYPE_CHECKING:
     from throughline.experiment.analyses.settings import AnalyzeSettings
-    from throughline.experiment.run import FinishedRun
 
 KEYS = ("workers", "training.stage.auto_batch")
 """Keys of the config that have an option of their own; all others go through --set."""
@@ -31,6 +30,8 @@ class Running(Settings):
     """Run folder (default: runs/<name of the config>)."""
     redo: Literal["stale"] | None = None
     """Do stale units again; the old ones move to units/.stale."""
+    fail_fast: bool = False
+    """Start no further unit once one has failed (by default only those that need it are left out)."""
     dry_run: bool = False
     """Print config, units and their estimated cost, and stop."""
     list: bool = False
@@ -62,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         forecast = forecast_run(preview, folder)
         print(json_text(as_json(preview, forecast)) if arguments.json else as_text(preview, forecast))
         return 0
-    run_and_report(config, folder, redo_stale=arguments.redo == "stale", as_json=arguments.json)
+    redo = arguments.redo == "stale"
+    run_and_report(config, folder, redo_stale=redo, fail_fast=arguments.fail_fast, as_json=arguments.json)
     return 0
 
 
@@ -70,12 +72,12 @@ def run_and_report(
     config: RunConfig,
     folder: Path,
     *,
-    redo_stale: bool = False,
     as_json: bool = False,
     analysis: AnalyzeSettings | None = None,
-) -> FinishedRun:
-    """Runs with progress on stderr, analyses the run where `analysis` says how, then prints the tables (or JSON) and
-    writes the page."""
+    **options: Any,
+) -> None:
+    """Runs with progress on stderr, analyses a whole run where `analysis` says how, then prints the tables (or JSON)
+    and writes the page; `options` are those of `run_experiment`. Raises UnitsFailed at the end where units did."""
     from throughline.cli.progress import run_progress, say
     from throughline.core.files import read_json_lines
     from throughline.experiment.run import run_experiment
@@ -84,14 +86,17 @@ def run_and_report(
         finished = run_experiment(
             config,
             folder,
-            redo_stale=redo_stale,
             report_progress=reporter.report_step,
             on_progress=reporter.report_units,
+            **options,
         )
-        if analysis is not None:
+        if analysis is not None and finished.failed is None:
             from throughline.experiment.analyses.entry import analyze_run  # brings torch
 
             analyze_run(folder, analysis, say=reporter.report_step)
+    results = read_json_lines(folder / "results.jsonl")
+    if not results and finished.failed is not None:
+        raise finished.failed
     from throughline.reporting.page import write_page
     from throughline.reporting.results import groups
     from throughline.reporting.tables import headline_table
@@ -101,16 +106,17 @@ def run_and_report(
 
     page = write_page(folder, finished.sets[0].root)
     if as_json:
-        results = read_json_lines(folder / "results.jsonl")
-        print(json_text({"run": str(folder), "report": str(page), "results": results}))
-        return finished
-    run = read_run(folder)
-    for group in groups(run):
-        print(to_terminal(headline_table(group, "all")), end="")
-    for sentence in warnings(run):
-        say(f"warning: {sentence}")
-    print(f"report: {page}\nall tables: throughline report {folder}")
-    return finished
+        failed = [] if finished.failed is None else finished.failed.lines
+        print(json_text({"run": str(folder), "report": str(page), "failed": failed, "results": results}))
+    else:
+        run = read_run(folder)
+        for group in groups(run):
+            print(to_terminal(headline_table(group, "all")), end="")
+        for sentence in warnings(run):
+            say(f"warning: {sentence}")
+        print(f"report: {page}\nall tables: throughline report {folder}")
+    if finished.failed is not None:
+        raise finished.failed
 
 
 def _list_presets(as_json: bool) -> int:

@@ -1,10 +1,14 @@
 """The one exception family for faults a user can mend. The command line prints each as a single line."""
 
+from collections.abc import Iterable
+
 
 class ThroughlineError(Exception):
     """The input is at fault: says what is wrong, where, and what to do. Exit code 1."""
 
     exit_code = 1
+    lines: tuple[str, ...] = ()
+    """What the command line prints where it is more than one line."""
 
     def __init__(self, what: str, where: object | None = None, do: str | None = None) -> None:
         self.what, self.where, self.do = what, where, do
@@ -17,6 +21,14 @@ class ThroughlineError(Exception):
         if self.do is not None:
             line += f": {self.do}"
         return " ".join(line.split())
+
+
+class UnitsFailed(ThroughlineError):
+    """Units of a run failed. `lines` say of each why, and which others were skipped since they need it."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("; ".join(self.lines))
 
 
 class UsageError(ThroughlineError):

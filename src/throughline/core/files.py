@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, content hashes, JSON lines. Used by every room."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -23,6 +24,9 @@ Result = TypeVar("Result")
 _DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}")
 """What `write_atomically` calls its file before it is whole; the end is the system's."""
 
+_FULL_DISK = re.compile("|".join([os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "iostream error"]))
+"""What errors say then: Python's and safetensors' in the system's words, torch's in the last ones."""
+
 _UMASK = os.umask(0o077)  # it can only be read by setting it; put back at once, before any thread starts
 os.umask(_UMASK)
 
@@ -35,6 +39,17 @@ def readable_os_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ThroughlineError(f"cannot write: {reason}", path, "free disk space, or name another place") from error
+
+
+def full_disk(error: BaseException | None, place: object) -> ThroughlineError | None:
+    """The fault behind an error, or behind what it came from, when that is a full disk; None when it is another one.
+    `place` stands for a file that the error does not name."""
+    while error is not None:
+        if words := _FULL_DISK.search(str(error)):
+            where = getattr(error, "filename", None) or place
+            return ThroughlineError(f"cannot write: {words[0]}", where, "free some space")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def require_own_folder(out: Path, marks: Iterable[str], what: str) -> None:

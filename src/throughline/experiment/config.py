@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,7 +154,7 @@ PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 class RunConfig(Settings):
     """One experiment: targets x methods x seeds."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[^\W_][\w.-]*$")
     """Name of the run and of its folder below `runs/`; letters, digits, dot, dash, underscore."""
     data: DataConfig
     """Images and held-out domains. A list of several image sets is one run over all of them."""
@@ -249,14 +251,15 @@ class RunConfig(Settings):
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in a YAML file or of a preset, with `a.b=c` overrides laid over it (values are YAML).
 
-    A file that gives no `name` is called after itself. Raises a ThroughlineError, in one line, for a file that cannot
-    be read, an unknown key (with the nearest known one) and a value of the wrong type.
+    A file that gives no `name` is called after itself, with underscores for what a name may not have. Raises a
+    ThroughlineError, in one line, for a file that cannot be read, an unknown key (with the nearest known one) and a
+    value of the wrong type.
     """
     path = _config_path(name_or_path)
     values = read_mapping(name_or_path)
     for override in overrides:
         set_key(values, *_key_and_value(override))
-    values.setdefault("name", path.stem)
+    values.setdefault("name", re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFKC", path.stem)).lstrip("._-") or "run")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from throughline.core.errors import UnitsFailed
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig, resolved_yaml
@@ -30,6 +31,7 @@ from throughline.experiment.preparation import (
 from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.runs.folder import (
     CONFIG,
+    begin_unit,
     find_stale,
     is_done,
     locked,
@@ -59,12 +61,15 @@ class Preview:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder in which every unit of the plan is done. `worked` counts the units done by this call."""
+    """A run folder in which every unit of the plan is done, or was tried. `worked` counts the units done by this
+    call."""
 
     folder: Path
     sets: tuple[ImageSet, ...]
     units: tuple[Unit, ...]
     worked: int
+    failed: UnitsFailed | None = None
+    """Why units are not done; the same call does those alone."""
 
 
 def preview_run(config: RunConfig) -> Preview:
@@ -89,14 +94,15 @@ def run_experiment(
     run_folder: Path,
     *,
     redo_stale: bool = False,
+    fail_fast: bool = False,
     executors: Mapping[str, str] = EXECUTORS,
     report_progress: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FinishedRun:
     """Does whatever of the run is not done yet and writes `results.jsonl` anew after each unit.
 
-    Raises ThroughlineError for faulty input before anything is written, for stale units unless `redo_stale`, and for
-    failed units after the others at work have finished; Interrupted after Ctrl-C.
+    Units that fail stop no others, unless `fail_fast`. Raises ThroughlineError for faulty input before anything is
+    written and for stale units unless `redo_stale`; Interrupted after Ctrl-C.
     """
     preview = preview_run(config)
     require_server(config)
@@ -113,11 +119,23 @@ def run_experiment(
             refuse_stale(stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
-        job = Job(config, sets, run_folder, executors)
-        worked = execute_units(units, job, lambda unit: write_results(run_folder, units), on_progress)
+        job = Job(config, sets, run_folder, executors, fail_fast)
+        worked, failed = [], None
+
+        def finished(unit: Unit) -> None:
+            worked.append(unit)
+            write_results(run_folder, units)
+
+        try:
+            execute_units(units, job, finished, on_progress)
+            remove_pixels(run_folder)
+        except UnitsFailed as error:
+            failed = error
         write_results(run_folder, units)
-        remove_pixels(run_folder)
-    return FinishedRun(run_folder, sets, units, worked)
+        for unit in units:
+            if not is_done(run_folder, unit):
+                begin_unit(run_folder, unit)  # whoever reads the folder sees what is missing
+    return FinishedRun(run_folder, sets, units, len(worked), failed)
 
 
 def execute_units(
@@ -125,12 +143,11 @@ def execute_units(
     job: Job,
     finished: Callable[[Unit], None] = lambda unit: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> int:
-    """Has the units executed that are not done in the job's folder, and returns their number."""
+) -> None:
+    """Has the units executed that are not done in the job's folder; UnitsFailed where that did not go well."""
     costs = estimate_costs(units, job.config, job.sets)
     done = {unit.name for unit in units if is_done(job.run_folder, unit)}
     run_units(units, job, done=done, costs=costs, finished=finished, on_progress=on_progress)
-    return len(units) - len(done)
 
 
 def _prepared(

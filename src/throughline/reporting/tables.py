@@ -189,6 +189,12 @@ def accuracy_notes(
     notes += ["Unparsed: share of answers that name no class, counted as wrong."] if with_unparsed else []
     if split == "in":
         notes.append("Split in: the 80 % of the target that DomainBed reports.")
+    units = group.run.units.values()
+    done = {folder.unit.identity for folder in units if folder.done}  # perhaps with other settings than when it failed
+    lacking = [folder.unit for folder in units if folder.unit.identity not in done]
+    names = {unit.slug if unit.dataset == group.dataset else f"{unit.slug} of {unit.dataset}" for unit in lacking}
+    if names:
+        notes.append(f"Missing, since not done: {', '.join(sorted(names))}. The command of the run does them alone.")
     if any(row.interval for row in summaries):
         notes.append(f"Interval: hierarchical bootstrap over {drawn_over(seeds)}; the targets are fixed.")
     return (*notes, *drawn_notes(group.drawn))

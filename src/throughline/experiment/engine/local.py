@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import MappingProxyType
+from typing import Any
 
-from throughline.core.errors import Interrupted, ThroughlineError
+from throughline.core.errors import Interrupted, UnitsFailed
 from throughline.experiment.costs import Cost, longest_paths
 from throughline.experiment.engine.worker import Job, thread_environment, work
 from throughline.runs.unit import Unit
@@ -25,7 +25,7 @@ SECONDS_TO_END = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `share` is of the planned work that this call began with."""
+    """How far a run is. `share` is of the work of this call that can still be done."""
 
     done: int
     total: int
@@ -34,6 +34,8 @@ class Progress:
     """An estimate, once this call has finished anything."""
     running: Mapping[str, str]
     """Last progress line of each unit at work, by the unit's name."""
+    lost: int = 0
+    """Units that failed, or were skipped since they need one that did."""
 
 
 @dataclass
@@ -47,21 +49,33 @@ class _Worker:
 class _Schedule:
     """Which units wait, run, are done or failed."""
 
-    def __init__(self, units: Sequence[Unit], done: set[str], priorities: Mapping[str, float]) -> None:
-        self.done = set(done)
+    def __init__(self, units: Sequence[Unit], done: set[str], priorities: Mapping[str, float], fail_fast: bool) -> None:
+        self.done, self.fail_fast = set(done), fail_fast
         pressing = sorted(units, key=lambda unit: -priorities[unit.name])
         self.waiting = [unit for unit in pressing if unit.name not in self.done]
         self.failures: list[str] = []
+        self.lost = 0
 
     def next(self) -> Unit | None:
-        """Takes the most pressing unit that can start; none after a failure, so that what runs can finish."""
-        if self.failures:
+        """Takes the most pressing unit that can start; with `fail_fast` none after a failure."""
+        if self.failures and self.fail_fast:
             return None
         for unit in self.waiting:
             if all(name in self.done for name in unit.needs.values()):
                 self.waiting.remove(unit)
                 return unit
         return None
+
+    def fail(self, unit: Unit, why: str) -> None:
+        """Notes the failure, and takes out all units that need this one, directly or not."""
+        lost = [unit.name]
+        for other in tuple(self.waiting):  # units stand behind those that they need
+            if not set(lost).isdisjoint(other.needs.values()):
+                self.waiting.remove(other)
+                lost.append(other.name)
+        skipped = f" (skipped, since they need it: {', '.join(lost[1:])})" if lost[1:] else ""
+        self.failures.append(f"{unit.name}: {why}{skipped}")
+        self.lost += len(lost)
 
 
 def run_units(
@@ -75,50 +89,54 @@ def run_units(
 ) -> None:
     """Has every unit that is not in `done` executed by `job.config.workers` processes; `finished` follows each.
 
-    A unit that fails, or whose worker dies, stops new units from starting; those at work finish, then a
-    ThroughlineError says what happened in one line. Ctrl-C ends the workers and raises Interrupted.
+    A unit that fails, or whose worker dies, takes those with it that need it; all others are executed, with
+    `job.fail_fast` only those at work. Then UnitsFailed says why, with a line for each. Ctrl-C and SIGTERM, however
+    often they come, end the workers and raise Interrupted.
     """
     weights = {name: cost.weight for name, cost in costs.items()}
-    schedule = _Schedule(units, done, longest_paths(units, weights))  # the largest ones start first
-    planned = sum(weights[unit.name] for unit in schedule.waiting)
+    # the largest ones start first
+    schedule = _Schedule(units, done, longest_paths(units, weights), job.fail_fast)
     begun = time.monotonic()
     worked, worked_at = 0.0, begun
 
     def report() -> None:
         running = {w.unit.name: w.progress for w in workers if w.unit is not None}
-        share = worked / planned if planned else 1.0
-        expected = (worked_at - begun) * (1 - share) / share if worked else None
+        ahead = sum(weights[name] for name in (*running, *(unit.name for unit in schedule.waiting)))
+        share = worked / (worked + ahead) if ahead else 1.0
+        expected = (worked_at - begun) * ahead / worked if worked else None
         left = None if expected is None else max(0.0, expected - (time.monotonic() - worked_at))
-        on_progress(Progress(len(schedule.done), len(units), share, left, MappingProxyType(running)))
+        on_progress(Progress(len(schedule.done), len(units), share, left, running, schedule.lost))
 
     workers: list[_Worker] = []
-    try:
-        with _environment(thread_environment(job.config.threads)), _deaf_to_ctrl_c():
-            for _ in range(min(job.config.workers, len(schedule.waiting))):
-                workers.append(_start(job))
-        while _assign(workers, schedule):
+    stopped = threading.Event()  # set by signals, which would break into whatever is under way
+    heeded = (number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN)
+    with _handling(dict.fromkeys(heeded, lambda *_: stopped.set())):
+        try:
+            while not stopped.is_set() and _assign(workers, schedule, job):
+                report()
+                for unit in _hear(workers, schedule):
+                    worked, worked_at = worked + weights[unit.name], time.monotonic()
+                    finished(unit)
             report()
-            for unit in _hear(workers, schedule):
-                worked, worked_at = worked + weights[unit.name], time.monotonic()
-                finished(unit)
-        report()
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", job.run_folder, "the same command continues") from None
-    finally:
-        _end(workers)
+        finally:
+            _end(workers)
+    if stopped.is_set():
+        raise Interrupted("interrupted", job.run_folder, "the same command continues")
     if schedule.failures:
-        more = f" (and {len(schedule.failures) - 1} more units failed)" if len(schedule.failures) > 1 else ""
-        raise ThroughlineError(schedule.failures[0] + more)
+        raise UnitsFailed(schedule.failures)
 
 
-def _assign(workers: list[_Worker], schedule: _Schedule) -> bool:
-    """Gives idle workers the units that can start; whether any worker is busy now."""
-    for worker in workers:
-        if worker.unit is None and (unit := schedule.next()) is not None:
-            worker.unit, worker.progress = unit, "starting"
-            # A worker that died idle is noticed when its silence is heard.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                worker.connection.send(unit)
+def _assign(workers: list[_Worker], schedule: _Schedule, job: Job) -> bool:
+    """Gives the units that can start to idle workers, or to new ones while there may be more; whether any worker is
+    busy now."""
+    workers[:] = [worker for worker in workers if worker.unit is not None or worker.process.is_alive()]
+    idle = [worker for worker in workers if worker.unit is None]
+    while (idle or len(workers) < job.config.workers) and (unit := schedule.next()) is not None:
+        worker = idle.pop() if idle else _start(job, workers)
+        worker.unit, worker.progress = unit, "starting"
+        # A worker that died just now is noticed when its silence is heard.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(unit)
     return any(worker.unit is not None for worker in workers)
 
 
@@ -131,10 +149,8 @@ def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
         assert unit is not None
         try:
             kind, line = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            workers.remove(worker)
-            schedule.failures.append(f"{unit.name}: {_last_words(worker)}")
-            continue
+        except (EOFError, OSError):  # OSError where it died within a message
+            kind, line = "failed", _last_words(worker)
         if kind == "progress":
             worker.progress = line
             continue
@@ -142,8 +158,11 @@ def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
         if kind == "done":
             schedule.done.add(unit.name)
             yield unit
-        else:
-            schedule.failures.append(f"{unit.name}: {line}")
+            continue
+        # Another process goes on: what the failure left in this one, or on its GPU, must not reach other units.
+        workers.remove(worker)
+        _end([worker])
+        schedule.fail(unit, line)
 
 
 def _last_words(worker: _Worker) -> str:
@@ -154,18 +173,22 @@ def _last_words(worker: _Worker) -> str:
     return f"its worker {cause}{memory}: nothing finished is lost, the same command continues"
 
 
-def _start(job: Job) -> _Worker:
+def _start(job: Job, workers: list[_Worker]) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch can hang
     ours, theirs = context.Pipe()
     # No daemon, since those may not start processes, and a stage may have loaders: `_end` ends it, or it ends itself.
     process = context.Process(target=work, args=(theirs, job), daemon=False)
-    process.start()
+    # Ctrl-C is nothing to it, from its first moment: the parent decides when it ends.
+    with _environment(thread_environment(job.config.threads)), _handling({signal.SIGINT: signal.SIG_IGN}):
+        process.start()
     theirs.close()
-    return _Worker(process, ours)
+    workers.append(_Worker(process, ours))
+    return workers[-1]
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Idle workers leave by themselves, busy ones (after Ctrl-C or a bug) are ended."""
+    """Idle workers leave by themselves, busy ones (after Ctrl-C or a bug) are ended by SIGTERM, as a worker keeps its
+    default effect."""
     for worker in workers:
         if worker.unit is None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -196,13 +219,12 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C from their first moment: the parent decides when they end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Other handlers for signals inside. Only the main thread may set any."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if in_main}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

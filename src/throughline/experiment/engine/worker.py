@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import write_atomically
+from throughline.core.files import full_disk, write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
@@ -70,6 +70,8 @@ class Job:
     sets: tuple[ImageSet, ...]
     run_folder: Path
     executors: Mapping[str, str] = field(default_factory=lambda: EXECUTORS)
+    fail_fast: bool = False
+    """Start no further unit after one has failed."""
 
     def task(self, unit: Unit, report_progress: Callable[[str], None]) -> Task:
         """The unit with what its executor reads."""
@@ -135,10 +137,15 @@ def _load(executor: str, threads: int) -> Callable[[Task], None]:
 
 
 def _note_failure(error: Exception, unit: Unit, run_folder: Path) -> str:
-    path = begin_unit(run_folder, unit) / FAILURE
-    write_atomically(path, "".join(traceback.format_exception(error)))
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first} [{path}]: the traceback is there; the same command tries again"
+    path = unit_folder(run_folder, unit) / FAILURE
+    if (full := full_disk(error, path.parent)) is not None:
+        return str(full)
+    first = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    try:
+        write_atomically(path, "".join(traceback.format_exception(error)))
+    except ThroughlineError as fault:
+        return f"{first} (its traceback is lost: {fault})"
+    return f"{first} [{path}]: the traceback is there; the same command tries again"
 
 
 def _die_with_parent() -> None:
