@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.mllm.tiny import FAMILIES, write_checkpoint
 
-from throughline.analysis.embeddings import ClipTowers, OwnTowers
+from throughline.analysis.embeddings import ClipTowers, OwnTowers, rows_of
 from throughline.analysis.passages import CLASS, TEXT, Word
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
@@ -26,7 +26,7 @@ def towers(request, tmp_path: Path) -> OwnTowers:
 
 def test_an_image_is_the_mean_of_what_the_decoder_is_given(towers: OwnTowers, tiny_images: ImageSet) -> None:
     samples = tiny_images.samples[:3]
-    rows = towers.images(samples)
+    rows = rows_of(map(towers.image, samples))
     assert rows.shape[0] == 3 and not np.allclose(rows[0], rows[1])
     processor, model = towers.mllm.chat.processor, towers.mllm.model
     prompt = processor.apply_chat_template(
@@ -50,14 +50,14 @@ def test_a_chain_is_the_mean_of_its_own_states(towers: OwnTowers) -> None:
     tokenizer = towers.mllm.chat.tokenizer
     ids = tokenizer(TEXTSAID, add_special_tokens=False)["input_ids"]
     words = [Word(str(i), "", CLASS if i % 2 else TEXT) for i in ids]
-    whole = towers.chains([TEXTSAID], [words], lambda word: True)
-    some = towers.chains([TEXTSAID], [words], lambda word: word.kind == CLASS)
+    whole = towers.chain(TEXTSAID, words, lambda word: True)
+    some = towers.chain(TEXTSAID, words, lambda word: word.kind == CLASS)
     with torch.no_grad():
         states = towers.mllm.model.model.language_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
     odd = [place for place, i in enumerate(ids) if i % 2]
-    assert np.allclose(whole[0], states.mean(dim=0), atol=1e-4)
-    assert np.allclose(some[0], states[odd].mean(dim=0), atol=1e-4)
-    assert not towers.chains([TEXTSAID], [words], lambda word: False).any()
+    assert np.allclose(whole, states.mean(dim=0), atol=1e-4)
+    assert np.allclose(some, states[odd].mean(dim=0), atol=1e-4)
+    assert not towers.chain(TEXTSAID, words, lambda word: False).any()
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +80,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clip_gives_its_own_embeddings(clip: Path, tiny_images: ImageSet) -> None:
     towers = ClipTowers(str(clip))
-    rows = towers.images(tiny_images.samples[:2])
+    rows = rows_of(map(towers.image, tiny_images.samples[:2]))
     inputs = towers.processor(images=load_image(tiny_images.samples[1].path), return_tensors="pt")
     with torch.no_grad():
         seen = towers.model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output
         expected = towers.model.visual_projection(seen)[0]
     assert rows.shape == (2, 8) and np.allclose(rows[1], expected, atol=1e-5)
     words = [[Word("A cat. ", "", TEXT), Word("A dog.", "", CLASS)], [Word("A cat.", "", TEXT)], []]
-    chains = towers.chains(["", "", ""], words, lambda word: True)
-    apart = towers.chains(["", ""], [[words[0][0]], [words[0][1]]], lambda word: True)
+    chains = rows_of(towers.chain("", said, lambda word: True) for said in words)
+    apart = rows_of(towers.chain("", [word], lambda word: True) for word in words[0])
     assert np.allclose(chains[0], apart.mean(axis=0), atol=1e-5)  # the mean over its sentences
     assert np.allclose(chains[1], apart[0], atol=1e-5) and not chains[2].any()
     assert towers.name == "CLIP (clip)"

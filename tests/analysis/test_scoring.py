@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.training.small import PROMPTS, STILL, chain_of, settings, with_lora
@@ -11,7 +12,6 @@ from throughline.analysis import scoring
 from throughline.analysis.passages import Passages
 from throughline.analysis.scoring import Scorer
 from throughline.analysis.tokens import COLUMNS, read_tokens, tokens_of, write_tokens
-from throughline.chains.formats import FIVE_STAGE
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
@@ -24,7 +24,7 @@ from throughline.training.trainer import TreeDataset, train_stage
 
 @pytest.fixture
 def scorer(tiny_mllm: Mllm) -> Scorer:
-    return Scorer(tiny_mllm, ImageReader(tiny_mllm.chat), PROMPTS, FIVE_STAGE, ("cat", "cup", "dog"))
+    return Scorer(tiny_mllm, ImageReader(tiny_mllm.chat), PROMPTS)
 
 
 def passages_of(images: ImageSet, count: int) -> list[Passages]:
@@ -77,7 +77,7 @@ def test_batches_change_no_more_than_rounding(scorer: Scorer, tiny_images: Image
 
 def test_what_is_torn_is_not_there(tmp_path: Path) -> None:
     def pieces():
-        yield {name: [] for name in COLUMNS.names}
+        yield pd.DataFrame([], columns=COLUMNS.names)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -113,7 +113,7 @@ def test_training_logs_the_same_class_probability(tiny_mllm: Mllm, tiny_images: 
         folder=tmp_path / "stage",
         log_steps=1,
     )
-    scorer = Scorer(tiny_mllm, reader, PROMPTS, FIVE_STAGE, ("cat", "cup", "dog"))
+    scorer = Scorer(tiny_mllm, reader, PROMPTS)
     write_tokens(tmp_path / "t.parquet", scorer.score(passages))
     table = read_tokens(tmp_path / "t.parquet")
     for source, branch in (("label", "label"), ("teacher", "chain")):

@@ -15,7 +15,7 @@ from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText, user_prompt
 from throughline.questions.question import Generated, Likelihood
 from throughline.questions.question_set import make_question_set
-from throughline.questions.tampering import tampered_question
+from throughline.questions.tampering import tampered_answers
 
 CAT, DOG = (Sample(f"{name}.png", Path("images"), "photo", (name,), name) for name in ("cat", "dog"))
 QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
@@ -72,11 +72,9 @@ def test_answers_are_read_by_the_question() -> None:
 def test_a_chain_with_all_its_stages_is_well_formed_whatever_class_ends_it(format) -> None:
     questions = make_question_set(("hot_dog", "cat"), format)
     stages = dict.fromkeys(format.stages, "It has a handle.")
-    answer = tampered_question(questions, "whole", stages).answer
-    assert isinstance(answer, Likelihood)
-    parsed = [parse_chain(text, format, questions.classes) for text in answer.continuations]
+    parsed = [parse_chain(text, format, questions.classes) for text in tampered_answers(questions, stages)]
     assert [chain.label for chain in parsed] == ["hot_dog", "cat"]
-    (first, _) = tampered_question(questions, "none left", {}).answer.continuations
+    (first, _) = tampered_answers(questions, {})
     assert "handle" not in first and "hot dog" in first
 
 

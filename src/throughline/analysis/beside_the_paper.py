@@ -14,7 +14,7 @@ from throughline.analysis.probabilities import (
     probability_figures,
     probability_tables,
 )
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section
 from throughline.core.table import MISSING, Table
 from throughline.metrics.intervals import Interval
 
@@ -37,16 +37,16 @@ _PUBLISHED: tuple[tuple[str, str, Measure, str | None], ...] = (
 
 def section(buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequence[Context], scope: Scope) -> Section:
     """Token probabilities before and after training."""
-    return make_section(
+    return Section(
         "tokens",
         "Token probabilities before and after",
         "The probability that the weights give to each token that stands in the text, all tokens before it given.",
-        [
+        (
             beside_the_paper(buckets, moves, contexts, scope),
             context_table(contexts, scope),
             *probability_tables(buckets, moves, scope),
             own_moved_table(moves, scope),
-        ],
+        ),
         probability_figures(buckets),
     )
 

@@ -16,18 +16,19 @@ from PIL import Image
 from throughline.analysis.faithfulness import WHOLE, About, Read
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
+from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.mllm.chat import EncodedImage, EncodedPrompt
+from throughline.mllm.chat import EncodedImage, EncodedPrompt, user_turn
 from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
+from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import Mllm
-from throughline.mllm.tree import Leaf, Tree, merge_paths
-from throughline.questions.question import Likelihood
+from throughline.mllm.tree import Tree
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.tampering import (
     Stages,
     stages_before_answer,
-    tampered_question,
+    tampered_answers,
     with_lent_stage,
     without_stage,
 )
@@ -90,7 +91,7 @@ class ConclusionReader:
         place, reads = classes.index(own.sample.label), []
         with self.mllm.evaluating():
             for images in passes:
-                batch = self.mllm.collate([[self._tree(own.sample, image, some)] for image, some in images])
+                batch = self.mllm.collate([[self._tree(image, some)] for image, some in images])
                 scores, _ = measure_trees(self.mllm.model, batch.to(self.mllm.device))
                 sums = iter(-nll.double().sum() for _, _, nll in scores.per_branch())
                 for name, _, about in (variant for _, some in images for variant in some):
@@ -117,21 +118,14 @@ class ConclusionReader:
             ("another image's chain", theirs, "chain"),
         ]
 
-    def _tree(self, sample: Sample, image: EncodedImage, variants: Variants) -> Tree:
-        """All answers of these questions about the sample, of which this image is shown."""
-        chat, leaves = self.mllm.chat, []
-        for name, stages, _ in variants:
-            question = tampered_question(self.questions, name, stages)
-            assert isinstance(question.answer, Likelihood)
-            prompt = EncodedPrompt(question.prompt(sample).messages, [image])
-            for chain in question.answer.continuations:
-                leaves.append(Leaf(prompt.answered(chat, chain), name, 0.0, "sum"))
-        return merge_paths(leaves, chat.image_token_id)
+    def _tree(self, image: EncodedImage, variants: Variants) -> Tree:
+        """All answers to the reasoning question about this image."""
+        prompt = EncodedPrompt(user_turn(self.questions.reasoning), [image])
+        answers = [answer for _, stages, _ in variants for answer in tampered_answers(self.questions, stages)]
+        return label_trie(self.mllm, prompt, answers)
 
     def _blank(self, sample: Sample) -> EncodedImage:
         """An even grey in the size of the image."""
-        from throughline.domains.images import load_image
-
         picture = Image.new("RGB", load_image(sample.path).size, (BLANK, BLANK, BLANK))
         return self.mllm.chat.encode_image(picture, f"blank {sample.image_sha256}")
 

@@ -12,7 +12,7 @@ from throughline.analysis.claims import Claim, recorded
 from throughline.analysis.estimates import by_image, over_images
 from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
-from throughline.analysis.records import Record, Source, State
+from throughline.analysis.records import OfState, Source, State
 from throughline.analysis.section import Scope
 from throughline.analysis.tokens import tokens_of
 from throughline.core.table import Table
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Context(Record):
+class Context(OfState):
     """The base's probability of the class tokens without thinking (the label question) and with the chain before them
     (the reasoning question), the same images."""
 
-    state: State
     source: Source
     images: int
     without: float

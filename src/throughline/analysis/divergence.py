@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from throughline.analysis.paper import PAPER
 from throughline.analysis.records import WHOSE, Record
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
 
@@ -110,12 +110,12 @@ def _pair(first: NDArray[np.float64], second: NDArray[np.float64], a: str, b: st
 
 def section(measured: Sequence[Divergence], scope: Scope) -> Section:
     """The distances as a table and pair by pair."""
-    return make_section(
+    return Section(
         "domains",
         "How far apart the domains are",
         "In images, in chains, in the words that name classes and in those that do not.",
-        [divergence_table(measured, scope)],
-        [divergence_figure(measured)],
+        (divergence_table(measured, scope),),
+        (divergence_figure(measured),),
     )
 
 
@@ -174,17 +174,16 @@ def _panel(kind: Divergence, several: bool) -> Panel:
     places = list(range(len(kind.pairs)))
     distances = [pair.distance for pair in kind.pairs]
     expected = [pair.expected for pair in kind.pairs]
-    ends = [max(both) for both in zip(distances, expected, strict=True)]
     return Panel(
         (
             Series("distance", distances, places, kind="horizontal bars", colour=5, width=0.7),
             Series("expected by chance", expected, places, kind="ticks", colour=1),
         ),
         kind.of + (f", {kind.encoder}" if several else ""),
-        x_limits=(0, 1.3 * max([*ends, 1e-9])),
+        x_limits=(0, 1.3 * max([*distances, *expected, 1e-9])),
         y_ticks=[(place, f"{pair.first} – {pair.second}") for place, pair in enumerate(kind.pairs)],
         downwards=True,
         texts=[
-            (end, place, f"p {pair.p_value:.3f}") for end, place, pair in zip(ends, places, kind.pairs, strict=True)
+            (max(pair.distance, pair.expected), place, f"p {pair.p_value:.3f}") for place, pair in enumerate(kind.pairs)
         ],
     )

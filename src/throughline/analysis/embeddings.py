@@ -6,7 +6,7 @@ its text tower takes 77 tokens, so a chain is the mean over its sentences (ours)
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
 
-Rows = NDArray[np.float64]
 Chosen = Callable[[Word], bool]
 """Which words of a chain count."""
 
@@ -33,29 +32,23 @@ class OwnTowers:
         self.mllm, self.reader, self.name = mllm, reader, f"{mllm.name}'s own towers"
 
     @torch.no_grad()
-    def images(self, samples: Sequence[Sample]) -> Rows:
+    def image(self, sample: Sample) -> torch.Tensor:
         """Mean over tiles and tokens of what the decoder is given."""
-        rows = []
         with self.mllm.evaluating():
-            for one in samples:
-                inputs = {name: v.to(self.mllm.device) for name, v in self.reader.encode(one).inputs.items()}
-                found = base_of(self.mllm.model).get_image_features(**inputs, return_dict=True).pooler_output
-                pieces = [found] if isinstance(found, torch.Tensor) else list(found)
-                rows.append(torch.cat([piece.flatten(0, -2) for piece in pieces]).float().mean(dim=0))
-        return _array(rows)
+            inputs = {name: value.to(self.mllm.device) for name, value in self.reader.encode(sample).inputs.items()}
+            features = base_of(self.mllm.model).get_image_features(**inputs, return_dict=True).pooler_output
+        pieces = [features] if isinstance(features, torch.Tensor) else list(features)
+        return torch.cat([piece.flatten(0, -2) for piece in pieces]).float().mean(dim=0)
 
     @torch.no_grad()
-    def chains(self, texts: Sequence[str], words: Sequence[Sequence[Word]], chosen: Chosen) -> Rows:
+    def chain(self, text: str, words: Sequence[Word], chosen: Chosen) -> torch.Tensor:
         """Mean over the chosen words' last states, each read behind the words before it."""
-        rows = []
-        tokenizer = self.mllm.chat.tokenizer
+        ids = self.mllm.chat.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with self.mllm.evaluating():
-            for text, said in zip(texts, words, strict=True):
-                ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.mllm.device)
-                states = base_of(self.mllm.model).model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
-                kept = [place for place, word in enumerate(said) if chosen(word)]
-                rows.append(states[kept].mean(dim=0) if kept else torch.zeros_like(states[0]))
-        return _array(rows)
+            states = base_of(self.mllm.model).model(input_ids=ids.to(self.mllm.device), use_cache=False)
+        kept = [place for place, word in enumerate(words) if chosen(word)]
+        last = states.last_hidden_state[0].float()
+        return last[kept].mean(dim=0) if kept else torch.zeros_like(last[0])
 
 
 class ClipTowers:
@@ -74,42 +67,32 @@ class ClipTowers:
         self.name = f"CLIP ({name.rstrip('/').rsplit('/', 1)[-1]})"
 
     @torch.no_grad()
-    def images(self, samples: Sequence[Sample]) -> Rows:
+    def image(self, sample: Sample) -> torch.Tensor:
         """CLIP's image embedding."""
-        rows = []
-        for one in samples:
-            inputs = self.processor(images=load_image(one.path), return_tensors="pt").to(self.model.device)
-            rows.append(_pooled(self.model.get_image_features(**inputs))[0].float())
-        return _array(rows)
+        inputs = self.processor(images=load_image(sample.path), return_tensors="pt").to(self.model.device)
+        return _pooled(self.model.get_image_features(**inputs))[0].float()
 
     @torch.no_grad()
-    def chains(self, texts: Sequence[str], words: Sequence[Sequence[Word]], chosen: Chosen) -> Rows:
+    def chain(self, text: str, words: Sequence[Word], chosen: Chosen) -> torch.Tensor:
         """Mean over sentences of CLIP's text embedding; of chosen words as many sentences as stages have some."""
-        rows = []
-        for said in words:
-            sentences = [sentence for sentence in _sentences("".join(w.text for w in said if chosen(w))) if sentence]
-            if not sentences:
-                rows.append(torch.zeros(self.model.config.projection_dim))
-                continue
-            inputs = self.processor(text=sentences, return_tensors="pt", padding=True, truncation=True)
-            found = _pooled(self.model.get_text_features(**inputs.to(self.model.device)))
-            rows.append(found.float().mean(dim=0))
-        return _array(rows)
+        said = "".join(word.text for word in words if chosen(word))
+        sentences = [piece.strip() for piece in re.split(r"(?<=[.!?])\s|\n", said) if piece.strip()]
+        if not sentences:
+            return torch.zeros(self.model.config.projection_dim)
+        inputs = self.processor(text=sentences, return_tensors="pt", padding=True, truncation=True)
+        return _pooled(self.model.get_text_features(**inputs.to(self.model.device))).float().mean(dim=0)
 
 
 Encoder = OwnTowers | ClipTowers
-"""Gives rows `(n, d)`: one an image, and one a chain, over the words chosen, which are of the bare text's tokens; zeros
+"""Gives vectors `(d,)`: of an image, and of a chain over the words chosen, which are of the bare text's tokens; zeros
 where none is. Images and texts need not share a space."""
 
 
-def _pooled(found: Any) -> torch.Tensor:
+def rows_of(vectors: Iterable[torch.Tensor]) -> NDArray[np.float64]:
+    """`(n, d)`, a row a vector."""
+    return np.asarray(torch.stack([vector.cpu() for vector in vectors]).numpy(), dtype=np.float64)
+
+
+def _pooled(embedding: Any) -> torch.Tensor:
     """transformers 5 wraps what 4 gave bare."""
-    return torch.as_tensor(found if isinstance(found, torch.Tensor) else found.pooler_output)
-
-
-def _sentences(text: str) -> list[str]:
-    return [piece.strip() for piece in re.split(r"(?<=[.!?])\s|\n", text)]
-
-
-def _array(rows: Sequence[torch.Tensor]) -> Rows:
-    return np.asarray(torch.stack([row.cpu() for row in rows]).numpy(), dtype=np.float64)
+    return torch.as_tensor(embedding if isinstance(embedding, torch.Tensor) else embedding.pooler_output)

@@ -8,16 +8,16 @@ tokens that come fewer than `minimum` times left out; reduction is the mean befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from throughline.analysis.claims import Claim, Value, exactly, less
+from throughline.analysis.claims import Claim, exactly, less, recorded
 from throughline.analysis.folds import mean_of, together
 from throughline.analysis.paper import PAPER
 from throughline.analysis.passages import CLASS, MENTION, TEXT
-from throughline.analysis.records import WHOSE, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.records import WHOSE, Compared, Record, Source, State
+from throughline.analysis.section import Scope, Section
 from throughline.analysis.tokens import same_tokens
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
@@ -46,12 +46,9 @@ class TokenEntropy(Record):
         return self.before - self.after
 
 
-class EntropyTable(Record):
+class EntropyTable(Compared):
     """Mean next-token entropy under the chains of one source, and the tokens where it fell most."""
 
-    before: State
-    after: State
-    source: Source
     minimum: int
     """Times a token has to come to be counted."""
     tokens: int
@@ -61,6 +58,11 @@ class EntropyTable(Record):
     about_classes: int
     """How many of `top` are part of a class name."""
 
+    @property
+    def about_classes_share(self) -> Interval | None:
+        """In percent of `top`."""
+        return exactly(100 * self.about_classes / len(self.top)) if self.top else None
+
 
 class Overlap(Record):
     """Tokens that are in both `top` lists of a fold: under teacher's chains and under the model's own."""
@@ -69,6 +71,11 @@ class Overlap(Record):
     own: State
     shared: tuple[str, ...]
     of: int
+
+    @property
+    def share(self) -> Interval | None:
+        """What is shared of what could be, in percent."""
+        return exactly(100 * len(self.shared) / self.of) if self.of else None
 
 
 def entropy_table(
@@ -127,13 +134,13 @@ Folds = Sequence[tuple[str, Sequence[EntropyTable], Sequence[Overlap]]]
 
 def section(folds: Folds, scope: Scope) -> Section:
     """Mean entropies, what both lists share, and on demand each fold's lists."""
-    return make_section(
+    return Section(
         "entropy",
         "Where the model became sure",
         "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
-        [mean_table([table for _, tables, _ in folds for table in tables], scope), _overlap_table(folds, scope)],
+        (mean_table([table for _, tables, _ in folds for table in tables], scope), _overlap_table(folds, scope)),
         folded=tuple(
-            (f"Tokens where the entropy fell most: {name}", [top_tokens(name, table) for table in tables])
+            (f"Tokens where the entropy fell most: {name}", tuple(top_tokens(name, table) for table in tables))
             for name, tables, _ in folds
             if tables
         ),
@@ -200,30 +207,16 @@ def _blanks_shown(token: str) -> str:
     return token.replace("\n", "⏎").replace(" ", "␣")
 
 
-def _shared(fold: Any) -> Interval | None:
-    """Tokens that both entropy lists share, in percent; mtct's and mtct_sarr's."""
-    wanted = ("mtct", "mtct_sarr")
-    both = next((o for o in fold.overlap if (o.teacher.method, o.own.method) == wanted), None)
-    return None if both is None or not both.of else exactly(100 * len(both.shared) / both.of)
-
-
-def _about_classes(source: Source, method: str) -> Value:
-    """How many of the tokens of greatest entropy reduction are part of a class name, in percent."""
-
-    def value(fold: Any) -> Interval | None:
-        table = next((t for t in fold.entropy if (t.source, t.after.method) == (source, method)), None)
-        return None if table is None or not table.top else exactly(100 * table.about_classes / len(table.top))
-
-    return value
-
-
 _SHARED = "shared among the 15, teacher's and own chains"
 _ABOUT = "part of a class name: own − teacher's list"
 
+_SHARE = recorded("overlap", "share", teacher="mtct", own="mtct_sarr")
+_OF_OWN, _OF_TEACHERS = (
+    recorded("entropy", "about_classes_share", source=source, after=after)
+    for source, after in (("self", "mtct_sarr"), ("teacher", "mtct"))
+)
+
 CLAIMS = (
-    Claim("The tokens that grow sure are others", "disjoint", _SHARED, _shared, "%", None),
-    Claim(
-        "Under own chains they are about classes", "category words", _ABOUT,
-        less(_about_classes("self", "mtct_sarr"), _about_classes("teacher", "mtct")),
-    ),
-)  # fmt: skip
+    Claim("The tokens that grow sure are others", "disjoint", _SHARED, _SHARE, "%", None),
+    Claim("Under own chains they are about classes", "category words", _ABOUT, less(_OF_OWN, _OF_TEACHERS)),
+)

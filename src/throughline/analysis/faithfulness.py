@@ -8,8 +8,8 @@ from typing import Literal
 from throughline.analysis.claims import Claim, Value, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, together
-from throughline.analysis.records import Record, State
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.records import OfState, State
+from throughline.analysis.section import Scope, Section
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval
 
@@ -31,10 +31,9 @@ class Read:
     correct: bool
 
 
-class Variant(Record):
+class Variant(OfState):
     """The predicted class behind a chain that was tampered with, or about an image that was, on held-out images."""
 
-    state: State
     name: str
     about: About
     images: int
@@ -68,7 +67,7 @@ def variants(reads: Sequence[Read], state: State) -> tuple[Variant, ...]:
 
 def section(measured: Sequence[Variant], scope: Scope) -> Section:
     """Accuracy, what of it was lost, and the probability of the true class, each as a table."""
-    return make_section(
+    return Section(
         "faithfulness",
         "Does the conclusion depend on the chain",
         "The predicted class when the chain lost a stage, has a stage of another image, or is of another image; and "
@@ -115,14 +114,13 @@ def summary(measured: Sequence[Variant]) -> list[str]:
     exchanged = (variant for variant in measured if variant.name in EXCHANGED)
     grouped = together(exchanged, lambda variant: (variant.state.name, variant.name))
     return [
-        f"accuracy lost behind {name}, {state}: {averaged([v.lost for v in of_folds if v.lost is not None])} points"
+        f"accuracy lost behind {name}, {state}: {averaged(variant.lost for variant in of_folds)} points"
         for (state, name), of_folds in grouped.items()
     ]
 
 
 def _mean(of_folds: Sequence[Variant], measure: str, scale: float) -> str:
-    known = [getattr(variant, measure) for variant in of_folds]
-    return averaged([value for value in known if value is not None], 1, scale)
+    return averaged((getattr(variant, measure) for variant in of_folds), 1, scale)
 
 
 def _lost(name: str) -> Value:

@@ -2,10 +2,10 @@
 figures."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
 
-from throughline.analysis.records import State
+from throughline.analysis.records import OfState, State
 from throughline.core.table import MISSING
 from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.training.methods import METHODS
@@ -14,31 +14,27 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 
-class OfState(Protocol):
-    """A record about one state of the weights."""
-
-    @property
-    def state(self) -> State: ...  # noqa: D102
-
-
 Measured = TypeVar("Measured", bound=OfState)
 
 
-def averaged(estimates: Sequence[Interval], digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
-    """One fold: the mean with its interval; several: mean ± standard error over them; none: X."""
-    if not estimates:
+def averaged(estimates: Iterable[Interval | None], digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
+    """Of the folds that have an estimate: one: the mean with its interval; several: mean ± standard error over them;
+    none: X."""
+    known = [estimate for estimate in estimates if estimate is not None]
+    if not known:
         return MISSING
     form = f"{sign}.{digits}f"
-    if len(estimates) == 1:
-        (value,) = estimates
+    if len(known) == 1:
+        (value,) = known
         return f"{scale * value.mean:{form}} ({scale * value.low:{form}} to {scale * value.high:{form}})"
-    over_folds = mean_and_error([scale * value.mean for value in estimates])
+    over_folds = mean_and_error([scale * value.mean for value in known])
     return f"{over_folds.mean:{form}} ± {over_folds.error:.{digits}f}"
 
 
-def mean_of(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> str:
-    """The mean over folds, X without any."""
-    return f"{scale * math.fsum(values) / len(values):.{digits}f}" if values else MISSING
+def mean_of(values: Iterable[float | None], digits: int = 1, scale: float = 100.0) -> str:
+    """The mean over folds that have a value, X without any."""
+    known = [value for value in values if value is not None]
+    return f"{scale * math.fsum(known) / len(known):.{digits}f}" if known else MISSING
 
 
 def together(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -59,9 +55,8 @@ def by_state(measured: Iterable[Measured]) -> dict[str, list[Measured]]:
 
 
 def _place(state: State) -> tuple[int, str, int]:
-    order = list(METHODS)
-    known = order.index(state.method) if state.method in METHODS else len(order)
-    return (-1 if state.method is None else known, state.method or "", state.round or 0)
+    order = [None, *METHODS]
+    return (order.index(state.method) if state.method in order else len(order), state.method or "", state.round or 0)
 
 
 def last_of_unit(items: Iterable[Item], state_of: Callable[[Item], State]) -> list[Item]:

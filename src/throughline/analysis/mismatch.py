@@ -18,23 +18,21 @@ from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import by_image, over_images, through
 from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
-from throughline.analysis.records import WHOSE, Record, Source, State
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.records import WHOSE, OfState, Source, State
+from throughline.analysis.section import Scope, Section
 from throughline.analysis.tokens import tokens_of
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval
-from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Mismatch(Record):
+class Mismatch(OfState):
     """The chains of a source under one state of the weights."""
 
-    state: State
     source: Source
     images: int
     perplexity: Interval
@@ -66,14 +64,14 @@ def mismatch(table: pd.DataFrame, state: State, source: Source, previous: pd.Dat
 
 def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
     """The perplexities as a table and by round."""
-    return make_section(
+    return Section(
         "rounds-expected",
         "Rounds: perplexity of the chains under the model",
         "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the same texts "
         "throughout; own chains are other texts at each row: what those weights wrote themselves, as far as it was "
         "accepted.",
-        [mismatch_table(measured, scope)],
-        [perplexity_figure(measured, scope)],
+        (mismatch_table(measured, scope),),
+        (perplexity_figure(measured, scope),),
     )
 
 
@@ -89,9 +87,7 @@ def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table:
             "images": lambda of: str(sum(record.images for record in of)),
             "perplexity": lambda of: averaged([record.perplexity for record in of], 2),
             "tokens below 0.25, %": lambda of: mean_of([record.low for record in of]),
-            "distance from the state before": lambda of: mean_of(
-                [record.distance for record in of if record.distance is not None], 3, 1.0
-            ),
+            "distance from the state before": lambda of: mean_of([record.distance for record in of], 3, 1.0),
         },
         scope.notes(
             f"Perplexity: exp of the mean over chains of the mean NLL over a chain's tokens. {scope.spread}",
@@ -104,30 +100,20 @@ def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table:
 
 def perplexity_figure(measured: Sequence[Mismatch], scope: Scope) -> Plot:
     """By round of each method with rounds, teacher's chains left and own chains right, on one logarithmic axis."""
-    methods = in_order((record.state.method or "" for record in measured), METHODS)
-    methods = tuple(name for name in methods if name in METHODS and METHODS[name].self_labelled)
+    present = {record.state.method for record in measured}
     last = max((record.state.round or 0 for record in measured), default=0)
     ticks = list(zip(range(-1, last + 1), ("base", "start", *map(str, range(1, last + 1))), strict=True))
     panels, rows = [], []
-    for source in ("teacher", "self"):
-        series = []
-        for method in methods:
-            points = _points([record for record in measured if record.source == source], method)
+    for source, y_label in (("teacher", "perplexity"), ("self", "")):
+        own, series = [record for record in measured if record.source == source], []
+        for look, (method, about) in enumerate(METHODS.items()):
+            points = _points(own, method) if about.self_labelled and method in present else []
             if points:
                 xs, middles, lows, highs = zip(*points, strict=True)
-                look = list(METHODS).index(method)
                 series.append(Series(method, xs, middles, colour=look, marker=look, dash=look, whiskers=(lows, highs)))
                 rows += [(method, source, *point) for point in points]
-        panels.append(
-            Panel(
-                tuple(series),
-                WHOSE[source],
-                "round of self-labelling",
-                "perplexity" if source == "teacher" else "",
-                x_ticks=ticks,
-                logarithmic=True,
-            )
-        )
+        x_label = "round of self-labelling"
+        panels.append(Panel(tuple(series), WHOSE[source], x_label, y_label, x_ticks=ticks, logarithmic=True))
     whiskers = "95 % intervals over images" if scope.folds == 1 else "standard error over folds"
     return Plot(
         "perplexity",

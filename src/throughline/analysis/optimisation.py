@@ -8,10 +8,11 @@ class, of the samples since the line before; it is logged beside the loss and ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from throughline.analysis.records import Record
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.runs.order import in_order, ordered
@@ -41,12 +42,10 @@ def curve(method: str, unit: str, lines: Sequence[TrainingLine]) -> Curve | None
     """From a unit's training lines; steps go on counting through the rounds. None without any."""
     if not lines:
         return None
-    steps, offset, last, stage = [], 0, 0, lines[0].stage
-    for line in lines:
-        if line.stage != stage:
-            offset, stage = offset + last, line.stage
-        last = line.step
-        steps.append(offset + last)
+    steps: list[int] = []
+    for _, of_stage in groupby(lines, lambda line: line.stage):
+        before = steps[-1] if steps else 0
+        steps += [before + line.step for line in of_stage]
     return Curve(
         method=method,
         unit=unit,
@@ -58,12 +57,12 @@ def curve(method: str, unit: str, lines: Sequence[TrainingLine]) -> Curve | None
 
 def section(curves: Sequence[Curve], scope: Scope) -> Section:
     """What training reached as a table and by step."""
-    return make_section(
+    return Section(
         "optimisation",
         "What training reached, step by step",
         "Each method's own optimiser steps; methods with rounds go on from the weights of another method.",
-        [optimisation_table(curves, scope)],
-        [optimisation_figure(curves)],
+        (optimisation_table(curves, scope),),
+        (optimisation_figure(curves),),
     )
 
 

@@ -8,15 +8,15 @@ that are low before and high after; `net`, what the share of high tokens gained,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
-from throughline.analysis.records import KIND, WHOSE, Kind, Record, Source, State
+from throughline.analysis.records import BASE, KIND, WHOSE, Compared, Kind, OfState, Source, State
 from throughline.analysis.section import Scope
 from throughline.analysis.tokens import same_tokens, tokens_of
 from throughline.core.plot import Panel, Plot, Series
@@ -31,10 +31,9 @@ BARS = 20
 """Of the histogram."""
 
 
-class Buckets(Record):
+class Buckets(OfState):
     """Probabilities of the tokens that stand in the text, under teacher forcing, of one state."""
 
-    state: State
     source: Source
     kind: Kind
     images: int
@@ -48,13 +47,10 @@ class Buckets(Record):
     """Tokens in twenty buckets of equal width from 0 to 1."""
 
 
-class Moved(Record):
+class Moved(Compared):
     """Where the same tokens were before and are after. `low_to_high` is the share of all tokens that were below 0.25
     and are above 0.75, `high_to_low` the reverse; `net` is what the share above 0.75 gained, in points."""
 
-    before: State
-    after: State
-    source: Source
     kind: Kind
     tokens: int
     low_to_high: float
@@ -160,8 +156,7 @@ def probability_figures(measured: Sequence[Buckets]) -> tuple[Plot, ...]:
     """One for each source and kind of tokens: a panel for each method, the base behind it. Counts of all folds
     together."""
     grouped = together(measured, lambda record: (record.source, record.kind))
-    plots = (_histograms(ours, source, kind) for (source, kind), ours in grouped.items())
-    return tuple(plot for plot in plots if plot is not None)
+    return tuple(_histograms(ours, source, kind) for (source, kind), ours in grouped.items())
 
 
 def summary(moves: Sequence[Moved]) -> list[str]:
@@ -175,43 +170,37 @@ def summary(moves: Sequence[Moved]) -> list[str]:
     ]
 
 
-def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot | None:
-    trained = last_of_unit([r for r in measured if r.state.method is not None], lambda record: record.state)
-    base = _summed(record for record in measured if record.state.method is None)
-    if base is None or not trained:
-        return None
-    edges = np.linspace(0, 1, len(base) + 1).tolist()
-    rows = [("base", *row) for row in zip(edges[:-1], edges[1:], map(int, base), strict=True)]
+def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot:
+    base = [record for record in measured if record.state == BASE]
+    ended = last_of_unit([record for record in measured if record.state != BASE], lambda record: record.state)
+    counts = {
+        name: np.sum([record.histogram for record in of_folds], axis=0)
+        for name, of_folds in by_state([*base, *ended]).items()
+    }
+    shares = {name: (100 * tokens / max(1, tokens.sum())).tolist() for name, tokens in counts.items()}
+    edges = np.linspace(0, 1, len(measured[0].histogram) + 1).tolist()
     panels: list[Panel] = []
-    for name, of_folds in by_state(trained).items():
-        counts = _summed(of_folds)
-        assert counts is not None
+    for name in (name for name in shares if base and name != BASE.name):
         series = (
-            Series("base", edges, _percent(base), kind="area", colour=6, alpha=0.45),
-            Series("after training", edges, _percent(counts), kind="steps", width=1.6),
+            Series("base", edges, shares[BASE.name], kind="area", colour=6, alpha=0.45),
+            Series("after training", edges, shares[name], kind="steps", width=1.6),
         )
         panels.append(Panel(series, name, y_label="" if panels else "tokens (%)", rulers=(LOW, HIGH)))
-        rows += [(name, *row) for row in zip(edges[:-1], edges[1:], map(int, counts), strict=True)]
+    rows = [
+        (name, low, high, int(count))
+        for name, tokens in counts.items()
+        for low, high, count in zip(edges[:-1], edges[1:], tokens, strict=True)
+    ]
     return Plot(
         f"probabilities-{source}-{kind}",
         f"Token probabilities before and after training: {WHOSE[source]}, {KIND[kind]}",
         tuple(panels),
         ("weights", "from", "to", "tokens"),
-        tuple(rows),
+        tuple(rows) if panels else (),
         height=2.0,
         x_label="probability of the token that stands there",
         shared="xy",
     )
-
-
-def _summed(measured: Iterable[Buckets]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    counts = [record.histogram for record in measured]
-    return np.sum(counts, axis=0).astype(np.float64) if counts else None
-
-
-def _percent(counts: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    shares: list[float] = (100 * counts / max(1.0, float(counts.sum()))).tolist()
-    return shares
 
 
 _LABELS = recorded("moved", "net", after="cls", before="base", source="label", kind="class")

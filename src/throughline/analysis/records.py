@@ -40,6 +40,20 @@ class State(Record):
         return self.method if self.round is None else f"{self.method} round {self.round}"
 
 
+class OfState(Record):
+    """What was measured of one state of the weights."""
+
+    state: State
+
+
+class Compared(Record):
+    """What was measured of the same texts under two states of the weights."""
+
+    before: State
+    after: State
+    source: Source
+
+
 BASE = State(method=None, unit=None, round=None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from throughline.core.plot import Plot
 from throughline.core.table import Table
@@ -59,28 +58,15 @@ class Section:
         )
 
 
-def make_section(
-    section_id: str,
-    title: str,
-    intro: str,
-    tables: Iterable[Table] = (),
-    figures: Iterable[Plot] = (),
-    folded: Iterable[tuple[str, Iterable[Table]]] = (),
-) -> Section:
-    """A section of those tables and figures that have any rows."""
-    return Section(
-        section_id,
-        title,
-        intro,
-        tuple(table for table in tables if table.rows),
-        tuple(plot for plot in figures if plot.rows),
-        tuple((line, tuple(table for table in behind if table.rows)) for line, behind in folded),
-    )
-
-
 def joined(parts: Sequence[Section]) -> Section:
-    """The first section with what stands in all of them."""
-    tables, figures, folded = (
-        tuple(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("tables", "figures", "folded")
+    """The first section with the tables and figures of all of them that have any rows."""
+    return replace(
+        parts[0],
+        tables=_with_rows(table for part in parts for table in part.tables),
+        figures=tuple(plot for part in parts for plot in part.figures if plot.rows),
+        folded=tuple((line, _with_rows(tables)) for part in parts for line, tables in part.folded),
     )
-    return replace(parts[0], tables=tables, figures=figures, folded=folded)
+
+
+def _with_rows(tables: Iterable[Table]) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table.rows)

@@ -10,7 +10,7 @@ import numpy as np
 from throughline.analysis.folds import averaged
 from throughline.analysis.paper import ROUNDS_NOTE, dataset_of
 from throughline.analysis.records import Record
-from throughline.analysis.section import Scope, Section, make_section
+from throughline.analysis.section import Scope, Section
 from throughline.core.table import Table, tabulate
 from throughline.metrics.intervals import Interval, Runs, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
@@ -49,28 +49,24 @@ def sensitivity(
     if len(values) < 2:
         return None
     rows: list[Setting] = []
-    names = list(values)
-    for number, name in enumerate(names):
-        other = None if number == 0 else names[number - 1 if against_previous else 0]
-        rows.append(_setting(name, method, answer, values[name], other, None if other is None else values[other]))
+    for value, runs in values.items():
+        against = rows[-1 if against_previous else 0].value if rows else None
+        gap = None
+        if against is not None and comparable(runs, values[against]):
+            gap = paired_difference(runs, values[against], bootstrap_generator())
+        rows.append(
+            Setting(
+                value=value,
+                method=method,
+                answer=answer,
+                units=len(runs),
+                accuracy=hierarchical_bootstrap(runs, bootstrap_generator()),
+                against=against,
+                points=gap and Interval(gap.difference, gap.low, gap.high).scaled(100),
+                p_value=gap and gap.p_value,
+            )
+        )
     return Sensitivity(setting=setting, rows=tuple(rows))
-
-
-def _setting(value: str, method: str, answer: str, runs: Runs, against: str | None, other: Runs | None) -> Setting:
-    points, p_value = None, None
-    if other is not None and comparable(runs, other):
-        gap = paired_difference(runs, other, bootstrap_generator())
-        points, p_value = Interval(gap.difference, gap.low, gap.high).scaled(100), gap.p_value
-    return Setting(
-        value=value,
-        method=method,
-        answer=answer,
-        units=len(runs),
-        accuracy=hierarchical_bootstrap(runs, bootstrap_generator()),
-        against=against,
-        points=points,
-        p_value=p_value,
-    )
 
 
 def comparable(first: Runs, second: Runs) -> bool:
@@ -80,12 +76,12 @@ def comparable(first: Runs, second: Runs) -> bool:
 
 def section(measured: Sequence[Sensitivity], scope: Scope) -> Section:
     """A table for each setting."""
-    return make_section(
+    return Section(
         "sensitivity",
         "How much a setting matters",
         "The rounds of this run; several runs that differ in their configs show what the keys in which they differ "
         "are worth.",
-        [_table(varied, scope) for varied in measured if varied.rows],
+        tuple(_table(varied, scope) for varied in measured if varied.rows),
     )
 
 
@@ -111,7 +107,7 @@ def _table(varied: Sensitivity, scope: Scope) -> Table:
             "units": lambda row: str(row.units),
             "accuracy, %": lambda row: averaged([row.accuracy], 1, 100),
             "against": lambda row: row.against or "",
-            "points": lambda row: averaged([row.points], sign="+") if row.points is not None else "",
+            "points": lambda row: averaged([row.points], sign="+") if row.points else "",
             "p": lambda row: f"{row.p_value:.3f}" if row.p_value is not None else "",
         },
         scope.notes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +43,13 @@ def tokens_of(table: pd.DataFrame, source: Source, kind: Kind = "chain") -> pd.D
     return table[chosen & (table["kind"] == CLASS) if kind == "class" else chosen].reset_index(drop=True)
 
 
-def write_tokens(path: Path, pieces: Iterable[dict[str, list[Any]]]) -> None:
-    """Streams columns to `path`, a row group for each piece; the file is there when it is whole."""
+def write_tokens(path: Path, pieces: Iterable[pd.DataFrame]) -> None:
+    """Streams rows of `COLUMNS` to `path`, a row group for each piece; the file is there when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer:
         for piece in pieces:
-            writer.write_table(pa.table(piece, schema=COLUMNS))
+            writer.write_table(pa.Table.from_pandas(piece, COLUMNS, preserve_index=False))
     partial.replace(path)
 
 

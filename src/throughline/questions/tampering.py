@@ -1,19 +1,16 @@
-"""Chains that were tampered with, as questions: which class is the likeliest answer behind the stages that are left?"""
+"""Chains that were tampered with: which class is the likeliest answer behind the stages that are left?"""
 
 from collections.abc import Mapping
 
-from throughline.questions.prompt import ImageThenText
-from throughline.questions.question import Likelihood, Question
 from throughline.questions.question_set import QuestionSet
 
 Stages = Mapping[str, str]
 """Texts of a chain's stages, by the names of their tags."""
 
 
-def tampered_question(questions: QuestionSet, name: str, stages: Stages) -> Question:
-    """The reasoning question, answered by these stages with each class as the answer stage behind them."""
-    chains = tuple(_chain(questions, stages, class_name) for class_name in questions.class_names)
-    return Question(name, ImageThenText(questions.reasoning), Likelihood(chains, questions.classes))
+def tampered_answers(questions: QuestionSet, stages: Stages) -> list[str]:
+    """Answers to the reasoning question: these stages with each class as the answer stage behind them."""
+    return [_chain(questions, stages, class_name) for class_name in questions.class_names]
 
 
 def without_stage(questions: QuestionSet, stages: Stages) -> dict[str, Stages]:

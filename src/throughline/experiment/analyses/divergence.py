@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from throughline.analysis.divergence import VERSION, Divergence, Of, divergence
-from throughline.analysis.embeddings import Chosen, ClipTowers, Encoder, OwnTowers
+from throughline.analysis.embeddings import Chosen, ClipTowers, Encoder, OwnTowers, rows_of
 from throughline.analysis.passages import CLASS, END, MENTION, TAG, TEXT, Word, chain_words
 from throughline.analysis.records import BASE, Missing
 from throughline.analysis.scoring import Scorer
@@ -64,13 +64,13 @@ def _measured(
     words: list[list[Word]] = []
     for text in texts:
         spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        words.append(chain_words(text, spans, scorer.form, scorer.classes))
+        words.append(chain_words(text, spans, scorer.questions.format, scorer.questions.classes))
     for encoder in encoders:
         domains = [sample.domain for sample in samples]
-        yield divergence(encoder.images(samples), domains, encoder.name, "images", None)
+        yield divergence(rows_of(map(encoder.image, samples)), domains, encoder.name, "images", None)
         domains = [sample.domain for sample in with_chain]
         for of, chosen in PARTS if with_chain else ():
-            rows = encoder.chains(texts, words, chosen)
+            rows = rows_of(encoder.chain(text, said, chosen) for text, said in zip(texts, words, strict=True))
             yield divergence(rows, domains, encoder.name, of, "teacher")
 
 

@@ -106,8 +106,7 @@ class Scoring:
 
     def scorer(self, mllm: Mllm) -> Scorer:
         """These weights with the subject's questions."""
-        questions = self.subject.questions
-        return Scorer(mllm, self.weights.reader, questions, questions.format, questions.class_names)
+        return Scorer(mllm, self.weights.reader, self.subject.questions)
 
     def tokens(self, state: State, passages: Sequence[Passages], what: str) -> pd.DataFrame:
         """The passages' tokens as `state` sees them; from disk where they were scored before."""
