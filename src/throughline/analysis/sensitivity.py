@@ -62,8 +62,8 @@ def sensitivity(
                 units=len(runs),
                 accuracy=hierarchical_bootstrap(runs, bootstrap_generator()),
                 against=against,
-                points=gap and Interval(gap.difference, gap.low, gap.high).scaled(100),
-                p_value=gap and gap.p_value,
+                points=None if gap is None else Interval(gap.difference, gap.low, gap.high).scaled(100),
+                p_value=None if gap is None else gap.p_value,
             )
         )
     return Sensitivity(setting=setting, rows=tuple(rows))
