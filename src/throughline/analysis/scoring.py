@@ -53,7 +53,7 @@ class Scorer:
         spans = self.mllm.chat.answer_spans(self.question(source), text)
         if source == "label":
             return label_words(text, spans)
-        return chain_words(text, spans, self.questions.format, self.questions.classes)
+        return chain_words(text, spans, self.questions.format, self.questions.class_names)
 
     def _rows(self, passages: Sequence[Passages]) -> pd.DataFrame:
         batch = self.mllm.collate([[self._tree(one)] for one in passages]).to(self.mllm.device)

@@ -64,7 +64,7 @@ def _measured(
     words: list[list[Word]] = []
     for text in texts:
         spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        words.append(chain_words(text, spans, scorer.questions.format, scorer.questions.classes))
+        words.append(chain_words(text, spans, scorer.questions.format, scorer.questions.class_names))
     for encoder in encoders:
         domains = [sample.domain for sample in samples]
         yield divergence(rows_of(map(encoder.image, samples)), domains, encoder.name, "images", None)
