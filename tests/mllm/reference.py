@@ -17,7 +17,17 @@ from throughline.mllm.chat import Message
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Reduce, Tree, merge_paths
 
-ENDS = {"internvl": "<|im_end|>", "qwen": "<|im_end|>", "llava": "</s>"}
+ENDS = {
+    "internvl": "<|im_end|>",
+    "internvl35": "<|im_end|>",
+    "qwen": "<|im_end|>",
+    "qwen3": "<|im_end|>",
+    "llava": "</s>",
+    "llava_next": "</s>",
+    "llava_onevision": "<|im_end|>",
+    "mistral3": "</s>",
+    "idefics3": "<end_of_utterance>",
+}
 """What closes an answer: the template's own mark, or (LLaVA's writes none) the end-of-sequence token."""
 
 
@@ -54,7 +64,8 @@ def processed(processor: Any, family: str, spoken: Spoken, answered: bool, tiles
         text = text if text.endswith(ENDS[family]) else text + ENDS[family]
     else:
         text = processor.apply_chat_template(list(spoken.messages), tokenize=False, add_generation_prompt=True)
-    options = {"crop_to_patches": tiles > 1, "max_patches": tiles} if family == "internvl" else {}
+    options = {"crop_to_patches": tiles > 1, "max_patches": tiles} if family.startswith("internvl") else {}
+    text = text.removeprefix(processor.tokenizer.bos_token or "")  # the tokenizer writes it again
     images = [image_of(*drawn) for drawn in spoken.pictures] or None
     return dict(processor(images=images, text=text, return_tensors="pt", **options))
 

@@ -50,12 +50,11 @@ from throughline.experiment.preparation import (
     require_chain_source,
     require_server,
 )
-from throughline.experiment.run import execute_units, with_commit
+from throughline.experiment.run import execute_units, require_model, with_commit
 from throughline.mllm.checkpoints import (
     POCKET,
     checkpoint_folder,
     checkpoint_name,
-    checkpoint_source,
     fingerprint_checkpoint,
 )
 from throughline.runs.folder import ROUNDS, TRAINING, input_changes, listed_changes, locked, unit_folder
@@ -142,7 +141,7 @@ def fit_model(
         raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
     _require_chains(config, needs_chains)
-    checkpoint_source(config.model.checkpoint, config.model.hub)
+    require_model(config)
     require_server(config)
     require_own_folder(out, (RECORD, UNFINISHED), "a model")
     require_writable(out / RECORD)

@@ -195,7 +195,7 @@ def read_workloads(preview: Preview) -> dict[str, Workload] | str:
                 config, images = own_config(unit, preview.config, preview.sets)
                 workloads[levels] = make_workload(config, images, *outlines(config.model.tiles))
         return {unit.name: workloads[unit.dataset, str(unit.factors)] for unit in preview.units}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, TemplateError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, TemplateError) as error:
         if folder is None and isinstance(error, OSError):
             files = '--include "*.json" "*.jinja"'
             return f"{name} is not on this machine: hf download {name} {files} brings what a forecast reads"

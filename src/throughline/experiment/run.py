@@ -3,6 +3,7 @@
 Called by the verbs `run` and `demo`. The same call on the same folder continues where an earlier one was stopped.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +74,13 @@ class FinishedRun:
 
 
 def preview_run(config: RunConfig) -> Preview:
-    """Finds every fault that can be found without torch and without writing; raises ThroughlineError for the first.
+    """Finds every fault that can be found in seconds and without writing; raises ThroughlineError for the first. Brings
+    torch only where the config asks for a GPU or names layers for LoRA.
 
     What only the machine that computes must have, a server's program, is not looked for.
     """
     sets = preview_images(config)
-    source = checkpoint_source(config.model.checkpoint, config.model.hub)
+    source = require_model(config)
     # Chains that are not built yet stand in by a word, so that methods which need some are found to have some.
     planned = [
         PlannedSet(data, images, dict.fromkeys(images.domains, "unknown") if has_chains(config) else None)
@@ -87,6 +89,24 @@ def preview_run(config: RunConfig) -> Preview:
     units = plan(config, planned, source)
     require_chain_source(config, "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl")
     return Preview(config, sets, units, estimate_costs(units, config, sets))
+
+
+def require_model(config: RunConfig) -> str:
+    """What the checkpoint is opened from. Raises ThroughlineError for one that is none, for a GPU that is not here, and
+    for LoRA on layers that the checkpoint, where it lies on this machine, has not got."""
+    source = checkpoint_source(config.model.checkpoint, config.model.hub)
+    for model in dict.fromkeys(config.at(config.data, levels).model for levels in config.combinations()):
+        if model.device == "cuda":
+            from throughline.mllm.devices import pick_device  # brings torch
+
+            pick_device(model.device)
+        if {*model.lora.vision, *model.lora.decoder} - {"*"}:
+            from throughline.mllm.lora import adapted_modules
+            from throughline.mllm.shapes import open_outline
+
+            with contextlib.suppress(OSError, ValueError, KeyError):  # still on the hub, or at fault: loading will say
+                adapted_modules(open_outline(source, model.tiles, model.revision)[0], model.lora)
+    return source
 
 
 def run_experiment(

@@ -8,6 +8,7 @@ the checkpoint's; nothing here knows a family by name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,12 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import pad
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json
+from throughline.mllm.checkpoints import no_chat_template
 
 Message = dict[str, Any]
 """One turn in the transformers chat format: `{"role": ..., "content": [{"type": "image"}, {"type": "text", ...}]}`."""
+
+_TEXT_INPUTS = ("token_type_ids", "mm_token_type_ids", "text_replacement_offsets", "num_patches", "labels")
+"""What a processor gives besides image inputs and what its tokenizer names."""
+
+_OPEN_THOUGHT = re.compile(r"<(think|thinking)>\s*$")
+"""How the generation prompt of a thinking template ends."""
 
 PositionsOf = Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
 """`(1, tokens)` ids and the image inputs → `(axes, tokens)` positions; axes is 1, or 3 with multimodal RoPE."""
@@ -80,6 +89,8 @@ class Chat:
     def __init__(
         self, processor: Any, image_token_id: int, positions_of: PositionsOf | None = None, tiles: int = 1
     ) -> None:
+        if not getattr(processor, "chat_template", None):
+            raise no_chat_template()
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id
@@ -97,12 +108,17 @@ class Chat:
     # images -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, image: Image.Image, key: str) -> EncodedImage:
-        """Preprocesses one RGB image; `key` names its content (its SHA-256), two images of one key are the same."""
-        processed = self.processor.image_processor([image], return_tensors="pt", **self.image_options)
-        placeholder = self.processor.replace_image_token(processed, 0, **self.image_options)
-        unused = {"num_patches", *getattr(self.processor, "unused_input_names", ())}
-        inputs = {name: torch.as_tensor(value) for name, value in processed.items() if name not in unused}
-        return EncodedImage(key, inputs, placeholder, placeholder.count(self.processor.image_token))
+        """Preprocesses one RGB image; `key` names its content (its SHA-256), two images of one key are the same.
+
+        The processor itself is called: it knows arguments of its image processor that nobody else does.
+        """
+        token = self.processor.image_token
+        options = {"return_tensors": "pt", "return_text_replacement_offsets": True, **self.image_options}
+        processed = self.processor(images=[image], text=[token], **options)
+        placeholder = processed["text_replacement_offsets"][0][0]["replacement"]
+        of_text = {*_TEXT_INPUTS, *self.tokenizer.model_input_names}
+        inputs = {name: torch.as_tensor(value) for name, value in processed.items() if name not in of_text}
+        return EncodedImage(key, inputs, placeholder, placeholder.count(token))
 
     # text -------------------------------------------------------------------------------------------------------
 
@@ -133,6 +149,11 @@ class Chat:
         ids = np.asarray(tokens, dtype=np.int64)
         return Path(ids, self._positions(ids, images), tuple(images), start)
 
+    def rendered(self, messages: Sequence[Message], answer: str) -> tuple[str, bool]:
+        """What `answered` tokenises, with one image token an image; whether the tokenizer adds its opening token."""
+        text = self._prompt_text(canonical_json(list(messages))) + self._lead + answer + self.end_of_turn
+        return text, not self._opened(text)
+
     def answer_spans(self, messages: Sequence[Message], answer: str) -> list[tuple[int, int]]:
         """For every token of the answer, as `answered` has them, the characters of `answer` where it begins and ends.
 
@@ -140,10 +161,9 @@ class Chat:
         characters begins at 0. ThroughlineError for a tokenizer without offsets.
         """
         bare = self._prompt_text(canonical_json(list(messages)))
-        text = bare + self._lead + answer + self.end_of_turn
-        opened = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        text, opens = self.rendered(messages, answer)
         try:
-            encoding = self.tokenizer(text, add_special_tokens=not opened, return_offsets_mapping=True)
+            encoding = self.tokenizer(text, add_special_tokens=opens, return_offsets_mapping=True)
         except (NotImplementedError, ValueError):  # tokenizers in Python
             raise ThroughlineError(
                 f"{type(self.tokenizer).__name__} does not tell which characters a token is",
@@ -165,7 +185,11 @@ class Chat:
     # inside -----------------------------------------------------------------------------------------------------
 
     def _render_prompt(self, messages_json: str) -> str:
-        return self._render(json.loads(messages_json), add_generation_prompt=True)
+        """The template's generation prompt; where that opens a thought, the thought is closed, since what is asked,
+        trained and scored are answers."""
+        text = self._render(json.loads(messages_json), add_generation_prompt=True)
+        thought = _OPEN_THOUGHT.search(text)
+        return f"{text.rstrip()}\n\n</{thought[1]}>\n\n" if thought else text
 
     def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
         rendered = self.processor.apply_chat_template(
@@ -188,9 +212,10 @@ class Chat:
 
     def _tokens_of(self, text: str) -> list[int]:
         """As the processor tokenises a rendering: with the opening token, unless the template wrote it already."""
-        opening = self.tokenizer.bos_token
-        opened = opening is not None and text.startswith(opening)
-        return list(self.tokenizer(text, add_special_tokens=not opened)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=not self._opened(text))["input_ids"])
+
+    def _opened(self, text: str) -> bool:
+        return self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
 
     def _positions(self, ids: NDArray[np.int64], images: Sequence[EncodedImage]) -> NDArray[np.int64]:
         if self._positions_of is None:
@@ -212,10 +237,21 @@ class Chat:
 
 
 def join_inputs(images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
-    """Image inputs of several images behind one another on the first axis, e.g. pixel_values `(tiles, 3, H, W)`."""
+    """Image inputs of several images behind one another on the first axis, e.g. pixel_values `(tiles, 3, H, W)`. Where
+    they differ in other axes, the smaller end in zeros, as processors pad images of several sizes."""
     if len(images) < 2:  # no copy of what may be large
         return dict(images[0].inputs) if images else {}
-    return {name: torch.cat([image.inputs[name] for image in images]) for name in images[0].inputs}
+    return {name: torch.cat(_padded([image.inputs[name] for image in images])) for name in images[0].inputs}
+
+
+def _padded(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors made alike in all axes but the first."""
+    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    lacking = [[most - size for most, size in zip(largest, value.shape[1:], strict=True)] for value in values]
+    return [
+        pad(value, [n for lack in reversed(lacks) for n in (0, lack)]) if any(lacks) else value
+        for value, lacks in zip(values, lacking, strict=True)
+    ]
 
 
 def _tile_options(processor: Any, tiles: int) -> dict[str, Any]:

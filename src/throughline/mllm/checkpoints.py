@@ -61,7 +61,8 @@ def checkpoint_name(name: str) -> str:
 def checkpoint_source(name: str, hub: bool = False) -> str:
     """What to open: the folder of `name`, or the name itself where the hub is allowed.
 
-    Raises a ThroughlineError when it is no checkpoint, holds pickled weights only, or has no vision tower.
+    Raises a ThroughlineError when it is no checkpoint, holds pickled weights only, has no vision tower or no chat
+    template.
     """
     folder = checkpoint_folder(name)
     if folder is None:
@@ -88,4 +89,17 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
             folder,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
+    settings = [folder / name for name in ("processor_config.json", "tokenizer_config.json")]
+    texts = [file.read_text("utf-8") for file in settings if file.is_file()]
+    if texts and not any(folder.glob("chat_template*")) and not any('"chat_template"' in text for text in texts):
+        raise no_chat_template(folder)
     return str(folder)
+
+
+def no_chat_template(folder: Path | None = None) -> ThroughlineError:
+    """For a checkpoint that cannot render a conversation."""
+    return ThroughlineError(
+        "the checkpoint has no chat template",
+        folder,
+        "use the instruction-tuned checkpoint of its family, or put its chat_template.jinja beside config.json",
+    )

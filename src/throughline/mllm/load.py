@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -23,6 +22,7 @@ from throughline.mllm.devices import pick_device
 from throughline.mllm.lora import base_of, folded
 from throughline.mllm.plan import Plan, choose_plan
 from throughline.mllm.quantization import compute_alike, opening_options
+from throughline.mllm.self_check import check_once
 from throughline.mllm.switches import switched
 from throughline.mllm.tree import Tree
 
@@ -81,7 +81,8 @@ def load_mllm(
     training.
 
     Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, its
-    weights are damaged or incomplete, or cannot be quantised.
+    weights are damaged or incomplete, or cannot be quantised, and when its numbers here are not those of its own model
+    and processor (`self_check`).
     """
     source, commit = checkpoint_source(name, hub), resolve_revision(name, hub, revision)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
@@ -113,7 +114,11 @@ def load_mllm(
         compute_alike(model, name)
     model.requires_grad_(False)
     model.to(device).eval()
-    mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint_checkpoint(name, commit), tiles)
+    fingerprint = fingerprint_checkpoint(name, commit)
+    with _one_line_errors(name):
+        mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint, tiles)
+        identity = {"checkpoint": fingerprint, "tiles": tiles, "dtype": dtype, "device": torch.device(device).type}
+        check_once(model, mllm.chat, mllm.plan, identity | {"quantization": quantization})
     return replace(mllm, quantization=quantization)
 
 
@@ -155,9 +160,11 @@ def positions_of(model: Any, processor: Any) -> PositionsOf | None:
 
 @contextlib.contextmanager
 def _one_line_errors(name: str) -> Iterator[None]:
-    """What transformers raises for a damaged or strange checkpoint, as a ThroughlineError of its first line."""
+    """What is raised for a damaged or strange checkpoint, as a ThroughlineError of its first line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except ThroughlineError as error:
+        raise ThroughlineError(error.what, error.where or name, error.do) from error
+    except Exception as error:  # of a family that nobody tried, it may be any
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ThroughlineError(f"cannot load the checkpoint: {reason}", name) from error

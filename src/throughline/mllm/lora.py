@@ -5,8 +5,12 @@ Alpha 16 and dropout 0.05 are OpenGVLab/InternVL's own fine-tuning defaults (alp
 
 import contextlib
 import json
+import logging
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,12 @@ from throughline.core.files import content_hash, write_json
 from throughline.core.settings import LoraSettings
 from throughline.mllm.lora_linear import LoraLinear
 
+logger = logging.getLogger(__name__)
+
 VISION_NAMES = ("vision_tower", "visual", "vision_model")
 """What transformers' families call their vision encoder."""
 
-DECODER_NAMES = ("language_model",)
+DECODER_NAMES = ("language_model", "text_model")
 """What they call their decoder."""
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -36,6 +42,23 @@ def adapted_modules(model: nn.Module, settings: LoraSettings) -> list[str]:
     """Full names of the linear layers that the settings choose. ThroughlineError for a name that no layer has."""
     vision = _matching_layers(model, "vision", VISION_NAMES, settings.vision)
     return list(dict.fromkeys([*vision, *_matching_layers(model, "decoder", DECODER_NAMES, settings.decoder)]))
+
+
+def left_frozen(model: nn.Module, settings: LoraSettings) -> dict[str, int]:
+    """How many weights `*` does not reach in the layers of a tower, since no linear layer holds them, such as the
+    experts of a mixture; by name, `*` for the layers' numbers."""
+    towers = {*(VISION_NAMES if "*" in settings.vision else ()), *(DECODER_NAMES if "*" in settings.decoder else ())}
+    frozen: Counter[str] = Counter()
+    for name, weight in model.named_parameters():
+        owner, in_layers = name.rpartition(".")[0], re.sub(r"\.\d+\.", ".*.", name)
+        if weight.ndim > 1 and in_layers != name and not towers.isdisjoint(name.split(".")):
+            frozen[in_layers] += 0 if isinstance(model.get_submodule(owner), nn.Linear) else weight.numel()
+    return dict(+frozen)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    logger.warning(line)
 
 
 def _matching_layers(
@@ -54,7 +77,10 @@ def _matching_layers(
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
-    """Wraps the model; the base is frozen. The first factor is drawn from `seed`, the second is zero."""
+    """Wraps the model; the base is frozen. The first factor is drawn from `seed`, the second is zero. A line names what
+    `*` does not reach."""
+    if frozen := left_frozen(model, settings):
+        _warn_once(f"LoRA leaves {sum(frozen.values()):,} weights in no linear layer frozen: {', '.join(frozen)}")
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,

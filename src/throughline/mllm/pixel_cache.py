@@ -27,7 +27,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json, content_hash, write_atomically
 from throughline.mllm.chat import Chat, EncodedImage
 
-VERSION = 1
+VERSION = 2
 """Raised when the same image would give other tensors (`domains.images`), or a file has another layout."""
 
 LIBRARIES = ("transformers", "torch", "torchvision", "pillow", "numpy")

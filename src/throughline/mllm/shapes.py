@@ -132,8 +132,7 @@ def shape_of(model: Any, image: EncodedImage | None = None) -> Shape:
 
 def tiles_of(image: EncodedImage) -> int:
     """Sequences that the vision tower makes of it: tiles, or one where patches come in a row."""
-    pixels = image.inputs["pixel_values"]
-    return len(pixels) if pixels.ndim == 4 else 1
+    return math.prod(image.inputs["pixel_values"].shape[:-3])
 
 
 def open_outline(source: str, tiles: int = 1, revision: str | None = None) -> tuple[Any, Chat]:

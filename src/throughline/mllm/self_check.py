@@ -1,0 +1,94 @@
+"""Whether a checkpoint gives here what its own processor and its own model call give: tokens and NLLs.
+
+`load` asks once a checkpoint. Compared are two images, one of odd sizes, with paths of up to 600 tokens: together in
+one batch here, each alone there. So a family whose forward pass needs more than tokens, positions and images is found.
+"""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, file_sha256, write_atomically
+from throughline.mllm.chat import Chat, Message, user_turn
+from throughline.mllm.chat import Path as TokenPath
+from throughline.mllm.forward import score_trees
+from throughline.mllm.plan import Plan
+from throughline.mllm.tree import Leaf, merge_paths
+
+TOKENS = 600
+"""Longest path, unless an image alone has more."""
+SIZES = ((61, 47), (40, 83))
+"""Width and height of the two images, in pixels."""
+SENTENCE = " The picture shows a cat, a dog or a boat."
+ANSWERS = ("boat", "A cat sits on a boat. It is a cat.")
+
+
+def check_once(model: Any, chat: Chat, plan: Plan, identity: Mapping[str, Any]) -> None:
+    """`check_family`, unless this checkpoint, known by its `identity`, has passed with this code before."""
+    code = {file.name: file_sha256(file) for file in Path(__file__).parent.glob("*.py")}
+    libraries = {name: version(name) for name in ("transformers", "torch", "tokenizers")}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "throughline" / "checked"
+    passed = cache / content_hash({**identity, "plan": vars(plan), "code": code, "libraries": libraries})
+    if passed.is_file():
+        return
+    check_family(model, chat, plan)
+    with contextlib.suppress(ThroughlineError, OSError):  # then it is done again
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(passed, "")
+
+
+@torch.no_grad()
+def check_family(model: Any, chat: Chat, plan: Plan) -> None:
+    """Raises a ThroughlineError for what differs."""
+    bidirectional = getattr(model.config.get_text_config(), "use_bidirectional_attention", None)
+    if bidirectional or "token_type_ids" in inspect.signature(model.forward).parameters:  # would say which tokens
+        raise _differs("its decoder lets image or prompt tokens attend to later ones")
+    sentence_tokens = len(chat.tokenizer(SENTENCE, add_special_tokens=False)["input_ids"])
+    trees, theirs = [], []
+    for size in SIZES:
+        pixels = np.random.default_rng(size).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize(size)
+        encoded, leaves = chat.encode_image(image, str(size)), []
+        room = TOKENS - 80 - len(chat.prompt(user_turn(SENTENCE), [encoded]).tokens)
+        turn = user_turn(SENTENCE * max(1, room // sentence_tokens))
+        for answer in ANSWERS:
+            path = chat.answered(turn, [encoded], answer)
+            leaves.append(Leaf(path, answer))
+            theirs.append(_own_nll(model, chat, turn, image, answer, path))
+        trees.append(merge_paths(leaves, chat.image_token_id))
+    scores = score_trees(model, plan.collate([trees], chat.pad_id).to(model.device))
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.2  # in half precision, both sides round
+    for own, (_, _, ours) in zip(theirs, scores.per_branch(), strict=True):
+        difference = float((own - ours).abs().mean())
+        if not difference <= tolerance * max(1.0, float(own.mean())):
+            raise _differs(f"likelihoods differ from its own by {difference:.3g} nats a token")
+
+
+def _own_nll(model: Any, chat: Chat, turn: list[Message], image: Image.Image, answer: str, path: TokenPath) -> Tensor:
+    """`(answer tokens,)` by the processor's and the model's own call."""
+    text, opens = chat.rendered(turn, answer)
+    inputs = chat.processor(
+        images=[image], text=[text], return_tensors="pt", add_special_tokens=opens, **chat.image_options
+    )
+    if inputs["input_ids"][0].tolist() != path.tokens.tolist():
+        raise _differs("its processor makes other tokens of a conversation")
+    count = len(path.tokens) - path.answer_start
+    logits = model(**inputs.to(model.device), use_cache=False, logits_to_keep=count + 1).logits[0, :-1].float()
+    return cross_entropy(logits, inputs["input_ids"][0, -count:].to(logits.device), reduction="none")
+
+
+def _differs(what: str) -> ThroughlineError:
+    return ThroughlineError(
+        f"checkpoints of this family do not run here: {what}", do="see docs/howto/family.md for those that do"
+    )
