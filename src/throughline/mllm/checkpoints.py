@@ -89,8 +89,7 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
             folder,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
-    settings = [folder / name for name in ("processor_config.json", "tokenizer_config.json")]
-    texts = [file.read_text("utf-8") for file in settings if file.is_file()]
+    texts = [file.read_text("utf-8") for file in folder.glob("*r_config.json")]  # of processor and tokenizer
     if texts and not any(folder.glob("chat_template*")) and not any('"chat_template"' in text for text in texts):
         raise no_chat_template(folder)
     return str(folder)
@@ -98,8 +97,4 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
 
 def no_chat_template(folder: Path | None = None) -> ThroughlineError:
     """For a checkpoint that cannot render a conversation."""
-    return ThroughlineError(
-        "the checkpoint has no chat template",
-        folder,
-        "use the instruction-tuned checkpoint of its family, or put its chat_template.jinja beside config.json",
-    )
+    return ThroughlineError("the checkpoint has no chat template", folder, "use its family's instruction-tuned one")

@@ -27,6 +27,7 @@ from throughline.core.settings import LoraSettings
 from throughline.mllm.lora_linear import LoraLinear
 
 logger = logging.getLogger(__name__)
+_warn_once = cache(logger.warning)
 
 VISION_NAMES = ("vision_tower", "visual", "vision_model")
 """What transformers' families call their vision encoder."""
@@ -54,11 +55,6 @@ def left_frozen(model: nn.Module, settings: LoraSettings) -> dict[str, int]:
         if weight.ndim > 1 and in_layers != name and not towers.isdisjoint(name.split(".")):
             frozen[in_layers] += 0 if isinstance(model.get_submodule(owner), nn.Linear) else weight.numel()
     return dict(+frozen)
-
-
-@cache
-def _warn_once(line: str) -> None:
-    logger.warning(line)
 
 
 def _matching_layers(

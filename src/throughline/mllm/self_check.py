@@ -40,12 +40,10 @@ def check_once(model: Any, chat: Chat, plan: Plan, identity: Mapping[str, Any]) 
     libraries = {name: version(name) for name in ("transformers", "torch", "tokenizers")}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "throughline" / "checked"
     passed = cache / content_hash({**identity, "plan": vars(plan), "code": code, "libraries": libraries})
-    if passed.is_file():
-        return
-    check_family(model, chat, plan)
-    with contextlib.suppress(ThroughlineError, OSError):  # then it is done again
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(passed, "")
+    if not passed.is_file():
+        check_family(model, chat, plan)
+        with contextlib.suppress(ThroughlineError, OSError):  # then it is done again
+            write_atomically(passed, "")
 
 
 @torch.no_grad()
@@ -78,9 +76,8 @@ def check_family(model: Any, chat: Chat, plan: Plan) -> None:
 def _own_nll(model: Any, chat: Chat, turn: list[Message], image: Image.Image, answer: str, path: TokenPath) -> Tensor:
     """`(answer tokens,)` by the processor's and the model's own call."""
     text, opens = chat.rendered(turn, answer)
-    inputs = chat.processor(
-        images=[image], text=[text], return_tensors="pt", add_special_tokens=opens, **chat.image_options
-    )
+    options = {"return_tensors": "pt", "add_special_tokens": opens, **chat.image_options}
+    inputs = chat.processor(images=[image], text=[text], **options)
     if inputs["input_ids"][0].tolist() != path.tokens.tolist():
         raise _differs("its processor makes other tokens of a conversation")
     count = len(path.tokens) - path.answer_start
@@ -89,6 +86,4 @@ def _own_nll(model: Any, chat: Chat, turn: list[Message], image: Image.Image, an
 
 
 def _differs(what: str) -> ThroughlineError:
-    return ThroughlineError(
-        f"checkpoints of this family do not run here: {what}", do="see docs/howto/family.md for those that do"
-    )
+    return ThroughlineError(f"checkpoints of this family do not run here: {what}", do="see docs/howto/family.md")
