@@ -14,6 +14,8 @@ from PIL import Image
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 
+CLS = ("--set", "data.drawn=null", "--set", "methods=cls", "--set", "data.targets=all", "--set", "chains.teacher=null")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -74,6 +76,56 @@ def test_check_prints_json_alone(folder, capsys):
     assert report["ok"] is True
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("\U0001f600", 1, "no letter or digit"),
+        ("x++", 1, "differ only in case, blanks or punctuation"),
+        ("<b>bold</b>", 1, "line break or a tag"),
+        ("two\nlines", 1, "line break or a tag"),
+        ("z; y", 1, "from a sentence as y"),
+        ("late, but red", 0, "holds a comma"),
+    ],
+)
+def test_class_names_that_answers_cannot_be_told_by_are_told_before_a_unit_starts(folder, capsys, name, code, said):
+    for domain in ("art", "photo"):
+        shutil.copytree(folder / domain / "x", folder / domain / name)
+        for number in range(5):
+            image = Image.fromarray(np.full((4, 5, 3), 10 * number + len(domain), dtype=np.uint8))
+            image.save(folder / domain / name / f"{number}.png")
+    assert main(["data", "check", str(folder)]) == code
+    assert said in capsys.readouterr().out
+    assert main(["run", "tiny", "--dry-run", "--set", f"data.images={folder}", *CLS]) == code
+    errors = capsys.readouterr().err
+    assert said in errors and errors.count("\n") == 1
+
+
+def test_one_class_split_folders_and_narrow_images_are_told_by_a_dry_run(folder, tmp_path, capsys):
+    def dry_run(root: Path) -> tuple[int, str]:
+        code = main(["run", "tiny", "--dry-run", "--set", f"data.images={root}", *CLS])
+        return code, capsys.readouterr().err
+
+    for number in range(5):
+        Image.fromarray(np.full((4, 4), 4090 + number, np.uint16)).save(folder / "art/x" / f"{number}.png")
+    assert dry_run(folder)[0] == 0 and "5 of 5 16-bit images looked at in art use 12 bits" in dry_run(folder)[1]
+    for name in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "splits" / name)
+    code, said = dry_run(tmp_path / "splits")
+    assert code == 1 and "train, val: splits are taken for the domains" in said and said.count("\n") == 1
+    for domain in ("art", "photo"):
+        shutil.rmtree(folder / domain / "y")
+    code, said = dry_run(folder)
+    assert code == 1 and "only one class (x)" in said and said.count("\n") == 1
+
+
+def test_a_dry_run_for_programs_has_the_warnings(folder, capsys):
+    (folder / "art" / "ghost").mkdir()
+    command = ["run", "tiny", "--dry-run", "--json", "--set", f"data.images={folder}", *CLS]
+    assert main(command) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith("warning: images: the class folder art/ghost is empty")
+
+
 def test_check_takes_another_limit_of_pixels(folder, capsys):
     assert main(["data", "check", str(folder), "--max-pixels", "15"]) == 1
     assert "4 x 4 has more than 15 pixels" in capsys.readouterr().out
@@ -110,6 +162,8 @@ def test_split_prints_a_table_for_a_reader(folder, capsys):
     assert main(["data", "split", str(folder), "--target", "photo", "--trial-seed", "0"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [["art", "8", "2", "source"], ["photo", "8", "2", "target"]]
+    assert main(["data", "split", str(folder), "--target", "photo"]) == 0  # of trial seed 0, as `evaluate`
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == lines
 
 
 @pytest.mark.parametrize("command", [["check"], ["split", "--target", "art", "--trial-seed", "0"]])

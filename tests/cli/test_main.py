@@ -101,7 +101,7 @@ def test_no_verb_at_all_is_wrong_usage(capsys):
         (["data", "split", "X", "--target", "a", "--trial-seed", "0", "--jsn"], "did you mean --json?"),
         (["data", "draw", "X", "--perclass=3"], "did you mean --per-class?"),
         (["data", "digits", "X", "--shift", "rotate"], "did you mean rotation?"),
-        (["data", "split", "X", "--target", "a"], "--trial-seed"),
+        (["data", "split", "X", "--trial-seed", "0"], "--target"),
     ],
 )
 def test_a_misspelt_word_is_wrong_usage_and_the_nearest_is_named(capsys, arguments, hint):

@@ -1,11 +1,15 @@
 import os
 import shutil
+import struct
+import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import check_images
+from throughline.domains.images import bits_in_use
 
 
 def kinds(root, severity=None, **settings):
@@ -82,14 +86,85 @@ def test_names_that_differ_only_in_case_are_errors(tree, paint):
 
 def test_files_that_are_not_listed_are_warnings(tree, paint):
     (tree / "art/cat/notes.txt").write_text("x")
-    (tree / "art/cat/picture.gif").write_bytes(b"GIF89a")
+    (tree / "art/cat/picture.heic").write_bytes(b"")
     (tree / "list.csv").write_text("image,domain,label\n")
     paint(tree / "art" / "loose.png")
     paint(tree / "art" / ".trash" / "x.png")
     assert the_one(tree, "not_an_image", "warning").where == ("art/cat/notes.txt",)
-    assert the_one(tree, "unlisted_format", "warning").where == ("art/cat/picture.gif",)
+    assert the_one(tree, "unlisted_format", "warning").where == ("art/cat/picture.heic",)
     assert the_one(tree, "misplaced", "warning").where == ("art/loose.png",)
     assert the_one(tree, "hidden_folder", "warning").where == ("art/.trash",)
+
+
+def test_the_first_frame_of_a_gif_is_an_image_and_domainbeds_split_another(tree):
+    Image.new("RGB", (3, 3), "red").save(tree / "art/cat/moving.gif")
+    defect = the_one(tree, "gif", "warning")
+    assert defect.where == ("art/cat/moving.gif",) and "DomainBed" in defect.what
+    assert check_images(tree).counts["art"]["cat"] == 7
+
+
+def test_a_class_folder_that_is_empty_everywhere_is_told(tree):
+    (tree / "art/ghost").mkdir()
+    (tree / "art/ghost/notes.txt").write_text("x")
+    assert the_one(tree, "empty_class", "warning").where == ("art/ghost",)
+    assert check_images(tree).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "Validation"), ("test_set", "train_set")])
+@pytest.mark.parametrize("level", ["between", "above"])
+def test_splits_in_the_place_of_classes_or_domains_are_an_error(tree, tmp_path, names, level):
+    for name in names:
+        shutil.copytree(tree, tmp_path / "above" / name)
+        for domain in ("art", "photo"):
+            shutil.copytree(tree / domain, tmp_path / "between" / domain / name)
+    defect = the_one(tmp_path / level, "split_folders", "error")
+    assert all(name in defect.what for name in names) and "<domain>/<class>" in defect.what
+
+
+def test_a_class_called_train_is_no_split(tree):
+    for domain in ("art", "photo", "sketch"):
+        (tree / domain / "dog").rename(tree / domain / "train")
+    assert kinds(tree) == []
+    shutil.rmtree(tree / "art/cat")
+    assert kinds(tree) == ["class_missing"]
+
+
+def deep(path, bits, seed=0):
+    values = np.random.default_rng(seed).integers(0, 2**bits, (8, 8), dtype=np.uint16)
+    values[0, 0] = 2**bits - 1
+    Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 15])
+def test_sixteen_bit_images_of_a_domain_that_use_fewer_bits_are_told(tree, bits):
+    for number, path in enumerate(sorted(tree.glob("art/*/*.png"))):
+        deep(path, bits, number)
+    for number, path in enumerate(sorted(tree.glob("photo/*/*.png"))):
+        deep(path, 16 if number == 3 else 15, number + 50)  # dark by itself, in a domain that uses all bits
+    defect = the_one(tree, "unused_bits", "warning")
+    assert defect.where == ("art",) and f"12 of 12 16-bit images looked at in art use {bits} bits" in defect.what
+
+
+def test_some_images_of_twelve_bits_among_others_of_sixteen_are_told(tree):
+    for number in range(6):
+        deep(tree / f"art/cat/{number}.png", 12 if number < 2 else 16, number)
+    assert "2 of 6 16-bit images looked at in art use 12 bits" in the_one(tree, "unused_bits", "warning").what
+
+
+def test_bits_in_use_of_colour_and_of_what_is_no_image(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    values = np.full((4, 4, 3), 4095, dtype=">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    (tmp_path / "colour.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert bits_in_use(tmp_path / "colour.png") == 12
+    Image.new("RGB", (4, 4)).save(tmp_path / "eight.png")
+    (tmp_path / "text.png").write_text("no image")
+    names = ("eight.png", "text.png", "none.png")
+    assert [bits_in_use(tmp_path / name) for name in names] == [None, None, None]
 
 
 def test_a_symlink_loop_is_named_and_its_images_counted_once(tree):

@@ -1,12 +1,19 @@
 import csv
 import hashlib
 import os
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from throughline.core.errors import ThroughlineError
+from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
+from throughline.domains.images import load_image
+from throughline.domains.listing import find_images
+from throughline.domains.samples import ImageSet
 
 
 def test_domains_and_classes_come_in_sorted_order_and_ids_are_relative_paths(tree):
@@ -29,7 +36,6 @@ def test_the_order_in_a_domain_is_that_of_torchvisions_image_folder(tree, paint,
     for name in ("photo/dog/Zebra 1.png", "photo/dog/é.png", "photo/dog/.thumbs/t.png", "photo/ape/x.png"):
         paint(tree / name)
     (tree / "photo/dog/notes.txt").write_text("no image")
-    (tree / "photo/dog/picture.gif").write_bytes(b"GIF89a")
     elsewhere = paint(tmp_path / "elsewhere" / "linked.png").parent
     (tree / "photo/dog/link").symlink_to(elsewhere)
     (tree / "photo/horse").symlink_to(elsewhere)
@@ -72,6 +78,87 @@ def _write_table(root: Path, ending: str, rows: list[dict[str, str]]) -> Path:
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), table)
     return table
+
+
+def _as_rows(images: ImageSet) -> list[dict[str, str]]:
+    return [{"image": s.id, "domain": s.domain, "label": s.label} for s in images.samples]
+
+
+ACCENTED = "caf\u00e9", "한글", "\u00e9té"  # composed
+
+
+@pytest.mark.parametrize("name", ACCENTED)
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_names_stored_decomposed_are_those_of_other_folders_and_of_tables(tree, ending, name):
+    decomposed = unicodedata.normalize("NFD", name)
+    before = read_images(tree)
+    for domain, spelt in (("art", decomposed), ("photo", name), ("sketch", name)):
+        (tree / domain / "dog").rename(tree / domain / spelt)
+    (tree / "art/cat/0.png").rename(tree / "art/cat" / f"{decomposed}.png")
+    (tree / "sketch").rename(tree / f"sketch {decomposed}")
+    images = read_images(tree)
+    assert images.classes == tuple(sorted(("cat", name))) and images.domains == ("art", "photo", f"sketch {name}")
+    assert [s.image_sha256 for s in images.samples if s.label == name and s.domain == "art"] == [
+        s.image_sha256 for s in before.samples if s.label == "dog" and s.domain == "art"
+    ]
+    assert all(sample.path.is_file() for sample in images.samples)
+    assert read_images(_write_table(tree, ending, _as_rows(images))).samples == images.samples
+    assert not [d for d in check_images(tree).defects if d.kind == "class_missing"]
+
+
+def test_the_same_folder_in_two_spellings_is_an_error(tree, paint):
+    for form in ("NFC", "NFD"):
+        paint(tree / "art" / unicodedata.normalize(form, "café") / "0.png")
+    with pytest.raises(ThroughlineError, match=r"art/café/0.png is listed more than once.*accents"):
+        read_images(tree)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_paths_of_windows_in_a_table_are_read(tree, ending):
+    images = read_images(tree)
+    backslash = [row | {"image": row["image"].replace("/", "\\")} for row in _as_rows(images)]
+    assert read_images(_write_table(tree, ending, backslash)).samples == images.samples
+    backslash[0]["image"] = ".\\" + backslash[0]["image"]
+    assert read_images(_write_table(tree, ending, backslash)).samples == images.samples
+    for elsewhere in ("C:\\data\\art\\cat\\0.png", "C:/data/art/cat/0.png", "\\\\server\\share\\0.png"):
+        backslash[0]["image"] = elsewhere
+        with pytest.raises(ThroughlineError, match=r"outside the table's folder.*relative"):
+            read_images(_write_table(tree, ending, backslash))
+
+
+def test_a_backslash_in_a_files_own_name_stays(tree):
+    (tree / "art/cat/0.png").rename(tree / "a\\b.png")
+    row = {"image": "a\\b.png", "domain": "art", "label": "cat"}
+    assert read_images(_write_table(tree, ".csv", [row])).samples[0].path == tree / "a\\b.png"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_gif_is_an_image_in_folders_tables_and_for_predict(tree, ending):
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    path = tree / "art/cat/moving.GIF"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    images = read_images(tree)
+    assert "art/cat/moving.GIF" in images.by_id and path in find_images([tree])
+    assert read_images(_write_table(tree, ending, _as_rows(images))).samples == images.samples
+    assert load_image(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_splits_are_not_read_as_classes_or_domains(tree, tmp_path, between):
+    for name in ("train", "val"):
+        shutil.copytree(tree / "art" if between else tree, tmp_path / "sets" / ("art/" if between else "") / name)
+    what = "the classes of art" if between else "the domains"
+    with pytest.raises(ThroughlineError, match=f"train, val: splits are taken for {what}.*<domain>/<class>"):
+        read_images(tmp_path / "sets")
+    (tree / "photo/dog").rename(tree / "dogs")
+    shutil.rmtree(tree / "photo/cat")
+    (tree / "dogs").rename(tree / "photo/train")
+    assert "train" in read_images(tree).classes
+    (tree / "photo/train").rename(tree / "dogs")
+    (tree / "photo/train").mkdir()
+    (tree / "dogs").rename(tree / "photo/train/dog")
+    with pytest.raises(ThroughlineError, match="train: splits are taken for the classes of photo"):
+        read_images(tree)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

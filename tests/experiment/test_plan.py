@@ -179,8 +179,10 @@ def test_several_image_sets_are_planned_one_after_the_other(config_file, images,
         ("second", ("photo",)),
     ]
     assert load_config(str(config_file), ["methods=zero_shot", sets]) == config
-    with pytest.raises(ThroughlineError, match="two image sets are called trial"):
-        preview_images(load_config(str(config_file), [sets.replace(", name: first", "").replace(", name: second", "")]))
+    unnamed = sets.replace(", name: first", "").replace(", name: second", "")
+    assert [each.name for each in preview_images(load_config(str(config_file), [unnamed]))] == ["images", "other"]
+    with pytest.raises(ThroughlineError, match="two image sets are called images"):
+        preview_images(load_config(str(config_file), [unnamed.replace(str(other), str(images))]))
 
 
 def test_reasoning_without_chains_says_what_to_do(config_file, image_set):
@@ -239,9 +241,9 @@ def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_fi
 
 def test_a_drawn_world_is_called_so_wherever_it_lies(config_file, images):
     config = load_config(str(config_file))
-    assert preview_images(config)[0].name == "trial"
+    assert preview_images(config)[0].name == "images"
     (images / "scenes.jsonl").write_text("")
-    assert preview_images(config)[0].name == "drawn-trial"
+    assert preview_images(config)[0].name == "drawn-images"
     assert preview_images(load_config(str(config_file), ["data.name=drawn_2"]))[0].name == "drawn_2"
 
 

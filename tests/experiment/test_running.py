@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.experiment.fake_executor import EXECUTORS, notes
 
 from throughline.cli.main import main
@@ -106,6 +108,18 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.02)
 
 
+def test_doubts_about_the_images_are_told_before_a_unit_starts(run, images):
+    (images / "photo" / "ghost").mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((4, 4), 4000 + index, np.uint16)).save(images / "sketch" / "cat" / f"{index}.png")
+    said = []
+    run("methods=cls", report_progress=said.append)
+    warnings = [line for line in said if line.startswith("warning: images: ")]
+    assert "photo/ghost is empty" in warnings[0]
+    assert "5 of 5 16-bit images looked at in sketch use 12 bits" in warnings[1] and len(warnings) == 2
+    assert said[:2] == warnings
+
+
 def test_a_run_folder_holds_what_the_contract_says(run):
     finished = run("methods=mtct_sarr")
     folder = finished.folder
@@ -121,7 +135,7 @@ def test_a_run_folder_holds_what_the_contract_says(run):
     rows = read_json_lines(folder / "results.jsonl")
     assert len(rows) == 2 * 3
     assert [row["method"] for row in rows] == ["mtct"] * 3 + ["mtct_sarr"] * 3
-    assert {row["dataset"] for row in rows} == {"trial"}
+    assert {row["dataset"] for row in rows} == {"images"}
 
 
 def test_workers_find_the_accepted_chains_of_source_domains_in_the_folder(run):

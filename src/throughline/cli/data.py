@@ -9,16 +9,18 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from throughline.cli.options import Shown, Source, Subcommands, add_subcommands
 from throughline.cli.progress import progress
 from throughline.cli.text import counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import Settings
+from throughline.domains.listing import composed
 
 if TYPE_CHECKING:
     from throughline.domains.checks import CheckReport, Defect
@@ -64,9 +66,9 @@ class SplitOptions(Settings):
     """Print which images are in the "in" (80 %) and "out" (20 %) part of each domain, as DomainBed splits it."""
 
     source: Source
-    target: Annotated[str, Shown("DOMAIN")]
+    target: Annotated[str, Shown("DOMAIN"), AfterValidator(composed)]
     """The domain to hold out."""
-    trial_seed: int
+    trial_seed: int = 0
     """DomainBed's trial seed, a whole number."""
 
 
@@ -134,9 +136,12 @@ def _draw(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from throughline.domains.checks import check_images
     from throughline.domains.images import MAX_PIXELS
+    from throughline.questions.class_names import class_name_defects
 
     with progress("checking", "images") as report_progress:
         report = check_images(arguments.source, arguments.max_pixels or MAX_PIXELS, report_progress)
+    defects = (*report.defects, *class_name_defects(report.classes))
+    report = replace(report, defects=tuple(sorted(defects, key=lambda defect: defect.severity != "error")))
     if arguments.json:
         print(json_text(report.to_json()))
     else:

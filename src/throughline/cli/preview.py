@@ -32,6 +32,7 @@ def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
         "config": preview.config.model_dump(mode="json"),
         "units": units,
         "total": asdict(preview.total),
+        "warnings": preview.warnings,
         "forecast": _forecast_json(known) if known else None,
         "unknown": None if known else forecast,
     }

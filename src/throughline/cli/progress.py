@@ -95,8 +95,10 @@ class RunProgress:
             self._task = bar.add_task("", total=None)
 
     def report_step(self, line: str) -> None:
-        """A step before the units."""
-        if self._bar:
+        """A step before the units, or a warning, which stays."""
+        if self._bar and line.startswith("warning: "):
+            self._bar.console.print(line, markup=False, highlight=False)
+        elif self._bar:
             self._bar.update(self._task, description=line, total=None)
         else:
             self._pace.say_once(line)

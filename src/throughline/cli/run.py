@@ -57,9 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
         from throughline.cli.preview import as_json, as_text
+        from throughline.cli.progress import say
         from throughline.experiment.forecast import forecast_run
 
         preview = preview_run(config)
+        for warning in preview.warnings:
+            say(warning)
         forecast = forecast_run(preview, folder)
         print(json_text(as_json(preview, forecast)) if arguments.json else as_text(preview, forecast))
         return 0

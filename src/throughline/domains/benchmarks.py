@@ -49,7 +49,7 @@ BENCHMARKS = {
 """By name, in the spelling of the command line; `benchmarks.json` has them as data."""
 
 # What a picture's first bytes say about its format, for rows that come without a file name.
-SIGNATURES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
+SIGNATURES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"), (b"RIFF", ".webp"), (b"GIF8", ".gif"))
 
 
 def write_rows(
@@ -110,5 +110,5 @@ def _file_name(path: str | None, data: bytes, number: int) -> str:
         return name
     ending = next((ending for start, ending in SIGNATURES if data.startswith(start)), None)
     if ending is None:
-        raise ThroughlineError(f"row {number} of the data set is neither PNG, JPEG, BMP nor WebP")
+        raise ThroughlineError(f"row {number} of the data set is neither PNG, JPEG, BMP, WebP nor GIF")
     return f"{number:06d}{ending}"

@@ -5,21 +5,24 @@ An error is a defect with which training would fail or its result would mislead;
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from throughline.core.files import in_threads
-from throughline.domains.folders import hash_files, is_table, is_unicode, list_table
-from throughline.domains.images import MAX_PIXELS, ImageError, load_image
-from throughline.domains.listing import Entry, Listing, list_folder
+from throughline.domains.folders import SPLIT_REMEDY, hash_files, is_unicode, read_listing
+from throughline.domains.images import MAX_PIXELS, ImageError, bits_in_use, load_image
+from throughline.domains.listing import Entry, Listing, split_fault
+from throughline.domains.samples import ImageSet, Sample, spread
 
 Severity = Literal["error", "warning"]
 # Files that show a picture but that ImageFolder, and so every DomainBed split, passes over.
-UNLISTED_FORMATS = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".svg", ".dcm", ".npy")
+UNLISTED_FORMATS = (".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".svg", ".dcm", ".npy")
 # What describes an image set may lie at its root: image lists, chains, the truth of drawn scenes.
 DESCRIPTIONS = (".csv", ".json", ".jsonl", ".parquet")
+# How many images of a domain a run decodes, to see whether their 16 bits are in use, before it starts.
+LOOKED_AT = 8
 # Below five images int(n * 0.2) is 0: no image is left to select a model on.
 SMALLEST_DOMAIN = 5
 
@@ -66,7 +69,7 @@ def check_images(
     nothing to report on: no such folder, or a table that cannot be read.
     """
     root = Path(root)
-    listing = Listing(root, entries=list_table(root)) if is_table(root) else list_folder(root)
+    listing = read_listing(root)
     entries = listing.entries
     domains = tuple(sorted({*listing.folders, *(entry.domain for entry in entries)}))
     classes = tuple(sorted({entry.label for entry in entries}))
@@ -77,10 +80,37 @@ def check_images(
         *_domain_and_class_defects(listing, counts, classes),
         *_group_defects(entries),
         *_broken_images(entries, max_pixels, on_progress),
+        *_unused_bits(entries),
         *_copies(entries),
     ]
     defects.sort(key=lambda defect: defect.severity != "error")
     return CheckReport(root, domains, classes, counts, tuple(defects))
+
+
+def quick_check(images: ImageSet) -> Iterator[Defect]:
+    """What `read_images` lets pass and can be told in seconds: one class only, empty class folders, and 16-bit images
+    that use fewer bits, as far as a few images of each domain show.
+    """
+    if len(images.classes) < 2:
+        yield Defect("too_few_classes", "error", f"only one class ({images.classes[0]}): nothing to tell apart")
+    for folder in images.empty:
+        yield Defect("empty_class", "warning", f"the class folder {folder} is empty", (folder,))
+    yield from _unused_bits(spread(images.samples, LOOKED_AT * len(images.domains)))
+
+
+def _unused_bits(images: Sequence[Entry | Sample]) -> Iterable[Defect]:
+    bits_of: dict[str, list[int]] = defaultdict(list)
+    for image, bits in zip(images, in_threads(lambda image: bits_in_use(image.path), images), strict=True):
+        if bits is not None:
+            bits_of[image.domain].append(bits)
+    for domain, bits in bits_of.items():
+        # In a domain that uses all 16 bits an image may be dark by itself; 12 bits are a sixteenth of the brightness.
+        narrow = bits if max(bits) < 16 else [each for each in bits if each <= 12]
+        if narrow:
+            white = round((2 ** max(narrow) - 1) / 257)
+            what = f"{len(narrow)} of {len(bits)} 16-bit images looked at in {domain} use {max(narrow)} bits only"
+            remedy = f"they load dark, white as {white} of 255; scale them to 16 bits"
+            yield Defect("unused_bits", "warning", f"{what}: {remedy}", (domain,))
 
 
 _LEFT_OUT: tuple[tuple[str, str, Severity, str], ...] = (
@@ -105,9 +135,13 @@ def _layout_defects(listing: Listing) -> Iterable[Defect]:
     for paths, kind, severity, what in _LEFT_OUT:
         for path in getattr(listing, paths):
             yield Defect(kind, severity, what.format(path), (path,))
+    fault = split_fault(listing.entries)
+    if fault is not None:
+        yield Defect("split_folders", "error", f"{fault}: {SPLIT_REMEDY}")
     pictures = [name for name in listing.others if name.lower().endswith(UNLISTED_FORMATS)]
     described = {name for name in listing.others if "/" not in name and name.lower().endswith(DESCRIPTIONS)}
     others = [name for name in listing.others if name not in described.union(pictures)]
+    gifs = [entry.id for entry in listing.entries if entry.id.lower().endswith(".gif")]
     for kind, names, what in (
         ("misplaced", listing.misplaced, "images outside a <domain>/<class> folder are left out"),
         (
@@ -115,6 +149,7 @@ def _layout_defects(listing: Listing) -> Iterable[Defect]:
             pictures,
             "pictures in a format that is not listed are left out; convert them to PNG or JPEG",
         ),
+        ("gif", gifs, "of GIF images the first frame is read; DomainBed leaves them out, so its splits are others"),
         ("not_an_image", others, "files that are no images are left out"),
     ):
         if names:
@@ -149,6 +184,9 @@ def _domain_and_class_defects(
             state = "an empty folder" if label in listing.folders.get(domain, ()) else "missing"
             what = f"class {label} is {state} in domain {domain} (labels do not shift: classes are the union)"
             yield Defect("class_missing", "warning", what, (f"{domain}/{label}",))
+    for folder in listing.empty:
+        if folder.split("/")[1] not in classes:
+            yield Defect("empty_class", "warning", f"the class folder {folder} is empty, as in every domain", (folder,))
 
 
 def _same_but_for_spelling(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -5,18 +5,18 @@ The three give the same samples in the same order. Everything that works on imag
 
 import csv
 import posixpath
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, in_threads
-from throughline.domains.listing import Entry, list_folder
+from throughline.domains.listing import Entry, Listing, composed, list_folder, require_single, split_fault
 from throughline.domains.samples import ImageSet, Sample
 
 COLUMNS = ("image", "domain", "label")
 OPTIONAL = ("group", "class_name")
+SPLIT_REMEDY = "move their images into <domain>/<class>: throughline makes its own splits"
 
 
 def read_images(source: str | Path, name: str | None = None) -> ImageSet:
@@ -25,15 +25,16 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is
     decoded (a truncated file is found by `check_images` or when it is loaded); every file is read once for
     its SHA-256. `name` defaults to the folder's or file's own name. Raises a ThroughlineError that names the
-    file or row at fault.
+    file or row at fault, also where splits are taken for domains or classes.
     """
     source = Path(source)
-    if is_table(source):
-        entries = list_table(source)
-        root, default_name = source.parent, source.stem
-    else:
-        entries = _entries_of_folder(source)
-        root, default_name = source, source.resolve().name
+    listing = read_listing(source)
+    entries, root = listing.entries, listing.root
+    if not is_table(source):
+        _require_whole_folder(listing)
+    fault = split_fault(entries)
+    if fault is not None:
+        raise ThroughlineError(fault, source, SPLIT_REMEDY)
     hashes = hash_files(entry.path for entry in entries)
     for entry, value in zip(entries, hashes, strict=True):
         if isinstance(value, OSError):
@@ -46,13 +47,24 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
         for entry, value in zip(entries, hashes, strict=True)
     )
     return ImageSet(
-        name=name or default_name,
+        name=name or default_name(source),
         root=root,
         domains=tuple(sorted({sample.domain for sample in samples})),
         classes=tuple(sorted({sample.label for sample in samples})),
         samples=samples,
         names={entry.label: entry.names for entry in entries if entry.names},
+        empty=tuple(listing.empty),
     )
+
+
+def read_listing(source: Path) -> Listing:
+    """The images of a folder or table, not yet opened. Raises as `list_folder` and `list_table` do."""
+    return Listing(source.parent, list_table(source)) if is_table(source) else list_folder(source)
+
+
+def default_name(source: Path) -> str:
+    """What images are called that are given no name: as their folder, or their table without its ending."""
+    return source.stem if is_table(source) else source.resolve().name
 
 
 def is_table(source: Path) -> bool:
@@ -74,8 +86,8 @@ def _hash_or_error(path: Path) -> str | OSError:
         return error
 
 
-def _entries_of_folder(root: Path) -> list[Entry]:
-    listing = list_folder(root)
+def _require_whole_folder(listing: Listing) -> None:
+    root = listing.root
     if listing.unlistable:
         raise ThroughlineError("cannot read the folder", root / listing.unlistable[0], "grant reading rights")
     if not listing.entries:
@@ -88,7 +100,6 @@ def _entries_of_folder(root: Path) -> list[Entry]:
         )
     for entry in listing.entries:
         _require_unicode(entry.id, root)
-    return listing.entries
 
 
 def is_unicode(name: str) -> bool:
@@ -105,7 +116,8 @@ def list_table(table: Path) -> list[Entry]:
     """The rows of a CSV or Parquet file as entries, in the order in which the same files would lie in a
     folder.
 
-    Spaces around a value are dropped. A cell of `class_name` is how the row's class is written, and synonyms behind
+    Spaces around a value are dropped, and backslashes are read as Windows means them where no file has them in its
+    name. A cell of `class_name` is how the row's class is written, and synonyms behind
     it, with `|` between them; one row of a class is enough. Raises a ThroughlineError for a missing column, an empty
     cell, a path listed twice, two names of one class, or an absolute path outside the table's folder (an id must not
     name a machine's own folders).
@@ -116,9 +128,7 @@ def list_table(table: Path) -> list[Entry]:
     entries = [_entry_of_row(table, number, row) for number, row in enumerate(rows, start=1)]
     if not entries:
         raise ThroughlineError("the table lists no images", table, f"it needs rows of {', '.join(COLUMNS)}")
-    twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
-    if twice:
-        raise ThroughlineError(f"the image {twice[0]} is listed more than once", table, "keep one of its rows")
+    require_single(entries, table)
     names: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         if entry.names and names.setdefault(entry.label, entry.names) != entry.names:
@@ -161,8 +171,10 @@ def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
     image, domain, label, group, named = cells = [_cell(row, column) for column in (*COLUMNS, *OPTIONAL)]
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
+    if "\\" in image and not (table.parent / image).exists():
+        image = image.replace("\\", "/")
     relative = Path(image)
-    if relative.is_absolute():
+    if relative.is_absolute() or PureWindowsPath(image).is_absolute():
         folder = table.parent.resolve()
         if not relative.is_relative_to(folder):
             what = f"row {number} names {image}, outside the table's folder"
@@ -176,4 +188,4 @@ def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
 
 def _cell(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
-    return "" if value is None else str(value).strip()
+    return "" if value is None else composed(str(value).strip())

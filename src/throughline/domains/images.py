@@ -1,7 +1,8 @@
 """Opens one image file as 8-bit RGB, in the one way that training, evaluation and the checks share.
 
 In this order: the first frame is taken; EXIF orientation is applied; 16-bit grey is divided by 257 and
-rounded (65535 becomes 255; Pillow itself reads 16-bit colour as the high byte); transparency (alpha, or a
+rounded (65535 becomes 255, whatever number of bits is in use: `bits_in_use` tells; Pillow itself reads 16-bit
+colour as the high byte); transparency (alpha, or a
 transparent palette entry) is composited on white; palette, grey, CMYK and YCbCr become RGB as Pillow
 converts them, colour profiles are ignored. 32-bit integers beyond 16 bits and floats have no agreed scale
 and are refused.
@@ -9,6 +10,7 @@ and are refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterable
@@ -66,6 +68,18 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def bits_in_use(path: Path) -> int | None:
+    """Bits of the largest value in a 16-bit image, at most 16; None for other images and for what cannot be read."""
+    if not path.is_file():  # opening a named pipe would block for ever
+        return None
+    with contextlib.suppress(Exception), Image.open(path) as image:  # `load_image` says why it cannot be read
+        grey = image.mode.startswith("I")
+        if grey or ";16" in str(image.tile):
+            largest = max(np.ravel(image.getextrema())[1:6:2])  # of each colour; of a colour Pillow keeps the high byte
+            return min(16, int(largest).bit_length() + (0 if grey else 8))
+    return None
 
 
 def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:

@@ -5,17 +5,30 @@ The order is torchvision's `ImageFolder` (per class folder: `sorted(os.walk(fold
 files sorted inside) under DomainBed's sorted domain folders, because DomainBed's splits are positions in
 that order. `folders.read_images` turns a listing into samples; `checks.check_images` reports what was
 left aside. `find_images` is for images that have no domain and no class.
+
+Names are compared in their composed form (Unicode's NFC): macOS writes "é" as "e" and an accent.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
 
 from throughline.core.errors import ThroughlineError
 
-# torchvision.datasets.folder.IMG_EXTENSIONS, compared in lower case as there.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# torchvision.datasets.folder.IMG_EXTENSIONS, compared in lower case as there; and GIF, which ImageFolder passes over.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+_SPLIT = re.compile(r"(train|val|valid|validation|test|dev|eval|crossval|holdout|full)([-_ \d]|ing|val|set)*", re.I)
+"""A folder of a split, such as train, Training, val2017 or test_set."""
+
+composed = partial(unicodedata.normalize, "NFC")
+"""The form in which names are compared."""
 
 # (device, inode): what a folder is, whatever path or link leads to it.
 Identity = tuple[int, int]
@@ -36,7 +49,7 @@ class Entry:
     @property
     def path(self) -> Path:
         """The file; made when it is asked for, as a sample's."""
-        return self.root / self.id
+        return on_disk(self.root, self.id)
 
 
 @dataclass
@@ -59,26 +72,70 @@ class Listing:
     others: list[str] = field(default_factory=list)
     unlistable: list[str] = field(default_factory=list)
 
+    @property
+    def empty(self) -> list[str]:
+        """Class folders without an image, as `domain/class`."""
+        filled = {f"{entry.domain}/{entry.label}" for entry in self.entries}
+        folders = [f"{domain}/{label}" for domain, labels in self.folders.items() for label in labels]
+        return [folder for folder in folders if folder not in filled]
+
 
 def is_image_name(name: str) -> bool:
     """Whether ImageFolder would take a file of this name."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
+def on_disk(root: Path, id: str) -> Path:
+    """Where the file or folder of an id lies: an id is composed, what the disk calls it may be otherwise."""
+    for spelt in (id, unicodedata.normalize("NFD", id)):
+        path = root / spelt
+        if id.isascii() or path.exists():
+            return path
+    path = root
+    for part in PurePosixPath(id).parts:  # some names in one form, some in another
+        path = next((other for other in path.glob("*") if composed(other.name) == part), path / part)
+    return path
+
+
+def require_single(entries: Iterable[Entry], where: Path) -> None:
+    """Raises a ThroughlineError for an image that is there twice: in a table, or by two spellings of a folder."""
+    twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
+    if twice:
+        remedy = "keep one (names that differ only in how accents are stored are one name)"
+        raise ThroughlineError(f"the image {twice[0]} is listed more than once", where, remedy)
+
+
+def split_fault(entries: Sequence[Entry]) -> str | None:
+    """What is wrong where folders such as train and val stand in the place of domains or classes.
+
+    One such name may be a class (a train); it is a split where whatever lies in it lies in folders again.
+    """
+    flat = {entry.domain for entry in entries if entry.id.count("/") < 3}
+    names = {"domains": ({entry.domain for entry in entries}, not flat)}
+    for entry in entries:
+        names.setdefault(f"classes of {entry.domain}", (set(), entry.domain not in flat))[0].add(entry.label)
+    for level, (given, nested) in names.items():
+        splits = sorted(filter(_SPLIT.fullmatch, given))
+        if len(splits) > 1 or (splits and nested and len(given) == 1):
+            return f"{', '.join(splits)}: splits are taken for the {level}"
+    return None
+
+
 def list_folder(root: Path) -> Listing:
     """Walks the tree once, opening no file. Raises a ThroughlineError when `root` is no folder that can
-    be read.
+    be read, and for two folders whose names are composed alike.
     """
     if not root.exists():
         raise ThroughlineError("no such folder", root, "give the folder that holds <domain>/<class>/<image>")
     if not root.is_dir():
         raise ThroughlineError("a file where a folder of images is expected", root, "give a folder, .csv or .parquet")
     listing = Listing(root)
-    for domain, inside_domain in _subfolders(listing, root, "", (_identity(root),)):
+    for domain, inside_domain in _subfolders(listing, "", (_identity(root),)):
         listing.folders[domain] = []
-        for label, inside_class in _subfolders(listing, root / domain, domain, inside_domain):
+        for label, inside_class in _subfolders(listing, domain, inside_domain):
             listing.folders[domain].append(label)
             _list_class(listing, domain, label, inside_class)
+    require_single(listing.entries, root)
     return listing
 
 
@@ -87,33 +144,33 @@ def _identity(folder: Path) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def _scan(listing: Listing, folder: Path, relative: str) -> list[os.DirEntry[str]]:
-    """A folder's entries sorted by name; a folder that may not be read is noted, not fatal."""
+def _scan(listing: Listing, relative: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """A folder's entries by composed name, sorted; a folder that may not be read is noted, not fatal."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(on_disk(listing.root, relative)) as entries:
+            return sorted(((composed(entry.name), entry) for entry in entries), key=itemgetter(0))
     except OSError as error:
         if not relative:
-            raise ThroughlineError(f"cannot read the folder: {error.strerror}", folder) from error
+            raise ThroughlineError(f"cannot read the folder: {error.strerror}", listing.root) from error
         listing.unlistable.append(relative)
         return []
 
 
 def _subfolders(
-    listing: Listing, folder: Path, relative: str, ancestors: tuple[Identity, ...]
+    listing: Listing, relative: str, ancestors: tuple[Identity, ...]
 ) -> Iterator[tuple[str, tuple[Identity, ...]]]:
     """Domain folders of the root or class folders of a domain, each with the identities down to itself."""
-    for entry in _scan(listing, folder, relative):
-        path = f"{relative}/{entry.name}" if relative else entry.name
+    for name, entry in _scan(listing, relative):
+        path = f"{relative}/{name}" if relative else name
         if not entry.is_dir():
-            if not entry.name.startswith("."):
-                (listing.misplaced if is_image_name(entry.name) else listing.others).append(path)
-        elif entry.name.startswith("."):
+            if not name.startswith("."):
+                (listing.misplaced if is_image_name(name) else listing.others).append(path)
+        elif name.startswith("."):
             listing.hidden.append(path)
-        elif (identity := _identity(folder / entry.name)) in ancestors:
+        elif (identity := _identity(Path(entry.path))) in ancestors:
             listing.loops.append(path)
         else:
-            yield entry.name, (*ancestors, identity)
+            yield name, (*ancestors, identity)
 
 
 def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Identity, ...]) -> None:
@@ -125,11 +182,11 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
     while open_folders:
         relative, above = open_folders.pop()
         names = []
-        for entry in _scan(listing, listing.root / relative, relative):
-            path = f"{relative}/{entry.name}"
+        for name, entry in _scan(listing, relative):
+            path = f"{relative}/{name}"
             if not entry.is_dir():
-                names.append(entry.name)
-            elif (identity := _identity(listing.root / path)) in above:
+                names.append(name)
+            elif (identity := _identity(Path(entry.path))) in above:
                 # os.walk would follow it some forty times, until the system refuses.
                 listing.loops.append(path)
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
+from throughline.domains.listing import on_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Sample:
     @property
     def path(self) -> Path:
         """The image's file. Made when it is asked for: a path for each of a million images would fill the memory."""
-        return self.root / self.id
+        return on_disk(self.root, self.id)
 
     @property
     def label(self) -> str:
@@ -62,6 +63,8 @@ class ImageSet:
     samples: tuple[Sample, ...]
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Of classes that are not written as they are called here: the display name, then synonyms."""
+    empty: tuple[str, ...] = ()
+    """Class folders without an image, as `domain/class`."""
 
     @cached_property
     def by_id(self) -> dict[str, Sample]:

@@ -18,6 +18,7 @@ from throughline.chains.formats import FORMATS
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import AnswerSettings, ModelSettings, Quantization
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
+from throughline.questions.class_names import class_name_defects
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.questions.wording import class_name
 
@@ -221,6 +222,9 @@ def require_class_names(classes: Sequence[str]) -> None:
         raise UsageError(f"the class {twice} is named twice", do="name each class once")
     if len(names) < 2:
         raise UsageError("one class leaves nothing to choose", do="name at least two, separated by commas")
+    for defect in class_name_defects(classes):
+        if defect.severity == "error":
+            raise UsageError(defect.what)
 
 
 def load_base(record: ModelRecord, base: ModelSettings) -> Mllm:

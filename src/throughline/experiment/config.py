@@ -30,16 +30,18 @@ from throughline.core.settings import (
     as_list,
 )
 from throughline.core.yaml_text import parse_yaml
+from throughline.domains.folders import default_name
+from throughline.domains.listing import composed
 from throughline.experiment.config_faults import first_fault
 from throughline.questions.question_set import QuestionSet, make_question_set
 
 
 def _named(value: Any) -> Any:
-    """A domain called 15 is the name "15": YAML reads it as a number."""
+    """A domain called 15 is the name "15": YAML reads it as a number. Names are composed, as those of folders."""
     listed = as_list(value)
     if not isinstance(listed, list):
         return listed
-    return [str(item) if type(item) in {int, float} else item for item in listed]
+    return [composed(str(item)) if type(item) in {int, float, str} else item for item in listed]
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
@@ -79,7 +81,7 @@ class DataConfig(Settings):
     drawn: DrawnConfig | None = None
     """The drawn world instead of image files."""
     name: str | None = None
-    """What tables call the images; by default `drawn`, or the name of the run."""
+    """What tables call the images; by default `drawn`, or the name of their folder or table."""
     targets: Literal["all"] | Words = "all"
     """Domains that are held out, one after the other."""
     names: dict[Annotated[str, BeforeValidator(str)], Words] = Field(default_factory=dict)
@@ -100,6 +102,11 @@ class DataConfig(Settings):
         if self.images is not None and self.drawn is not None:
             raise ValueError("both images and drawn are given: add --set data.drawn=null to use the images")
         return self
+
+    @property
+    def set_name(self) -> str:
+        """What results call the images. Never a path: the same images elsewhere give the same results."""
+        return self.name or ("drawn" if self.drawn is not None else default_name(Path(self.images or "")))
 
 
 class ChainsConfig(Settings):
@@ -242,10 +249,6 @@ class RunConfig(Settings):
         for key, value in keys.items():
             set_key(values, key, value)
         return RunConfig.model_validate(values)
-
-    def set_name(self, data: DataConfig) -> str:
-        """What results call an image set. Never its path: the same images elsewhere give the same results."""
-        return data.name or ("drawn" if data.drawn is not None else self.name)
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:

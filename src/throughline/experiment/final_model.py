@@ -46,6 +46,7 @@ from throughline.experiment.preparation import (
     SCENES,
     dataset_name,
     gather_chains,
+    image_warnings,
     read_accepted_chains,
     require_chain_source,
     require_server,
@@ -135,10 +136,10 @@ def fit_model(
     if config.evaluation.selection != "last":
         raise ValueError("nothing is held out, so there is nothing to select on")
     source = Path(config.data.images or "")
-    name = dataset_name(config.data.name or source.resolve().name, source)
+    name = dataset_name(config.data.set_name, source)
     images = read_images(source, name=name).with_names(config.data.names)
-    if len(images.classes) < 2:
-        raise ThroughlineError(f"only one class ({images.classes[0]}): nothing to tell apart", images.root)
+    for warning in image_warnings(images):
+        report_progress(warning)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
     _require_chains(config, needs_chains)
     require_model(config)

@@ -3,14 +3,17 @@
 `preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, read_json_lines, write_json_lines
+from throughline.domains.checks import quick_check
 from throughline.domains.folders import is_table, read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.experiment.config import DataConfig, DrawnConfig, RunConfig
+from throughline.questions.class_names import class_name_defects
 from throughline.runs.folder import ACCEPTED, JOURNAL
 from throughline.teaching.server_process import ServeCommand
 from throughline.training.methods import method_table
@@ -25,7 +28,7 @@ def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
 
     Raises ThroughlineError for what cannot be read, and for two sets of one name.
     """
-    sets = tuple(_preview_set(config, data).with_names(data.names) for data in config.image_sets)
+    sets = tuple(_preview_set(data).with_names(data.names) for data in config.image_sets)
     names = [images.name for images in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -33,13 +36,24 @@ def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
     return sets
 
 
-def _preview_set(config: RunConfig, data: DataConfig) -> ImageSet:
+def image_warnings(images: ImageSet) -> Iterator[str]:
+    """What is doubtful about images that are to be trained on or asked about.
+
+    ThroughlineError for one class only, and for class names that answers cannot be told by.
+    """
+    for defect in (*quick_check(images), *class_name_defects(images.classes, images.names)):
+        if defect.severity == "error":
+            raise ThroughlineError(defect.what, images.root)
+        yield f"warning: {images.name}: {defect.what} (more: throughline data check)"
+
+
+def _preview_set(data: DataConfig) -> ImageSet:
     if data.drawn is not None:
-        return _undrawn(data.drawn, config.set_name(data))
+        return _undrawn(data.drawn, data.set_name)
     source = Path(data.images or "")
     if is_table(source) and not source.is_file():
         raise ThroughlineError("no such table of images", source, "give a folder, .csv or .parquet")
-    return read_images(source, name=dataset_name(config.set_name(data), source))
+    return read_images(source, name=dataset_name(data.set_name, source))
 
 
 def dataset_name(name: str, images: Path) -> str:

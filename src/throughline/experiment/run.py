@@ -23,6 +23,7 @@ from throughline.experiment.preparation import (
     draw_images,
     gather_chains,
     has_chains,
+    image_warnings,
     of_sources,
     place_of,
     preview_images,
@@ -53,6 +54,7 @@ class Preview:
     sets: tuple[ImageSet, ...]
     units: tuple[Unit, ...]
     costs: dict[str, Cost]
+    warnings: tuple[str, ...]
 
     @property
     def total(self) -> Cost:
@@ -88,7 +90,8 @@ def preview_run(config: RunConfig) -> Preview:
     ]
     units = plan(config, planned, source)
     require_chain_source(config, "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl")
-    return Preview(config, sets, units, estimate_costs(units, config, sets))
+    warnings = tuple(line for images in sets for line in image_warnings(images))
+    return Preview(config, sets, units, estimate_costs(units, config, sets), warnings)
 
 
 def require_model(config: RunConfig) -> str:
@@ -125,6 +128,8 @@ def run_experiment(
     written and for stale units unless `redo_stale`; Interrupted after Ctrl-C.
     """
     preview = preview_run(config)
+    for warning in preview.warnings:
+        report_progress(warning)
     require_server(config)
     config = with_commit(config)
     with locked(run_folder):

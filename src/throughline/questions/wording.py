@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.names import Aliases
+from throughline.chains.names import Aliases, matcher_of
 from throughline.core.errors import ThroughlineError
 
 OPTIONS_PLACE = "{options}"
@@ -35,11 +35,13 @@ def stage_instruction(format: ChainFormat) -> str:
 def with_options(template: str, classes: Sequence[str], names: Aliases | None = None) -> str:
     """The template with the classes' names, comma separated in the order given, in its place for options.
 
-    ThroughlineError for a template without such a place and for an empty class list.
+    ThroughlineError for a template without such a place, for an empty class list, and for one whose names no answer
+    could be told by.
     """
     require_options_place(template)
     if not classes:
         raise ThroughlineError("a prompt needs at least one class")
+    matcher_of(classes, names)  # raises now, not at the first answer, which a teacher is paid for
     return template.strip().replace(OPTIONS_PLACE, ", ".join(class_name(label, names) for label in classes))
 
 

@@ -44,7 +44,7 @@ def read_analyzed_run(
     run, config = read_run(folder), read_config(folder, checkpoint)
     own = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
     root = images_root or own
-    name = dataset_name(config.set_name(config.data), root)
+    name = dataset_name(config.data.set_name, root)
     groups = fold_units(run, config, name)
     images = read_images(root, name=name).with_names(config.data.names)
     fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
@@ -77,7 +77,7 @@ def fold_units(run: Run, config: RunConfig, dataset: str | None = None) -> Group
     for method in in_order(methods, METHODS):
         for folder in run.units.values():
             unit = folder.unit
-            of_set = not config.more_data or unit.dataset == (dataset or config.set_name(config.data))
+            of_set = not config.more_data or unit.dataset == (dataset or config.data.set_name)
             if folder.done and folder.name in named and unit.method == method and of_set:
                 folds = groups.setdefault(tuple(sorted(unit.factors.items())), {})
                 units = folds.setdefault((unit.targets, unit.seed), {})
