@@ -100,9 +100,9 @@ def quick_check(images: ImageSet) -> Iterator[Defect]:
 
 def _unused_bits(images: Sequence[Entry | Sample]) -> Iterable[Defect]:
     bits_of: dict[str, list[int]] = defaultdict(list)
-    for image, bits in zip(images, in_threads(lambda image: bits_in_use(image.path), images), strict=True):
-        if bits is not None:
-            bits_of[image.domain].append(bits)
+    for image, used in zip(images, in_threads(lambda image: bits_in_use(image.path), images), strict=True):
+        if used is not None:
+            bits_of[image.domain].append(used)
     for domain, bits in bits_of.items():
         # In a domain that uses all 16 bits an image may be dark by itself; 12 bits are a sixteenth of the brightness.
         narrow = bits if max(bits) < 16 else [each for each in bits if each <= 12]
