@@ -12,15 +12,18 @@ from throughline.core.settings import LoraSettings
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, add_lora, load_adapter, save_adapter
 
-DIVERGING = ("training.stage.lr=1e30", "training.stage.batch=8", "methods=cls", "data.targets=photo")
+DIVERGING = ("training.stage.lr=1e30", "methods=cls", "data.targets=photo")
 
 
 def overrides(*keys):
     return [word for key in keys for word in ("--set", key)]
 
 
-def test_training_that_diverges_stops_the_run_and_saves_nothing(tmp_path, capsys):
-    assert main(["run", "tiny", "--out", str(tmp_path), *overrides(*DIVERGING)]) == 1
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [8, 16, 64])  # in the midst of a stage, at its last step, in its only one
+def test_training_that_diverges_stops_the_run_and_saves_nothing(batch, tmp_path, capsys):
+    keys = (*DIVERGING, f"training.stage.batch={batch}")
+    assert main(["run", "tiny", "--out", str(tmp_path), *overrides(*keys)]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "training diverged: the" in said
     assert "at step" in said
@@ -30,6 +33,7 @@ def test_training_that_diverges_stops_the_run_and_saves_nothing(tmp_path, capsys
     assert not (tmp_path / "results.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_model_whose_training_diverges_is_not_kept(tmp_path, tiny_images, capsys):
     out = tmp_path / "model"
     assert main(["fit", str(tiny_images.root), "--out", str(out), "--lr", "1e30", "--batch", "4"]) == 1

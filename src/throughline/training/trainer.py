@@ -103,10 +103,18 @@ class TreeTrainer(Trainer):
         self._require_finite("gradient norm", float(norm))
         return norm
 
-    def _require_finite(self, what: str, value: float) -> None:
+    @torch.no_grad()
+    def require_finite_end(self) -> None:
+        """The same of the loss of an example under the weights that the last step left."""
+        batch = self.lay_out([[self.train_dataset[0]]]).to(self.args.device)
+        with self.accelerator.autocast():
+            loss = self.objective.loss(score_trees(self.model.eval(), batch))
+        self._require_finite("loss", float(loss), self.state.global_step)
+
+    def _require_finite(self, what: str, value: float, at: int | None = None) -> None:
         """ThroughlineError instead of weights that are no numbers, which Trainer would go on with and log as 0."""
         if not math.isfinite(value):
-            step, rate = self.state.global_step + 1, self.args.learning_rate
+            step, rate = self.state.global_step + 1 if at is None else at, self.args.learning_rate
             raise ThroughlineError(
                 f"training diverged: the {what} is {value} at step {step} of {self.state.max_steps}; nothing is saved",
                 f"training.stage.lr = {rate:g}",
@@ -310,6 +318,7 @@ def _train(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
+        trainer.require_finite_end()
     model.eval()
     return state.global_step, [logs for logs in state.log_history if "loss" in logs]
 
