@@ -104,19 +104,23 @@ class TreeTrainer(Trainer):
         return norm
 
     @torch.no_grad()
-    def require_finite_end(self) -> None:
+    def require_finite_end(self, step: int) -> None:
         """The same of the loss of an example under the weights that the last step left."""
-        batch = self.lay_out([[self.train_dataset[0]]]).to(self.args.device)
+        tree = self.train_dataset[0]
+        if isinstance(tree, ThroughlineError):
+            raise tree
+        batch = self.lay_out([[tree]]).to(self.args.device)
         with self.accelerator.autocast():
             loss = self.objective.loss(score_trees(self.model.eval(), batch))
-        self._require_finite("loss", float(loss), self.state.global_step)
+        self._require_finite("loss", float(loss), step)
 
     def _require_finite(self, what: str, value: float, at: int | None = None) -> None:
         """ThroughlineError instead of weights that are no numbers, which Trainer would go on with and log as 0."""
         if not math.isfinite(value):
+            _forget(Path(self.args.output_dir).glob("checkpoint-*"))
             step, rate = self.state.global_step + 1 if at is None else at, self.args.learning_rate
             raise ThroughlineError(
-                f"training diverged: the {what} is {value} at step {step} of {self.state.max_steps}; nothing is saved",
+                f"training diverged: the {what} is {value} at step {step} of {self.args.max_steps}; nothing is saved",
                 f"training.stage.lr = {rate:g}",
                 "lower the learning rate",
             )
@@ -318,7 +322,7 @@ def _train(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
-        trainer.require_finite_end()
+    trainer.require_finite_end(state.global_step)
     model.eval()
     return state.global_step, [logs for logs in state.log_history if "loss" in logs]
 
