@@ -106,10 +106,10 @@ def test_micro_batches_of_a_step_are_cut_by_length_and_steps_are_not(
 
     cut = stage(tmp_path / "cut", **options, collate=noted(True))
     plain = stage(tmp_path / "plain", **options, bucket_lengths=False, collate=noted(False))
-    first, second, rest, _ = laid_out[True]  # the last is the look at the weights that training ends with
+    first, second, rest = laid_out[True]
     assert (len(first), len(second), len(rest)) == (4, 4, 3)
     assert first + second == sorted(first + second, reverse=True)
-    other_first, other_second, other_rest, _ = laid_out[False]
+    other_first, other_second, other_rest = laid_out[False]
     assert sorted(first + second) == sorted(other_first + other_second)
     assert sorted(rest) == sorted(other_rest)
     assert laid_out[True][:2] != laid_out[False][:2]

@@ -6,11 +6,9 @@ by processes of their own, ahead of the step. A stage that is killed goes on fro
 completion mark.
 """
 
-import contextlib
 import gc
 import logging
 import math
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,11 +21,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.core.settings import StageSettings
+from throughline.mllm.batch import TreeBatch
 from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.lora import put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
 from throughline.runs.records import TrainingLine
+from throughline.training.arguments import allow_open_files, training_arguments
 from throughline.training.objectives import Objective
 from throughline.training.paths import Example
 from throughline.training.stages.context import StageContext
@@ -66,6 +66,7 @@ class TreeTrainer(Trainer):
     objective: Objective
     lay_out: Collate
     bucket_lengths: bool
+    last_batch: TreeBatch | None = None
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole effective batch itself
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -88,6 +89,7 @@ class TreeTrainer(Trainer):
         # Here rather than in the loader: what is laid out is large (images side by side, masks), what comes from
         # another process is copied, and of a whole effective batch only one micro-batch is needed at a time.
         batch = self.lay_out([[tree] for tree in inputs["trees"]]).to(self.args.device)
+        self.last_batch = batch
         with self.accelerator.autocast():  # the model's inner parts are called, past what Trainer wraps around it
             scores = score_trees(model, batch)
         self._note_parts(scores)
@@ -104,15 +106,12 @@ class TreeTrainer(Trainer):
         return norm
 
     @torch.no_grad()
-    def require_finite_end(self, step: int) -> None:
-        """The same of the loss of an example under the weights that the last step left."""
-        tree = self.train_dataset[0]
-        if isinstance(tree, ThroughlineError):
-            raise tree
-        batch = self.lay_out([[tree]]).to(self.args.device)
-        with self.accelerator.autocast():
-            loss = self.objective.loss(score_trees(self.model.eval(), batch))
-        self._require_finite("loss", float(loss), step)
+    def require_finite_end(self) -> None:
+        """The same of the last batch under the weights that its step left."""
+        if self.last_batch is not None:
+            with self.accelerator.autocast():
+                loss = self.objective.loss(score_trees(self.model.eval(), self.last_batch))
+            self._require_finite("loss", float(loss), self.state.global_step)
 
     def _require_finite(self, what: str, value: float, at: int | None = None) -> None:
         """ThroughlineError instead of weights that are no numbers, which Trainer would go on with and log as 0."""
@@ -310,7 +309,7 @@ def _train(
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if arguments.dataloader_num_workers:
-        _allow_open_files()
+        allow_open_files()
     trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_listed, callbacks=[notes])
     trainer.parts, trainer.objective, trainer.lay_out = {}, objective, collate
     trainer.bucket_lengths = settings.bucket_lengths
@@ -322,78 +321,14 @@ def _train(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
-    trainer.require_finite_end(state.global_step)
+        trainer.require_finite_end()
     model.eval()
     return state.global_step, [logs for logs in state.log_history if "loss" in logs]
-
-
-class OneDevice(TrainingArguments):
-    """Further GPUs that are visible are for other workers: a stage runs on one, never in `DataParallel`."""
-
-    @property
-    def n_gpu(self) -> int:
-        """One at most."""
-        return min(1, super().n_gpu)
-
-
-def training_arguments(
-    settings: StageSettings,
-    micro: int,
-    seed: int,
-    folder: Path,
-    steps: int,
-    log_steps: int,
-    device: torch.device,
-) -> TrainingArguments:
-    """Our settings in the words of transformers; `micro` divides the batch."""
-    loaders = settings.loader_workers if "fork" in multiprocessing.get_all_start_methods() else 0
-    return OneDevice(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch // micro,
-        learning_rate=settings.lr,
-        weight_decay=settings.weight_decay,
-        # The first step of a warm-up has a learning rate of 0: it must not be the only one.
-        warmup_steps=min(math.ceil(settings.warmup * steps), steps - 1),
-        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        bf16=settings.autocast,
-        use_cpu=device.type == "cpu",
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        logging_strategy="steps",
-        logging_steps=log_steps,
-        report_to=list(settings.report_to) or "none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_num_workers=loaders,
-        # What builds a sample is a closure over a loaded processor: no other kind of process has it.
-        dataloader_multiprocessing_context="fork" if loaders else None,
-        # A loader that lives through the epochs would draw from torch's generator once, one without workers draws once
-        # an epoch: dropout would differ.
-        dataloader_persistent_workers=False,
-        dataloader_pin_memory=False,  # trees are no tensors
-    )
 
 
 def _listed(trees: Sequence[Tree | ThroughlineError]) -> dict[str, Any]:
     """What Trainer takes for a batch."""
     return {"trees": list(trees)}
-
-
-def _allow_open_files() -> None:
-    """A tensor on its way from another process holds an open file; 1,024, as is usual, may be too few for a batch."""
-    import resource  # not on Windows, nor are forks
-
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = 1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16)
-    if now != resource.RLIM_INFINITY and now < enough:
-        with contextlib.suppress(ValueError, OSError):  # a system may grant less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 def _whole_checkpoint(folder: Path) -> Path | None:
