@@ -6,6 +6,7 @@ by `mentions`, which knows what the words around a name make of it.
 import re
 import string
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,12 +144,18 @@ class Span:
 
 @dataclass(frozen=True)
 class Matcher:
-    """All names of a class list, run together, and every beginning of one."""
+    """All names of a class list, run together."""
 
     names: dict[str, frozenset[str]]
-    beginnings: frozenset[str]
+    ordered: tuple[str, ...]
+    """The names in the order of their letters: those with one beginning stand together."""
     crosses_commas: bool
     """Some class name has a comma inside, so that a name may run over one."""
+
+    def begins(self, letters: str) -> bool:
+        """Whether any name begins with these letters."""
+        place = bisect_left(self.ordered, letters)
+        return place < len(self.ordered) and self.ordered[place].startswith(letters)
 
     def whole(self, prose: Prose) -> frozenset[str] | None:
         """The classes that the whole text, less a leading article, is a name of: nothing to interpret then."""
@@ -167,13 +174,13 @@ class Matcher:
         for start, word in enumerate(words):
             name, end = word, start + 1
             best: Span | None = None
-            while name in self.beginnings:
+            while self.begins(name):
                 if name in self.names:
                     best = Span(start, end, self.names[name])
                 if end == len(words) or prose.gaps[end] >= limit:
                     break
                 if words[end] in ARTICLES and end + 1 < len(words) and prose.gaps[end + 1] == NO_GAP:
-                    end += _joined(name, words[end]) not in self.beginnings
+                    end += not self.begins(_joined(name, words[end]))
                 name = _joined(name, words[end])
                 end += 1
             if best is not None and best.end > reach and not _in_a_longer_word(prose, best):
@@ -269,8 +276,7 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
             derived[variant].add(label)
     names = {name: frozenset(labels) for name, labels in derived.items()}
     names |= {name: frozenset({label}) for name, label in (given | own).items()}
-    beginnings = frozenset(name[:length] for name in names for length in range(1, len(name) + 1))
-    return Matcher(names, beginnings, any("," in spelling for _, spelling in spellings))
+    return Matcher(names, tuple(sorted(names)), any("," in spelling for _, spelling in spellings))
 
 
 def _variants(words: list[str]) -> list[str]:
