@@ -261,8 +261,12 @@ def test_more_than_five_thousand_answers_a_second_over_345_classes():
         "a" + "\u0301\u0316" * 500_000,
         "dog? " * 200_000,
         "\n \t" * 330_000,
+        "the answer is dog. " * 50_000,
+        "the answer is dog " * 50_000,
+        "the answer is not dog. " * 40_000,
+        "I cannot identify the dog. " * 40_000,
     ],
-    ids=["denials", "rulings", "marks", "questions", "blanks"],
+    ids=["denials", "rulings", "marks", "questions", "blanks", "statements", "run-on", "denied", "refusals"],
 )
 def test_a_megabyte_takes_linear_time(text):
     started = time.process_time()

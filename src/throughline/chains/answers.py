@@ -66,7 +66,7 @@ def _read(mentions: Mentions) -> Answer:
     if mentions.whole:
         return _of(mentions)
     statements = list(_statements(mentions.prose))
-    stated = [part for start, _ in statements for part in [_stated_from(mentions, start)] if part.named]
+    stated = [part for part in _stated(mentions, statements) if part.named]
     asserting = [part for part in stated if part.asserted]
     if stated:
         answers = {_of(part) for part in asserting or stated}
@@ -74,8 +74,7 @@ def _read(mentions: Mentions) -> Answer:
     if any(binding for _, binding in statements):  # "Answer: a wolf" is answered, whatever else is named
         return Answer(None, Outcome.OUT_OF_LIST)
     refusals = list(_refusals(mentions.prose))
-    for start, end in refusals:
-        mentions = mentions.without(start, end)
+    mentions = mentions.without({place for start, end in refusals for place in range(start, end)})
     if refusals and not mentions.asserted:
         return Answer(None, Outcome.REFUSAL)
     return _of(mentions)
@@ -135,20 +134,27 @@ def _same_clause(prose: Prose, start: int, end: int) -> set[str]:
     return words
 
 
-def _stated_from(mentions: Mentions, start: int) -> Mentions:
-    """What a statement names: its first clause, or its whole line where that clause only denies."""
-    prose = mentions.prose
-    line = next((at for at in range(start + 1, len(prose.words)) if at in prose.lines), len(prose.words))
-    clause = next((at for at in range(start + 1, line) if prose.gaps[at] == STOP), line)
-    first = mentions.within(start, clause)
-    return mentions.within(start, line) if first.named and not first.asserted else first
+def _stated(mentions: Mentions, statements: Sequence[tuple[int, bool]]) -> Iterator[Mentions]:
+    """What each statement names: its first clause, or its whole line where that clause only denies. A statement within
+    another one adds nothing, and is left out, so that a long text is read once."""
+    prose, end = mentions.prose, 0
+    for start, _ in sorted(statements):
+        if start < end:
+            continue
+        places = range(start + 1, len(prose.words))
+        end = next((at for at in places if prose.gaps[at] == STOP or at in prose.lines), len(prose.words))
+        part = mentions.within(start, end)
+        if part.named and not part.asserted:
+            end = next((at for at in places if at in prose.lines), len(prose.words))
+            part = mentions.within(start, end)
+        yield part
 
 
 def stated_classes(mentions: Mentions) -> frozenset[str]:
     """The classes that a text states as the answer, and does not only name: "it is a dog", "Answer: dog", "Dog after
     all"."""
     prose = mentions.prose
-    stated = [span for start, _ in _statements(prose) for span in _stated_from(mentions, start).asserted]
+    stated = [span for part in _stated(mentions, list(_statements(prose))) for span in part.asserted]
     for span in mentions.asserted:
         before = list[str]()
         for place in range(span.start - 1, max(span.start - 9, 0) - 1, -1):

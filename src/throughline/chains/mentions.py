@@ -8,7 +8,7 @@ would be a silent error.
 import re
 import tomllib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise, takewhile
@@ -31,17 +31,20 @@ class Mentions:
 
     def within(self, start: int, end: int) -> "Mentions":
         """Those of the words `start` to `end` (exclusive)."""
-        return self._chosen(lambda span: start <= span.start < end)
 
-    def without(self, start: int, end: int) -> "Mentions":
-        """Those of the other words."""
-        return self._chosen(lambda span: not start <= span.start < end)
+        def inside(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+            first, last = (bisect_left(spans, place, key=lambda span: span.start) for place in (start, end))
+            return spans[first:last]
 
-    def _chosen(self, wanted: Callable[[Span], bool]) -> "Mentions":
-        asserted, denied, considered = (
-            tuple(filter(wanted, spans)) for spans in (self.asserted, self.denied, self.considered)
-        )
-        return Mentions(self.prose, asserted, denied, considered)
+        return Mentions(self.prose, inside(self.asserted), inside(self.denied), inside(self.considered))
+
+    def without(self, places: set[int]) -> "Mentions":
+        """Those that begin at none of these words."""
+
+        def left(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+            return tuple(span for span in spans if span.start not in places)
+
+        return Mentions(self.prose, left(self.asserted), left(self.denied), left(self.considered))
 
     @property
     def named(self) -> bool:
