@@ -1,6 +1,7 @@
 """Tiny random checkpoints of further families, beside the three of `tiny` that every test of this room runs on."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.mllm.tiny import (
     _internvl,
     _tokenizer,
     _told_of_ends,
+    qwen_vl,
 )
 from transformers import (
     CLIPVisionConfig,
@@ -43,7 +45,6 @@ from transformers import (
     PixtralProcessor,
     PixtralVisionConfig,
     Qwen2Config,
-    Qwen2VLImageProcessor,
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3VLConfig,
@@ -99,56 +100,19 @@ def _internvl35_moe() -> tuple[Any, Any]:
     return internvl(Qwen3MoeConfig(head_dim=16, **experts, **_DECODER))
 
 
-def _windowed() -> tuple[Any, Any]:
-    """Every layer attends to the last 48 tokens only."""
-    window = {"use_sliding_window": True, "sliding_window": 48, "max_window_layers": 0}
+def _windowed(tokens: int = 48, full_layers: int = 0) -> tuple[Any, Any]:
+    """Every layer, but the first `full_layers`, attends to the last `tokens` only."""
+    window = {"use_sliding_window": True, "sliding_window": tokens, "max_window_layers": full_layers}
     return internvl(Qwen2Config(**window, **_DECODER))
 
 
 def _qwen3() -> tuple[Any, Any]:
-    tokenizer = _tokenizer(
-        ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
-        eos="<|im_end|>",
-        pad="<|endoftext|>",
+    return qwen_vl(
+        (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor),
+        vision={"num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+        rope={"mrope_interleaved": True},
+        head_dim=16,
     )
-    sizes = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 4096}}
-    processor = Qwen3VLProcessor(
-        Qwen2VLImageProcessor(**sizes),
-        tokenizer,
-        Qwen3VLVideoProcessor(**sizes),
-        chat_template=CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
-    )
-    token = tokenizer.convert_tokens_to_ids
-    config = Qwen3VLConfig(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "patch_size": 4,
-            "out_hidden_size": 32,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0],
-        },
-        text_config={
-            "vocab_size": len(tokenizer),
-            "head_dim": 16,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
-                "mrope_interleaved": True,
-            },
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            **_DECODER,
-        },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-    )
-    return _told_of_ends(Qwen3VLForConditionalGeneration(config), tokenizer), processor
 
 
 def _llava_next() -> tuple[Any, Any]:
@@ -258,5 +222,6 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "idefics3": _idefics3,
     "internvl35_moe": _internvl35_moe,
     "windowed": _windowed,
+    "widely_windowed": partial(_windowed, 4096, full_layers=1),
     "paligemma": _paligemma,
 }

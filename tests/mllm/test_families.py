@@ -82,6 +82,13 @@ def test_a_window_is_kept_however_long_the_path(folder_of: Any, caplog: Any) -> 
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_a_plan_that_ignores_a_window_of_thousands_is_refused(folder_of: Any) -> None:
+    mllm = load_mllm(str(folder_of("widely_windowed")))
+    with pytest.raises(ThroughlineError, match=r"by .* nats a token in layers with a window of 16 tokens"):
+        self_check.check_family(mllm.model, mllm.chat, Plan("masked"))
+    assert mllm.model.get_decoder().config.sliding_window == 4096
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(ThroughlineError) as raised:
         load_mllm(str(folder))
@@ -102,6 +109,24 @@ def test_what_differs_from_the_models_own_call_is_refused(
     monkeypatch.setattr(self_check, "score_trees", lambda *given: _shifted(score_trees(*given)))
     (folder / "generation_config.json").write_text("{}")  # another checkpoint, not looked at before
     assert "likelihoods differ from its own by" in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_that_differ_slightly_are_found_in_every_type(
+    folder_of: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm = load_mllm(str(folder_of("internvl")), dtype=dtype)
+    head = mllm.model.get_output_embeddings().weight
+
+    def with_another_head(*given: Any) -> Any:
+        whole, head.data = head.data, 1.1 * head.data
+        scores = score_trees(*given)
+        head.data = whole
+        return scores
+
+    monkeypatch.setattr(self_check, "score_trees", with_another_head)
+    with pytest.raises(ThroughlineError, match="likelihoods differ"):
+        self_check.check_family(mllm.model, mllm.chat, mllm.plan)
 
 
 def _shifted(scores: Any) -> Any:

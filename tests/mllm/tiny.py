@@ -148,43 +148,60 @@ def _internvl() -> tuple[Any, Any]:
 
 
 def _qwen() -> tuple[Any, Any]:
+    return qwen_vl(
+        (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+        vision={"window_size": 16, "fullatt_block_indexes": [1]},
+    )
+
+
+def qwen_vl(
+    classes: tuple[Any, Any, Any, Any], vision: dict[str, Any], rope: dict[str, Any] | None = None, **decoder: Any
+) -> tuple[Any, Any]:
+    """A Qwen-VL of these classes (config, model, processor, video processor), with what its generation adds to vision
+    config, rotary positions and decoder."""
+    config_class, model_class, processor_class, video_class = classes
     tokenizer = _tokenizer(
         ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
         eos="<|im_end|>",
         pad="<|endoftext|>",
     )
     sizes = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 4096}}
-    processor = Qwen2_5_VLProcessor(
+    processor = processor_class(
         Qwen2VLImageProcessor(**sizes),
         tokenizer,
-        Qwen2VLVideoProcessor(**sizes),
+        video_class(**sizes),
         chat_template=CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     )
     token = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
+    config = config_class(
         vision_config={
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_heads": 2,
             "patch_size": 4,
-            "window_size": 16,
             "out_hidden_size": 32,
-            "fullatt_block_indexes": [1],
+            **vision,
         },
         text_config={
             "vocab_size": len(tokenizer),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+                **(rope or {}),
+            },
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
             **_DECODER,
+            **decoder,
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
     )
-    return _told_of_ends(Qwen2_5_VLForConditionalGeneration(config), tokenizer), processor
+    return _told_of_ends(model_class(config), tokenizer), processor
 
 
 def _llava() -> tuple[Any, Any]:

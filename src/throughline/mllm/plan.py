@@ -72,7 +72,7 @@ def choose_plan(model: Any, pad_id: int, axes: int) -> Plan:
     except (AttributeError, ValueError, NotImplementedError):  # no decoder of its own, or attention not looked up
         logger.debug("%s does not look its attention up", type(model).__name__)
     plans = [Plan(rows, whole_logits=whole) for whole in (False, True) for rows in ("packed", "masked", "paths")]
-    if not _sees_all(model.config.get_text_config()):
+    if not sees_all(model.config.get_text_config()):
         plans = [plan for plan in plans if plan.rows == "paths"]
     plan = next((plan for plan in plans if agrees(model, plan, pad_id, axes)), PLAINEST)
     if plan.rows in _SLOWER:
@@ -80,7 +80,7 @@ def choose_plan(model: Any, pad_id: int, axes: int) -> Plan:
     return plan
 
 
-def _sees_all(decoder: Any) -> bool:
+def sees_all(decoder: Any) -> bool:
     """Whether every layer attends to all earlier tokens, by the decoder's configuration. Trees in one row keep to no
     window: transformers takes a 4-D mask as it is. A window of thousands would not show in the tree that is tried."""
     kinds = getattr(decoder, "layer_types", None) or (["window"] if getattr(decoder, "sliding_window", None) else [])
