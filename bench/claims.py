@@ -110,8 +110,7 @@ def ablation_rows(found: Group) -> Iterable[tuple[str, ...]]:
     for method, baseline, says, paper in ABLATION:
         for answer in found.answers:
             for item in compare(found, answer, [(method, baseline)]):
-                pair = item.paired
-                points = Interval(pair.difference, pair.low, pair.high).scaled(100)
+                points = item.paired.interval.scaled(100)
                 yield (
                     says,
                     paper,

@@ -24,7 +24,7 @@ from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.metrics.paired import holm
 from throughline.reporting.figures import accuracy_by_round
 from throughline.reporting.results import Group, compare, groups
-from throughline.reporting.tables import comparison_table, results_table, rounds_table
+from throughline.reporting.tables import comparison_table, difference_cells, results_table, rounds_table
 from throughline.reporting.text import to_markdown
 from throughline.runs.order import ANSWER_ORDER, in_order
 from throughline.runs.reader import read_run
@@ -116,10 +116,7 @@ def matched(root: Path) -> str:
         (
             f"{item.setup.name} − {item.baseline.name}",
             answer,
-            f"{100 * item.paired.difference:+.1f}",
-            f"{100 * item.paired.low:+.1f} to {100 * item.paired.high:+.1f}",
-            f"{item.paired.p_value:.3f}",
-            f"{p_value:.3f}",
+            *difference_cells(item.paired, p_value),
             str(item.units),
         )
         for (answer, item), p_value in zip(compared, adjusted, strict=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from throughline.metrics.intervals import hierarchical_bootstrap
+from throughline.metrics.intervals import Interval, hierarchical_bootstrap
 from throughline.metrics.paired import holm, paired_difference
 
 Flags = NDArray[np.bool_]
@@ -28,21 +28,21 @@ def two_methods(gain: float, seed: int = 0, samples: int = 300) -> tuple[dict[tu
 def test_the_difference_of_a_method_with_itself_is_zero_with_p_one() -> None:
     first, _ = two_methods(0.1)
     found = paired_difference(first, first, rng())
-    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (found.interval, found.p_value) == (Interval(0.0, 0.0, 0.0), 1.0)
 
 
 def test_pairing_is_sharper_than_comparing_two_intervals() -> None:
     first, second = two_methods(0.1)
     found = paired_difference(first, second, rng())
     alone = hierarchical_bootstrap(first, rng())
-    assert found.low > 0 and found.p_value < 0.01
-    assert found.high - found.low < alone.high - alone.low
+    assert found.interval.low > 0 and found.p_value < 0.01
+    assert found.interval.high - found.interval.low < alone.high - alone.low
 
 
 def test_swapping_the_methods_turns_the_sign_and_keeps_the_p_value() -> None:
     first, second = two_methods(0.02)
     ahead, behind = paired_difference(first, second, rng()), paired_difference(second, first, rng())
-    assert behind.difference == -ahead.difference
+    assert behind.interval.mean == -ahead.interval.mean
     assert behind.p_value == pytest.approx(ahead.p_value, abs=0.03)
 
 

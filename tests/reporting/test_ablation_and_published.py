@@ -51,7 +51,7 @@ def test_each_row_is_set_against_the_full_method(fake_run: FakeRun) -> None:
     (group,) = groups(run)
     found = compare(group, "label", [("mtct_sarr", method) for method in rows])
     difference = next(one for one in found if one.baseline.name == "cls")
-    assert rows["cls"][5] == f"{100 * difference.paired.difference:+.1f}"
+    assert rows["cls"][5] == f"{100 * difference.paired.interval.mean:+.1f}"
     assert rows["cls"][8] == f"{holm([one.paired.p_value for one in found])[1]:.3f}"
     low, high = (float(end) for end in rows["cls"][6].split(" to "))
     assert low <= float(rows["cls"][5]) <= high

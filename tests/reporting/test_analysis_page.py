@@ -63,7 +63,7 @@ def page_of(run: Run) -> str:
 
 
 def test_every_section_has_something_when_everything_was_measured(analysed: Run) -> None:
-    assert all(section.tables or section.figures for section in sections(find_analysis(analysed).analysis))
+    assert all(section.tables or section.figures for section in sections(find_analysis(analysed)[0]))
     page = unescape(page_of(analysed))
     for words in (
         "Beside the paper's figures", "+43.38", "+1.88", "+29.74", "+43.28", "86.33", "92.23", "90.23",
@@ -87,8 +87,7 @@ def test_without_an_analysis_every_section_names_the_command(make_run: Callable[
         (run.folder / FILE).write_text(full_analysis(run).model_copy(update=EMPTY).model_dump_json())
     if parts == "broken":
         (run.folder / FILE).write_text('{"schema_version": 1, "folds": [')
-    found = find_analysis(run)
-    empty = sections(found.analysis)
+    empty = sections(find_analysis(run)[0])
     assert not any(section.tables or section.figures for section in empty)
     page = write_page(run.folder).read_text()
     assert page.count("<code>throughline analyze RUN</code>") >= len(empty)
@@ -110,7 +109,7 @@ def test_an_analysis_of_other_units_is_told(make_run: Callable[..., FakeRun]) ->
     run = small(make_run)
     stale = full_analysis(run).model_dump_json().replace("cls-sketch-0", "cls-sketch-9")
     (run.folder / FILE).write_text(stale)
-    notes = find_analysis(run).notes
+    _, notes = find_analysis(run)
     assert notes[0].startswith("analysis.json is about units that this run no longer has (cls-sketch-9")
 
 

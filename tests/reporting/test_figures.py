@@ -115,7 +115,7 @@ def test_the_caption_says_what_the_whiskers_are(fake_run: FakeRun) -> None:
     run = read_run(fake_run.folder)
     (group,) = groups(run)
     with_predictions, without = (
-        accuracy_figure({"label": summarise(group, "all", "label", intervals)}) for intervals in (True, False)
+        accuracy_figure({"label": summarise(group, split, "label")}) for split in ("all", "in")
     )
     assert with_predictions is not None and with_predictions.description.endswith("whiskers: 95 % intervals")
     assert without is not None and without.description.endswith("whiskers: standard error over seeds")

@@ -62,7 +62,7 @@ def sensitivity(
                 units=len(runs),
                 accuracy=hierarchical_bootstrap(runs, bootstrap_generator()),
                 against=against,
-                points=None if gap is None else Interval(gap.difference, gap.low, gap.high).scaled(100),
+                points=None if gap is None else gap.interval.scaled(100),
                 p_value=None if gap is None else gap.p_value,
             )
         )

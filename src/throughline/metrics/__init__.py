@@ -1,1 +1,1 @@
-"""Accuracy, calibration, intervals and paired tests. Arrays in, numbers out; no torch."""
+"""Calibration, intervals and paired tests. Arrays in, numbers out; no torch."""

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+LEVEL = 0.95
+"""Of every interval."""
+
 Runs = Mapping[tuple[str, int], ArrayLike]
 """One vector `(samples,)` per (target, seed); a target's vectors are aligned by sample over its seeds."""
 
@@ -43,11 +46,11 @@ def bootstrap_generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def wilson_interval(correct: int, n: int, level: float = 0.95) -> Interval:
+def wilson_interval(correct: int, n: int) -> Interval:
     """Wilson's score interval of a share (Wilson 1927); behaves at 0 and at n, unlike the normal interval."""
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} of {n} is no share")
-    result = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
+    result = stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
     return Interval(low=float(result.low), high=float(result.high), mean=correct / n)
 
 
@@ -65,13 +68,7 @@ def mean_and_error(values: Sequence[float]) -> MeanError:
     )
 
 
-def hierarchical_bootstrap(
-    correct: Runs,
-    rng: np.random.Generator,
-    *,
-    draws: int = 2000,
-    level: float = 0.95,
-) -> Interval:
+def hierarchical_bootstrap(correct: Runs, rng: np.random.Generator, *, draws: int = 2000) -> Interval:
     """Percentile interval of the mean over targets of the mean over seeds.
 
     `correct` holds one vector `(samples,)` per (target, seed), aligned by sample within a target. Each draw
@@ -81,12 +78,12 @@ def hierarchical_bootstrap(
     about 1 - 1/seeds in variance, and with one seed it is absent: the interval is then about images only.
     """
     means = bootstrap_means(correct, rng, draws=draws)
-    return percentile_interval(means, mean_over_targets(correct), level)
+    return percentile_interval(means, mean_over_targets(correct))
 
 
-def percentile_interval(means: NDArray[np.float64], mean: float, level: float) -> Interval:
-    """The central `level` of bootstrap means `(draws,)` around the observed mean."""
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def percentile_interval(means: NDArray[np.float64], mean: float) -> Interval:
+    """The central `LEVEL` of bootstrap means `(draws,)` around the observed mean."""
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high), mean=mean)
 
 
@@ -125,10 +122,9 @@ def interval_over_runs(
     *,
     same_images: bool = False,
     draws: int = 2000,
-    level: float = 0.95,
 ) -> Interval:
     """Percentile interval of the mean over targets of the mean over seeds, of what is known by (target, seed) only with
-    its own `level` interval over images.
+    its own `LEVEL` interval over images.
 
     Seeds are drawn with replacement within their target, as in `hierarchical_bootstrap`. What the images add is drawn
     from a normal with the standard error that an interval implies, the mean over a target's seeds, once for all of
@@ -138,7 +134,7 @@ def interval_over_runs(
     """
     if not intervals:
         raise ValueError("no runs")
-    normal = stats.norm.ppf((1 + level) / 2)
+    normal = stats.norm.ppf((1 + LEVEL) / 2)
     by_target = {
         name: [interval for (target, _), interval in intervals.items() if target == name]
         for name, _ in sorted(intervals)
@@ -151,7 +147,7 @@ def interval_over_runs(
         of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
         drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
     mean = float(np.mean([np.mean([interval.mean for interval in own]) for own in by_target.values()]))
-    return percentile_interval(np.mean(drawn, axis=0), mean, level)
+    return percentile_interval(np.mean(drawn, axis=0), mean)
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:
@@ -162,9 +158,7 @@ def difference_of(first: Interval, second: Interval) -> Interval:
     return Interval(low=mean - half, high=mean + half, mean=mean)
 
 
-def clustered_interval(
-    sums: ArrayLike, counts: ArrayLike, rng: np.random.Generator, *, draws: int = 1000, level: float = 0.95
-) -> Interval:
+def clustered_interval(sums: ArrayLike, counts: ArrayLike, rng: np.random.Generator, *, draws: int = 1000) -> Interval:
     """Percentile interval of `sum(sums) / sum(counts)` over images drawn with replacement.
 
     `sums`, `counts` `(images,)`: what an image's tokens add up to, and how many they are. The tokens of one image are
@@ -176,7 +170,7 @@ def clustered_interval(
     drawn = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=draws)  # (draws, images)
     below = drawn @ weight
     means = (drawn @ total)[below > 0] / below[below > 0]
-    return percentile_interval(means, float(total.sum() / weight.sum()), level)
+    return percentile_interval(means, float(total.sum() / weight.sum()))
 
 
 def _resampled_means(

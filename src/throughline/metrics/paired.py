@@ -7,38 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from throughline.metrics.intervals import (
-    Runs,
-    bootstrap_means,
-    mean_over_targets,
-    percentile_interval,
-)
+from throughline.metrics.intervals import Interval, Runs, bootstrap_means, mean_over_targets, percentile_interval
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """First minus second, in the unit of the values, with its bootstrap interval and two-sided p-value."""
+    """First minus second, in the unit of the values, as a mean with its bootstrap interval, and two-sided p-value."""
 
-    difference: float
-    low: float
-    high: float
+    interval: Interval
     p_value: float
 
 
-def paired_difference(
-    first: Runs,
-    second: Runs,
-    rng: np.random.Generator,
-    *,
-    draws: int = 2000,
-    level: float = 0.95,
-) -> PairedDifference:
+def paired_difference(first: Runs, second: Runs, rng: np.random.Generator, *, draws: int = 2000) -> PairedDifference:
     """The hierarchical bootstrap on the sample-wise differences of two methods.
 
     Both have the same targets, seeds and samples: `first` and `second` hold one vector `(samples,)` per
     (target, seed), with the same keys and lengths (else ValueError). The p-value is twice the smaller tail of
     the resampled differences at zero, with one added to count and draws, so it is never 0 and it is below 1 -
-    level about when the interval leaves zero out.
+    LEVEL about when the interval leaves zero out.
     """
     if set(first) != set(second):
         raise ValueError("the two methods have different targets or seeds")
@@ -49,11 +35,11 @@ def paired_difference(
             raise ValueError(f"the samples of {key} are not aligned: {one.shape} and {other.shape}")
         differences[key] = one - other
     means = bootstrap_means(differences, rng, draws=draws)
-    interval = percentile_interval(means, mean_over_targets(differences), level)
+    interval = percentile_interval(means, mean_over_targets(differences))
     # resampled means of a difference of zero may miss it by a rounding
     near_zero = 1e-12
     tail = min(int((means <= near_zero).sum()), int((means >= -near_zero).sum()))
-    return PairedDifference(interval.mean, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (draws + 1)))
+    return PairedDifference(interval, min(1.0, 2 * (tail + 1) / (draws + 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

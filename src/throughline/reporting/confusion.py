@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughline.core.plot import Panel, Plot
-from throughline.metrics.accuracy import NO_ANSWER, confusion_counts
 from throughline.reporting.results import Group
 from throughline.reporting.untrusted import one_line
 from throughline.runs.order import ANSWER_ORDER, ordered
@@ -47,8 +46,9 @@ def confusions(group: Group) -> tuple[Confusion, ...]:
     tables = []
     rows = ordered(rows, target=(), setup=group.setups, answer=ANSWER_ORDER)
     for (target, setup, answer), ours in rows.groupby(["target", "setup", "answer"], observed=True):
-        given = [number.get(name, NO_ANSWER) for name in ours["given"]]
-        counts = confusion_counts(ours["true"].map(number), given, len(classes))
+        counts = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
+        given = [number.get(name, len(classes)) for name in ours["given"]]
+        np.add.at(counts, (ours["true"].map(number).to_numpy(), given), 1)
         tables.append(Confusion(target, setup, answer, classes, counts))
     return tuple(tables)
 

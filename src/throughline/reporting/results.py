@@ -219,7 +219,7 @@ def groups(run: Run) -> tuple[Group, ...]:
     return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in run.results}))
 
 
-def summarise(group: Group, split: str, answer: str, intervals: bool = True) -> dict[str, Summary]:
+def summarise(group: Group, split: str, answer: str) -> dict[str, Summary]:
     """By setup, for those that have any result in this split and answer path.
 
     Predictions are the target's `all` split, so there are intervals for that split only.
@@ -234,7 +234,7 @@ def summarise(group: Group, split: str, answer: str, intervals: bool = True) -> 
             setup=group.setups[name],
             cells=cells,
             average=_average(ours, cells) if whole else None,
-            interval=_interval(group.right(name, answer), targets) if intervals and whole and split == "all" else None,
+            interval=_interval(group.right(name, answer), targets) if whole and split == "all" else None,
             **{count: int(ours[count].sum()) for count in ("n", "unparsed", "errors")},
         )
     return summaries

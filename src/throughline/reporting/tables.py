@@ -22,12 +22,12 @@ from throughline.reporting.results import (
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 
 
-def results_table(group: Group, split: str, answer: str, intervals: bool = True) -> Table:
+def results_table(group: Group, split: str, answer: str) -> Table:
     """Setups × targets + Avg in percent, mean ± standard error over seeds, X where a result is missing.
 
-    For the split `all` a column gives the 95 % interval of Avg over images and seeds, unless `intervals` are unwanted.
+    For the split `all` a column gives the 95 % interval of Avg over images and seeds.
     """
-    summaries = summarise(group, split, answer, intervals)
+    summaries = summarise(group, split, answer)
     with_interval = any(row.interval for row in summaries.values())
     with_errors = any(row.errors for row in summaries.values())
     columns = (*group.heads, *group.targets, "Avg", *(["Avg, 95 % interval"] if with_interval else []), "unparsed")
@@ -175,8 +175,8 @@ def average_cell(row: Summary | None) -> str:
 
 def difference_cells(paired: PairedDifference, adjusted_p: float) -> tuple[str, ...]:
     """Points, their interval, p, and p after Holm."""
-    interval = f"{points(paired.low)} to {points(paired.high)}"
-    return points(paired.difference), interval, f"{paired.p_value:.3f}", f"{adjusted_p:.3f}"
+    low, high = points(paired.interval.low), points(paired.interval.high)
+    return points(paired.interval.mean), f"{low} to {high}", f"{paired.p_value:.3f}", f"{adjusted_p:.3f}"
 
 
 def accuracy_notes(
