@@ -52,15 +52,14 @@ def render(processor: Any, question: str, answer: str | None = None, images: int
     return str(text) if answer is None else str(text).rstrip()
 
 
-def encode(processor: Any, text: str, pictures: Sequence[Image.Image], tiles: int = 1) -> Inputs:
+def encode(processor: Any, text: str, pictures: Sequence[Image.Image]) -> Inputs:
     """The same text about each picture, a batch padded on the left."""
     encoded = processor(
         text=[text] * max(1, len(pictures)),
         images=list(pictures) or None,
         padding=True,
         padding_side="left",
-        crop_to_patches=tiles > 1,
-        max_patches=tiles,
+        crop_to_patches=False,
         return_tensors="pt",
     )
     return {name: encoded[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in encoded}

@@ -36,14 +36,8 @@ def _bank(name: str) -> Field:
 
 def noise(name: str, shift: tuple[int, int], size: int) -> Field:
     """A (size, size) piece, mean about 0 and deviation 1, of the "grain", "soft" or "bristle" bank."""
-    bank = _bank(name)
-    if size > BANK:
-        bank = np.tile(bank, (size // BANK + 2,) * 2)
-    down, across = (value % BANK for value in shift)
-    if max(down, across) + size <= bank.shape[0]:
-        return bank[down : down + size, across : across + size]
-    rows, columns = (np.arange(start, start + size) % bank.shape[0] for start in (down, across))
-    return np.asarray(bank[rows[:, None], columns[None, :]], dtype=np.float32)
+    rows, columns = (np.arange(start, start + size) % BANK for start in shift)
+    return np.asarray(_bank(name)[np.ix_(rows, columns)], dtype=np.float32)
 
 
 def stroke_reach(size: int) -> int:

@@ -1,6 +1,5 @@
 """A run's analysis on its page: what has to be said about it, and its chains token by token. Called by the pages."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from throughline.analysis.document import FILE, Analysis, read_analysis
@@ -12,28 +11,20 @@ ANALYZE = "`throughline analyze RUN` (RUN is the run's folder)"
 """What makes an analysis."""
 
 
-@dataclass(frozen=True)
-class RunAnalysis:
-    """A run's analysis, if it has one, and what has to be said about it."""
-
-    analysis: Analysis | None
-    notes: tuple[str, ...]
-
-
-def find_analysis(run: Run) -> RunAnalysis:
-    """Reads the run's analysis.json. What is wrong with it, or missing in it, is among the notes."""
+def find_analysis(run: Run) -> tuple[Analysis | None, list[str]]:
+    """A run's analysis.json, if it has one, and what has to be said about it: what is wrong with it, or missing."""
     try:
         analysis = read_analysis(run.folder / FILE)
     except ThroughlineError as error:
-        return RunAnalysis(None, (f"{FILE} cannot be used: {error.what}; {ANALYZE} writes it again.",))
+        return None, [f"{FILE} cannot be used: {error.what}; {ANALYZE} writes it again."]
     if analysis is None:
-        return RunAnalysis(None, ())
+        return None, []
     known = {line.unit for line in run.results}
     unknown = sorted({state.unit for fold in analysis.folds for state in fold.states if state.unit} - known)
     notes = [f"{missing.what}: {missing.why}" for missing in analysis.missing]
     if unknown:
         notes.insert(0, f"{FILE} is about units that this run no longer has ({unknown[0]}): run {ANALYZE} again.")
-    return RunAnalysis(analysis, tuple(notes))
+    return analysis, notes
 
 
 def shaded_data(analysis: Analysis | None) -> list[dict[str, Any]] | None:

@@ -55,17 +55,17 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         _part(group, images_root, WITH_TEXTS // len(all_groups), "" if number == 0 else f"-{number + 1}")
         for number, group in enumerate(all_groups)
     ]
-    analysed = find_analysis(run)
-    sections = analysis_sections(analysed.analysis)
+    analysis, notes = find_analysis(run)
+    sections = analysis_sections(analysis)
     plots = [plot for part in parts for plot in (*part["figures"].values(), *part["confusion_figures"])]
     plots += [plot for section in sections for plot in section.figures]
-    shaded = shaded_data(analysed.analysis)
+    shaded = shaded_data(analysis)
     shown = {
         "run": run,
         "parts": parts,
         "sections": {section.id: section for section in sections},
-        "analysis": analysed.analysis,
-        "analysis_notes": analysed.notes,
+        "analysis": analysis,
+        "analysis_notes": notes,
         "shaded": None if shaded is None else embedded(shaded),
         "svg": write_figures(figures, plots),
         "drawn_note": DRAWN_NOTE,

@@ -2,7 +2,7 @@
 the same images, and every analysis beside those of the others. Called by the report verb."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from throughline.analysis.document import sections as analysis_sections
@@ -26,12 +26,8 @@ from throughline.training.methods import METHODS
 FILE = "side-by-side.html"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One group of one run's results: a column of every joint table."""
-
-    name: str
-    group: Group
+Columns = Mapping[str, Group]
+"""Groups of results by name: the columns of every joint table."""
 
 
 def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> Path:
@@ -40,12 +36,12 @@ def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> P
     path = (folder or folders[0] / "report") / FILE
     columns = columns_of(runs)
     sections = {
-        name: _numbered(analysis_sections(find_analysis(run).analysis), number)
+        name: _numbered(analysis_sections(find_analysis(run)[0]), number)
         for number, (name, run) in enumerate(zip(names_of(folders), runs, strict=True), start=1)
     }
     accuracies = joint_figures(columns)
     plots = [*accuracies, *(plot for of_run in sections.values() for section in of_run for plot in section.figures)]
-    confidence = {column.name: confidence_table(confidences(column.group)) for column in columns}
+    confidence = {name: confidence_table(confidences(group)) for name, group in columns.items()}
     shown = {
         "names": list(sections),
         "about": about_table(columns),
@@ -56,7 +52,7 @@ def write_side_by_side(folders: Sequence[Path], folder: Path | None = None) -> P
         "confidence": {name: table for name, table in confidence.items() if table is not None},
         "sections": _by_section(sections),
         "svg": {plot.name: svg_of(plot) for plot in plots},
-        "drawn": any(column.group.drawn for column in columns),
+        "drawn": any(group.drawn for group in columns.values()),
         "drawn_note": DRAWN_NOTE,
         "faults": {name: run.faults for name, run in zip(sections, runs, strict=True) if run.faults},
     }
@@ -75,24 +71,24 @@ def names_of(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(f"{part[-1]} ({number})" for number, part in enumerate(parts, start=1))  # one folder, named twice
 
 
-def columns_of(runs: Sequence[Run]) -> tuple[Column, ...]:
+def columns_of(runs: Sequence[Run]) -> dict[str, Group]:
     """Runs in the order given; a run with several groups has several columns."""
-    columns = []
+    columns: dict[str, Group] = {}
     for name, run in zip(names_of([run.folder for run in runs]), runs, strict=True):
         of_run = groups(run)
-        columns += [Column(name if len(of_run) == 1 else f"{name}: {group.title}", group) for group in of_run]
-    return tuple(columns)
+        columns |= {name if len(of_run) == 1 else f"{name}: {group.title}": group for group in of_run}
+    return columns
 
 
-def about_table(columns: Sequence[Column]) -> Table:
+def about_table(columns: Columns) -> Table:
     """What each column is about."""
     rows = []
-    for column in columns:
-        final = column.group.final
+    for name, group in columns.items():
+        final = group.final
         names = (sorted(set(final["target"])), sorted(set(final["seed"])), in_order(final["method"], METHODS))
         about = (" ".join(map(str, values)) for values in names)
-        device = str(column.group.run.environment.get("device", MISSING))
-        rows.append((column.name, column.group.dataset, column.group.model, *about, device))
+        device = str(group.run.environment.get("device", MISSING))
+        rows.append((name, group.dataset, group.model, *about, device))
     return Table("The runs", ("run", "dataset", "model", "held out", "seeds", "methods", "device"), tuple(rows))
 
 
@@ -108,13 +104,13 @@ def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
     return Table("Settings in which they differ", ("setting", *names), rows) if rows else None
 
 
-def joint_tables(columns: Sequence[Column], split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
+def joint_tables(columns: Columns, split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
     """One for each answer path: setups × runs, Avg in percent with its interval where there is one."""
     chosen = _split(columns, split)
     return tuple(_joint(columns, path, chosen) for path in _answers(columns) if answer in {None, path})
 
 
-def joint_figures(columns: Sequence[Column]) -> tuple[Plot, ...]:
+def joint_figures(columns: Columns) -> tuple[Plot, ...]:
     """One for each answer path: a bar for each setup and run."""
     chosen, plots = _split(columns, "all"), []
     for path in _answers(columns):
@@ -124,24 +120,24 @@ def joint_figures(columns: Sequence[Column]) -> tuple[Plot, ...]:
     return tuple(plots)
 
 
-def difference_tables(columns: Sequence[Column], answer: str | None = None) -> tuple[Table, ...]:
+def difference_tables(columns: Columns, answer: str | None = None) -> tuple[Table, ...]:
     """One for each answer path: each run minus the first, in points, wherever both answered the same images."""
     tables = (_differences(columns, path) for path in ANSWER_ORDER if answer in {None, path})
     return tuple(table for table in tables if table is not None)
 
 
-def _split(columns: Sequence[Column], wanted: str) -> str:
+def _split(columns: Columns, wanted: str) -> str:
     """The split that is wanted, or else the first that was measured."""
-    measured = in_order((split for column in columns for split in column.group.splits), SPLIT_ORDER)
+    measured = in_order((split for group in columns.values() for split in group.splits), SPLIT_ORDER)
     return wanted if wanted in measured else next(iter(measured), wanted)
 
 
-def _answers(columns: Sequence[Column]) -> tuple[str, ...]:
-    return in_order((answer for column in columns for answer in column.group.answers), ANSWER_ORDER)
+def _answers(columns: Columns) -> tuple[str, ...]:
+    return in_order((answer for group in columns.values() for answer in group.answers), ANSWER_ORDER)
 
 
-def _summaries(columns: Sequence[Column], split: str, answer: str) -> dict[str, dict[str, Summary]]:
-    return {column.name: summarise(column.group, split, answer) for column in columns}
+def _summaries(columns: Columns, split: str, answer: str) -> dict[str, dict[str, Summary]]:
+    return {name: summarise(group, split, answer) for name, group in columns.items()}
 
 
 def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
@@ -152,12 +148,12 @@ def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
     )
 
 
-def _joint(columns: Sequence[Column], answer: str, split: str) -> Table:
+def _joint(columns: Columns, answer: str, split: str) -> Table:
     summaries = _summaries(columns, split, answer).values()
     setups = in_order((name for rows in summaries for name in rows), METHODS)
     return Table(
         title=f"{answer} path · split {split}",
-        columns=("method", *(column.name for column in columns)),
+        columns=("method", *columns),
         rows=tuple((setup, *(average_cell(rows.get(setup)) for rows in summaries)) for setup in setups),
         notes=(
             "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets "
@@ -168,12 +164,12 @@ def _joint(columns: Sequence[Column], answer: str, split: str) -> Table:
     )
 
 
-def _differences(columns: Sequence[Column], answer: str) -> Table | None:
-    first, *others = columns
-    setups = first.group.final_setups(answer)
+def _differences(columns: Columns, answer: str) -> Table | None:
+    (first, reference), *others = columns.items()
+    setups = reference.final_setups(answer)
     rights = {
-        (setup, other.name): (other.group.right(setup, answer), first.group.right(setup, answer))
-        for other in others
+        (setup, name): (other.right(setup, answer), reference.right(setup, answer))
+        for name, other in others
         for setup in setups
     }
     found = differences({pair: both for pair, both in rights.items() if same_samples(*both)})
@@ -184,9 +180,9 @@ def _differences(columns: Sequence[Column], answer: str) -> Table | None:
         gap, interval, _, p = difference_cells(*difference)
         cells[pair] = f"{gap} ({interval}), p {p}"
     return Table(
-        title=f"{answer} path · difference from {first.name}, split all",
-        columns=("method", *(other.name for other in others)),
-        rows=tuple((setup, *(cells.get((setup, other.name), MISSING) for other in others)) for setup in setups),
+        title=f"{answer} path · difference from {first}, split all",
+        columns=("method", *(name for name, _ in others)),
+        rows=tuple((setup, *(cells.get((setup, name), MISSING) for name, _ in others)) for setup in setups),
         notes=(
             f"Points with 95 % interval: paired bootstrap over {drawn_over(_seeds(columns))}, on the same images; p "
             "after Holm, over the cells of this table.",
@@ -202,10 +198,10 @@ def _by_section(sections: Mapping[str, Sequence[Section]]) -> list[tuple[Section
     return [(section, own) for section, own in joined if any(of_run.tables or of_run.figures for _, of_run in own)]
 
 
-def _seeds(columns: Sequence[Column]) -> int:
+def _seeds(columns: Columns) -> int:
     """Of the run that has most."""
-    return max(column.group.seeds for column in columns)
+    return max(group.seeds for group in columns.values())
 
 
-def _drawn(columns: Sequence[Column]) -> tuple[str, ...]:
-    return drawn_notes(any(column.group.drawn for column in columns))
+def _drawn(columns: Columns) -> tuple[str, ...]:
+    return drawn_notes(any(group.drawn for group in columns.values()))

@@ -22,20 +22,18 @@ _LATEX = {
 }
 
 
-def to_terminal(table: Table, width: int | None = None, color: bool = False) -> str:
-    """The table as text; `width` in characters, by default as wide as it needs so that no cell is cut."""
+def to_terminal(table: Table) -> str:
+    """The table as text, as wide as it needs so that no cell is cut."""
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for number, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if number else "left", no_wrap=width is None)
+        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
     buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width or 10_000, force_terminal=color, highlight=False, markup=False, emoji=False
-    )
+    console = Console(file=buffer, width=10_000, force_terminal=False, highlight=False, markup=False, emoji=False)
     console.print(shown, crop=False)
     for note in table.notes:
-        console.print(note, style="dim", width=min(width or 110, 110))
+        console.print(note, style="dim", width=110)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines()) + "\n"
 
 
