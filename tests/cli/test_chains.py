@@ -165,19 +165,40 @@ def test_a_teacher_with_one_accepted_answer_goes_on(world: Path, tmp_path: Path)
     assert len(read_journal(tmp_path).candidates) == 1 + 23 * 4
 
 
+def thought_about(world: Path) -> tuple[int, object]:
+    [first, *_] = read_images(world).samples
+    stages = "".join(f"<{name}> a </{name}>" for name in ("SUMMARY", "CAPTION", "REASONING", "REFLECTION"))
+    return answering(None, reasoning_content=f"A hull. {stages}<CONCLUSION> {first.label} </CONCLUSION>")
+
+
 def test_answers_of_nothing_but_thinking_are_told_and_can_be_read(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [first, *_] = read_images(world).samples
-    stages = "".join(f"<{name}> a </{name}>" for name in ("SUMMARY", "CAPTION", "REASONING", "REFLECTION"))
-    thought = answering(None, reasoning_content=f"A hull. {stages}<CONCLUSION> {first.label} </CONCLUSION>")
     words = ["build", world, "--model", "m", "--limit", 1, "--candidates", 2]
-    with running_server(ServerSettings(always=thought)) as server:
+    with running_server(ServerSettings(always=thought_about(world))) as server:
         assert chains(*words, "--out", tmp_path / "a", "--teacher", server.url) == 0
         told = capsys.readouterr().out
         assert "empty 2" in told and "2 answers were thinking alone" in told and "--read-thinking" in told
         assert chains(*words, "--out", tmp_path / "b", "--teacher", server.url, "--read-thinking", "--json") == 0
         assert json.loads(capsys.readouterr().out)["by_rule"]["format"] > 0
+
+
+def test_a_batchs_answers_of_nothing_but_thinking_are_told_and_can_be_read(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, body = thought_about(world)
+    answers = tmp_path / "answers.jsonl"
+    for store, read_thinking in ((tmp_path / "a", []), (tmp_path / "b", ["--read-thinking"])):
+        words = ["--model", "m", "--limit", 1, "--out", store, "--files", store / "files"]
+        assert chains("batch", "write", world, *words) == 0
+        [written] = (store / "files").glob("*.jsonl")
+        asked = json.loads(written.read_text())["custom_id"]
+        answers.write_text(json.dumps({"custom_id": asked, "response": {"status_code": status, "body": body}}))
+        capsys.readouterr()
+        assert chains("batch", "read", world, answers, "--out", store, *read_thinking) == 0
+        told = capsys.readouterr().out
+        assert ("1 answers were thinking alone: --read-thinking" in told) == (not read_thinking)
+        assert read_journal(store).verdicts[0].accepted == bool(read_thinking)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +250,9 @@ def test_wrong_arguments_are_told_before_the_images_are_read(
     def read(source: Path) -> None:
         raise AssertionError("the images are read")
 
+    ordered = tmp_path / "ordered"
+    assert chains("batch", "write", world, "--model", "m", "--out", ordered, "--files", tmp_path / "files") == 0
+    capsys.readouterr()
     monkeypatch.setattr("throughline.domains.folders.read_images", read)
     file = tmp_path / "file"
     file.write_text("")
@@ -252,7 +276,51 @@ def test_wrong_arguments_are_told_before_the_images_are_read(
     ):
         assert chains("build", world, "--out", tmp_path / "store", *words) in (1, 2), words
         assert "\n" not in capsys.readouterr().err.strip()
+    for words in (
+        [],
+        ["--model", "m", "--format", "six_stage"],
+        ["--model", "m", "--param", "heat"],
+        ["--model", "m", "--candidates", "99"],
+        ["--model", "m", "--enough", "5"],
+        ["--model", "m", "--prompt", tmp_path / "none.txt"],
+        ["--model", "m", "--prices", tmp_path / "none.yaml"],
+        ["--model", "m", "--out", file],
+        ["--model", "m", "--files", file],
+    ):
+        where = ["--out", tmp_path / "store", "--files", tmp_path / "files"]
+        assert chains("batch", "write", world, *where, *words) in (1, 2), words
+        assert "\n" not in capsys.readouterr().err.strip()
+    for words in (
+        [file, "--out", tmp_path / "store"],
+        [file, "--out", file],
+        [tmp_path / "none.jsonl", "--out", ordered],
+        [file, tmp_path, "--out", ordered],
+        [file, "--out", ordered, "--prices", tmp_path / "none.yaml"],
+    ):
+        assert chains("batch", "read", world, *words) in (1, 2), words
+        assert "\n" not in capsys.readouterr().err.strip()
     assert not (tmp_path / "store").exists()
+
+
+def test_wrong_arguments_are_told_without_what_takes_seconds_to_import(world: Path, tmp_path: Path) -> None:
+    endpoint = ["--teacher", "http://a/v1", "--model", "gpt-4o"]
+    wrong = [
+        ["--teacher", "http://[::1/v1", "--model", "m"],
+        ["--teacher", "nowhere/at-all"],
+        ["--teacher", "drawn", "--judge", "critic"],
+        [*endpoint, "--param", "heat"],
+        [*endpoint, "--judge", "gpt-4o", "--judge-param", "heat"],
+        [*endpoint, "--judge", "mine", "--max-cost", "1"],
+        [*endpoint, "--judge", "gpt-4o", "--judge-url", "a/v1"],
+    ]
+    commands = [["chains", "build", str(world), "--out", str(tmp_path), *words] for words in wrong]
+    code = (
+        "import json, sys; from throughline.cli.main import main\n"
+        "codes = {main(command) for command in json.loads(sys.argv[1])}\n"
+        "print(codes, {'torch', 'transformers', 'openai', 'pandas', 'PIL'} & sys.modules.keys())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True)
+    assert ended.stdout == "{1, 2} set()\n", ended.stderr
 
 
 @pytest.mark.parametrize("name", ["verdict", "text", "appended"])
@@ -272,6 +340,16 @@ def test_an_edited_verdict_is_told(store: Path, tmp_path: Path, capsys: pytest.C
     assert chains("check", tmp_path) == 1
     told = capsys.readouterr().out
     assert f"{journal}:{place}: " in told and "but correct makes of the text" in told
+
+
+def test_a_check_parses_each_text_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from throughline.chains import verdicts
+
+    texts: list[str] = []
+    parse = verdicts.parse_chain
+    monkeypatch.setattr(verdicts, "parse_chain", lambda text, *more: texts.append(text) or parse(text, *more))
+    assert chains("check", store) == 0
+    assert sorted(texts) == sorted(candidate.text for candidate in read_journal(store).candidates)
 
 
 def test_an_estimate_asks_nobody_and_writes_nothing(

@@ -1,3 +1,4 @@
+import csv
 import errno
 import json
 import os
@@ -97,6 +98,34 @@ def test_class_names_that_answers_cannot_be_told_by_are_told_before_a_unit_start
     assert main(["run", "tiny", "--dry-run", "--set", f"data.images={folder}", *CLS]) == code
     errors = capsys.readouterr().err
     assert said in errors and errors.splitlines()[-1].startswith("warning: " if code == 0 else "throughline: error: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "said"),
+    [
+        ("tench, Tinca", 0, "the class name 'tench, Tinca' of x holds a comma"),
+        ("<b>tench</b>", 1, "the class name '<b>tench</b>' of x holds a line break or a tag"),
+        ("two\nlines", 1, "of x holds a line break or a tag"),
+        ("tench|Tinca <br>", 0, "the class name 'Tinca <br>' of x holds a line break or a tag"),
+        ("tench|not", 0, "the class name 'not' of x is read from an answer as x, from a sentence as no class"),
+        ("tench|Tinca, tinca", 0, ""),
+    ],
+)
+def test_display_names_and_synonyms_are_told_alike_from_a_table_and_a_config(folder, capsys, names, code, said):
+    table = folder / "images.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "domain", "label", "class_name"])
+        for path in sorted(folder.rglob("*.png")):
+            id = path.relative_to(folder).as_posix()
+            writer.writerow([id, *id.split("/")[:2], names if id.split("/")[1] == "x" else ""])
+    assert main(["data", "check", str(table)]) == code
+    told = capsys.readouterr().out
+    assert said in told if said else "0 warnings" in told
+    named = ["--set", f"data.names={json.dumps({'x': names.split('|')})}", "--set", f"data.images={folder}"]
+    for of_images in (["--set", f"data.images={table}"], named):
+        assert main(["run", "tiny", "--dry-run", *of_images, *CLS]) == code
+        assert said in (told := capsys.readouterr().err) and bool(said) == bool(told)
 
 
 def test_one_class_split_folders_and_narrow_images_are_told_by_a_dry_run(folder, tmp_path, capsys):

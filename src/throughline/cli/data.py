@@ -140,7 +140,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     with progress("checking", "images") as report_progress:
         report = check_images(arguments.source, arguments.max_pixels or MAX_PIXELS, report_progress)
-    defects = (*report.defects, *class_name_defects(report.classes))
+    defects = (*report.defects, *class_name_defects(report.classes, report.names))
     report = replace(report, defects=tuple(sorted(defects, key=lambda defect: defect.severity != "error")))
     if arguments.json:
         print(json_text(report.to_json()))

@@ -6,7 +6,7 @@ An error is a defect with which training would fail or its result would mislead;
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ class CheckReport:
     classes: tuple[str, ...]
     counts: dict[str, dict[str, int]]
     defects: tuple[Defect, ...]
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of classes that are not written as their folders: the display name, then synonyms."""
 
     @property
     def errors(self) -> tuple[Defect, ...]:
@@ -84,7 +86,7 @@ def check_images(
         *_copies(entries),
     ]
     defects.sort(key=lambda defect: defect.severity != "error")
-    return CheckReport(root, domains, classes, counts, tuple(defects))
+    return CheckReport(root, domains, classes, counts, tuple(defects), listing.names)
 
 
 def quick_check(images: ImageSet) -> Iterator[Defect]:

@@ -52,7 +52,7 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
         domains=tuple(sorted({sample.domain for sample in samples})),
         classes=tuple(sorted({sample.label for sample in samples})),
         samples=samples,
-        names={entry.label: entry.names for entry in entries if entry.names},
+        names=listing.names,
         empty=tuple(listing.empty),
     )
 

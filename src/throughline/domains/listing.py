@@ -73,6 +73,11 @@ class Listing:
     unlistable: list[str] = field(default_factory=list)
 
     @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Of classes that are not written as their folders: the display name, then synonyms."""
+        return {entry.label: entry.names for entry in self.entries if entry.names}
+
+    @property
     def empty(self) -> list[str]:
         """Class folders without an image, as `domain/class`."""
         filled = {f"{entry.domain}/{entry.label}" for entry in self.entries}

@@ -7,7 +7,7 @@ from throughline.chains.answers import parse_answer
 from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import Defect, Severity
-from throughline.questions.wording import class_name
+from throughline.questions.wording import in_words
 
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|</?\w[^<>]*>")
 """A line break or another control character, or a tag, as the stages of a chain have."""
@@ -15,21 +15,27 @@ _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|</?\w[^<>]*>")
 
 def class_name_defects(classes: Sequence[str], names: Aliases | None = None) -> Iterator[Defect]:
     """Names that the answer parser refuses, and those that it does not read back from a plain answer; `names`
-    as in `parse_answer`."""
+    as in `parse_answer`, display names first. Questions show a display name, or else the folder's; of a synonym, which
+    only answers use, nothing is an error but that it is read as another class."""
     for label in classes:
-        written, name = (names or {}).get(label, [label])[0], class_name(label, names)
-        shown = f"the class name {written!r}"
-        try:
-            read = [parse_answer(text, classes, names).label or "no class" for text in (name, f"The answer is {name}.")]
-        except ThroughlineError as error:  # the list as a whole
-            yield Defect("class_name", "error", str(error), tuple(classes))
-            return
-        if _UNREADABLE.search(written):
-            yield Defect("class_name", "error", f"{shown} holds a line break or a tag: rename it", (label,))
-        elif read != [label, label]:
-            severity: Severity = "warning" if read == [label, "no class"] else "error"
-            what = f"{shown} is read from an answer as {read[0]}, from a sentence as {read[1]}: rename it"
-            yield Defect("class_name", severity, what, (label,))
-        elif re.search("[,，、]", written):
-            what = f"{shown} holds a comma: in the question it reads as several options"
-            yield Defect("class_name", "warning", what, (label,))
+        display, *synonyms = (names or {}).get(label, (label,))
+        for written in (display, *synonyms):
+            name = in_words(written)
+            usual: Severity = "error" if written == display else "warning"
+            shown = f"the class name {written!r}" + ("" if written == label else f" of {label}")
+            texts = (name, f"The answer is {name}.")
+            try:
+                read = [parse_answer(text, classes, names).label or "no class" for text in texts]
+            except ThroughlineError as error:  # the list as a whole
+                yield Defect("class_name", "error", str(error), tuple(classes))
+                return
+            if _UNREADABLE.search(written):
+                yield Defect("class_name", usual, f"{shown} holds a line break or a tag: rename it", (label,))
+            elif read != [label, label]:
+                is_lost_in_a_sentence, others = read == [label, "no class"], set(read) - {label, "no class"}
+                severity: Severity = "warning" if is_lost_in_a_sentence else "error" if others else usual
+                what = f"{shown} is read from an answer as {read[0]}, from a sentence as {read[1]}: rename it"
+                yield Defect("class_name", severity, what, (label,))
+            elif written == display and re.search("[,，、]", written):
+                what = f"{shown} holds a comma: in the question it reads as several options"
+                yield Defect("class_name", "warning", what, (label,))

@@ -21,7 +21,12 @@ line break that follows in the reasoning question, and the two questions would s
 def class_name(label: str, names: Aliases | None = None) -> str:
     """How a class is written in prompts and chains: the first of its `names`, or its folder name without them, with
     blanks for underscores."""
-    return " ".join((names or {}).get(label, [label])[0].replace("_", " ").split())
+    return in_words((names or {}).get(label, [label])[0])
+
+
+def in_words(name: str) -> str:
+    """A name with blanks for underscores."""
+    return " ".join(name.replace("_", " ").split())
 
 
 def stage_instruction(format: ChainFormat) -> str:

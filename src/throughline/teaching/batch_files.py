@@ -72,6 +72,8 @@ class BatchRead:
     failed: int = 0
     known: int = 0
     """Answers that the store held already."""
+    only_thinking: int = 0
+    """Answers that were thinking and nothing else."""
     unknown: list[str] = field(default_factory=list)
     """`file:line: why` of lines that belong to no request of this store."""
 
@@ -163,17 +165,19 @@ def read_batch(
     *,
     images_named: str | None = None,
     price_of: Callable[[str], Price | None] = lambda model: None,
+    read_thinking: bool = False,
     clock: Clock = lambda: None,
 ) -> BatchRead:
     """Takes the answers of output and error files into the store, each once, with the verdicts of all rules.
 
-    `price_of` gives the price of a model, of which a batch costs half.
+    `price_of` gives the price of a model, of which a batch costs half; `read_thinking` is as in a `BuildPlan`.
     """
     result, paths = BatchRead(), list(files)
     keys = {key for _, key, _ in _results(paths)}
     of_no_order = keys.copy()
     for order in read_orders(store):
-        plan = BuildPlan(images, FORMATS[order.format], candidates=order.candidates, images_named=images_named)
+        more: dict[str, Any] = {"images_named": images_named, "read_thinking": read_thinking}
+        plan = BuildPlan(images, FORMATS[order.format], candidates=order.candidates, **more)
         price = price_of(order.model)
         half = price and price.for_batches
         with closing(Recorder(plan, order.brief, store, clock)) as recorder:
@@ -191,6 +195,7 @@ def read_batch(
                 recorder.record(places[key][0], recorder.request(*places[key]), reply)
                 result.failed += reply.finish_reason == FAILED
                 result.answers += reply.finish_reason != FAILED
+            result.only_thinking += recorder.progress.only_thinking
     for place, key, _ in _results(paths):
         if key in of_no_order:
             result.unknown.append(f"{place}: {'no such request' if key else 'no batch answer'}")

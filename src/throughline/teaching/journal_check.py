@@ -6,8 +6,13 @@ A fault is a kind and its words; small functions yield those of a line, of a rec
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from heapq import merge
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.journal import BYTE_ORDER_MARK, Line, Problem, parse_line, read_lines
@@ -120,15 +125,20 @@ def _edited_verdicts(store: ChainStore, journals: Sequence[Path]) -> Iterator[Pl
     lists = {(header.format, header.classes) for _, header in store.headers if not [*_header_faults(header)]}
     known = [(FORMATS[name], classes, label) for name, classes in lists if name in FORMATS for label in classes]
     cases = {basis_of(*case): case for case in known}
+    frames = [store.verdicts(rule).assign(rule=rule) for rule in RULES]
+    frames = [frame[frame["basis"].isin(cases) & frame.index.isin(store.requests.index)] for frame in frames]
+    rows = np.unique(np.concatenate([frame.index for frame in frames]))
+    recorded = merge(*(frame.itertuples() for frame in frames), key=attrgetter("Index"))
     edited: dict[tuple[str, str, str], str] = {}
-    for rule in RULES:
-        verdicts = store.verdicts(rule)
-        verdicts = verdicts[verdicts["basis"].isin(cases) & verdicts.index.isin(store.requests.index)]
-        for candidate, said in zip(store.read(verdicts.index), verdicts.itertuples(), strict=True):
-            [made] = verdicts_on(candidate, [rule], *cases[said.basis])
+    for candidate, (_, verdicts) in zip(store.read(rows), groupby(recorded, attrgetter("Index")), strict=True):
+        anew: dict[str, dict[str, Verdict]] = {}
+        for said in verdicts:
+            if said.basis not in anew:
+                anew[said.basis] = {made.rule: made for made in verdicts_on(candidate, RULES, *cases[said.basis])}
+            made = anew[said.basis][said.rule]
             if (made.outcome, made.accepted) != (said.outcome, said.accepted):
-                recorded, judged = (f"{v.outcome}, {'' if v.accepted else 'not '}accepted" for v in (said, made))
-                edited[made.key, made.sample_id, rule] = f"{recorded}: but {rule} makes of the text {judged}"
+                words = (f"{v.outcome}, {'' if v.accepted else 'not '}accepted" for v in (said, made))
+                edited[made.key, made.sample_id, made.rule] = f": but {made.rule} makes of the text ".join(words)
     places: dict[tuple[str, str, str], Problem] = {}
     for path, line, record in read_records(journals) if edited else ():
         if isinstance(record, Verdict) and (named := (record.key, record.sample_id, record.rule)) in edited:

@@ -64,24 +64,27 @@ JUDGES_OPTIONS = {"judge", "judge_url", "judge_param", "judge_key_env", "image_s
 
 
 def _try_options(arguments: argparse.Namespace, plan: BuildPlan) -> None:
-    """Makes what the options name, with the plan's stand-ins for images: what is wrong is told before these are read,
-    which may take minutes. Of a local checkpoint only the files are looked at."""
+    """Tells what is wrong with the options before the images are read, which may take minutes, and before anything
+    that asks is imported; the plan has stand-ins for images. Of a local checkpoint only the files are looked at."""
     from throughline.mllm.checkpoints import checkpoint_source
     from throughline.teaching.prompt import teacher_prompt
 
-    endpoints: list[Endpoints] = []
-    if arguments.out.is_file():
-        raise UsageError("a store is a folder, and this is a file", arguments.out, "give --out another name")
+    kind = _kind(arguments)
     if not arguments.dry_run:
         _require_fitting_options(arguments)
-    if _kind(arguments) != "local":
-        _teacher(arguments, plan, endpoints)
-    elif arguments.dry_run:
-        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+    if kind == "endpoint":
+        _price(arguments, endpoint_brief(arguments, plan).model)
+        _key(arguments.teacher, arguments.key_env)
     else:
         teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
+    if kind == "local" and arguments.dry_run:
+        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+    if kind == "local":
         checkpoint_source(arguments.teacher[0], arguments.hub)
-    _judge(arguments, plan, endpoints)
+    if arguments.judge is not None:
+        _judge_options(arguments)
+    if kind == "drawn":
+        _teacher(arguments, plan, [])
 
 
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
@@ -176,9 +179,15 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
 
 
 def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
-    from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
-
     from throughline.teaching.endpoint import Endpoints, Patience
+
+    patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
+    return Endpoints(urls, _key(urls, key_env), patience, arguments.at_once)
+
+
+def _key(urls: list[str], key_env: str) -> str | None:
+    """The API key for these base URLs, None where none is set. UsageError for what can be no URL or no key."""
+    from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
     for url in urls:
         try:
@@ -188,8 +197,7 @@ def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> 
     key = os.environ.get(key_env, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise UsageError(f"the key in {key_env} holds letters that no key has", do="copy it again")
-    patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
-    return Endpoints(urls, key or None, patience, arguments.at_once)
+    return key or None
 
 
 def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpoints]) -> Judge | None:
@@ -198,13 +206,20 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     from throughline.questions.question_set import make_question_set
     from throughline.teaching.judge import Judge
 
-    if arguments.judge_url is None and not endpoints:
-        raise UsageError("the judge has no endpoint", do="name one with --judge-url")
     if arguments.judge_url is not None:
         endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
-    params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
     question = make_question_set(plan.images.classes, plan.format, names=plan.images.names).label
-    return Judge(endpoints[-1], arguments.judge, question, params, _price(arguments, arguments.judge))
+    return Judge(endpoints[-1], arguments.judge, question, *_judge_options(arguments))
+
+
+def _judge_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], Price | None]:
+    """The parameters of the judge's requests, and its price. UsageError where its options are wrong."""
+    if arguments.judge_url is not None:
+        _key([arguments.judge_url], arguments.judge_key_env)
+    elif _kind(arguments) != "endpoint":
+        raise UsageError("the judge has no endpoint", do="name one with --judge-url")
+    params = with_params({**JUDGE_PARAMS, "image_side": arguments.image_side}, arguments.judge_param)
+    return params, _price(arguments, arguments.judge)
 
 
 def _price(arguments: argparse.Namespace, model: str) -> Price | None:

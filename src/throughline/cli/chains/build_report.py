@@ -141,6 +141,7 @@ class _Facts:
 # at the end, and instead of a build ---------------------------------------------------------------------------------
 
 REASONS_SHOWN = 3
+THINKING_ALONE = "{:,} answers were thinking alone: --read-thinking looks for a chain in `reasoning_content`"
 
 
 def money(dollars: float | None) -> str:
@@ -186,10 +187,7 @@ def _details(progress: Progress) -> list[str]:
         (answers, f"{answers:,} new answers, accepted by rule: {rules}"),
         (answers, f"outcomes: {outcomes.replace('rejected_class', 'another class')}"),
         (progress.judged, f"the judge agreed with {agreed:,} of {progress.judged:,}, and failed on {failed:,}"),
-        (
-            thinking,
-            f"{thinking:,} answers were thinking alone: --read-thinking looks for a chain in `reasoning_content`",
-        ),
+        (thinking, THINKING_ALONE.format(thinking)),
         (progress.cached, f"{progress.cached:,} answers were in the store"),
         (sent, f"tokens: {sent:,} sent, {written:,} written, in all"),
         (progress.cost, f"cost: {money(progress.spent)} now, {money(progress.cost)} in all"),

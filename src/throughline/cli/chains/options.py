@@ -46,6 +46,13 @@ class Request(RequestSettings):
     max_tokens=1024, and a seed of each request's own)."""
 
 
+class Answers(Settings):
+    """How answers are read."""
+
+    read_thinking: bool = False
+    """Take the chain from a model's thinking where its answer holds nothing else."""
+
+
 class Endpoint(Request, EndpointSettings):
     """A teacher behind an endpoint, and its judge."""
 
@@ -53,7 +60,7 @@ class Endpoint(Request, EndpointSettings):
     """A parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)."""
 
 
-class Build(PlanSettings):
+class Build(PlanSettings, Answers):
     """Ask a teacher for reasoning chains, up to K for each image until one is accepted; started again, nothing that was
     answered is asked for again."""
 
@@ -69,8 +76,6 @@ class Build(PlanSettings):
     """Stop before the store has cost more US dollars (default: no limit)."""
     go_on: bool = False
     """Go on although none of the first 50 answers is accepted."""
-    read_thinking: bool = False
-    """Take the chain from a model's thinking where its answer holds nothing else."""
     shard: Annotated[str, Shown("I/N")] = "0/1"
     """Only this share of the images: 0/4 to 3/4 for four jobs on one store (default: all)."""
 
@@ -137,7 +142,7 @@ class BatchWrite(PlanSettings, Request):
     """Where the request files go."""
 
 
-class BatchRead(Settings):
+class BatchRead(Answers):
     """Take output and error files of the Batch API into the store, every answer once."""
 
     images: Source
@@ -149,6 +154,12 @@ class BatchRead(Settings):
     """As for build; a batch costs half (default: list prices we know)."""
 
 
+def require_no_file(folder: Path, what: str, option: str) -> None:
+    """UsageError where a file is in the way of a folder."""
+    if folder.is_file():
+        raise UsageError(f"{what} is a folder, and this is a file", folder, f"give {option} another name")
+
+
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     """The plan behind the options, with stand-ins for classes and images: these take minutes to read, and wrong options
     are told before."""
@@ -156,6 +167,7 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     from throughline.domains.samples import ImageSet
     from throughline.teaching.plan import BuildPlan
 
+    require_no_file(arguments.out, "a store", "--out")
     root = arguments.images if arguments.images.is_dir() else arguments.images.parent
     images = ImageSet("", root, (), ("this", "that"), ())
     if not arguments.all_candidates and arguments.enough > arguments.candidates:
