@@ -5,14 +5,16 @@ import torch
 from tests.training.small import PROMPTS, chain_of
 
 from throughline.analysis import conclusions
-from throughline.analysis.conclusions import BLANK, ConclusionReader, chained
+from throughline.analysis.conclusions import BLANK, ConclusionReader, chained, tampered_answers
 from throughline.analysis.faithfulness import WHOLE, Read, variants
 from throughline.analysis.records import State
-from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.parsing import parse_chain
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
+from throughline.questions.question_set import make_question_set
 
 CLASSES = ("cat", "cup", "dog")
 BEFORE = FIVE_STAGE.stages[:-1]
@@ -108,3 +110,13 @@ def test_lines_are_means_over_images():
     assert (none.accuracy.mean, none.accuracy.high) == (0, 0)
     assert whole.lost is None and none.lost is not None
     assert (none.lost.mean, none.lost.low, none.lost.high) == (50, 0, 100)
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_a_chain_with_all_its_stages_is_well_formed_whatever_class_ends_it(format) -> None:
+    questions = make_question_set(("hot_dog", "cat"), format)
+    stages = dict.fromkeys(format.stages, "It has a handle.")
+    parsed = [parse_chain(text, format, questions.classes) for text in tampered_answers(questions, stages)]
+    assert [chain.label for chain in parsed] == ["hot_dog", "cat"]
+    (first, _) = tampered_answers(questions, {})
+    assert "handle" not in first and "hot dog" in first

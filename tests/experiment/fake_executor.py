@@ -102,7 +102,7 @@ def notes(run_folder):
 def fake_teacher():
     """A stand-in for throughline.teaching.building: one chain an image, in no time."""
     module = types.ModuleType("throughline.teaching.building")
-    module.all_accepted_chains = lambda paths, images, format, rule: {
+    module.accepted_chains = lambda paths, images, format, rule: {
         s.id: (f"chain of {s.id}", f"second chain of {s.id}") for s in images.samples
     }
     module.build_chains = lambda plan, teacher, store: None

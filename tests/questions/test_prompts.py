@@ -5,17 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.training.small import chain_of
 
-from throughline.chains.formats import FIVE_STAGE, FORMATS
-from throughline.chains.parsing import parse_chain
+from throughline.chains.formats import FIVE_STAGE
 from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText, user_prompt
 from throughline.questions.question import Generated, Likelihood
 from throughline.questions.question_set import make_question_set
-from throughline.questions.tampering import tampered_answers
 
 CAT, DOG = (Sample(f"{name}.png", Path("images"), "photo", (name,), name) for name in ("cat", "dog"))
 QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
@@ -23,7 +20,7 @@ QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
 
 def test_the_room_loads_no_torch() -> None:
     script = (
-        "import sys\nfrom throughline.questions import prompt, question, question_set, sampler, tampering, wording\n"
+        "import sys\nfrom throughline.questions import prompt, question, question_set, sampler, wording\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -66,16 +63,6 @@ def test_answers_are_read_by_the_question() -> None:
     assert reasoning.read("It is a cat.", "stop").predicted is None
     reading = likelihood.read([1e-13 / 3, 1.0])
     assert reading.predicted == "cat" and reading.probabilities == (3.33333e-14, 1.0)
-
-
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-def test_a_chain_with_all_its_stages_is_well_formed_whatever_class_ends_it(format) -> None:
-    questions = make_question_set(("hot_dog", "cat"), format)
-    stages = dict.fromkeys(format.stages, "It has a handle.")
-    parsed = [parse_chain(text, format, questions.classes) for text in tampered_answers(questions, stages)]
-    assert [chain.label for chain in parsed] == ["hot_dog", "cat"]
-    (first, _) = tampered_answers(questions, {})
-    assert "handle" not in first and "hot dog" in first
 
 
 def test_a_question_set_travels_between_processes() -> None:

@@ -81,6 +81,10 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def first_accepted(*named: Any) -> dict[str, str]:
+    return {name: texts[0] for name, texts in accepted_chains(*named).items()}
+
+
 @dataclass
 class Built:
     accepted: dict[str, str]
@@ -92,7 +96,7 @@ def build(images: ImageSet, tmp_path: Path) -> Callable[..., Built]:
     def build(teacher: Teacher, candidates: int = 3, shown: ImageSet = images, **changes: Any) -> Built:
         plan = BuildPlan(shown, teacher.format, candidates=candidates, **changes)
         progress = build_chains(plan, teacher, tmp_path)
-        return Built(accepted_chains([tmp_path], shown, teacher.format, plan.rule), progress)
+        return Built(first_accepted([tmp_path], shown, teacher.format, plan.rule), progress)
 
     return build
 
@@ -355,11 +359,11 @@ def test_chains_of_another_journal_are_judged_anew(
     assert built["photo/dog/0.png"] == chain("spaceship"), "the rule had kept whatever was well formed"
     journal = tmp_path / "journal-0.jsonl"
     half = replace(images, samples=images.in_domain("photo"))
-    found = accepted_chains([journal], half, FIVE_STAGE, "format")
+    found = first_accepted([journal], half, FIVE_STAGE, "format")
     assert found == {name: text for name, text in built.items() if name.startswith("photo")}
-    correct = accepted_chains([journal], half, FIVE_STAGE, "correct")
+    correct = first_accepted([journal], half, FIVE_STAGE, "correct")
     assert correct == {name: text for name, text in found.items() if "/dog/" not in name}
-    assert accepted_chains([journal], half, FOUR_STAGE, "format") == {}
+    assert first_accepted([journal], half, FOUR_STAGE, "format") == {}
 
 
 def test_the_first_accepted_candidate_of_another_journal_counts(
@@ -372,7 +376,7 @@ def test_the_first_accepted_candidate_of_another_journal_counts(
         line["text"] += "\n" * line["candidate"]  # tells the third from the fourth
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
-    found = accepted_chains([other], images, FIVE_STAGE, "correct")
+    found = first_accepted([other], images, FIVE_STAGE, "correct")
     assert found == {one.id: chain(one.label) + "\n\n" for one in images.samples}
 
 
@@ -406,7 +410,7 @@ def test_a_chain_that_a_judge_did_not_agree_with_is_no_accepted_one(
     other = tmp_path / "other.jsonl"
     for order in (candidates + verdicts, verdicts + candidates):
         other.write_text("\n".join(order) + "\n")
-        assert accepted_chains([other], images, FIVE_STAGE, "correct") == expected
+        assert first_accepted([other], images, FIVE_STAGE, "correct") == expected
 
 
 def test_half_a_character_in_an_answer_harms_nothing(build: Callable[..., Built], images: ImageSet) -> None:
@@ -458,7 +462,7 @@ def test_the_describer_is_the_teacher_of_a_drawn_world(world: ImageSet, tmp_path
     told: list[int] = []
     plan = BuildPlan(world, FIVE_STAGE)
     progress = build_chains(plan, describer(world), tmp_path / "one", on_progress=lambda now: told.append(now.done))
-    accepted = accepted_chains([tmp_path / "one"], world, FIVE_STAGE, "correct")
+    accepted = first_accepted([tmp_path / "one"], world, FIVE_STAGE, "correct")
     assert len(accepted) > 0.7 * len(world.samples)
     assert progress.accepted == len(accepted) and told[-1] == len(world.samples)
     build_chains(plan, describer(world), tmp_path / "two")

@@ -25,13 +25,6 @@ from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Tree
 from throughline.questions.question_set import QuestionSet
-from throughline.questions.tampering import (
-    Stages,
-    stages_before_answer,
-    tampered_answers,
-    with_lent_stage,
-    without_stage,
-)
 
 VERSION = 1
 """Raised when the same weights, images and chains would give other numbers."""
@@ -44,6 +37,9 @@ REPORTED_EVERY = 16
 
 BLANK = 128
 """Grey, in each channel: what is left of an image that is blanked."""
+
+Stages = Mapping[str, str]
+"""Texts of a chain's stages, by the names of their tags."""
 
 Variants = list[tuple[str, Stages, About]]
 """Name, the stages that are left, and what was changed."""
@@ -105,15 +101,15 @@ class ConclusionReader:
         return [variants[start : start + size] for start in range(0, len(variants), size)]
 
     def _variants(self, own: Chained, other: Chained) -> Variants:
-        """Variants of a chain about its own image, untouched first."""
-        questions = self.questions
-        removed = without_stage(questions, own.stages)
-        lent = with_lent_stage(questions, own.stages, other.stages)
-        theirs = {name: other.stages[name] for name in stages_before_answer(questions)}
+        """Variants of a chain about its own image, untouched first. An answer is never lent, since it names the other
+        class."""
+        stages, form = own.stages, self.questions.format
+        theirs = {name: text for name, text in other.stages.items() if name != form.answer_stage}
+        removed = {left_out: {name: stages[name] for name in stages if name != left_out} for left_out in theirs}
         return [
-            (WHOLE, own.stages, "whole"),
-            *((f"without {name}", stages, "stage removed") for name, stages in removed.items()),
-            *((f"{name} of another", stages, "stage swapped") for name, stages in lent.items()),
+            (WHOLE, stages, "whole"),
+            *((f"without {name}", left, "stage removed") for name, left in removed.items()),
+            *((f"{name} of another", {**stages, name: text}, "stage swapped") for name, text in theirs.items()),
             ("no stage", {}, "chain"),
             ("another image's chain", theirs, "chain"),
         ]
@@ -128,6 +124,17 @@ class ConclusionReader:
         """An even grey in the size of the image."""
         picture = Image.new("RGB", load_image(sample.path).size, (BLANK, BLANK, BLANK))
         return self.mllm.chat.encode_image(picture, f"blank {sample.image_sha256}")
+
+
+def tampered_answers(questions: QuestionSet, stages: Stages) -> list[str]:
+    """Answers to the reasoning question: these stages with each class as the answer stage behind them, as
+    `render_chain` writes them; stages that are not there leave no tag either."""
+    form, answers = questions.format, []
+    for class_name in questions.class_names:
+        texts = {**stages, form.answer_stage: class_name}
+        tagged = [f"<{name}> {texts[name]} </{name}>" for name in form.tagged_stages if name in texts]
+        answers.append("\n".join([*tagged, class_name] if form.answer_is_tail else tagged))
+    return answers
 
 
 def chained(samples: Sequence[Sample], texts: Mapping[str, str], questions: QuestionSet) -> list[Chained]:

@@ -124,7 +124,7 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str,
     """Builds or reads the accepted chains of all these images and writes them to `store`. For each domain that has any
     a hash of its own: what a fold learns from is content."""
     from throughline.chains.formats import FORMATS
-    from throughline.teaching.building import all_accepted_chains, build_chains
+    from throughline.teaching.building import accepted_chains, build_chains
     from throughline.teaching.plan import BuildPlan
     from throughline.teaching.teachers import Describer
 
@@ -138,7 +138,7 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str,
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), store)
         journals = (store / JOURNAL,)
-    accepted = all_accepted_chains(journals, images, chain_format, settings.rule)
+    accepted = accepted_chains(journals, images, chain_format, settings.rule)
     texts = {name: accepted[name][: settings.per_image] for name in sorted(accepted) if name in images.by_id}
     if not texts:
         raise ThroughlineError(

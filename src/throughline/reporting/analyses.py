@@ -4,7 +4,7 @@ from typing import Any
 
 from throughline.analysis.document import FILE, Analysis, read_analysis
 from throughline.core.errors import ThroughlineError
-from throughline.reporting.untrusted import one_line, visible
+from throughline.core.untrusted import one_line, visible
 from throughline.runs.reader import Run
 
 ANALYZE = "`throughline analyze RUN` (RUN is the run's folder)"

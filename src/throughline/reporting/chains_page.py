@@ -14,10 +14,10 @@ from throughline.chains.store import ChainStore, read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import require_writable, write_atomically
 from throughline.core.seeding import seed_of
+from throughline.core.untrusted import embedded, one_line, visible
 from throughline.domains.samples import ImageSet
 from throughline.reporting.gallery import LONGEST_TEXT, parts, thumbnail
 from throughline.reporting.self_contained import render_page
-from throughline.reporting.untrusted import embedded, one_line, visible
 
 # A question holds its class list: DomainNet's 345 classes take 4,000 characters.
 LONGEST_QUESTION = 20_000

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughline.core.plot import Panel, Plot
+from throughline.core.untrusted import one_line
 from throughline.reporting.results import Group
-from throughline.reporting.untrusted import one_line
 from throughline.runs.order import ANSWER_ORDER, ordered
 
 # Beyond it a table is no longer read, and the page lists the commonest mix-ups instead.

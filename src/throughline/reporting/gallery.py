@@ -14,8 +14,8 @@ import pandas as pd
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
+from throughline.core.untrusted import one_line, visible
 from throughline.reporting.results import Group
-from throughline.reporting.untrusted import one_line, visible
 from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.training.methods import METHODS

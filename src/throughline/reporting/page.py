@@ -11,6 +11,7 @@ from throughline.analysis.document import sections as analysis_sections
 from throughline.core.files import write_atomically
 from throughline.core.nested import flattened
 from throughline.core.plot import Plot
+from throughline.core.untrusted import embedded
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analyses import find_analysis, shaded_data
@@ -24,7 +25,6 @@ from throughline.reporting.published import published_ablation, published_method
 from throughline.reporting.results import Group, contradictions, groups, summarise
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import comparison_table, existing, headline_table, results_table, rounds_table
-from throughline.reporting.untrusted import embedded
 from throughline.reporting.warnings import warnings
 from throughline.runs.reader import Run, read_run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from throughline.reporting.untrusted import visible
+from throughline.core.untrusted import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -18,6 +18,7 @@ from throughline.chains.journal import read_lines
 from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, readable_os_errors, write_atomically
+from throughline.core.untrusted import json_object
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
 from throughline.teaching.completions import chat_body, read_completion
@@ -25,7 +26,6 @@ from throughline.teaching.fates import NoAnswer
 from throughline.teaching.pictures import data_url
 from throughline.teaching.plan import BuildPlan, Clock
 from throughline.teaching.prices import Price
-from throughline.teaching.printable import json_object
 from throughline.teaching.recorder import Recorder
 from throughline.teaching.teachers import Brief, Reply
 

@@ -150,12 +150,7 @@ class _Workers:
         return failed
 
 
-def accepted_chains(journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str) -> dict[str, str]:
-    """The first of `all_accepted_chains` of each sample."""
-    return {name: texts[0] for name, texts in all_accepted_chains(journals, images, format, rule).items()}
-
-
-def all_accepted_chains(
+def accepted_chains(
     journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str
 ) -> dict[str, tuple[str, ...]]:
     """Each sample's accepted chains among the answers of existing journals: in the order of rounds and candidates, a

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from throughline.chains.journal import Problem, journal_files
 from throughline.core.errors import ThroughlineError
+from throughline.core.untrusted import printable
 from throughline.teaching.export_check import check_export
 from throughline.teaching.exports.export import DATA, MARKER
 from throughline.teaching.journal_check import PlacedFault, check_journals
-from throughline.teaching.printable import printable
 
 NOTES = frozenset(
     (

@@ -15,10 +15,10 @@ from throughline.chains.parsing import parse_chain
 from throughline.chains.records import prompt_sha256
 from throughline.chains.rules import RULES, judge
 from throughline.core.errors import ThroughlineError
+from throughline.core.untrusted import json_object, printable, quoted
 from throughline.teaching.exports.export import DATA, MARKER
 from throughline.teaching.exports.trainer_formats import JSONL, TRAINERS
 from throughline.teaching.journal_check import Fault, PlacedFault, unknown_format
-from throughline.teaching.printable import json_object, printable, quoted
 
 COLUMNS = ("image", "sample_id", "image_sha256", "domain", "label", "format", "chain", "prompt_sha256")
 """What every row of an export has."""

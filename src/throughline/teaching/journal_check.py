@@ -33,7 +33,7 @@ from throughline.chains.rules import RULES
 from throughline.chains.store import MOST_USAGE, ChainStore, read_records
 from throughline.chains.verdicts import basis_of, verdicts_on
 from throughline.core.errors import ThroughlineError
-from throughline.teaching.printable import printable, quoted
+from throughline.core.untrusted import printable, quoted
 
 Fault = tuple[str, str]
 """Kind and words."""

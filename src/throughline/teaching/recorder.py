@@ -12,11 +12,11 @@ from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, Usage, Verdict, make_header
 from throughline.chains.rules import RULES
+from throughline.core.untrusted import printable
 from throughline.teaching.completions import unwrapped
 from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import Ledger
 from throughline.teaching.plan import TRIAL, BuildPlan, Clock
-from throughline.teaching.printable import printable
 from throughline.teaching.teachers import Brief, Reply, Request
 
 
@@ -150,7 +150,15 @@ class Recorder:
 
         A candidate that the judge has to be asked about waits in `ledger.unjudged`: `record_judgement` has to follow.
         """
-        candidate = self._candidate(request, reply)
+        candidate = self.brief.candidate(
+            self._header,
+            request.sample,
+            request.candidate,
+            text=unwrapped(_whole(reply.text), self.plan.format, self.plan.read_thinking),
+            finish_reason=None if reply.finish_reason is None else _whole(reply.finish_reason),
+            usage=reply.usage,
+            created=self._clock(),
+        )
         lines = self.ledger.add(lead, candidate)
         self._writer.write(*lines)
         self.flight.returned(request.key)
@@ -175,27 +183,6 @@ class Recorder:
         if not failed:
             self.ledger.take_judgement(lead, candidate.candidate, verdict.accepted)
         self._pay(verdict.usage)
-
-    def _candidate(self, request: Request, reply: Reply) -> Candidate:
-        sample, brief = request.sample, self.brief
-        return Candidate(
-            key=request.key,
-            sample_id=sample.id,
-            image_sha256=sample.image_sha256,
-            domain=sample.domain,
-            classes_sha256=self._header.classes_sha256,
-            format=self.plan.format.name,
-            source=brief.source,
-            model=brief.model,
-            prompt_sha256=brief.prompt_sha256,
-            params=dict(brief.params),
-            seed=brief.seed,
-            candidate=request.candidate,
-            text=unwrapped(_whole(reply.text), self.plan.format, self.plan.read_thinking),
-            finish_reason=None if reply.finish_reason is None else _whole(reply.finish_reason),
-            usage=reply.usage,
-            created=self._clock(),
-        )
 
     def _count_answer(self, text: str, lines: Iterable[Candidate | Verdict]) -> None:
         self.progress.answers += 1

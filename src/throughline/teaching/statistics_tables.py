@@ -7,7 +7,7 @@ from typing import Any
 
 from throughline.chains.outcomes import Outcome
 from throughline.core.table import Table
-from throughline.teaching.printable import printable
+from throughline.core.untrusted import printable
 from throughline.teaching.statistics import ChainStatistics
 
 _NOTHING = "–"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.records import Usage, candidate_key, prompt_sha256
+from throughline.chains.records import Candidate, Header, Usage, candidate_key, prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json, content_hash
 from throughline.domains.samples import Sample
@@ -66,6 +66,25 @@ class Brief:
         images = [image.image_sha256 for image in self._template.images] + [image_sha256] * self._places_of_sample
         images_sha256 = images[0] if len(images) == 1 else content_hash(images)
         return candidate_key(images_sha256, self.prompt_sha256, self.model, dict(self.params), self.seed, candidate)
+
+    def candidate(self, header: Header, sample: Sample, number: int, **reply: Any) -> Candidate:
+        """The journal's line for the `number`-th candidate about a sample, under the header that explains it; `reply`
+        has the other fields of a `Candidate`: the text and what came with it."""
+        return Candidate(
+            key=self.key(sample.image_sha256, number),
+            sample_id=sample.id,
+            image_sha256=sample.image_sha256,
+            domain=sample.domain,
+            classes_sha256=header.classes_sha256,
+            format=header.format,
+            source=self.source,
+            model=self.model,
+            prompt_sha256=self.prompt_sha256,
+            params=dict(self.params),
+            seed=self.seed,
+            candidate=number,
+            **reply,
+        )
 
 
 def _image_then(text: str) -> Prompt:

@@ -13,18 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
-from throughline.chains.records import Candidate, candidate_key, classes_sha256, make_header, prompt_sha256
+from throughline.chains.records import Candidate, make_header
 from throughline.chains.store import read_store
 from throughline.chains.verdicts import verdicts_on
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question_set import QuestionSet
-from throughline.questions.sampler import Drawn, Sampler, SamplingRequest
+from throughline.questions.sampler import Sampler, SamplingRequest
+from throughline.teaching.teachers import Brief
 
 RULE = "correct"
 """Algorithm 1 retains a chain when its conclusion is the true class."""
@@ -67,9 +67,12 @@ def self_label(
     """
     known = {c.sample_id: c for c in read_store(journal).candidates()} if journal.is_file() else {}
     batches = [plan.samples[start : start + plan.batch] for start in range(0, len(plan.samples), plan.batch)]
+    header = make_header(plan.questions.classes, plan.questions.format, plan.questions.texts)
+    params = plan.sampling.model_dump(mode="json") | dict(sampler.params)
+    brief = Brief("self", model_key, plan.questions.reasoning, params, plan.seed)
     with JournalWriter(journal, flush_every=plan.batch) as writer:
         if not known:
-            writer.write(make_header(plan.questions.classes, plan.questions.format, plan.questions.texts))
+            writer.write(header)
         missing = [[sample for sample in batch if sample.id not in known] for batch in batches]
         torn = [batch if sampler.whole_batches else part for batch, part in zip(batches, missing, strict=True) if part]
         prompt = ImageThenText(plan.questions.reasoning)
@@ -79,34 +82,19 @@ def self_label(
         with contextlib.closing(sampler.draw(request, torn)) as pieces:
             for piece in pieces:
                 for drawn in piece:
-                    candidate = _candidate(drawn, plan, sampler.params, model_key)
+                    candidate = brief.candidate(
+                        header,
+                        drawn.sample,
+                        drawn.candidate,
+                        round=plan.round,
+                        text=drawn.text,
+                        finish_reason=drawn.finish_reason,
+                        usage=drawn.usage,
+                    )
                     known[drawn.sample.id] = candidate
                     writer.write(candidate)
                 report_progress(len(known), len(plan.samples))
         return _judged(plan, known, writer)
-
-
-def _candidate(drawn: Drawn, plan: RoundPlan, sampler_params: Mapping[str, Any], model_key: str) -> Candidate:
-    sample, prompt = drawn.sample, prompt_sha256(plan.questions.reasoning)
-    params = plan.sampling.model_dump(mode="json") | dict(sampler_params)
-    return Candidate(
-        key=candidate_key(sample.image_sha256, prompt, model_key, params, plan.seed, drawn.candidate),
-        sample_id=sample.id,
-        image_sha256=sample.image_sha256,
-        domain=sample.domain,
-        classes_sha256=classes_sha256(plan.questions.classes),
-        format=plan.questions.format.name,
-        source="self",
-        model=model_key,
-        round=plan.round,
-        prompt_sha256=prompt,
-        params=params,
-        seed=plan.seed,
-        candidate=drawn.candidate,
-        text=drawn.text,
-        finish_reason=drawn.finish_reason,
-        usage=drawn.usage,
-    )
 
 
 def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWriter) -> SelfLabels:

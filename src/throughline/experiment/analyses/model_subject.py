@@ -53,7 +53,7 @@ def open_subject(
         folder=folder,
         images=images,
         questions=questions,
-        chains=chains,
+        chains={name: texts[0] for name, texts in chains.items()},
         checkpoint=fingerprint_checkpoint(name) if record is None else record.checkpoint.fingerprint,
         loading=(model.tiles, model.dtype, model.quantization),
         answering=AnswerSettings() if record is None else record.answering,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from throughline.core.untrusted import printable, visible
 from throughline.teaching.exports.selection import NAMED, ExportPlan, ExportSummary
 from throughline.teaching.exports.trainer_formats import JSONL, LLAMA_FACTORY_NAME
-from throughline.teaching.printable import printable, visible
 
 DRAWN = "describer"
 """The source of chains that the drawn world's describer wrote."""

@@ -12,8 +12,8 @@ from throughline.chains.rules import RULES
 from throughline.chains.store import ChainStore, read_store
 from throughline.chains.verdicts import judged_answers, with_samples
 from throughline.core.errors import ThroughlineError
+from throughline.core.untrusted import printable
 from throughline.domains.samples import ImageSet
-from throughline.teaching.printable import printable
 
 NAMED = 10
 """How many of the things left out are named; all are counted."""

@@ -1,5 +1,6 @@
 """Text that was written by others, made fit to be shown: what cannot be seen is written out, names stay short, and JSON
-can stand inside a page without ending its block. Called by the pages."""
+can stand inside a page without ending its block. Called where files and answers of others are told: pages, checks,
+tables, dataset cards."""
 
 import json
 import re
@@ -22,6 +23,28 @@ def one_line(text: str) -> str:
     """A name as it is shown: visible, on one line, of bearable length."""
     line = visible(" ".join(text[: LONGEST_NAME + 1].split()))
     return line if len(line) <= LONGEST_NAME else line[:LONGEST_NAME] + "…"
+
+
+def printable(text: str, most: int = 80) -> str:
+    """The text for a terminal, as one line of at most `most` characters; what does not print is spelt as Python spells
+    it."""
+    text = text[: most + 1]  # it may be a megabyte
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Any value of a file, as Python spells it."""
+    return printable(repr(value[:most] if isinstance(value, str) else value), most)
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes; None where there is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def embedded(value: Any) -> str:
