@@ -34,12 +34,13 @@ from throughline.chains.records import Usage
 from throughline.core.files import content_hash
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
+from throughline.questions.sampler import Reply
 from throughline.teaching.building import build, build_chains
 from throughline.teaching.completions import chat_body
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher
 from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.teachers import Brief, Reply, Request
+from throughline.teaching.teachers import Brief, Request
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the server stands with the tests that use it, too
 from tests.chat_server import RunningServer, ServerSettings, running_server

@@ -132,13 +132,13 @@ def test_a_round_whose_chains_are_all_there_starts_no_server(
     fit: Fit, small: Callable[[str], RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in training: the chains are recorded, so neither merge nor server is needed again."""
-    from throughline.questions.sampler import Drawn
+    from throughline.questions.sampler import Drawn, Reply
     from throughline.training import output_probe
 
     def drawn(self: Any, asked: Any, batches: Any) -> Any:
         if any(batches):
             calls.append(len(batches))
-            yield [Drawn(one, 0, "It is a cat.", "stop", None) for batch in batches for one in batch]
+            yield [Drawn(one, 0, Reply("It is a cat.", "stop")) for batch in batches for one in batch]
 
     class Killed(Exception):
         pass

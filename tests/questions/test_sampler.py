@@ -24,6 +24,6 @@ def test_every_purpose_is_one_more_draw_of_its_own(tiny_mllm: Mllm, tiny_images:
         prompt = tiny_mllm.chat.prompt(user_turn("What is shown?"), [reader.encode(one)])
         draws = [[generator(3, purpose, one.id) for purpose in ("first", "second")]]
         (said,) = sample(tiny_mllm, [prompt], settings, draws)
-        assert [(d.text, d.finish_reason) for d in drawn] == [(s.text, s.finish_reason) for s in said]
-        assert [d.usage.completion_tokens for d in drawn if d.usage] == [len(s.tokens) for s in said]
-        assert {d.usage.prompt_tokens for d in drawn if d.usage} == {len(prompt.tokens)}
+        assert [(d.reply.text, d.reply.finish_reason) for d in drawn] == [(s.text, s.finish_reason) for s in said]
+        assert [d.reply.usage.completion_tokens for d in drawn if d.reply.usage] == [len(s.tokens) for s in said]
+        assert {d.reply.usage.prompt_tokens for d in drawn if d.reply.usage} == {len(prompt.tokens)}

@@ -20,10 +20,11 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
+from throughline.questions.sampler import Reply
 from throughline.teaching.building import accepted_chains, build_chains
 from throughline.teaching.plan import BuildPlan
 from throughline.teaching.recorder import Progress
-from throughline.teaching.teachers import Brief, Describer, Reply, Request
+from throughline.teaching.teachers import Brief, Describer, Request
 
 CLASSES = ("cat", "cup", "dog")
 

@@ -11,12 +11,13 @@ from throughline.chains.records import Usage
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
+from throughline.questions.sampler import Reply
 from throughline.teaching.building import build_chains
 from throughline.teaching.estimate import estimate
 from throughline.teaching.plan import BuildPlan
 from throughline.teaching.prices import Price, price_of, read_prices
 from throughline.teaching.prompt import teacher_prompt
-from throughline.teaching.teachers import Brief, Reply, Request
+from throughline.teaching.teachers import Brief, Request
 
 CLASSES = ("cat", "dog")
 PRICE = Price(prompt=2.0, completion=10.0)

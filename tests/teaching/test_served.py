@@ -57,9 +57,9 @@ def test_every_image_is_asked_once_for_each_purpose(
         (one.id, number) for batch in batches for one in batch for number in (0, 1)
     )
     for one in drawn:
-        chain = parse_chain(one.text, FIVE_STAGE, CLASSES, one.finish_reason)
+        chain = parse_chain(one.reply.text, FIVE_STAGE, CLASSES, one.reply.finish_reason)
         assert chain.chain is not None and chain.chain.answer == one.sample.label
-        assert one.usage and one.usage.prompt_tokens and one.usage.completion_tokens
+        assert one.reply.usage and one.reply.usage.prompt_tokens and one.reply.usage.completion_tokens
 
 
 def test_what_is_sent_is_the_draw_and_nothing_that_names_the_image(

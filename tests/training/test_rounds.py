@@ -15,7 +15,7 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.mllm import sampling as in_process
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import Continuation
-from throughline.questions.sampler import Drawn, InProcessSampler, SamplingRequest
+from throughline.questions.sampler import Drawn, InProcessSampler, Reply, SamplingRequest
 from throughline.training.self_labelling import RoundPlan, SelfLabels, self_label
 
 CLASSES = ("cat", "cup", "dog")
@@ -201,7 +201,7 @@ class Endpoint:
                 if len(self.asked) == self.dies_after:
                     raise KeyboardInterrupt
                 self.asked.append(one.id)
-                yield [Drawn(one, 0, *self.words[one.image_sha256], None)]
+                yield [Drawn(one, 0, Reply(*self.words[one.image_sha256]))]
         finally:
             self.closed = True
 

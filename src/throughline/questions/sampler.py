@@ -18,6 +18,9 @@ from throughline.domains.samples import Sample
 from throughline.questions.prompt import Prompt
 
 if TYPE_CHECKING:  # brings torch
+    import numpy as np
+
+    from throughline.mllm.chat import Path
     from throughline.mllm.constraints import StageConstraint
     from throughline.mllm.images import ImageReader
     from throughline.mllm.load import Mllm
@@ -37,15 +40,24 @@ class SamplingRequest:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What came back to one request: a text, why it ended, and what it took. The finish reason "error" says that the
+    request failed for good, and the text why."""
+
+    text: str
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    rejected: bool = False
+    """The endpoint will not answer this very request (HTTP 400 and the like)."""
+
+
+@dataclass(frozen=True)
 class Drawn:
-    """One continuation: the `candidate`-th purpose's, for this sample. A request that failed for good has the finish
-    reason "error", and its text says why."""
+    """One continuation: the `candidate`-th purpose's, for this sample."""
 
     sample: Sample
     candidate: int
-    text: str
-    finish_reason: str | None
-    usage: Usage | None
+    reply: Reply
 
 
 class Sampler(Protocol):
@@ -82,8 +94,6 @@ class InProcessSampler:
 
     def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """ThroughlineError, naming the file, for an image that cannot be read."""
-        from throughline.mllm.sampling import sample as continuations_of
-
         with self._mllm.evaluating():
             for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                 prompts = [request.prompt(sample) for sample in batch]
@@ -92,15 +102,26 @@ class InProcessSampler:
                 self._reader.expect([*(image for prompt in prompts for image in prompt.images), *upcoming])
                 paths = [prompt.encode(self._reader).path(self._mllm.chat) for prompt in prompts]
                 draws = [[generator(request.seed, purpose, s.id) for purpose in request.purposes] for s in batch]
-                rows = continuations_of(self._mllm, paths, request.settings, draws, constraint=self._constraint)
+                rows = sampled_replies(self._mllm, paths, request.settings, draws, self._constraint)
                 yield [
-                    Drawn(
-                        sample=sample,
-                        candidate=number,
-                        text=continuation.text,
-                        finish_reason=continuation.finish_reason,
-                        usage=Usage(prompt_tokens=len(path.tokens), completion_tokens=len(continuation.tokens)),
-                    )
-                    for sample, path, row in zip(batch, paths, rows, strict=True)
-                    for number, continuation in enumerate(row)
+                    Drawn(sample, number, reply)
+                    for sample, row in zip(batch, rows, strict=True)
+                    for number, reply in enumerate(row)
                 ]
+
+
+def sampled_replies(
+    mllm: Mllm,
+    paths: Sequence[Path],
+    settings: SamplingSettings,
+    draws: Sequence[Sequence[np.random.Generator]],
+    constraint: StageConstraint | None,
+) -> list[list[Reply]]:
+    """A reply to each path for each of its generators, all sampled together."""
+    from throughline.mllm.sampling import sample
+
+    replies: list[list[Reply]] = []
+    for path, row in zip(paths, sample(mllm, paths, settings, draws, constraint=constraint), strict=True):
+        usages = (Usage(prompt_tokens=len(path.tokens), completion_tokens=len(own.tokens)) for own in row)
+        replies.append([Reply(own.text, own.finish_reason, usage) for own, usage in zip(row, usages, strict=True)])
+    return replies

@@ -21,13 +21,14 @@ from throughline.core.files import content_hash, readable_os_errors, write_atomi
 from throughline.core.untrusted import json_object
 from throughline.domains.images import ImageError
 from throughline.domains.samples import ImageSet
+from throughline.questions.sampler import Reply
 from throughline.teaching.completions import chat_body, read_completion
 from throughline.teaching.fates import NoAnswer
 from throughline.teaching.pictures import data_url
 from throughline.teaching.plan import BuildPlan, Clock
 from throughline.teaching.prices import Price
 from throughline.teaching.recorder import Recorder
-from throughline.teaching.teachers import Brief, Reply
+from throughline.teaching.teachers import Brief
 
 URL = "/v1/chat/completions"
 MOST_REQUESTS, MOST_BYTES = 50_000, 190_000_000

@@ -11,9 +11,10 @@ from typing import Any
 from throughline.chains.formats import ChainFormat, tag_pattern
 from throughline.chains.records import Usage
 from throughline.chains.store import MOST_USAGE
+from throughline.questions.sampler import Reply
 from throughline.teaching.fates import NoAnswer, fate_of, no_answer
 from throughline.teaching.prices import Price
-from throughline.teaching.teachers import Brief, Reply
+from throughline.teaching.teachers import Brief
 
 OUR_PARAMS = {"image_side", "format"}
 """Parameters of a brief that are no parameters of the request."""

@@ -23,12 +23,13 @@ from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import ImageError
 from throughline.questions.prompt import Prompt
+from throughline.questions.sampler import Reply
 from throughline.teaching.completions import chat_body, read_completion, read_content
 from throughline.teaching.concurrency import START, AdaptiveConcurrency
 from throughline.teaching.fates import NoAnswer
 from throughline.teaching.pictures import data_url
 from throughline.teaching.prices import Price
-from throughline.teaching.teachers import Brief, Flight, Reply, Request
+from throughline.teaching.teachers import Brief, Flight, Request
 
 NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from throughline.chains.records import FAILED, Usage
-from throughline.teaching.teachers import Reply
+from throughline.questions.sampler import Reply
 
 Fate = Literal["truncated", "filtered", "refused", "passing", "lost", "rejected", "final"]
 """Cut off at the length limit; the content filter's answer; too many requests; try again; no connection; not this

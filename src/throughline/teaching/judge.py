@@ -14,10 +14,11 @@ from throughline.chains.records import FAILED, JUDGE, Candidate, Verdict
 from throughline.domains.images import ImageError
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import Prompt
+from throughline.questions.sampler import Reply
 from throughline.teaching.completions import unwrapped
 from throughline.teaching.endpoint import Endpoints, PromptClient
 from throughline.teaching.prices import Price
-from throughline.teaching.teachers import Brief, Flight, Reply
+from throughline.teaching.teachers import Brief, Flight
 
 PROMPT = """Somebody was asked about this photo:
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from throughline.chains.records import FAILED, Usage
+from throughline.chains.records import FAILED
 from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.core.settings import SamplingSettings
@@ -17,8 +17,8 @@ from throughline.mllm.chat import Path
 from throughline.mllm.constraints import StageConstraint
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
-from throughline.mllm.sampling import sample
-from throughline.teaching.teachers import Brief, Reply, Request
+from throughline.questions.sampler import Reply, sampled_replies
+from throughline.teaching.teachers import Brief, Request
 
 
 class LocalTeacher:
@@ -57,12 +57,9 @@ class LocalTeacher:
                 replies[place] = Reply(error.what, FAILED)
         if paths:
             draws = [[self._generator(requests[place])] for place in paths]
-            rows = await asyncio.to_thread(
-                sample, self._mllm, list(paths.values()), self._sampling, draws, constraint=self._constraint
-            )
-            for (place, path), (chain,) in zip(paths.items(), rows, strict=True):
-                usage = Usage(prompt_tokens=len(path.tokens), completion_tokens=len(chain.tokens))
-                replies[place] = Reply(chain.text, chain.finish_reason, usage)
+            how = (self._sampling, draws, self._constraint)
+            rows = await asyncio.to_thread(sampled_replies, self._mllm, list(paths.values()), *how)
+            replies |= {place: reply for place, [reply] in zip(paths, rows, strict=True)}
         return [replies[place] for place in range(len(requests))]
 
     def _generator(self, request: Request) -> Generator:

@@ -5,7 +5,7 @@ and `batch_files` bring the answers; labels meet them here, at verdict time.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from throughline.chains.journal import JournalWriter
@@ -13,11 +13,12 @@ from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, Usage, Verdict, make_header
 from throughline.chains.rules import RULES
 from throughline.core.untrusted import printable
+from throughline.questions.sampler import Reply
 from throughline.teaching.completions import unwrapped
 from throughline.teaching.in_flight import InFlight, lost_in
 from throughline.teaching.ledger import Ledger
 from throughline.teaching.plan import TRIAL, BuildPlan, Clock
-from throughline.teaching.teachers import Brief, Reply, Request
+from throughline.teaching.teachers import Brief, Request
 
 
 @dataclass
@@ -150,15 +151,10 @@ class Recorder:
 
         A candidate that the judge has to be asked about waits in `ledger.unjudged`: `record_judgement` has to follow.
         """
-        candidate = self.brief.candidate(
-            self._header,
-            request.sample,
-            request.candidate,
-            text=unwrapped(_whole(reply.text), self.plan.format, self.plan.read_thinking),
-            finish_reason=None if reply.finish_reason is None else _whole(reply.finish_reason),
-            usage=reply.usage,
-            created=self._clock(),
-        )
+        text = unwrapped(_whole(reply.text), self.plan.format, self.plan.read_thinking)
+        reason = None if reply.finish_reason is None else _whole(reply.finish_reason)
+        own, named = replace(reply, text=text, finish_reason=reason), (request.sample, request.candidate)
+        candidate = self.brief.candidate(self._header, *named, own, created=self._clock())
         lines = self.ledger.add(lead, candidate)
         self._writer.write(*lines)
         self.flight.returned(request.key)

@@ -7,7 +7,7 @@ recorded stands. Images travel as `pictures` sends them: small ordinary files as
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -82,7 +82,7 @@ class EndpointSampler:
         reply = await client.reply_to(prompt, brief, brief.key(sample.image_sha256, number), Flight())
         if reply.finish_reason == FAILED and not reply.rejected:  # a refusal of this very request is its answer
             raise ThroughlineError(f"the server gave no answer: {reply.text}", sample.id, "the same command continues")
-        return Drawn(sample, number, reply.text.strip(), reply.finish_reason, reply.usage or Usage())
+        return Drawn(sample, number, replace(reply, text=reply.text.strip(), usage=reply.usage or Usage()))
 
 
 async def _next_done(

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from throughline.chains.formats import ChainFormat
-from throughline.chains.records import Candidate, Header, Usage, candidate_key, prompt_sha256
+from throughline.chains.records import Candidate, Header, candidate_key, prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json, content_hash
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import Prompt
+from throughline.questions.sampler import Reply
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Brief:
         images_sha256 = images[0] if len(images) == 1 else content_hash(images)
         return candidate_key(images_sha256, self.prompt_sha256, self.model, dict(self.params), self.seed, candidate)
 
-    def candidate(self, header: Header, sample: Sample, number: int, **reply: Any) -> Candidate:
-        """The journal's line for the `number`-th candidate about a sample, under the header that explains it; `reply`
-        has the other fields of a `Candidate`: the text and what came with it."""
+    def candidate(self, header: Header, sample: Sample, number: int, reply: Reply, **more: Any) -> Candidate:
+        """The journal's line for the `number`-th reply about a sample, under the header that explains it; `more` are
+        fields that not every source has."""
         return Candidate(
             key=self.key(sample.image_sha256, number),
             sample_id=sample.id,
@@ -83,7 +84,10 @@ class Brief:
             params=dict(self.params),
             seed=self.seed,
             candidate=number,
-            **reply,
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+            usage=reply.usage,
+            **more,
         )
 
 
@@ -113,18 +117,6 @@ class Request:
     flight: Flight
     proven: bool = False
     """The store holds answers to this brief: its form is right."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back to one request: a text, why it ended, and what it took. The finish reason "error" says that the
-    request failed for good, and the text why."""
-
-    text: str
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    rejected: bool = False
-    """The endpoint will not answer this very request (HTTP 400 and the like)."""
 
 
 class Teacher(Protocol):

@@ -82,17 +82,9 @@ def self_label(
         with contextlib.closing(sampler.draw(request, torn)) as pieces:
             for piece in pieces:
                 for drawn in piece:
-                    candidate = brief.candidate(
-                        header,
-                        drawn.sample,
-                        drawn.candidate,
-                        round=plan.round,
-                        text=drawn.text,
-                        finish_reason=drawn.finish_reason,
-                        usage=drawn.usage,
-                    )
-                    known[drawn.sample.id] = candidate
-                    writer.write(candidate)
+                    named = (drawn.sample, drawn.candidate)
+                    known[drawn.sample.id] = brief.candidate(header, *named, drawn.reply, round=plan.round)
+                    writer.write(known[drawn.sample.id])
                 report_progress(len(known), len(plan.samples))
         return _judged(plan, known, writer)
 
