@@ -452,7 +452,7 @@ def test_a_damaged_line_is_told_with_its_number(
 def test_a_store_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     more = [] if command == "stats" else [tmp_path / "out"]
     assert chains(command, tmp_path, *more) == 1
-    assert "no chain store here" in capsys.readouterr().err
+    assert "no chain journal here" in capsys.readouterr().err
 
 
 def test_batch_files_go_out_and_come_back(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -445,7 +445,7 @@ def test_an_image_that_changes_meanwhile_ends_the_export(store: Path, tmp_path: 
 def test_a_store_without_an_accepted_chain_is_said_in_one_line(store: Path, images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ThroughlineError, match="answers is accepted by rule correct in format think_answer"):
         export_chains(store, tmp_path / "out", ExportPlan(replace(images, samples=images.samples[:1]), THINK_ANSWER))
-    with pytest.raises(ThroughlineError, match="no journal in this folder"):
+    with pytest.raises(ThroughlineError, match="no chain journal here"):
         export_chains(tmp_path, tmp_path / "out", ExportPlan(images, FIVE_STAGE))
     assert not list(tmp_path.iterdir())
 

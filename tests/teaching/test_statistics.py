@@ -376,7 +376,7 @@ def test_an_empty_store_is_counted_and_an_empty_folder_is_none(tmp_path: Path) -
     assert (found.store["lines"], part(found).images, len(found.words), len(found.parts)) == (0, 0, 0, 1)
     assert [table.title for table in statistics_tables(found)] == ["the store"]
     (tmp_path / "journal-0.jsonl").unlink()
-    with pytest.raises(ThroughlineError, match="no journal"):
+    with pytest.raises(ThroughlineError, match="no chain journal"):
         summarise_chains(tmp_path)
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from throughline.analysis.faithfulness import WHOLE, About, Read
+from throughline.chains.formats import between_tags
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.domains.images import load_image
@@ -127,14 +128,9 @@ class ConclusionReader:
 
 
 def tampered_answers(questions: QuestionSet, stages: Stages) -> list[str]:
-    """Answers to the reasoning question: these stages with each class as the answer stage behind them, as
-    `render_chain` writes them; stages that are not there leave no tag either."""
-    form, answers = questions.format, []
-    for class_name in questions.class_names:
-        texts = {**stages, form.answer_stage: class_name}
-        tagged = [f"<{name}> {texts[name]} </{name}>" for name in form.tagged_stages if name in texts]
-        answers.append("\n".join([*tagged, class_name] if form.answer_is_tail else tagged))
-    return answers
+    """Answers to the reasoning question: these stages with each class as the answer stage behind them."""
+    form = questions.format
+    return [between_tags(form, {**stages, form.answer_stage: class_name}) for class_name in questions.class_names]
 
 
 def chained(samples: Sequence[Sample], texts: Mapping[str, str], questions: QuestionSet) -> list[Chained]:

@@ -2,6 +2,7 @@
 prompts and the parser all read the same three constants, so that a rendered chain always parses back."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -89,9 +90,8 @@ def render_chain(chain: Chain) -> str:
     Raises ThroughlineError for a text that would not parse back: an empty stage, or one holding a tag of its
     own format.
     """
-    format = chain.format
-    lines = []
-    for name, text in zip(format.stages, chain.stages, strict=True):
+    format, texts = chain.format, dict(zip(chain.format.stages, chain.stages, strict=True))
+    for name, text in texts.items():
         if not text:
             raise ThroughlineError("an empty stage cannot be rendered", f"{format.name}: {name}", "give it a text")
         tag = tag_pattern(format).search(text)
@@ -99,6 +99,10 @@ def render_chain(chain: Chain) -> str:
             raise ThroughlineError(
                 f"the text of a stage holds the tag {tag.group()!r}", f"{format.name}: {name}", "take it out"
             )
-        tagged = name in format.tagged_stages
-        lines.append(f"<{name}> {text} </{name}>" if tagged else text)
-    return "\n".join(lines)
+    return between_tags(format, texts)
+
+
+def between_tags(format: ChainFormat, texts: Mapping[str, str]) -> str:
+    """Texts by the name of their stage as a chain has them; stages without a text leave no tag either."""
+    lines = [f"<{name}> {texts[name]} </{name}>" for name in format.tagged_stages if name in texts]
+    return "\n".join([*lines, texts[format.answer_stage]] if format.answer_is_tail else lines)

@@ -125,10 +125,10 @@ def journal_files(path: Path) -> list[Path]:
 
 
 def require_journals(store: Path) -> list[Path]:
-    """The journal files of a store. ThroughlineError for a folder without any."""
-    files = journal_files(store)
+    """The journal files of a store, or the one journal. ThroughlineError where there is none."""
+    files = journal_files(store) if store.exists() else []
     if not files:
-        raise ThroughlineError("no journal in this folder", store, "name a folder of journal-<shard>.jsonl")
+        raise ThroughlineError("no chain journal here", store, "name a folder of journal-*.jsonl or one such file")
     return files
 
 

@@ -124,19 +124,13 @@ def _heads(prose: Prose, spans: list[Span]) -> list[Span]:
 # how far a word of denial or comparison reaches -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Cues:
-    """Phrases of at most three words that speak about the names behind them."""
-
-    through: frozenset[tuple[str, ...]]
-    """Those that reach into a statement that follows: "I doubt that it is a dog"."""
-    phrases: frozenset[tuple[str, ...]]
-    """All of them."""
+_Cues = dict[tuple[str, ...], bool]
+"""Phrases of at most three words that speak about the names behind them, and whether they reach into a statement that
+follows: "I doubt that it is a dog"."""
 
 
 def _cues(table: str) -> _Cues:
-    through = _phrases_in(table, "through")
-    return _Cues(through, _phrases_in(table) | through)
+    return dict.fromkeys(_phrases_in(table), False) | dict.fromkeys(_phrases_in(table, "through"), True)
 
 
 _DENYING, _COMPARING, _NEUTRAL = _cues("denying"), _cues("comparing"), _phrases_in("neutral")
@@ -154,10 +148,10 @@ def _found(prose: Prose, cues: _Cues, inside: set[int]) -> Iterator[tuple[int, i
     while position < len(words):
         phrases = [tuple(words[position : position + length]) for length in (3, 2, 1)]
         neutral = next((phrase for phrase in phrases if phrase in _NEUTRAL), None)
-        cue = next((phrase for phrase in phrases if phrase in cues.phrases), None)
+        cue = next((phrase for phrase in phrases if phrase in cues), None)
         # a class called "no_smoking" denies nothing
         if neutral is None and cue is not None and position not in inside:
-            yield position, position + len(cue), cue in cues.through
+            yield position, position + len(cue), cues[cue]
         position += len(neutral or cue or " ")
 
 
@@ -214,7 +208,7 @@ def _reached(prose: Prose, spans: list[Span], start: int, transparent: bool, kno
             position, left, index = max(spans[index].end, position), _REACH_AFTER, index + 1
             continue
         starts = word in _STARTING and (reached or not transparent)
-        if starts or word in _TURNING or (word,) in _DENYING.phrases or (reached and word in _RESTARTING):
+        if starts or word in _TURNING or (word,) in _DENYING or (reached and word in _RESTARTING):
             break
         position, left = position + 1, left - (word not in ARTICLES)
     return reached

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from throughline.chains.journal import Line, Problem, journal_files, parse_line, read_lines
 from throughline.chains.outcomes import Outcome
@@ -24,10 +24,6 @@ MEASURES = ("prompt_tokens", "completion_tokens", "cost")
 """What a source may report of an answer; cost in US dollars."""
 MOST_USAGE = 1e15
 """No honest count of tokens is larger; beyond it sums would no longer be exact."""
-Standing = Literal["first", "repeated", "contradiction", "failed"]
-"""What a candidate line is to the rows: an answer that now stands, the same once more, another answer to a request
-that has one, or a request that failed."""
-
 _ABSENT, _FAILED, _ANSWERED = range(3)
 """States of a row; absent are candidates of which only verdicts were read."""
 _HASHES = ("key", "sample", "image", "text")
@@ -77,8 +73,8 @@ class ChainStore:
         """Where each file would begin if all stood behind one another: a row's `place` counts from there."""
         self._end = 0
 
-    def add(self, path: Path, line: Line, record: Record | Problem) -> Standing | None:
-        """Takes in the next line; gives what a candidate is, None for other lines."""
+    def add(self, path: Path, line: Line, record: Record | Problem) -> bool:
+        """Takes in the next line; gives whether it is an answer that stands already, in the same words."""
         self.lines += 1
         if not self._files or self._files[-1] != path:
             self._files.append(path)
@@ -96,7 +92,7 @@ class ChainStore:
             if isinstance(record, Candidate):
                 return self._add_candidate(row, record, usage, place, line.number)
             self._add_verdict(row, record, usage)
-        return None
+        return False
 
     def seal(self) -> None:
         """No line comes any more: lets go of what only reading needs."""
@@ -111,18 +107,14 @@ class ChainStore:
                 column.append(known.get(name, _NAN if name in MEASURES else 0))
         return row
 
-    def _add_candidate(
-        self, row: int, candidate: Candidate, usage: tuple[float, ...], place: int, line: int
-    ) -> Standing:
+    def _add_candidate(self, row: int, candidate: Candidate, usage: tuple[float, ...], place: int, line: int) -> bool:
         state, text = self._columns["state"][row], hash(candidate.text)
         self.duplicates += state != _ABSENT
         if state == _ANSWERED:
-            if candidate.failed:
-                return "failed"
-            if text == self._columns["text"][row]:
-                return "repeated"
-            self.contradictions[Problem(self._files[-1], line, _CONTRADICTION)] = row
-            return "contradiction"
+            is_repeated = not candidate.failed and text == self._columns["text"][row]
+            if not (candidate.failed or is_repeated):
+                self.contradictions[Problem(self._files[-1], line, _CONTRADICTION)] = row
+            return is_repeated
         if state == _FAILED and not candidate.failed:
             self._forget_failure(row)
         repeated = {name: getattr(candidate, "candidate" if name == "number" else name) for name in _REPEATED}
@@ -138,7 +130,7 @@ class ChainStore:
         }
         for name, number in values.items():
             self._columns[name][row] = number
-        return "failed" if candidate.failed else "first"
+        return False
 
     def _forget_failure(self, row: int) -> None:
         """What was said of the failed request is not said of the answer."""
@@ -161,14 +153,10 @@ class ChainStore:
 
     def _usable(self, usage: Usage | None) -> tuple[float, ...]:
         """`MEASURES`, NaN for what is not reported or cannot be."""
-        return tuple(self._usable_value(getattr(usage, name, None)) for name in MEASURES)
-
-    def _usable_value(self, value: float | None) -> float:
-        if value is None:
-            return _NAN
-        usable = 0 <= value <= MOST_USAGE
-        self.unusable_usage += not usable
-        return float(value) if usable else _NAN
+        reported = [getattr(usage, name, None) for name in MEASURES]
+        usable = [value if value is not None and 0 <= value <= MOST_USAGE else None for value in reported]
+        self.unusable_usage += usable.count(None) - reported.count(None)
+        return tuple(_NAN if value is None else float(value) for value in usable)
 
     # queries ----------------------------------------------------------------------------------------------------------
 

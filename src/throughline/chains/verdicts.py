@@ -62,18 +62,18 @@ def with_samples(requests: Any, images: ImageSet) -> Any:
 def judged_answers(
     store: ChainStore,
     answers: Any,
-    labels: Sequence[str],
-    classes: tuple[str, ...],
-    rules: Sequence[str],
-    names: Aliases | None = None,
+    images: ImageSet,
+    rules: Iterable[str],
     on_verdicts: Callable[[tuple[Verdict, ...]], None] = lambda verdicts: None,
 ) -> dict[str, Any]:
-    """By rule, the verdicts on `answers` (rows of the store, in known formats; `labels` are the true ones) as frames
-    with the columns `outcome` and `accepted`, indexed as the answers are.
+    """By rule, the verdicts on `answers` (rows of the store, in known formats, with the `place` of their sample among
+    the images) as frames with the columns `outcome` and `accepted`, indexed as the answers are.
 
     A recorded verdict of the same basis is used. Answers that lack one are read again and judged; `on_verdicts` gets
     what comes of it, all rules of an answer at a time.
     """
+    classes, names = images.classes, images.names
+    labels = [images.samples[place].label for place in answers["place"]]
     known = (*classes, *frozen(names))
     bases = [basis_of(FORMATS[format], known, label) for format, label in zip(answers["format"], labels, strict=True)]
     lacking = answers["format"].isna()  # of none

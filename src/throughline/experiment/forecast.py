@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from throughline.chains.formats import FORMATS
+from throughline.chains.journal import require_journals
 from throughline.chains.store import read_store
 from throughline.domains.samples import ImageSet
 from throughline.drawn.describer import DescriberSettings, describe
@@ -25,7 +26,6 @@ from throughline.drawn.world import planned_scenes, read_scenes
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import longest_paths, own_config
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
-from throughline.experiment.preparation import journal_paths
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import (
     ANSWERING,
@@ -232,7 +232,7 @@ def sample_chains(config: RunConfig, images: ImageSet) -> tuple[tuple[str, ...],
     where their length comes from. Chains of the rounds are taken to be as long."""
     settings = config.chains
     if settings.journal is not None:
-        store = read_store(journal_paths(settings.journal))
+        store = read_store(require_journals(Path(settings.journal)))
         candidates = store.read(store.answers.index[store.answers["format"] == settings.format])
         whole = (candidate.text for candidate in candidates if candidate.finish_reason != "length")
         texts = tuple(islice(whole, SAMPLED_CHAINS))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from throughline.chains.journal import require_journals
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, read_json_lines, write_json_lines
 from throughline.domains.checks import quick_check
@@ -90,7 +91,7 @@ def require_chain_source(config: RunConfig, remedy: str) -> None:
     if not has_chains(config):
         return
     if config.chains.journal is not None:
-        journal_paths(config.chains.journal)
+        require_journals(Path(config.chains.journal))
     elif config.chains.teacher == "describer":
         for data in config.image_sets:
             if data.images is not None and not (Path(data.images) / SCENES).is_file():
@@ -102,15 +103,6 @@ def require_server(config: RunConfig) -> None:
     serve = config.training.sampler.serve
     if serve is not None and any(method.self_labelled for method in method_table(config.methods).values()):
         ServeCommand(serve).require_program()
-
-
-def journal_paths(journal: str) -> tuple[Path, ...]:
-    """The journal files behind the config's `chains.journal`: a file, or all `journal-*.jsonl` of a folder."""
-    path = Path(journal)
-    journals = tuple(sorted(path.glob("journal-*.jsonl"))) if path.is_dir() else (path,) if path.is_file() else ()
-    if not journals:
-        raise ThroughlineError("no chain journal here", path, "name a .jsonl file or a folder of journal-*.jsonl")
-    return journals
 
 
 def of_sources(data: DataConfig, images: ImageSet) -> ImageSet:
@@ -131,13 +123,13 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str,
     settings = config.chains
     chain_format = FORMATS[settings.format]
     if settings.journal is not None:
-        journals = journal_paths(settings.journal)
+        journals = require_journals(Path(settings.journal))
     else:
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
         question = config.question_set(images.classes, images.names).reasoning
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), store)
-        journals = (store / JOURNAL,)
+        journals = [store / JOURNAL]
     accepted = accepted_chains(journals, images, chain_format, settings.rule)
     texts = {name: accepted[name][: settings.per_image] for name in sorted(accepted) if name in images.by_id}
     if not texts:

@@ -6,7 +6,6 @@ An answer is generated text, which a reader turns into classes, or the likelihoo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from throughline.chains.answers import parse_answer
 from throughline.chains.formats import ChainFormat
@@ -61,28 +60,14 @@ class Question:
     answer: Generated | Likelihood
 
 
-Reader = Callable[[str, str], Reading]
-"""Reads a text and its finish reason."""
-
-
-def label_reader(classes: tuple[str, ...], names: Aliases | None = None) -> Reader:
-    """Reads the one class that a text names; `names` are further ones of the classes."""
-    return partial(_read_label, classes, names)
-
-
-def chain_reader(classes: tuple[str, ...], format: ChainFormat, names: Aliases | None = None) -> Reader:
-    """Reads the class that a chain concludes in. A chain that is not well formed gives no class: a name somewhere in it
-    is not its conclusion."""
-    return partial(_read_chain, classes, format, names)
-
-
-def _read_label(classes: tuple[str, ...], names: Aliases | None, text: str, finish_reason: str) -> Reading:
+def read_label(classes: tuple[str, ...], names: Aliases, text: str, finish_reason: str) -> Reading:
+    """The one class that a text names; `names` are further ones of the classes."""
     answer = parse_answer(text, classes, names)
     return Reading(answer.label, answer.outcome)
 
 
-def _read_chain(
-    classes: tuple[str, ...], format: ChainFormat, names: Aliases | None, text: str, finish_reason: str
-) -> Reading:
+def read_chain(classes: tuple[str, ...], format: ChainFormat, names: Aliases, text: str, finish_reason: str) -> Reading:
+    """The class that a chain concludes in. A chain that is not well formed gives no class: a name somewhere in it is
+    not its conclusion."""
     parsed = parse_chain(text, format, classes, finish_reason, names)
-    return Reading(parsed.label if parsed.outcome == Outcome.OK else None, parsed.outcome)
+    return Reading(parsed.label, parsed.outcome)

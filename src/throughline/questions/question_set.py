@@ -4,12 +4,13 @@ question word for word with an instruction after it, so that image, question and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
 from throughline.chains.names import Aliases, matcher_of
 from throughline.core.settings import AnswerSettings, WordingSettings
 from throughline.questions.prompt import ImageThenText
-from throughline.questions.question import Generated, Likelihood, Question, chain_reader, label_reader
+from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
 from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
 
 
@@ -34,11 +35,11 @@ class QuestionSet:
         every class as the answer to the label question."""
         about_label, about_reasoning = ImageThenText(self.label), ImageThenText(self.reasoning)
         format = self.format if settings.constrained else None
-        read_label = label_reader(self.classes, self.names)
-        read_chain = chain_reader(self.classes, self.format, self.names)
+        label = Generated(partial(read_label, self.classes, self.names), settings.label_tokens)
+        read = partial(read_chain, self.classes, self.format, self.names)
         questions = {
-            "label": Question("label", about_label, Generated(read_label, settings.label_tokens)),
-            "reasoning": Question("reasoning", about_reasoning, Generated(read_chain, settings.chain_tokens, format)),
+            "label": Question("label", about_label, label),
+            "reasoning": Question("reasoning", about_reasoning, Generated(read, settings.chain_tokens, format)),
             "likelihood": Question("likelihood", about_label, Likelihood(self.class_names, self.classes)),
         }
         return tuple(questions[name] for name in settings.answers)

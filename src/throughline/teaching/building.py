@@ -161,8 +161,7 @@ def accepted_chains(
     store = read_store(journals)
     answers = with_samples(store.answers, images)
     answers = answers[(answers["place"] >= 0) & (answers["format"] == format.name)]
-    labels = [images.samples[place].label for place in answers["place"]]
-    accepted = judged_answers(store, answers, labels, images.classes, [rule], images.names)[rule]["accepted"]
+    accepted = judged_answers(store, answers, images, [rule])[rule]["accepted"]
     kept = answers[accepted & ~answers.index.isin(store.vetoed)].sort_values(["round", "number"], kind="stable")
     texts: dict[str, dict[str, None]] = {}
     for candidate in store.read(kept.index):

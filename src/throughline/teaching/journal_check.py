@@ -87,7 +87,7 @@ def _journal_faults(
             yield "newer_schema", Problem(path, line.number, what)
             continue
         counts["refused" if isinstance(record, Problem) else f"{record.kind}s"] += 1
-        is_repeated = store.add(path, line, record) == "repeated"
+        is_repeated = store.add(path, line, record)
         for kind, what in _line_faults(path, line, record, is_repeated):
             yield kind, Problem(path, line.number, what)
     if counts["lines"] == lines_before:

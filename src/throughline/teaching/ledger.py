@@ -5,6 +5,7 @@ known by its key, so lines of other prompts, models or seeds in the same store c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,8 @@ class Ledger:
         places = [self._place(*named) for named in zip(answers["lead"], answers["sample"], strict=True)]
         known = answers.assign(place=places)
         known = known[known["place"] >= 0]
-        labels = [self.samples[place].label for place in known["place"]]
-        images = self.plan.images
-        verdicts = judged_answers(store, known, labels, images.classes, list(RULES), images.names, lines.extend)
+        images = replace(self.plan.images, samples=self.samples)
+        verdicts = judged_answers(store, known, images, RULES, lines.extend)
         accepted = zip(*(verdicts[rule]["accepted"] for rule in RULES), strict=True)
         columns = (known.index, *(known[name] for name in ("lead", "place", "number", "key")), accepted)
         waiting = [

@@ -15,9 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from throughline.core.errors import ThroughlineError
 from throughline.core.yaml_text import parse_yaml
 
-BATCH_SHARE = 0.5
-"""OpenAI's Batch API costs half."""
-
 
 class Price(BaseModel):
     """US dollars for a million tokens."""
@@ -35,8 +32,8 @@ class Price(BaseModel):
 
     @property
     def for_batches(self) -> Price:
-        """The price of answers of the Batch API."""
-        return Price(prompt=self.prompt * BATCH_SHARE, completion=self.completion * BATCH_SHARE)
+        """The price of answers of OpenAI's Batch API: half."""
+        return Price(prompt=self.prompt / 2, completion=self.completion / 2)
 
 
 # List prices as third parties quoted OpenAI's page in March 2026 (deploybase.ai, "OpenAI Pricing").

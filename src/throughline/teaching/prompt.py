@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from throughline.chains.formats import ChainFormat
+from throughline.chains.formats import ChainFormat, between_tags
 from throughline.chains.names import Aliases
 from throughline.questions.wording import read_template, with_options
 
@@ -20,6 +20,7 @@ STAGE_DESCRIPTIONS = {
     "REASONING": "step by step, which visible features speak for and against the options that come near",
     "REFLECTION": "check the reasoning against the photo once more, and correct it where it went wrong",
     "CONCLUSION": "the one option, and nothing else",
+    "answer": "then, without tags, one sentence that names the one option",
     "think": "step by step, which visible features speak for and against the options that come near",
 }
 
@@ -33,7 +34,4 @@ def teacher_prompt(
     be read, or has no `{options}`.
     """
     template = read_template(file) if file else resources.files(__package__).joinpath("prompt.txt").read_text("utf-8")
-    stages = [f"<{name}> {STAGE_DESCRIPTIONS[name]} </{name}>" for name in format.tagged_stages]
-    if format.answer_is_tail:
-        stages.append("then, without tags, one sentence that names the one option")
-    return with_options(template.replace(STAGES_PLACE, "\n".join(stages)), classes, names)
+    return with_options(template.replace(STAGES_PLACE, between_tags(format, STAGE_DESCRIPTIONS)), classes, names)

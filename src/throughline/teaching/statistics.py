@@ -160,7 +160,7 @@ def _verdicts(chains: ChainStore, requests: Any, images: ImageSet | None) -> dic
         ours = [rule for rule in RULES if rule in chains.rules]
         return {rule: chains.verdicts(rule) for rule in (*ours, *sorted(set(chains.rules) - set(ours)))}
     known = requests[~requests["failed"] & requests["class"].notna() & requests["format"].isin(FORMATS)]
-    return judged_answers(chains, known, known["class"], images.classes, list(RULES), images.names)
+    return judged_answers(chains, known, images, RULES)
 
 
 def _count_words(chains: ChainStore, answers: Any) -> Any:

@@ -137,11 +137,6 @@ class Teacher(Protocol):
         ...
 
 
-def describer_brief(prompt: str, seed: int) -> Brief:
-    """The brief of the drawn world's describer."""
-    return Brief("describer", "describer", prompt, {}, seed)
-
-
 class Describer:
     """The drawn world's own teacher: it gets parts, colours and setting from `scenes.jsonl`, never the class."""
 
@@ -149,7 +144,7 @@ class Describer:
     at_once = 1
 
     def __init__(self, root: Path, format: ChainFormat, prompt: str, seed: int) -> None:
-        self.brief = describer_brief(prompt, seed)
+        self.brief = Brief("describer", "describer", prompt, {}, seed)
         from throughline.drawn.world import read_scenes  # brings scipy, which no other teacher needs
 
         self._format = format

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughline.cli.chains.build_report import build_progress, heeding_ctrl_c, money, print_estimate, print_result
-from throughline.cli.chains.options import Endpoint, endpoint_brief, now, plan_of, price_for, with_images, with_params
+from throughline.cli.chains.options import (
+    Endpoint,
+    Local,
+    endpoint_brief,
+    now,
+    plan_of,
+    price_for,
+    with_images,
+    with_params,
+)
 from throughline.cli.options import add_settings, given_settings
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
-from throughline.teaching.settings import LocalSettings
 
 if TYPE_CHECKING:
     from throughline.core.settings import Settings
@@ -30,7 +38,7 @@ JUDGE_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 16}
 def add_teacher_options(parser: argparse.ArgumentParser) -> None:
     """What only one kind of teacher has."""
     add_settings(parser.add_argument_group("a teacher behind an endpoint"), Endpoint)
-    add_settings(parser.add_argument_group("a checkpoint as the teacher"), LocalSettings)
+    add_settings(parser.add_argument_group("a checkpoint as the teacher"), Local)
 
 
 def run_build(arguments: argparse.Namespace) -> int:
@@ -90,7 +98,7 @@ def _try_options(arguments: argparse.Namespace, plan: BuildPlan) -> None:
 def _require_fitting_options(arguments: argparse.Namespace) -> None:
     """An option of another kind of teacher would do nothing, and its missing effect may cost something."""
     kind = _kind(arguments)
-    groups: dict[str, type[Settings]] = {"endpoint": Endpoint, "local": LocalSettings}
+    groups: dict[str, type[Settings]] = {"endpoint": Endpoint, "local": Local}
     others = [group for of_kind, group in groups.items() if of_kind != kind]
     foreign = {name: field.default for group in others for name, field in group.model_fields.items()}
     if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
@@ -168,9 +176,10 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
 
     # A local checkpoint may have learned from chains already, and then behind this very question.
     classes, format, names = plan.images.classes, plan.format, plan.images.names
-    prompt = teacher_prompt(classes, format, arguments.prompt, names)
     if arguments.prompt is None:
         prompt = make_question_set(classes, format, names=names).reasoning
+    else:
+        prompt = teacher_prompt(classes, format, arguments.prompt, names)
     loading = given_settings(arguments, ("tiles", "dtype", "hub", "quantization"))
     mllm = load_mllm(arguments.teacher[0], device=pick_device(arguments.device), **loading)
     sampling = SamplingSettings(**given_settings(arguments, ("temperature", "max_new_tokens", "constrained")))
@@ -241,15 +250,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _estimate(arguments: argparse.Namespace, plan: BuildPlan) -> int:
     from throughline.teaching.estimate import estimate
-    from throughline.teaching.prompt import teacher_prompt
-    from throughline.teaching.teachers import describer_brief
 
-    kind = _kind(arguments)
-    if kind == "endpoint":
-        brief = endpoint_brief(arguments, plan)
-    else:
-        prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt, plan.images.names)
-        brief = describer_brief(prompt, arguments.seed)
+    is_paid = _kind(arguments) == "endpoint"
+    brief = endpoint_brief(arguments, plan) if is_paid else _teacher(arguments, plan, []).brief
     estimated = estimate(plan, brief, arguments.out, price_for(arguments, brief.model))
-    print_estimate(estimated, plan, brief.model if kind == "endpoint" else None, arguments.json)
+    print_estimate(estimated, plan, brief.model if is_paid else None, arguments.json)
     return 0

@@ -7,14 +7,13 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from throughline.cli.options import SOURCE_HELP, Shown, Source
 from throughline.core.errors import UsageError
-from throughline.core.settings import Settings
-from throughline.teaching.settings import EndpointSettings, PlanSettings, RequestSettings
+from throughline.core.settings import Quantization, Settings
 
 if TYPE_CHECKING:
     from throughline.teaching.plan import BuildPlan
@@ -38,9 +37,36 @@ Params = Annotated[tuple[str, ...], Shown("NAME=VALUE", several="append")]
 Images = Annotated[Path | None, Shown("DIR"), Field(description=f"{SOURCE_HELP} (default: as the store names it)")]
 
 
-class Request(RequestSettings):
-    """A request, with parameters of its own."""
+class Plan(Settings):
+    """Which chains are asked for, and of how many images."""
 
+    candidates: int = Field(default=4, ge=1)
+    """Chains asked for per image at most."""
+    enough: int = Field(default=1, ge=1)
+    """Accepted chains at which an image is done."""
+    all_candidates: bool = False
+    """Ask for all candidates whatever is accepted."""
+    rule: Literal["format", "consistent", "correct"] = "correct"
+    """What an accepted chain must meet; the verdicts of all rules are recorded."""
+    format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
+    """Stages of a chain."""
+    prompt: Path | None = None
+    """File with the teacher's question, a text with {options} and {stages}; without it our wording."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many images, spread over domains and classes."""
+    seed: int = 0
+    """Whole number; another seed asks for other candidates."""
+
+
+class Request(Settings):
+    """A request to an endpoint, and what it costs."""
+
+    model: str | None = None
+    """The model that an endpoint is asked for."""
+    image_side: int = Field(default=1024, ge=1)
+    """Longest side in pixels that an image is sent with."""
+    prices: Path | None = None
+    """YAML file, `model: {prompt: 2.5, completion: 10}`, in US dollars for a million tokens; without it list prices."""
     param: Params = ()
     """A parameter of the request, such as temperature=0.2; null leaves one out (default: temperature=0.7,
     max_tokens=1024, and a seed of each request's own)."""
@@ -53,14 +79,51 @@ class Answers(Settings):
     """Take the chain from a model's thinking where its answer holds nothing else."""
 
 
-class Endpoint(Request, EndpointSettings):
+class Endpoint(Request):
     """A teacher behind an endpoint, and its judge."""
 
+    at_once: int = Field(default=256, ge=1)
+    """Requests under way at each endpoint at most; how many it takes is found out."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds until an answer is given up and asked for again."""
+    attempts: int = Field(default=8, ge=1)
+    """Server errors and time-outs until a request counts as failed."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the API key."""
+    judge: str | None = None
+    """A model that has to agree with every accepted chain."""
+    judge_url: str | None = None
+    """The judge's endpoint; without it the teacher's."""
+    judge_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the API key of the judge's own endpoint."""
     judge_param: Params = ()
     """A parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)."""
 
 
-class Build(PlanSettings, Answers):
+class Local(Settings):
+    """A checkpoint as the teacher."""
+
+    batch: int = Field(default=16, ge=1)
+    """Images asked together."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Of sampling; 0 is greedy and all candidates are the same."""
+    max_new_tokens: int = Field(default=1024, ge=1)
+    """Most tokens of a chain."""
+    constrained: bool = False
+    """Let it write nothing but well-formed chains (needs throughline[constrained])."""
+    tiles: int = Field(default=1, ge=1)
+    """Most tiles an image is cut into."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in memory."""
+    quantization: Quantization = "none"
+    """`nf4`: the decoder's weights in 4 bits, for less memory."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` is a GPU if there is one."""
+    hub: bool = False
+    """Allow the download of the checkpoint from the Hugging Face hub."""
+
+
+class Build(Answers, Plan):
     """Ask a teacher for reasoning chains, up to K for each image until one is accepted; started again, nothing that was
     answered is asked for again."""
 
@@ -130,7 +193,7 @@ class BatchFiles(Settings):
     """Write requests as files of the Batch API, and read its answers."""
 
 
-class BatchWrite(PlanSettings, Request):
+class BatchWrite(Plan, Request):
     """Write request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that wants
     one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
     again for the images whose candidate was not accepted."""

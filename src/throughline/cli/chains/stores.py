@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from throughline.cli.chains.options import Plan
 from throughline.cli.options import add_settings, given_settings
 from throughline.cli.progress import progress
 from throughline.cli.text import json_text
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 def add_rule_options(parser: argparse.ArgumentParser) -> None:
     """Which chains count as accepted, as for a build."""
-    from throughline.teaching.settings import PlanSettings
-
-    add_settings(parser, PlanSettings, ["rule", "format"])
+    add_settings(parser, Plan, ["rule", "format"])
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -87,13 +86,12 @@ def export(arguments: argparse.Namespace) -> int:
 def _images(arguments: argparse.Namespace) -> ImageSet | None:
     """The images that the user names, else those that the store names if they are there. ThroughlineError where there
     is no store."""
-    from throughline.chains.journal import journal_files
+    from throughline.chains.journal import require_journals
     from throughline.chains.store import read_headers, require_chains_about
     from throughline.domains.folders import read_images
 
     store: Path = arguments.store
-    if not store.exists() or not journal_files(store):
-        raise ThroughlineError("no chain store here", store, "name a folder of journal-*.jsonl or one such file")
+    require_journals(store)
     folder: Path | None = arguments.images
     if folder is None:
         named = (Path(header.images) for header in read_headers(store) if header.images)

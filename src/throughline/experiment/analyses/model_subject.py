@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.journal import require_journals
 from throughline.chains.records import Header
 from throughline.chains.store import read_headers
 from throughline.core.errors import ThroughlineError
@@ -13,7 +14,6 @@ from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import keep_all
 from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
 from throughline.experiment.analyses.subject import AnalyzedFold, AnalyzedUnit, Subject
-from throughline.experiment.preparation import journal_paths
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm
 from throughline.questions.question_set import QuestionSet, make_question_set
@@ -36,7 +36,7 @@ def open_subject(
     Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
     """
     record = find_record(name, base.hub)
-    journals = journal_paths(source)
+    journals = require_journals(Path(source))
     header = next(read_headers(journals), None)
     root = images_root or (Path(header.images) if header is not None and header.images else None)
     if root is None:

@@ -94,8 +94,7 @@ def select(path: Path, folder: Path, plan: ExportPlan) -> tuple[ChainStore, Any,
     requests = with_samples(chains.requests, plan.images)
     asked = requests[requests["is_same"] & (requests["format"] == plan.format.name)]
     answers = asked[~asked["failed"]]
-    labels = [plan.images.samples[place].label for place in answers["place"]]
-    verdicts = judged_answers(chains, answers, labels, plan.images.classes, list(RULES), plan.images.names)
+    verdicts = judged_answers(chains, answers, plan.images, RULES)
     accepted = answers[verdicts[plan.rule]["accepted"]]
     is_vetoed = accepted.index.isin(chains.vetoed)
     chosen = accepted[~is_vetoed].sort_values(["place", "round", "number"], kind="stable")
