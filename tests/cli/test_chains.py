@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.chains.plain_fold import read_journal
@@ -344,11 +345,15 @@ def test_an_edited_verdict_is_told(store: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_check_parses_each_text_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from throughline.chains import verdicts
+    from throughline.chains.parsing import ParsedChain, parse_chain
 
     texts: list[str] = []
-    parse = verdicts.parse_chain
-    monkeypatch.setattr(verdicts, "parse_chain", lambda text, *more: texts.append(text) or parse(text, *more))
+
+    def parse(text: str, *more: Any) -> ParsedChain:
+        texts.append(text)
+        return parse_chain(text, *more)
+
+    monkeypatch.setattr("throughline.chains.verdicts.parse_chain", parse)
     assert chains("check", store) == 0
     assert sorted(texts) == sorted(candidate.text for candidate in read_journal(store).candidates)
 

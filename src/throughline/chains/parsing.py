@@ -9,6 +9,7 @@ from throughline.chains.answers import is_refusal, parse_answer
 from throughline.chains.formats import Chain, ChainFormat, tag_pattern
 from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
+from throughline.core.untrusted import one_line
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,12 @@ def parse_chain(
         return ParsedChain(None, fault[0], fault[1], None)
     chain = Chain(format, tuple(texts[name] for name in format.stages))
     answer = parse_answer(chain.answer, classes, aliases)
-    detail = "" if answer.label is not None else f"{format.answer_stage}: {_shortened(chain.answer)}"
+    detail = "" if answer.label is not None else f"{format.answer_stage}: {one_line(chain.answer, _SHOWN)}"
     return ParsedChain(chain, answer.outcome, detail, answer.label)
 
 
+_SHOWN = 80
+"""Characters of a text that a detail repeats."""
 _Fault = tuple[Outcome, str]
 
 _BY_FINISH_REASON: dict[str, _Fault] = {
@@ -65,7 +68,7 @@ def _fault_of_generation(text: str, format: ChainFormat, finish_reason: str | No
     if not text.strip():
         return Outcome.EMPTY, "no text"
     if tag_pattern(format).search(text) is None and is_refusal(text):
-        return Outcome.REFUSAL, _shortened(text)
+        return Outcome.REFUSAL, one_line(text, _SHOWN)
     return None
 
 
@@ -113,7 +116,7 @@ def _scan(text: str, format: ChainFormat) -> _Tags:
         if tags.opened is not None:
             note(Outcome.MISSING_STAGE, f"{tags.opened} is not closed before {name}")
         elif between:
-            note(Outcome.TRAILING_TEXT, f"before {name}: {_shortened(between)}")
+            note(Outcome.TRAILING_TEXT, f"before {name}: {one_line(between, _SHOWN)}")
         tags.opened = name
         tags.order.append(name)
     tags.tail = text[end:].strip()
@@ -137,16 +140,10 @@ def _read_stages(text: str, format: ChainFormat) -> tuple[dict[str, str], _Fault
     if empty := [name for name, stage in texts.items() if not stage]:
         note(Outcome.EMPTY_STAGE, ", ".join(empty))
     if tags.tail:
-        note(Outcome.TRAILING_TEXT, f"after the last stage: {_shortened(tags.tail)}")
+        note(Outcome.TRAILING_TEXT, f"after the last stage: {one_line(tags.tail, _SHOWN)}")
     return texts, next(((kind, tags.faults[kind]) for kind in _FAULTS_OF_FORM if kind in tags.faults), None)
 
 
 def _starts_a_tag(tail: str, format: ChainFormat) -> bool:
     """Whether `tail` is the beginning of one of the format's opening tags, cut off."""
     return tail.startswith("<") and any(f"<{name}>".casefold().startswith(tail.casefold()) for name in format.stages)
-
-
-def _shortened(text: str, width: int = 80) -> str:
-    """One line of at most `width` characters, for details and reports."""
-    line = " ".join(text[: 4 * width].split())
-    return line if len(line) <= width else line[: width - 1] + "…"

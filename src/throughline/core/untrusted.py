@@ -19,10 +19,10 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda hit: f"⟨U+{ord(hit[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = LONGEST_NAME) -> str:
     """A name as it is shown: visible, on one line, of bearable length."""
-    line = visible(" ".join(text[: LONGEST_NAME + 1].split()))
-    return line if len(line) <= LONGEST_NAME else line[:LONGEST_NAME] + "…"
+    line = visible(" ".join(text[: most + 1].split()))
+    return line if len(line) <= most else line[:most] + "…"
 
 
 def printable(text: str, most: int = 80) -> str:

@@ -152,12 +152,13 @@ class Describer:
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
         """Descriptions of the scenes behind the images."""
-        return [Reply(self._describe(request.sample.id, request.candidate), "stop") for request in requests]
-
-    def _describe(self, name: str, candidate: int) -> str:
         from throughline.drawn.describer import describe
 
-        if name not in self._scenes:
-            raise ThroughlineError("the describer knows drawn images only", name, "give a teacher that can see")
-        seed = self.brief.seed
-        return describe(self._scenes[name], seed=seed, sample_id=name, candidate=candidate, format=self._format)
+        replies, seed = [], self.brief.seed
+        for number, name in ((request.candidate, request.sample.id) for request in requests):
+            if name not in self._scenes:
+                raise ThroughlineError("the describer knows drawn images only", name, "give a teacher that can see")
+            scene = self._scenes[name]
+            text = describe(scene, seed=seed, sample_id=name, candidate=number, format=self._format)
+            replies.append(Reply(text, "stop"))
+        return replies
