@@ -133,8 +133,7 @@ def test_probabilities_are_averaged_over_folds(analysis: Analysis) -> None:
 
 
 def test_the_papers_figures_stand_beside_ours(analysis: Analysis) -> None:
-    buckets, moves, contexts = (analysis.of_folds(part) for part in ("buckets", "moved", "context"))
-    table = beside_the_paper(buckets, moves, contexts, analysis.scope)
+    table = beside_the_paper(analysis.folds, analysis.scope)
     assert table is not None
     rows = by_name(table)
     label = rows["class tokens, low to high, direct-label SFT, points"]

@@ -2,47 +2,44 @@
 is about token probabilities."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from throughline.analysis.context import Context, context_table
-from throughline.analysis.folds import averaged, last_of_unit
+from throughline.analysis.claims import recorded
+from throughline.analysis.context import context_table
+from throughline.analysis.folds import averaged
 from throughline.analysis.paper import NOTE
-from throughline.analysis.probabilities import (
-    Buckets,
-    Moved,
-    own_moved_table,
-    probability_figures,
-    probability_tables,
-)
+from throughline.analysis.probabilities import own_moved_table, probability_figures, probability_tables
 from throughline.analysis.section import Scope, Section
 from throughline.core.table import MISSING, Table
-from throughline.metrics.intervals import Interval
 
 Measure = Literal["high", "low", "gained", "with_chain", "chain_low"]
 
-_PUBLISHED: tuple[tuple[str, str, Measure, str | None], ...] = (
+_PUBLISHED: tuple[tuple[str, str, Measure, str], ...] = (
     ("class tokens above 0.75 after reasoning-chain SFT, %", "86.33", "high", "reasoning"),
     ("class tokens above 0.75 after direct-label SFT, %", "92.23", "high", "cls"),
     ("class tokens above 0.75 after MTCT, %", "90.23", "high", "mtct"),
     ("class tokens, low to high, reasoning-chain SFT, points", "+1.88", "gained", "reasoning"),
     ("class tokens, low to high, direct-label SFT, points", "+43.38", "gained", "cls"),
     ("class tokens, low to high, self-generated-chain SFT, points", "+29.74", "gained", "sarr"),
-    ("class tokens, low to high, with a chain as context, points", "+43.28", "with_chain", None),
-    ("class tokens below 0.25 before, %", "7.59", "low", None),
+    ("class tokens, low to high, with a chain as context, points", "+43.28", "with_chain", "base"),
+    ("class tokens below 0.25 before, %", "7.59", "low", "base"),
     ("class tokens below 0.25 after MTCT, %", "3.19", "low", "mtct"),
     ("chain tokens still below 0.25 after MTCT, %", "19.33", "chain_low", "mtct"),
 )
-"""What the paper printed, which of our measures it is, and of which weights (None: the base)."""
+"""What the paper printed, which of our measures it is, and of which weights."""
 
 
-def section(buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequence[Context], scope: Scope) -> Section:
-    """Token probabilities before and after training."""
+def section(folds: Sequence[Any], scope: Scope) -> Section:
+    """Token probabilities before and after training, from the records of all folds."""
+    buckets, moves, contexts = (
+        [r for fold in folds for r in getattr(fold, name)] for name in ("buckets", "moved", "context")
+    )
     return Section(
         "tokens",
         "Token probabilities before and after",
         "The probability that the weights give to each token that stands in the text, all tokens before it given.",
         (
-            beside_the_paper(buckets, moves, contexts, scope),
+            beside_the_paper(folds, scope),
             context_table(contexts, scope),
             *probability_tables(buckets, moves, scope),
             own_moved_table(moves, scope),
@@ -51,34 +48,27 @@ def section(buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequen
     )
 
 
-def beside_the_paper(
-    buckets: Sequence[Buckets], moves: Sequence[Moved], contexts: Sequence[Context], scope: Scope
-) -> Table:
-    """The published figures about token probabilities, with what was measured here."""
+def beside_the_paper(folds: Sequence[Any], scope: Scope) -> Table:
+    """The published figures about token probabilities, with what was measured here of each fold: of a method what its
+    last round ended with."""
 
-    def share(method: str | None, source: str, kind: str, which: str) -> str:
-        """Of each unit of a method what it ended with."""
-        wanted = (method, source, kind)
-        ours = [b for b in buckets if (b.state.method, b.source, b.kind) == wanted]
-        ended = last_of_unit(ours, lambda record: record.state) if method is not None else ours
-        return averaged([getattr(record, which) for record in ended], 1, 100)
+    def share(weights: str, source: str, kind: str, which: str) -> str:
+        return averaged(map(recorded("buckets", which, 100, state=weights, source=source, kind=kind), folds))
 
-    def gained(method: str | None, source: str) -> str:
-        """What the share of class tokens above 0.75 gained from the base to what a method's units ended with."""
-        wanted = (None, method, source, "class")
-        ours = [m for m in moves if (m.before.method, m.after.method, m.source, m.kind) == wanted]
-        nets: list[Interval] = [move.net for move in last_of_unit(ours, lambda move: move.after)]
-        return averaged(nets, sign="+")
+    def gained(weights: str, source: str) -> str:
+        """What the share of class tokens above 0.75 gained from the base."""
+        value = recorded("moved", "net", before="base", after=weights, source=source, kind="class")
+        return averaged(map(value, folds), sign="+")
 
-    def cells(measure: Measure, method: str | None) -> tuple[str, ...]:
+    def cells(measure: Measure, weights: str) -> tuple[str, ...]:
         """Under the label question, behind a teacher's chain, behind own chains."""
         if measure == "with_chain":
-            return MISSING, averaged([record.net for record in contexts], sign="+"), MISSING
+            return MISSING, averaged(map(recorded("context", "net"), folds), sign="+"), MISSING
         if measure == "chain_low":
-            return MISSING, share(method, "teacher", "chain", "low"), MISSING
+            return MISSING, share(weights, "teacher", "chain", "low"), MISSING
         if measure == "gained":
-            return tuple(gained(method, source) for source in ("label", "teacher", "self"))
-        return (*(share(method, source, "class", measure) for source in ("label", "teacher")), MISSING)
+            return tuple(gained(weights, source) for source in ("label", "teacher", "self"))
+        return (*(share(weights, source, "class", measure) for source in ("label", "teacher")), MISSING)
 
     return Table(
         title="Beside the paper's figures",
@@ -87,8 +77,9 @@ def beside_the_paper(
             "here, behind own chains",
         ),
         rows=tuple(
-            (quantity, published, method or "base", *cells(measure, method))
-            for quantity, published, measure, method in (_PUBLISHED if buckets else ())
+            (quantity, published, weights, *cells(measure, weights))
+            for quantity, published, measure, weights in _PUBLISHED
+            if any(fold.buckets for fold in folds)
         ),
         notes=scope.notes(
             f"{NOTE} TerraIncognita; under which question its class tokens stood is not known to us: both are given.",

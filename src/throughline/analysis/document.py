@@ -160,7 +160,7 @@ def _sections(shown: Analysis) -> tuple[Section, ...]:
     return (
         mismatch.section(records("mismatch"), scope),
         optimisation.section(records("curves"), scope),
-        beside_the_paper.section(records("buckets"), records("moved"), records("context"), scope),
+        beside_the_paper.section(shown.folds, scope),
         entropy.section([(fold.name, fold.entropy, fold.overlap) for fold in shown.folds], scope),
         divergence.section(shown.divergence, scope),
         faithfulness.section(records("variants"), scope),

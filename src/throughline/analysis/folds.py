@@ -59,12 +59,7 @@ def _place(state: State) -> tuple[int, str, int]:
     return (order.index(state.method) if state.method in order else len(order), state.method or "", state.round or 0)
 
 
-def last_of_unit(items: Iterable[Item], state_of: Callable[[Item], State]) -> list[Item]:
+def last_of_unit(measured: Iterable[Measured]) -> list[Measured]:
     """Of each unit what its last round has; a unit without rounds has one state."""
-    last: dict[str | None, Item] = {}
-    for item in items:
-        state = state_of(item)
-        kept = last.get(state.unit)
-        if kept is None or (state.round or 0) > (state_of(kept).round or 0):
-            last[state.unit] = item
-    return list(last.values())
+    of_units = together(measured, lambda record: record.state.unit)
+    return [max(own, key=lambda record: record.state.round or 0) for own in of_units.values()]

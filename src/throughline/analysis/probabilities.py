@@ -172,7 +172,7 @@ def summary(moves: Sequence[Moved]) -> list[str]:
 
 def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot:
     base = [record for record in measured if record.state == BASE]
-    ended = last_of_unit([record for record in measured if record.state != BASE], lambda record: record.state)
+    ended = last_of_unit(record for record in measured if record.state != BASE)
     counts = {
         name: np.sum([record.histogram for record in of_folds], axis=0)
         for name, of_folds in by_state([*base, *ended]).items()

@@ -12,9 +12,7 @@ Geometry = Literal["pocket", "bench-40m", "bench-40m-151k"]
 Geometries = Annotated[tuple[Geometry, ...], Field(min_length=1)]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
-TreeAblation = Literal["shared tokens", "packed rows", "logits in chunks"]
-NodeAblation = Literal["LoRA in one node"]
-TrainingAblation = Literal[TreeAblation, NodeAblation]
+TrainingAblation = Literal["shared tokens", "packed rows", "logits in chunks", "LoRA in one node"]
 SamplingAblation = Literal["layouts", "leaving", "packed weights"]
 ScoringAblation = Literal["layouts"]
 

@@ -310,7 +310,8 @@ def _train(
         model.activation_checkpointing_enable({"use_reentrant": False})
     if arguments.dataloader_num_workers:
         allow_open_files()
-    trainer = TreeTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=_listed, callbacks=[notes])
+    options = {"train_dataset": dataset, "data_collator": lambda trees: {"trees": trees}, "callbacks": [notes]}
+    trainer = TreeTrainer(model=model, args=arguments, **options)
     trainer.parts, trainer.objective, trainer.lay_out = {}, objective, collate
     trainer.bucket_lengths = settings.bucket_lengths
     trainer.remove_callback(PrinterCallback)
@@ -324,11 +325,6 @@ def _train(
         trainer.require_finite_end()
     model.eval()
     return state.global_step, [logs for logs in state.log_history if "loss" in logs]
-
-
-def _listed(trees: Sequence[Tree | ThroughlineError]) -> dict[str, Any]:
-    """What Trainer takes for a batch."""
-    return {"trees": list(trees)}
 
 
 def _whole_checkpoint(folder: Path) -> Path | None:
