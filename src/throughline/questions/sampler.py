@@ -12,7 +12,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from throughline.chains.records import Usage
-from throughline.core.seeding import generator
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import Prompt
@@ -94,6 +93,8 @@ class InProcessSampler:
 
     def draw(self, request: SamplingRequest, batches: Sequence[Sequence[Sample]]) -> Generator[Sequence[Drawn]]:
         """ThroughlineError, naming the file, for an image that cannot be read."""
+        from throughline.core.seeding import generator  # brings numpy, which a look at options does without
+
         with self._mllm.evaluating():
             for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                 prompts = [request.prompt(sample) for sample in batch]
