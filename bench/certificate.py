@@ -163,8 +163,8 @@ def background(budget: Budget) -> dict[str, float]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from throughline.drawn.scenes import read_scenes
     from throughline.drawn.styles import object_mask
-    from throughline.drawn.world import read_scenes
 
     root = world(budget)
     scenes = read_scenes(root)
@@ -241,7 +241,7 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     from throughline.core.seeding import generator
     from throughline.core.settings import SamplingSettings
     from throughline.drawn.describer import DescriberSettings, describe
-    from throughline.drawn.world import read_scenes
+    from throughline.drawn.scenes import read_scenes
     from throughline.mllm.chat import user_turn
     from throughline.mllm.forward import score_trees
     from throughline.mllm.images import ImageReader

@@ -309,16 +309,17 @@ def test_wrong_arguments_are_told_without_what_takes_seconds_to_import(world: Pa
         ["--teacher", "http://[::1/v1", "--model", "m"],
         ["--teacher", "nowhere/at-all"],
         ["--teacher", "drawn", "--judge", "critic"],
+        ["--teacher", "drawn"],
         [*endpoint, "--param", "heat"],
         [*endpoint, "--judge", "gpt-4o", "--judge-param", "heat"],
         [*endpoint, "--judge", "mine", "--max-cost", "1"],
         [*endpoint, "--judge", "gpt-4o", "--judge-url", "a/v1"],
     ]
-    commands = [["chains", "build", str(world), "--out", str(tmp_path), *words] for words in wrong]
+    commands = [["chains", "build", str(world.parent), "--out", str(tmp_path), *words] for words in wrong]
     code = (
         "import json, sys; from throughline.cli.main import main\n"
         "codes = {main(command) for command in json.loads(sys.argv[1])}\n"
-        "print(codes, {'torch', 'transformers', 'openai', 'pandas', 'PIL'} & sys.modules.keys())"
+        "print(codes, {'torch', 'transformers', 'openai', 'pandas', 'PIL', 'scipy'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", code, json.dumps(commands)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

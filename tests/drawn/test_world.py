@@ -8,9 +8,9 @@ from PIL import Image
 from contact_sheet import contact_sheet
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.concepts import CLASSES
-from throughline.drawn.scenes import WorldSettings, tied_background
+from throughline.drawn.scenes import WorldSettings, read_scenes, tied_background
 from throughline.drawn.styles import DOMAIN_STYLES, render
-from throughline.drawn.world import read_scenes, write_world
+from throughline.drawn.world import write_world
 
 
 def contents(root):

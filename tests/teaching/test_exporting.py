@@ -29,7 +29,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
-from throughline.drawn.world import read_scenes, write_world
+from throughline.drawn.scenes import read_scenes
+from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.exports.export import export_chains
 from throughline.teaching.exports.selection import MARKED, ExportPlan, ExportSummary

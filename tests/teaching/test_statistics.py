@@ -28,7 +28,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.describer import describe
-from throughline.drawn.world import read_scenes, write_world
+from throughline.drawn.scenes import read_scenes
+from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.statistics import ChainStatistics, summarise_chains
 from throughline.teaching.statistics_tables import statistics_tables

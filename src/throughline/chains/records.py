@@ -119,6 +119,11 @@ class Verdict(_Record):
     usage: Usage | None = Field(default=None, exclude_if=_is_none)
     """Of a judge: what it took; None for a copy."""
 
+    @property
+    def result(self) -> str:
+        """`accepted`, `rejected_class` for a well-formed chain that concludes in another class, or else the fault."""
+        return "accepted" if self.accepted else "rejected_class" if self.outcome == Outcome.OK else self.outcome
+
 
 Record = Header | Candidate | Verdict
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines
 from throughline.core.seeding import generator, seed_of
 from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of, read_data
 
@@ -26,6 +28,8 @@ OBJECT_COLOURS, FAR_COLOURS, NEAR_COLOURS = (
 MAIN_COLOURS: tuple[str, ...] = tuple(name for name in OBJECT_COLOURS if name != "white")
 SETTINGS: tuple[str, ...] = ("beach", "city", "hills", "meadow", "room", "table")
 VIEWPOINTS: tuple[str, ...] = ("above", "front", "left", "right")
+
+SCENES = "scenes.jsonl"  # in the folder of a drawn world
 
 FREE_PART_RATE = 0.35  # share of scenes in which a free part is there
 # Between an object's main and second colour, in lightness (of 255) and in RGB distance: hands must show on a disc in
@@ -194,3 +198,13 @@ def sample_scene(
         occlusion=occlusion,
         noise=noise,
     )
+
+
+def read_scenes(root: Path) -> dict[str, Scene]:
+    """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
+    path = root / SCENES
+    if not path.is_file():
+        raise ThroughlineError(
+            "no drawn world is here, or it is unfinished", path, "draw it with `throughline data draw`"
+        )
+    return {row["sample_id"]: Scene.from_json(row["scene"]) for row in read_json_lines(path)}

@@ -21,12 +21,11 @@ from throughline.core.files import (
 from throughline.core.seeding import generator
 from throughline.domains.images import png_bytes
 from throughline.drawn.concepts import CLASSES
-from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
+from throughline.drawn.scenes import SCENES, Scene, WorldSettings, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
 
 VERSION = 3  # raised when the same seed draws other pixels
-SCENES, WORLD = "scenes.jsonl", "world.json"
-DRAW_IT = "draw it with `throughline data draw`"
+WORLD = "world.json"
 
 
 def planned_scenes(
@@ -82,14 +81,6 @@ def write_world(
     rows = [_written(out, name, scene, style, size) for name, style, scene in plan]
     write_json_lines(out / SCENES, rows)
     return len(rows)
-
-
-def read_scenes(root: Path) -> dict[str, Scene]:
-    """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
-    path = root / SCENES
-    if not path.is_file():
-        raise ThroughlineError("no drawn world is here, or it is unfinished", path, DRAW_IT)
-    return {row["sample_id"]: Scene.from_json(row["scene"]) for row in read_json_lines(path)}
 
 
 def _claim(out: Path, description: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from throughline.chains.journal import require_journals
 from throughline.chains.store import read_store
 from throughline.domains.samples import ImageSet
 from throughline.drawn.describer import DescriberSettings, describe
-from throughline.drawn.world import planned_scenes, read_scenes
+from throughline.drawn.scenes import read_scenes
+from throughline.drawn.world import planned_scenes
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import longest_paths, own_config
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine

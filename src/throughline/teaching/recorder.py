@@ -186,10 +186,9 @@ class Recorder:
             if isinstance(verdict, Verdict):
                 self.progress.by_rule[verdict.rule] += verdict.accepted
                 if verdict.rule == self.plan.rule:
-                    rejected = "rejected_class" if verdict.outcome == Outcome.OK else str(verdict.outcome)
-                    outcome = "accepted" if verdict.accepted else rejected
-                    _count(self.progress.outcomes, outcome)
-                    self.progress.examples.setdefault(outcome, printable(" ".join(text[:200].split())))
+                    result = str(verdict.result)
+                    _count(self.progress.outcomes, result)
+                    self.progress.examples.setdefault(result, printable(" ".join(text[:200].split())))
 
     def _pay(self, usage: Usage | None) -> None:
         if usage is not None:

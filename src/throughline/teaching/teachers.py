@@ -145,7 +145,7 @@ class Describer:
 
     def __init__(self, root: Path, format: ChainFormat, prompt: str, seed: int) -> None:
         self.brief = Brief("describer", "describer", prompt, {}, seed)
-        from throughline.drawn.world import read_scenes  # brings scipy, which no other teacher needs
+        from throughline.drawn.scenes import read_scenes  # brings numpy, which a look at options does without
 
         self._format = format
         self._scenes = read_scenes(root)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from throughline.chains.journal import JournalWriter
-from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, make_header
 from throughline.chains.store import read_store
 from throughline.chains.verdicts import verdicts_on
@@ -99,6 +98,5 @@ def _judged(plan: RoundPlan, texts: Mapping[str, Candidate], writer: JournalWrit
         writer.write(verdict)
         if verdict.accepted:
             accepted[sample.id] = candidate.text
-        reason = "rejected_class" if verdict.outcome == Outcome.OK else verdict.outcome
-        outcomes["accepted" if verdict.accepted else reason] += 1
+        outcomes[verdict.result] += 1
     return SelfLabels(accepted, len(plan.samples), dict(sorted(outcomes.items())))
