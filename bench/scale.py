@@ -7,6 +7,7 @@ evaluation with the pocket checkpoint. The rival is this system with fewer image
 """
 
 import contextlib
+import functools
 import io
 import os
 import statistics
@@ -129,20 +130,16 @@ def _measured(root: Path, settings: ScaleSettings) -> Measured:
 
 def write_images(root: Path, count: int) -> None:
     """`count` drawn images of four domains and ten classes; every file has bytes of its own."""
-    pool = {
-        (style, label): [_jpeg(style, label, number) for number in range(SCENES)]
-        for style in DOMAIN_STYLES
-        for label in SHOWN
-    }
-    kinds = list(pool)
+    kinds = [(style, label) for style in DOMAIN_STYLES for label in SHOWN]
     for style, label in kinds:
         (root / style / label).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         style, label = kinds[number % len(kinds)]
-        picture = pool[style, label][number // len(kinds) % SCENES]
+        picture = _jpeg(style, label, number // len(kinds) % SCENES)
         (root / style / label / f"{number:07}.jpg").write_bytes(picture + number.to_bytes(8, "big"))
 
 
+@functools.cache
 def _jpeg(style: str, label: str, number: int) -> bytes:
     file = io.BytesIO()
     render(sample_scene(0, style, label, number), style, SIDE).save(file, "JPEG", quality=90)

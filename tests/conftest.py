@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests import forks
 
 if TYPE_CHECKING:
     from throughline.domains.samples import ImageSet
@@ -45,3 +47,9 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
         path.parent.mkdir(parents=True, exist_ok=True)
         image_of(number).save(path)
     return read_images(root)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a run, and whatever else would be spawned, have torch when they start."""
+    monkeypatch.setattr(multiprocessing, "get_context", forks.context)

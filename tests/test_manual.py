@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.forks import typed
 
 import command_reference
 from throughline.experiment.config import load_config
@@ -52,32 +52,6 @@ def name_of(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
-ASKING = ("analyze", "evaluate", "export", "predict")
-"""Verbs that spend most of their time on starting torch and transformers: these start in a fork of one that has."""
-
-STARTED = """
-import json, os, sys, traceback
-import throughline.mllm.load
-from throughline.cli.main import main
-
-for line in sys.stdin:
-    words, log = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(told, 1), os.dup2(told, 2), os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            code = main(words)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 class Terminal:
     """Types commands in a folder, each a process of its own; what is said comes back with the exit code."""
 
@@ -85,57 +59,41 @@ class Terminal:
         self.folder = folder
         home = {"HF_HOME": str(folder / ".huggingface"), "HF_HUB_OFFLINE": "1"}
         self.environment = {**os.environ, **THREADS, **home}
-        self._started: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._started is not None:
-            self._started.communicate()
 
     def type(self, command: str) -> tuple[int, str]:
         words = shlex.split(command)
-        if hasattr(os, "fork") and words[0] == "throughline" and words[1] in ASKING:
-            return self._forked(words[1:])
-        program = shlex.join([sys.executable, "-m", "throughline.cli.main"])
-        typed = ["sh", "-c", re.sub(r"^throughline ", lambda _: f"{program} ", command)]
-        done = subprocess.run(typed, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+        if words[0] != "throughline":
+            return self._start(["sh", "-c", command])
+        said = self.folder / ".said"
+        process = typed(words[1:], said, folder=self.folder)
+        process.join()
+        return process.exitcode, said.read_text()
 
     def run_python(self, code: str) -> tuple[int, str]:
         """As in a notebook, there is no file that a worker process could import."""
-        command = [sys.executable, "-c", code]
+        return self._start([sys.executable, "-c", code])
+
+    def _start(self, command: list[str]) -> tuple[int, str]:
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
         return done.returncode, done.stdout + done.stderr
 
-    def _forked(self, words: list[str]) -> tuple[int, str]:
-        if self._started is None:
-            pipes: dict[str, int] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            command = [sys.executable, "-c", STARTED]
-            self._started = subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
-        assert self._started.stdin is not None and self._started.stdout is not None
-        log = self.folder / ".said"
-        print(json.dumps([words, str(log)]), file=self._started.stdin, flush=True)
-        return int(self._started.stdout.readline()), log.read_text()
-
 
 def run_page(page: Path, folder: Path) -> None:
     """All of a page's files and commands in their order, in `folder`; then its Python, as one notebook."""
-    with Terminal(folder) as terminal:
-        for block in blocks(page):
-            if block.language == "yaml" or block.words.endswith(".py"):
-                (folder / block.words).write_text(block.text)
-            if block.language != "sh" or block.words:
-                continue
-            for command in commands(block):
-                code, said = terminal.type(command)
-                assert code == 0, f"{name_of(page)}: {command}\n{said}"
-        if cells := [block.text for block in blocks(page) if block.language == "python" and not block.words]:
-            code, said = terminal.run_python("\n".join(cells))
-            assert code == 0, f"{name_of(page)}\n{said}"
+    terminal = Terminal(folder)
+    for block in blocks(page):
+        if block.language == "yaml" or block.words.endswith(".py"):
+            (folder / block.words).write_text(block.text)
+        if block.language != "sh" or block.words:
+            continue
+        for command in commands(block):
+            code, said = terminal.type(command)
+            assert code == 0, f"{name_of(page)}: {command}\n{said}"
+    if cells := [block.text for block in blocks(page) if block.language == "python" and not block.words]:
+        code, said = terminal.run_python("\n".join(cells))
+        assert code == 0, f"{name_of(page)}\n{said}"
 
 
 @pytest.mark.slow

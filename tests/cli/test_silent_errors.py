@@ -20,6 +20,7 @@ def overrides(*keys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("batch", [8, 16, 64])  # in the midst of a stage, at its last step, in its only one
 def test_training_that_diverges_stops_the_run_and_saves_nothing(batch, tmp_path, capsys):
     keys = (*DIVERGING, f"training.stage.batch={batch}")
@@ -34,6 +35,7 @@ def test_training_that_diverges_stops_the_run_and_saves_nothing(batch, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_model_whose_training_diverges_is_not_kept(tmp_path, tiny_images, capsys):
     out = tmp_path / "model"
     assert main(["fit", str(tiny_images.root), "--out", str(out), "--lr", "1e30", "--batch", "4"]) == 1

@@ -38,6 +38,7 @@ def images_of(run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_by_default_every_label_is_learnt_from_and_the_counts_are_told(images_and_chains, tmp_path, capsys):
     assert run_with(images_and_chains, tmp_path / "run") == 0
     printed = capsys.readouterr()
@@ -51,6 +52,7 @@ def test_by_default_every_label_is_learnt_from_and_the_counts_are_told(images_an
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_shared_coverage_shows_all_methods_the_same_images(images_and_chains, tmp_path, capsys):
     assert run_with(images_and_chains, tmp_path / "run", "chains.coverage=shared") == 0
     few = images_of(tmp_path / "run")["cls"][0]

@@ -4,19 +4,17 @@
 
 import csv
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from tests.forks import typed
 
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.drawn.world import write_world
 
-KILLS, IMAGES = 5, int(os.environ.get("PREDICT_IMAGES", "200"))
-PROGRAM = "import sys; from throughline.cli.main import main; sys.exit(main(sys.argv[1:]))"
+KILLS, IMAGES = 5, int(os.environ.get("PREDICT_IMAGES", "70"))
+BATCH = IMAGES // (KILLS + 2)
 
 
 def rows_at(path):
@@ -28,26 +26,34 @@ def test_five_kills_change_nothing(tiny_checkpoint, tmp_path):
     write_world(tmp_path / "world", per_class=-(-IMAGES // (len(DOMAIN_STYLES) * len(CLASSES))), seed=0)
     images = sorted(map(str, (tmp_path / "world").rglob("*.png")))[:IMAGES]
     assert len(images) == IMAGES
-    command = [sys.executable, "-c", PROGRAM, "predict", str(tiny_checkpoint), *images, "--no-chain", "--batch", "28"]
-    command += ["--classes", ",".join(CLASSES)]
-    undisturbed, killed = tmp_path / "undisturbed.csv", tmp_path / "killed.csv"
-    subprocess.run([*command, "--csv", str(undisturbed)], check=True, capture_output=True)
+    words = ["predict", str(tiny_checkpoint), *images, "--no-chain", "--batch", str(BATCH)]
+    words += ["--classes", ",".join(CLASSES)]
+    undisturbed, killed, said = (tmp_path / name for name in ("undisturbed.csv", "killed.csv", "said"))
+
+    def started(table):
+        return typed([*words, "--csv", str(table)], said)
+
+    def end_of(process):
+        process.join()
+        assert process.exitcode == 0, said.read_text()
+
+    end_of(started(undisturbed))
     whole, before = undisturbed.read_bytes(), 0
     for kill in range(1, KILLS + 1):
-        process = subprocess.Popen([*command, "--csv", str(killed)], stderr=subprocess.PIPE)
+        process = started(killed)
         deadline = time.monotonic() + 240
         while rows_at(killed) < max(before + 1, kill * IMAGES // (KILLS + 1)):
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            assert process.is_alive() and time.monotonic() < deadline, said.read_text()
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         content = killed.read_bytes()
         assert whole.startswith(content)  # what was answered before stands, and nothing twice
         assert before < rows_at(killed) < IMAGES
         before = rows_at(killed)
         killed.write_bytes(content[:-3])  # a kill within a row
-    last = subprocess.run([*command, "--csv", str(killed)], check=True, capture_output=True, text=True)
-    assert f"{before - 1} of {IMAGES} images are answered already" in last.stderr
+    end_of(started(killed))
+    assert f"{before - 1} of {IMAGES} images are answered already" in said.read_text()
     assert killed.read_bytes() == whole
     names = [row["image"] for row in csv.DictReader(killed.open(newline=""))]
     assert sorted(names) == images

@@ -5,8 +5,6 @@ import math
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ import torch
 import yaml
 from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
+from tests.forks import typed
 from tests.training.small import chain_of
 
 from throughline.chains.formats import FIVE_STAGE
@@ -45,11 +44,6 @@ pytestmark = pytest.mark.slow
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
-RUN = """
-import pathlib, sys
-from throughline.experiment import config, run
-run.run_experiment(config.load_config(sys.argv[1]), pathlib.Path(sys.argv[2]))
-"""
 Run = Callable[..., FinishedRun]
 
 
@@ -294,27 +288,22 @@ def test_two_workers_give_what_one_gives(undisturbed: FinishedRun, config_file: 
 def test_killed_at_random_moments_and_started_again_it_ends_with_the_same(
     undisturbed: FinishedRun, config_file: Path, tmp_path: Path
 ) -> None:
-    moments, folder = random.Random(2), tmp_path / "run"
-
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", RUN, str(config_file), str(folder)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
+    moments, folder, said = random.Random(2), tmp_path / "run", tmp_path / "said"
+    words = ["run", str(config_file), "--out", str(folder)]
     kills = 0
     for _ in range(3):
         seen = files_in(folder)
-        process = start()
-        wait_for(lambda seen=seen, process=process: files_in(folder) > seen + 3 or process.poll() is not None)
-        time.sleep(moments.uniform(0, 0.5))
-        if process.poll() is None:
+        process = typed(words, said)
+        wait_for(lambda seen=seen, process=process: files_in(folder) > seen + 3 or not process.is_alive())
+        time.sleep(moments.uniform(0, 0.3))
+        if process.is_alive():
             kills += 1
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
     assert kills >= 2, "it was over before it could be killed"
-    last = start()
-    _, errors = last.communicate(timeout=120)
-    assert last.returncode == 0, errors
+    last = typed(words, said)
+    last.join(120)
+    assert last.exitcode == 0, said.read_text()
     assert results(folder) == results(undisturbed.folder)
 
 

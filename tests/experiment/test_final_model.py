@@ -1,17 +1,14 @@
 """Fitting the final model: what it saves, that it can be stopped anywhere, and what it refuses."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
+from tests.forks import typed
 
 from throughline.cli.main import main
 from throughline.core.files import read_json_lines
@@ -143,17 +140,15 @@ def test_a_fit_that_is_stopped_and_started_again_gives_the_same_adapter(
 
 
 def test_a_process_that_is_killed_and_started_again_gives_the_same_adapter(world, preset, tmp_path, monkeypatch):
-    out = tmp_path / "model"
-    program = "import sys; from throughline.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "fit", str(world), "--out", str(out), "--preset", str(preset)]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    out, said = tmp_path / "model", tmp_path / "said"
+    first = typed(["fit", str(world), "--out", str(out), "--preset", str(preset)], said)
     deadline = time.monotonic() + 120
     while not list(out.glob(".fitting/units/*/checkpoints/*/complete")):
-        assert first.poll() is None, first.stderr.read()
+        assert first.is_alive(), said.read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+        time.sleep(0.002)
+    first.kill()
+    first.join()
     assert not (out / "throughline.json").exists()
     monkeypatch.setattr(run, "run_units", in_this_process)
     again, undisturbed = (

@@ -26,7 +26,7 @@ ALL = "methods=zero_shot,cls,reasoning,mtct,sarr,mtct_sarr,cls_matched,mtct_matc
 
 
 @pytest.fixture
-def run(config_file, tmp_path):
+def run(config_file, tmp_path, forked_workers):
     def run(*overrides, out="run", **settings):
         folder = tmp_path / out
         config = load_config(str(config_file), overrides)
@@ -36,7 +36,7 @@ def run(config_file, tmp_path):
 
 
 @pytest.fixture
-def command(config_file, tmp_path, monkeypatch, capsys):
+def command(config_file, tmp_path, monkeypatch, capsys, forked_workers):
     """The verb: exit code, stdout, and the error lines of stderr."""
 
     def command(*options, out="run", seeds="[0]", methods=ALL):

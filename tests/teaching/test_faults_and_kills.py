@@ -1,11 +1,7 @@
 """Two thousand images against a server with every fault at once, and a build that is killed ten times on the way."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +12,7 @@ import pytest
 from PIL import Image
 from tests.chains.plain_fold import read_journal
 from tests.chat_server import FaultPlan, RunningServer, ServerSettings, running_server
+from tests.forks import typed
 
 from throughline.chains.records import Candidate
 from throughline.domains.folders import read_images
@@ -48,12 +45,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return read_images(root)
 
 
-def start(server: RunningServer, images: ImageSet, store: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(images.root), "--out", str(store)]
-    command += ["--teacher", server.url, "--model", "seer", "--candidates", str(CANDIDATES)]
-    command += ["--timeout", "0.5", "--at-once", str(AT_ONCE), "--attempts", "20"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+def start(server: RunningServer, images: ImageSet, store: Path) -> Any:
+    words = ["chains", "build", str(images.root), "--out", str(store)]
+    words += ["--teacher", server.url, "--model", "seer", "--candidates", str(CANDIDATES)]
+    words += ["--timeout", "0.5", "--at-once", str(AT_ONCE), "--attempts", "20"]
+    return typed(words, store.with_name("said"))
 
 
 def answered(log: Path) -> list[dict[str, Any]]:
@@ -103,17 +99,18 @@ def test_ten_kills_among_faults_lose_and_repeat_nothing(images: ImageSet, tmp_pa
             process = start(server, images, store)
             before = server.stats()["requests"]
             deadline = time.monotonic() + 60
-            while server.stats()["requests"] == before and process.poll() is None and time.monotonic() < deadline:
+            while server.stats()["requests"] == before and process.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.02)  # until it is at work: killing the interpreter's start shows nothing
             time.sleep(moments.uniform(0, 0.4))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             time.sleep(0.1)  # the server notes the ends of the connections
             known_at_kill.append({request_of(c) for c in read_journal(store).candidates})
             answered_at_kill.append(len(answered(log)))
         last = start(server, images, store)
-        told, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, told
+        last.join(300)
+    told = store.with_name("said").read_text()
+    assert last.exitcode == 0, told
     require_every_image_ended(store, images)
     entries = answered(log)
     for known, count in zip(known_at_kill, answered_at_kill, strict=True):
@@ -123,4 +120,4 @@ def test_ten_kills_among_faults_lose_and_repeat_nothing(images: ImageSet, tmp_pa
     counted = int((store / "in-flight-0.txt").read_text().split()[1])
     assert 0 <= lost <= counted <= KILLS * AT_ONCE
     assert known_at_kill[-1], "the kills came while answers were being written"
-    assert f"{counted:,} requests in all were cut off" in told.decode() or counted == 0
+    assert f"{counted:,} requests in all were cut off" in told or counted == 0

@@ -1,8 +1,7 @@
-"""A stage of training in a process of its own that kills itself: `kill_stage CHECKPOINT IMAGES FOLDER MOMENT`."""
+"""A stage of training, for a process of its own, that kills itself at a moment."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from tests.training.small import samples_of, settings, train, weights, with_lora
@@ -32,7 +31,3 @@ def run(checkpoint: Path, images: Path, folder: Path, moment: int) -> dict[str, 
     stage = settings(epochs=3, batch=4, save_steps=2)
     train(mllm, model, samples_of(read_images(images)), folder, stage, seen=seen)
     return weights(model)
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -1,17 +1,15 @@
 """A stage of training: what a step averages over, what a kill leaves behind, what happens when memory runs out."""
 
 import multiprocessing
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.forks import InsteadOfSpawn
 from tests.training import kill_stage
 from tests.training.small import same, samples_of, settings, train, weights, with_lora
 from torch import Tensor
@@ -327,16 +325,11 @@ def test_a_stage_that_is_killed_goes_on_and_ends_with_the_same_weights(
     expected = kill_stage.run(tiny_checkpoint, tiny_images.root, tmp_path / "undisturbed", 0)
 
     def killed(moment: int) -> int:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.training.kill_stage",
-            str(tiny_checkpoint),
-            str(tiny_images.root),
-            str(folder),
-            str(moment),
-        ]
-        return subprocess.run(command, env=dict(os.environ), check=False, timeout=120).returncode
+        arguments = (tiny_checkpoint, tiny_images.root, folder, moment)
+        process = InsteadOfSpawn.Process(target=kill_stage.run, args=arguments)
+        process.start()
+        process.join(120)
+        return process.exitcode
 
     assert killed(kill_stage.IN_STEP_FIVE) == -signal.SIGKILL
     assert checkpoints(folder) == [4]
