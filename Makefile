@@ -15,9 +15,11 @@ SETUP := $(VENV)/.setup
 UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(VENV)/bin/uv
 
 # Tests run two at a time on two cores: one thread each, and the network is not asked. A worker keeps to its half of
-# the files until it has none left, so that what a file's tests share is made once.
+# the files until it has none left, so that what a file's tests share is made once. Bytecode is written whatever the
+# environment says: a hundred processes need not compile this package each.
 TWO_WORKERS := -n 2 --dist worksteal
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+	PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help setup demo check test lint certificate evidence lock wheel clean
 
