@@ -23,21 +23,20 @@ Tokens = NDArray[np.int64]
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """A path that goes into a tree, and how its answer counts: weight 0 means scored, not trained. `watched` is the
-    range of the answer's tokens whose probability is logged in training; it changes no loss. `reference` is the reduced
-    NLL of the answer under frozen weights, for objectives that compare with it."""
+    range of the answer's tokens whose probability is logged in training; it changes no loss."""
 
     path: Path
     name: str
     weight: float = 1.0
     reduce: Reduce = "mean"
     watched: tuple[int, int] = (0, 0)
-    reference: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
     """The scored tokens of one path, as indices into the tree's tokens: `predictors[i]` is the token before
-    `scored[i]` on the path, whose logits predict it. Both `(answer tokens,)`."""
+    `scored[i]` on the path, whose logits predict it. Both `(answer tokens,)`. `reference` is the reduced NLL of the
+    answer under frozen weights, for objectives that compare with it."""
 
     name: str
     scored: Tokens
@@ -184,7 +183,7 @@ def image_places(path: Path, image_token_id: int) -> list[Tokens]:
 def _branch(leaf: Leaf, route: Tokens) -> Branch:
     start = leaf.path.answer_start
     scored, predictors = route[start:], route[start - 1 : -1]
-    return Branch(leaf.name, scored, predictors, leaf.weight, leaf.reduce, leaf.watched, leaf.reference)
+    return Branch(leaf.name, scored, predictors, leaf.weight, leaf.reduce, leaf.watched)
 
 
 def _common_rows(a: Tokens, b: Tokens) -> int:

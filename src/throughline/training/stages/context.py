@@ -89,11 +89,6 @@ class StageContext:
     report_progress: Callable[[str], None] = lambda line: None
 
     @property
-    def steps_before(self) -> int:
-        """Optimiser steps behind the adapter that this stage starts from."""
-        return cumulative_steps(self.start) if self.start is not None else 0
-
-    @property
     def renderer(self) -> PathRenderer:
         """Renders this checkpoint's paths."""
         from throughline.training.paths import PathRenderer
@@ -157,7 +152,8 @@ def mark_whole(context: StageContext, folder: Path, steps: int, pairs: Sequence[
     images = {"images": len({sample.id for sample, _ in pairs})}
     images["images_with_chain"] = len({sample.id for sample, chain in pairs if chain is not None})
     most = {name: max(count, before.get(name, 0)) for name, count in images.items()}
-    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": context.steps_before + steps, **most})
+    in_all = before.get("cumulative_steps", 0) + steps
+    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": in_all, **most})
 
 
 def _mark(folder: Path) -> dict[str, int]:
