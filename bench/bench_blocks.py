@@ -27,7 +27,7 @@ def bench_block(name: str) -> Callable[[Path], str]:
 
 def _bench(found: Bench) -> str:
     predicted = any(row.predicted_ratio is not None for row in found.rows)
-    columns = ("name", "rival", "ours", "rival's", "unit", "ratio")
+    columns = ("name", "compared with", "ours", "theirs", "unit", "ratio")
     rows = tuple(
         (
             row.name,
@@ -41,9 +41,9 @@ def _bench(found: Bench) -> str:
         for row in found.rows
     )
     notes = (
-        f"`{found.command}`. Medians with first and third quartile. Ratio: rival over ours; of memory and "
-        f"rates ours over rival.{' Predicted: from the FLOP count.' if predicted else ''}",
-        f"Settings of every row: {_listed(_common(found.rows)) or 'none in common'}.",
+        f"`{found.command}`. Medians with first and third quartile. Ratio: theirs over ours; for memory and "
+        f"rates ours over theirs.{' Predicted: from the FLOP count.' if predicted else ''}",
+        f"Settings of all rows: {_listed(_common(found.rows)) or 'none in common'}.",
         *_own_settings(found.rows),
         found.environment.sentence(),
     )
@@ -94,7 +94,7 @@ def demo_time(root: Path) -> str:
     seconds = ", ".join(f"{value:.0f} s" for value in found.seconds)
     return (
         f"`{found.command}`, {len(found.methods)} methods, {found.held_out_images} held-out images, after set-up, into "
-        f"fresh folders: {seconds}; best {found.best:.0f} s (at most {found.limit:.0f} s is asked for). "
+        f"fresh folders: {seconds}; best {found.best:.0f} s (the bar is {found.limit:.0f} s). "
         f"{found.environment.sentence()}"
     )
 
@@ -104,7 +104,10 @@ def demo_seconds(root: Path) -> str:
     found = read_record(root / "evidence" / "demo_time.json", DemoTime)
     if found is None:
         return f"Time of the demo: {NOT_MEASURED}"
-    return f"The demo took {found.best:.0f} seconds on {found.environment.cores} cores, best of {len(found.seconds)}."
+    return (
+        f"The demo took {found.best:.0f} seconds on {found.environment.cores} cores, the best of {len(found.seconds)} "
+        "runs."
+    )
 
 
 def help_time(root: Path) -> str:
@@ -113,8 +116,8 @@ def help_time(root: Path) -> str:
     if found is None:
         return NOT_MEASURED
     return (
-        f"`{found.command}`: {found.median:.2f} s, median of {len(found.seconds)} (at most {found.limit} s is asked "
-        f"for). {found.environment.sentence()}"
+        f"`{found.command}`: {found.median:.2f} s, median of {len(found.seconds)} (the bar is {found.limit} s). "
+        f"{found.environment.sentence()}"
     )
 
 
@@ -129,7 +132,7 @@ def demo_profile(root: Path) -> str:
     rows = [(name, f"{before.seconds.get(name, 0):.0f}", f"{after.seconds.get(name, 0):.0f}") for name in names]
     rows.append(("all", f"{sum(before.seconds.values()):.0f}", f"{sum(after.seconds.values()):.0f}"))
     notes = (
-        f"`{after.command}` under py-spy, {after.rate} samples a second of every thread that is at work, in all "
+        f"`{after.command}` under py-spy, {after.rate} samples a second of every active thread in all "
         f"processes; before: commit {before.commit}, after: commit {after.commit}.",
         after.environment.sentence(),
     )
@@ -148,9 +151,9 @@ def cost_of_demo(root: Path) -> str:
     sums = (sum(getattr(part, key) for part in found.parts) for key in ("at_most", "predicted", "measured"))
     rows.append(("all", "", *(f"{value:.0f}" for value in sums)))
     notes = (
-        f"`{found.command}`, seconds of a worker. At most: as `--dry-run` says it, no chain rejected. With the samples "
-        "kept: the same model told how many chains each round accepted.",
+        f"`{found.command}`, seconds of a worker. Upper bound: as `--dry-run` prints it, for no rejected chain. With "
+        "the accepted chains: the same model given the number of chains that each round accepted.",
         found.environment.sentence(),
     )
-    columns = ("unit", "phase", "at most", "with the samples kept", "measured")
+    columns = ("unit", "phase", "upper bound", "with the accepted chains", "measured")
     return to_markdown(Table("cost", columns, tuple(rows), notes), with_title=False)

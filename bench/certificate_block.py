@@ -45,7 +45,7 @@ def _styles_table(found: Certificate) -> Table:
             "style",
             "zero-shot",
             "cls, held out",
-            "cls, among the sources",
+            "cls, style among the sources",
             "unparsed, zero-shot",
             "unparsed, cls held out",
         ),
@@ -53,9 +53,9 @@ def _styles_table(found: Certificate) -> Table:
         notes=(
             f"Accuracy in percent by label likelihood, mean ± standard error over {len(budget['seeds'])} seeds. "
             "Unparsed: share of label-path answers that name no class.",
-            f"Budget, written down before anything was measured: {budget['images_held_out']} images a class and style "
+            f"Budget, fixed before anything was measured: {budget['images_held_out']} images per class and style "
             f"from three styles, or {budget['images_included']} from four; {budget['epochs']} epochs, batch "
-            f"{budget['batch']}, lr {budget['lr']:g}; {budget['test_images']} test images a class and style.",
+            f"{budget['batch']}, lr {budget['lr']:g}; {budget['test_images']} test images per class and style.",
             DRAWN_NOTE,
         ),
     )
@@ -83,22 +83,22 @@ def _conditions_table(found: Certificate) -> Table:
             f"{100 * means['included']:.1f} %",
         ),
         "gap_to_close": (
-            "gap between the two",
+            "gap between style among the sources and style held out",
             f"at least {100 * bars['gap']:.0f} points",
             f"{100 * (means['included'] - means['held_out']):+.1f} points",
         ),
         "background_tells_nothing": (
-            "linear classifier on the background's colours",
+            "linear classifier on background colours",
             f"at most {100 * bars['background']:.0f} points above chance",
             f"{100 * above_chance:+.1f} points",
         ),
         "pairs_can_be_seen": (
-            "pixel classifier on counterfactual pairs, lowest kind",
+            "pixel classifier on counterfactual pairs, lowest of all kinds",
             f"at least {100 * bars['pairs']:.0f} %",
             f"{100 * found.pairs['lowest']:.1f} %",
         ),
         "wordings_differ": (
-            "base's perplexity, describer's chains over its own",
+            "base's perplexity on the describer's chains, relative to its own chains",
             f"at least {bars['perplexity_ratio']:.1f} times",
             f"{found.perplexity['ratio']:.2f} times",
         ),
@@ -106,4 +106,4 @@ def _conditions_table(found: Certificate) -> Table:
     if set(rows) != set(found.checks):
         raise ValueError(f"the conditions {', '.join(sorted(set(rows) ^ set(found.checks)))}")
     cells = tuple((*row, "yes" if found.checks[name] else "no") for name, row in rows.items())
-    return Table("conditions", ("condition", "bar", "measured", "holds"), cells)
+    return Table("conditions", ("condition", "bar", "measured", "met"), cells)

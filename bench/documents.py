@@ -32,6 +32,12 @@ from throughline.training.methods import METHODS
 
 DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md", "docs/answers.md")
 MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
+BESIDE = {
+    "cls": "labels alone",
+    "cls_matched": "labels alone, as many steps",
+    "mtct_matched": "labels and teacher's chains, as many steps",
+}
+"""What the README sets beside the whole method."""
 
 
 def rewrite(root: Path) -> list[Path]:
@@ -126,13 +132,30 @@ def matched(root: Path) -> str:
     return to_markdown(Table("matched controls", columns, rows, notes), with_title=False)
 
 
+def verdict(root: Path) -> str:
+    """For the README: the whole method minus labels alone, and minus both controls, on every answer path."""
+    found = read_finished(root, "demo_full")
+    if found is None:
+        return NOT_MEASURED
+    rows = tuple((words, *(_gap(found, answer, name) for answer in found.answers)) for name, words in BESIDE.items())
+    columns = ("whole method minus", *(f"{answer} path" for answer in found.answers))
+    return to_markdown(Table("verdict", columns, rows, (DRAWN_NOTE,)), with_title=False)
+
+
+def _gap(found: Group, answer: str, baseline: str) -> str:
+    """`-1.4 (-3.1 to +0.1)`, in points."""
+    [compared] = compare(found, answer, [("mtct_sarr", baseline)])
+    points, interval, *_ = difference_cells(compared.paired, compared.adjusted_p)
+    return f"{points} ({interval})"
+
+
 def claims(part: str) -> Callable[[Path], str]:
     """The paper's claims of one kind beside demo_full's numbers."""
     return lambda root: claims_block(part)(root, read_finished(root, "demo_full"))
 
 
 def sensitivity(root: Path) -> str:
-    """What settings are worth."""
+    """The effect of settings."""
     found = read_record(root / "evidence" / "sensitivity.json", SensitivityStudy)
     if found is None:
         return NOT_MEASURED
@@ -149,8 +172,8 @@ def sensitivity(root: Path) -> str:
         for row in one.rows
     )
     notes = (
-        f"`{found.command}`: one style held out, three seeds. Points against the first value, of rounds against the "
-        "round before; paired bootstrap over seeds and images. No correction for how many there are.",
+        f"`{found.command}`: one style held out, three seeds. Points: difference from the first value, for rounds from "
+        "the round before; paired bootstrap over seeds and images. Not corrected for the number of comparisons.",
         DRAWN_NOTE,
         found.environment.sentence(),
     )
@@ -195,16 +218,16 @@ def kills(root: Path) -> str:
     after = ", ".join(f"{kill.after_seconds:.0f}" for kill in found.kills)
     with_workers = sum(kill.whole_group for kill in found.kills)
     rows = (
-        (f"killed {len(found.kills)} times and started again", "yes" if found.killed_equal else "**no**"),
+        (f"killed {len(found.kills)} times and restarted", "yes" if found.killed_equal else "**no**"),
         ("one worker instead of two", "yes" if found.workers_equal else "**no**"),
     )
     table = Table(
         "kills",
-        ("run", f"all {found.result_lines} results lines equal but for seconds"),
+        ("run", f"all {found.result_lines} results lines equal, except for seconds"),
         rows,
         (
-            f"`{found.command}`, SIGKILL {after} seconds after the start and each restart, {with_workers} of them to "
-            "the workers as well, the others to their parent alone.",
+            f"`{found.command}`, SIGKILL {after} seconds after the start and each restart: {with_workers} times to the "
+            "parent process and its workers, otherwise to the parent process alone.",
             found.environment.sentence(),
         ),
     )
@@ -238,14 +261,14 @@ def chains(root: Path) -> str:
         return NOT_MEASURED
     columns = (
         "build",
-        "answers an image",
-        "tokens an answer",
+        "answers per image",
+        "tokens per answer",
         "well-formed %",
         "consistent %",
         "correct %",
         "images with a chain %",
-        "tokens for an image with a chain",
-        "tokens for an accepted chain",
+        "tokens per image with a chain",
+        "tokens per accepted chain",
     )
     notes = (
         f"`{found.command}`: {found.images:,} images, at most {found.candidates} candidates each; mean ± standard "
@@ -297,7 +320,7 @@ def real_answers(root: Path) -> str:
 
 def picture(root: Path) -> str:
     """The report's pictures, once they were taken."""
-    shown = {"report": "The report page of a run", "report-chains": "Its chains, shaded by what the weights expected"}
+    shown = {"report": "The report page of a run", "report-chains": "Chains, each token shaded by its probability"}
     paths = {f"docs/images/{name}.png": said for name, said in shown.items()}
     if not all((root / path).is_file() for path in paths):
         return f"Pictures of the report: {NOT_MEASURED}"
@@ -323,6 +346,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{f"results-{answer}": results_block(answer) for answer in ANSWER_ORDER},
     **{f"differences-{answer}": differences_block(answer) for answer in ANSWER_ORDER},
     "matched": matched,
+    "verdict": verdict,
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
     "sensitivity": sensitivity,

@@ -72,21 +72,21 @@ def row(says: str, analysis: Analysis):
 
 @pytest.mark.parametrize(
     ("chains", "verdict"),
-    [((1.0, 2.0, 3.0), "seen"), ((30.0, 31.0, 32.0), "the reverse"), ((5, 10, 15), "not told apart")],
+    [((1.0, 2.0, 3.0), "seen"), ((30.0, 31.0, 32.0), "the reverse"), ((5, 10, 15), "undecided")],
 )
 def test_the_interval_over_seeds_decides(chains, verdict):
     folds = tuple(
         fold("sketch", i, moved=(moved(CLS, "label", "class", 10.0), moved(CHAINS, "teacher", "class", net)))
         for i, net in enumerate(chains)
     )
-    found = row("Labels do it better than chains", analysis_of(folds))
+    found = row("Labels do so more than chains", analysis_of(folds))
     assert found[-1] == verdict
     assert float(found[3].split()[0]) == pytest.approx(10 - sum(chains) / 3, abs=0.01)
 
 
 def test_the_last_round_stands_for_its_method():
     folds = (fold("sketch", 0, moved=(moved(FIRST, "self", "chain", 1.0), moved(LAST, "self", "chain", 7.0, MTCT))),)
-    assert row("Training on own chains makes their tokens sure", analysis_of(folds))[3] == "7.00 points"
+    assert row("Training on own chains raises their tokens above 0.75", analysis_of(folds))[3] == "7.00 points"
 
 
 def test_what_no_fold_speaks_of_is_not_measured():
@@ -101,10 +101,10 @@ def test_falls_are_of_the_whole_chains_accuracy():
         variant("another image's chain", 0.5, about(0, 2)),
     )
     analysis = analysis_of((fold("sketch", 0, variants=variants),))
-    assert row("The image decides the conclusion", analysis)[3] == "40.00 points"
-    *_, numbers, interval, verdict = row("So does the chain", analysis)
+    assert row("Conclusions depend on the image", analysis)[3] == "40.00 points"
+    *_, numbers, interval, verdict = row("Conclusions depend on the chain", analysis)
     low, high = (float(end) for end in interval.split(" to "))
-    assert (numbers, verdict) == ("0.00 points", "not told apart")
+    assert (numbers, verdict) == ("0.00 points", "undecided")
     assert low == pytest.approx(-2, abs=0.2) and high == pytest.approx(2, abs=0.2)
 
 
@@ -114,7 +114,7 @@ def test_a_measure_that_no_seed_changes_still_has_the_images_interval():
         net=about(-20.0, 5.0),
     )  # fmt: skip
     folds = tuple(fold("sketch", seed, context=(base,)) for seed in range(3))
-    *_, interval, verdict = row("A chain as context makes the untrained model sure", analysis_of(folds))
+    *_, interval, verdict = row("A chain in the context raises the untrained model's confidence", analysis_of(folds))
     low, high = (float(end) for end in interval.split(" to "))
     assert low == pytest.approx(-25, abs=0.4) and high == pytest.approx(-15, abs=0.4) and verdict == "the reverse"
 
@@ -133,7 +133,7 @@ def apart(of: str, *distances: float) -> Divergence:
     [
         ((0.5, 0.6), (0.2, 0.3), "seen"),
         ((0.1, 0.2), (0.5, 0.6), "the reverse"),
-        ((0.1, 0.6), (0.2, 0.3), "not told apart"),
+        ((0.1, 0.6), (0.2, 0.3), "undecided"),
     ],
 )
 def test_divergence_is_above_chance_and_of_every_pair(images, chains, verdict):

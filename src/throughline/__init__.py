@@ -1,4 +1,4 @@
-"""Throughline: multimodal LLMs that hold up on unseen domains by reasoning. Imports nothing heavy.
+"""Throughline fine-tunes multimodal LLMs with reasoning chains, for unseen image domains. Imports nothing heavy.
 
 The names of `__all__` are for notebooks and scripts, and are loaded when they are first used (`docs/howto/python.md`).
 """

@@ -69,8 +69,8 @@ def test_a_limited_build_says_what_all_images_would_take(
 ) -> None:
     words = ["--teacher", server.url, "--model", "gpt-4o", "--limit", 6]
     assert chains("build", world, "--out", tmp_path, *words) == 0
-    told = capsys.readouterr().out.partition("for all 24 images")[2]
-    assert "images that want chains: 18 of 24" in told and "mean of 6 answers" in told and "cost: $" in told
+    told = capsys.readouterr().out.partition("estimate for all 24 images")[2]
+    assert "images that need chains: 18 of 24" in told and "mean of 6 answers" in told and "cost: $" in told
 
 
 def test_an_endpoint_is_asked_with_the_parameters_given(
@@ -117,7 +117,7 @@ def test_ctrl_c_waits_for_what_is_under_way(world: Path, tmp_path: Path) -> None
         _, told = process.communicate(timeout=60)
         sent = server.stats()["requests"]
     assert process.returncode == 3, told
-    assert "waiting for 4 answers that may be billed" in told and "images still open" in told
+    assert "waiting for 4 answers that may cost money" in told and "images not done yet" in told
     assert len(read_journal(tmp_path).candidates) == sent < 24
     assert (tmp_path / "in-flight-0.txt").read_text().split() == ["lost", "0"]
 
@@ -179,7 +179,7 @@ def test_answers_of_nothing_but_thinking_are_told_and_can_be_read(
     with running_server(ServerSettings(always=thought_about(world))) as server:
         assert chains(*words, "--out", tmp_path / "a", "--teacher", server.url) == 0
         told = capsys.readouterr().out
-        assert "empty 2" in told and "2 answers were thinking alone" in told and "--read-thinking" in told
+        assert "empty 2" in told and "2 answers had only thinking" in told and "--read-thinking" in told
         assert chains(*words, "--out", tmp_path / "b", "--teacher", server.url, "--read-thinking", "--json") == 0
         assert json.loads(capsys.readouterr().out)["by_rule"]["format"] > 0
 
@@ -198,7 +198,7 @@ def test_a_batchs_answers_of_nothing_but_thinking_are_told_and_can_be_read(
         capsys.readouterr()
         assert chains("batch", "read", world, answers, "--out", store, *read_thinking) == 0
         told = capsys.readouterr().out
-        assert ("1 answers were thinking alone: --read-thinking" in told) == (not read_thinking)
+        assert ("1 answers had only thinking: --read-thinking" in told) == (not read_thinking)
         assert read_journal(store).verdicts[0].accepted == bool(read_thinking)
 
 
@@ -374,22 +374,22 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        (["--teacher", "http://127.0.0.1:9/v1"], 2, "no model is named"),
-        (["--teacher", "http://a/v1", "pocket", "--model", "m"], 2, "'pocket' is no URL like the others"),
-        (["--teacher", "drawn", "pocket"], 2, "only endpoints can be several teachers"),
-        (["--teacher", "drawn", "--shard", "4"], 2, "is no I/N"),
+        (["--teacher", "http://127.0.0.1:9/v1"], 2, "no model is given"),
+        (["--teacher", "http://a/v1", "pocket", "--model", "m"], 2, "'pocket' is not a URL like the others"),
+        (["--teacher", "drawn", "pocket"], 2, "several teachers at once must be endpoints"),
+        (["--teacher", "drawn", "--shard", "4"], 2, "is not I/N"),
         (["--teacher", "drawn", "--shard", "4/4"], 1, "number them from 0"),
         (["--teacher", "drawn", "--candidates", "99"], 1, "ask for 1 to 64"),
         (["--teacher", "drawn", "--enough", "5"], 2, "more than --candidates 4"),
         (["--teacher", "drawn", "--judge", "critic"], 2, "the judge has no endpoint"),
         (["--teacher", "http://a/v1", "--model", "mine", "--max-cost", "1"], 2, "price of mine is not known"),
-        (["--teacher", "http://a/v1", "--model", "m", "--param", "heat"], 2, "is no NAME=VALUE"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "heat"], 2, "is not NAME=VALUE"),
         (["--teacher", "http://a/v1", "--model", "m", "--param", "n=2"], 2, "--candidates"),
-        (["--teacher", "http://a/v1", "--model", "m", "--param", "top_p=.nan"], 2, "no JSON value"),
-        (["--teacher", "http://a/v1", "--model", "m", "--param", "d=2024-01-01"], 2, "no JSON value"),
-        (["--teacher", "http://[::1/v1", "--model", "m"], 2, "no base URL"),
-        (["--teacher", "http://127.0.0.1:99999/v1", "--model", "m"], 2, "no base URL"),
-        (["--teacher", "http://", "--model", "m"], 2, "no base URL"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "top_p=.nan"], 2, "not valid JSON"),
+        (["--teacher", "http://a/v1", "--model", "m", "--param", "d=2024-01-01"], 2, "not valid JSON"),
+        (["--teacher", "http://[::1/v1", "--model", "m"], 2, "not a base URL"),
+        (["--teacher", "http://127.0.0.1:99999/v1", "--model", "m"], 2, "not a base URL"),
+        (["--teacher", "http://", "--model", "m"], 2, "not a base URL"),
         (["--teacher", "http://a/v1", "--model", "gpt-4o", "--judge", "x", "--max-cost", "1"], 2, "price of x"),
         (["--teacher", "nowhere/at-all"], 1, "nowhere/at-all"),
         (["--teacher", "127.0.0.1:8000/v1", "--model", "m"], 2, "begin a URL with http://"),
@@ -399,14 +399,14 @@ def test_an_estimate_asks_nobody_and_writes_nothing(
         (["--teacher", "[::1]:8000/v1", "--model", "m"], 2, "begin a URL with http://"),
         (["--teacher", "http:/a/v1", "--model", "m"], 2, "begin a URL with http://"),
         (["--teacher", "ftp://a/v1", "--model", "m"], 2, "begin a URL with http://"),
-        (["--teacher", "HTTP://a/v1"], 2, "no model is named"),
+        (["--teacher", "HTTP://a/v1"], 2, "no model is given"),
         (["--teacher", "Qwen/Qwen2.5-VL-7B-Instruct"], 1, "no such checkpoint folder"),
         (["--teacher", "drawn", "--prompt", "no-such-file.txt"], 1, "cannot read the prompt template"),
-        (["--teacher", "drawn", "--max-cost", "1"], 2, "--max-cost means nothing"),
+        (["--teacher", "drawn", "--max-cost", "1"], 2, "--max-cost has no effect"),
         (["--teacher", "http://a/v1", "--model", "gpt-4o", "--max-cost", "-1"], 2, "expected: greater than 0"),
         (["--teecher", "drawn"], 2, "--teacher"),
         (["--teacher", "http://a/v1", "--model", "m", "--max-new-tokens", "9"], 2, "--param max_tokens=N"),
-        (["--teacher", "drawn", "--model", "m"], 2, "--model means nothing with this teacher"),
+        (["--teacher", "drawn", "--model", "m"], 2, "--model has no effect with this teacher"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_no_store(
@@ -425,7 +425,7 @@ def test_two_writers_of_one_shard_are_one_too_many(
 
     with JournalWriter(store / "journal-0.jsonl"):
         assert chains("build", world, "--teacher", "drawn", "--out", store) == 1
-    assert "another writer holds this journal" in capsys.readouterr().err
+    assert "another process is writing this journal" in capsys.readouterr().err
 
 
 def test_a_store_is_counted_checked_shown_and_exported(
@@ -474,7 +474,7 @@ def test_batch_files_go_out_and_come_back(world: Path, tmp_path: Path, capsys: p
     out = tmp_path / "answers.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in answers))
     assert chains("batch", "read", world, out, "--out", store) == 0
-    assert "24 answers taken up" in capsys.readouterr().out
+    assert "24 answers added" in capsys.readouterr().out
     out.write_text('{"custom_id": "another"}\n')
     assert chains("batch", "read", world, out, "--out", store) == 1
     assert f"{out}:1: no such request" in capsys.readouterr().out

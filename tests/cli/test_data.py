@@ -61,7 +61,7 @@ def test_check_ends_with_1_and_names_every_defect_when_training_would_be_wrong(f
     assert main(["data", "check", str(folder)]) == 1
     printed = capsys.readouterr().out
     assert "error: art/x/0.png: the file has zero bytes" in printed
-    assert "warning: files that are no images are left out: art/x/note.txt" in printed
+    assert "warning: files that are not images are left out: art/x/note.txt" in printed
     assert "photo/y/copy [red].png" in printed
     assert "training would be wrong" in printed
 
@@ -84,7 +84,7 @@ def test_check_prints_json_alone(folder, capsys):
         ("x++", 1, "differ only in case, blanks or punctuation"),
         ("<b>bold</b>", 1, "line break or a tag"),
         ("two\nlines", 1, "line break or a tag"),
-        ("late, but red", 0, "holds a comma"),
+        ("late, but red", 0, "contains a comma"),
     ],
 )
 def test_class_names_that_answers_cannot_be_told_by_are_told_before_a_unit_starts(folder, capsys, name, code, said):
@@ -135,7 +135,7 @@ def test_one_class_split_folders_and_narrow_images_are_told_by_a_dry_run(folder,
 
     for number in range(5):
         Image.fromarray(np.full((4, 4), 4090 + number, np.uint16)).save(folder / "art/x" / f"{number}.png")
-    assert dry_run(folder)[0] == 0 and "4 of 4 16-bit images looked at in art use 12 bits" in dry_run(folder)[1]
+    assert dry_run(folder)[0] == 0 and "4 of 4 16-bit images looked at in art use only 12 bits" in dry_run(folder)[1]
     for name in ("train", "val"):
         shutil.copytree(folder, tmp_path / "splits" / name)
     code, said = dry_run(tmp_path / "splits")

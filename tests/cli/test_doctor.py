@@ -56,7 +56,7 @@ def test_the_demo_needs_no_gpu(machine):
     [
         ({"python": Package("python", ">=3.12", "3.11.7", False)}, "Python 3.11.7 is not >=3.12"),
         ({"packages": (Package("numpy", ">=2.2", None, False),)}, "numpy is not installed (required: >=2.2)"),
-        ({"packages": (Package("numpy", ">=2.2", "1.26", False),)}, "numpy 1.26 does not fit"),
+        ({"packages": (Package("numpy", ">=2.2", "1.26", False),)}, "numpy 1.26 is not supported"),
         ({"torch": Library(None, "no libcudart")}, "torch does not load: no libcudart"),
         ({"torchvision": Library(None, "no nms")}, "torchvision does not load: no nms"),
         ({"memory": 2 * GB}, "2.0 GB of memory"),

@@ -167,11 +167,11 @@ def test_a_full_disk_anywhere_is_one_line(capsys, verb, monkeypatch):
     monkeypatch.setattr(roof, "_silence", lambda stream: None)  # the captured stream has no descriptor to spare
     verb(raiser(OSError(errno.ENOSPC, "No space left on device", "/out/adapter")))
     assert main(["doctor"]) == 1
-    line = "throughline: error: cannot write: No space left on device [/out/adapter]: free some space\n"
+    line = "throughline: error: cannot write: No space left on device [/out/adapter]: free disk space\n"
     assert capsys.readouterr().err == line
     verb(raiser(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")))
     assert main(["doctor"]) == 1
-    line = "throughline: error: cannot write: No space left on device: free some space\n"
+    line = "throughline: error: cannot write: No space left on device: free disk space\n"
     assert capsys.readouterr().err == line
 
 
@@ -187,7 +187,7 @@ def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1():
         )
     assert ended.returncode == 1
     assert ended.stderr == (
-        "throughline: error: cannot write: No space left on device [standard output]: free some space\n"
+        "throughline: error: cannot write: No space left on device [standard output]: free disk space\n"
     )
 
 

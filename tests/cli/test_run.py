@@ -78,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_read_keeps_the_counts_and_says_why(checkpoi
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        ([], 2, "no config is named"),
+        ([], 2, "no config is given"),
         (["demo", "--set", "training.stage.epoch=1"], 1, "did you mean training.stage.epochs?"),
         (["demmo"], 1, "did you mean demo?"),
         (["demo", "--workers", "0"], 2, "greater than or equal to 1"),

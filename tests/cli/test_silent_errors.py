@@ -48,17 +48,17 @@ def test_an_adapter_that_holds_no_numbers_is_not_loaded(tmp_path, tiny_mllm, tin
     weights = load_file(tmp_path / ADAPTER_WEIGHTS)
     name = sorted(weights)[0]
     save_file({**weights, name: torch.full_like(weights[name], float("nan"))}, tmp_path / ADAPTER_WEIGHTS)
-    with pytest.raises(ThroughlineError, match=r"no numbers, e\.g\. .*: its training diverged"):
+    with pytest.raises(ThroughlineError, match=r"not numbers, e\.g\. .*: its training diverged"):
         load_adapter(load_mllm(str(tiny_checkpoint)).model, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("seeds=0,1,0", "seeds: 0 stands twice"),
-        ("data.targets=photo,photo", "data.targets: photo stands twice"),
-        ("methods=cls,cls", "methods: cls stands twice"),
-        ("evaluation.answering.answers=label,label", "label stands twice"),
+        ("seeds=0,1,0", "seeds: 0 is given twice"),
+        ("data.targets=photo,photo", "data.targets: photo is given twice"),
+        ("methods=cls,cls", "methods: cls is given twice"),
+        ("evaluation.answering.answers=label,label", "label is given twice"),
         ("training.stage.lr=.inf", "training.stage.lr is inf, expected: a finite number"),
         ("training.stage.weight_decay=.nan", "training.stage.weight_decay is nan, expected: a finite number"),
     ],
@@ -75,5 +75,5 @@ def test_a_key_that_stands_twice_is_told_with_its_line(doubled, tmp_path, capsys
     config.write_text("name: x\n" + doubled)
     assert main(["run", str(config), "--out", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().err
-    assert "stands twice" in said
+    assert "is given twice" in said
     assert f"{Path(config).name}, line" in said

@@ -46,8 +46,8 @@ def test_by_default_every_label_is_learnt_from_and_the_counts_are_told(images_an
     all_images, few = marks["cls"][0], marks["reasoning"][0]
     assert marks == {"cls": (all_images, 0), "reasoning": (few, few), "mtct": (all_images, few)}
     assert 0 < few <= 6 < all_images
-    assert f"reasoning learns from {few} images, others from {all_images}" in printed.err
-    assert f"mtct has chains for {few} of its {all_images} images" in printed.err
+    assert f"reasoning is trained on {few} images, others on {all_images}" in printed.err
+    assert f"mtct has chains for only {few} of its {all_images} images" in printed.err
     assert "images" in printed.out
 
 
@@ -57,10 +57,10 @@ def test_shared_coverage_shows_all_methods_the_same_images(images_and_chains, tm
     assert run_with(images_and_chains, tmp_path / "run", "chains.coverage=shared") == 0
     few = images_of(tmp_path / "run")["cls"][0]
     assert images_of(tmp_path / "run") == {"cls": (few, 0), "reasoning": (few, few), "mtct": (few, few)}
-    assert "learns from" not in capsys.readouterr().err
+    assert "is trained on" not in capsys.readouterr().err
 
 
 def test_shared_coverage_without_chains_is_one_line(tmp_path, capsys):
     keys = ["--set", "chains.coverage=shared", "--set", "chains.teacher=null", "--set", "methods=cls"]
     assert main(["run", "tiny", "--out", str(tmp_path / "run"), *keys]) == 1
-    assert "coverage is shared and there are no chains" in capsys.readouterr().err
+    assert "coverage is shared, but there are no chains" in capsys.readouterr().err

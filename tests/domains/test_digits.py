@@ -111,7 +111,7 @@ def test_an_unusable_place_or_shift_is_named_and_nothing_is_touched(tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(ThroughlineError, match="not empty"):
         write_digits(tmp_path / "full", "rotation")
-    with pytest.raises(ThroughlineError, match="a file is in the way"):
+    with pytest.raises(ThroughlineError, match="a file has the name of this folder"):
         write_digits(tmp_path / "full" / "mine.txt", "rotation")
     with pytest.raises(ThroughlineError, match="cannot write"):
         write_digits(tmp_path / "full" / "mine.txt" / "below", "rotation")

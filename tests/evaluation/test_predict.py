@@ -119,7 +119,7 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(predict, model, images, pr
         ([model, empty], 1, "no images found"),
         ([model, image, "--csv", blocked], 1, "cannot write"),
         ([model, image, "--csv", empty], 1, "a folder is in the way"),
-        ([model, image, "--csv", "-", "--json"], 2, "both want stdout"),
+        ([model, image, "--csv", "-", "--json"], 2, "both write to stdout"),
         ([model, image, "--classes", "cat"], 2, "one class"),
         ([preset.parent / "tiny-base", image], 2, "--classes"),
         ([images, image], 1, "no model here"),
@@ -155,7 +155,7 @@ def test_the_same_call_continues_a_file_whose_last_row_is_torn(predict, model, i
         assert (code, out, file.read_bytes()) == (0, "", whole)
         done = max(whole[:torn].decode(errors="ignore").count(f"\n{images}"), 1) - 1
         assert asked_about == shown[done // 4 * 4 :]  # a torn batch is asked whole
-        assert (f"{done} of 12 images are answered already in {file}" in errors) == (done > 0)
+        assert (f"{done} of 12 images already have an answer in {file}" in errors) == (done > 0)
 
 
 def test_a_finished_file_needs_no_model(predict, model, images, tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_finished_file_needs_no_model(predict, model, images, tmp_path, monkey
     monkeypatch.setattr("throughline.evaluation.saved_model.open_model", None)
     code, out, errors = predict(model, images, "--csv", file, "--no-chain", "--json")
     assert (code, json.loads(out), file.read_bytes()) == (0, [], whole)
-    assert errors.splitlines() == [f"12 of 12 images are answered already in {file}"]
+    assert errors.splitlines() == [f"12 of 12 images already have an answer in {file}"]
 
 
 def test_a_file_of_another_call_is_told_before_a_model_is_loaded(predict, model, preset, images, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_ctrl_c_says_whether_the_same_command_goes_on(predict, model, images, tm
         code, _, errors = predict(model, images, "--no-chain", *(["--csv", file] if to_file else []))
     assert code == 3
     if not to_file:
-        assert "without --csv FILE the same command begins anew" in errors
+        assert "without --csv FILE the same command starts from the beginning" in errors
         return
     assert "the same command continues" in errors and len(file.read_text().splitlines()) == 4
     predict(model, images, "--no-chain", "--csv", file)
@@ -247,8 +247,8 @@ def test_thresholds_that_mean_nothing_are_refused(predict, model, images, preset
     for arguments, said in (
         (["--min-confidence", "80"], "less than or equal to 1"),
         (["--min-confidence", "nan"], "min-confidence"),
-        (["--require-agreement", "--no-chain"], "needs a chain"),
-        (["--min-confidence", "0.5", "--classes", "cat,unknown"], "a class is called unknown"),
+        (["--require-agreement", "--no-chain"], "needs chains"),
+        (["--min-confidence", "0.5", "--classes", "cat,unknown"], "a class has the name unknown"),
     ):
         code, out, errors = predict(model, image, *arguments)
         assert (code, out) == (2, ""), arguments

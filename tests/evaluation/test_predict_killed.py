@@ -53,7 +53,7 @@ def test_five_kills_change_nothing(tiny_checkpoint, tmp_path):
         before = rows_at(killed)
         killed.write_bytes(content[:-3])  # a kill within a row
     end_of(started(killed))
-    assert f"{before - 1} of {IMAGES} images are answered already" in said.read_text()
+    assert f"{before - 1} of {IMAGES} images already have an answer" in said.read_text()
     assert killed.read_bytes() == whole
     names = [row["image"] for row in csv.DictReader(killed.open(newline=""))]
     assert sorted(names) == images

@@ -320,7 +320,7 @@ def test_a_damaged_file_is_written_anew(folder: Path) -> None:
 
 
 def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ThroughlineError, match="no run folder"):
+    with pytest.raises(ThroughlineError, match="not a run folder"):
         analyze_run(tmp_path, ALL)
     with pytest.raises(UsageError, match=r"no analysis is called 'entropie'.*entropy"):
         analyze_run(folder, replace(ALL, what=("entropie",)))
@@ -330,9 +330,9 @@ def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.C
         analyze_run(folder, ALL)
     assert main(["analyze"]) == 2
     assert main(["analyze", "--model", "pocket"]) == 2
-    assert "name a journal with --chains" in capsys.readouterr().err
+    assert "name a store with --chains" in capsys.readouterr().err
     assert main(["analyze", str(folder), "--tiles", "2"]) == 2
-    assert "--tiles does not go with a run" in capsys.readouterr().err
+    assert "--tiles cannot be used with a run" in capsys.readouterr().err
     assert main(["analyze", str(folder), "--methods", "mtctsarr"]) == 2
     assert "no method is called 'mtctsarr'" in capsys.readouterr().err
 

@@ -136,7 +136,7 @@ def test_an_adapter_of_4_bit_weights_is_merged_into_full_width_when_asked_to(
         assert code == 1 and "trained on weights in nf4" in err and "--quantization none" in err
         code, out, err = export(trained, "--quantization", "none", out=tmp_path / str(number))
         assert code == 0, err
-        assert "fitted beside weights in nf4" in out
+        assert "trained with base weights in nf4" in out
         assert json.loads((tmp_path / str(number) / EXPORT_RECORD).read_text())["quantization"] == "nf4"
 
 
@@ -155,7 +155,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(
     assert "no such model" in line(tmp_path / "nowhere")
     assert "no such image or folder" in line(model, "--images", tmp_path / "nowhere")
     monkeypatch.setattr("throughline.mllm.merge_check.EXACT", 1e-12)
-    assert "says something else than the adapter" in line(model)
+    assert "differs from the adapter" in line(model)
 
 
 def test_a_folder_that_holds_something_is_not_touched(export: Export, model: Path, tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def test_a_server_and_4_bit_weights_are_refused_in_one_line():
     assert load_config("demo", [serve]).training.sampler.serve
     with pytest.raises(ThroughlineError) as refused:
         load_config("demo", [serve, "model.quantization=nf4"])
-    assert refused.value.what.startswith("a server is given merged weights") and "\n" not in str(refused.value)
-    assert "drop model.quantization" in str(refused.value)
+    assert refused.value.what.startswith("a server needs merged weights") and "\n" not in str(refused.value)
+    assert "remove model.quantization" in str(refused.value)
 
 
 def test_images_and_a_drawn_world_together_are_refused():

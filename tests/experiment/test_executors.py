@@ -414,7 +414,9 @@ def test_a_round_that_trained_and_changed_no_output_is_an_error(
         return (3, []) if folder.name == "round-1" else real(*arguments, folder=folder, **options)
 
     monkeypatch.setattr(trainer, "train_stage", idle)
-    with pytest.raises(ThroughlineError, match=r"round 1 trained, and the output did not change \[sketch-mtct_sarr"):
+    with pytest.raises(
+        ThroughlineError, match=r"round 1 was trained, but the output did not change \[sketch-mtct_sarr"
+    ):
         here(tmp_path, "methods=mtct_sarr")
 
 

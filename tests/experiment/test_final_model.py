@@ -162,7 +162,7 @@ def test_a_model_that_is_there_is_not_fitted_again_and_another_is_refused(undist
     before = weights(undisturbed.folder)
     command = ["fit", str(world), "--out", str(undisturbed.folder), "--chains", str(journal), "--preset", str(preset)]
     assert main(command) == 0
-    assert "this model is there" in capsys.readouterr().out
+    assert "this model is finished" in capsys.readouterr().out
     assert main([*command, "--epochs", "2"]) == 1
     errors = capsys.readouterr().err
     assert "another model is here (" in errors and "stage.epochs: 1.0 → 2.0" in errors
@@ -218,12 +218,12 @@ def test_a_fault_is_one_line_and_nothing_is_written(line, world, tmp_path):
     assert "learns from labels only" in line("--method", "cls", "--chains", other, code=2)
     assert "no chain journal here" in line("--chains", tmp_path / "none.jsonl", code=1)
     assert "no chain of a source image is accepted" in line("--chains", other, code=1)
-    assert "the describer knows drawn worlds only" in line("--chains", "describer", code=1)
+    assert "the describer knows drawn images only" in line("--chains", "describer", code=1)
     assert "no such checkpoint" in line("--checkpoint", tmp_path / "none", code=1)
-    assert "no checkpoint here" in line("--checkpoint", world, code=1)
+    assert "no checkpoint in this folder" in line("--checkpoint", world, code=1)
     single = write_images(tmp_path / "single", classes=("cat",))
     assert "only one class (cat)" in line(images=single, code=1)
-    assert "in the way" in line(out=blocked, code=1)
+    assert "a file has the name" in line(out=blocked, code=1)
     assert "cannot write" in line(out=blocked / "model", code=1)
     assert "greater than 0" in line("--lr", "-1", code=2)
 

@@ -239,7 +239,7 @@ def test_a_failed_unit_ends_nothing_but_what_needs_it_and_the_next_call_does_tho
         f"sketch-{method}-seed{seed}" for method in ("zero_shot", "cls") for seed in (0, 1)
     }
     assert len(read_json_lines(folder / "results.jsonl")) == 7 * 3
-    missing = f"Missing, since not done: {', '.join(sorted(lost))}."
+    missing = f"Not done yet: {', '.join(sorted(lost))}."
     assert missing in " ".join(printed.split())
     assert missing in (folder / "report" / "index.html").read_text()
 
@@ -265,7 +265,7 @@ def test_every_failed_unit_has_a_line_and_a_run_of_nothing_but_failures_says_onl
 def test_what_failed_and_is_done_with_other_settings_is_not_missing(command, monkeypatch):
     monkeypatch.setenv("FAKE_DIVERGES", "cls")
     _, printed, _ = command(methods="methods=cls,zero_shot")
-    assert "Missing, since not done: sketch-cls-seed0." in " ".join(printed.split())
+    assert "Not done yet: sketch-cls-seed0." in " ".join(printed.split())
     monkeypatch.delenv("FAKE_DIVERGES")
     code, printed, errors = command("--set", "training.stage.lr=1e-5", methods="methods=cls,zero_shot")
     assert (code, errors) == (0, []) and "Missing" not in printed
@@ -316,7 +316,7 @@ def test_where_a_worker_is_killed_another_does_the_rest(command, monkeypatch, tm
     code, printed, (line,) = command(methods="methods=zero_shot,cls,reasoning")
     assert code == 1 and "sketch-cls-seed0-" in line and ": its worker was killed by signal 9" in line
     assert sorted(slugs(tmp_path / "run", "end")) == ["sketch-reasoning-seed0", "sketch-zero_shot-seed0"]
-    assert "Missing, since not done: sketch-cls-seed0." in " ".join(printed.split())
+    assert "Not done yet: sketch-cls-seed0." in " ".join(printed.split())
     monkeypatch.delenv("FAKE_DIES")
     assert command(methods="methods=zero_shot,cls,reasoning")[0] == 0
 
@@ -325,7 +325,7 @@ def test_where_a_worker_is_killed_another_does_the_rest(command, monkeypatch, tm
 def test_a_full_disk_in_a_unit_is_one_line_without_traceback(command, monkeypatch, tmp_path, kind):
     monkeypatch.setenv("FAKE_FULL_DISK", f"{kind}:cls")
     code, _, (line,) = command(methods="methods=cls,zero_shot")
-    assert code == 1 and "cannot write: " in line and line.endswith("free some space")
+    assert code == 1 and "cannot write: " in line and line.endswith("free disk space")
     assert not list((tmp_path / "run").rglob("failure.txt"))
     assert slugs(tmp_path / "run", "end") == ["sketch-zero_shot-seed0"]
 
@@ -448,8 +448,8 @@ def test_faulty_input_is_found_before_anything_is_written(run, tmp_path, overrid
     ("files", "line"),
     [
         ({"pytorch_model.bin": ""}, "pickled"),
-        ({"config.json": '{"model_type": "bert"}', "model.safetensors": ""}, "'bert' checkpoint is no image-text"),
-        ({}, "no checkpoint here"),
+        ({"config.json": '{"model_type": "bert"}', "model.safetensors": ""}, "'bert' checkpoint is not an image-text"),
+        ({}, "no checkpoint in this folder"),
     ],
 )
 def test_a_checkpoint_that_cannot_work_is_found_before_anything_is_written(run, tmp_path, files, line):
@@ -472,7 +472,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(run, tmp_path):
 
 def test_a_file_in_the_way_of_the_run_folder_is_one_line(run, tmp_path):
     (tmp_path / "run").write_text("x")
-    with pytest.raises(ThroughlineError, match="a file is in the way"):
+    with pytest.raises(ThroughlineError, match="a file has the name of this folder"):
         run("methods=cls")
 
 

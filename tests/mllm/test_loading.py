@@ -49,7 +49,7 @@ def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_text_only_checkpoint(tmp_path: Path) -> None:
-    assert "'qwen2' checkpoint is no image-text-to-text model" in fault(write_text_checkpoint(tmp_path / "text"))
+    assert "'qwen2' checkpoint is not an image-text-to-text model" in fault(write_text_checkpoint(tmp_path / "text"))
 
 
 def test_pickled_weights(copy: Path) -> None:

@@ -79,5 +79,5 @@ def test_a_tokenizer_that_does_not_tell_is_named(mllms: dict[str, Mllm], monkeyp
         return real(self, *args, **options)
 
     monkeypatch.setattr(type(chat.tokenizer), "__call__", slow)
-    with pytest.raises(ThroughlineError, match="does not tell which characters"):
+    with pytest.raises(ThroughlineError, match="does not say which characters"):
         chat.answer_spans(QUESTION, "cat")

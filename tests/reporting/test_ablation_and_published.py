@@ -96,7 +96,7 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(make_run: Callable[...
     others = published_methods(group)
     assert others is not None and ("RD-MLDG", "InternVL3-8B", "70.65") in others.rows and len(others.rows) == 10
     page = write_page(fake.folder).read_text()
-    assert "TerraIncognita: this run beside the paper" in page and "GPT-4o" in page
+    assert "TerraIncognita: this run and the paper" in page and "GPT-4o" in page
     drawn = Group(run, "drawn", "pocket")
     assert published_ablation(drawn, {}) is None and published_methods(drawn) is None
 

@@ -66,7 +66,7 @@ def test_every_section_has_something_when_everything_was_measured(analysed: Run)
     assert all(section.tables or section.figures for section in sections(find_analysis(analysed)[0]))
     page = unescape(page_of(analysed))
     for words in (
-        "Beside the paper's figures", "+43.38", "+1.88", "+29.74", "+43.28", "86.33", "92.23", "90.23",
+        "Compared with the paper's numbers", "+43.38", "+1.88", "+29.74", "+43.28", "86.33", "92.23", "90.23",
         "not comparable", "Distance between domains", "expected by chance", "Does the conclusion depend on the chain?",
         "rounds: mtct_sarr, label path", "class probability by step, sarr", "--limit 8",
     ):  # fmt: skip
@@ -110,7 +110,7 @@ def test_an_analysis_of_other_units_is_told(make_run: Callable[..., FakeRun]) ->
     stale = full_analysis(run).model_dump_json().replace("cls-sketch-0", "cls-sketch-9")
     (run.folder / FILE).write_text(stale)
     _, notes = find_analysis(run)
-    assert notes[0].startswith("analysis.json is about units that this run no longer has (cls-sketch-9")
+    assert notes[0].startswith("analysis.json has units that this run no longer has (cls-sketch-9")
 
 
 def test_one_fold_has_its_interval_and_several_their_standard_error() -> None:
@@ -136,9 +136,9 @@ def test_the_papers_figures_stand_beside_ours(analysis: Analysis) -> None:
     table = beside_the_paper(analysis.folds, analysis.scope)
     assert table is not None
     rows = by_name(table)
-    label = rows["class tokens, low to high, direct-label SFT, points"]
+    label = rows["class tokens, low to high, training on labels, points"]
     assert label[:2] == ("+43.38", "cls") and label[2].startswith("+50.0")
-    own = rows["class tokens, low to high, self-generated-chain SFT, points"]
+    own = rows["class tokens, low to high, training on own chains, points"]
     assert own[:2] == ("+29.74", "sarr") and own[-1].startswith("+50.0")
     assert "not comparable" in table.notes[0] and "InternVL3-8B" in table.notes[0]
 

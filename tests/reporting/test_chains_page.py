@@ -178,7 +178,7 @@ def test_the_same_store_gives_the_same_bytes_and_no_path(page: Path, store: Path
     write_chains_page(store, again, images)
     assert again.read_bytes() == page.read_bytes()
     text = page.read_text()
-    assert str(store.parent) not in text and str(images.root) not in text and "Chains of my store" in text
+    assert str(store.parent) not in text and str(images.root) not in text and "Reasoning chains in my store" in text
 
 
 def test_the_page_asks_nobody_for_anything(page: Path) -> None:
@@ -274,7 +274,7 @@ def test_lines_that_cannot_be_used_are_counted(store: Path, tmp_path: Path) -> N
 
 def test_a_store_without_candidates_is_the_users_fault(tmp_path: Path) -> None:
     store = write(tmp_path / "store", [make_header(CLASSES, FIVE_STAGE, PROMPTS.texts)])
-    with pytest.raises(ThroughlineError, match="holds no candidate"):
+    with pytest.raises(ThroughlineError, match="has no candidate"):
         write_chains_page(store, tmp_path / "page.html", None)
     with pytest.raises(ThroughlineError, match="cannot read the journal"):
         write_chains_page(tmp_path / "none", tmp_path / "page.html", None)

@@ -150,7 +150,7 @@ def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable
     for file in fake.folder.glob("units/*/*"):
         file.unlink()
     text = write_page(fake.folder, fake.images).read_text()
-    assert "no predictions yet" in text and "so nothing to count" in text and "missing or unreadable" in text
+    assert "no predictions yet" in text and "no predictions in the" in text and "missing or unreadable" in text
 
 
 def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Callable[..., FakeRun]) -> None:
@@ -190,7 +190,7 @@ def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable
     kept = [row for row in read_json_lines(fake.folder / "results.jsonl") if row["unit"] != stopped.name]
     write_json_lines(fake.folder / "results.jsonl", kept)
     text = write_page(fake.folder, fake.images).read_text()
-    assert f"<li>{stopped.name}: not done</li>" in text and "3 things are missing or unreadable" in text
+    assert f"<li>{stopped.name}: not done</li>" in text and "3 parts of the run are missing or unreadable" in text
     shown = {(image[0].split("/")[0], tuple(entry[0] for entry in image[4])) for image in gallery_of(text)["images"]}
     assert shown == {("painting", (0, 1)), ("sketch", (0,))}
 

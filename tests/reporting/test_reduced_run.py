@@ -98,7 +98,7 @@ def damage_config(folder: Path) -> None:
     [
         (damage_config, "data.images is a path of this machine"),
         (damage_unit, "not done"),
-        (damage_results, "results say"),
+        (damage_results, "right in the results"),
         (damage_predictions, "no predictions for its results on the label path"),
     ],
 )
@@ -122,5 +122,5 @@ def test_predictions_of_another_shape_are_one_clear_line(make_run: Callable[...,
     with pytest.raises(ThroughlineError, match="cannot be read"):
         read_run(folder)
     pyarrow.parquet.write_table(whole.slice(5), folder / REDUCED_PREDICTIONS)
-    with pytest.raises(ThroughlineError, match="results say"):
+    with pytest.raises(ThroughlineError, match="right in the results"):
         require_whole(read_run(folder))

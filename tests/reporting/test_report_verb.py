@@ -50,7 +50,7 @@ def test_stdout_is_the_table_alone_in_the_format_asked_for(
     "words,what",
     [
         (["{tmp}/nowhere"], "no such run folder"),
-        (["{tmp}"], "this is no run folder"),
+        (["{tmp}"], "this is not a run folder"),
         (["{run}", "--baseline", "erm"], "no results of the method erm"),
         (["{run}", "--images", "{tmp}/nowhere"], "no such image folder"),
     ],

@@ -79,7 +79,7 @@ def test_the_verb_prints_and_writes_one_page(
     assert len(ids) == len(set(ids)) and 'aria-label="label path: Accuracy of each method' in page
     assert 'aria-label="Perplexity of teacher' in page and "figures/" not in page
     assert "training.lr" in page and "0.002" in page and DRAWN_NOTE in page
-    assert "Beside the paper's figures" in page and "Not measured in this run" in page
+    assert "Compared with the paper's numbers" in page and "Not measured in this run" in page
     assert str(tmp_path.parent) not in page and not re.search(r"https?://", page.replace("http://www.w3.org", ""))
     assert report.run(parse(*two, "--out", tmp_path / "out")) == 0
     assert (tmp_path / "out" / "side-by-side.html").read_bytes() == path.read_bytes()
@@ -93,7 +93,7 @@ def test_out_puts_the_page_of_one_run_elsewhere(two: tuple[Path, Path], tmp_path
 
 
 def test_what_makes_no_sense_for_several_is_said(two: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--baseline is for the page of one run"):
+    with pytest.raises(UsageError, match="--baseline can be used with one run only"):
         report.run(parse(*two, "--baseline", "cls"))
     with pytest.raises(ThroughlineError, match="no such run folder"):
         report.run(parse(two[0], tmp_path / "nowhere"))

@@ -112,7 +112,7 @@ def test_results_that_contradict_their_predictions_are_named(make_run: Callable[
     assert contradictions(run) == ()
     run = rewrite(folder, lambda row: {**row, "correct": 29} if row["answer"] == "label" else row)
     (found,) = contradictions(run)
-    assert "label: results say 29 of 30 right" in found
+    assert "label: 29 of 30 right in the results" in found
 
 
 def test_levels_of_a_factor_do_not_mix(make_run: Callable[..., FakeRun]) -> None:

@@ -48,8 +48,8 @@ def test_a_run_that_is_fair_needs_no_warning(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("images", "with_chain", "words"),
     [
-        (4, 4, "mtct learns from 4 images, others from 40"),
-        (40, 35, "mtct has chains for 35 of its 40 images"),
+        (4, 4, "mtct is trained on 4 images, others on 40"),
+        (40, 35, "mtct has chains for only 35 of its 40 images"),
     ],
 )
 def test_methods_that_saw_other_images_are_told_with_both_counts(
@@ -71,7 +71,7 @@ def test_a_round_that_accepted_nothing_is_told_and_marked(make_run: MakeRun) -> 
     rounds = unit_of(folder, "mtct_sarr") / "rounds.jsonl"
     first, *others = read_json_lines(rounds)
     write_json_lines(rounds, [{**first, "accepted": 0}, *others])
-    assert "round 1 of mtct_sarr (sketch, seed 0) accepted no chain of 100" in warnings(read_run(folder))
+    assert "round 1 of mtct_sarr (sketch, seed 0) accepted none of 100 chains" in warnings(read_run(folder))
     assert "mtct_sarr †" in headline(folder)
     assert "mtct_sarr †" in write_page(folder).read_text()
 
@@ -120,7 +120,7 @@ def test_the_table_ends_with_what_guessing_would_give(make_run: MakeRun) -> None
     [
         ([2.0] * 10 + [1.5] * 10, None),
         ([2.0 * 0.9**step for step in range(20)], "the loss still falls at the end"),
-        ([2.0 * 1.1**step for step in range(20)], "the loss rises when training ends"),
+        ([2.0 * 1.1**step for step in range(20)], "the loss rises at the end of training"),
     ],
 )
 def test_the_curve_says_what_more_training_may_give(losses: list[float], words: str | None, make_run: MakeRun) -> None:

@@ -47,7 +47,7 @@ def test_an_interrupted_run_is_read_and_says_what_it_lacks(tmp_path: Path) -> No
     faults = "\n".join(run.faults)
     assert "not done" in faults and "no predictions.jsonl" in faults
     assert "training.jsonl: 1 unreadable lines left out" in faults
-    assert "environment.json is no JSON object" in faults
+    assert "environment.json is not a JSON object" in faults
     assert run.units[by_method["cls"].name].predictions() == ()
     assert len(run.units[by_method["mtct_sarr"].name].training) == whole
 
@@ -62,9 +62,9 @@ def test_a_result_whose_unit_folder_is_gone_is_a_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content,what",
     [
-        (None, "this is no run folder"),
+        (None, "this is not a run folder"),
         ("", "no results yet"),
-        ("{]\n", "no JSON"),
+        ("{]\n", "is not JSON"),
         ('{"unit": 1}\n', "lacks"),
     ],
 )

@@ -120,4 +120,4 @@ def test_ten_kills_among_faults_lose_and_repeat_nothing(images: ImageSet, tmp_pa
     counted = int((store / "in-flight-0.txt").read_text().split()[1])
     assert 0 <= lost <= counted <= KILLS * AT_ONCE
     assert known_at_kill[-1], "the kills came while answers were being written"
-    assert f"{counted:,} requests in all were cut off" in told or counted == 0
+    assert f"{counted:,} requests in total were cut off" in told or counted == 0

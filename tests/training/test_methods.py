@@ -38,5 +38,5 @@ def test_a_file_without_a_method_is_one_line(tmp_path, text, what):
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(ThroughlineError, match="no such file of a method"):
+    with pytest.raises(ThroughlineError, match="no such method file"):
         method_table([f"{tmp_path}/absent.py:NAME"])

@@ -257,7 +257,7 @@ def test_a_fault_in_another_process_is_the_same_line(stage: Any, tmp_path: Path,
 
     with pytest.raises(ThroughlineError) as raised:
         stage(tmp_path, **SMALL, loader_workers=loaders, seen=gone)
-    assert str(raised.value) == "the file has zero bytes [a.png]: mend it or remove it"
+    assert str(raised.value) == "the file has zero bytes [a.png]: repair or remove it"
 
 
 def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from throughline.core.table import MISSING, Table
 Measure = Literal["high", "low", "gained", "with_chain", "chain_low"]
 
 _PUBLISHED: tuple[tuple[str, str, Measure, str], ...] = (
-    ("class tokens above 0.75 after reasoning-chain SFT, %", "86.33", "high", "reasoning"),
-    ("class tokens above 0.75 after direct-label SFT, %", "92.23", "high", "cls"),
+    ("class tokens above 0.75 after training on chains, %", "86.33", "high", "reasoning"),
+    ("class tokens above 0.75 after training on labels, %", "92.23", "high", "cls"),
     ("class tokens above 0.75 after MTCT, %", "90.23", "high", "mtct"),
-    ("class tokens, low to high, reasoning-chain SFT, points", "+1.88", "gained", "reasoning"),
-    ("class tokens, low to high, direct-label SFT, points", "+43.38", "gained", "cls"),
-    ("class tokens, low to high, self-generated-chain SFT, points", "+29.74", "gained", "sarr"),
+    ("class tokens, low to high, training on chains, points", "+1.88", "gained", "reasoning"),
+    ("class tokens, low to high, training on labels, points", "+43.38", "gained", "cls"),
+    ("class tokens, low to high, training on own chains, points", "+29.74", "gained", "sarr"),
     ("class tokens, low to high, with a chain as context, points", "+43.28", "with_chain", "base"),
     ("class tokens below 0.25 before, %", "7.59", "low", "base"),
     ("class tokens below 0.25 after MTCT, %", "3.19", "low", "mtct"),
@@ -37,7 +37,7 @@ def section(folds: Sequence[Any], scope: Scope) -> Section:
     return Section(
         "tokens",
         "Token probabilities before and after",
-        "The probability that the weights give to each token that stands in the text, all tokens before it given.",
+        "The probability of each token of a text under the model, given all tokens before it.",
         (
             beside_the_paper(folds, scope),
             context_table(contexts, scope),
@@ -71,10 +71,10 @@ def beside_the_paper(folds: Sequence[Any], scope: Scope) -> Table:
         return (*(share(weights, source, "class", measure) for source in ("label", "teacher")), MISSING)
 
     return Table(
-        title="Beside the paper's figures",
+        title="Compared with the paper's numbers",
         columns=(
-            "quantity", "published", "weights here", "here, label question", "here, behind a teacher's chain",
-            "here, behind own chains",
+            "quantity", "published", "weights here", "here, label question", "here, after a teacher's chain",
+            "here, after own chains",
         ),
         rows=tuple(
             (quantity, published, weights, *cells(measure, weights))
@@ -82,9 +82,9 @@ def beside_the_paper(folds: Sequence[Any], scope: Scope) -> Table:
             if any(fold.buckets for fold in folds)
         ),
         notes=scope.notes(
-            f"{NOTE} TerraIncognita; under which question its class tokens stood is not known to us: both are given.",
-            "Here, points: what the share above 0.75 gained from the base, a net change; the share that went from "
-            "below 0.25 to above 0.75 stands in the tables above. Behind a chain a class has fewer tokens than alone, "
-            "and the row with a chain as context weighs images alike, not tokens: rows are not parts of one sum.",
+            f"{NOTE} TerraIncognita. Which question its class tokens answer is open in the paper; both are shown.",
+            "Here, points: net change of the share above 0.75. The share that went from below 0.25 to above 0.75 is in "
+            "the tables below. The rows do not add up: after a chain a class has fewer tokens than alone, and the row "
+            "with a chain as context gives every image, not every token, the same weight.",
         ),
     )  # fmt: skip

@@ -67,10 +67,10 @@ def context_table(measured: Sequence[Context], scope: Scope) -> Table:
     cells = (mean_of([getattr(record, share) for record in measured]) for share in shares)
     net = averaged([record.net for record in measured], sign="+")
     return Table(
-        title="The base, without and with a teacher's chain as context",
+        title="The base, without and with a teacher's chain in the context",
         columns=(
             "tokens", "images", "below 0.25, without, %", "with, %", "above 0.75, without, %", "with, %",
-            "gained above 0.75, points",
+            "change of the share above 0.75, points",
         ),
         rows=(("tokens of the class", str(images), *cells, net),) if measured else (),
         notes=scope.notes(scope.spread),
@@ -85,9 +85,9 @@ def _shares_by_image(table: pd.DataFrame, images: list[str]) -> tuple[NDArray[np
 
 CLAIMS = (
     Claim(
-        "A chain as context makes the untrained model sure",
+        "A chain in the context raises the untrained model's confidence",
         "+43.28",
-        "class tokens behind a teacher's chain − without, base",
+        "class tokens above 0.75, with a teacher's chain − without, base",
         recorded("context", "net"),
     ),
 )

@@ -113,7 +113,7 @@ def section(measured: Sequence[Divergence], scope: Scope) -> Section:
     return Section(
         "domains",
         "How far apart the domains are",
-        "In images, in chains, in the words that name classes and in those that do not.",
+        "Distance between domains for images, for chains, for words that name classes and for all other words.",
         (divergence_table(measured, scope),),
         (divergence_figure(measured),),
     )
@@ -135,8 +135,8 @@ def divergence_table(measured: Sequence[Divergence], scope: Scope) -> Table:
             ),
         },
         scope.notes(
-            "Rows of unit length. By chance: the same distance when domains are shuffled over the samples. Kinds "
-            "that were measured on other pairs of domains are not comparable; p stands uncorrected.",
+            "Vectors are scaled to unit length. By chance: the same distance with domains shuffled over the samples. "
+            "Rows measured on different pairs of domains are not comparable; p is not corrected.",
             f"Published: {PAPER}, CLIP's towers, mean over pairs: images 0.239, GPT-4o's chains 0.099.",
         ),
     )
@@ -154,7 +154,7 @@ def divergence_figure(measured: Sequence[Divergence]) -> Plot:
     ]
     return Plot(
         "divergence",
-        "Distance between domains by pair, with what chance alone gives and the permutation test's p",
+        "Distance between domains by pair, with the distance expected by chance and the p of the permutation test",
         tuple(_panel(kind, several) for kind in kinds),
         ("encoder", "of", "source", "first", "second", "distance", "expected", "p"),
         tuple(rows),
@@ -166,7 +166,7 @@ def divergence_figure(measured: Sequence[Divergence]) -> Plot:
 def summary(measured: Sequence[Divergence]) -> list[str]:
     """A line for each kind."""
     return [
-        f"distance of domains in {kind.of}, {kind.encoder}: {kind.mean:.3f} in the mean over pairs" for kind in measured
+        f"distance between domains in {kind.of}, {kind.encoder}: {kind.mean:.3f}, mean over pairs" for kind in measured
     ]
 
 

@@ -136,8 +136,9 @@ def section(folds: Folds, scope: Scope) -> Section:
     """Mean entropies, what both lists share, and on demand each fold's lists."""
     return Section(
         "entropy",
-        "Where the model became sure",
-        "Next-token entropy under teacher forcing: which tokens it fell at, under whose chains.",
+        "Where next-token entropy fell",
+        "The tokens at which next-token entropy (under teacher forcing) fell most during training, for teacher's "
+        "chains and for own chains.",
         (mean_table([table for _, tables, _ in folds for table in tables], scope), _overlap_table(folds, scope)),
         folded=tuple(
             (f"Tokens where the entropy fell most: {name}", tuple(top_tokens(name, table) for table in tables))
@@ -151,7 +152,7 @@ def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table:
     """Mean next-token entropy before and after, and how many of the tokens where it fell most name a class."""
     grouped = together(measured, lambda table: (table.source, table.before.name, table.after.name))
     return tabulate(
-        "Next-token entropy under each source's chains",
+        "Next-token entropy on teacher's chains and on own chains",
         grouped.values(),
         {
             "weights": lambda of: f"{of[0].before.name} to {of[0].after.name}",
@@ -164,8 +165,8 @@ def mean_table(measured: Sequence[EntropyTable], scope: Scope) -> Table:
             ),
         },
         scope.notes(
-            f"Mean over folds. Published: {PAPER} finds the top tokens of the two sources disjoint: context words "
-            "under GPT-4o's chains, category words under the model's own. Its formula and minimum count are not known."
+            f"Mean over folds. Published: {PAPER} finds no common tokens in the two lists: context words for GPT-4o's "
+            "chains, category words for the model's own. Formula and minimum count are open in the paper."
         ),
     )
 
@@ -182,7 +183,7 @@ def top_tokens(fold: str, table: EntropyTable) -> Table:
             "after": lambda entry: f"{entry.after:.2f}",
             "fell by, nats": lambda entry: f"{entry.reduction:.2f}",
         },
-        (f"Tokens that come at least {table.minimum} times; ␣ is a blank.",),
+        (f"Tokens that occur at least {table.minimum} times; ␣ is a space.",),
     )
 
 
@@ -207,8 +208,8 @@ def _blanks_shown(token: str) -> str:
     return token.replace("\n", "⏎").replace(" ", "␣")
 
 
-_SHARED = "shared among the 15, teacher's and own chains"
-_ABOUT = "part of a class name: own − teacher's list"
+_SHARED = "tokens common to both lists of 15, teacher's and own chains"
+_ABOUT = "share of tokens that are part of a class name, own − teacher's list"
 
 _SHARE = recorded("overlap", "share", teacher="mtct", own="mtct_sarr")
 _OF_OWN, _OF_TEACHERS = (
@@ -217,6 +218,6 @@ _OF_OWN, _OF_TEACHERS = (
 )
 
 CLAIMS = (
-    Claim("The tokens that grow sure are others", "disjoint", _SHARED, _SHARE, "%", None),
-    Claim("Under own chains they are about classes", "category words", _ABOUT, less(_OF_OWN, _OF_TEACHERS)),
+    Claim("Entropy falls at different tokens for the two sources", "disjoint", _SHARED, _SHARE, "%", None),
+    Claim("For own chains they name classes", "category words", _ABOUT, less(_OF_OWN, _OF_TEACHERS)),
 )

@@ -70,8 +70,8 @@ def section(measured: Sequence[Variant], scope: Scope) -> Section:
     return Section(
         "faithfulness",
         "Does the conclusion depend on the chain",
-        "The predicted class when the chain lost a stage, has a stage of another image, or is of another image; and "
-        "with the image blanked or exchanged.",
+        "The predicted class when a stage of the chain is removed, when a stage or the whole chain is replaced by "
+        "that of another image, and when the image is blanked or replaced.",
         variant_tables(measured, scope),
     )
 
@@ -84,11 +84,10 @@ def variant_tables(measured: Sequence[Variant], scope: Scope) -> tuple[Table, ..
     cells = together(measured, lambda variant: (variant.about, variant.name, variant.state.name))
     images = max((variant.images for variant in measured), default=0)
     note = (
-        f"Held-out images whose own chain is well formed and names one class, {images} at most of a fold; columns may "
-        "be of other images. The conclusion is the most likely class behind the chain, not what would be written. A "
-        "row that does not differ from the whole chain says that what was changed is not what the conclusion comes "
-        "from. "
-        f"{scope.spread}"
+        f"Held-out images whose own chain is well-formed and names one class, at most {images} per fold; columns may "
+        "be of different images. The conclusion is the class with the highest likelihood after the chain, not the "
+        "class that would be written. If a row does not differ from the whole chain, the conclusion does not depend "
+        f"on what was changed. {scope.spread}"
     )
     return tuple(
         Table(
@@ -132,7 +131,7 @@ _IMAGE, _CHAIN = "accuracy lost with another image, mtct_sarr", "accuracy lost w
 
 CLAIMS = (
     Claim(
-        "The image decides the conclusion", "not in the paper", _IMAGE, _lost("another image"), held_out=True
+        "Conclusions depend on the image", "not in the paper", _IMAGE, _lost("another image"), held_out=True
     ),
-    Claim("So does the chain", "not in the paper", _CHAIN, _lost("another image's chain"), held_out=True),
+    Claim("Conclusions depend on the chain", "not in the paper", _CHAIN, _lost("another image's chain"), held_out=True),
 )  # fmt: skip

@@ -67,9 +67,8 @@ def section(measured: Sequence[Mismatch], scope: Scope) -> Section:
     return Section(
         "rounds-expected",
         "Rounds: perplexity of the chains under the model",
-        "A teacher's chains are in the teacher's words, own chains in the model's. A teacher's stay the same texts "
-        "throughout; own chains are other texts at each row: what those weights wrote themselves, as far as it was "
-        "accepted.",
+        "Lower means more probable under the model. The teacher's chains are the same texts in every row. Own chains "
+        "are new texts in each row: those that the weights of that row wrote and that were accepted.",
         (mismatch_table(measured, scope),),
         (perplexity_figure(measured, scope),),
     )
@@ -87,13 +86,13 @@ def mismatch_table(measured: Sequence[Mismatch], scope: Scope) -> Table:
             "images": lambda of: str(sum(record.images for record in of)),
             "perplexity": lambda of: averaged([record.perplexity for record in of], 2),
             "tokens below 0.25, %": lambda of: mean_of([record.low for record in of]),
-            "distance from the state before": lambda of: mean_of([record.distance for record in of], 3, 1.0),
+            "distance from the row before": lambda of: mean_of([record.distance for record in of], 3, 1.0),
         },
         scope.notes(
             f"Perplexity: exp of the mean over chains of the mean NLL over a chain's tokens. {scope.spread}",
-            "Own chains are other texts in each row: the base's own; what the first round accepted, for the weights it "
-            "started from; what each round accepted.",
-            "Distance: Wasserstein, between the distributions of token probabilities of two successive states.",
+            "Own chains are new texts in each row: for the base its own; for the weights before the first round those "
+            "that this round accepted; for each later row those that its round accepted.",
+            "Distance: Wasserstein distance between the distributions of token probabilities of two successive rows.",
         ),
     )
 
@@ -131,7 +130,7 @@ def summary(measured: Sequence[Mismatch]) -> list[str]:
     """A line for each source and state."""
     grouped = together(measured, lambda record: (record.source, record.state.name))
     return [
-        f"perplexity of {WHOSE[source]} to {name}: {averaged([record.perplexity for record in of_folds], 2)}"
+        f"perplexity of {WHOSE[source]} under {name}: {averaged([record.perplexity for record in of_folds], 2)}"
         for (source, name), of_folds in grouped.items()
     ]
 
@@ -161,12 +160,12 @@ _NAMED = ("base", "teacher"), ("base", "self"), ("mtct", "self"), ("mtct_sarr ro
 _TEACHERS, _OWN, _WRITTEN, _ROUND = (
     recorded("mismatch", "perplexity", state=state, source=source) for state, source in _NAMED
 )
-_HOW = "perplexity of accepted chains to the weights that wrote them, mtct − round 1"
+_HOW = "perplexity of accepted chains under the weights that wrote them, mtct − round 1"
 
 CLAIMS = (
     Claim(
-        "The teacher's chains are foreign to the base", "–", "perplexity of teacher's − of its own chains, base",
+        "The base has a higher perplexity on teacher's chains", "–", "perplexity of teacher's − of own chains, base",
         less(_TEACHERS, _OWN), "",
     ),
 )  # fmt: skip
-ROUNDS_CLAIMS = (Claim("Own chains come to be expected", "–", _HOW, less(_WRITTEN, _ROUND), ""),)
+ROUNDS_CLAIMS = (Claim("The perplexity of own chains falls", "–", _HOW, less(_WRITTEN, _ROUND), ""),)

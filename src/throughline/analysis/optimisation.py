@@ -59,8 +59,9 @@ def section(curves: Sequence[Curve], scope: Scope) -> Section:
     """What training reached as a table and by step."""
     return Section(
         "optimisation",
-        "What training reached, step by step",
-        "Each method's own optimiser steps; methods with rounds go on from the weights of another method.",
+        "Training step by step",
+        "Loss and class probability by optimiser step of each method. Methods with rounds start from the weights of "
+        "another method.",
         (optimisation_table(curves, scope),),
         (optimisation_figure(curves),),
     )
@@ -75,10 +76,10 @@ def optimisation_table(curves: Sequence[Curve], scope: Scope) -> Table:
         cells = (f"{value:.3f} at {step}" for step, value in zip(ends["step"], ends["value"], strict=True))
         rows.append((f"{MEASURED[measure]}: {part}", method, *cells))
     return Table(
-        title="What training reached, by optimiser step",
+        title="Loss and class probability, by optimiser step",
         columns=("of the path", "method", "first logged, at step", "in the middle", "last"),
         rows=tuple(rows),
-        notes=scope.notes("Means over folds, on the batches trained on since the step logged before."),
+        notes=scope.notes("Means over folds, on the batches since the previous logged step."),
     )
 
 

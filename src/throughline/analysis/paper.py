@@ -1,17 +1,17 @@
 """What RD-MLDG published (arXiv 2602.23777), always marked as published. Its numbers are InternVL3-8B's on real images.
 
-They come from digests; the paper's text was not available to check them against, and every table says so.
+They come from summaries; the paper's text was not available to check them against, and every table says so.
 """
 
 import re
 
 PAPER = "RD-MLDG, arXiv 2602.23777"
 NOTE = (
-    f"Published: {PAPER}, InternVL3-8B, known to us from digests; not measured by us, and not comparable with another "
-    "model or other images."
+    f"Published: {PAPER}, InternVL3-8B, from summaries of the paper; not measured by us. Numbers of another model or "
+    "of other images are not comparable with it."
 )
 SARR_NOTE = (
-    "`sarr` here: own chains only, from where `reasoning` ended; which losses the published row used we do not know."
+    "`sarr` here: own chains only, starting from `reasoning`; the losses of the published row are open in the paper."
 )
 ROUNDS_NOTE = (
     f"Published: {PAPER}, TerraIncognita, InternVL3-8B: 70.06 after one round, 70.59 after two (p < 0.01), 70.65 after "

@@ -120,7 +120,7 @@ def probability_tables(measured: Sequence[Buckets], moves: Sequence[Moved], scop
                 "mean": lambda of: averaged([record.mean for record in of], 3),
                 **{name: since_base(cell) for name, cell in _MOVED.items()},
             },
-            scope.notes(f"Images that were trained on. {scope.spread}"),
+            scope.notes(f"Training images. {scope.spread}"),
         )
         for (source, kind), ours in together(measured, lambda record: (record.source, record.kind)).items()
     )
@@ -132,7 +132,7 @@ def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table:
         (move for move in moves if move.source == "self"), lambda move: (move.before.name, move.after.name, move.kind)
     )
     return tabulate(
-        "Token probabilities: the model's own chains, as the first round accepted them",
+        "Token probabilities: the model's own chains that the first round accepted",
         own.values(),
         {
             "weights": lambda of: f"{of[0].before.name} to {of[0].after.name}",
@@ -147,7 +147,7 @@ def own_moved_table(moves: Sequence[Moved], scope: Scope) -> Table:
 _MOVED: dict[str, Callable[[Sequence[Moved]], str]] = {
     "low to high, %": lambda of: mean_of([move.low_to_high for move in of]),
     "high to low, %": lambda of: mean_of([move.high_to_low for move in of]),
-    "gained above 0.75, points": lambda of: averaged([move.net for move in of], sign="+"),
+    "change of the share above 0.75, points": lambda of: averaged([move.net for move in of], sign="+"),
 }
 """Columns about what moved."""
 
@@ -198,7 +198,7 @@ def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot:
         ("weights", "from", "to", "tokens"),
         tuple(rows) if panels else (),
         height=2.0,
-        x_label="probability of the token that stands there",
+        x_label="probability of the token",
         shared="xy",
     )
 
@@ -211,16 +211,16 @@ _SURE_LABELS = recorded("buckets", "high", 100, state="cls", source="label", kin
 _SURE_BEHIND = recorded("buckets", "high", 100, state="reasoning", source="teacher", kind="class")
 _SURE_BOTH = recorded("buckets", "high", 100, state="mtct", source="label", kind="class")
 _UNSURE = recorded("buckets", "low", 100, state="mtct", source="teacher", kind="chain")
-_BEHIND = "class tokens behind teacher's chains, reasoning − base"
-_SHARES = "share above 0.75, cls on labels − reasoning behind chains"
-_BESIDE = "that − teacher's chain tokens, reasoning − base; no verdict: own chains were likely before"
+_BEHIND = "class tokens above 0.75 after teacher's chains, reasoning − base"
+_SHARES = "share above 0.75, cls on labels − reasoning after chains"
+_BESIDE = "that − teacher's chain tokens, reasoning − base; no verdict: own chains were probable before"
 
 CLAIMS = (
-    Claim("Label training makes class tokens sure", "+43.38", "label tokens above 0.75, cls − base", _LABELS),
-    Claim("Training on chains hardly does", "+1.88", _BEHIND, _CHAINS, above=None),
-    Claim("Labels do it better than chains", "+41.50", "the difference of the two", less(_LABELS, _CHAINS)),
+    Claim("Labels raise class tokens above 0.75", "+43.38", "label tokens above 0.75, cls − base", _LABELS),
+    Claim("Chains hardly do", "+1.88", _BEHIND, _CHAINS, above=None),
+    Claim("Labels do so more than chains", "+41.50", "the difference of the two", less(_LABELS, _CHAINS)),
     Claim(
-        "After label training more class tokens are sure than after chains", "92.23 − 86.33", _SHARES,
+        "More class tokens are above 0.75 after labels than after chains", "92.23 − 86.33", _SHARES,
         less(_SURE_LABELS, _SURE_BEHIND),
     ),
     Claim(
@@ -229,12 +229,12 @@ CLAIMS = (
 )  # fmt: skip
 CHAIN_CLAIMS = (
     Claim(
-        "Part of the teacher's tokens stay unlikely", "19.33 %", "chain tokens below 0.25 after mtct", _UNSURE, "%",
+        "Some of the teacher's tokens stay below 0.25", "19.33 %", "chain tokens below 0.25 after mtct", _UNSURE, "%",
         None,
     ),
     Claim(
-        "Training on own chains makes their tokens sure", "+29.74",
-        "own chains' tokens above 0.75, mtct_sarr − mtct, which wrote them", _OWN,
+        "Training on own chains raises their tokens above 0.75", "+29.74",
+        "tokens of own chains above 0.75, mtct_sarr − mtct, which wrote them", _OWN,
     ),
-    Claim("… more than training on the teacher's makes those", "+27.86", _BESIDE, less(_OWN, _TEACHERS), above=None),
+    Claim("… more than the teacher's chains do", "+27.86", _BESIDE, less(_OWN, _TEACHERS), above=None),
 )  # fmt: skip

@@ -78,9 +78,9 @@ def section(measured: Sequence[Sensitivity], scope: Scope) -> Section:
     """A table for each setting."""
     return Section(
         "sensitivity",
-        "How much a setting matters",
-        "The rounds of this run; several runs that differ in their configs show what the keys in which they differ "
-        "are worth.",
+        "The effect of settings",
+        "Accuracy after each round of this run. `throughline analyze` with several runs adds the config keys in which "
+        "they differ.",
         tuple(_table(varied, scope) for varied in measured if varied.rows),
     )
 
@@ -106,14 +106,14 @@ def _table(varied: Sensitivity, scope: Scope) -> Table:
             varied.setting: lambda row: row.value,
             "units": lambda row: str(row.units),
             "accuracy, %": lambda row: averaged([row.accuracy], 1, 100),
-            "against": lambda row: row.against or "",
+            "compared with": lambda row: row.against or "",
             "points": lambda row: averaged([row.points], sign="+") if row.points else "",
             "p": lambda row: f"{row.p_value:.3f}" if row.p_value is not None else "",
         },
         scope.notes(
-            "Units: targets times seeds. Accuracy with its bootstrap interval over "
-            f"{'seeds and images' if several else 'images only, one seed'}; points: paired, on the same images; p "
-            "uncorrected.",
+            "Units: targets times seeds. Accuracy has a bootstrap interval over "
+            f"{'seeds and images' if several else 'images only, one seed'}. Points: paired difference on the same "
+            "images; p is not corrected.",
             *([ROUNDS_NOTE] if published else []),
         ),
     )

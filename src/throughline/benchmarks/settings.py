@@ -22,7 +22,7 @@ class BenchSettings(Settings):
     docstring is a piece of the help of `--ablate`."""
 
     threads: PositiveInt | None = None
-    """Threads of torch; none leaves torch its own choice."""
+    """PyTorch threads; by default PyTorch chooses."""
 
     def ablations(self) -> tuple[Any, ...]:
         """What to leave out, one at a time: the names given, or every one of them."""
@@ -34,20 +34,20 @@ class BenchSettings(Settings):
 
 
 class StepSettings(BenchSettings):
-    """An MTCT training step as token trees against TRL's SFTTrainer and two separate sequences."""
+    """Time of an MTCT training step, compared with TRL's SFTTrainer and with two separate sequences."""
 
     geometry: Geometries = ("pocket", "bench-40m")
-    """Shapes of the model, random weights: pocket, bench-40m or bench-40m-151k."""
+    """Model shapes (random weights): pocket, bench-40m or bench-40m-151k."""
     classes: Sizes = (7, 65)
-    """Sizes of the class lists in the question: 5, 7, 10, 65 or 345."""
+    """Number of classes in the question: 5, 7, 10, 65 or 345."""
     tiles: Sizes = (1, 6)
-    """Tiles that an image is cut into; with more than one there is a thumbnail, too."""
+    """Number of tiles that an image is cut into; with more than one, a thumbnail is added."""
     trials: PositiveInt | None = None
-    """Timed steps of each side; none is 9 on the pocket, else 3, with tiles 2."""
+    """Timed steps per variant; by default 9 on the pocket, otherwise 3, or 2 with several tiles."""
     batch: PositiveInt | None = None
-    """Samples in a step; none is 4, with tiles 1, but on the pocket 4."""
+    """Samples per step; by default 4, or 1 with several tiles of a model larger than the pocket."""
     ablate: tuple[Literal["all", TrainingAblation], ...] = ()
-    """Adds rows of our own side without these"""
+    """Add rows of our own code without these optimisations"""
 
     def trials_of(self, geometry: str, tiles: int) -> int:
         """Timed steps of each side: steps of milliseconds take more of them to a steady median."""
@@ -60,69 +60,69 @@ class StepSettings(BenchSettings):
 
 
 class MemorySettings(BenchSettings):
-    """The memory of a training step beyond weights and optimiser state against TRL's SFTTrainer."""
+    """Memory of a training step beyond weights and optimiser state, compared with TRL's SFTTrainer."""
 
     geometry: Geometries = ("bench-40m-151k",)
-    """Shapes of the model, random weights: pocket, bench-40m or bench-40m-151k."""
+    """Model shapes (random weights): pocket, bench-40m or bench-40m-151k."""
     classes: Sizes = (65,)
-    """Sizes of the class lists in the question: 5, 7, 10, 65 or 345."""
+    """Number of classes in the question: 5, 7, 10, 65 or 345."""
     tiles: PositiveInt = 1
-    """Tiles that an image is cut into."""
+    """Number of tiles that an image is cut into."""
     batch: PositiveInt = 4
-    """Images behind an optimiser step."""
+    """Images per optimiser step."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """Whose memory."""
+    """Device whose memory is measured."""
     ablate: tuple[Literal["all", TrainingAblation], ...] = ()
-    """Adds rows of our own side without these"""
+    """Add rows of our own code without these optimisations"""
 
 
 class ScoreSettings(BenchSettings):
-    """The likelihood of every class against plain transformers with and without a cache."""
+    """Time for the likelihood of every class, compared with plain transformers with and without a cache."""
 
     geometry: Geometries = ("bench-40m",)
-    """Shapes of the model, random weights: pocket, bench-40m or bench-40m-151k."""
+    """Model shapes (random weights): pocket, bench-40m or bench-40m-151k."""
     classes: Sizes = (65,)
-    """Sizes of the class lists in the question: 5, 7, 10, 65 or 345."""
+    """Number of classes in the question: 5, 7, 10, 65 or 345."""
     images: Sizes = (1, 4)
-    """Images at a time; more than one is timed once, as it takes minutes."""
+    """Images at a time; more than one is timed only once, because it takes minutes."""
     trials: PositiveInt = 3
-    """Timed turns of every side."""
+    """Timed runs per variant."""
     ablate: tuple[Literal["all", ScoringAblation], ...] = ()
-    """Adds rows of our own side without these"""
+    """Add rows of our own code without these optimisations"""
 
 
 class SampleSettings(BenchSettings):
-    """Several continuations of a prompt against transformers' generate."""
+    """Time for sampling several texts after a prompt, compared with transformers' generate."""
 
     geometry: Geometries = ("pocket", "bench-40m")
-    """Shapes of the model, random weights: pocket, bench-40m or bench-40m-151k."""
+    """Model shapes (random weights): pocket, bench-40m or bench-40m-151k."""
     sequences: PositiveInt = 8
-    """Continuations of the prompt in one call."""
+    """Texts sampled in one call."""
     new_tokens: PositiveInt = 150
-    """Tokens of each, where all are of one length."""
+    """Tokens per text, if all have the same length."""
     classes: PositiveInt = 7
-    """Size of the class list in the question: 5, 7, 10, 65 or 345."""
+    """Number of classes in the question: 5, 7, 10, 65 or 345."""
     draws: PositiveInt = 2_000
-    """First tokens drawn by each side before the timing, to be compared with the softmax."""
+    """First tokens sampled before the timing and compared with the softmax."""
     trials: PositiveInt = 5
-    """Timed calls of every side."""
+    """Timed calls per variant."""
     ablate: tuple[Literal["all", SamplingAblation], ...] = ()
-    """Adds rows of our own side without these"""
+    """Add rows of our own code without these optimisations"""
 
 
 class GpuSettings(BenchSettings):
-    """MTCT steps of InternVL3-8B's geometry on a CUDA GPU: time, utilisation, memory, hours of a fold."""
+    """MTCT steps of a model shaped like InternVL3-8B on a CUDA GPU: time, utilisation, memory, hours per fold."""
 
     geometry: Literal[Geometry, "internvl3-8b"] = "internvl3-8b"
-    """Shape of the model, random weights."""
+    """Model shape (random weights)."""
     device: str = "cuda"
-    """Where to compute; on a CPU a small geometry rehearses the bench."""
+    """Where to compute; on a CPU, use a small geometry to try the benchmark."""
     batch: PositiveInt = 8
-    """Samples in a step."""
+    """Samples per step."""
     trials: PositiveInt = 10
-    """Timed steps of each side."""
+    """Timed steps per variant."""
     gradient_checkpointing: bool = False
-    """Computes activations again in the backward pass."""
+    """Compute activations again in the backward pass."""
 
 
 BENCHES: dict[str, type[BenchSettings]] = {

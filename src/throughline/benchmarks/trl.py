@@ -41,7 +41,7 @@ def require_trl() -> Any:
     try:
         return importlib.import_module("trl")
     except ImportError as error:
-        raise ThroughlineError("TRL, the rival, is not installed", do="pip install throughline[bench]") from error
+        raise ThroughlineError("TRL is not installed", do="pip install throughline[bench]") from error
 
 
 def sft_trainer(work: Workload, grouped: bool, gradient_checkpointing: bool = False) -> Contender:

@@ -97,7 +97,7 @@ def render_chain(chain: Chain) -> str:
         tag = tag_pattern(format).search(text)
         if tag is not None:
             raise ThroughlineError(
-                f"the text of a stage holds the tag {tag.group()!r}", f"{format.name}: {name}", "take it out"
+                f"the text of a stage has the tag {tag.group()!r}", f"{format.name}: {name}", "remove it"
             )
     return between_tags(format, texts)
 

@@ -38,7 +38,7 @@ class JournalWriter:
             with readable_os_errors(path):
                 if not take_lock(self._handle):
                     do = "wait for it, or give each writer a shard of its own"
-                    raise ThroughlineError("another writer holds this journal", path, do)
+                    raise ThroughlineError("another process is writing this journal", path, do)
                 self._repair()
         except BaseException:
             os.close(self._handle)

@@ -265,11 +265,11 @@ def _compiled(classes: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...
         for other in others:
             name = _run_together(words_of(other))
             if not name:
-                raise ThroughlineError("a class's name has no letter or digit", f"{label!r}: {other!r}", "take it out")
+                raise ThroughlineError("a class's name has no letter or digit", f"{label!r}: {other!r}", "remove it")
             taken = own.get(name) or given.setdefault(name, label)
             if taken != label:
                 what = f"a name of the class {label!r} is one of another class, {taken!r}"
-                raise ThroughlineError(what, repr(other), "name one of them otherwise")
+                raise ThroughlineError(what, repr(other), "rename one of them")
             spellings.append((label, other))
     for label, spelling in spellings:
         for variant in _variants(words_of(spelling)):

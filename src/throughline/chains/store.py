@@ -253,7 +253,7 @@ class ChainStore:
                 record = parse_line(path, line)
                 known = self._columns["key"][row], self._columns["sample"][row]
                 if not isinstance(record, Candidate) or (hash(record.key), hash(record.sample_id)) != known:
-                    raise ThroughlineError("the store changed while it was read", path, "start again")
+                    raise ThroughlineError("the store changed while it was being read", path, "start again")
                 yield record
 
 

@@ -19,16 +19,16 @@ class Subjects(Settings):
     """What is analysed: runs, or a model on chains of its own."""
 
     runs: Annotated[tuple[Path, ...], Shown("RUN", positional=True, several="*")] = ()
-    """A run folder; further ones are set against it: what a setting, in which their configs differ, is worth."""
+    """Run folder; with more of them, the settings in which their configs differ are compared."""
     model: Annotated[str | None, Shown("MODEL")] = Field(
         default=None, description=f"instead of a run, with --chains: {MODEL_HELP}"
     )
     chains: Annotated[str | None, Shown("STORE")] = None
-    """A chain journal, or a folder of journal-*.jsonl."""
+    """Store of chains: a folder of journal-*.jsonl, or one such file."""
     images: Annotated[Path | None, Shown("DIR")] = None
-    """Where the images lie (default: as the run or the journal says)."""
+    """Folder of the images (default: as the run or the store says)."""
     out: Annotated[Path | None, Shown("DIR")] = None
-    """Where --model's analysis goes (default: runs/analysis-MODEL)."""
+    """Folder for the analysis of --model (default: runs/analysis-MODEL)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +75,10 @@ MODELS_OWN = ("chains", "out", "batch", "tiles", "dtype", "quantization")
 def _require_fitting(arguments: argparse.Namespace) -> None:
     """UsageError for what does not go together, and for options that would be passed over."""
     if bool(arguments.runs) == (arguments.model is not None):
-        raise UsageError("an analysis is of runs or of a model", do="name run folders, or --model and --chains")
+        raise UsageError("name either runs or a model to analyse", do="give run folders, or --model and --chains")
     if arguments.model is not None and arguments.chains is None:
-        raise UsageError("--model needs the chains it is to be asked about", do="name a journal with --chains")
+        raise UsageError("--model needs chains to analyse", do="name a store with --chains")
     of_run = arguments.model is None
     for name in MODELS_OWN if of_run else ("batch", "methods"):
         if getattr(arguments, name) is not None:
-            raise UsageError(f"--{name} does not go with {'a run' if of_run else '--model'}", do="leave it out")
+            raise UsageError(f"--{name} cannot be used with {'a run' if of_run else '--model'}", do="leave it out")

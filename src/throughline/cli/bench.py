@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[BenchSettings]) -> N
         (names, _), default = get_args(field.annotation), ", ".join(field.default) or "none"
         known = ", ".join(name for name in get_args(names) if name != "all")
         text = (field.description or "").lower()
-        summary = f"{text}, without a value without each ({known}; default: {default})"
+        summary = f"{text}; without a value, one row for each ({known}; default: {default})"
         parser.add_argument("--ablate", nargs="?", const="all", metavar="A,B", help=summary)
     parser.add_argument("--json", action="store_true", help="print a JSON list on stdout instead of a table")
 
@@ -65,8 +65,8 @@ def print_rows(rows: Sequence[BenchRow], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    columns = ("benchmark", "rival", "unit", "ours", "theirs", "ratio", "predicted", "share of it")
-    title = "medians (first to third quartile); ratio: rival over ours; of memory and rates ours over rival"
+    columns = ("benchmark", "compared with", "unit", "ours", "theirs", "ratio", "predicted", "share of it")
+    title = "medians (first to third quartile); ratio: theirs over ours; for memory and rates ours over theirs"
     shared = "; ".join(f"{name} {value}" for name, value in shared_settings(rows).items())
     print(to_terminal(Table(title, columns, tuple(_cells(row) for row in rows), (shared,))))
 

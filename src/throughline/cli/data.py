@@ -32,38 +32,38 @@ Folder = Annotated[Path, Shown("DIR", positional=True)]
 
 
 class Drawing(Settings):
-    """Write the drawn world."""
+    """Draw images of twelve classes in four styles."""
 
     folder: Folder
-    """New folder; an unfinished one is completed."""
+    """New folder, or an unfinished one to complete."""
     per_class: int = Field(default=50, ge=1)
     """Images of each class in each style."""
     seed: int = 0
-    """Whole number; the same seed draws the same pixels."""
+    """Whole number; the same seed gives the same pixels."""
     styles: tuple[str, ...] = ()
-    """Styles (default: cartoon,painting,photo,sketch)."""
+    """Styles to draw (default: cartoon,painting,photo,sketch)."""
     auxiliary: bool = False
-    """Draw the pre-training styles instead, which are never domains."""
+    """Draw the styles of the pocket's pre-training instead, which are never used as domains."""
     size: Annotated[int, Shown("PIXELS")] = Field(default=64, ge=1)
-    """Side of an image, pixels."""
+    """Side of an image in pixels."""
     spurious: Share = 0.0
-    """Share of scenes before their class's own background, 0 to 1."""
+    """Share of images whose background depends on the class, 0 to 1."""
     occlusion: Share = 0.0
-    """Covered share of the object, 0 to 0.9."""
+    """Share of the object that is covered, 0 to 0.9."""
     noise: Share = 0.0
-    """Pixel noise as a share of full scale, 0 to 1."""
+    """Pixel noise as a share of the full range, 0 to 1."""
 
 
 class Check(Settings):
-    """Print domains x classes with counts and every defect; exit code 1 when training would be wrong."""
+    """Count the images by domain and class and list every defect; exit code 1 if training would go wrong."""
 
     source: Source
     max_pixels: int | None = Field(default=None, ge=1)
-    """An image of more pixels is an error (default: 178956970, what loading refuses)."""
+    """Images with more pixels are errors (default: 178956970, above which images cannot be loaded)."""
 
 
 class SplitOptions(Settings):
-    """Print which images are in the "in" (80 %) and "out" (20 %) part of each domain, as DomainBed splits it."""
+    """Print the images in the "in" (80 %) and "out" (20 %) part of each domain, as split by DomainBed."""
 
     source: Source
     target: Annotated[str, Shown("DOMAIN"), AfterValidator(composed)]
@@ -73,25 +73,25 @@ class SplitOptions(Settings):
 
 
 class Digits(Settings):
-    """Write scikit-learn's 1,797 handwriting scans, 64 pixels wide, as RotatedMNIST- or ColoredMNIST-like domains."""
+    """Write scikit-learn's 1,797 handwritten digits, 64 pixels wide, as domains like RotatedMNIST or ColoredMNIST."""
 
     folder: Folder
     """New or empty folder."""
     shift: Literal["rotation", "colour"]
     """Rotation: 0 to 75 degrees, ten classes; colour: two classes whose colour misleads in one domain."""
     seed: int = 0
-    """Whole number; deals the scans out to the domains."""
+    """Whole number; decides which digit goes to which domain."""
 
 
 class Fetch(Settings):
-    """Name a benchmark's source and layout; with --hub, write it from the Hugging Face hub."""
+    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub."""
 
     name: Annotated[Literal["pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)]
     """One of pacs, vlcs, office_home, terra_incognita."""
     folder: Folder
-    """Where the images are to lie."""
+    """Folder for the images."""
     hub: bool = False
-    """Download it now and write the folder; a stopped download continues."""
+    """Download it now and write the folder; a stopped download is resumed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

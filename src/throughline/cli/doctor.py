@@ -43,7 +43,7 @@ class Package:
     fits: bool
 
     def __str__(self) -> str:
-        state = "is not installed" if self.installed is None else f"{self.installed} does not fit"
+        state = "is not installed" if self.installed is None else f"{self.installed} is not supported"
         return f"{self.name} {state} (required: {self.required or 'any'}): run make setup"
 
 
@@ -154,14 +154,14 @@ def judge_demo(machine: Machine) -> Job:
 
 def judge_large(machine: Machine, model: LargeModel) -> Job:
     """Whether a LoRA of a large model can be trained here: software, a GPU, the weights."""
-    fault = "Python or packages do not fit (see demo)" if software_faults(machine) else gpu_fault(machine, model)
+    fault = "Python or packages are not supported (see demo)" if software_faults(machine) else gpu_fault(machine, model)
     state, room = machine.checkpoints[model.checkpoint], machine.cache_free >= model.weights
     missing = [fault] if fault is not None else []
     runs = "no" if fault is not None else "yes" if state == "here" else "after download" if room else "no"
     if state != "here":
         missing.append(f"{model.checkpoint} is {state} in {machine.cache}: hf download {model.checkpoint}")
         if not room:
-            missing.append(f"{in_gb(machine.cache_free)} free there, the download takes {in_gb(model.weights)}")
+            missing.append(f"{in_gb(machine.cache_free)} free there, the download needs {in_gb(model.weights)}")
     needs = (
         f"about {in_gb(model.memory)} of GPU memory (estimate: {in_gb(model.weights)} weights in bf16, "
         f"{in_gb(model.adapter)} adapter with AdamW, {in_gb(model.activations)} allowance for activations)"
@@ -191,7 +191,7 @@ def gpu_fault(machine: Machine, model: LargeModel) -> str | None:
     if best.memory < model.memory:
         return f"{best.name} has {in_gb(best.memory)} of memory"
     if best.free < model.memory:
-        return f"{best.name} has {in_gb(best.free)} of {in_gb(best.memory)} free: end what else runs on it"
+        return f"{best.name} has {in_gb(best.free)} of {in_gb(best.memory)} free: stop other programs that use it"
     return None
 
 

@@ -30,9 +30,9 @@ class Measuring(Settings):
     model: ModelName
     images: Source
     split: Literal["in", "out", "all"] = "all"
-    """Part of each domain, as DomainBed cuts it."""
+    """Part of each domain, as split by DomainBed."""
     trial_seed: int = 0
-    """Whole number; DomainBed's seed of the split."""
+    """Whole number; DomainBed's trial seed, which decides the split."""
     out: Annotated[Path | None, Shown("FILE")] = None
     """Also write the JSON to this file."""
 
@@ -118,11 +118,11 @@ def _confusion_table(assessment: Assessment) -> Table:
 def _notes(assessment: Assessment, images: ImageSet) -> Iterator[str]:
     from throughline.drawn import DRAWN_NOTE
 
-    yield "Intervals are Wilson's, over images. Unparsed and failed answers count as wrong."
+    yield "Intervals are Wilson intervals over images. Unparsed and failed answers count as wrong."
     if assessment.absent_classes:
-        yield f"The model also offers classes without an image here: {', '.join(assessment.absent_classes)}."
+        yield f"The model also has classes without an image here: {', '.join(assessment.absent_classes)}."
     if assessment.same_images:
-        yield "These are the very images the model was trained on: nothing here says how it does on others."
+        yield "The model was trained on these very images. The numbers say nothing about other images."
     elif assessment.seen_domains:
         yield f"The model was trained on domains of the same name: {', '.join(assessment.seen_domains)}."
     if (images.root / "scenes.jsonl").is_file():

@@ -19,21 +19,21 @@ class Exporting(Settings):
     """What becomes one checkpoint, and how."""
 
     model: Annotated[str, Shown("MODEL", positional=True)]
-    """Folder made by `throughline fit`; or a run's units/<unit>, or a round-<r> in it."""
+    """Folder made by `throughline fit`, or units/<unit> of a run, or a round-<r> in it."""
     merge: bool = False
-    """Fold the adapter into the base's weights (required; there is no other way yet)."""
+    """Add the adapter to the base weights (required; there is no other way yet)."""
     out: Annotated[Path, Shown("DIR")]
-    """Folder to write; not there, or empty."""
+    """Folder to write; it must be new or empty."""
     images: Annotated[Path | None, Shown("DIR")] = None
-    """Images to compare both on, four of them (default: drawn noise)."""
+    """Images for comparing checkpoint and adapter, of which four are used (default: random noise)."""
     classes: Annotated[tuple[str, ...] | None, Shown("A,B,C")] = None
     """Classes the model was trained on (default: as recorded, or those of the run's images)."""
     checkpoint: Annotated[str | None, Shown("DIR")] = None
-    """Where the base lies (default: as it was when trained)."""
+    """Folder of the base checkpoint (default: as it was when trained)."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the weights written (default: that of the base's files)."""
+    """Type of the written weights (default: that of the base's files)."""
     quantization: Literal["none"] | None = None
-    """None: merge into the base's weights of full width what was fitted beside 4-bit ones (default: refused)."""
+    """With none, an adapter trained on 4-bit weights is merged into the full weights (default: refused)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the checkpoint and says how equal it is."""
     if not arguments.merge:
-        raise UsageError("export writes merged checkpoints only, so far", do="add --merge")
+        raise UsageError("export can only write merged checkpoints so far", do="add --merge")
     from throughline.experiment.checkpoint_export import export_merged
 
     exported = export_merged(
@@ -65,16 +65,16 @@ def _as_text(exported: Exported, out: Path) -> str:
     merged, check = exported.merged, exported.check
     lines = [
         f"merged {exported.method} into {exported.base['name']}, {merged.layers} layers, {merged.dtype}: {out}",
-        f"opened anew, it differs from the adapter by at most {check.difference:.1e} nats "
+        f"opened again, it differs from the adapter by at most {check.difference:.1e} nats "
         f"(tolerance {check.tolerance:.1e}; {check.values:,} tokens of {check.images} images; "
-        f"the adapter moves the base by {check.adapter_change:.1e})",
+        f"the adapter changes the base by {check.adapter_change:.1e})",
     ]
     if merged.rounding:
         lines.append(
-            f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of what was learnt "
-            "(--dtype float32 keeps it all, in larger files)"
+            f"rounding to {merged.dtype} changed the merged layers by {merged.rounding:.1%} of the adapter's change "
+            "(--dtype float32 loses nothing but needs larger files)"
         )
     if exported.quantization != "none":
-        lines.append(f"the adapter was fitted beside weights in {exported.quantization}, not those of full width")
+        lines.append(f"the adapter was trained with base weights in {exported.quantization}, not in full precision")
     lines.append(f"serve it with: transformers serve {out}, or vllm serve {out}")
     return "\n".join(lines)

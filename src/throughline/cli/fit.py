@@ -31,23 +31,23 @@ class Fitting(Settings):
 
     images: Source
     out: Annotated[Path, Shown("MODEL")]
-    """Folder of the model."""
+    """Folder for the model."""
     chains: Annotated[str | None, Shown("JOURNAL|describer")] = None
-    """Reasoning chains: a journal (JSONL), a folder of them, or `describer` for a drawn world."""
+    """Reasoning chains: a store (folder of journal-*.jsonl, or one such file), or `describer` for drawn images."""
     preset: Annotated[str | None, Shown("NAME|FILE.yaml")] = None
-    """Config whose model and training are taken, as demo or paper/pacs (default: demo for the pocket checkpoint, else
-    the paper's values)."""
+    """Config from which model and training are taken, such as demo or paper/pacs (default: demo for the pocket
+    checkpoint, otherwise the paper's values)."""
     run: Annotated[Path | None, Shown("RUN")] = None
-    """A finished run on the same images: its held-out results go into the model's card."""
+    """A finished run on the same images; its held-out results are written into the model card."""
     seed: int = Field(default=0, ge=0)
-    """Whole number of the draws in training."""
+    """Whole number; seed of the training."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options. Those without a default of their own take the preset's value."""
     add_settings(parser, Fitting)
     parser.add_argument(
-        "--method", choices=METHOD_CHOICES, help="what is trained (default: cls without --chains, mtct_sarr with)"
+        "--method", choices=METHOD_CHOICES, help="method to train (default: cls without --chains, mtct_sarr with)"
     )
     add_settings(parser.add_argument_group("model"), RunConfig, MODEL_KEYS, "the preset's, or {}")
     add_settings(parser.add_argument_group("training"), RunConfig, TRAINING_KEYS, "the preset's, or {}")
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = (
         f"fitted {record.method} on {images:,} images of {len(record.domains)} domains, {len(record.classes)} classes"
     )
-    print(f"{done}: {fitted.folder}" if fitted.worked else f"nothing to do, this model is there: {fitted.folder}")
+    print(f"{done}: {fitted.folder}" if fitted.worked else f"nothing to do, this model is finished: {fitted.folder}")
     hub = " --hub" if record.checkpoint.hub else ""
     print(f"ask it with: throughline predict {fitted.folder} IMAGE{hub}")
     return 0

@@ -20,18 +20,18 @@ from throughline.core.errors import ThroughlineError, UsageError
 
 # Verb: one line for `throughline --help`. The module is throughline.cli.<verb>.
 VERBS = {
-    "demo": "the whole experiment on drawn images, in minutes, without GPU or network",
-    "doctor": "what this machine can run, and what is missing",
+    "demo": "run a complete experiment on drawn images, in minutes, without GPU or network",
+    "doctor": "show what this machine can run, and what is missing",
     "data": "draw, check, split and fetch images by domain and class",
-    "chains": "reasoning chains: ask a teacher, check, count, view, export",
-    "run": "an experiment from a config: targets x methods x seeds, resumable",
+    "chains": "reasoning chains: build with a teacher, check, count, view, export",
+    "run": "run or resume an experiment from a config: targets x methods x seeds",
     "fit": "train the final model on all domains of a folder",
     "evaluate": "measure a model on a folder of images",
-    "predict": "label, confidence and chain for images",
-    "export": "a trained model as one checkpoint that servers load",
-    "report": "tables and the self-contained page of a finished run",
-    "analyze": "why it worked or did not: token probabilities, entropy, mismatch, divergence, faithfulness",
-    "bench": "measure this system against its rivals on this machine",
+    "predict": "label, confidence and reasoning chain for images",
+    "export": "write a trained model as one checkpoint for servers",
+    "report": "print the tables of a run and write its page",
+    "analyze": "look for causes: token probabilities, entropy, mismatch, divergence, faithfulness",
+    "bench": "measure time and memory on this machine, compared with other tools",
 }
 
 INTERRUPTED = 3
@@ -123,7 +123,7 @@ def describe() -> str:
         "  -h, --help    this page; `throughline <verb> --help` shows a verb's options",
         "  --version     the version",
         "",
-        "exit codes: 0 done; 1 the input is at fault; 2 wrong usage; 3 interrupted, the same command continues",
+        "exit codes: 0 done; 1 error in the input; 2 wrong usage; 3 interrupted, the same command continues",
     ]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound=Settings)
 Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.Namespace], int]]]"
 """By name, the options of a subcommand and the function that runs it."""
 
-MODEL_HELP = "folder made by `throughline fit`; or a checkpoint, zero-shot: `pocket`, a folder, with --hub a hub name"
+MODEL_HELP = "folder made by `throughline fit`, or a checkpoint (zero-shot): `pocket`, a folder, with --hub a name"
 SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet: image, domain, label[, group][, class_name]"
 
 
@@ -198,7 +198,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout instead of tables")
     add_settings(parser, AnswerSettings, ["batch"], "the model's, or {}")
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="where the base of a fitted model lies (default: as it was when fitted)"
+        "--checkpoint", metavar="DIR", help="folder of the base of a fitted model (default: as it was when fitted)"
     )
     add_settings(parser, ModelSettings, ["tiles", "dtype", "quantization"], "the model's, or {}")
     add_settings(parser, ModelSettings, ["hub", "device"])

@@ -34,18 +34,18 @@ class Asking(Settings):
 
     model: ModelName
     images: Annotated[tuple[Path, ...], Shown("IMAGE|FOLDER", positional=True, several="+")]
-    """Image files, or folders that are walked for them."""
+    """Image files, or folders that are searched for them."""
     classes: Annotated[tuple[str, ...] | None, Shown("A,B,C")] = None
-    """Classes to choose from, zero-shot (default: those the model was fitted on; needed for a checkpoint)."""
+    """Classes to choose from (default: those of the fitted model; a plain checkpoint needs this option)."""
     no_chain: bool = False
-    """Label and confidence only, without the slow reasoning path."""
+    """Give label and confidence only, without the slow reasoning path."""
     min_confidence: Annotated[float, Shown("P")] = Field(default=0.0, ge=0, le=1)
-    """Write `unknown` as the label where its confidence is below this."""
+    """Write `unknown` as the label if its confidence is below this."""
     require_agreement: bool = False
-    """Write `unknown` as the label where the chain concludes in another class, or in none."""
+    """Write `unknown` as the label if the chain concludes in another class or in none."""
     csv: Annotated[str | None, Shown("FILE")] = None
-    """Write image,label,confidence,reasoning_label,agree,outcome,chain, a row as soon as it is there; the same call
-    continues the file, and without one nothing is continued; - is stdout (default: a table)."""
+    """Write a CSV file with image,label,confidence,reasoning_label,agree,outcome,chain, one row at a time; the same
+    command continues it; - is stdout (default: a table in the terminal, which cannot be continued)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = Path(arguments.csv) if arguments.csv not in (None, STDOUT) else None
     rows = _open_table(arguments, images, record) if table is not None else {}
     if rows:
-        say(f"{len(rows):,} of {counted(len(images), 'image')} are answered already in {table}")
+        say(f"{len(rows):,} of {counted(len(images), 'image')} already have an answer in {table}")
     answers = []
     try:
         for answer in _answers(arguments, [*images.values()], {*rows}) if len(rows) < len(images) else ():
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
                 add_row(table, rows[answer.image])
     except KeyboardInterrupt:
         if table is None:
-            raise Interrupted("interrupted: without --csv FILE the same command begins anew") from None
+            raise Interrupted("interrupted: without --csv FILE the same command starts from the beginning") from None
         raise
     if table is not None and [*rows] != [*images]:
         write_table(table, (rows[name] for name in images))
@@ -92,9 +92,9 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecor
     from throughline.evaluation.saved_model import find_record, require_class_names
 
     if arguments.json and arguments.csv == STDOUT:
-        raise UsageError("--json and --csv - both want stdout", do="give --csv a file")
+        raise UsageError("--json and --csv - both write to stdout", do="give --csv a file")
     if arguments.require_agreement and arguments.no_chain:
-        raise UsageError("--require-agreement needs a chain to agree with", do="leave out --no-chain")
+        raise UsageError("--require-agreement needs chains", do="leave out --no-chain")
     images = {shown_name(image): image for image in find_images(arguments.images)}
     if arguments.csv not in (None, STDOUT):
         require_writable(Path(arguments.csv))
@@ -107,7 +107,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecor
         )
     holds_back = arguments.min_confidence or arguments.require_agreement
     if holds_back and UNKNOWN in (arguments.classes or getattr(record, "classes", ())):
-        raise UsageError(f"a class is called {UNKNOWN}, as doubtful answers are", do="rename the class")
+        raise UsageError(f"a class has the name {UNKNOWN}, which is used for uncertain answers", do="rename the class")
     return images, record
 
 
@@ -171,4 +171,4 @@ def _refuse_faults(answers: Sequence[ImageAnswer]) -> None:
         print(f"note: {answer.fault}", file=sys.stderr)
     if faults:
         count = f"{len(faults)} of {len(answers)} images could not be read"
-        raise ThroughlineError(f"{count}, all others are answered: {faults[0].fault}")
+        raise ThroughlineError(f"{count}, all others have an answer: {faults[0].fault}")

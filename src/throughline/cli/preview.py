@@ -82,7 +82,7 @@ def _units_table(preview: Preview) -> Table:
         title=f"{len(rows)} units on {images:,} images of {domains} domains",
         columns=("unit", *(column.replace("_", " ") for column in columns), "after"),
         rows=(*rows, ("total", *counts(preview.total), "")),
-        notes=("At most: images without an accepted chain are trained on less. Nothing was trained or written.",),
+        notes=("Upper bounds: images without an accepted chain are used less. Nothing was trained or written.",),
     )
 
 
@@ -92,8 +92,8 @@ def _work_table(forecast: Forecast) -> Table:
     notes = [
         *dict.fromkeys(note for workload in forecast.workloads for note in _workload_notes(workload)),
         f"Memory is a worker's peak{'; time is of one worker on this machine' if here else ''}.",
-        *([f"Time of {done} finished units is measured, that of the others in proportion to it."] if done else []),
-        "At most, again: no chain is taken to be rejected. Nor is any padding counted.",
+        *([f"The time of {done} finished units is measured; that of the others is scaled to it."] if done else []),
+        "Upper bounds, for no rejected chain; padding is not counted.",
     ]
     return Table(
         title="forecast of tokens (trained, of prompts, written) and FLOPs (training, self-labelling, answering)",
@@ -124,11 +124,11 @@ def _work_cells(units: Sequence[UnitForecast], here: bool) -> tuple[str, ...]:
 def _hardware_table(forecast: Forecast) -> Table:
     cards = [hardware for hardware in forecast.hardware if hardware.name != THIS_MACHINE]
     here = forecast.unknown or forecast.hardware[0].note
-    left = "; time of the units that are not done" if any(row.done for row in forecast.units) else ""
+    left = "; time of the unfinished units" if any(row.done for row in forecast.units) else ""
     columns: dict[str, Callable[[Hardware], str]] = {
         "hardware": lambda machine: machine.name,
         "peak TFLOP/s": lambda machine: f"{machine.flops / 1e12:.3g}",
-        "share trained at": lambda machine: f"{machine.shares.training:.0%}",
+        "share reached in training": lambda machine: f"{machine.shares.training:.0%}",
         "workers": lambda machine: str(machine.workers),
         "time": lambda machine: duration(forecast.elapsed[machine.name]),
         "memory GB": lambda machine: (

@@ -22,18 +22,18 @@ class Reporting(Settings):
     """Which tables are printed and how, and where the page goes."""
 
     runs: Annotated[tuple[Path, ...], Shown("RUN", positional=True, several="+")]
-    """Run folder, as `throughline run` wrote it; of several a page sets the tables side by side."""
+    """Run folder written by `throughline run`; with several, one page shows their tables next to each other."""
     out: Annotated[Path | None, Shown("DIR")] = None
-    """Folder for the page and its figures (default: report/ in the run's folder, of several runs in the first)."""
+    """Folder for the page and its figures (default: report/ in the folder of the run, or of the first one)."""
     format: Literal["terminal", "markdown", "latex"] = "terminal"
-    """How tables are printed."""
+    """Format of the printed tables."""
     split: Literal["in", "out", "all"] | None = None
-    """Part of the target: in (the 80 % that DomainBed reports), out (the rest) or all (default: in, or all where there
-    is no in; of several runs all)."""
+    """Part of the target: in (the 80 % that DomainBed reports), out (the rest) or all (default: in, or all if there is
+    no in; for several runs all)."""
     answer: Literal["label", "reasoning", "likelihood"] | None = None
-    """One answer path only (default: every path that was measured)."""
+    """Only this answer path (default: all paths that were measured)."""
     baseline: Annotated[str | None, Shown("METHOD")] = None
-    """Method that the others are compared with, pairwise (default: cls, or zero_shot where there is no cls)."""
+    """Method that the others are compared with (default: cls, or zero_shot if there is no cls)."""
     images: Annotated[Path | None, Shown("DIR")] = None
     """Image folder for the page's gallery (default: the one in the run's config, if it is there)."""
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     images: Path | None = arguments.images
     if images is not None and not images.is_dir():
-        raise ThroughlineError("no such image folder", images, "name the folder that holds the domains")
+        raise ThroughlineError("no such image folder", images, "name the folder with the domains in it")
     (folder,) = arguments.runs
     run = read_run(folder)
     _print(_tables(run, arguments.split, arguments.answer, arguments.baseline), arguments.format)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _side_by_side(arguments: argparse.Namespace) -> int:
     for option, value in (("--images", arguments.images), ("--baseline", arguments.baseline)):
         if value is not None:
-            raise UsageError(f"{option} is for the page of one run", do="leave it out, or name one run")
+            raise UsageError(f"{option} can be used with one run only", do="leave it out, or name one run")
     from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, write_side_by_side
     from throughline.runs.reader import read_run
 

@@ -25,17 +25,17 @@ class Running(Settings):
     config: Annotated[str | None, Shown("CONFIG", positional=True)] = None
     """A YAML file, or a preset (see --list)."""
     set: Annotated[tuple[str, ...], Shown("KEY=VALUE", several="append")] = ()
-    """Change a value of the config, such as training.rounds=2; may be repeated."""
+    """Change a value of the config, such as training.rounds=2; may be given several times."""
     out: Annotated[Path | None, Shown("DIR")] = None
-    """Run folder (default: runs/<name of the config>)."""
+    """Folder of the run; an unfinished run in it is resumed (default: runs/<name of the config>)."""
     redo: Literal["stale"] | None = None
-    """Do stale units again; the old ones move to units/.stale."""
+    """Repeat units whose inputs have changed; the old ones are moved to units/.stale."""
     fail_fast: bool = False
-    """Start no further unit once one has failed (by default only those that need it are left out)."""
+    """Start no further unit after a failure; by default only units that need the failed one are skipped."""
     dry_run: bool = False
-    """Print config, units and their estimated cost, and stop."""
+    """Print the config, the units and their estimated cost, and run nothing."""
     list: bool = False
-    """Print the presets and stop."""
+    """Print the presets and run nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return _list_presets(arguments.json)
     if arguments.config is None:
-        raise UsageError("no config is named", do="name a YAML file or a preset (see throughline run --list)")
+        raise UsageError("no config is given", do="name a YAML file or a preset (see throughline run --list)")
     from throughline.experiment.run import preview_run
 
     config = load_config(arguments.config, [*arguments.set, *overrides_of(arguments, KEYS)])

@@ -47,7 +47,7 @@ def full_disk(error: BaseException | None, place: object) -> ThroughlineError | 
     while error is not None:
         if words := _FULL_DISK.search(str(error)):
             where = getattr(error, "filename", None) or place
-            return ThroughlineError(f"cannot write: {words[0]}", where, "free some space")
+            return ThroughlineError(f"cannot write: {words[0]}", where, "free disk space")
         error = error.__cause__ or error.__context__
     return None
 
@@ -57,7 +57,7 @@ def require_own_folder(out: Path, marks: Iterable[str], what: str) -> None:
     `what`, e.g. a run."""
     with readable_os_errors(out):
         if out.exists() and not out.is_dir():
-            raise ThroughlineError(f"a file is in the way of the folder of {what}", out, "name another with --out")
+            raise ThroughlineError(f"a file has the name of the folder of {what}", out, "name another with --out")
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if names and names.isdisjoint(marks):
         raise ThroughlineError(f"the folder holds something else than {what}", out, "name another with --out")
@@ -66,7 +66,7 @@ def require_own_folder(out: Path, marks: Iterable[str], what: str) -> None:
 def require_writable(path: Path) -> None:
     """Raises a ThroughlineError now rather than after hours of work when no file can be written at `path`."""
     if path.is_dir():
-        raise ThroughlineError("cannot write: a folder is in the way", path, "name a file")
+        raise ThroughlineError("cannot write: a folder has this name", path, "name a file")
     with readable_os_errors(path):
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         tempfile.TemporaryFile(dir=nearest).close()  # asking for rights says nothing about full or read-only disks
@@ -153,7 +153,7 @@ def require_free_folder(out: Path) -> None:
         if out.is_dir() and any(out.iterdir()):
             raise ThroughlineError("the folder is not empty", out, "name a new one")
         if (out.exists() or out.is_symlink()) and not out.is_dir():
-            raise ThroughlineError("a file is in the way of the folder", out, "name another one")
+            raise ThroughlineError("a file has the name of this folder", out, "name another one")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -209,8 +209,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ThroughlineError(f"line {number} is no JSON ({error.msg})", path) from error
+            raise ThroughlineError(f"line {number} is not JSON ({error.msg})", path) from error
         if not isinstance(row, dict):
-            raise ThroughlineError(f"line {number} is no JSON object", path)
+            raise ThroughlineError(f"line {number} is not a JSON object", path)
         rows.append(row)
     return rows

@@ -32,7 +32,7 @@ class Settings(BaseModel):
         """Of a doubled seed or domain a mean would say that nothing varies."""
         doubled = [value for at, value in enumerate(values) if value in values[:at]] if type(values) is tuple else []
         if doubled:
-            raise ValueError(f"{doubled[0]} stands twice: name it once")
+            raise ValueError(f"{doubled[0]} is given twice: give it once")
         return values
 
     @classmethod
@@ -60,84 +60,86 @@ class LoraSettings(Settings):
     alpha: int = Field(default=16, ge=1)
     """Scale is alpha / rank (open in the paper; OpenGVLab/InternVL fine-tunes with alpha = 2 rank)."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout before the first factor (open in the paper; OpenGVLab/InternVL's default)."""
+    """Dropout before the first factor (open in the paper; default of OpenGVLab/InternVL)."""
     vision: tuple[str, ...] = ("*",)
-    """Linear layers of the vision tower to adapt, by name, e.g. `q_proj`; `*` is all, empty none (paper: adapted)."""
+    """Linear layers of the vision tower with an adapter, by name, e.g. `q_proj`; `*` is all, empty none (paper:
+    adapted)."""
     decoder: tuple[str, ...] = ("*",)
-    """Linear layers of the decoder to adapt, by name, e.g. `o_proj`; `*` is all, empty is none (paper: adapted)."""
+    """Linear layers of the decoder with an adapter, by name, e.g. `o_proj`; `*` is all, empty none (paper: adapted)."""
 
 
 class ModelSettings(Settings):
-    """The checkpoint that everything starts from."""
+    """The base checkpoint."""
 
     checkpoint: str = "pocket"
-    """`pocket` (ships with the package), a folder, or with `hub` a name on the Hugging Face hub."""
+    """`pocket` (ships with the package), a folder, or with `hub` a name on the Hugging Face Hub."""
     tiles: int = Field(default=1, ge=1)
-    """Most tiles an image is cut into (open in the paper)."""
+    """Largest number of tiles that an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
     quantization: Quantization = "none"
-    """`nf4` holds the decoder's weights in 4 bits (QLoRA), a quarter of the memory; needs `throughline[quantized]`."""
+    """`nf4` keeps the decoder's weights in 4 bits (QLoRA), for a quarter of the memory; needs
+    `throughline[quantized]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; `auto` is a GPU where there is one."""
+    """Where to compute; `auto` is a GPU if there is one."""
     hub: bool = False
-    """Allow the checkpoint's download from the Hugging Face hub."""
+    """Allow the download of the checkpoint from the Hugging Face Hub."""
     revision: str | None = None
-    """Branch, tag or commit of a checkpoint on the hub, `main` by default. A run resolves it to a commit first."""
+    """Branch, tag or commit of a checkpoint on the hub; `main` by default. A run first resolves it to a commit."""
     lora: LoraSettings = LoraSettings()
-    """The adapter that training fits."""
+    """The adapter that is trained."""
 
 
 class SamplingSettings(Settings):
-    """How continuations are drawn."""
+    """How texts are sampled."""
 
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus: the smallest set of tokens with at least this probability."""
+    """Nucleus sampling: from the smallest set of tokens with at least this probability."""
     max_new_tokens: int = Field(default=512, ge=1)
-    """Tokens; a continuation that reaches it has finish reason `length`."""
+    """Most new tokens; a text that reaches this number has finish reason `length`."""
     constrained: bool = False
-    """Forbid tokens that no well-formed chain could go on with; needs `throughline[constrained]`."""
+    """Allow only tokens that can continue a well-formed chain; needs `throughline[constrained]`."""
 
 
 class StageSettings(Settings):
     """One stage of training: the first one, or one round of self-labelling."""
 
     epochs: float = Field(default=3, gt=0)
-    """Passes over the stage's samples (paper: 3)."""
+    """Passes over the samples of the stage (paper: 3)."""
     batch: int = Field(default=128, ge=1)
-    """Samples behind one optimiser step, over all devices and accumulation steps (paper: 128)."""
+    """Samples per optimiser step, over all devices and accumulation steps (paper: 128)."""
     micro_batch: int = Field(default=8, ge=1)
-    """Samples in one forward pass, rounded down to a divisor of `batch`; changes memory and time, not the result."""
+    """Samples per forward pass, rounded down to a divisor of `batch`; changes memory and time, not the result."""
     auto_batch: bool = False
-    """Halve the micro-batch when the device runs out of memory, instead of stopping with a hint."""
+    """Halve the micro-batch when memory runs out on the device, instead of stopping with an error."""
     bucket_lengths: bool = True
-    """Where the checkpoint's family needs padded rows, cut a batch into micro-batches by length; changes the rounding
-    only. Families whose trees share one row have nothing to pad."""
+    """Group samples of similar length into micro-batches, for checkpoints that need padding; changes only rounding.
+    It has no effect on checkpoint families that need no padding."""
     loader_workers: int = Field(default=0, ge=0)
-    """Processes that read images and build samples ahead of the step (Linux, macOS); with 0 the step waits for them.
-    Their tensors come through shared memory, which a container may have to be given (`--shm-size`)."""
+    """Processes that prepare the next samples during a step (Linux, macOS); 0 prepares them between steps. They use
+    shared memory, of which a container may need more (`--shm-size`)."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW (paper: 5e-4)."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Open in the paper; OpenGVLab/InternVL's fine-tuning scripts use 0.05."""
+    """Weight decay of AdamW (open in the paper; OpenGVLab/InternVL: 0.05)."""
     warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps with rising learning rate (open in the paper; OpenGVLab/InternVL: 0.03)."""
+    """Share of the steps with a rising learning rate (open in the paper; OpenGVLab/InternVL: 0.03)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning-rate schedule (open in the paper; OpenGVLab/InternVL: cosine)."""
     label_reduce: Literal["sum", "mean"] = "sum"
-    """Over the label's tokens: `sum` is -log p(y | x) of Eq. 1; which the paper's code uses we do not know."""
+    """How a label's loss combines its tokens (open in the paper; `sum` is -log p(y | x) of its Eq. 1)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradient clipping (open in the paper; the default of transformers.Trainer)."""
+    """Largest norm of the gradient (open in the paper; default of transformers.Trainer)."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     autocast: bool = False
     """Run the forward pass in bfloat16 while the weights stay as loaded."""
     save_steps: int = Field(default=200, ge=1)
-    """Optimiser steps between checkpoints that a killed stage can go on from."""
+    """Optimiser steps between two checkpoints from which a killed stage can resume."""
     report_to: tuple[str, ...] = ()
-    """Trackers of transformers.Trainer, e.g. `tensorboard`, `wandb`, `trackio`."""
+    """Experiment trackers of transformers.Trainer, e.g. `tensorboard`, `wandb`, `trackio`."""
 
     def steps(self, samples: int) -> int:
         """Optimiser steps of a stage on so many samples."""
@@ -148,36 +150,36 @@ class WordingSettings(Settings):
     """How the two questions about an image are worded."""
 
     label: str | None = None
-    """The label question, with `{options}` where the classes belong (unset: the paper's)."""
+    """The label question, with `{options}` in the place of the classes (default: the paper's)."""
     instruction: str | None = None
-    """What follows it in the reasoning question (unset: ours, which names the stages of the chain format)."""
+    """The instruction that follows it in the reasoning question (default: ours, which names the stages of a chain)."""
 
     @field_validator("label")
     @classmethod
     def _with_a_place_for_classes(cls, label: str | None) -> str | None:
         if label is not None and "{options}" not in label:
-            raise ValueError("the label question has no {options}: write {options} where the classes belong")
+            raise ValueError("the label question has no {options}: write {options} in the place of the classes")
         return label
 
 
 class SelfLabelling(SamplingSettings):
-    """Draws of a round. With defaults of its own: naming one of its keys must not make the others greedy."""
+    """How the model samples its own chains in a round. Keys that are not given keep the defaults listed here."""
 
     temperature: float = Field(default=0.7, ge=0)
     """0 is greedy."""
 
 
 class SamplerSettings(Settings):
-    """Who draws the chains of a round: this process, or a server of the round's merged weights."""
+    """What writes the chains of a round: the training process, or a server with the merged weights of the round."""
 
     serve: str | None = None
     """Command of an OpenAI-compatible server, e.g. `vllm serve {checkpoint} --port {port} --served-model-name {name}`
-    or `transformers serve --port {port} {checkpoint}`; by default none, and this process draws. Faster for large
-    models, and texts are then no longer the same to the bit. On one GPU leave room for the model that trains."""
+    or `transformers serve --port {port} {checkpoint}`; by default there is none, and the training process writes the
+    chains. A server is faster for large models, but its texts cannot be repeated exactly. It shares the GPU."""
     start_seconds: float = Field(default=600.0, gt=0)
-    """Seconds until a server that does not answer is given up."""
+    """Seconds to wait for the server to answer before giving up."""
     at_once: int = Field(default=64, ge=1)
-    """Most requests under way; fewer while the server refuses."""
+    """Most requests at the same time; fewer while the server refuses some."""
 
     @field_validator("serve")
     @classmethod
@@ -187,7 +189,7 @@ class SamplerSettings(Settings):
         try:
             words = shlex.split(serve)
         except ValueError as error:
-            raise ValueError(f"the command cannot be read ({error}): mend its quotes") from None
+            raise ValueError(f"the command cannot be read ({error}): check its quotes") from None
         lacking = [name for name in ("{checkpoint}", "{port}") if not any(name in word for word in words[1:])]
         if lacking:
             raise ValueError(
@@ -206,36 +208,36 @@ class SamplerSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """Stages of training and the rounds of self-labelling."""
+    """Training stages and rounds of self-labelling."""
 
     stage: StageSettings = StageSettings()
-    """The first stage and each round."""
+    """Settings of the first stage and of each round."""
     rounds: int = Field(default=3, ge=1)
     """Rounds of self-labelling (paper: N = 3)."""
     rejected: Literal["drop", "keep_last"] = "drop"
-    """A sample whose own chain is rejected leaves the round (paper), or keeps its last accepted chain."""
+    """If a sample's own chain is rejected, drop the sample from the round (paper), or keep its last accepted chain."""
     self_labelling: SelfLabelling = SelfLabelling()
-    """How the model's own chains are drawn (open in the paper; OpenGVLab/InternVL's pipeline: 0.7 and 1.0)."""
+    """How the model's own chains are sampled (open in the paper; the pipeline of OpenGVLab/InternVL: 0.7 and 1.0)."""
     sampler: SamplerSettings = SamplerSettings()
-    """Who draws them."""
+    """What writes them."""
 
     @model_validator(mode="after")
     def _constrained_here(self) -> TrainingSettings:
         if self.self_labelling.constrained and self.sampler.serve is not None:
-            raise ValueError("a server does not know our grammar: drop self_labelling.constrained, or sampler.serve")
+            raise ValueError("a server cannot use our grammar: remove self_labelling.constrained or sampler.serve")
         return self
 
 
 class AnswerSettings(Settings):
-    """How a finished model is asked."""
+    """How a trained model is tested."""
 
     answers: tuple[Literal["label", "reasoning", "likelihood"], ...] = ("label", "reasoning", "likelihood")
-    """Ways to an answer, side by side: which of them the paper's table uses is not known to us."""
+    """Answer paths; which of them the paper's table uses is open in the paper."""
     batch: int = Field(default=32, ge=1)
-    """Images asked together. Part of a unit's hash, since batched arithmetic rounds differently."""
+    """Images per batch. Part of a unit's hash, because another batch size rounds differently."""
     label_tokens: int = Field(default=32, ge=1)
     """Most new tokens of a label answer."""
     chain_tokens: int = Field(default=512, ge=1)
-    """Most new tokens of a reasoning answer; a chain that reaches it counts as truncated."""
+    """Most new tokens of a chain; one that reaches this number counts as truncated."""
     constrained: bool = False
-    """Allow a reasoning answer only tokens that keep it in its format (needs the extra `constrained`)."""
+    """Allow only well-formed chains on the reasoning path; needs `throughline[constrained]`."""

@@ -94,7 +94,7 @@ def quick_check(images: ImageSet) -> Iterator[Defect]:
     that use fewer bits, as far as a few images of each domain show.
     """
     if len(images.classes) < 2:
-        yield Defect("too_few_classes", "error", f"only one class ({images.classes[0]}): nothing to tell apart")
+        yield Defect("too_few_classes", "error", f"only one class ({images.classes[0]}): nothing to choose from")
     for folder in images.empty:
         yield Defect("empty_class", "warning", f"the class folder {folder} is empty", (folder,))
     yield from _unused_bits(spread(images.samples, LOOKED_AT * len(images.domains)))
@@ -110,8 +110,8 @@ def _unused_bits(images: Sequence[Entry | Sample]) -> Iterable[Defect]:
         narrow = bits if max(bits) < 16 else [each for each in bits if each <= 12]
         if narrow:
             white = round((2 ** max(narrow) - 1) / 257)
-            what = f"{len(narrow)} of {len(bits)} 16-bit images looked at in {domain} use {max(narrow)} bits only"
-            remedy = f"they load dark, white as {white} of 255; scale them to 16 bits"
+            what = f"{len(narrow)} of {len(bits)} 16-bit images looked at in {domain} use only {max(narrow)} bits"
+            remedy = f"they are loaded too dark, with white as {white} of 255; scale them to 16 bits"
             yield Defect("unused_bits", "warning", f"{what}: {remedy}", (domain,))
 
 
@@ -151,14 +151,14 @@ def _layout_defects(listing: Listing) -> Iterable[Defect]:
             pictures,
             "pictures in a format that is not listed are left out; convert them to PNG or JPEG",
         ),
-        ("gif", gifs, "of GIF images the first frame is read; DomainBed leaves them out, so its splits are others"),
-        ("not_an_image", others, "files that are no images are left out"),
+        ("gif", gifs, "of GIF images the first frame is read; DomainBed leaves them out, so its splits differ"),
+        ("not_an_image", others, "files that are not images are left out"),
     ):
         if names:
             yield Defect(kind, "warning", what, tuple(names))
     for entry in listing.entries:
         if not is_unicode(entry.id):
-            yield Defect("bad_name", "error", f"the file name {entry.id!r} is no UTF-8", (ascii(entry.id),))
+            yield Defect("bad_name", "error", f"the file name {entry.id!r} is not UTF-8", (ascii(entry.id),))
 
 
 def _domain_and_class_defects(
@@ -177,7 +177,7 @@ def _domain_and_class_defects(
     for domain, row in counts.items():
         total = sum(row.values())
         if not total:
-            yield Defect("empty_domain", "error", f"the domain {domain} holds no <class>/<image>", (domain,))
+            yield Defect("empty_domain", "error", f"the domain {domain} has no <class>/<image>", (domain,))
             continue
         if total < SMALLEST_DOMAIN:
             what = f"the domain {domain} has {total} images: none is left for model selection"
@@ -205,8 +205,8 @@ def _group_defects(entries: list[Entry]) -> Iterable[Defect]:
             domains_of[entry.group].add(entry.domain)
     for group, domains in domains_of.items():
         if len(domains) > 1:
-            what = f"group {group} lies in several domains ({', '.join(sorted(domains))})"
-            yield Defect("group_across_domains", "warning", f"{what}: the target is not wholly unseen", (group,))
+            what = f"group {group} is in several domains ({', '.join(sorted(domains))})"
+            yield Defect("group_across_domains", "warning", f"{what}: the target is not fully unseen", (group,))
 
 
 def _broken_images(

@@ -39,7 +39,7 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     for entry, value in zip(entries, hashes, strict=True):
         if isinstance(value, OSError):
             raise ThroughlineError(
-                f"cannot read the image: {value.strerror or value}", entry.path, "remove it or mend it"
+                f"cannot read the image: {value.strerror or value}", entry.path, "remove or repair it"
             )
     labels = {entry.label: (entry.label,) for entry in entries}  # one tuple for all images of a class
     samples = tuple(
@@ -96,7 +96,7 @@ def _require_whole_folder(listing: Listing) -> None:
     if empty:
         # DomainBed's ImageFolder stops here too; skipping the folder would shift the seeds of later domains.
         raise ThroughlineError(
-            f"the domain folder {empty[0]} holds no <class>/<image>", root / empty[0], "fill it or remove it"
+            f"the domain folder {empty[0]} has no <class>/<image>", root / empty[0], "fill it or remove it"
         )
     for entry in listing.entries:
         _require_unicode(entry.id, root)
@@ -109,7 +109,7 @@ def is_unicode(name: str) -> bool:
 
 def _require_unicode(name: str, where: Path) -> None:
     if not is_unicode(name):
-        raise ThroughlineError(f"the file name {name!r} is no UTF-8", where, "rename it")
+        raise ThroughlineError(f"the file name {name!r} is not UTF-8", where, "rename it")
 
 
 def list_table(table: Path) -> list[Entry]:

@@ -34,7 +34,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 class ImageError(ThroughlineError):
     """A file that cannot be used as an image; `kind` is empty, truncated, unreadable or too_many_pixels."""
 
-    def __init__(self, kind: str, what: str, where: Path, do: str = "mend it or remove it") -> None:
+    def __init__(self, kind: str, what: str, where: Path, do: str = "repair or remove it") -> None:
         self.kind = kind
         super().__init__(what, where, do)
 

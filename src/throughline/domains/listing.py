@@ -131,7 +131,7 @@ def list_folder(root: Path) -> Listing:
     be read, and for two folders whose names are composed alike.
     """
     if not root.exists():
-        raise ThroughlineError("no such folder", root, "give the folder that holds <domain>/<class>/<image>")
+        raise ThroughlineError("no such folder", root, "give the folder with <domain>/<class>/<image> in it")
     if not root.is_dir():
         raise ThroughlineError("a file where a folder of images is expected", root, "give a folder, .csv or .parquet")
     listing = Listing(root)

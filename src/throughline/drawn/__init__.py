@@ -3,5 +3,5 @@
 The laboratory for the demo, the tests and every claim with known truth; never evidence about real images.
 """
 
-DRAWN_NOTE = "The drawn world is a laboratory with known truth: these numbers are no evidence about real images."
+DRAWN_NOTE = "The images are drawn and their content is known: these numbers are no evidence about real images."
 """Stands under every table that is made with it."""

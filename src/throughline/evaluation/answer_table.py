@@ -76,13 +76,13 @@ def _earlier_rows(
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error):
         whole = False
     if not whole or not text.startswith(header):
-        raise _not_ours(path, "it holds something else than answers that could be continued")
+        raise _not_ours(path, "it has content other than answers that can be continued")
     if changes:
-        raise _not_ours(path, f"its rows were asked otherwise ({listed_changes(changes)})")
+        raise _not_ours(path, f"its rows have other settings ({listed_changes(changes)})")
     answered: dict[str, Row] = {row[0]: row for row in rows[1:] if row[COLUMNS.index("outcome")] != Outcome.ERROR}
     for name in answered:
         if contents.get(name) != images.get(name, name):
-            raise _not_ours(path, f"it holds an answer about another image, {name}")
+            raise _not_ours(path, f"it has an answer about another image, {name}")
     return answered
 
 

@@ -108,8 +108,8 @@ class _Asking:
         if isinstance(answer, Likelihood):
             scores = label_log_likelihood(self.mllm, prompts, answer.continuations, prefix)
             if scores.isnan().any():
-                what = "the model's probabilities are no numbers: its training may have diverged"
-                raise ThroughlineError(what, self.mllm.name, "train it anew with a lower learning rate")
+                what = "the model's probabilities are not numbers: its training may have diverged"
+                raise ThroughlineError(what, self.mllm.name, "train it again with a lower learning rate")
             for probabilities in torch.softmax(scores.double(), dim=1).tolist():
                 yield answer.read(probabilities), ""
             return

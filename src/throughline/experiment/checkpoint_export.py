@@ -133,7 +133,7 @@ def _open_unit(folder: Path, base: ModelSettings, classes: Sequence[str] | None)
     """A unit's folder or a round's inside it: what the adapter does not say stands in the unit and the run."""
     read = read_unit(folder) or read_unit(folder.absolute().parent)
     if read is None:
-        raise ThroughlineError("this adapter belongs to no unit of a run", folder, "name the run's own folder of it")
+        raise ThroughlineError("this adapter is not part of a unit of a run", folder, "name the run's own folder of it")
     unit, run = read.unit, load_config(str(read.folder.absolute().parent.parent / CONFIG))
     config = run.at(run.data, unit.factors)
     settings = laid_over(config.model, base).model_copy(update={"hub": base.hub or config.model.hub})

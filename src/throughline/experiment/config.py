@@ -62,43 +62,43 @@ Factors = Annotated[dict[str, dict[str, dict[str, Any]]], BeforeValidator(_named
 
 
 class DrawnConfig(Settings):
-    """The drawn world as the images of a run; written to the run folder."""
+    """Drawn images for a run; they are written to the run folder."""
 
     per_class: int = Field(default=25, ge=1)
     """Images of each class in each style."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the world."""
+    """Seed of the drawn images."""
     size: int = Field(default=64, ge=64, le=1024)
     """Side of an image in pixels."""
 
 
 class DataConfig(Settings):
-    """The images, and which domains are held out. Exactly one of `images` and `drawn` is given."""
+    """The images, and which domains are held out. Give either `images` or `drawn`."""
 
     images: str | None = None
-    """A folder `<domain>/<class>/<image>`, or a CSV or Parquet table of `image, domain, label[, group][, class_name]`,
-    the last one as `names`, with `|` between them."""
+    """A folder `<domain>/<class>/<image>`, or a CSV or Parquet table of `image, domain, label[, group][, class_name]`.
+    `class_name` is a name and synonyms as in `names`, with `|` between them."""
     drawn: DrawnConfig | None = None
-    """The drawn world instead of image files."""
+    """Drawn images instead of image files."""
     name: str | None = None
-    """What tables call the images; by default `drawn`, or the name of their folder or table."""
+    """Name of the images in tables; by default `drawn`, or the name of their folder or table."""
     targets: Literal["all"] | Words = "all"
-    """Domains that are held out, one after the other."""
+    """Domains to hold out, one after the other."""
     names: dict[Annotated[str, BeforeValidator(str)], Words] = Field(default_factory=dict)
-    """By class how prompts and answers write it, and behind that synonyms that an answer may use, e.g. `n01440764:
-    [tench, Tinca tinca]`. A class without is written as its folder is called. Results keep the folders' names."""
+    """For each class its name in prompts and answers, then synonyms that an answer may use, e.g. `n01440764: [tench,
+    Tinca tinca]`. Without an entry, a class has the name of its folder. Results use the folder names."""
     train_per_domain: int | None = Field(default=None, ge=1)
-    """Most training images of a source domain, the first of its `in` part in DomainBed's order; all where not given."""
+    """Most training images per source domain, the first of its `in` part in DomainBed's order; all by default."""
     trial_seed: int = Field(default=0, ge=0)
-    """DomainBed's trial seed: decides which images of a domain are in its `in` and its `out` split."""
+    """DomainBed's trial seed, which decides the images in the `in` and `out` split of each domain."""
     cache_gb: float = Field(default=8, ge=0)
-    """Gigabytes of preprocessed images kept on disk in the run folder until the run is finished; a tile of 448 pixels
-    takes 2.4 MB. 0 keeps none: every unit decodes every image again. Changes no result."""
+    """Gigabytes of preprocessed images to keep in the run folder until the run is finished; a tile of 448 pixels takes
+    2.4 MB. With 0, every unit decodes every image again. Changes no result."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if self.images is None and self.drawn is None:
-            raise ValueError("no images are named: add --set data.images=DIR (a folder <domain>/<class>/<image>)")
+            raise ValueError("no images are given: add --set data.images=DIR (a folder <domain>/<class>/<image>)")
         if self.images is not None and self.drawn is not None:
             raise ValueError("both images and drawn are given: add --set data.drawn=null to use the images")
         return self
@@ -110,43 +110,44 @@ class DataConfig(Settings):
 
 
 class ChainsConfig(Settings):
-    """Where the reasoning chains of the first stage come from; at most one of `teacher` and `journal`."""
+    """Source of the reasoning chains of the first stage: `teacher` or `journal`, not both."""
 
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
-    """Stages of a chain; the reasoning question asks for them."""
+    """Format of a chain: the stages that the reasoning question asks for."""
     rule: Literal["format", "consistent", "correct"] = "correct"
-    """What an accepted chain of the teacher must meet. A round's own chain must always conclude in the true class."""
+    """Rule for accepting a teacher's chain. Own chains in a round must always conclude in the true class."""
     teacher: Literal["describer"] | None = None
-    """Builds chains within the run; `describer` reads the scenes of a drawn world."""
+    """Build chains in the run with this teacher; `describer` knows drawn images only."""
     journal: str | None = None
-    """A chain journal (JSONL), or a folder of `journal-*.jsonl`, to take candidates from."""
+    """A store of chains: a folder with `journal-*.jsonl`, or one such file."""
     candidates: int = Field(default=4, ge=1)
-    """Chains the teacher is asked for per image until enough are accepted."""
+    """Most chains to ask the teacher for per image, until enough are accepted."""
     coverage: Literal["labels", "shared"] = "labels"
-    """Where not every image has an accepted chain: `labels` trains on every label and on the chains there are; `shared`
-    trains every method on the images that have a chain, so that all see the same ones."""
+    """If not every image has an accepted chain, `labels` trains on every label and the existing chains. `shared` trains
+    every method only on the images that have a chain, so that all methods see the same images."""
     per_image: int = Field(default=1, ge=1)
-    """Accepted chains of an image that the first stage learns from, each as an example of its own: an epoch takes as
-    many times the steps (open in the paper; ours: 1)."""
+    """Accepted chains per image in the first stage (open in the paper; ours: 1). Each is a separate example, so an
+    epoch has that many times the steps."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ChainsConfig:
         if self.teacher is not None and self.journal is not None:
             raise ValueError("both teacher and journal are given: keep one, --set chains.teacher=null drops the other")
         if self.per_image > self.candidates and self.teacher is not None:
-            raise ValueError(f"{self.per_image} chains of {self.candidates} candidates: raise chains.candidates")
+            raise ValueError(f"per_image {self.per_image} is more than the {self.candidates} candidates: raise it")
         if self.coverage == "shared" and self.teacher is None and self.journal is None:
-            raise ValueError("coverage is shared and there are no chains: name a teacher or a journal")
+            raise ValueError("coverage is shared, but there are no chains: name a teacher or a journal")
         return self
 
 
 class EvaluationConfig(Settings):
-    """How finished units are measured: always on the target's `in`, `out` and `all` splits."""
+    """How finished units are tested; always on the target's `in`, `out` and `all` splits."""
 
     answering: AnswerSettings = AnswerSettings()
-    """How a model is asked."""
+    """How the model is asked."""
     selection: Literal["last", "validation"] = "last"
-    """The last checkpoint, or the best on the `out` splits of the source domains (open in the paper)."""
+    """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
+    paper)."""
 
 
 FIXED = (
@@ -162,13 +163,13 @@ class RunConfig(Settings):
     """One experiment: targets x methods x seeds."""
 
     name: str = Field(pattern=r"^[^\W_][\w.-]*$")
-    """Name of the run and of its folder below `runs/`; letters, digits, dot, dash, underscore."""
+    """Name of the run and of its folder in `runs/`; letters, digits, dot, dash, underscore."""
     data: DataConfig
-    """Images and held-out domains. A list of several image sets is one run over all of them."""
+    """Images and held-out domains. With a list of image sets, one run covers all of them."""
     more_data: tuple[DataConfig, ...] = ()
-    """The image sets of that list after the first one."""
+    """The other image sets of such a list."""
     factors: Factors = Field(default_factory=dict)
-    """Named axes: for each level of a factor the keys of this config that it sets, e.g.
+    """Named axes with levels; each level sets keys of this config, e.g.
     `wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}`. Every method, target and seed has a unit for
     each combination of levels."""
     model: ModelSettings = ModelSettings()
@@ -178,24 +179,24 @@ class RunConfig(Settings):
     questions: WordingSettings = WordingSettings()
     """Wording of the questions about an image."""
     methods: Words = PAPER_METHODS
-    """Rows of the table; what a method starts from is added by itself."""
+    """Rows of the table; methods that others start from are added automatically."""
     seeds: Seeds = (0,)
-    """One run of every method and target per seed."""
+    """Seeds; every method and target is run once per seed."""
     training: TrainingSettings = TrainingSettings()
-    """Optimisation and self-labelling."""
+    """Training and self-labelling."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Measurement."""
+    """Testing."""
     workers: int = Field(default=1, ge=1)
-    """Units at work at the same time, each in a process of its own; changes no result."""
+    """Number of units (one method, target and seed each) that run at the same time; changes no result."""
     threads: int = Field(default=1, ge=1)
-    """torch threads of a worker. Part of every unit's hash: gradients differ in their last bits between counts."""
+    """PyTorch threads per worker. Part of every unit's hash, because another number rounds differently."""
 
     @model_validator(mode="after")
     def _served_in_full_width(self) -> RunConfig:
         if self.model.quantization != "none" and self.training.sampler.serve is not None:
             raise ValueError(
-                "a server is given merged weights, and 4-bit weights cannot be merged: "
-                "drop model.quantization, or training.sampler.serve"
+                "a server needs merged weights, and 4-bit weights cannot be merged: "
+                "remove model.quantization or training.sampler.serve"
             )
         return self
 
@@ -220,7 +221,7 @@ class RunConfig(Settings):
                 where = f"factors.{name}.{level}"
                 for key in keys:
                     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
-                        raise ValueError(f"{where} sets {key}: what is the same for the whole run cannot be a factor")
+                        raise ValueError(f"{where} sets {key}: a value of the whole run cannot be a factor")
                 try:
                     self.at(self.data, {name: level})
                 except ValidationError as error:
@@ -306,7 +307,7 @@ def read_mapping(name_or_path: str) -> dict[str, Any]:
             f"the config is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
         ) from None
     if not isinstance(values, dict):
-        raise ThroughlineError("the config is no mapping of keys to values", path)
+        raise ThroughlineError("the config is not a mapping of keys to values", path)
     return values
 
 
@@ -316,7 +317,7 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     for group in groups:
         inner = values.get(group)
         if inner is not None and not isinstance(inner, dict):
-            raise UsageError(f"{group} is no group of keys, in {dotted}")
+            raise UsageError(f"{group} in {dotted} is not a group of keys")
         values[group] = values = dict(inner or {})
     values[key] = value
 
@@ -325,7 +326,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     """The parts of `a.b=c`; the value is YAML."""
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.strip().split(".")):
-        raise UsageError(f"--set {override} is no key=value", do="write for example --set training.rounds=2")
+        raise UsageError(f"--set {override} is not key=value", do="write for example --set training.rounds=2")
     try:
         return dotted.strip(), parse_yaml(text)
     except yaml.YAMLError:

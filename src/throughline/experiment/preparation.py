@@ -33,7 +33,7 @@ def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
     names = [images.name for images in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ThroughlineError(f"two image sets are called {twice}", "data", "give each a name of its own, data.name")
+        raise ThroughlineError(f"two image sets are called {twice}", "data", "give each its own name, data.name")
     return sets
 
 
@@ -95,7 +95,7 @@ def require_chain_source(config: RunConfig, remedy: str) -> None:
     elif config.chains.teacher == "describer":
         for data in config.image_sets:
             if data.images is not None and not (Path(data.images) / SCENES).is_file():
-                raise ThroughlineError("the describer knows drawn worlds only", data.images, remedy)
+                raise ThroughlineError("the describer knows drawn images only", data.images, remedy)
 
 
 def require_server(config: RunConfig) -> None:

@@ -89,7 +89,7 @@ def preview_run(config: RunConfig) -> Preview:
         for data, images in zip(config.image_sets, sets, strict=True)
     ]
     units = plan(config, planned, source)
-    require_chain_source(config, "give chains with --set chains.teacher=null --set chains.journal=FILE.jsonl")
+    require_chain_source(config, "set them with --set chains.teacher=null --set chains.journal=FILE.jsonl")
     warnings = tuple(line for images in sets for line in image_warnings(images))
     return Preview(config, sets, units, estimate_costs(units, config, sets), warnings)
 

@@ -166,7 +166,7 @@ class Chat:
             encoding = self.tokenizer(text, add_special_tokens=opens, return_offsets_mapping=True)
         except (NotImplementedError, ValueError):  # tokenizers in Python
             raise ThroughlineError(
-                f"{type(self.tokenizer).__name__} does not tell which characters a token is",
+                f"{type(self.tokenizer).__name__} does not say which characters belong to a token",
                 do="use a checkpoint with a fast tokenizer (tokenizer.json)",
             ) from None
         start = _common_prefix(self._prompt_tokens(bare), encoding["input_ids"])

@@ -77,15 +77,15 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
     if not weights and any(folder.glob("*.bin")):
         raise ThroughlineError("pickled weights are not loaded", folder, "convert the checkpoint to safetensors")
     if not (folder / "config.json").is_file() or not weights:
-        raise ThroughlineError("no checkpoint here", folder, "it needs config.json and *.safetensors")
+        raise ThroughlineError("no checkpoint in this folder", folder, "it needs config.json and *.safetensors")
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError as error:
-        raise ThroughlineError(f"config.json is no JSON ({error})", folder) from None
+        raise ThroughlineError(f"config.json is not JSON ({error})", folder) from None
     if not isinstance(config, dict) or "vision_config" not in config:
         family = config.get("model_type") if isinstance(config, dict) else None
         raise ThroughlineError(
-            f"a {family!r} checkpoint is no image-text-to-text model",
+            f"a {family!r} checkpoint is not an image-text-to-text model",
             folder,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )

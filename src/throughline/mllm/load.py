@@ -91,7 +91,7 @@ def load_mllm(
         config = AutoConfig.from_pretrained(source, **options)
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ThroughlineError(
-            f"a {config.model_type!r} checkpoint is no image-text-to-text model",
+            f"a {config.model_type!r} checkpoint is not an image-text-to-text model",
             name,
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )

@@ -96,7 +96,7 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
     layers have the same names and shapes: peft only warns of a mismatch."""
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
-        raise ThroughlineError("no adapter here", folder, f"name the folder that holds {ADAPTER_WEIGHTS}")
+        raise ThroughlineError("no adapter here", folder, f"name the folder with {ADAPTER_WEIGHTS} in it")
     try:
         with safe_open(file, "pt") as saved:
             saved_shapes = {name: tuple(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118
@@ -112,8 +112,8 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
         raise ThroughlineError(f"the adapter does not fit this model: {reason}", folder, _OWN_BASE) from error
     weights = get_peft_model_state_dict(wrapped)
     if broken := sorted(name for name, value in weights.items() if not value.isfinite().all()):
-        what = f"the adapter holds weights that are no numbers, e.g. {broken[0]}: its training diverged"
-        raise ThroughlineError(what, folder, "train it anew with a lower learning rate")
+        what = f"the adapter has weights that are not numbers, e.g. {broken[0]}: its training diverged"
+        raise ThroughlineError(what, folder, "train it again with a lower learning rate")
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     if unmatched := sorted(set(shapes.items()) ^ set(saved_shapes.items())):
         reason = f"{len(unmatched)} weights have no place, e.g. {unmatched[0][0]}"

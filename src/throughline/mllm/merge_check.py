@@ -83,7 +83,7 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
     change = _largest_difference(base, adapter)
     if not change > EXACT:  # NaN as well
         raise ThroughlineError(
-            f"the adapter does not change what the base says (by {change:.1e} nats)", mllm.name, "is it trained?"
+            f"the adapter does not change the base's likelihoods (by {change:.1e} nats)", mllm.name, "is it trained?"
         )
     exact = dtype == merged.dtype == "float32"
     check = MergeCheck(
@@ -95,7 +95,7 @@ def check_merged(mllm: Mllm, folder: Path, merged: Merged, probe: Probe) -> Merg
     )
     if not check.difference <= check.tolerance:
         raise ThroughlineError(
-            f"the merged checkpoint says something else than the adapter: {check.difference:.1e} nats apart, "
+            f"the merged checkpoint differs from the adapter: {check.difference:.1e} nats apart, "
             f"tolerance {check.tolerance:.1e}",
             mllm.name,
             None if exact else "float32 would not be rounded: load and write it so",

@@ -64,7 +64,7 @@ def write_merged(mllm: Mllm, folder: Path, dtype: str, sampled: bool = False) ->
             model.config.save_pretrained(str(folder))
             processor.save_pretrained(str(folder))
     except SafetensorError as error:  # a full disk, in the words of another library
-        raise ThroughlineError(f"cannot write: {error}", folder, "free some space") from error
+        raise ThroughlineError(f"cannot write: {error}", folder, "free disk space") from error
     return merged
 
 
@@ -101,7 +101,7 @@ def _addition(layer: Any, name: str) -> Tensor:
     plain = isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear) and not layer.merged
     if not plain or not layer.get_base_layer().weight.is_floating_point() or len(layer.active_adapters) != 1:
         raise ThroughlineError(
-            "this adapter cannot be merged: it is no plain LoRA on weights of full width", name, _PLAIN_LORA
+            "this adapter cannot be merged: it is not plain LoRA on weights of full precision", name, _PLAIN_LORA
         )
     return torch.as_tensor(layer.get_delta_weight(layer.active_adapters[0]))
 

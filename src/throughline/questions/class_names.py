@@ -30,12 +30,12 @@ def class_name_defects(classes: Sequence[str], names: Aliases | None = None) -> 
                 yield Defect("class_name", "error", str(error), tuple(classes))
                 return
             if _UNREADABLE.search(written):
-                yield Defect("class_name", usual, f"{shown} holds a line break or a tag: rename it", (label,))
+                yield Defect("class_name", usual, f"{shown} contains a line break or a tag: rename it", (label,))
             elif read != [label, label]:
                 is_lost_in_a_sentence, others = read == [label, "no class"], set(read) - {label, "no class"}
                 severity: Severity = "warning" if is_lost_in_a_sentence else "error" if others else usual
                 what = f"{shown} is read from an answer as {read[0]}, from a sentence as {read[1]}: rename it"
                 yield Defect("class_name", severity, what, (label,))
             elif written == display and re.search("[,，、]", written):
-                what = f"{shown} holds a comma: in the question it reads as several options"
+                what = f"{shown} contains a comma: in the question it looks like several options"
                 yield Defect("class_name", "warning", what, (label,))

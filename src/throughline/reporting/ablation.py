@@ -29,7 +29,7 @@ def ablation_table(group: Group, answer: str, summaries: Mapping[str, Summary]) 
         rows.append((*row.setup.cells, *trained, steps.get(name, MISSING), average_cell(row), *difference))
     columns = (*group.heads, "labels", "teacher's chains", "own chains", "optimiser steps", "Avg")
     return Table(
-        title=f"{group.title} · {answer} path · what each method trains on",
+        title=f"{group.title} · {answer} path · what each method is trained on",
         columns=(*columns, f"{FULL} minus this", "95 % interval", "p", "p, Holm") if compared else columns,
         rows=tuple(rows),
         notes=_notes(group, {row.setup.method for row in summaries.values()}),
@@ -51,19 +51,19 @@ def trains_on(method: str) -> tuple[bool, bool, bool]:
 
 def _notes(group: Group, methods: Collection[str]) -> tuple[str, ...]:
     notes = [
-        "Optimiser steps count from the base. A matched control takes as many as the full method, without own chains."
+        "Optimiser steps are counted from the base. A control takes as many as the whole method, without own chains."
     ]
     lacking = [name for name in CONTROLS if name not in methods]
     if FULL in methods and lacking:
         verb = "is" if len(lacking) == 1 else "are"
         notes.append(
-            f"{' and '.join(lacking)} {verb} not in this run: without them nobody can tell what own chains give from "
-            f"what more steps give. `throughline run` with `methods` naming them adds them."
+            f"{' and '.join(lacking)} {verb} not in this run. Without them, the effect of own chains cannot be "
+            "separated from the effect of more steps. To add them, name them in `methods` and use `throughline run`."
         )
     if FULL in methods:
         notes.append(
-            f"Differences in points: paired bootstrap over {drawn_over(group.seeds)}, the same images; Holm over these "
-            "rows."
+            f"Differences in points: paired bootstrap over {drawn_over(group.seeds)}, on the same images; Holm's "
+            "correction over these rows."
         )
     return (*notes, *drawn_notes(group.drawn))
 

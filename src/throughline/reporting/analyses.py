@@ -23,7 +23,7 @@ def find_analysis(run: Run) -> tuple[Analysis | None, list[str]]:
     unknown = sorted({state.unit for fold in analysis.folds for state in fold.states if state.unit} - known)
     notes = [f"{missing.what}: {missing.why}" for missing in analysis.missing]
     if unknown:
-        notes.insert(0, f"{FILE} is about units that this run no longer has ({unknown[0]}): run {ANALYZE} again.")
+        notes.insert(0, f"{FILE} has units that this run no longer has ({unknown[0]}): run {ANALYZE} again.")
     return analysis, notes
 
 

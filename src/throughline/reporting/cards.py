@@ -38,8 +38,8 @@ def held_out_section(folder: Path, method: str, images: str) -> str:
         rows = tuple(row for row in table.rows if row[0] in (*BESIDE, method))
         tables.append(to_markdown(replace(table, title=f"{answer} path", rows=rows)))
     about = (
-        "Accuracy on each domain while it was held out and the others were trained on, by `throughline run` on the "
-        "same images: the estimate for a domain that this model has not seen. This model itself has seen all of them."
+        "Accuracy on each domain of models that were trained on the other domains, by `throughline run` on the same "
+        "images. It is an estimate for a domain that this model has not seen. This model was trained on all of them."
     )
     analysis = read_analysis(folder / FILE)
     return "\n\n".join(["## Held out", about, *tables, *(_hanging_on(analysis, method) if analysis else [])])
@@ -54,7 +54,7 @@ def chains_section(folder: Path, images: str) -> str:
     _require_same_images(run, images)
     analysis = read_analysis(folder / FILE)
     if analysis is None:
-        raise ThroughlineError("this run was not analysed", folder, f"throughline analyze {folder}")
+        raise ThroughlineError("this run has no analysis", folder, f"throughline analyze {folder}")
     apart = divergence_table(analysis.divergence, analysis.scope)
     return "\n\n".join(["## Measured", *_foreign(analysis), *([to_markdown(apart)] if apart.rows else [])])
 
@@ -62,7 +62,7 @@ def chains_section(folder: Path, images: str) -> str:
 def _require_same_images(run: Run, images: str) -> None:
     seen = {str(unit.unit.inputs.get("images")) for unit in run.units.values()}
     if seen != {images}:
-        raise ThroughlineError("the run is of other images than these", run.folder, "name a run of the same images")
+        raise ThroughlineError("this run used other images", run.folder, "name a run of the same images")
 
 
 def _hanging_on(analysis: Analysis, method: str) -> list[str]:
@@ -72,9 +72,9 @@ def _hanging_on(analysis: Analysis, method: str) -> list[str]:
     falls = [(name, _accuracy(analysis.folds, method, name)) for name in variants]
     if whole is None:
         return []
-    said = "; ".join(f"given {name} {100 * value:.0f} %" for name, value in falls if value is not None)
+    said = "; ".join(f"with {name} {100 * value:.0f} %" for name, value in falls if value is not None)
     about = "Right conclusions on held-out images with a well-formed chain"
-    return [f"{about}: {100 * whole:.0f} % as they are; {said}."]
+    return [f"{about}: {100 * whole:.0f} % with own image and chain; {said}."]
 
 
 def _accuracy(folds: Sequence[Fold], method: str, variant: str) -> float | None:

@@ -56,14 +56,14 @@ def write_chains_page(
     ThroughlineError when the store cannot be read or has no candidate, or when `page` cannot be written.
     """
     if limit < 1:
-        raise ThroughlineError("a page shows at least one image", f"limit {limit}", "raise it")
+        raise ThroughlineError("the page would show no image", f"limit {limit}", "raise it")
     require_writable(page)
     chains = read_store(store, on_progress)
     problems = len(chains.problems)
     if chains.requests.empty:
         unusable = f"; {problems:,} lines could not be used" if problems else ""
         raise ThroughlineError(
-            f"the store holds no candidate{unusable}", store, "build some with `throughline chains build`"
+            f"the store has no candidate{unusable}", store, "build some with `throughline chains build`"
         )
     verdicts = _verdicts(chains)
     ids = _sample_ids(chains, verdicts)

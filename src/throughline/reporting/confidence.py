@@ -54,7 +54,7 @@ class Confidence:
 
 SHARES = (
     *("calibration error (ECE)", "area under risk–coverage (AURC)", "error, all answered"),
-    *("answered where paths agree", "error there", "error of the most confident, as many"),
+    *("answered if paths agree", "error of these", "error of as many most confident"),
 )
 
 
@@ -82,11 +82,11 @@ def confidence_table(entries: Sequence[Confidence]) -> Table | None:
         columns=("method", *entries[0].setup.levels, "answers", *SHARES),
         rows=tuple((*entry.setup.cells, str(entry.samples), *map(_percent, entry.shares)) for entry in entries),
         notes=(
-            f"All in percent; targets and seeds together, every answer with the same weight. ECE, expected calibration "
-            f"error: mean gap between confidence and share right, {BINS} bins of equal width. AURC, area under the "
-            "risk–coverage curve: error of the likelihood path, averaged over all coverages. Lower is better in both.",
-            "Two ways to abstain: answer only where label and reasoning path name one class, or answer only the images "
-            "that the likelihood path is most confident of. The last two columns compare them at the same coverage.",
+            "All in percent, over all targets and seeds; every answer has the same weight. ECE, expected calibration "
+            f"error: mean gap between confidence and share of right answers, {BINS} bins of equal width. AURC, area "
+            "under the risk–coverage curve: mean error of the likelihood path over all coverages. Lower is better.",
+            "Two ways to abstain: answer only if label and reasoning path name the same class, or only if the "
+            "likelihood path is most confident. The last two columns compare both ways at the same coverage.",
         ),
     )
 
@@ -113,7 +113,7 @@ def reliability_figure(entries: Sequence[Confidence]) -> Plot | None:
         return None
     return Plot(
         "reliability",
-        "Reliability diagram: share of right answers over the likelihood path's confidence, by method",
+        "Reliability diagram: share of right answers by confidence of the likelihood path, for each method",
         tuple(panels),
         ("method", "bin", "answers", "confidence", "right"),
         tuple(rows),
@@ -144,13 +144,13 @@ def abstention_figure(entries: Sequence[Confidence]) -> Plot | None:
     panel = Panel(
         tuple(series),
         x_label="answered (%)",
-        y_label="wrong among the answered (%)",
+        y_label="wrong among answered (%)",
         x_limits=(0, 102),
         y_limits=(0, None),
     )
     return Plot(
         "abstention",
-        "Error over the share of images answered, by confidence and where label and reasoning path agree",
+        "Error by share of images answered: above a confidence (lines), or if label and reasoning path agree (marks)",
         (panel,),
         ("method", "rule", "coverage", "risk"),
         tuple(rows),

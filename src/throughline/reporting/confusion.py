@@ -103,7 +103,7 @@ def _figure(tables: Sequence[Confusion], name: str) -> Plot:
     ]
     return Plot(
         name,
-        f"What each class of {target} was taken for, by method, on the {answer} path",
+        f"Share of each class of {target} (rows) answered as each class (columns), by method, on the {answer} path",
         panels,
         ("target", "method", "answer", "true", "given", "count"),
         tuple(rows),

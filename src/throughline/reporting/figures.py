@@ -103,7 +103,7 @@ def rounds_figure(group: Group, split: str) -> Plot | None:
     )
     return Plot(
         "rounds",
-        "Accuracy (round 0: where the rounds start) and acceptance over the rounds of self-labelling",
+        "Accuracy and share of accepted chains by round of self-labelling (round 0: before the first round)",
         panels,
         ("method", "answer", "round", "accuracy", "accepted"),
         tuple(numbers),

@@ -59,8 +59,8 @@ def loss_table(group: Group) -> Table | None:
             steps, first, last = (row[name, "mean"] for name in ("steps", "first", "last"))
             cells = (str(int(row["steps", "size"])), f"{steps:.0f}", f"{first:.3f}", f"{last:.3f}")
             rows.append((*group.setups[setup].cells, stage, part, *cells))
-    columns = (*group.heads, "stage", "part", "units", "steps", "first logged, nats", "last logged, nats")
-    note = "Loss of the batches since the step logged before, mean over units; own chains of a round are new texts."
+    columns = (*group.heads, "stage", "part", "units", "steps", "first loss, nats", "last loss, nats")
+    note = "Loss of the batches since the previous logged step, mean over units. Each round has new own chains."
     return Table(f"{group.title} · training loss", columns, tuple(rows), (note,))
 
 

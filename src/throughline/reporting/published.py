@@ -50,10 +50,10 @@ def published_ablation(group: Group, summaries: Mapping[str, Mapping[str, Summar
         cells = [average_cell(found.get(method)) for found in summaries.values()]
         rows.append((method, f"{published[method]:.2f}" if method in published else MISSING, *cells))
     return Table(
-        title=f"{DATASETS[dataset]}: this run beside the paper",
+        title=f"{DATASETS[dataset]}: this run and the paper",
         columns=("method", "published, InternVL3-8B", *(f"here, {answer} path" for answer in summaries)),
         rows=tuple(rows),
-        notes=(NOTE, f"Here: {group.model}. Which answer path the paper's table uses is not known to us.", SARR_NOTE),
+        notes=(NOTE, f"Here: {group.model}. The answer path of the published numbers is open in the paper.", SARR_NOTE),
     )
 
 
@@ -68,7 +68,5 @@ def published_methods(group: Group) -> Table | None:
         title=f"{DATASETS[dataset]}: published results of other methods",
         columns=("method", "model", "published"),
         rows=rows,
-        notes=(
-            f"Accuracy in percent, averaged over targets, of {PAPER}, known to us from digests; not measured by us.",
-        ),
+        notes=(f"Accuracy in percent, mean over targets, from summaries of {PAPER}; not measured by us.",),
     )

@@ -280,8 +280,8 @@ def contradictions(run: Run) -> tuple[str, ...]:
             answers = group.right(line.setup, line.answer).get((line.target, line.seed))
             if answers is not None and (len(answers), int(answers.sum())) != (line.n, line.correct):
                 sentences.append(
-                    f"{line.unit}: {line.answer}: results say {line.correct} of {line.n} right, "
-                    f"predictions say {int(answers.sum())} of {len(answers)}"
+                    f"{line.unit}: {line.answer}: {line.correct} of {line.n} right in the results, "
+                    f"{int(answers.sum())} of {len(answers)} in the predictions"
                 )
     return tuple(sentences)
 

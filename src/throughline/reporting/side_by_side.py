@@ -101,7 +101,7 @@ def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
         for key in keys
         if len({config.get(key) for config in configs}) > 1
     )
-    return Table("Settings in which they differ", ("setting", *names), rows) if rows else None
+    return Table("Settings in which the runs differ", ("setting", *names), rows) if rows else None
 
 
 def joint_tables(columns: Columns, split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
@@ -185,7 +185,7 @@ def _differences(columns: Columns, answer: str) -> Table | None:
         rows=tuple((setup, *(cells.get((setup, name), MISSING) for name, _ in others)) for setup in setups),
         notes=(
             f"Points with 95 % interval: paired bootstrap over {drawn_over(_seeds(columns))}, on the same images; p "
-            "after Holm, over the cells of this table.",
+            "with Holm's correction over the cells of this table.",
             *_drawn(columns),
         ),
     )

@@ -64,8 +64,8 @@ def comparison_table(group: Group, answer: str, baseline: str | None = None) -> 
             (*row.setup.cells, *difference_cells(row.paired, row.adjusted_p), str(row.units)) for row in compared
         ),
         notes=(
-            f"Paired bootstrap over {drawn_over(group.seeds)}, the same images for every seed; targets fixed, "
-            "2,000 draws. Holm's correction is over the rows of this table. Units: targets times seeds.",
+            f"Paired bootstrap over {drawn_over(group.seeds)}, with the same images for every seed and fixed targets; "
+            "2,000 resamples. Holm's correction is over the rows of this table. Units: targets times seeds.",
             *drawn_notes(group.drawn),
         ),
     )
@@ -88,7 +88,7 @@ def headline_table(group: Group, split: str) -> Table:
     frame = pd.DataFrame([[cell(name, answer) for answer in by_answer] for name in names], index=list(names))
     columns = (*group.heads, *(f"{answer} path" for answer in by_answer))
     notes = (
-        "Mean over the held-out domains. Which answer path the paper's table uses is not known to us: all are shown.",
+        "Mean over the held-out domains. The answer path of the paper's table is open in the paper, so all are shown.",
         *accuracy_notes(group, [row for found in by_answer.values() for row in found.values()], split, False),
         *(["†: a round of self-labelling accepted no chain."] if empty else []),
     )
@@ -97,7 +97,7 @@ def headline_table(group: Group, split: str) -> Table:
         counts = trained.reindex(names).astype("object")
         frame = pd.concat([frame, counts.where(counts.notna(), NO_LEVEL).astype(str)], axis=1)
         columns += ("images", "steps")
-        notes += ("Images: the most that a stage of the method saw. Steps: optimiser steps from the base.",)
+        notes += ("Images: the largest number in one stage of the method. Steps: optimiser steps from the base.",)
     rows = [
         (
             *(f"{cell} †" if name in empty and at == 0 else cell for at, cell in enumerate(group.setups[name].cells)),
@@ -139,8 +139,8 @@ def rounds_table(group: Group) -> Table | None:
         rows.append((*group.setups[name].cells, str(number), str(sampled), share, *counts, verdict))
     columns = (*group.heads, "round", "sampled", "accepted %", *outcomes, "adapter changed")
     note = (
-        "Chains sampled and outcomes are counts over all units. Adapter changed: units whose adapter gave "
-        "another output after the round."
+        "Sampled chains and outcomes are counted over all units. Adapter changed: units whose output changed with the "
+        "round."
     )
     return Table(f"{group.title} · rounds of self-labelling", columns, tuple(rows), (note,))
 
@@ -184,7 +184,7 @@ def accuracy_notes(
 ) -> tuple[str, ...]:
     """What the numbers of a table of accuracies are."""
     seeds = max((cell.count for row in summaries for cell in row.cells.values()), default=0)
-    spread = "mean ± standard error over seeds (standard deviation over √seeds, as DomainBed has it)"
+    spread = "mean ± standard error over seeds (standard deviation over √seeds, as in DomainBed)"
     notes = [f"Accuracy in percent; {spread if seeds > 1 else 'one seed, so no spread'}."]
     notes += ["Unparsed: share of answers that name no class, counted as wrong."] if with_unparsed else []
     if split == "in":
@@ -194,7 +194,7 @@ def accuracy_notes(
     lacking = [folder.unit for folder in units if folder.unit.identity not in done]
     names = {unit.slug if unit.dataset == group.dataset else f"{unit.slug} of {unit.dataset}" for unit in lacking}
     if names:
-        notes.append(f"Missing, since not done: {', '.join(sorted(names))}. The command of the run does them alone.")
+        notes.append(f"Not done yet: {', '.join(sorted(names))}. The command of the run does only these.")
     if any(row.interval for row in summaries):
         notes.append(f"Interval: hierarchical bootstrap over {drawn_over(seeds)}; the targets are fixed.")
     return (*notes, *drawn_notes(group.drawn))

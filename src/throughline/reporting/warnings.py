@@ -28,14 +28,14 @@ def _coverage(group: Group) -> Iterator[str]:
     for setup, ours in units.groupby("setup", sort=False):
         images, with_chain = int(ours["images"].min()), int(ours["images_with_chain"].min())
         if images < ENOUGH * most:
-            yield f"{setup} learns from {images} images, others from {most}: the rows compare images, too"
+            yield f"{setup} is trained on {images} images, others on {most}: the difference may come from the images"
         elif 0 < with_chain < ENOUGH * images:
-            yield f"{setup} has chains for {with_chain} of its {images} images"
+            yield f"{setup} has chains for only {with_chain} of its {images} images"
 
 
 def _empty_rounds(group: Group) -> Iterator[str]:
     for row in empty_rounds(group).itertuples():
-        yield f"round {row.round} of {row.setup} ({row.target}, seed {row.seed}) accepted no chain of {row.sampled}"
+        yield f"round {row.round} of {row.setup} ({row.target}, seed {row.seed}) accepted none of {row.sampled} chains"
 
 
 def _one_class(group: Group) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _losses(group: Group) -> Iterator[str]:
             continue
         ratio = ours.loc[quarter, "loss"].mean() / ours.loc[before, "loss"].mean()
         if ratio < STILL_FALLING:
-            hint = "more training.stage.epochs or a higher training.stage.lr may give more"
+            hint = "more training.stage.epochs or a higher training.stage.lr may help"
             yield f"{setup}, {stage}: the loss still falls at the end, to {ratio:.2f} of the quarter before: {hint}"
         elif ratio > RISING:
-            yield f"{setup}, {stage}: the loss rises when training ends: a lower training.stage.lr may give more"
+            yield f"{setup}, {stage}: the loss rises at the end of training: a lower training.stage.lr may help"

@@ -196,7 +196,7 @@ def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
     path = folder / RESULTS
     if not path.is_file():
         is_run = (folder / UNITS).is_dir() or (folder / CONFIG).is_file()
-        what = "this run has no results yet" if is_run else f"this is no run folder (no {RESULTS} in it)"
+        what = "this run has no results yet" if is_run else f"this is not a run folder (no {RESULTS} in it)"
         raise ThroughlineError(what, folder, "finish the run with `throughline run`, or name another folder")
     try:
         results = tuple(read_record(ResultsLine, row) for row in read_json_lines(path))
@@ -274,6 +274,6 @@ def _mapping(
     except (ValueError, yaml.YAMLError):
         value = None
     if not isinstance(value, dict):
-        faults.append(f"{path.name} is no {kind}")
+        faults.append(f"{path.name} is not a {kind}")
         return {}
     return value

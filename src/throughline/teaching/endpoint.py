@@ -35,7 +35,7 @@ NO_KEY = "none"
 """Sent where no key is set: local servers ask for none, the client's library insists on one."""
 _LAST_WORDS: Mapping[int, str] = {
     402: "the account has no credit left",
-    404: "the teacher knows no such model or address; base URLs mostly end in /v1",
+    404: "the endpoint has no such model or address; base URLs mostly end in /v1",
     429: "the account has no quota left",
 }
 """By HTTP status, what no further request can change, where it is more than that the teacher will not answer."""
@@ -217,7 +217,7 @@ class Endpoints:
                 urls = ", ".join(endpoint.url for endpoint in self._endpoints)
                 why = self._endpoints[0].trouble.partition(" (")[2].partition("),")[0]
                 what = f"cannot connect to the teacher (tried for {waited:.0f} s; {why})"
-                raise ThroughlineError(what, urls, "is it running, the URL right?")
+                raise ThroughlineError(what, urls, "check that it is running and that the URL is right")
             await asyncio.sleep(min(endpoint.closed_until for endpoint in self._endpoints) - now)
 
     def _words_of(self, error: NoAnswer) -> str:

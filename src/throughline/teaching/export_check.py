@@ -120,7 +120,7 @@ def _chain_faults(row: dict[str, Any], classes: tuple[str, ...], others: Aliases
     if isinstance(label, int):
         label = classes[label] if 0 <= label < len(classes) else None
         if label is None:
-            yield "bad_label", f"label {quoted(row['label'])} is no class of the list"
+            yield "bad_label", f"label {quoted(row['label'])} is not a class of the list"
     try:
         parsed = parse_chain(chain, FORMATS[format], classes, aliases=others)
     except ThroughlineError as error:

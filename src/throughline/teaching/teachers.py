@@ -157,7 +157,7 @@ class Describer:
         replies, seed = [], self.brief.seed
         for number, name in ((request.candidate, request.sample.id) for request in requests):
             if name not in self._scenes:
-                raise ThroughlineError("the describer knows drawn images only", name, "give a teacher that can see")
+                raise ThroughlineError("the describer knows drawn images only", name, "use another teacher")
             scene = self._scenes[name]
             text = describe(scene, seed=seed, sample_id=name, candidate=number, format=self._format)
             replies.append(Reply(text, "stop"))

@@ -152,17 +152,17 @@ def _from_file(name: str) -> Method:
     place, _, attribute = name.rpartition(":")
     path = Path(place).expanduser()
     if not path.is_file():
-        raise ThroughlineError("no such file of a method", path, "name it as file.py:NAME")
+        raise ThroughlineError("no such method file", path, "name it as file.py:NAME")
     spec = importlib.util.spec_from_file_location(f"throughline_method_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ThroughlineError(f"the file of a method fails: {type(error).__name__}: {error}", path) from error
+        raise ThroughlineError(f"the method file fails: {type(error).__name__}: {error}", path) from error
     method = getattr(module, attribute, None)
     if not isinstance(method, Method):
         raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
     if method.name in METHODS:
-        raise ThroughlineError(f"the method's name {method.name} is taken", path, "give it another one")
+        raise ThroughlineError(f"another method has the name {method.name}", path, "give it another one")
     return replace(method, source=file_sha256(path))

@@ -69,7 +69,7 @@ def read(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json_text(asdict(result)))
     else:
-        print(f"{result.answers:,} answers taken up, {result.failed:,} failed requests, {result.known:,} known before")
+        print(f"{result.answers:,} answers added, {result.failed:,} failed requests, {result.known:,} known before")
         if result.only_thinking:
             print(THINKING_ALONE.format(result.only_thinking))
         for line in result.unknown[:LINES_SHOWN]:

@@ -55,11 +55,11 @@ def run_build(arguments: argparse.Namespace) -> int:
     if progress.failed_trial:
         count, looks = progress.cached + progress.answers, ", ".join(progress.outcomes)
         what = f"none of the first {count:,} answers is accepted" + (f" ({looks})" if looks else "")
-        raise ThroughlineError(what, arguments.out, "look at them with `chains view`; --go-on asks on all the same")
+        raise ThroughlineError(what, arguments.out, "look at them with `chains view`; --go-on continues")
     if arguments.limit and _kind(arguments) == "endpoint" and not arguments.json:
-        print(f"for all {len(whole.samples):,} images, by what these took:")
+        print(f"estimate for all {len(whole.samples):,} images, from these answers:")
         _estimate(arguments, whole)
-    left = f"{progress.images - progress.done:,} images still open"
+    left = f"{progress.images - progress.done:,} images not done yet"
     if progress.stopped_at_cost:
         what = f"stopped at --max-cost {money(arguments.max_cost)}, {left}"
         raise Interrupted(what, arguments.out, "the same command with a higher one continues")
@@ -86,7 +86,7 @@ def _try_options(arguments: argparse.Namespace, plan: BuildPlan) -> None:
     else:
         teacher_prompt(plan.images.classes, plan.format, arguments.prompt)
     if kind == "local" and arguments.dry_run:
-        raise UsageError("a local checkpoint costs time and no dollars, which is not estimated", do="try --limit 40")
+        raise UsageError("a local checkpoint costs time only, which is not estimated", do="try --limit 40")
     if kind == "local":
         checkpoint_source(arguments.teacher[0], arguments.hub)
     if arguments.judge is not None:
@@ -102,11 +102,11 @@ def _require_fitting_options(arguments: argparse.Namespace) -> None:
     others = [group for of_kind, group in groups.items() if of_kind != kind]
     foreign = {name: field.default for group in others for name, field in group.model_fields.items()}
     if arguments.max_cost is not None and kind != "endpoint" and not arguments.judge:
-        raise UsageError("--max-cost means nothing with this teacher", do="leave it out: it costs no dollars")
+        raise UsageError("--max-cost has no effect with this teacher", do="leave it out: this teacher costs no money")
     for name, default in foreign.items():
         if getattr(arguments, name) not in (default, []) and not (arguments.judge and name in JUDGES_OPTIONS):
             hint = ", and write --param max_tokens=N" if name == "max_new_tokens" and kind == "endpoint" else ""
-            raise UsageError(f"--{name.replace('_', '-')} means nothing with this teacher", do=f"leave it out{hint}")
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with this teacher", do=f"leave it out{hint}")
 
 
 async def _built(arguments: argparse.Namespace, plan: BuildPlan) -> Progress:
@@ -137,12 +137,12 @@ def _kind(arguments: argparse.Namespace) -> str:
     urls = [word for word in words if word.casefold().startswith(("http://", "https://"))]
     for word in words:
         if word not in urls and _ADDRESS.match(word) and not Path(word).exists():
-            raise UsageError(f"the teacher {word!r} is no URL and no folder", do="begin a URL with http:// or https://")
+            raise UsageError(f"the teacher {word!r} is not a URL or folder", do="begin a URL with http:// or https://")
     if urls and len(urls) < len(words):
         other = next(word for word in words if word not in urls)
-        raise UsageError(f"the teacher {other!r} is no URL like the others", do="begin it with http:// or https://")
+        raise UsageError(f"the teacher {other!r} is not a URL like the others", do="begin it with http:// or https://")
     if not urls and len(words) > 1:
-        raise UsageError("only endpoints can be several teachers at once", do="name one")
+        raise UsageError("several teachers at once must be endpoints", do="name one teacher")
     return "endpoint" if urls else "drawn" if words == ["drawn"] else "local"
 
 
@@ -202,10 +202,10 @@ def _key(urls: list[str], key_env: str) -> str | None:
         try:
             TypeAdapter(AnyHttpUrl).validate_python(url)
         except ValidationError:
-            raise UsageError(f"{url!r} is no base URL", do="write it like http://127.0.0.1:8000/v1") from None
+            raise UsageError(f"{url!r} is not a base URL", do="write it like http://127.0.0.1:8000/v1") from None
     key = os.environ.get(key_env, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UsageError(f"the key in {key_env} holds letters that no key has", do="copy it again")
+        raise UsageError(f"the key in {key_env} has characters that are not allowed in a key", do="copy it again")
     return key or None
 
 
@@ -244,7 +244,7 @@ def _price(arguments: argparse.Namespace, model: str) -> Price | None:
 def _shard(text: str) -> tuple[int, int]:
     parts = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if parts is None:
-        raise UsageError(f"--shard {text!r} is no I/N", do="number shards from 0, e.g. 0/4 to 3/4")
+        raise UsageError(f"--shard {text!r} is not I/N", do="number shards from 0, e.g. 0/4 to 3/4")
     return int(parts[1]), int(parts[2])
 
 

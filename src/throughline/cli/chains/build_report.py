@@ -73,7 +73,7 @@ def heeding_ctrl_c(endpoints: Sequence[Endpoints]) -> Iterator[Callable[[], bool
         pressed = True
         restore()
         under_way = sum(group.in_flight for group in endpoints)
-        waiting = f"waiting for {under_way:,} answers that may be billed" if under_way else "finishing this batch"
+        waiting = f"waiting for {under_way:,} answers that may cost money" if under_way else "finishing this batch"
         say(f"interrupted: {waiting}; Ctrl-C again ends at once")
 
     if before is signal.SIG_IGN or sys.platform == "win32":
@@ -102,19 +102,19 @@ class _Facts:
         tokens = progress.prompt_tokens + progress.completion_tokens - first.prompt_tokens - first.completion_tokens
         well_formed = progress.answers < SUSPICIOUS or progress.by_rule["format"]
         outcomes = ", ".join(f"{name} {count:,}" for name, count in progress.outcomes.items())
-        beware = f"no answer so far is well-formed ({outcomes}); is the prompt right, the length enough?"
+        beware = f"no answer so far is well-formed ({outcomes}): check the prompt and the length limit"
         in_the_end = progress.cost * progress.images / max(progress.done, 1)
         facts = {
             "images": f"{progress.done:,} of {progress.images:,}",
             "accepted": f"{progress.accepted:,}",
             "answers from the store": f"{progress.cached:,}",
             "failed": f"{progress.failed:,}",
-            "answers a minute": f"{progress.answers / minutes:,.0f}",
-            "tokens a minute": f"{tokens / minutes:,.0f}",
+            "answers per minute": f"{progress.answers / minutes:,.0f}",
+            "tokens per minute": f"{tokens / minutes:,.0f}",
             **(self._traffic(minutes) if self.endpoints else {}),
-            "beware:": "" if well_formed else beware,
+            "warning:": "" if well_formed else beware,
             "cost": money(progress.cost) if progress.cost else "",
-            "cost in the end, about": money(in_the_end) if progress.cost and progress.done else "",
+            "total cost, about": money(in_the_end) if progress.cost and progress.done else "",
             "time left, about": self._time_left(progress),
         }
         return {name: fact for name, fact in facts.items() if fact}
@@ -131,8 +131,8 @@ class _Facts:
         troubles = "; ".join(group.trouble for group in self.endpoints if group.trouble)
         return {
             "waiting:": troubles,
-            "requests a minute": f"{sum(group.requests for group in self.endpoints) / minutes:,.0f}",
-            "under way": " + ".join(f"{group.in_flight} of {group.limit}" for group in self.endpoints),
+            "requests per minute": f"{sum(group.requests for group in self.endpoints) / minutes:,.0f}",
+            "requests at once": " + ".join(f"{group.in_flight} of {group.limit}" for group in self.endpoints),
             "refused": f"{sum(group.refused for group in self.endpoints):,}",
             "asked again": f"{sum(group.retried for group in self.endpoints):,}",
         }
@@ -141,7 +141,7 @@ class _Facts:
 # at the end, and instead of a build ---------------------------------------------------------------------------------
 
 REASONS_SHOWN = 3
-THINKING_ALONE = "{:,} answers were thinking alone: --read-thinking looks for a chain in `reasoning_content`"
+THINKING_ALONE = "{:,} answers had only thinking: --read-thinking looks for a chain in `reasoning_content`"
 
 
 def money(dollars: float | None) -> str:
@@ -170,9 +170,9 @@ def _headline(progress: Progress, plan: BuildPlan) -> str:
     still_open = progress.images - progress.done
     parts = [
         (True, f"{progress.accepted:,} of {progress.images:,} images have {some}"),
-        (without, f"{without:,} have not, after {plan.candidates} candidates"),
+        (without, f"{without:,} have none after {plan.candidates} candidates"),
         (progress.failed, f"{progress.failed:,} failed, and the next build asks again"),
-        (still_open, f"{still_open:,} are still open"),
+        (still_open, f"{still_open:,} are not done yet"),
     ]
     return "; ".join(text for shown, text in parts if shown)
 
@@ -186,12 +186,12 @@ def _details(progress: Progress) -> list[str]:
     lines = [
         (answers, f"{answers:,} new answers, accepted by rule: {rules}"),
         (answers, f"outcomes: {outcomes.replace('rejected_class', 'another class')}"),
-        (progress.judged, f"the judge agreed with {agreed:,} of {progress.judged:,}, and failed on {failed:,}"),
+        (progress.judged, f"the judge agreed with {agreed:,} of {progress.judged:,} chains and failed on {failed:,}"),
         (thinking, THINKING_ALONE.format(thinking)),
-        (progress.cached, f"{progress.cached:,} answers were in the store"),
-        (sent, f"tokens: {sent:,} sent, {written:,} written, in all"),
-        (progress.cost, f"cost: {money(progress.spent)} now, {money(progress.cost)} in all"),
-        (lost, f"{lost:,} requests in all were cut off before their answer came, and may have been paid"),
+        (progress.cached, f"{progress.cached:,} answers were already in the store"),
+        (sent, f"tokens in total: {sent:,} sent, {written:,} written"),
+        (progress.cost, f"cost: {money(progress.spent)} now, {money(progress.cost)} in total"),
+        (lost, f"{lost:,} requests in total were cut off before their answer came, and may have cost money"),
     ]
     looks = [f"{name}, such as: {text}" for name, text in progress.examples.items() if progress.failed_trial]
     reasons = [f"{count:,} times: {reason}" for reason, count in _most_first(progress.reasons)[:REASONS_SHOWN]]
@@ -213,13 +213,13 @@ def print_estimate(estimate: Estimate, plan: BuildPlan, model: str | None, as_js
         return
     few, many = estimate.requests
     likely = expected is not None and few < many
-    print(f"images that want chains: {estimate.images:,} of {len(plan.samples):,}")
+    print(f"images that need chains: {estimate.images:,} of {len(plan.samples):,}")
     print("requests: " + _span(f"{few:,}", f"{many:,}", f"about {expected:,} as accepted so far" if likely else None))
     if model is None:
         return
-    rule = "a rule of thumb, images as GPT-4o counts them; --limit 40 measures it"
+    rule = "a rule of thumb, with images counted as GPT-4o does; --limit 40 measures it"
     basis = f"mean of {estimate.measured:,} answers in the store" if estimate.measured else rule
-    print(f"tokens: {estimate.prompt_tokens:.0f} a request, {estimate.completion_tokens:.0f} an answer ({basis})")
+    print(f"tokens: {estimate.prompt_tokens:.0f} per request, {estimate.completion_tokens:.0f} per answer ({basis})")
     if estimate.price is None:
         print(f"cost: the price of {model} is not known; give one with --prices FILE")
     else:

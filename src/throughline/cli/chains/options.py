@@ -41,115 +41,118 @@ class Plan(Settings):
     """Which chains are asked for, and of how many images."""
 
     candidates: int = Field(default=4, ge=1)
-    """Chains asked for per image at most."""
+    """Largest number of chains to ask for per image."""
     enough: int = Field(default=1, ge=1)
-    """Accepted chains at which an image is done."""
+    """Number of accepted chains after which an image is done."""
     all_candidates: bool = False
-    """Ask for all candidates whatever is accepted."""
+    """Ask for all candidates even if one is accepted."""
     rule: Literal["format", "consistent", "correct"] = "correct"
-    """What an accepted chain must meet; the verdicts of all rules are recorded."""
+    """Accept chains that are well-formed (format), that also name one class (consistent), or that also name the right
+    class (correct). The verdicts of all rules are recorded."""
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
-    """Stages of a chain."""
+    """Format of a chain: the stages that it must have."""
     prompt: Path | None = None
-    """File with the teacher's question, a text with {options} and {stages}; without it our wording."""
+    """Text file with the question to the teacher, with {options} and {stages} in it; without it our wording."""
     limit: int | None = Field(default=None, ge=1)
-    """Only so many images, spread over domains and classes."""
+    """Only this many images, spread over domains and classes."""
     seed: int = 0
-    """Whole number; another seed asks for other candidates."""
+    """Whole number; with another seed other candidates are asked for."""
 
 
 class Request(Settings):
     """A request to an endpoint, and what it costs."""
 
     model: str | None = None
-    """The model that an endpoint is asked for."""
+    """Name of the model at the endpoint."""
     image_side: int = Field(default=1024, ge=1)
-    """Longest side in pixels that an image is sent with."""
+    """Longest side, in pixels, of the images that are sent."""
     prices: Path | None = None
-    """YAML file, `model: {prompt: 2.5, completion: 10}`, in US dollars for a million tokens; without it list prices."""
+    """YAML file of prices in US dollars per million tokens, `model: {prompt: 2.5, completion: 10}`; without it list
+    prices."""
     param: Params = ()
-    """A parameter of the request, such as temperature=0.2; null leaves one out (default: temperature=0.7,
-    max_tokens=1024, and a seed of each request's own)."""
+    """A parameter of the request, such as temperature=0.2; null leaves the parameter out (default: temperature=0.7,
+    max_tokens=1024, and a different seed for each request)."""
 
 
 class Answers(Settings):
     """How answers are read."""
 
     read_thinking: bool = False
-    """Take the chain from a model's thinking where its answer holds nothing else."""
+    """Take the chain from the model's thinking if the answer has nothing else."""
 
 
 class Endpoint(Request):
     """A teacher behind an endpoint, and its judge."""
 
     at_once: int = Field(default=256, ge=1)
-    """Requests under way at each endpoint at most; how many it takes is found out."""
+    """Largest number of requests at the same time per endpoint; the number adapts to what it accepts."""
     timeout: float = Field(default=120.0, gt=0)
-    """Seconds until an answer is given up and asked for again."""
+    """Seconds to wait for an answer before the request is sent again."""
     attempts: int = Field(default=8, ge=1)
-    """Server errors and time-outs until a request counts as failed."""
+    """Number of server errors and time-outs after which a request counts as failed."""
     key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key."""
+    """Environment variable with the API key."""
     judge: str | None = None
-    """A model that has to agree with every accepted chain."""
+    """A second model, which must agree with every accepted chain."""
     judge_url: str | None = None
-    """The judge's endpoint; without it the teacher's."""
+    """Endpoint of the judge; without it that of the teacher."""
     judge_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key of the judge's own endpoint."""
+    """Environment variable with the API key of the judge's own endpoint."""
     judge_param: Params = ()
-    """A parameter of the judge's request; null leaves one out (default: temperature=0, max_tokens=16)."""
+    """A parameter of the judge's request; null leaves the parameter out (default: temperature=0, max_tokens=16)."""
 
 
 class Local(Settings):
     """A checkpoint as the teacher."""
 
     batch: int = Field(default=16, ge=1)
-    """Images asked together."""
+    """Images per batch."""
     temperature: float = Field(default=0.7, ge=0)
-    """Of sampling; 0 is greedy and all candidates are the same."""
+    """Sampling temperature; 0 is greedy, and all candidates are then the same."""
     max_new_tokens: int = Field(default=1024, ge=1)
-    """Most tokens of a chain."""
+    """Largest number of tokens in a chain."""
     constrained: bool = False
-    """Let it write nothing but well-formed chains (needs throughline[constrained])."""
+    """Allow only well-formed chains (needs throughline[constrained])."""
     tiles: int = Field(default=1, ge=1)
-    """Most tiles an image is cut into."""
+    """Largest number of tiles that an image is cut into."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
     quantization: Quantization = "none"
-    """`nf4`: the decoder's weights in 4 bits, for less memory."""
+    """`nf4` keeps the decoder's weights in 4 bits, which takes less memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` is a GPU if there is one."""
     hub: bool = False
-    """Allow the download of the checkpoint from the Hugging Face hub."""
+    """Allow the download of the checkpoint from the Hugging Face Hub."""
 
 
 class Build(Answers, Plan):
-    """Ask a teacher for reasoning chains, up to K for each image until one is accepted; started again, nothing that was
-    answered is asked for again."""
+    """Ask a teacher model about each image until it gives an accepted reasoning chain, a text that reasons from image
+    to class. The same command resumes a stopped build and repeats no recorded answer."""
 
     images: Source
     teacher: Annotated[tuple[str, ...], Shown("TEACHER", several="+")]
-    """`drawn` (the describer of a drawn world); one or more base URLs of OpenAI-compatible endpoints that serve the
-    same model, such as https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub name."""
+    """`drawn` (the built-in describer, for drawn images only); one or more base URLs of OpenAI-compatible endpoints
+    with the same model, such as https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub
+    name."""
     out: Annotated[Path, Shown("STORE")]
-    """Folder of the store; one that is there is completed."""
+    """Folder of the store; an existing store is continued."""
     dry_run: bool = False
-    """Only estimate requests, tokens and cost."""
+    """Only estimate requests, tokens and cost; send nothing."""
     max_cost: Annotated[float | None, Shown("USD")] = Field(default=None, gt=0, allow_inf_nan=False)
-    """Stop before the store has cost more US dollars (default: no limit)."""
+    """Stop before the whole store has cost more than this, in US dollars (default: no limit)."""
     go_on: bool = False
-    """Go on although none of the first 50 answers is accepted."""
+    """Continue although none of the first 50 answers is accepted."""
     shard: Annotated[str, Shown("I/N")] = "0/1"
-    """Only this share of the images: 0/4 to 3/4 for four jobs on one store (default: all)."""
+    """Only this share of the images: 0/4 to 3/4 for four jobs on the same store (default: all)."""
 
 
 class Check(Settings):
-    """Read every line of a journal, a store or an export; exit code 1 when one cannot be used."""
+    """Read every line of a journal, a store or an export; exit code 1 if a line cannot be used."""
 
     store: Annotated[Path, Shown("STORE", positional=True)]
     """Folder of journal-*.jsonl, one such file, or a folder made by `chains export`."""
     limit: int = Field(default=20, ge=1)
-    """Problems shown of each kind."""
+    """Number of problems to show of each kind."""
 
 
 class Stats(Settings):
@@ -160,14 +163,14 @@ class Stats(Settings):
 
 
 class View(Settings):
-    """Write one self-contained page: browse, filter and search images with candidates and verdicts."""
+    """Write one page to browse, filter and search images with their candidates and verdicts."""
 
     store: Store
     page: Annotated[Path, Shown("PAGE.html", positional=True)]
     """The page to write."""
     images: Images = None
     limit: int = Field(default=500, ge=1)
-    """Images on the page at most."""
+    """Largest number of images on the page."""
 
 
 class Export(Settings):
@@ -179,14 +182,14 @@ class Export(Settings):
     """New folder, or an older export to replace."""
     images: Images = None
     every_accepted: bool = False
-    """All accepted chains, not each image's first."""
+    """Export all accepted chains instead of the first one of each image."""
     with_labels: bool = False
-    """The JSONL asks the label question, too."""
+    """Also write the label question and its answer into the JSONL."""
     licence: Annotated[str | None, Shown("ID")] = None
-    """The Hub's identifier, such as cc-by-4.0 (default: none given)."""
+    """Licence of the dataset as the Hub names it, such as cc-by-4.0 (default: none given)."""
     run: Annotated[Path | None, Shown("RUN")] = None
-    """An analysed run on the same images, for the card: how foreign the chains are to its base, and how far apart
-    domains are in them."""
+    """An analysed run on the same images; its card then has the base's perplexity on the chains and the distance
+    between domains in them."""
 
 
 class BatchFiles(Settings):
@@ -194,19 +197,19 @@ class BatchFiles(Settings):
 
 
 class BatchWrite(Plan, Request):
-    """Write request files for OpenAI's Batch API (or vLLM's run-batch): the next candidate of every image that wants
-    one, all of them with --all-candidates. Hand the files in, read the answers with `chains batch read`, and write
-    again for the images whose candidate was not accepted."""
+    """Write request files for OpenAI's Batch API or vLLM's run-batch: the next candidate of every image that still
+    needs one, or all candidates with --all-candidates. Hand the files in, read the answers with `chains batch read`,
+    and write again for images without an accepted candidate."""
 
     images: Source
     out: Annotated[Path, Shown("STORE")]
-    """Folder of the store; one that is there is completed."""
+    """Folder of the store; an existing store is continued."""
     files: Annotated[Path, Shown("DIR")]
     """Where the request files go."""
 
 
 class BatchRead(Answers):
-    """Take output and error files of the Batch API into the store, every answer once."""
+    """Read output and error files of the Batch API into the store, every answer once."""
 
     images: Source
     answers: Annotated[tuple[Path, ...], Shown("FILE", positional=True, several="+")]
@@ -214,13 +217,13 @@ class BatchRead(Answers):
     out: Annotated[Path, Shown("STORE")]
     """The store from which the requests were written."""
     prices: Annotated[Path | None, Shown("FILE")] = None
-    """As for build; a batch costs half (default: list prices we know)."""
+    """YAML file of prices as for `chains build`; a batch costs half (default: built-in list prices)."""
 
 
 def require_no_file(folder: Path, what: str, option: str) -> None:
     """UsageError where a file is in the way of a folder."""
     if folder.is_file():
-        raise UsageError(f"{what} is a folder, and this is a file", folder, f"give {option} another name")
+        raise UsageError(f"{what} must be a folder, and this is a file", folder, f"give {option} another name")
 
 
 def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
@@ -259,7 +262,7 @@ def endpoint_brief(arguments: argparse.Namespace, plan: BuildPlan) -> Brief:
     from throughline.teaching.teachers import Brief
 
     if not arguments.model:
-        raise UsageError("no model is named", do="add --model NAME, as the endpoint calls it")
+        raise UsageError("no model is given", do="add --model NAME, as the endpoint calls it")
     params = {**DEFAULT_PARAMS, "image_side": arguments.image_side, "format": arguments.format}
     prompt = teacher_prompt(plan.images.classes, plan.format, arguments.prompt, plan.images.names)
     return Brief("endpoint", arguments.model, prompt, with_params(params, arguments.param), arguments.seed)
@@ -273,14 +276,14 @@ def with_params(params: dict[str, Any], words: list[str]) -> dict[str, Any]:
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
-            raise UsageError(f"--param {word!r} is no NAME=VALUE", do="write for example --param temperature=0.2")
+            raise UsageError(f"--param {word!r} is not NAME=VALUE", do="write for example --param temperature=0.2")
         if name in FIXED_PARAMS:
-            raise UsageError(f"--param {name} is not free", do=FIXED_PARAMS[name])
+            raise UsageError(f"--param {name} cannot be set", do=FIXED_PARAMS[name])
         try:
             params[name] = yaml.safe_load(value)
             json.dumps(params[name], allow_nan=False)
         except (yaml.YAMLError, TypeError, ValueError) as error:
-            raise UsageError(f"--param {word!r}: the value is no JSON value", do="quote it") from error
+            raise UsageError(f"--param {word!r}: the value is not valid JSON", do="quote it") from error
     return {name: value for name, value in params.items() if value is not None}
 
 

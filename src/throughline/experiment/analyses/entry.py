@@ -117,7 +117,7 @@ def _read_before(path: Path, say: Say) -> Analysis | None:
     try:
         return read_analysis(path)
     except ThroughlineError as error:
-        say(f"{error}: it is written anew")
+        say(f"{error}: it is written again")
         return None
 
 

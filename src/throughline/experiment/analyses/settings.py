@@ -15,13 +15,13 @@ class AnalyzeSettings(Settings):
     verb."""
 
     what: tuple[str, ...] = WHAT
-    """Probabilities, entropy, mismatch, optimisation, conclusions, divergence, sensitivity (default: all)."""
+    """Analyses: probabilities, entropy, mismatch, optimisation, conclusions, divergence, sensitivity (default: all)."""
     limit: int | None = Field(default=None, ge=1)
-    """Images of a fold, and of a domain, that are looked at, at most (default: as before, else 200)."""
+    """Most images per fold (one target and seed) and per domain (default: as before, else 200)."""
     methods: tuple[str, ...] | None = None
-    """Methods whose conclusions are tampered with (default: all that write chains)."""
+    """Methods whose chains and images are changed to test the conclusion (default: all that write chains)."""
     clip: str | None = None
-    """A CLIP checkpoint for the divergence, beside the model's own towers."""
+    """CLIP checkpoint for the divergence, in addition to the model's own towers."""
     images: Path | None = None
     """Where the run's images lie."""
     hub: bool = False

@@ -127,10 +127,10 @@ function candidateSection(candidate, wanted, pattern) {
   }
   if (!candidate.parts.length) details.append(make("p", "note", "no text"));
   if (candidate.characters !== null) {
-    details.append(make("p", "note", `Shortened: the text has ${number(candidate.characters)} characters.`));
+    details.append(make("p", "note", `Shortened; the whole text has ${number(candidate.characters)} characters.`));
   }
   if (candidate.contradicted) {
-    details.append(make("p", "note", "The store holds another text for this request as well; the first is shown."));
+    details.append(make("p", "note", "The store has a second text for this request; the first one is shown."));
   }
   details.append(write(make("p", "id"), `request ${candidate.key}`, pattern));
   section.append(title, verdictLine(candidate), make("p", "note", facts(candidate)), details);
@@ -154,7 +154,7 @@ function card({ image, suiting }, wanted, pattern) {
   for (const note of image.notes) about.append(make("p", "note", note));
   for (const candidate of suiting) about.append(candidateSection(candidate, wanted, pattern));
   const others = image.candidates.length - suiting.length;
-  if (others) about.append(make("p", "note", `${others} more ${others === 1 ? "does" : "do"} not suit the filters.`));
+  if (others) about.append(make("p", "note", `${others} more ${others === 1 ? "does" : "do"} not match the filters.`));
   article.append(about);
   return article;
 }
@@ -186,7 +186,7 @@ function show() {
   page = Math.min(Math.max(page, 1), pages);
   const onPage = results.slice((page - 1) * PER_PAGE, page * PER_PAGE);
   cards.replaceChildren(...onPage.map((result) => card(result, wanted, pattern)));
-  if (!results.length) cards.append(make("p", "", "No candidate suits these filters."));
+  if (!results.length) cards.append(make("p", "", "No candidate matches these filters."));
   const count = results.reduce((sum, result) => sum + result.suiting.length, 0);
   form.querySelector("output").textContent =
     `${number(results.length)} of ${number(images.length)} images, ` +

@@ -49,7 +49,7 @@ for (const box of document.querySelectorAll(".confusion")) {
   }
 
   function commonest(cells) {
-    const table = headed(["true class", "taken for", "times", "of"]);
+    const table = headed(["true class", "answered as", "times", "of"]);
     const totals = new Map();
     for (const [truth, , count] of cells) totals.set(truth, (totals.get(truth) ?? 0) + count);
     const mixed = cells.filter(([truth, given]) => truth !== given).sort((a, b) => b[2] - a[2]).slice(0, ROWS);

@@ -93,7 +93,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     const pages = Math.max(1, Math.ceil(results.length / PER_PAGE));
     page = Math.min(Math.max(page, 1), pages);
     shelf.replaceChildren(...results.slice((page - 1) * PER_PAGE, page * PER_PAGE).map(card));
-    if (!results.length) shelf.append(make("p", "missing", "No image suits these filters."));
+    if (!results.length) shelf.append(make("p", "missing", "No image matches these filters."));
     form.querySelector("output").textContent = `${grouped(results.length)} of ${grouped(images.length)} images`;
     pager.hidden = pages === 1;
     pager.querySelector(".where").textContent = `page ${grouped(page)} of ${grouped(pages)}`;

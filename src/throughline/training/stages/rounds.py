@@ -86,7 +86,7 @@ class Rounds:
             steps, lines = train_examples(context, model, self.objective, examples, folder=folder, number=number)
         changed = bool((probe_output(context) != before).any())
         if pairs and not changed:
-            raise ThroughlineError(f"round {number} trained, and the output did not change", context.folder.name)
+            raise ThroughlineError(f"round {number} was trained, but the output did not change", context.folder.name)
         line = RoundLine(number, labelled.sampled, len(labelled.accepted), labelled.outcomes, changed, len(pairs))
         write_json(folder / ROUND, asdict(line))
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
