@@ -103,10 +103,10 @@ def test_class_names_that_answers_cannot_be_told_by_are_told_before_a_unit_start
 @pytest.mark.parametrize(
     ("names", "code", "said"),
     [
-        ("tench, Tinca", 0, "the class name 'tench, Tinca' of x holds a comma"),
-        ("<b>tench</b>", 1, "the class name '<b>tench</b>' of x holds a line break or a tag"),
-        ("two\nlines", 1, "of x holds a line break or a tag"),
-        ("tench|Tinca <br>", 0, "the class name 'Tinca <br>' of x holds a line break or a tag"),
+        ("tench, Tinca", 0, "the class name 'tench, Tinca' of x contains a comma"),
+        ("<b>tench</b>", 1, "the class name '<b>tench</b>' of x contains a line break or a tag"),
+        ("two\nlines", 1, "of x contains a line break or a tag"),
+        ("tench|Tinca <br>", 0, "the class name 'Tinca <br>' of x contains a line break or a tag"),
         ("tench|fish?", 0, "the class name 'fish?' of x is read from an answer as x, from a sentence as no class"),
         ("tench|Tinca, tinca", 0, ""),
     ],

@@ -142,13 +142,13 @@ def test_sixteen_bit_images_of_a_domain_that_use_fewer_bits_are_told(tree, bits)
     for number, path in enumerate(sorted(tree.glob("photo/*/*.png"))):
         deep(path, 16 if number == 3 else 15, number + 50)  # dark by itself, in a domain that uses all bits
     defect = the_one(tree, "unused_bits", "warning")
-    assert defect.where == ("art",) and f"12 of 12 16-bit images looked at in art use {bits} bits" in defect.what
+    assert defect.where == ("art",) and f"12 of 12 16-bit images looked at in art use only {bits} bits" in defect.what
 
 
 def test_some_images_of_twelve_bits_among_others_of_sixteen_are_told(tree):
     for number in range(6):
         deep(tree / f"art/cat/{number}.png", 12 if number < 2 else 16, number)
-    assert "2 of 6 16-bit images looked at in art use 12 bits" in the_one(tree, "unused_bits", "warning").what
+    assert "2 of 6 16-bit images looked at in art use only 12 bits" in the_one(tree, "unused_bits", "warning").what
 
 
 def test_bits_in_use_of_colour_and_of_what_is_no_image(tmp_path):

@@ -116,7 +116,7 @@ def test_doubts_about_the_images_are_told_before_a_unit_starts(run, images):
     run("methods=cls", report_progress=said.append)
     warnings = [line for line in said if line.startswith("warning: images: ")]
     assert "photo/ghost is empty" in warnings[0]
-    assert "4 of 4 16-bit images looked at in sketch use 12 bits" in warnings[1] and len(warnings) == 2
+    assert "4 of 4 16-bit images looked at in sketch use only 12 bits" in warnings[1] and len(warnings) == 2
     assert said[:2] == warnings
 
 
