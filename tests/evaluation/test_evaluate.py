@@ -129,7 +129,7 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(evaluate, model, images, t
         ([model, tmp_path / "nowhere"], "no such folder"),
         ([tmp_path / "nowhere", images], "no such model or checkpoint"),
         ([images, images], "no model here"),
-        ([model, images, "--out", zoo], "a folder is in the way"),
+        ([model, images, "--out", zoo], "a folder has this name"),
         ([model, images, "--out", zoo / "photo" / "cat" / "0.png" / "x.json"], "cannot write"),
     ):
         code, out, errors = evaluate(*arguments)

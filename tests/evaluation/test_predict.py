@@ -118,7 +118,7 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(predict, model, images, pr
         ([model, tmp_path / "nowhere"], 1, "no such image or folder"),
         ([model, empty], 1, "no images found"),
         ([model, image, "--csv", blocked], 1, "cannot write"),
-        ([model, image, "--csv", empty], 1, "a folder is in the way"),
+        ([model, image, "--csv", empty], 1, "a folder has this name"),
         ([model, image, "--csv", "-", "--json"], 2, "both write to stdout"),
         ([model, image, "--classes", "cat"], 2, "one class"),
         ([preset.parent / "tiny-base", image], 2, "--classes"),
