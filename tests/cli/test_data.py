@@ -1,5 +1,6 @@
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -9,11 +10,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
+from throughline.domains.images import png_bytes
 
 CLS = ("--set", "data.drawn=null", "--set", "methods=cls", "--set", "data.targets=all", "--set", "chains.teacher=null")
 
@@ -306,6 +310,24 @@ def test_fetch_from_the_hub_writes_the_folder_layout(fake_hub, tmp_path, capsys)
     assert "20 images" in capsys.readouterr().out
     assert main(["data", "fetch", "pacs", str(out), "--hub"]) == 1
     assert "not empty" in capsys.readouterr().err and fake_hub.asked == ["flwrlabs/pacs"]
+
+
+def test_a_table_with_the_images_in_it_is_told_and_becomes_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    places = itertools.product(("art", "photo"), (0, 1))
+    rows = [
+        {"image": {"bytes": png_bytes(Image.new("L", (4, 4), n)), "path": None}, "domain": domain, "label": label}
+        for n, (domain, label) in enumerate(places)
+    ]
+    table = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    assert main(["data", "check", str(table)]) == 1
+    assert f"the images are inside the table [{table}]" in (said := capsys.readouterr().err)
+    assert f"throughline data fetch {table} DIR" in said
+    assert main(["data", "fetch", str(table), str(tmp_path / "images")]) == 0
+    images = read_images(tmp_path / "images")
+    assert (images.domains, images.classes, len(images.samples)) == (("art", "photo"), ("0", "1"), 4)
 
 
 def test_fetch_says_in_one_line_what_is_missing(fake_hub, tmp_path, capsys):

@@ -19,8 +19,13 @@ from throughline.cli.options import Shown, Source, Subcommands, add_subcommands
 from throughline.cli.progress import progress
 from throughline.cli.text import counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import require_free_folder
+from throughline.core.nearest import did_you_mean
 from throughline.core.settings import Settings
-from throughline.domains.listing import composed
+from throughline.core.table import Table
+from throughline.domains.folders import read_images
+from throughline.domains.samples import composed
+from throughline.reporting.text import to_terminal
 
 if TYPE_CHECKING:
     from throughline.domains.checks import CheckReport, Defect
@@ -84,10 +89,12 @@ class Digits(Settings):
 
 
 class Fetch(Settings):
-    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub."""
+    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub; or unpack a
+    table."""
 
-    name: Annotated[Literal["pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)]
-    """One of pacs, vlcs, office_home, terra_incognita."""
+    name: Annotated[str, Shown("NAME|TABLE", positional=True)]
+    """One of pacs, vlcs, office_home, terra_incognita; or a .parquet file that contains image bytes, as on the Hub,
+    which is written as a folder."""
     folder: Folder
     """Folder for the images."""
     hub: bool = False
@@ -150,9 +157,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _print_report(report: CheckReport) -> None:
-    from throughline.core.table import Table
-    from throughline.reporting.text import to_terminal
-
     totals = [sum(report.counts[domain].values()) for domain in report.domains]
     rows = [(label, *(f"{report.counts[domain][label]:,}" for domain in report.domains)) for label in report.classes]
     rows.append(("all", *(f"{total:,}" for total in totals)))
@@ -175,7 +179,6 @@ def _describe(defect: Defect) -> str:
 
 
 def _split(arguments: argparse.Namespace) -> int:
-    from throughline.domains.folders import read_images
     from throughline.domains.splits import split_domains
 
     images = read_images(arguments.source)
@@ -205,30 +208,32 @@ def _digits(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from throughline.core.files import require_free_folder
     from throughline.domains.benchmarks import BENCHMARKS, write_rows
 
-    benchmark = BENCHMARKS[arguments.name]
-    if not arguments.hub:
+    name, benchmark = arguments.name, BENCHMARKS.get(arguments.name)
+    if benchmark is None and not Path(name).is_file():
+        raise UsageError(f"no benchmark or file named {name}", do=did_you_mean(name, BENCHMARKS, "the benchmarks"))
+    if benchmark is not None and not arguments.hub:
         print(benchmark.describe(arguments.folder))
         return 0
-    if benchmark.hub is None:
+    if benchmark is not None and benchmark.hub is None:
         on_hub = ", ".join(name for name, other in BENCHMARKS.items() if other.hub)
-        raise ThroughlineError(f"{benchmark.name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
+        raise ThroughlineError(f"{name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
     require_free_folder(arguments.folder)
-    rows, label_names, total = _rows_of_hub(benchmark.hub)
+    hub = benchmark.hub if benchmark is not None else None
+    rows, label_names, total = _rows_of(hub) if hub is not None else _rows_of("parquet", data_files=name)
     with progress("writing", "images") as report_progress:
         count = write_rows(rows, arguments.folder, label_names, lambda done: report_progress(done, total))
     print(f"{count:,} images in {arguments.folder}; next: throughline data check {arguments.folder}")
     return 0
 
 
-def _rows_of_hub(name: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
-    """All rows of a hub data set with undecoded images, its class names, and the number of rows."""
+def _rows_of(name: str, **files: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
+    """All rows of a data set, its images undecoded, its class names, and the number of rows; as `datasets` loads it."""
     import datasets
 
     try:
-        parts = datasets.load_dataset(name)
+        parts = datasets.load_dataset(name, **files)
     except (OSError, datasets.exceptions.DatasetsError) as error:  # no network, no such data set
         raise ThroughlineError(f"cannot download: {error}", name, "check the network and try again") from error
     parts = [parts[key].cast_column("image", datasets.Image(decode=False)) for key in sorted(parts)]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from throughline.core.files import in_threads
 from throughline.domains.folders import SPLIT_REMEDY, hash_files, is_unicode, read_listing
-from throughline.domains.images import MAX_PIXELS, ImageError, bits_in_use, load_image
-from throughline.domains.listing import Entry, Listing, split_fault
+from throughline.domains.images import MAX_PIXELS, bits_in_use, image_fault
+from throughline.domains.listing import Listing, split_fault
 from throughline.domains.samples import ImageSet, Sample, spread
 
 Severity = Literal["error", "warning"]
@@ -72,18 +72,18 @@ def check_images(
     """
     root = Path(root)
     listing = read_listing(root)
-    entries = listing.entries
-    domains = tuple(sorted({*listing.folders, *(entry.domain for entry in entries)}))
-    classes = tuple(sorted({entry.label for entry in entries}))
-    tally = Counter((entry.domain, entry.label) for entry in entries)
+    samples = listing.samples
+    domains = tuple(sorted({*listing.folders, *(sample.domain for sample in samples)}))
+    classes = tuple(sorted({sample.label for sample in samples}))
+    tally = Counter((sample.domain, sample.label) for sample in samples)
     counts = {domain: {label: tally[domain, label] for label in classes} for domain in domains}
     defects = [
         *_layout_defects(listing),
         *_domain_and_class_defects(listing, counts, classes),
-        *_group_defects(entries),
-        *_broken_images(entries, max_pixels, on_progress),
-        *_unused_bits(entries),
-        *_copies(entries),
+        *_group_defects(samples),
+        *_broken_images(samples, max_pixels, on_progress),
+        *_unused_bits(samples),
+        *_copies(samples),
     ]
     defects.sort(key=lambda defect: defect.severity != "error")
     return CheckReport(root, domains, classes, counts, tuple(defects), listing.names)
@@ -100,7 +100,7 @@ def quick_check(images: ImageSet) -> Iterator[Defect]:
     yield from _unused_bits(spread(images.samples, LOOKED_AT * len(images.domains)))
 
 
-def _unused_bits(images: Sequence[Entry | Sample]) -> Iterable[Defect]:
+def _unused_bits(images: Sequence[Sample]) -> Iterable[Defect]:
     bits_of: dict[str, list[int]] = defaultdict(list)
     for image, used in zip(images, in_threads(lambda image: bits_in_use(image.path), images), strict=True):
         if used is not None:
@@ -111,39 +111,30 @@ def _unused_bits(images: Sequence[Entry | Sample]) -> Iterable[Defect]:
         if narrow:
             white = round((2 ** max(narrow) - 1) / 257)
             what = f"{len(narrow)} of {len(bits)} 16-bit images looked at in {domain} use only {max(narrow)} bits"
-            remedy = f"they are loaded too dark, with white as {white} of 255; scale them to 16 bits"
+            factor = 2 ** (16 - max(narrow))
+            remedy = f"they are loaded too dark, with white as {white} of 255; multiply their values by {factor}"
             yield Defect("unused_bits", "warning", f"{what}: {remedy}", (domain,))
 
 
-_LEFT_OUT: tuple[tuple[str, str, Severity, str], ...] = (
-    ("unlistable", "unreadable_folder", "error", "the folder {} cannot be read"),
-    (
-        "loops",
-        "symlink_loop",
-        "warning",
-        "{} is a symlink loop: it leads back into a folder above it and is not entered",
-    ),
-    (
-        "hidden",
-        "hidden_folder",
-        "warning",
-        "the hidden folder {} is left out (DomainBed would count it as a domain or class)",
-    ),
-)
-"""Each a list of the listing, and the defect that every path in it is."""
+_CLOSED: dict[str, tuple[Severity, str]] = {
+    "unreadable_folder": ("error", "the folder {} cannot be read"),
+    "symlink_loop": ("warning", "{} is a symlink loop: it leads back into a folder above it and is not entered"),
+    "hidden_folder": ("warning", "the hidden folder {} is left out (DomainBed would count it as a domain or class)"),
+}
+"""By kind, the defect that a folder is which the listing did not enter."""
 
 
 def _layout_defects(listing: Listing) -> Iterable[Defect]:
-    for paths, kind, severity, what in _LEFT_OUT:
-        for path in getattr(listing, paths):
+    for kind, (severity, what) in _CLOSED.items():
+        for path in listing.closed.get(kind, ()):
             yield Defect(kind, severity, what.format(path), (path,))
-    fault = split_fault(listing.entries)
+    fault = split_fault(listing.samples)
     if fault is not None:
         yield Defect("split_folders", "error", f"{fault}: {SPLIT_REMEDY}")
     pictures = [name for name in listing.others if name.lower().endswith(UNLISTED_FORMATS)]
     described = {name for name in listing.others if "/" not in name and name.lower().endswith(DESCRIPTIONS)}
     others = [name for name in listing.others if name not in described.union(pictures)]
-    gifs = [entry.id for entry in listing.entries if entry.id.lower().endswith(".gif")]
+    gifs = [sample.id for sample in listing.samples if sample.id.lower().endswith(".gif")]
     for kind, names, what in (
         ("misplaced", listing.misplaced, "images outside a <domain>/<class> folder are left out"),
         (
@@ -156,9 +147,9 @@ def _layout_defects(listing: Listing) -> Iterable[Defect]:
     ):
         if names:
             yield Defect(kind, "warning", what, tuple(names))
-    for entry in listing.entries:
-        if not is_unicode(entry.id):
-            yield Defect("bad_name", "error", f"the file name {entry.id!r} is not UTF-8", (ascii(entry.id),))
+    for sample in listing.samples:
+        if not is_unicode(sample.id):
+            yield Defect("bad_name", "error", f"the file name {sample.id!r} is not UTF-8", (ascii(sample.id),))
 
 
 def _domain_and_class_defects(
@@ -198,11 +189,11 @@ def _same_but_for_spelling(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in alike.values() if len(group) > 1]
 
 
-def _group_defects(entries: list[Entry]) -> Iterable[Defect]:
+def _group_defects(samples: list[Sample]) -> Iterable[Defect]:
     domains_of: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        if entry.group is not None:
-            domains_of[entry.group].add(entry.domain)
+    for sample in samples:
+        if sample.group is not None:
+            domains_of[sample.group].add(sample.domain)
     for group, domains in domains_of.items():
         if len(domains) > 1:
             what = f"group {group} is in several domains ({', '.join(sorted(domains))})"
@@ -210,35 +201,29 @@ def _group_defects(entries: list[Entry]) -> Iterable[Defect]:
 
 
 def _broken_images(
-    entries: list[Entry], max_pixels: int, on_progress: Callable[[int, int], None] | None
+    samples: list[Sample], max_pixels: int, on_progress: Callable[[int, int], None] | None
 ) -> Iterable[Defect]:
-    def fault_of(entry: Entry) -> ImageError | None:
-        try:
-            load_image(entry.path, max_pixels)
-        except ImageError as fault:
-            return fault
-        return None
-
-    faults = in_threads(fault_of, entries)  # Pillow decodes without holding Python's lock
-    for number, (entry, fault) in enumerate(zip(entries, faults, strict=True), start=1):
+    # Pillow decodes without holding Python's lock
+    faults = in_threads(lambda sample: image_fault(sample.path, max_pixels), samples)
+    for number, (sample, fault) in enumerate(zip(samples, faults, strict=True), start=1):
         if fault is not None:
-            yield Defect(fault.kind, "error", f"{entry.id}: {fault.what}", (entry.id,))
+            yield Defect(fault.kind, "error", f"{sample.id}: {fault.what}", (sample.id,))
         if on_progress is not None:
-            on_progress(number, len(entries))
+            on_progress(number, len(samples))
 
 
-def _copies(entries: list[Entry]) -> Iterable[Defect]:
+def _copies(samples: list[Sample]) -> Iterable[Defect]:
     """Files with the same bytes: fatal across domains (the target is not unseen) or labels (one is wrong)."""
-    by_hash: dict[str, list[Entry]] = defaultdict(list)
-    for entry, value in zip(entries, hash_files(entry.path for entry in entries), strict=True):
-        if isinstance(value, str) and entry.path.stat().st_size:  # empty files are reported as such
-            by_hash[value].append(entry)
+    by_hash: dict[str, list[Sample]] = defaultdict(list)
+    for sample, value in zip(samples, hash_files(sample.path for sample in samples), strict=True):
+        if isinstance(value, str) and sample.path.stat().st_size:  # empty files are reported as such
+            by_hash[value].append(sample)
     for copies in by_hash.values():
         if len(copies) < 2:
             continue
-        ids = tuple(entry.id for entry in copies)
-        labels = sorted({entry.label for entry in copies})
-        domains = sorted({entry.domain for entry in copies})
+        ids = tuple(sample.id for sample in copies)
+        labels = sorted({sample.label for sample in copies})
+        domains = sorted({sample.domain for sample in copies})
         if len(labels) > 1:
             what = f"same bytes under two labels ({', '.join(labels)})"
             yield Defect("conflicting_labels", "error", what, ids)

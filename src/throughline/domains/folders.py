@@ -6,13 +6,14 @@ The three give the same samples in the same order. Everything that works on imag
 import csv
 import posixpath
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, in_threads
-from throughline.domains.listing import Entry, Listing, composed, list_folder, require_single, split_fault
-from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.listing import Listing, list_folder, require_single, split_fault
+from throughline.domains.samples import ImageSet, Sample, composed
 
 COLUMNS = ("image", "domain", "label")
 OPTIONAL = ("group", "class_name")
@@ -29,29 +30,25 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     """
     source = Path(source)
     listing = read_listing(source)
-    entries, root = listing.entries, listing.root
     if not is_table(source):
         _require_whole_folder(listing)
-    fault = split_fault(entries)
+    fault = split_fault(listing.samples)
     if fault is not None:
         raise ThroughlineError(fault, source, SPLIT_REMEDY)
-    hashes = hash_files(entry.path for entry in entries)
-    for entry, value in zip(entries, hashes, strict=True):
+    labels: dict[str, tuple[str, ...]] = {}  # one tuple for all images of a class
+    samples = []
+    for sample, value in zip(listing.samples, hash_files(sample.path for sample in listing.samples), strict=True):
         if isinstance(value, OSError):
-            raise ThroughlineError(
-                f"cannot read the image: {value.strerror or value}", entry.path, "remove or repair it"
-            )
-    labels = {entry.label: (entry.label,) for entry in entries}  # one tuple for all images of a class
-    samples = tuple(
-        Sample(entry.id, root, entry.domain, labels[entry.label], str(value), group=entry.group)
-        for entry, value in zip(entries, hashes, strict=True)
-    )
+            what = f"cannot read the image: {value.strerror or value}"
+            raise ThroughlineError(what, sample.path, "remove or repair it")
+        own = labels.setdefault(sample.label, sample.labels)
+        samples.append(replace(sample, labels=own, image_sha256=value))
     return ImageSet(
         name=name or default_name(source),
-        root=root,
+        root=listing.root,
         domains=tuple(sorted({sample.domain for sample in samples})),
         classes=tuple(sorted({sample.label for sample in samples})),
-        samples=samples,
+        samples=tuple(samples),
         names=listing.names,
         empty=tuple(listing.empty),
     )
@@ -59,7 +56,7 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
 
 def read_listing(source: Path) -> Listing:
     """The images of a folder or table, not yet opened. Raises as `list_folder` and `list_table` do."""
-    return Listing(source.parent, list_table(source)) if is_table(source) else list_folder(source)
+    return list_table(source) if is_table(source) else list_folder(source)
 
 
 def default_name(source: Path) -> str:
@@ -88,18 +85,18 @@ def _hash_or_error(path: Path) -> str | OSError:
 
 def _require_whole_folder(listing: Listing) -> None:
     root = listing.root
-    if listing.unlistable:
-        raise ThroughlineError("cannot read the folder", root / listing.unlistable[0], "grant reading rights")
-    if not listing.entries:
+    for folder in listing.closed.get("unreadable_folder", ()):
+        raise ThroughlineError("cannot read the folder", root / folder, "grant reading rights")
+    if not listing.samples:
         raise ThroughlineError("no images found", root, "the layout is <folder>/<domain>/<class>/<image>")
-    empty = sorted(set(listing.folders) - {entry.domain for entry in listing.entries})
+    empty = sorted(set(listing.folders) - {sample.domain for sample in listing.samples})
     if empty:
         # DomainBed's ImageFolder stops here too; skipping the folder would shift the seeds of later domains.
         raise ThroughlineError(
             f"the domain folder {empty[0]} has no <class>/<image>", root / empty[0], "fill it or remove it"
         )
-    for entry in listing.entries:
-        _require_unicode(entry.id, root)
+    for sample in listing.samples:
+        _require_unicode(sample.id, root)
 
 
 def is_unicode(name: str) -> bool:
@@ -112,9 +109,8 @@ def _require_unicode(name: str, where: Path) -> None:
         raise ThroughlineError(f"the file name {name!r} is not UTF-8", where, "rename it")
 
 
-def list_table(table: Path) -> list[Entry]:
-    """The rows of a CSV or Parquet file as entries, in the order in which the same files would lie in a
-    folder.
+def list_table(table: Path) -> Listing:
+    """The rows of a CSV or Parquet file, in the order in which the same files would lie in a folder.
 
     Spaces around a value are dropped, and backslashes are read as Windows means them where no file has them in its
     name. A cell of `class_name` is how the row's class is written, and synonyms behind
@@ -125,15 +121,18 @@ def list_table(table: Path) -> list[Entry]:
     if not table.is_file():
         raise ThroughlineError("no such file", table, "give a folder, .csv or .parquet")
     rows = _read_csv(table) if table.suffix.lower() == ".csv" else _read_parquet(table)
-    entries = [_entry_of_row(table, number, row) for number, row in enumerate(rows, start=1)]
-    if not entries:
+    listing = Listing(table.parent)
+    for number, row in enumerate(rows, start=1):
+        sample, named = _sample_of_row(table, number, row)
+        listing.samples.append(sample)
+        names = tuple(name.strip() for name in named.split("|") if name.strip())
+        if names and listing.names.setdefault(sample.label, names) != names:
+            raise ThroughlineError(f"the class {sample.label} has two names", table, "give each class one class_name")
+    if not listing.samples:
         raise ThroughlineError("the table lists no images", table, f"it needs rows of {', '.join(COLUMNS)}")
-    require_single(entries, table)
-    names: dict[str, tuple[str, ...]] = {}
-    for entry in entries:
-        if entry.names and names.setdefault(entry.label, entry.names) != entry.names:
-            raise ThroughlineError(f"the class {entry.label} has two names", table, "give each class one class_name")
-    return sorted(entries, key=lambda entry: (entry.domain, entry.label, *posixpath.split(entry.id)))
+    require_single(listing.samples, table)
+    listing.samples.sort(key=lambda sample: (sample.domain, sample.label, *posixpath.split(sample.id)))
+    return listing
 
 
 def _read_csv(table: Path) -> list[dict[str, Any]]:
@@ -151,8 +150,13 @@ def _read_parquet(table: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(table).names
+        schema = parquet.read_schema(table)
+        names = schema.names
         _require_columns(table, names)
+        kind = schema.field("image").type
+        if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
+            remedy = f"write them as a folder: throughline data fetch {table} DIR"
+            raise ThroughlineError("the images are inside the table", table, remedy)
         wanted = [name for name in (*COLUMNS, *OPTIONAL) if name in names]
         rows: list[dict[str, Any]] = parquet.read_table(table, columns=wanted).to_pylist()
     except pyarrow.ArrowException as error:
@@ -167,7 +171,8 @@ def _require_columns(table: Path, names: Sequence[str]) -> None:
         raise ThroughlineError(what, table, "the columns are image, domain, label and optionally group, class_name")
 
 
-def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
+def _sample_of_row(table: Path, number: int, row: dict[str, Any]) -> tuple[Sample, str]:
+    """The sample, and its class's names."""
     image, domain, label, group, named = cells = [_cell(row, column) for column in (*COLUMNS, *OPTIONAL)]
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
@@ -182,8 +187,7 @@ def _entry_of_row(table: Path, number: int, row: dict[str, Any]) -> Entry:
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     _require_unicode(id, table)
-    names = tuple(name.strip() for name in named.split("|") if name.strip())
-    return Entry(id, table.parent, domain, label, group or None, names)
+    return Sample(id, table.parent, domain, (label,), "", group=group or None), named
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

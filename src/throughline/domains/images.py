@@ -82,17 +82,20 @@ def bits_in_use(path: Path) -> int | None:
     return None
 
 
+def image_fault(path: Path, max_pixels: int = MAX_PIXELS) -> ImageError | None:
+    """Why `load_image` cannot have the image; None where it can."""
+    try:
+        load_image(path, max_pixels)
+    except ImageError as error:
+        return error
+    return None
+
+
 def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:
     """The samples whose image can be had whole, and what is wrong with the others by id. Every image is decoded."""
-    good: list[Sample] = []
-    broken: dict[str, str] = {}
-    for sample in samples:
-        try:
-            load_image(sample.path)
-            good.append(sample)
-        except ImageError as error:
-            broken[sample.id] = error.what
-    return good, broken
+    faults = [(sample, image_fault(sample.path)) for sample in samples]
+    broken = {sample.id: fault.what for sample, fault in faults if fault is not None}
+    return [sample for sample, fault in faults if fault is None], broken
 
 
 def _too_many_pixels(path: Path, max_pixels: int, size: str = "the image") -> ImageError:

@@ -11,15 +11,14 @@ Names are compared in their composed form (Unicode's NFC): macOS writes "é" as 
 
 import os
 import re
-import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
+from throughline.domains.samples import Sample, composed, on_disk
 
 # torchvision.datasets.folder.IMG_EXTENSIONS, compared in lower case as there; and GIF, which ImageFolder passes over.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -27,60 +26,33 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 _SPLIT = re.compile(r"(train|val|valid|validation|test|dev|eval|crossval|holdout|full)([-_ \d]|ing|val|set)*", re.I)
 """A folder of a split, such as train, Training, val2017 or test_set."""
 
-composed = partial(unicodedata.normalize, "NFC")
-"""The form in which names are compared."""
-
 # (device, inode): what a folder is, whatever path or link leads to it.
 Identity = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image file as the source names it, not yet opened; `id` is its path relative to `root`."""
-
-    id: str
-    root: Path
-    domain: str
-    label: str
-    group: str | None = None
-    names: tuple[str, ...] = ()
-    """Of its class: the display name, then synonyms."""
-
-    @property
-    def path(self) -> Path:
-        """The file; made when it is asked for, as a sample's."""
-        return on_disk(self.root, self.id)
-
-
 @dataclass
 class Listing:
-    """Entries by domain in ImageFolder's order, and everything that was left aside (paths relative to the
-    root).
+    """Samples by domain in ImageFolder's order, no file of theirs opened and so without a hash; and everything that was
+    left aside (paths relative to the root).
 
-    `folders` gives per domain the class folders found there, empty ones included; `loops` are links back
-    into their own parents (not entered); `hidden` are folders whose name begins with a dot where a domain
-    or class is expected (not entered); `misplaced` are images outside any class folder; `others` are
-    files that are no images.
+    `names` are other names of classes, of a table; `folders` gives per domain the class folders found there, empty ones
+    included; `misplaced` are images outside any class folder; `others` are files that are no images; `closed` are
+    folders that were not entered, by why: `symlink_loop` leads back into a folder above it, the name of a
+    `hidden_folder` begins with a dot where a domain or class is expected, an `unreadable_folder` may not be read.
     """
 
     root: Path
-    entries: list[Entry] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=dict)
-    loops: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
     misplaced: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    unlistable: list[str] = field(default_factory=list)
-
-    @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        """Of classes that are not written as their folders: the display name, then synonyms."""
-        return {entry.label: entry.names for entry in self.entries if entry.names}
+    closed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def empty(self) -> list[str]:
         """Class folders without an image, as `domain/class`."""
-        filled = {f"{entry.domain}/{entry.label}" for entry in self.entries}
+        filled = {f"{sample.domain}/{sample.label}" for sample in self.samples}
         folders = [f"{domain}/{label}" for domain, labels in self.folders.items() for label in labels]
         return [folder for folder in folders if folder not in filled]
 
@@ -90,35 +62,23 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
-def on_disk(root: Path, id: str) -> Path:
-    """Where the file or folder of an id lies: an id is composed, what the disk calls it may be otherwise."""
-    for spelt in (id, unicodedata.normalize("NFD", id)):
-        path = root / spelt
-        if id.isascii() or path.exists():
-            return path
-    path = root
-    for part in PurePosixPath(id).parts:  # some names in one form, some in another
-        path = next((other for other in path.glob("*") if composed(other.name) == part), path / part)
-    return path
-
-
-def require_single(entries: Iterable[Entry], where: Path) -> None:
+def require_single(samples: Iterable[Sample], where: Path) -> None:
     """Raises a ThroughlineError for an image that is there twice: in a table, or by two spellings of a folder."""
-    twice = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
+    twice = [id for id, count in Counter(sample.id for sample in samples).items() if count > 1]
     if twice:
         remedy = "keep one (names that differ only in how accents are stored are one name)"
         raise ThroughlineError(f"the image {twice[0]} is listed more than once", where, remedy)
 
 
-def split_fault(entries: Sequence[Entry]) -> str | None:
+def split_fault(samples: Sequence[Sample]) -> str | None:
     """What is wrong where folders such as train and val stand in the place of domains or classes.
 
     One such name may be a class (a train); it is a split where whatever lies in it lies in folders again.
     """
-    flat = {entry.domain for entry in entries if entry.id.count("/") < 3}
-    names = {"domains": ({entry.domain for entry in entries}, not flat)}
-    for entry in entries:
-        names.setdefault(f"classes of {entry.domain}", (set(), entry.domain not in flat))[0].add(entry.label)
+    flat = {sample.domain for sample in samples if sample.id.count("/") < 3}
+    names = {"domains": ({sample.domain for sample in samples}, not flat)}
+    for sample in samples:
+        names.setdefault(f"classes of {sample.domain}", (set(), sample.domain not in flat))[0].add(sample.label)
     for level, (given, nested) in names.items():
         splits = sorted(filter(_SPLIT.fullmatch, given))
         if len(splits) > 1 or (splits and nested and len(given) == 1):
@@ -140,7 +100,7 @@ def list_folder(root: Path) -> Listing:
         for label, inside_class in _subfolders(listing, domain, inside_domain):
             listing.folders[domain].append(label)
             _list_class(listing, domain, label, inside_class)
-    require_single(listing.entries, root)
+    require_single(listing.samples, root)
     return listing
 
 
@@ -157,7 +117,7 @@ def _scan(listing: Listing, relative: str) -> list[tuple[str, os.DirEntry[str]]]
     except OSError as error:
         if not relative:
             raise ThroughlineError(f"cannot read the folder: {error.strerror}", listing.root) from error
-        listing.unlistable.append(relative)
+        listing.closed["unreadable_folder"].append(relative)
         return []
 
 
@@ -171,9 +131,9 @@ def _subfolders(
             if not name.startswith("."):
                 (listing.misplaced if is_image_name(name) else listing.others).append(path)
         elif name.startswith("."):
-            listing.hidden.append(path)
+            listing.closed["hidden_folder"].append(path)
         elif (identity := _identity(Path(entry.path))) in ancestors:
-            listing.loops.append(path)
+            listing.closed["symlink_loop"].append(path)
         else:
             yield name, (*ancestors, identity)
 
@@ -182,6 +142,7 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
     """Appends the images of one class folder, nested folders included, sorted as `sorted(os.walk(...))`
     sorts.
     """
+    labels = (label,)  # one tuple for all its images
     folders: list[tuple[str, list[str]]] = []
     open_folders = [(f"{domain}/{label}", ancestors)]
     while open_folders:
@@ -193,7 +154,7 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
                 names.append(name)
             elif (identity := _identity(Path(entry.path))) in above:
                 # os.walk would follow it some forty times, until the system refuses.
-                listing.loops.append(path)
+                listing.closed["symlink_loop"].append(path)
             else:
                 open_folders.append((path, (*above, identity)))
         folders.append((relative, names))
@@ -201,7 +162,7 @@ def _list_class(listing: Listing, domain: str, label: str, ancestors: tuple[Iden
         for name in names:
             path = f"{relative}/{name}"
             if is_image_name(name):
-                listing.entries.append(Entry(path, listing.root, domain, label))
+                listing.samples.append(Sample(path, listing.root, domain, labels, ""))
             else:
                 listing.others.append(path)
 

@@ -3,16 +3,31 @@
 `folders.read_images` makes them; splits, training, evaluation and the checks read them.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
-from throughline.domains.listing import on_disk
+
+composed = partial(unicodedata.normalize, "NFC")
+"""The form in which names are compared."""
+
+
+def on_disk(root: Path, id: str) -> Path:
+    """Where the file or folder of an id lies: an id is composed, what the disk calls it may be otherwise."""
+    for spelt in (id, unicodedata.normalize("NFD", id)):
+        path = root / spelt
+        if id.isascii() or path.exists():
+            return path
+    path = root
+    for part in PurePosixPath(id).parts:  # some names in one form, some in another
+        path = next((other for other in path.glob("*") if composed(other.name) == part), path / part)
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from throughline.core.settings import (
 )
 from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
-from throughline.domains.listing import composed
+from throughline.domains.samples import composed
 from throughline.experiment.config_faults import first_fault
 from throughline.questions.question_set import QuestionSet, make_question_set
 

@@ -115,7 +115,7 @@ def parts(text: str) -> tuple[Part, ...]:
 def thumbnail(images_root: Path, sample_id: str) -> str | None:
     """The image as a JPEG data URI at most 160 pixels wide or high; None where it is missing, unreadable or outside."""
     from throughline.domains.images import load_image
-    from throughline.domains.listing import on_disk
+    from throughline.domains.samples import on_disk
 
     relative = PurePosixPath(sample_id)
     path = on_disk(images_root, sample_id)
