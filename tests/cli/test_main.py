@@ -205,24 +205,6 @@ def test_letters_that_the_terminal_lacks_do_not_stop_a_verb(tmp_path):
     assert "no such folder" in ended.stderr
 
 
-def test_help_shows_each_options_default():
-    parser = Parser(prog="x")
-    parser.add_argument("--size", type=int, default=64, help="pixels")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--name", help="what it is called")
-    parser.add_argument("--parts", type=str.split, default=("a", "b"), help="words")
-    parser.add_argument("--rate", type=float, required=True, help="from 0 to 1")
-    text = " ".join(parser.format_help().split())
-    for expected in (
-        "pixels (default: 64)",
-        "what it is called (default: none)",
-        "words (default: a,b)",
-        "from 0 to 1 (required)",
-    ):
-        assert expected in text
-    assert "--json as JSON --name" in text  # a flag has none
-
-
 def test_every_option_of_data_shows_a_default_or_that_it_is_required():
     data = importlib.import_module("throughline.cli.data")
     parser = Parser(prog="throughline data")

@@ -177,7 +177,7 @@ def test_asked_together_every_way_gives_what_it_gives_alone(family: str, tiny_im
 def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
     took: Counter[str] = Counter()
     began = time.monotonic()
-    answers_of(tiny_mllm, tiny_images.samples[:4], asked(batch=2), on_seconds=lambda a, s: took.update({a: s}))
+    answers_of(tiny_mllm, tiny_images.samples[:4], asked(batch=2), seconds=took)
     assert set(took) == set(ANSWERS)
     assert 0 < sum(took.values()) <= time.monotonic() - began
 

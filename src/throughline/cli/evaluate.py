@@ -13,13 +13,19 @@ from throughline.cli.options import ModelName, Shown, Source, add_model_options,
 from throughline.cli.progress import progress
 from throughline.cli.text import json_text
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import require_writable, write_json
 from throughline.core.settings import Settings
+from throughline.core.table import Table, tabulate
+from throughline.domains.folders import read_images
+from throughline.domains.samples import ImageSet
+from throughline.drawn import DRAWN_NOTE
+from throughline.evaluation.saved_model import find_record
+from throughline.questions.question_set import make_question_set
+from throughline.reporting.text import to_terminal
+from throughline.runs.records import ResultsLine
 
-if TYPE_CHECKING:
-    from throughline.core.table import Table
-    from throughline.domains.samples import ImageSet
+if TYPE_CHECKING:  # brings torch
     from throughline.evaluation.assessment import Assessment
-    from throughline.runs.records import ResultsLine
 
 CONFUSIONS_SHOWN = 5
 
@@ -45,11 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints; afterwards a ThroughlineError if some images could not be read."""
-    from throughline.core.files import require_writable, write_json
-    from throughline.domains.folders import read_images
     from throughline.evaluation.assessment import assess, compare_classes
-    from throughline.evaluation.saved_model import find_record
-    from throughline.questions.question_set import make_question_set
 
     # Everything that can be at fault without a model is found before one is loaded.
     images = read_images(arguments.images)
@@ -76,8 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_text(assessment: Assessment, images: ImageSet) -> str:
-    from throughline.reporting.text import to_terminal
-
     answers = dict.fromkeys(line.answer for line in assessment.lines)
     tables = [_accuracy_table(assessment, answer) for answer in answers]
     if assessment.confusions:
@@ -87,8 +87,6 @@ def _as_text(assessment: Assessment, images: ImageSet) -> str:
 
 
 def _accuracy_table(assessment: Assessment, answer: str) -> Table:
-    from throughline.core.table import tabulate
-
     lines = [line for line in assessment.lines if line.answer == answer]
     *_, last = lines
     title = f"{last.dataset} · {last.model}, {last.method} · {answer} path · split {last.split}"
@@ -106,8 +104,6 @@ def _accuracy_table(assessment: Assessment, answer: str) -> Table:
 
 
 def _confusion_table(assessment: Assessment) -> Table:
-    from throughline.core.table import Table
-
     rows = []
     for answer in dict.fromkeys(confusion.answer for confusion in assessment.confusions):
         shown = [confusion for confusion in assessment.confusions if confusion.answer == answer][:CONFUSIONS_SHOWN]
@@ -116,8 +112,6 @@ def _confusion_table(assessment: Assessment) -> Table:
 
 
 def _notes(assessment: Assessment, images: ImageSet) -> Iterator[str]:
-    from throughline.drawn import DRAWN_NOTE
-
     yield "Intervals are Wilson intervals over images. Unparsed and failed answers count as wrong."
     if assessment.absent_classes:
         yield f"The model also has classes without an image here: {', '.join(assessment.absent_classes)}."

@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from throughline.cli.options import Shown, Source, add_settings, given_settings
+from throughline.cli.progress import run_progress
 from throughline.cli.text import json_text
+from throughline.core.files import write_atomically
 from throughline.core.settings import Settings
 from throughline.experiment.config import RunConfig
 from throughline.training.methods import METHODS
@@ -56,8 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fits, or says that the model is there already."""
-    from throughline.cli.progress import run_progress
-    from throughline.core.files import write_atomically
     from throughline.evaluation.model_card import model_card
     from throughline.experiment.final_model import fit_config, fit_model
 

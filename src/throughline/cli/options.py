@@ -74,7 +74,7 @@ def add_settings(
         if shown.positional:
             kind |= {} if required or shown.several else {"nargs": "?"}
         elif required:
-            kind["required"] = True
+            kind["required"], description = True, f"{description} (required)"
         elif "(default: " not in description:
             known = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
             description += f" (default: {(default or '{}').format('none' if known in (None, '') else known)})"

@@ -1,34 +1,14 @@
-"""argparse as every verb uses it: help with each option's default, and errors that name the nearest known
-word.
-"""
+"""argparse as every verb uses it: errors that name the nearest known word."""
 
 import argparse
 import re
+from functools import partial
 from typing import Any, NoReturn
 
 from throughline.core.errors import UsageError
 from throughline.core.nearest import nearest
 
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Appends the default to the help of every option that takes a value and does not state it itself."""
-
-    def __init__(self, prog: str, **settings: Any) -> None:
-        super().__init__(prog, max_help_position=32, **settings)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").strip()
-        if not action.option_strings or action.default is argparse.SUPPRESS or "default" in text:
-            return text
-        if action.nargs == 0:  # a flag says what it does when it is there
-            return text
-        if action.required:
-            return f"{text} (required)"
-        if action.default is None:
-            return f"{text} (default: none)"
-        if isinstance(action.default, list | tuple):
-            return f"{text} (default: {','.join(map(str, action.default)) or 'none'})".replace("%", "%%")
-        return f"{text} (default: %(default)s)"
+_FORMATTER = partial(argparse.RawDescriptionHelpFormatter, max_help_position=32)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", HelpFormatter)
+        settings.setdefault("formatter_class", _FORMATTER)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
 

@@ -14,12 +14,18 @@ from throughline.cli.options import ModelName, Shown, add_model_options, add_set
 from throughline.cli.progress import progress, say
 from throughline.cli.text import counted, json_text
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
+from throughline.core.files import content_hash, require_writable
 from throughline.core.settings import Settings
+from throughline.core.table import tabulate
+from throughline.domains.folders import hash_files
+from throughline.domains.listing import find_images
+from throughline.evaluation import answer_table
+from throughline.evaluation.saved_model import ModelRecord, find_record, require_class_names
+from throughline.mllm.checkpoints import fingerprint_checkpoint
+from throughline.reporting.text import to_terminal
 
-if TYPE_CHECKING:
-    from throughline.evaluation.answer_table import Row
+if TYPE_CHECKING:  # brings torch
     from throughline.evaluation.image_answers import ImageAnswer
-    from throughline.evaluation.saved_model import ModelRecord
 
 STDOUT = "-"
 CHAINS_SHOWN = 3
@@ -56,8 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers every image; afterwards a ThroughlineError if some could not be read."""
-    from throughline.evaluation.answer_table import add_row, write_table
-
     images, record = _checked(arguments)
     table = Path(arguments.csv) if arguments.csv not in (None, STDOUT) else None
     rows = _open_table(arguments, images, record) if table is not None else {}
@@ -69,13 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
             answers.append(answer)
             rows[answer.image] = answer.cells()
             if table is not None:
-                add_row(table, rows[answer.image])
+                answer_table.add_row(table, rows[answer.image])
     except KeyboardInterrupt:
         if table is None:
             raise Interrupted("interrupted: without --csv FILE the same command starts from the beginning") from None
         raise
     if table is not None and [*rows] != [*images]:
-        write_table(table, (rows[name] for name in images))
+        answer_table.write_table(table, (rows[name] for name in images))
     if arguments.json:
         print(json_text([answer.to_json() for answer in answers]))
     elif arguments.csv is None:
@@ -86,16 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecord | None]:
     """The images by name and the model's record; a ThroughlineError for what is at fault without a model loaded."""
-    from throughline.core.files import require_writable
-    from throughline.domains.listing import find_images
-    from throughline.evaluation.answer_table import UNKNOWN, shown_name
-    from throughline.evaluation.saved_model import find_record, require_class_names
-
     if arguments.json and arguments.csv == STDOUT:
         raise UsageError("--json and --csv - both write to stdout", do="give --csv a file")
     if arguments.require_agreement and arguments.no_chain:
         raise UsageError("--require-agreement needs chains", do="leave out --no-chain")
-    images = {shown_name(image): image for image in find_images(arguments.images)}
+    images = {answer_table.shown_name(image): image for image in find_images(arguments.images)}
     if arguments.csv not in (None, STDOUT):
         require_writable(Path(arguments.csv))
     if arguments.classes is not None:
@@ -106,47 +105,41 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecor
             f"{arguments.model} is a plain checkpoint, without classes", do="name them with --classes a,b,c"
         )
     holds_back = arguments.min_confidence or arguments.require_agreement
-    if holds_back and UNKNOWN in (arguments.classes or getattr(record, "classes", ())):
-        raise UsageError(f"a class has the name {UNKNOWN}, which is used for uncertain answers", do="rename the class")
+    unknown = answer_table.UNKNOWN
+    if holds_back and unknown in (arguments.classes or getattr(record, "classes", ())):
+        raise UsageError(f"a class has the name {unknown}, which is used for uncertain answers", do="rename the class")
     return images, record
 
 
-def _open_table(arguments: argparse.Namespace, images: dict[str, Path], record: ModelRecord | None) -> dict[str, Row]:
+def _open_table(
+    arguments: argparse.Namespace, images: dict[str, Path], record: ModelRecord | None
+) -> dict[str, answer_table.Row]:
     """The rows of the CSV file, which is of answers of this model with these options."""
-    from throughline.core.files import content_hash
-    from throughline.domains.folders import hash_files
-    from throughline.evaluation.answer_table import open_table
-    from throughline.mllm.checkpoints import fingerprint_checkpoint
-
     contents = (content if isinstance(content, str) else None for content in hash_files(images.values()))
     asked = {
         "model": content_hash(record.inputs) if record is not None else fingerprint_checkpoint(arguments.model),
         "classes": content_hash(arguments.classes),
         **{name: getattr(arguments, name) for name in OPTIONS},
     }
-    return open_table(Path(arguments.csv), asked, dict(zip(images, contents, strict=True)))
+    return answer_table.open_table(Path(arguments.csv), asked, dict(zip(images, contents, strict=True)))
 
 
 def _answers(arguments: argparse.Namespace, images: Sequence[Path], answered: set[str]) -> Iterator[ImageAnswer]:
     """About all images but those answered before; rows for stdout are printed on the way."""
-    from throughline.evaluation.answer_table import COLUMNS, csv_text
     from throughline.evaluation.image_answers import predict
 
     to_stdout = arguments.csv == STDOUT
-    print(csv_text([COLUMNS]) if to_stdout else "", end="")
+    print(answer_table.csv_text([answer_table.COLUMNS]) if to_stdout else "", end="")
     model = open_chosen(arguments, arguments.classes)
     with progress("answering", "images") as report_progress:
         chains = not arguments.no_chain
         for answer in predict(model, images, chains=chains, answered=answered, on_progress=report_progress):
             sure = answer.or_unknown(arguments.min_confidence, arguments.require_agreement)
-            print(csv_text([sure.cells()]) if to_stdout else "", end="", flush=to_stdout)
+            print(answer_table.csv_text([sure.cells()]) if to_stdout else "", end="", flush=to_stdout)
             yield sure
 
 
 def _table(answers: Sequence[ImageAnswer], chains: bool) -> str:
-    from throughline.core.table import tabulate
-    from throughline.reporting.text import to_terminal
-
     columns: dict[str, Callable[[ImageAnswer], str]] = {
         "image": lambda answer: answer.image,
         "label": lambda answer: answer.label or f"({answer.outcome})",

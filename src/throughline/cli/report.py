@@ -7,15 +7,16 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from throughline.cli.options import Shown, add_settings
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import Settings
-
-if TYPE_CHECKING:
-    from throughline.core.table import Table
-    from throughline.runs.reader import Run
+from throughline.core.table import Table
+from throughline.reporting.text import to_latex, to_markdown, to_terminal
+from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
+from throughline.runs.reader import Run, read_run
+from throughline.training.methods import METHODS
 
 
 class Reporting(Settings):
@@ -48,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) > 1:
         return _side_by_side(arguments)
     from throughline.reporting.page import write_page
-    from throughline.runs.reader import read_run
 
     images: Path | None = arguments.images
     if images is not None and not images.is_dir():
@@ -69,7 +69,6 @@ def _side_by_side(arguments: argparse.Namespace) -> int:
         if value is not None:
             raise UsageError(f"{option} can be used with one run only", do="leave it out, or name one run")
     from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, write_side_by_side
-    from throughline.runs.reader import read_run
 
     columns = columns_of([read_run(folder) for folder in arguments.runs])
     tables = joint_tables(columns, arguments.split or "all", arguments.answer)
@@ -79,8 +78,6 @@ def _side_by_side(arguments: argparse.Namespace) -> int:
 
 
 def _print(tables: Iterable[Table], form: str) -> None:
-    from throughline.reporting.text import to_latex, to_markdown, to_terminal
-
     renderings: dict[str, Callable[[Table], str]] = {
         "terminal": to_terminal,
         "markdown": to_markdown,
@@ -92,8 +89,6 @@ def _print(tables: Iterable[Table], form: str) -> None:
 def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:
     from throughline.reporting.results import groups
     from throughline.reporting.tables import comparison_table, existing, results_table
-    from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
-    from throughline.training.methods import METHODS
 
     everything = groups(run)
     splits = in_order((name for group in everything for name in group.splits), SPLIT_ORDER)

@@ -5,6 +5,7 @@ named. What the prompts about a sample begin with in common goes through the mod
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -36,14 +37,14 @@ def answer_samples(
     *,
     reader: ImageReader | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_seconds: Callable[[str, float], None] = lambda name, seconds: None,
+    seconds: Counter[str] | None = None,
 ) -> list[Prediction]:
     """Predictions in the order of `samples`, for each sample one a question, in the order of the questions.
 
-    `batch` samples are asked about together. `on_seconds` is called for every batch and question with the seconds it
-    took; what the questions share, reading the images included, is split evenly among them.
+    `batch` samples are asked about together. To `seconds` is added what each question takes; what the questions share,
+    reading the images included, is split evenly among them.
     """
-    asking = _Asking(mllm, questions, reader or ImageReader(mllm.chat), on_seconds)
+    asking = _Asking(mllm, questions, reader or ImageReader(mllm.chat), Counter() if seconds is None else seconds)
     predictions: list[Prediction] = []
     with mllm.evaluating():
         for start in range(0, len(samples), batch):
@@ -56,10 +57,8 @@ def answer_samples(
 class _Asking:
     """The questions about to be asked, each prompt of theirs once."""
 
-    def __init__(
-        self, mllm: Mllm, questions: Sequence[Question], reader: ImageReader, on_seconds: Callable[[str, float], None]
-    ) -> None:
-        self.mllm, self.questions, self.reader, self.on_seconds = mllm, questions, reader, on_seconds
+    def __init__(self, mllm: Mllm, questions: Sequence[Question], reader: ImageReader, seconds: Counter[str]) -> None:
+        self.mllm, self.questions, self.reader, self.seconds = mllm, questions, reader, seconds
         self.makers: tuple[PromptMaker, ...] = tuple(dict.fromkeys(question.prompt for question in questions))
         self.constraints = {
             question.name: StageConstraint(mllm.chat, question.answer.format)
@@ -96,7 +95,7 @@ class _Asking:
                 replies = self._ask(question, prompts[make], paths[make], prefixes.get(make))
                 for sample, (reading, text) in zip(readable, replies, strict=True):
                     predictions[sample.id, question.name] = _prediction(sample, question, reading, text)
-                self.on_seconds(question.name, shared + time.monotonic() - began)
+                self.seconds.update({question.name: shared + time.monotonic() - began})
         for sample in samples:
             yield from (predictions[sample.id, question.name] for question in self.questions)
 

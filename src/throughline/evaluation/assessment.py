@@ -89,25 +89,18 @@ def assess(
     whole = _unit(model, images, tuple(by_domain), split, trial_seed)
     questions, reader = model.questions.build(model.answering), ImageReader(model.mllm.chat)
 
-    def answer(samples: Sequence[Sample], before: int) -> tuple[list[Prediction], Counter[str]]:
-        """Predictions and seconds of one domain, `before` images after the first."""
-        seconds: Counter[str] = Counter()
-        predictions = answer_samples(
-            model.mllm,
-            samples,
-            questions,
-            model.answering.batch,
-            reader=reader,
-            on_progress=lambda done, _: on_progress(before + done, total),
-            on_seconds=lambda name, batch_seconds: seconds.update({name: batch_seconds}),
-        )
-        return predictions, seconds
+    def report_progress(done: int, _: int) -> None:
+        on_progress(len(predictions) // len(questions) + done, total)
 
     predictions: list[Prediction] = []
     seconds: Counter[str] = Counter()
     lines: list[ResultsLine] = []
+    batch = model.answering.batch
     for domain, samples in by_domain.items():
-        own, own_seconds = answer(samples, len(predictions) // len(questions))
+        own_seconds: Counter[str] = Counter()
+        own = answer_samples(
+            model.mllm, samples, questions, batch, reader=reader, on_progress=report_progress, seconds=own_seconds
+        )
         lines += _lines(own, model, split, replace(whole, targets=(domain,)), own_seconds)
         seconds.update(own_seconds)
         predictions += own

@@ -173,7 +173,7 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
         answering.batch,
         reader=session.reader,
         on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
-        on_seconds=lambda answer, took: seconds.update({answer: took}),
+        seconds=seconds,
     )
     predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
     write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))

@@ -5,12 +5,13 @@ A unit's `done` is written last and holds every input of the unit, so that anoth
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,6 @@ more room than all else, so they go when the run is finished; an unfinished run 
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
-
-
-@dataclass(frozen=True)
-class StaleUnit:
-    """A finished unit folder that was made from other inputs than the plan's unit of the same identity."""
-
-    folder: Path
-    unit: Unit
-    changes: tuple[str, ...]
 
 
 def unit_folder(run_folder: Path, unit: Unit | str) -> Path:
@@ -122,32 +114,32 @@ def is_done(run_folder: Path, unit: Unit) -> bool:
     return inputs is not None and not input_changes(inputs, unit.inputs) and (folder / METRICS).is_file()
 
 
-def find_stale(run_folder: Path, units: Sequence[Unit]) -> tuple[StaleUnit, ...]:
-    """Finished folders of the plan's units (by identity) that were made from other inputs."""
+def find_stale(run_folder: Path, units: Sequence[Unit]) -> dict[Path, tuple[str, ...]]:
+    """Finished folders of the plan's units (by identity) that were made from other inputs, with what changed."""
     planned: dict[tuple[object, ...] | None, Unit] = {unit.identity: unit for unit in units}
-    stale = []
+    stale = {}
     for folder in sorted((run_folder / UNITS).glob("[!.]*")):
         inputs, unit = _done_inputs(folder), planned.get(_read_identity(folder))
         if inputs is None or unit is None:
             continue
         changes = input_changes(inputs, unit.inputs)
         if changes or folder.name != unit.name:
-            stale.append(StaleUnit(folder, unit, changes))
-    return tuple(stale)
+            stale[folder] = changes
+    return stale
 
 
-def refuse_stale(stale: Sequence[StaleUnit]) -> None:
+def refuse_stale(stale: Mapping[Path, Sequence[str]]) -> None:
     """Raises the ThroughlineError that says what changed."""
     if not stale:
         return
-    changes = list(dict.fromkeys(change for item in stale for change in item.changes))
+    changes = list(dict.fromkeys(itertools.chain.from_iterable(stale.values())))
     # A changed parent changes its children too; the cause is what is worth saying.
     causes = [change for change in changes if not change.startswith("needs.")] or changes
     shown = listed_changes(causes)
     others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
     raise ThroughlineError(
         f"a finished unit is stale, made from other inputs than this run's ({shown or 'its folder was renamed'})",
-        f"{stale[0].folder}{others}",
+        f"{next(iter(stale))}{others}",
         "undo the change, name another --out, or use --redo stale (keeps the old ones in units/.stale)",
     )
 
@@ -157,17 +149,14 @@ def listed_changes(changes: Sequence[str]) -> str:
     return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
 
 
-def set_aside(run_folder: Path, stale: Iterable[StaleUnit]) -> None:
+def set_aside(run_folder: Path, stale: Iterable[Path]) -> None:
     """Moves stale units to `units/.stale`; nothing is deleted."""
-    for item in stale:
-        kept = run_folder / UNITS / STALE
+    kept = run_folder / UNITS / STALE
+    for folder in stale:
         with readable_os_errors(kept):
             kept.mkdir(parents=True, exist_ok=True)
-            target, number = kept / item.folder.name, 1
-            while target.exists():
-                number += 1
-                target = kept / f"{item.folder.name}.{number}"
-            item.folder.rename(target)
+            names = itertools.chain([folder.name], (f"{folder.name}.{number}" for number in itertools.count(2)))
+            folder.rename(next(kept / name for name in names if not (kept / name).exists()))
 
 
 def remove_pixels(run_folder: Path) -> None:
