@@ -21,10 +21,10 @@ from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, spread
 from throughline.experiment import run
-from throughline.experiment.analyses import run_subject, scoring
+from throughline.experiment.analyses import scoring, subject
 from throughline.experiment.analyses.entry import analyze_run
-from throughline.experiment.analyses.run_subject import read_analyzed_run
 from throughline.experiment.analyses.settings import AnalyzeSettings
+from throughline.experiment.analyses.subject import read_analyzed_run
 from throughline.experiment.config import load_config
 from throughline.experiment.executors import execute_fold
 from throughline.experiment.run import run_experiment
@@ -187,7 +187,7 @@ def test_a_second_time_no_model_is_opened_and_nothing_changes(
     first = read_analysis(folder / FILE)
     assert first is not None
     content = (folder / FILE).read_bytes()
-    monkeypatch.setattr(run_subject, "open_checkpoint", lambda model: pytest.fail("opened"))
+    monkeypatch.setattr(subject, "open_checkpoint", lambda model: pytest.fail("opened"))
     assert analyze_run(folder, ALL, say=silent) == first
     analyze_run(folder, replace(ALL, what=("mismatch",), limit=None), say=silent)
     assert (folder / FILE).read_bytes() == content  # what was not asked for stood as it was, and so did the limit

@@ -11,12 +11,10 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import ModelSettings
 from throughline.experiment.analyses.divergence import measure_divergence
 from throughline.experiment.analyses.fold import FoldAnalysis
-from throughline.experiment.analyses.model_subject import open_subject
-from throughline.experiment.analyses.run_subject import read_analyzed_run, read_config
 from throughline.experiment.analyses.scoring import Say, Scoring, Weights
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
 from throughline.experiment.analyses.settings import USUAL_LIMIT, AnalyzeSettings
-from throughline.experiment.analyses.subject import AnalyzedFold
+from throughline.experiment.analyses.subject import AnalyzedFold, open_subject, read_analyzed_run, read_config
 from throughline.experiment.preparation import SCENES
 from throughline.runs.folder import CONFIG, locked
 from throughline.runs.reader import read_run

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from throughline.analysis.records import Missing
 from throughline.analysis.sensitivity import Sensitivity, sensitivity
 from throughline.core.nested import flattened
-from throughline.experiment.analyses.run_subject import Folds, Levels, fold_units, read_config
-from throughline.experiment.analyses.subject import AnalyzedUnit
+from throughline.experiment.analyses.subject import AnalyzedUnit, Folds, Levels, fold_units, read_config
 from throughline.experiment.plan import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
 from throughline.runs.order import ANSWER_ORDER, in_order

@@ -1,25 +1,40 @@
-"""What an analysis looks at, whether it comes from a run or from a model and a journal: images, chains, questions,
-folds, and the weights that each fold passed through."""
+"""What an analysis looks at, of a run or of any model on any chain journal: images, chains, questions, folds, and the
+weights that each fold passed through."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from throughline.analysis.records import BASE, State
-from throughline.core.settings import AnswerSettings, SamplingSettings
+from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.journal import require_journals
+from throughline.chains.records import Header
+from throughline.chains.store import read_headers
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerSettings, ModelSettings, SamplingSettings, SelfLabelling
+from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.evaluation.folds import Fold
-from throughline.questions.question_set import QuestionSet
-from throughline.runs.folder import ADAPTER, round_folders
-from throughline.runs.reader import UnitFolder
+from throughline.evaluation.folds import Fold, keep_all, leave_out
+from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
+from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, read_accepted_chains
+from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
+from throughline.mllm.load import Mllm, open_checkpoint
+from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.runs.folder import ADAPTER, CONFIG, round_folders
+from throughline.runs.order import in_order
+from throughline.runs.reader import Run, UnitFolder, read_run, read_unit
 from throughline.runs.records import Factor
-from throughline.training.methods import Method
+from throughline.runs.unit import Unit
+from throughline.teaching.building import accepted_chains
+from throughline.training.methods import BOTH, METHODS, Method, method_table
+from throughline.training.stages.sft import Sft
 
-if TYPE_CHECKING:
-    from throughline.mllm.load import Mllm
+RULE = "correct"
 
 
 @dataclass(frozen=True)
@@ -92,3 +107,170 @@ class AnalyzedFold:
             parent = self.units.get(unit.method.starts_from or "")
             if unit.method.self_labelled and parent is not None:
                 yield unit, parent.state
+
+
+Levels = tuple[tuple[str, Factor], ...]
+"""A level of each factor."""
+
+FoldKey = tuple[tuple[str, ...], int]
+"""Targets and seed."""
+
+Folds = dict[FoldKey, dict[str, AnalyzedUnit]]
+"""Units by method, methods in their order."""
+
+Groups = dict[Levels, Folds]
+"""The folds of each combination of levels."""
+
+
+# of a run -----------------------------------------------------------------------------------------------------------
+
+
+def read_analyzed_run(
+    folder: Path, images_root: Path | None = None, checkpoint: str | None = None, device: str = "auto"
+) -> tuple[Run, tuple[AnalyzedFold, ...]]:
+    """The run in a folder, and the folds of what is done of it; `images_root` and `checkpoint` where these lie
+    elsewhere than its config says, `device` where it is not computed on the config's.
+
+    Of a run over several image sets the first one is analysed. Raises ThroughlineError for a folder that is no run,
+    whose images are gone, in which no unit is done, and when images or checkpoint are not those that its units were
+    made from.
+    """
+    run, config = read_run(folder), read_config(folder, checkpoint)
+    own = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
+    root = images_root or own
+    name = dataset_name(config.data.set_name, root)
+    groups = fold_units(run, config, name)
+    images = read_images(root, name=name).with_names(config.data.names)
+    fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
+    _require_same(run, groups, images, fingerprint)
+    folds = []
+    for levels, units in groups.items():
+        at = config.at(config.data, dict(levels))
+        subject = _subject(run, at, images, fingerprint, device)
+        for (targets, seed), by_method in units.items():
+            fold = leave_out(images, targets, at.data.trial_seed, at.data.train_per_domain)
+            folds.append(AnalyzedFold(targets, seed, dict(levels), by_method, fold, subject))
+    return run, tuple(folds)
+
+
+def read_config(folder: Path, checkpoint: str | None = None) -> RunConfig:
+    """The config of a run; `checkpoint` where its weights lie elsewhere than it says."""
+    return load_config(str(folder / CONFIG), [] if checkpoint is None else [f"model.checkpoint={checkpoint}"])
+
+
+def fold_units(run: Run, config: RunConfig, dataset: str | None = None) -> Groups:
+    """The finished units that stand in the results, others being of an earlier plan: for each combination of the
+    factors' levels by targets and seed, then by method, methods in their order. Of a run over several image sets those
+    of `dataset`, else of its first.
+
+    ThroughlineError where there are none, and where the file of a user's own method is gone.
+    """
+    methods = METHODS | method_table(config.methods)
+    named = {line.unit for line in run.results}
+    groups: Groups = {}
+    for method in in_order(methods, METHODS):
+        for folder in run.units.values():
+            unit = folder.unit
+            of_set = not config.more_data or unit.dataset == (dataset or config.data.set_name)
+            if folder.done and folder.name in named and unit.method == method and of_set:
+                folds = groups.setdefault(tuple(sorted(unit.factors.items())), {})
+                units = folds.setdefault((unit.targets, unit.seed), {})
+                units.setdefault(method, AnalyzedUnit(folder, methods[method]))
+    if not groups:
+        raise ThroughlineError("no unit of this run is done", run.folder, "finish it with `throughline run`")
+    return {levels: dict(sorted(groups[levels].items())) for levels in sorted(groups, key=str)}
+
+
+def _subject(run: Run, config: RunConfig, images: ImageSet, checkpoint: str, device: str) -> Subject:
+    """What scoring needs of a run, of one combination of the factors' levels."""
+    model = config.model
+    return Subject(
+        model=checkpoint_name(model.checkpoint),
+        folder=run.folder,
+        images=images,
+        questions=config.question_set(images.classes, images.names),
+        chains={name: texts[0] for name, texts in read_accepted_chains(run.folder / CHAINS).items()},
+        checkpoint=checkpoint,
+        loading=(model.tiles, model.dtype, model.quantization),
+        answering=config.evaluation.answering,
+        self_labelling=config.training.self_labelling,
+        adapter=lambda state: None if state.unit is None else run.units[state.unit].adapter(state.round),
+        load=partial(open_checkpoint, model if device == "auto" else model.model_copy(update={"device": device})),
+    )
+
+
+def _require_same(run: Run, groups: Groups, images: ImageSet, checkpoint: str) -> None:
+    """Adapters belong on the base that they were trained on, and to the images."""
+    units = [unit.folder.unit for folds in groups.values() for fold in folds.values() for unit in fold.values()]
+    inputs = [unit.inputs for unit in units if unit.inputs]
+    if any(of_unit.get("images") != images.fingerprint() for of_unit in inputs):
+        raise ThroughlineError(
+            "these are not the images that the run was made from", images.root, "name them with --images"
+        )
+    models = (of_unit.get("model") for of_unit in inputs)
+    if any(isinstance(model, Mapping) and model.get("checkpoint") != checkpoint for model in models):
+        raise ThroughlineError(
+            "this is not the checkpoint that the run was made from", run.folder, "name it with --checkpoint"
+        )
+
+
+# of a model ---------------------------------------------------------------------------------------------------------
+
+
+def open_subject(
+    name: str, source: str, base: ModelSettings, folder: Path, images_root: Path | None = None
+) -> AnalyzedFold:
+    """The one fold, which holds nothing out, of a model called `name` (a folder of `throughline fit` or a checkpoint)
+    and the chains of a journal or store, `source`. Nothing is loaded here. `images_root` is where the journal does not
+    say where its images lie, or wrongly.
+
+    Raises ThroughlineError for a model or a journal that is not there, and when no chain is accepted.
+    """
+    record = find_record(name, base.hub)
+    journals = require_journals(Path(source))
+    header = next(read_headers(journals), None)
+    root = images_root or (Path(header.images) if header is not None and header.images else None)
+    if root is None:
+        raise ThroughlineError("the journal does not say where its images lie", source, "give --images DIR")
+    images = read_images(root)
+    questions = _questions(record, header, images)
+    chains = accepted_chains(journals, images, questions.format, RULE)
+    if not chains:
+        raise ThroughlineError("no chain of these images is accepted", source, f"rule {RULE}, {root}")
+    model = laid_over(ModelSettings(checkpoint=name) if record is None else record.model, base)
+    adapter = Path(name).expanduser() / "adapter"
+    subject = Subject(
+        model=checkpoint_name(name),
+        folder=folder,
+        images=images,
+        questions=questions,
+        chains={name: texts[0] for name, texts in chains.items()},
+        checkpoint=fingerprint_checkpoint(name) if record is None else record.checkpoint.fingerprint,
+        loading=(model.tiles, model.dtype, model.quantization),
+        answering=AnswerSettings() if record is None else record.answering,
+        self_labelling=SelfLabelling(),
+        adapter=lambda state: None if state.method is None else adapter,
+        load=partial(_load, name, base, record, questions.classes),
+    )
+    units = {}
+    if record is not None:
+        unit = Unit("final", images.name, (), record.method, subject.model, record.seed)
+        folder_of_model = read_unit(adapter.parent, unit)
+        assert folder_of_model is not None
+        # of a user's own method we know here that it trained, and no more
+        method = METHODS.get(record.method, Method(record.method, (Sft(BOTH),), "a method of the user's own"))
+        units = {record.method: AnalyzedUnit(folder_of_model, method)}
+    return AnalyzedFold((), 0 if record is None else record.seed, {}, units, keep_all(images), subject)
+
+
+def _load(name: str, base: ModelSettings, record: ModelRecord | None, classes: tuple[str, ...]) -> Mllm:
+    """The base of a fitted model, or the checkpoint itself."""
+    return open_model(name, classes, base).mllm if record is None else load_base(record, base)
+
+
+def _questions(record: ModelRecord | None, header: Header | None, images: ImageSet) -> QuestionSet:
+    """Those that a fitted model was trained with, else ours for the images' classes in the journal's format."""
+    if record is not None:
+        return record.questions
+    form = FORMATS[header.format] if header is not None else FIVE_STAGE
+    return make_question_set(images.classes, form, names=images.names)
