@@ -7,7 +7,6 @@ Whatever a user can put right is a ThroughlineError. A script that runs an exper
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,7 +113,7 @@ def load_config(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """The config of a YAML file or a preset; `overrides` has dotted keys, e.g. `{"training.rounds": 2}`."""
     from throughline.experiment.config import load_config as read_config
 
-    return read_config(str(name), [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()])
+    return read_config(str(name), changes=overrides)
 
 
 def run_experiment(

@@ -83,7 +83,8 @@ def test_an_unknown_key_in_a_group_that_may_be_null_is_found():
         ("training.stage.epochs=many", ("training.stage.epochs", "'many'", "number")),
         ("chains.format=six_stage", ("chains.format", "'six_stage'", "five_stage")),
         ("workers=0", ("workers", "0", "greater than or equal to 1")),
-        ("name=a/b", ("name", "'a/b'")),
+        ("name=a/b", ("name", "as in a_b")),
+        ("name=_my run", ("name", "letters, digits, dots, dashes and underscores, as in my_run")),
         ("seeds=[0, x]", ("seeds", "'x'", "integer")),
     ],
 )

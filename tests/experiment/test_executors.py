@@ -184,7 +184,7 @@ def test_each_of_an_images_chains_is_an_example(here: Run, config_file: Path, tm
     assert steps_of(run_of_two, "mtct") == (math.ceil(examples / 8),) * 2
     assert steps_of(run_of_two, "cls") == (3, 3)  # labels have no chain to repeat
     (most,) = (c for n, c in run.preview_run(config).costs.items() if "mtct" in n)
-    assert most.optimiser_steps == math.ceil(2 * len(inside) / 8)  # at most: as if every image had two
+    assert (most.optimiser_steps, most.images_with_chain) == (math.ceil(examples / 8), len(inside))
 
 
 def test_loss_lines_cover_every_stage(undisturbed: FinishedRun) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
+from throughline.domains.splits import split_domains
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import estimate_costs, longest_paths
 from throughline.experiment.plan import PlannedSet, plan
@@ -12,11 +13,17 @@ from throughline.experiment.preparation import preview_images
 from throughline.training.methods import METHODS
 
 ALL = ",".join(METHODS)
-CHAINS = {"photo": "a", "real world": "b", "sketch": "c"}
+DOMAINS = ("photo", "real world", "sketch")
+CHAINS = {f"{domain}/{label}/{i}.png": ("a",) for domain in DOMAINS for label in ("cat", "dog") for i in range(5)}
 
 
 def planned(config, images, chains=CHAINS, model="m"):
     return plan(config, [PlannedSet(config.data, images, chains)], model)
+
+
+def costs_of(config, images, chains=CHAINS):
+    costs = estimate_costs(planned(config, images, chains), config, [PlannedSet(config.data, images, chains)])
+    return {unit.method: costs[unit.name] for unit in planned(config, images, chains)}
 
 
 @pytest.fixture
@@ -90,12 +97,12 @@ def test_who_draws_the_rounds_chains_counts_where_it_is_not_this_process(hashes)
 
 
 def test_chains_change_what_learns_from_them(hashes):
-    other = {**CHAINS, "photo": "z"}
+    other = {**CHAINS, "photo/cat/0.png": ("z",)}
     assert changed(hashes(), hashes(chains=other)) == set(METHODS) - {"zero_shot", "cls"}
 
 
 def test_chains_of_the_target_change_nothing(hashes):
-    assert not changed(hashes(), hashes(chains={**CHAINS, "sketch": "z"}))
+    assert not changed(hashes(), hashes(chains={**CHAINS, "sketch/cat/0.png": ("z",)}))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_one_domain_only_can_be_asked_about_and_not_trained_on(config_file, imag
     only = read_images(images)
     with pytest.raises(ThroughlineError, match="only one domain"):
         planned(load_config(str(config_file)), only)
-    (unit,) = planned(load_config(str(config_file), ["methods=zero_shot", "data.targets=all"]), only)
+    (unit,) = planned(load_config(str(config_file), ["methods=zero_shot", "data.targets=all"]), only, None)
     assert (unit.kind, unit.targets) == ("evaluate", ("sketch",))
 
 
@@ -190,7 +197,7 @@ def test_reasoning_without_chains_says_what_to_do(config_file, image_set):
     with pytest.raises(ThroughlineError, match=r"chains.journal=FILE.jsonl, or --set methods=zero_shot,cls"):
         planned(config, image_set, None, "m")
     with pytest.raises(ThroughlineError, match="no chain is accepted in any of the source domains"):
-        planned(config, image_set, {"sketch": "c"}, "m")
+        planned(config, image_set, {"sketch/cat/0.png": ("c",)}, "m")
     assert planned(load_config(str(config_file), ["methods=cls"]), image_set, None, "m")
 
 
@@ -199,8 +206,7 @@ def test_costs_count_the_source_images_and_the_targets_answers(config_file, imag
     config = load_config(
         str(config_file), [f"methods={ALL}", "training.stage.batch=5", "training.stage.epochs=2", "training.rounds=3"]
     )
-    units = planned(config, image_set, CHAINS, "m")
-    costs = {unit.method: estimate_costs(units, config, [image_set])[unit.name] for unit in units}
+    costs = costs_of(config, image_set)
     assert costs["zero_shot"].training_samples == 0
     assert (costs["cls"].training_samples, costs["cls"].optimiser_steps, costs["cls"].chains_sampled) == (32, 8, 0)
     assert (costs["sarr"].training_samples, costs["sarr"].optimiser_steps, costs["sarr"].chains_sampled) == (96, 24, 48)
@@ -210,13 +216,27 @@ def test_costs_count_the_source_images_and_the_targets_answers(config_file, imag
     assert all(cost.images_measured * 3 == cost.answers for cost in costs.values())
 
 
+@pytest.mark.parametrize(
+    ("coverage", "of_labels", "of_both", "of_rounds"),
+    [("labels", (16, 0, 4), (16, 3, 4), (16, 16, 12)), ("shared", (3, 0, 1), (3, 3, 1), (3, 3, 3))],
+)
+def test_costs_count_the_chains_that_are_there(config_file, image_set, coverage, of_labels, of_both, of_rounds):
+    inside = split_domains(image_set, 0)["photo"].inside[:3]
+    chains = {**dict.fromkeys(inside, ("a",)), "sketch/cat/0.png": ("a",)}
+    words = [f"methods={ALL}", "training.stage.batch=4", "training.stage.epochs=1", f"chains.coverage={coverage}"]
+    costs = costs_of(load_config(str(config_file), words), image_set, chains)
+    counts = {name: (cost.images, cost.images_with_chain, cost.optimiser_steps) for name, cost in costs.items()}
+    assert counts["zero_shot"] == (0, 0, 0)
+    assert counts["cls"] == of_labels and counts["mtct"] == of_both and counts["mtct_sarr"] == of_rounds
+    assert counts["reasoning"] == (3, 3, 1)
+
+
 def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_candidate(config_file, image_set):
     config = load_config(
         str(config_file),
         ["methods=zero_shot,cls,mtct_sarr", "evaluation.selection=validation", "training.stage.epochs=2"],
     )
-    units = planned(config, image_set, CHAINS, "m")
-    costs = {unit.method: estimate_costs(units, config, [image_set])[unit.name] for unit in units}
+    costs = costs_of(config, image_set)
     # 2 images of each of 2 sources are `out`. Candidates: 2 epochs; where the rounds begin, and 3 rounds.
     assert {name: cost.images_validated for name, cost in costs.items()} == {
         "zero_shot": 0,
@@ -232,7 +252,7 @@ def test_selection_asks_the_sources_out_splits_in_the_first_way_once_for_each_ca
 def test_a_unit_that_others_wait_for_comes_before_one_of_the_same_cost(config_file, image_set):
     config = load_config(str(config_file), [f"methods={ALL}"])
     units = planned(config, image_set, CHAINS, "m")
-    costs = estimate_costs(units, config, [image_set])
+    costs = estimate_costs(units, config, [PlannedSet(config.data, image_set, CHAINS)])
     paths = longest_paths(units, {name: cost.weight for name, cost in costs.items()})
     by_method = {unit.method: paths[unit.name] for unit in units}
     assert max(by_method, key=by_method.__getitem__) == "mtct"

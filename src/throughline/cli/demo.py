@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from throughline.cli.options import add_settings, overrides_of
+from throughline.cli.options import add_settings, given_settings
 from throughline.cli.run import Running
 from throughline.experiment.config import RunConfig, load_config
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.experiment.analyses.settings import AnalyzeSettings
 
     preset = "demo_full" if arguments.full else "demo"
-    config = load_config(preset, overrides_of(arguments, ["workers"]))
+    config = load_config(preset, changes=given_settings(arguments, ["workers"]))
     analysis = AnalyzeSettings(limit=ANALYZED, methods=TAMPERED)
     folder = arguments.out or Path("runs") / preset
     run_and_report(config, folder, fail_fast=arguments.fail_fast, as_json=arguments.json, analysis=analysis)

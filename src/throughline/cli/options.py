@@ -7,7 +7,6 @@ from there, and `given_settings` reads the values back as `{"training.stage.lr":
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,11 +111,6 @@ def read_settings(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise UsageError(f"argument --{fault['loc'][0]}: {fault['msg']}, not {fault['input']!r}") from None
-
-
-def overrides_of(arguments: argparse.Namespace, keys: Iterable[str]) -> list[str]:
-    """The same as `KEY=VALUE`, in the form in which `load_config` lays them over a config."""
-    return [f"{key}={json.dumps(value)}" for key, value in given_settings(arguments, keys).items()]
 
 
 def _name(key: str) -> str:

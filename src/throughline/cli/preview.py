@@ -4,15 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from throughline.cli.text import counted, duration
 from throughline.core.table import Table, tabulate
 from throughline.experiment.config import resolved_yaml
 from throughline.experiment.costs import Cost
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
+from throughline.experiment.plan import EVALUATE
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, TRAINING, Workload
+from throughline.reporting.results import Setup
 from throughline.reporting.text import to_terminal
+from throughline.reporting.warnings import coverage
 from throughline.runs.unit import Unit
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
@@ -32,10 +37,26 @@ def as_json(preview: Preview, forecast: Forecast | str) -> dict[str, Any]:
         "config": preview.config.model_dump(mode="json"),
         "units": units,
         "total": asdict(preview.total),
-        "warnings": preview.warnings,
+        "warnings": warnings_of(preview),
         "forecast": _forecast_json(known) if known else None,
         "unknown": None if known else forecast,
     }
+
+
+def warnings_of(preview: Preview) -> list[str]:
+    """What is doubtful about the images, and which methods would learn from other images than the rest."""
+    compared = (line for _, units in learning(preview).groupby("dataset", sort=False) for line in coverage(units))
+    return [*preview.warnings, *(f"warning: {line}" for line in compared)]
+
+
+def learning(preview: Preview) -> pd.DataFrame:
+    """What will stand behind the weights of each unit that trains, by image set and setup, as a run's frame has it."""
+    trained = ((unit, preview.costs[unit.name]) for unit in preview.units if unit.kind != EVALUATE)
+    rows = [
+        (unit.dataset, Setup(unit.method, unit.factors).name, cost.images, cost.images_with_chain, cost.steps_from_base)
+        for unit, cost in trained
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "setup", "images", "images_with_chain", "steps"])
 
 
 def _needed(unit: Unit, preview: Preview) -> list[str]:
@@ -61,7 +82,7 @@ def _forecast_json(forecast: Forecast) -> dict[str, Any]:
 
 def as_text(preview: Preview, forecast: Forecast | str) -> str:
     """The dry run for a person."""
-    pieces = [resolved_yaml(preview.config), to_terminal(_units_table(preview))]
+    pieces = [resolved_yaml(preview.config), *map(to_terminal, (_units_table(preview), *_learning_tables(preview)))]
     if isinstance(forecast, str):
         pieces.append(f"Tokens, FLOPs, memory and hours are unknown: {forecast}.")
     else:
@@ -82,8 +103,19 @@ def _units_table(preview: Preview) -> Table:
         title=f"{len(rows)} units on {images:,} images of {domains} domains",
         columns=("unit", *(column.replace("_", " ") for column in columns), "after"),
         rows=(*rows, ("total", *counts(preview.total), "")),
-        notes=("Upper bounds: images without an accepted chain are used less. Nothing was trained or written.",),
+        notes=("Upper bounds: chains not written yet count as accepted. Nothing was trained or written.",),
     )
+
+
+def _learning_tables(preview: Preview) -> Iterator[Table]:
+    for dataset, units in learning(preview).groupby("dataset", sort=False):
+        most = units.groupby("setup", sort=False)[["images", "images_with_chain", "steps"]].max()
+        yield Table(
+            title=f"{dataset} · what each method is trained on",
+            columns=("method", "images", "with a chain", "steps"),
+            rows=tuple((str(row.Index), *(f"{count:,}" for count in row[1:])) for row in most.itertuples()),
+            notes=("Images: the most that a stage of the method sees. Steps: optimiser steps from the base.",),
+        )
 
 
 def _work_table(forecast: Forecast) -> Table:
@@ -93,7 +125,7 @@ def _work_table(forecast: Forecast) -> Table:
         *dict.fromkeys(note for workload in forecast.workloads for note in _workload_notes(workload)),
         f"Memory is a worker's peak{'; time is of one worker on this machine' if here else ''}.",
         *([f"The time of {done} finished units is measured; that of the others is scaled to it."] if done else []),
-        "Upper bounds, for no rejected chain; padding is not counted.",
+        "Upper bounds, as above; padding is not counted.",
     ]
     return Table(
         title="forecast of tokens (trained, of prompts, written) and FLOPs (training, self-labelling, answering)",

@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from throughline.cli.options import Shown, add_settings, overrides_of
+from throughline.cli.options import Shown, add_settings, given_settings
+from throughline.cli.progress import run_progress, say
 from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
+from throughline.core.files import read_json_lines
 from throughline.core.settings import Settings
 from throughline.experiment.config import RunConfig, load_config, preset_summaries
+from throughline.reporting.text import to_terminal
+from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
     from throughline.experiment.analyses.settings import AnalyzeSettings
@@ -53,15 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no config is given", do="name a YAML file or a preset (see throughline run --list)")
     from throughline.experiment.run import preview_run
 
-    config = load_config(arguments.config, [*arguments.set, *overrides_of(arguments, KEYS)])
+    config = load_config(arguments.config, arguments.set, given_settings(arguments, KEYS))
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
-        from throughline.cli.preview import as_json, as_text
-        from throughline.cli.progress import say
+        preview = preview_run(config)
+        # These bring torch, for which a fault need not wait.
+        from throughline.cli.preview import as_json, as_text, warnings_of
         from throughline.experiment.forecast import forecast_run
 
-        preview = preview_run(config)
-        for warning in preview.warnings:
+        for warning in warnings_of(preview):
             say(warning)
         forecast = forecast_run(preview, folder)
         print(json_text(as_json(preview, forecast)) if arguments.json else as_text(preview, forecast))
@@ -81,8 +85,6 @@ def run_and_report(
 ) -> None:
     """Runs with progress on stderr, analyses a whole run where `analysis` says how, then prints the tables (or JSON)
     and writes the page; `options` are those of `run_experiment`. Raises UnitsFailed at the end where units did."""
-    from throughline.cli.progress import run_progress, say
-    from throughline.core.files import read_json_lines
     from throughline.experiment.run import run_experiment
 
     with run_progress() as reporter:
@@ -103,9 +105,7 @@ def run_and_report(
     from throughline.reporting.page import write_page
     from throughline.reporting.results import groups
     from throughline.reporting.tables import headline_table
-    from throughline.reporting.text import to_terminal
     from throughline.reporting.warnings import warnings
-    from throughline.runs.reader import read_run
 
     page = write_page(folder, finished.sets[0].root)
     if as_json:

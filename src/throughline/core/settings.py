@@ -45,7 +45,7 @@ def as_list(value: Any) -> Any:
     """`a,b` and a lone value as a list, so that `--set seeds=0` and `--set methods=cls,mtct` work; else the value."""
     if isinstance(value, str):
         return [word.strip() for word in value.split(",") if word.strip()]
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int) else list(value) if isinstance(value, tuple) else value
 
 
 Quantization = Literal["none", "nf4"]

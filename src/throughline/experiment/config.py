@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.names import Aliases
@@ -162,7 +162,7 @@ PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 class RunConfig(Settings):
     """One experiment: targets x methods x seeds."""
 
-    name: str = Field(pattern=r"^[^\W_][\w.-]*$")
+    name: str
     """Name of the run and of its folder in `runs/`; letters, digits, dot, dash, underscore."""
     data: DataConfig
     """Images and held-out domains. With a list of image sets, one run covers all of them."""
@@ -190,6 +190,14 @@ class RunConfig(Settings):
     """Number of units (one method, target and seed each) that run at the same time; changes no result."""
     threads: int = Field(default=1, ge=1)
     """PyTorch threads per worker. Part of every unit's hash, because another number rounds differently."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name != _folder_name(name):
+            allowed = f"use letters, digits, dots, dashes and underscores, as in {_folder_name(name)}"
+            raise ValueError(f"this cannot be the name of a folder: {allowed}")
+        return name
 
     @model_validator(mode="after")
     def _served_in_full_width(self) -> RunConfig:
@@ -252,8 +260,11 @@ class RunConfig(Settings):
         return RunConfig.model_validate(values)
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file or of a preset, with `a.b=c` overrides laid over it (values are YAML).
+def load_config(
+    name_or_path: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The config in a YAML file or of a preset, with `a.b=c` overrides (values are YAML), then `changes` by dotted key
+    laid over it.
 
     A file that gives no `name` is called after itself, with underscores for what a name may not have. Raises a
     ThroughlineError, in one line, for a file that cannot be read, an unknown key (with the nearest known one) and a
@@ -261,9 +272,9 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = _config_path(name_or_path)
     values = read_mapping(name_or_path)
-    for override in overrides:
-        set_key(values, *_key_and_value(override))
-    values.setdefault("name", re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFKC", path.stem)).lstrip("._-") or "run")
+    for key, value in (*map(_key_and_value, overrides), *(changes or {}).items()):
+        set_key(values, key, value)
+    values.setdefault("name", _folder_name(unicodedata.normalize("NFKC", path.stem)))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -279,6 +290,11 @@ def preset_paths() -> dict[str, Path]:
 def preset_summaries() -> dict[str, str]:
     """By name, the first comment line of a preset's file."""
     return {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in preset_paths().items()}
+
+
+def _folder_name(name: str) -> str:
+    """The name with underscores for what the name of a run may not have."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip("._-") or "run"
 
 
 def _config_path(name_or_path: str) -> Path:

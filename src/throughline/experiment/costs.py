@@ -1,18 +1,21 @@
 """How often a unit trains, samples and answers, counted without the model: for `--dry-run`, the order of units, and the
 time left. `forecast` turns these counts into tokens, FLOPs, memory and hours.
 
-Counts are upper bounds where samples may be rejected: an image without an accepted chain is trained on less.
+Chains that are there are counted. Those that are not written yet are all taken to be accepted: counts are upper bounds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
+from throughline.experiment.plan import PlannedSet
 from throughline.runs.unit import Unit
 from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import Stage
@@ -24,7 +27,8 @@ class Cost:
     """Training samples (images x epochs, all stages of this unit), optimiser steps, chains sampled, answers asked.
 
     The answers are those of `images_measured` in every way of answering (after each round anew), and of
-    `images_validated` in the first way only, to select among checkpoints.
+    `images_validated` in the first way only, to select among checkpoints. Behind the unit's weights will be
+    `steps_from_base`, and a stage that sees most `images`, or most `images_with_chain`.
     """
 
     training_samples: int = 0
@@ -33,6 +37,9 @@ class Cost:
     answers: int = 0
     images_measured: int = 0
     images_validated: int = 0
+    images: int = 0
+    images_with_chain: int = 0
+    steps_from_base: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -45,21 +52,35 @@ class Cost:
         return 3.0 * self.training_samples + 4.0 * self.chains_sampled + 2.0 * self.answers + 1.0
 
 
-def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[ImageSet]) -> dict[str, Cost]:
+def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[PlannedSet]) -> dict[str, Cost]:
     """Cost of each unit by its name; `sets` are the image sets in the config's order."""
-    methods = method_table(config.methods)
-    splits = {images.name: split_domains(images, config.data.trial_seed) for images in sets}
+    methods, images = method_table(config.methods), [planned.images for planned in sets]
+    splits = {own.name: split_domains(own, config.data.trial_seed) for own in images}
+    chains = {planned.images.name: planned.chains or {} for planned in sets}
+
+    @cache
+    def material(dataset: str, targets: tuple[str, ...], at_most: int | None, coverage: str) -> _Material:
+        inside = (split.inside[:at_most] for domain, split in splits[dataset].items() if domain not in targets)
+        names = list(itertools.chain.from_iterable(inside))
+        texts = [len(chains[dataset][name]) for name in names if name in chains[dataset]]
+        return _Material(len(texts) if coverage == "shared" else len(names), len(texts), sum(texts))
+
     costs: dict[str, Cost] = {}
     for unit in units:
-        at, _ = own_config(unit, config, sets)
-        sizes = {domain: (len(split.inside), len(split.out)) for domain, split in splits[unit.dataset].items()}
-        sources = [domain for domain in sizes if domain not in unit.targets]
-        inside = sum(min(sizes[domain][0], at.data.train_per_domain or sizes[domain][0]) for domain in sources)
-        validation = sum(sizes[domain][1] for domain in sources)
-        measured = sum(sum(sizes[domain]) for domain in unit.targets)
-        method = methods[unit.method]
-        trained = (_cost_of(stage, at, inside) for stage in method.own_stages)
-        costs[unit.name] = sum(trained, _answering_cost(method, at, measured, validation))
+        at, _ = own_config(unit, config, images)
+        own, method = splits[unit.dataset], methods[unit.method]
+        validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
+        measured = sum(len(own[domain].inside) + len(own[domain].out) for domain in unit.targets)
+        fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage)
+        stages = [_cost_of(stage, at, fold) for stage in method.stages]
+        cost = sum(stages[len(stages) - len(method.own_stages) :], _answering_cost(method, at, measured, validation))
+        labels = method.self_labelled or any(stage.objective.learns_labels for stage in method.stages)
+        costs[unit.name] = replace(
+            cost,
+            images=fold.images if labels else fold.with_chain if stages else 0,
+            images_with_chain=fold.images if method.self_labelled else fold.with_chain if method.needs_chains else 0,
+            steps_from_base=sum(stage.optimiser_steps for stage in stages),
+        )
     return costs
 
 
@@ -69,20 +90,31 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
     return config.at(config.image_sets[position], unit.factors), sets[position]
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What a fold has to train on: its images, those of them with a chain, and all their chains."""
+
+    images: int
+    with_chain: int
+    chains: int
+
+
+def _cost_of(stage: Stage, config: RunConfig, fold: _Material) -> Cost:
+    if isinstance(stage, Rounds):
+        once, rounds = _stage_cost(config, fold.images), config.training.rounds
+        return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, fold.images * rounds)
+    if stage.steps_like is not None:
+        copied = METHODS[stage.steps_like].stages
+        steps = sum(_cost_of(each, config, fold).optimiser_steps for each in copied)
+        return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
+    if not stage.needs_chains:
+        return _stage_cost(config, fold.images)
+    return _stage_cost(config, fold.chains + (fold.images - fold.with_chain if stage.objective.learns_labels else 0))
+
+
 def _stage_cost(config: RunConfig, samples: int) -> Cost:
     stage = config.training.stage
     return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=stage.steps(samples))
-
-
-def _cost_of(stage: Stage, config: RunConfig, samples: int) -> Cost:
-    if isinstance(stage, Rounds):
-        once, rounds = _stage_cost(config, samples), config.training.rounds
-        return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, samples * rounds)
-    if stage.steps_like is not None:
-        copied = METHODS[stage.steps_like].stages
-        steps = sum(_cost_of(each, config, samples).optimiser_steps for each in copied)
-        return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
-    return _stage_cost(config, samples * (config.chains.per_image if stage.needs_chains else 1))
 
 
 def _answering_cost(method: Method, config: RunConfig, images: int, validation: int) -> Cost:

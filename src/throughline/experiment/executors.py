@@ -94,6 +94,9 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
     task, config = session.task, session.task.config
     method = method_table(config.methods)[task.unit.method]
     chains = read_accepted_chains(task.chains)
+    samples = session.fold.train
+    if config.chains.coverage == "shared":
+        samples = tuple(sample for sample in samples if sample.id in chains)
     start, copied = task.needed(START), task.needed(STEPS)
     last_round = None
     for position, stage in enumerate(method.own_stages, start=len(method.stages) - len(method.own_stages)):
@@ -102,9 +105,8 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
             mllm=session.mllm,
             reader=session.reader,
             questions=session.questions,
-            samples=session.fold.train,
+            samples=samples,
             chains=chains,
-            coverage=config.chains.coverage,
             settings=config.training,
             lora=config.model.lora,
             batch=config.evaluation.answering.batch,

@@ -5,7 +5,6 @@ work in `MODEL/.fitting`, a run folder in small, so that a killed fit goes on wh
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from throughline.core.files import (
     write_json,
     write_json_lines,
 )
-from throughline.domains.folders import read_images
 from throughline.evaluation.model_card import model_card
 from throughline.evaluation.saved_model import (
     ADAPTER,
@@ -44,12 +42,12 @@ from throughline.experiment.plan import PlannedSet, plan_final
 from throughline.experiment.preparation import (
     CHAINS,
     SCENES,
-    dataset_name,
     gather_chains,
     image_warnings,
-    read_accepted_chains,
+    preview_images,
     require_chain_source,
     require_server,
+    write_accepted_chains,
 )
 from throughline.experiment.run import execute_units, require_model, with_commit
 from throughline.mllm.checkpoints import (
@@ -100,7 +98,7 @@ def fit_config(
     if preset is None:
         config = RunConfig.model_validate({"name": "fit", "data": data})
     else:
-        config = load_config(preset, [f"data={json.dumps(data | {'names': _names(preset, images)})}"])
+        config = load_config(preset, changes={"data": data | {"names": _names(preset, images)}})
     return config.with_keys(
         {
             "chains.teacher": DESCRIBER if chains == DESCRIBER else None,
@@ -135,9 +133,7 @@ def fit_model(
     """
     if config.evaluation.selection != "last":
         raise ValueError("nothing is held out, so there is nothing to select on")
-    source = Path(config.data.images or "")
-    name = dataset_name(config.data.set_name, source)
-    images = read_images(source, name=name).with_names(config.data.names)
+    (images,) = preview_images(config)
     for warning in image_warnings(images):
         report_progress(warning)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
@@ -151,6 +147,7 @@ def fit_model(
         if needs_chains:
             report_progress("preparing chains")
             chains = gather_chains(config, images, work / CHAINS)
+            write_accepted_chains(work / CHAINS, chains)
         report_progress("looking at the checkpoint")
         config = with_commit(config)
         fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
@@ -158,7 +155,7 @@ def fit_model(
         units = plan_final(config, planned, fingerprint)
         earlier = _finished(out, units[-1])
         if earlier is None:
-            execute_units(units, Job(config, (images,), work), on_progress=on_progress)
+            execute_units(units, Job(config, (images,), work), [planned], on_progress=on_progress)
             _publish(out, _record(config, planned, units[-1], work), units, work)
         record = earlier or read_record(out)
         shutil.rmtree(work, ignore_errors=True)
@@ -246,8 +243,8 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
         else TrainingChains(
             source="describer" if config.chains.journal is None else "journal",
             rule=config.chains.rule,
-            accepted=sum(map(len, read_accepted_chains(work / CHAINS).values())),
-            sha256=content_hash(planned.chains),
+            accepted=sum(map(len, planned.chains.values())),
+            sha256=content_hash(planned.chain_hashes),
         ),
         versions={**environment["packages"], "python": environment["python"], "commit": environment["commit"]},
         inputs=dict(unit.inputs),

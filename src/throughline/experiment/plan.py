@@ -6,6 +6,7 @@ date, a kind of device or the number of workers. Called by `run`, by `--dry-run`
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
@@ -32,12 +33,20 @@ START, STEPS = "start", "steps"
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """One image set of a plan: where the config names it, its images, and for each domain the hash of its accepted
-    chains; None where the run has no chains."""
+    """One image set of a plan: where the config names it, its images, and their accepted chains by sample id; None
+    where the run has no chains."""
 
     data: DataConfig
     images: ImageSet
-    chains: Mapping[str, str] | None
+    chains: Mapping[str, Sequence[str]] | None
+
+    @cached_property
+    def chain_hashes(self) -> dict[str, str]:
+        """For each domain that has accepted chains a hash of its own: what a fold learns from is content."""
+        by_domain: dict[str, list[tuple[str, str]]] = {}
+        for name, texts in sorted((self.chains or {}).items()):
+            by_domain.setdefault(self.images.by_id[name].domain, []).extend((name, text) for text in texts)
+        return {domain: content_hash(pairs) for domain, pairs in by_domain.items()}
 
 
 def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tuple[Unit, ...]:
@@ -93,7 +102,7 @@ def _fold_units(
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images, names = planned.images.fingerprint(), planned.images.names
     config.question_set(planned.images.classes, names)  # what is wrong with names is said before anything is trained
-    chains = None if planned.chains is None else _source_chains(planned.chains, sources, methods.values())
+    chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, methods.values())
     shared = config.chains.coverage == "shared"
     units: dict[str, Unit] = {}
     for method in methods.values():
@@ -116,7 +125,7 @@ def _fold_units(
                 "chains": chains if method.needs_chains or (method.trains and shared) else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, method, checkpoint),
-                **_stage_inputs(config, method, parent),
+                **_stage_inputs(config, method),
                 "threads": config.threads,
             },
         )
@@ -133,7 +142,7 @@ def _model_inputs(config: RunConfig, method: Method, checkpoint: str) -> dict[st
     }
 
 
-def _stage_inputs(config: RunConfig, method: Method, parent: Method | None) -> dict[str, Any]:
+def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
     """What the unit's own stages read of the config, and the versions of their code."""
     answering = config.evaluation.answering
     inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")}

@@ -3,13 +3,14 @@
 `preview_images` writes nothing: it serves `--dry-run` and the check that a run can work before its folder appears.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from throughline.chains.formats import FORMATS
 from throughline.chains.journal import require_journals
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import content_hash, read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.checks import quick_check
 from throughline.domains.folders import is_table, read_images
 from throughline.domains.samples import ImageSet, Sample
@@ -22,6 +23,8 @@ from throughline.training.methods import method_table
 IMAGES, CHAINS = "images", "chains"
 SCENES = "scenes.jsonl"
 """Stands in the root of a drawn world; the describer reads it."""
+Chains = Mapping[str, Sequence[str]]
+"""Accepted chain texts by sample id."""
 
 
 def preview_images(config: RunConfig) -> tuple[ImageSet, ...]:
@@ -112,42 +115,41 @@ def of_sources(data: DataConfig, images: ImageSet) -> ImageSet:
     return replace(images, samples=tuple(sample for sample in images.samples if sample.domain in sources))
 
 
-def gather_chains(config: RunConfig, images: ImageSet, store: Path) -> dict[str, str]:
-    """Builds or reads the accepted chains of all these images and writes them to `store`. For each domain that has any
-    a hash of its own: what a fold learns from is content."""
-    from throughline.chains.formats import FORMATS
+def gather_chains(config: RunConfig, images: ImageSet, store: Path | None = None) -> Chains:
+    """The accepted chains of these images in the config's journal, or, without one, among those that the describer
+    writes into `store`: as many of each image as the first stage learns from. ThroughlineError where there are none."""
     from throughline.teaching.building import accepted_chains, build_chains
     from throughline.teaching.plan import BuildPlan
     from throughline.teaching.teachers import Describer
 
-    settings = config.chains
-    chain_format = FORMATS[settings.format]
+    settings, chain_format = config.chains, FORMATS[config.chains.format]
+    question = config.question_set(images.classes, images.names).reasoning  # says what is wrong with names
     if settings.journal is not None:
         journals = require_journals(Path(settings.journal))
     else:
+        assert store is not None
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
-        question = config.question_set(images.classes, images.names).reasoning
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
         build_chains(plan, Describer(images.root, chain_format, question, seed), store)
         journals = [store / JOURNAL]
     accepted = accepted_chains(journals, images, chain_format, settings.rule)
-    texts = {name: accepted[name][: settings.per_image] for name in sorted(accepted) if name in images.by_id}
-    if not texts:
+    if not accepted:
         raise ThroughlineError(
             "no chain of a source image is accepted",
             settings.journal or store,
             f"look at the verdicts of rule {settings.rule} with `throughline chains stats`",
         )
-    rows = ({"sample_id": name, "text": text} for name in texts for text in texts[name])
+    return {name: texts[: settings.per_image] for name, texts in accepted.items()}
+
+
+def write_accepted_chains(store: Path, chains: Chains) -> None:
+    """For the workers, which read them with `read_accepted_chains`."""
+    rows = ({"sample_id": name, "text": text} for name, texts in chains.items() for text in texts)
     write_json_lines(store / ACCEPTED, rows)
-    by_domain: dict[str, list[tuple[str, str]]] = {}
-    for name, own in texts.items():
-        by_domain.setdefault(images.by_id[name].domain, []).extend((name, text) for text in own)
-    return {domain: content_hash(pairs) for domain, pairs in by_domain.items()}
 
 
 def read_accepted_chains(store: Path) -> dict[str, tuple[str, ...]]:
-    """Accepted chain texts by sample id, as `gather_chains` wrote them; empty where the run has none."""
+    """What `write_accepted_chains` wrote; empty where the run has none."""
     path = store / ACCEPTED
     chains: dict[str, tuple[str, ...]] = {}
     for row in read_json_lines(path) if path.is_file() else ():

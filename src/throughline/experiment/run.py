@@ -11,7 +11,7 @@ from pathlib import Path
 from throughline.core.errors import UnitsFailed
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
-from throughline.experiment.config import RunConfig, resolved_yaml
+from throughline.experiment.config import DataConfig, RunConfig, resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs
 from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import EXECUTORS, Job
@@ -20,6 +20,7 @@ from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,
     IMAGES,
+    Chains,
     draw_images,
     gather_chains,
     has_chains,
@@ -29,6 +30,7 @@ from throughline.experiment.preparation import (
     preview_images,
     require_chain_source,
     require_server,
+    write_accepted_chains,
 )
 from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.runs.folder import (
@@ -51,10 +53,15 @@ class Preview:
     """A run before it begins. Hashes in the units' names are not final: images and chains may not exist yet."""
 
     config: RunConfig
-    sets: tuple[ImageSet, ...]
+    planned: tuple[PlannedSet, ...]
     units: tuple[Unit, ...]
     costs: dict[str, Cost]
     warnings: tuple[str, ...]
+
+    @property
+    def sets(self) -> tuple[ImageSet, ...]:
+        """The image sets, in the config's order."""
+        return tuple(planned.images for planned in self.planned)
 
     @property
     def total(self) -> Cost:
@@ -83,15 +90,23 @@ def preview_run(config: RunConfig) -> Preview:
     """
     sets = preview_images(config)
     source = require_model(config)
-    # Chains that are not built yet stand in by a word, so that methods which need some are found to have some.
-    planned = [
-        PlannedSet(data, images, dict.fromkeys(images.domains, "unknown") if has_chains(config) else None)
-        for data, images in zip(config.image_sets, sets, strict=True)
-    ]
-    units = plan(config, planned, source)
     require_chain_source(config, "set them with --set chains.teacher=null --set chains.journal=FILE.jsonl")
+    planned = tuple(
+        PlannedSet(data, images, _previewed_chains(config, data, images))
+        for data, images in zip(config.image_sets, sets, strict=True)
+    )
+    units = plan(config, planned, source)
     warnings = tuple(line for images in sets for line in image_warnings(images))
-    return Preview(config, sets, units, estimate_costs(units, config, sets), warnings)
+    return Preview(config, planned, units, estimate_costs(units, config, planned), warnings)
+
+
+def _previewed_chains(config: RunConfig, data: DataConfig, images: ImageSet) -> Chains | None:
+    """Those of a journal. Where none are written yet, every image is taken to have all that are wanted."""
+    if not has_chains(config):
+        return None
+    if config.chains.journal is not None:
+        return gather_chains(config, of_sources(data, images))
+    return dict.fromkeys(images.by_id, ("",) * config.chains.per_image)
 
 
 def require_model(config: RunConfig) -> str:
@@ -133,7 +148,7 @@ def run_experiment(
     require_server(config)
     config = with_commit(config)
     with locked(run_folder):
-        planned = _prepared(config, preview.sets, run_folder, report_progress)
+        planned = _prepared(config, preview.planned, run_folder, report_progress)
         sets = tuple(each.images for each in planned)
         model = config.model
         units = plan(config, planned, fingerprint_checkpoint(model.checkpoint, model.revision))
@@ -152,7 +167,7 @@ def run_experiment(
             write_results(run_folder, units)
 
         try:
-            execute_units(units, job, finished, on_progress)
+            execute_units(units, job, planned, finished, on_progress)
             remove_pixels(run_folder)
         except UnitsFailed as error:
             failed = error
@@ -166,31 +181,34 @@ def run_experiment(
 def execute_units(
     units: Sequence[Unit],
     job: Job,
+    planned: Sequence[PlannedSet],
     finished: Callable[[Unit], None] = lambda unit: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
     """Has the units executed that are not done in the job's folder; UnitsFailed where that did not go well."""
-    costs = estimate_costs(units, job.config, job.sets)
+    costs = estimate_costs(units, job.config, planned)
     done = {unit.name for unit in units if is_done(job.run_folder, unit)}
     run_units(units, job, done=done, costs=costs, finished=finished, on_progress=on_progress)
 
 
 def _prepared(
-    config: RunConfig, sets: Sequence[ImageSet], run_folder: Path, report_progress: Callable[[str], None]
+    config: RunConfig, previewed: Sequence[PlannedSet], run_folder: Path, report_progress: Callable[[str], None]
 ) -> list[PlannedSet]:
-    """Every image set on disk, with the hashes of its accepted chains."""
-    planned = []
-    for position, (data, previewed) in enumerate(zip(config.image_sets, sets, strict=True)):
-        images = previewed
+    """Every image set and its accepted chains on disk."""
+    prepared = []
+    for position, planned in enumerate(previewed):
+        data, images, chains = planned.data, planned.images, planned.chains
         if data.drawn is not None:
             report_progress("drawing images")
-            images = draw_images(data, previewed.name, run_folder / place_of(IMAGES, position))
-        chains = None
-        if has_chains(config):
+            images = draw_images(data, images.name, run_folder / place_of(IMAGES, position))
+        if chains is not None:
             report_progress("preparing chains")
-            chains = gather_chains(config, of_sources(data, images), run_folder / place_of(CHAINS, position))
-        planned.append(PlannedSet(data, images, chains))
-    return planned
+            store = run_folder / place_of(CHAINS, position)
+            if config.chains.journal is None:
+                chains = gather_chains(config, of_sources(data, images), store)
+            write_accepted_chains(store, chains)
+        prepared.append(PlannedSet(data, images, chains))
+    return prepared
 
 
 def with_commit(config: RunConfig) -> RunConfig:

@@ -3,6 +3,8 @@ a run and on top of the page."""
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from throughline.reporting.results import Group, empty_rounds, groups, one_class_only
 from throughline.runs.reader import Run
 
@@ -23,7 +25,12 @@ def warnings(run: Run) -> tuple[str, ...]:
 
 
 def _coverage(group: Group) -> Iterator[str]:
-    units = group.with_setup(group.run.frames.units).dropna(subset=["images"])
+    return coverage(group.with_setup(group.run.frames.units).dropna(subset=["images"]))
+
+
+def coverage(units: pd.DataFrame) -> Iterator[str]:
+    """Setups that learn from other images than the rest, or lack chains; `units` of one group that were trained, or
+    will be, with the columns `setup, images, images_with_chain`."""
     most = int(units["images"].max()) if len(units) else 0
     for setup, ours in units.groupby("setup", sort=False):
         images, with_chain = int(ours["images"].min()), int(ours["images_with_chain"].min())

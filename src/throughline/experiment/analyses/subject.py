@@ -155,7 +155,7 @@ def read_analyzed_run(
 
 def read_config(folder: Path, checkpoint: str | None = None) -> RunConfig:
     """The config of a run; `checkpoint` where its weights lie elsewhere than it says."""
-    return load_config(str(folder / CONFIG), [] if checkpoint is None else [f"model.checkpoint={checkpoint}"])
+    return load_config(str(folder / CONFIG), changes={} if checkpoint is None else {"model.checkpoint": checkpoint})
 
 
 def fold_units(run: Run, config: RunConfig, dataset: str | None = None) -> Groups:

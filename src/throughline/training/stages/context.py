@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from throughline.core.files import write_json, write_json_lines
 from throughline.core.seeding import seed_of
@@ -78,8 +78,6 @@ class StageContext:
     """The folder of the stage before, with its adapter; None for a new adapter on the checkpoint."""
     max_steps: int | None = None
     """Optimiser steps in place of the epochs."""
-    coverage: Literal["labels", "shared"] = "labels"
-    """`shared` where samples without a chain are left out, whatever the objective learns from."""
     select: Callable[[Any, Mapping[str, Path]], None] | None = None
     """Puts the best adapter of these, by name, into the model; None where the last one stands."""
     sampler: Callable[[Path], Sampler] | None = None

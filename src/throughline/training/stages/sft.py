@@ -68,9 +68,6 @@ class Sft:
     def _pairs(self, context: StageContext) -> list[tuple[Sample, str | None]]:
         """Every sample, once for each of its chains where the objective learns from them; without one where it has none
         and its label is learnt from."""
-        samples = context.samples
-        if context.coverage == "shared":
-            samples = tuple(sample for sample in samples if sample.id in context.chains)
         alone = (None,) if self.objective.learns_labels else ()
         chains = context.chains if self.needs_chains else {}
-        return [(sample, chain) for sample in samples for chain in chains.get(sample.id, alone)]
+        return [(sample, chain) for sample in context.samples for chain in chains.get(sample.id, alone)]
