@@ -56,8 +56,9 @@ def test_a_dry_run_tells_the_images_of_each_method_before_anything_is_trained(im
     (all_images, _, steps), (few, *_) = counts["cls"], counts["reasoning"]
     assert counts == {"cls": (all_images, 0, steps), "reasoning": (few, few, 1), "mtct": (all_images, few, steps)}
     assert 0 < few <= 6 < all_images
+    cause = "the difference may come from the images"
     assert warnings == {
-        f"warning: reasoning is trained on {few} images, others on {all_images}: the difference may come from the images",
+        f"warning: reasoning is trained on {few} images, others on {all_images}: {cause}",
         f"warning: mtct has chains for only {few} of its {all_images} images",
     }
 
