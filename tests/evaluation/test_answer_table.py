@@ -117,7 +117,7 @@ def test_rows_of_something_else_are_told_in_a_line_and_left_alone(whole, images,
 def test_a_file_of_something_else_is_left_alone(tmp_path, content):
     path = tmp_path / "answers.csv"
     path.write_bytes(content)
-    with pytest.raises(ThroughlineError, match="something else"):
+    with pytest.raises(ThroughlineError, match="other than answers"):
         open_table(path, ASKED_NOW, IMAGES)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == content
 
@@ -127,7 +127,7 @@ def test_rows_without_the_record_of_what_was_asked_are_left_alone(whole, record)
     beside = whole.with_name(whole.name + ASKED)
     beside.unlink() if record is None else beside.write_bytes(record)
     before = whole.read_bytes()
-    with pytest.raises(ThroughlineError, match="something else"):
+    with pytest.raises(ThroughlineError, match="other than answers"):
         open_table(whole, ASKED_NOW, IMAGES)
     assert whole.read_bytes() == before
 
