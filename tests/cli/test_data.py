@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
-from throughline.domains.images import png_bytes
+from throughline.domains.images import image_bytes
 
 CLS = ("--set", "data.drawn=null", "--set", "methods=cls", "--set", "data.targets=all", "--set", "chains.teacher=null")
 
@@ -312,20 +312,18 @@ def test_fetch_from_the_hub_writes_the_folder_layout(fake_hub, tmp_path, capsys)
     assert "not empty" in capsys.readouterr().err and fake_hub.asked == ["flwrlabs/pacs"]
 
 
-def test_a_table_with_the_images_in_it_is_told_and_becomes_a_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def test_a_table_with_the_images_in_it_is_told_and_becomes_a_folder(tmp_path, capsys):
     places = itertools.product(("art", "photo"), (0, 1))
     rows = [
-        {"image": {"bytes": png_bytes(Image.new("L", (4, 4), n)), "path": None}, "domain": domain, "label": label}
+        {"image": {"bytes": image_bytes(Image.new("L", (4, 4), n)), "path": None}, "domain": domain, "label": label}
         for n, (domain, label) in enumerate(places)
     ]
     table = tmp_path / "train.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), table)
     assert main(["data", "check", str(table)]) == 1
     assert f"the images are inside the table [{table}]" in (said := capsys.readouterr().err)
-    assert f"throughline data fetch {table} DIR" in said
-    assert main(["data", "fetch", str(table), str(tmp_path / "images")]) == 0
+    assert f"throughline data import {table} DIR" in said
+    assert main(["data", "import", str(table), str(tmp_path / "images")]) == 0
     images = read_images(tmp_path / "images")
     assert (images.domains, images.classes, len(images.samples)) == (("art", "photo"), ("0", "1"), 4)
 

@@ -1,4 +1,4 @@
-"""`throughline data`: draw, check, split, write digits, and say where the benchmarks are to be had.
+"""`throughline data`: draw, check, split, write digits, import, and say where the benchmarks are to be had.
 
 Each subcommand parses, calls one function of `drawn` or `domains`, and prints. No torch on any path.
 """
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from throughline.cli.data_import import Import, import_images
 from throughline.cli.options import Shown, Source, Subcommands, add_subcommands
 from throughline.cli.progress import progress
-from throughline.cli.text import counted, json_text
+from throughline.cli.text import count_table, counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import require_free_folder
-from throughline.core.nearest import did_you_mean
 from throughline.core.settings import Settings
-from throughline.core.table import Table
 from throughline.domains.folders import read_images
 from throughline.domains.samples import composed
 from throughline.reporting.text import to_terminal
@@ -89,12 +88,10 @@ class Digits(Settings):
 
 
 class Fetch(Settings):
-    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub; or unpack a
-    table."""
+    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub."""
 
-    name: Annotated[str, Shown("NAME|TABLE", positional=True)]
-    """One of pacs, vlcs, office_home, terra_incognita; or a .parquet file that contains image bytes, as on the Hub,
-    which is written as a folder."""
+    name: Annotated[Literal["pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)]
+    """One of pacs, vlcs, office_home, terra_incognita."""
     folder: Folder
     """Folder for the images."""
     hub: bool = False
@@ -108,9 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check": (Check, _check),
         "split": (SplitOptions, _split),
         "digits": (Digits, _digits),
+        "import": (Import, import_images),
         "fetch": (Fetch, _fetch),
     }
-    add_subcommands(parser, commands, json_of=("check", "split"))
+    add_subcommands(parser, commands, json_of=("check", "split", "import"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -157,15 +155,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _print_report(report: CheckReport) -> None:
-    totals = [sum(report.counts[domain].values()) for domain in report.domains]
-    rows = [(label, *(f"{report.counts[domain][label]:,}" for domain in report.domains)) for label in report.classes]
-    rows.append(("all", *(f"{total:,}" for total in totals)))
-    print(to_terminal(Table(f"{report.root}: images by domain and class", ("class", *report.domains), tuple(rows))))
+    print(to_terminal(count_table(report.root, report.counts)))
     for defect in report.defects:
         print(_describe(defect))
     warnings = len(report.defects) - len(report.errors)
     ending = "training would be wrong" if report.errors else "fit for training"
-    counts = (counted(sum(totals), "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
+    total = sum(sum(row.values()) for row in report.counts.values())
+    counts = (counted(total, "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
     print(f"{', '.join(counts)}: {ending}")
 
 
@@ -210,30 +206,27 @@ def _digits(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     from throughline.domains.benchmarks import BENCHMARKS, write_rows
 
-    name, benchmark = arguments.name, BENCHMARKS.get(arguments.name)
-    if benchmark is None and not Path(name).is_file():
-        raise UsageError(f"no benchmark or file named {name}", do=did_you_mean(name, BENCHMARKS, "the benchmarks"))
-    if benchmark is not None and not arguments.hub:
+    benchmark = BENCHMARKS[arguments.name]
+    if not arguments.hub:
         print(benchmark.describe(arguments.folder))
         return 0
-    if benchmark is not None and benchmark.hub is None:
+    if benchmark.hub is None:
         on_hub = ", ".join(name for name, other in BENCHMARKS.items() if other.hub)
-        raise ThroughlineError(f"{name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
+        raise ThroughlineError(f"{benchmark.name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
     require_free_folder(arguments.folder)
-    hub = benchmark.hub if benchmark is not None else None
-    rows, label_names, total = _rows_of(hub) if hub is not None else _rows_of("parquet", data_files=name)
+    rows, label_names, total = _rows_of_hub(benchmark.hub)
     with progress("writing", "images") as report_progress:
         count = write_rows(rows, arguments.folder, label_names, lambda done: report_progress(done, total))
     print(f"{count:,} images in {arguments.folder}; next: throughline data check {arguments.folder}")
     return 0
 
 
-def _rows_of(name: str, **files: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
-    """All rows of a data set, its images undecoded, its class names, and the number of rows; as `datasets` loads it."""
+def _rows_of_hub(name: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
+    """All rows of a hub data set with undecoded images, its class names, and the number of rows."""
     import datasets
 
     try:
-        parts = datasets.load_dataset(name, **files)
+        parts = datasets.load_dataset(name)
     except (OSError, datasets.exceptions.DatasetsError) as error:  # no network, no such data set
         raise ThroughlineError(f"cannot download: {error}", name, "check the network and try again") from error
     parts = [parts[key].cast_column("image", datasets.Image(decode=False)) for key in sorted(parts)]

@@ -22,7 +22,7 @@ from throughline.core.errors import ThroughlineError, UsageError
 VERBS = {
     "demo": "run a complete experiment on drawn images, in minutes, without GPU or network",
     "doctor": "show what this machine can run, and what is missing",
-    "data": "draw, check, split and fetch images by domain and class",
+    "data": "draw, check, split, import and fetch images by domain and class",
     "chains": "reasoning chains: build with a teacher, check, count, view, export",
     "run": "run or resume an experiment from a config: targets x methods x seeds",
     "fit": "train the final model on all domains of a folder",

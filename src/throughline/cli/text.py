@@ -1,7 +1,11 @@
 """What verbs print: numbers with a noun, spans of time, JSON."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from throughline.core.table import Table
 
 
 def json_text(value: Any) -> str:
@@ -12,6 +16,14 @@ def json_text(value: Any) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 file`, `1,200 files`: for nouns with a regular plural."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def count_table(root: Path, counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """Images of each class (a row) in each domain (a column), and their sum: `counts[domain][class]`."""
+    labels = next(iter(counts.values()), {})
+    rows = [(label, *(f"{row[label]:,}" for row in counts.values())) for label in labels]
+    rows.append(("all", *(f"{sum(row.values()):,}" for row in counts.values())))
+    return Table(f"{root}: images by domain and class", ("class", *counts), tuple(rows))
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ Sources and layouts are those of facebookresearch/DomainBed (`domainbed/scripts/
 `domainbed/datasets.py`).
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import whole_folder, write_atomically
-from throughline.domains.listing import is_image_name
+from throughline.domains.listing import is_folder_name, is_image_name
+from throughline.domains.tables import OPTIONAL, Row, csv_text
+
+TABLE = "images.csv"
+"""Of a written folder whose images have groups or named classes: the same images, with these."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +67,43 @@ def write_rows(
     their count.
 
     Bytes are kept as they are. A row's own file name is kept too, since DomainBed's split depends on it;
-    where there is none, or it is taken, the row's number stands in front. A run that was stopped
-    continues: images already written are not written again, and `out` appears when all are there.
+    where there is none, or it is taken, the row's number stands in front. Rows with a `group` or a `class_name` are
+    listed in `<out>/images.csv`, too, since folders have no place for these. A run that was stopped continues: images
+    already written are not written again, what is no longer wanted is removed, and `out` appears when all are there.
     `label_names` translates integer labels. Raises a ThroughlineError for a row that lacks a part or a
     place that cannot be written.
     """
-    taken: set[PurePosixPath] = set()
+    listed: dict[PurePosixPath, Row] = {}
     with whole_folder(out, keep=True) as folder:
         for number, row in enumerate(rows):
             data = _bytes_of(row, number)
             parent = PurePosixPath(_part(row, "domain", number), _part(row, "label", number, label_names))
             path = parent / _file_name(row["image"].get("path"), data, number)
-            if path in taken:
+            if path in listed:
                 path = parent / f"{number:06d}_{path.name}"
-            taken.add(path)
+            more = {name: str(row.get(name) or "") for name in OPTIONAL}
+            listed[path] = {"image": str(path), "domain": parent.parts[0], "label": parent.name, **more}
             target = folder / path
-            if not (target.is_file() and target.stat().st_size == len(data)):
+            if not (target.is_file() and target.read_bytes() == data):
                 write_atomically(target, data)
             if on_image is not None:
                 on_image(number + 1)
-        if not taken:
+        if not listed:
             raise ThroughlineError("the data set has no rows", out)
-    return len(taken)
+        _remove_others(folder, {folder / path for path in listed})
+        if any(row[name] for row in listed.values() for name in OPTIONAL):
+            write_atomically(folder / TABLE, csv_text(listed.values()))
+    return len(listed)
+
+
+def _remove_others(folder: Path, kept: set[Path]) -> None:
+    """Of a run that was killed and repeated with other options, or in the middle of a file."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # one that holds something stays
+                path.rmdir()
+        elif path not in kept:
+            path.unlink()
 
 
 def _bytes_of(row: Mapping[str, Any], number: int) -> bytes:
@@ -99,7 +119,7 @@ def _part(row: Mapping[str, Any], column: str, number: int, names: list[str] | N
     if names is not None and isinstance(value, int) and 0 <= value < len(names):
         value = names[value]
     text = "" if value is None else str(value)
-    if not text or text.startswith(".") or "/" in text or "\0" in text:
+    if not is_folder_name(text):
         raise ThroughlineError(f"row {number} of the data set has no usable {column} ({value!r})")
     return text
 

@@ -17,7 +17,7 @@ from PIL import Image
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors, whole_folder
 from throughline.core.seeding import generator
-from throughline.domains.images import png_bytes
+from throughline.domains.images import image_bytes
 
 Shift = Literal["rotation", "colour"]
 
@@ -52,7 +52,7 @@ def write_digits(out: Path, shift: Shift, seed: int = 0) -> int:
             path = folder / domain / label / f"{number:04d}.png"
             with readable_os_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(png_bytes(image))
+                path.write_bytes(image_bytes(image))
     return len(digits)
 
 

@@ -3,20 +3,18 @@
 The three give the same samples in the same order. Everything that works on images starts here.
 """
 
-import csv
 import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, in_threads
-from throughline.domains.listing import Listing, list_folder, require_single, split_fault
-from throughline.domains.samples import ImageSet, Sample, composed
+from throughline.domains.listing import Listing, is_there, list_folder, require_single, split_fault
+from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.tables import COLUMNS, OPTIONAL, Row, read_csv, read_parquet
 
-COLUMNS = ("image", "domain", "label")
-OPTIONAL = ("group", "class_name")
 SPLIT_REMEDY = "move their images into <domain>/<class>: throughline makes its own splits"
 
 
@@ -96,7 +94,7 @@ def _require_whole_folder(listing: Listing) -> None:
             f"the domain folder {empty[0]} has no <class>/<image>", root / empty[0], "fill it or remove it"
         )
     for sample in listing.samples:
-        _require_unicode(sample.id, root)
+        require_unicode(sample.id, root)
 
 
 def is_unicode(name: str) -> bool:
@@ -104,7 +102,8 @@ def is_unicode(name: str) -> bool:
     return name.encode(errors="ignore").decode() == name
 
 
-def _require_unicode(name: str, where: Path) -> None:
+def require_unicode(name: str, where: Path) -> None:
+    """Raises a ThroughlineError for a name that is no text."""
     if not is_unicode(name):
         raise ThroughlineError(f"the file name {name!r} is not UTF-8", where, "rename it")
 
@@ -112,17 +111,21 @@ def _require_unicode(name: str, where: Path) -> None:
 def list_table(table: Path) -> Listing:
     """The rows of a CSV or Parquet file, in the order in which the same files would lie in a folder.
 
-    Spaces around a value are dropped, and backslashes are read as Windows means them where no file has them in its
-    name. A cell of `class_name` is how the row's class is written, and synonyms behind
-    it, with `|` between them; one row of a class is enough. Raises a ThroughlineError for a missing column, an empty
-    cell, a path listed twice, two names of one class, or an absolute path outside the table's folder (an id must not
-    name a machine's own folders).
+    A CSV may have any separator and encoding that `tables.read_csv` finds. Spaces around a value are dropped, and
+    backslashes are read as Windows means them where no file has them in its name. A cell of `class_name` is how the
+    row's class is written, and synonyms behind it, with `|` between them; one row of a class is enough. Raises a
+    ThroughlineError for a missing column, an empty cell, a path listed twice, two names of one class, or an absolute
+    path outside the table's folder (an id must not name a machine's own folders).
     """
     if not table.is_file():
         raise ThroughlineError("no such file", table, "give a folder, .csv or .parquet")
-    rows = _read_csv(table) if table.suffix.lower() == ".csv" else _read_parquet(table)
+    choose = partial(_own_columns, table)
+    read = read_csv(table, choose) if table.suffix.lower() == ".csv" else read_parquet([table], choose)
+    if read.embedded:
+        remedy = f"write them as a folder: throughline data import {table} DIR"
+        raise ThroughlineError("the images are inside the table", table, remedy)
     listing = Listing(table.parent)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(read.rows, start=1):
         sample, named = _sample_of_row(table, number, row)
         listing.samples.append(sample)
         names = tuple(name.strip() for name in named.split("|") if name.strip())
@@ -135,50 +138,21 @@ def list_table(table: Path) -> Listing:
     return listing
 
 
-def _read_csv(table: Path) -> list[dict[str, Any]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _require_columns(table, reader.fieldnames or [])
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ThroughlineError(f"not a CSV file in UTF-8: {error}", table) from error
-
-
-def _read_parquet(table: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        schema = parquet.read_schema(table)
-        names = schema.names
-        _require_columns(table, names)
-        kind = schema.field("image").type
-        if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
-            remedy = f"write them as a folder: throughline data fetch {table} DIR"
-            raise ThroughlineError("the images are inside the table", table, remedy)
-        wanted = [name for name in (*COLUMNS, *OPTIONAL) if name in names]
-        rows: list[dict[str, Any]] = parquet.read_table(table, columns=wanted).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ThroughlineError(f"not a Parquet file: {error}", table) from error
-    return rows
-
-
-def _require_columns(table: Path, names: Sequence[str]) -> None:
+def _own_columns(table: Path, names: Sequence[str]) -> dict[str, str]:
     missing = next((name for name in COLUMNS if name not in names), None)
     if missing is not None:
         what = f"no column named {missing} (found: {', '.join(names) or 'none'})"
-        raise ThroughlineError(what, table, "the columns are image, domain, label and optionally group, class_name")
+        remedy = "the columns are image, domain, label and optionally group, class_name; `data import` takes others"
+        raise ThroughlineError(what, table, remedy)
+    return {name: name for name in (*COLUMNS, *OPTIONAL) if name in names}
 
 
-def _sample_of_row(table: Path, number: int, row: dict[str, Any]) -> tuple[Sample, str]:
+def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     """The sample, and its class's names."""
-    image, domain, label, group, named = cells = [_cell(row, column) for column in (*COLUMNS, *OPTIONAL)]
+    image, domain, label, group, named = cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
-    if "\\" in image and not (table.parent / image).exists():
-        image = image.replace("\\", "/")
-    relative = Path(image)
+    relative = Path(with_slashes(image, table.parent))
     if relative.is_absolute() or PureWindowsPath(image).is_absolute():
         folder = table.parent.resolve()
         if not relative.is_relative_to(folder):
@@ -186,10 +160,10 @@ def _sample_of_row(table: Path, number: int, row: dict[str, Any]) -> tuple[Sampl
             raise ThroughlineError(what, table, "use paths relative to the table")
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
-    _require_unicode(id, table)
+    require_unicode(id, table)
     return Sample(id, table.parent, domain, (label,), "", group=group or None), named
 
 
-def _cell(row: dict[str, Any], column: str) -> str:
-    value = row.get(column)
-    return "" if value is None else composed(str(value).strip())
+def with_slashes(image: str, folder: Path) -> str:
+    """A path of Windows with slashes; one that a file in `folder` has as its own name stays."""
+    return image if "\\" not in image or is_there(folder, image) else image.replace("\\", "/")

@@ -9,6 +9,7 @@ left aside. `find_images` is for images that have no domain and no class.
 Names are compared in their composed form (Unicode's NFC): macOS writes "é" as "e" and an accent.
 """
 
+import contextlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -25,6 +26,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 _SPLIT = re.compile(r"(train|val|valid|validation|test|dev|eval|crossval|holdout|full)([-_ \d]|ing|val|set)*", re.I)
 """A folder of a split, such as train, Training, val2017 or test_set."""
+
+_NO_FOLDER_NAME = re.compile(r"^$|^\.|[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Empty, hidden, several folders, or with a line's end or another control character."""
 
 # (device, inode): what a folder is, whatever path or link leads to it.
 Identity = tuple[int, int]
@@ -60,6 +64,18 @@ class Listing:
 def is_image_name(name: str) -> bool:
     """Whether ImageFolder would take a file of this name."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a domain or class may be called so: it is the name of one folder, and of one that is seen."""
+    return _NO_FOLDER_NAME.search(name) is None
+
+
+def is_there(root: Path, id: str) -> bool:
+    """Whether a file has this id. A text that is too long for a name, or holds a zero, is that of no file."""
+    with contextlib.suppress(OSError, ValueError):
+        return on_disk(root, id).is_file()
+    return False
 
 
 def require_single(samples: Iterable[Sample], where: Path) -> None:

@@ -19,7 +19,7 @@ from throughline.core.files import (
     write_json_lines,
 )
 from throughline.core.seeding import generator
-from throughline.domains.images import png_bytes
+from throughline.domains.images import image_bytes
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.scenes import SCENES, Scene, WorldSettings, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
@@ -105,5 +105,5 @@ def _written(out: Path, name: str, scene: Scene, style: str, size: int) -> dict[
     """Draws an image unless it is there; its line of `scenes.jsonl`. Files appear whole, so what is there is right."""
     path = out / name
     if not path.is_file():
-        write_atomically(path, png_bytes(render(scene, style, size)), durable=False)
+        write_atomically(path, image_bytes(render(scene, style, size)), durable=False)
     return {"sample_id": name, "image_sha256": file_sha256(path), "style": style, "scene": scene.to_json()}

@@ -1,0 +1,107 @@
+"""`throughline data import`: an archive of labelled images as it lies becomes a folder or a table of images."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from throughline.cli.options import Shown, read_settings
+from throughline.cli.progress import progress
+from throughline.cli.text import count_table, counted, json_text
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import Settings
+
+if TYPE_CHECKING:
+    from throughline.domains.archives import Archive
+
+ColumnName = Annotated[str, Field(pattern="^(image|domain|label|group|class_name)=.+$")]
+
+
+class Import(Settings):
+    """Turn camera traps, a table of any form, a hub data set's Parquet or a folder, as they lie, into images that every
+    verb reads."""
+
+    source: Annotated[Path, Shown("SOURCE", positional=True)]
+    """COCO Camera Traps JSON; CSV; Parquet, a file or a folder of them; or a folder <domain>/<class>/<image>."""
+    out: Annotated[Path, Shown("OUT", positional=True)]
+    """New folder <domain>/<class>/<image>; or NAME.csv, a table of images that stay where they are."""
+    columns: Annotated[tuple[ColumnName, ...], Shown("image=A,domain=B,label=C")] = ()
+    """Columns of a table; also group (images that stay together) and class_name (default: by name, as it then says)."""
+    separator: Annotated[Literal[",", ";", "|", "tab"] | None, Shown("SIGN")] = None
+    """Of a CSV: `,` `;` `|` or tab (default: what its first line has most of)."""
+    encoding: str | None = None
+    """Of a CSV, such as cp1252 (default: UTF-8, UTF-16 where it is marked, else cp1252)."""
+    images: Annotated[Path | None, Shown("DIR")] = None
+    """Where the image paths of SOURCE begin (default: SOURCE's folder, or one in it that holds them)."""
+    without: tuple[str, ...] = ()
+    """Classes whose images are left out, such as empty,human."""
+    boxes: Annotated[Path | None, Shown("FILE")] = None
+    """MegaDetector's JSON: each detection becomes an image."""
+    margin: float = Field(default=0.1, ge=0, le=1)
+    """Share of a box's width and height that is added on each side; its size is our own choice."""
+    min_confidence: float = Field(default=0.2, ge=0, le=1)
+    """Of a detection, 0 to 1."""
+    category: str = "animal"
+    """Of the detector, whose detections are taken."""
+    truncated: Literal["refuse", "fill"] = "refuse"
+    """Truncated images: refuse, or fill as Pillow does for DomainBed."""
+    scale_16bit: Literal["full", "used"] = "full"
+    """What white is in 16-bit grey: full is 65535, used the highest value of the bits in use in the domain."""
+
+
+def import_images(arguments: argparse.Namespace) -> int:
+    """Reads, crops, writes, and prints what came out."""
+    from throughline.core.files import require_free_folder
+    from throughline.domains.archives import crop_to_boxes, read_archive
+    from throughline.domains.benchmarks import TABLE
+    from throughline.domains.transfer import find_truncated, write_folder, write_table
+
+    settings = read_settings(arguments, Import)
+    source, out, as_table = settings.source, settings.out, settings.out.suffix.lower() == ".csv"
+    fill, scale = settings.truncated == "fill", settings.scale_16bit == "used"
+    changes = fill or scale or settings.boxes is not None
+    if as_table and changes:
+        raise UsageError("a table copies no image and changes none", out, "name a folder for the changed images")
+    if not as_table:
+        require_free_folder(out)
+    columns = dict(pair.split("=", 1) for pair in settings.columns)
+    reading = (settings.separator, settings.encoding, settings.images, settings.without)
+    archive = read_archive(source, columns, *reading)
+    if archive.table.embedded and changes:
+        remedy = "import it as it is, then import the folder with these options"
+        raise ThroughlineError("images inside a table cannot be changed", source, remedy)
+    if settings.boxes is not None:
+        crop_to_boxes(archive, settings.boxes, settings.category, settings.min_confidence)
+    if as_table:
+        write_table(archive, out)
+    else:
+        with progress("checking", "images") as report_progress:
+            truncated = find_truncated(archive, fill, report_progress)
+        with progress("writing", "images") as report_progress:
+            write_folder(archive, out, truncated, settings.margin, scale, report_progress)
+        if truncated:
+            archive.notes.append(f"filled, since truncated: {counted(len(truncated), 'image')}")
+    _print(archive, source, out, out / TABLE if (out / TABLE).is_file() else out, arguments.json)
+    return 0
+
+
+def _print(archive: Archive, source: Path, out: Path, listed: Path, as_json: bool) -> None:
+    from throughline.reporting.text import to_terminal
+
+    left_out = {reason: count for reason, count in archive.left_out.items() if count}
+    total, following = len(archive.rows), f"throughline data check {shlex.quote(str(listed))}"
+    if as_json:
+        answer = {"source": str(source), "out": str(out), "images": total, "counts": archive.counts}
+        print(json_text({**answer, "notes": archive.notes, "left_out": left_out, "next": following}))
+        return
+    print("\n".join(archive.notes))
+    print(to_terminal(count_table(out, archive.counts)))
+    for reason, count in left_out.items():
+        print(f"left out: {counted(count, 'image')} {reason}")
+    if listed != out:
+        print(f"groups and names of classes are in {listed}: name that file, and they count")
+    print(f"{counted(total, 'image')} in {out}; next: {following}")

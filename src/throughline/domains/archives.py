@@ -1,0 +1,258 @@
+"""Reads an archive of labelled images as it lies into rows: camera traps in COCO's form, a CSV of any form, Parquet
+with paths or with the images themselves, a folder. What becomes no row is counted, by the reason.
+
+`throughline data import` calls this, and `transfer` to write what came out.
+"""
+
+import contextlib
+import itertools
+import json
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from textwrap import shorten
+from typing import Any
+
+from throughline.core.errors import ThroughlineError
+from throughline.core.nearest import did_you_mean
+from throughline.domains.folders import require_unicode, with_slashes
+from throughline.domains.listing import is_folder_name, is_there, list_folder
+from throughline.domains.tables import COLUMNS, Row, TableRows, cell, read_csv, read_parquet, read_text
+
+KNOWN = {
+    "image": ("image", "filename", "file_name"),
+    "domain": ("domain", "location_remapped", "location"),
+    "label": ("label", "category", "category_name", "name", "y", "category_id"),
+    "group": ("group", "seq_id", "sequence_remapped"),
+    "class_name": ("class_name",),
+}
+"""Columns that need not be named: the project's own, and those of iWildCam (WILDS' metadata.csv, Kaggle's)."""
+FORMS = "COCO Camera Traps JSON, CSV, Parquet, or a folder <domain>/<class>/<image>"
+# So many images are looked for until one is there; the others lie as that one does.
+LOOKED_FOR = 1000
+
+Box = tuple[float, float, float, float]
+"""Left, top, width and height as shares of the upright image."""
+
+
+@dataclass
+class Archive:
+    """What a source lists: one row for each image, or for each box of `boxes` where they are cut out.
+
+    An image's path begins in `folder`; where the images are in the table itself, it is the number of its row in
+    `files`. `left_out` counts images by the reason.
+    """
+
+    table: TableRows
+    files: Sequence[Path]
+    folder: Path
+    rows: list[Row]
+    left_out: Counter[str] = field(default_factory=Counter)
+    boxes: Sequence[Box | None] = ()
+    notes: list[str] = field(default_factory=list)
+    """How the source was read."""
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by domain and class, both in sorted order."""
+        tally = Counter((row["domain"], row["label"]) for row in self.rows)
+        domains, labels = ({names[place] for names in tally} for place in (0, 1))
+        return {domain: {label: tally[domain, label] for label in sorted(labels)} for domain in sorted(domains)}
+
+    def require_images(self) -> None:
+        """Raises a ThroughlineError that says what was left out when nothing else was there."""
+        if not self.rows:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+            raise ThroughlineError(f"no image is left: {reasons or 'none is listed'}", self.files[0])
+
+
+def read_archive(
+    source: Path,
+    columns: Mapping[str, str],
+    separator: str | None = None,
+    encoding: str | None = None,
+    images: Path | None = None,
+    without: Sequence[str] = (),
+) -> Archive:
+    """The images of `source`, whose form is told by its content.
+
+    `columns` names a table's columns where they are not in `KNOWN`. `images` is where its paths begin; by default its
+    own folder, or the first folder in it that holds them. Images of the classes `without` are left out; so is an image
+    without domain or label, with several, or whose file is not there. Raises a ThroughlineError for a source in no
+    known form, a path that leads out of `images`, a domain or class that can be no folder, and when nothing is left.
+    """
+    choose = partial(_choose_columns, source, columns)
+    files, base, left_out = [source], source.parent, Counter[str]()
+    if source.is_dir():
+        listing = list_folder(source)
+        left_out["outside <domain>/<class>"] = len(listing.misplaced)
+        files, base = ([] if listing.samples else sorted(source.rglob("*.parquet"))), source
+    if not files:
+        rows = [{"image": sample.id, "domain": sample.domain, "label": sample.label} for sample in listing.samples]
+        table = TableRows("folder <domain>/<class>/<image>", {}, rows)
+    elif (start := _first_bytes(files[0])).startswith(b"PAR1"):
+        table = read_parquet(files, choose)
+    elif start.startswith(b"{"):
+        table = _read_camera_traps(source, columns)
+    else:
+        table = _with_category_names(read_csv(source, choose, separator, encoding), base)
+    archive = _archive_of(table, files or [source], images or base, guess=images is None)
+    archive.left_out += left_out
+    for name in without:
+        if not any(row["label"] == name for row in archive.rows):
+            known = sorted({row["label"] for row in archive.rows})
+            raise ThroughlineError(f"no class named {name}", source, did_you_mean(name, known, "the classes"))
+    archive.left_out.update(f"of class {row['label']}" for row in archive.rows if row["label"] in without)
+    archive.rows = [row for row in archive.rows if row["label"] not in without]
+    archive.require_images()
+    return archive
+
+
+def crop_to_boxes(archive: Archive, file: Path, category: str, min_confidence: float) -> None:
+    """Puts a row for each of MegaDetector's detections of `category` in the place of its image: all of them show the
+    image's one class. Images without a detection that sure are left out. A crop's group is its image's, else the image.
+
+    Raises a ThroughlineError for a file in another form, and where it is about none of the images.
+    """
+    with _reading("MegaDetector's JSON", file) as results:
+        numbers = {name: number for number, name in results["detection_categories"].items()}
+        if category not in numbers:
+            raise ThroughlineError(f"no category named {category}", file, did_you_mean(category, numbers, "they"))
+        boxes: dict[str, list[Box]] = {}
+        for image in results["images"]:
+            inside = boxes.setdefault(posixpath.normpath(image["file"].replace("\\", "/")), [])
+            for detection in image.get("detections") or ():  # none where the detector failed
+                left, top, width, height = detection["bbox"]
+                shown = min(width, height, left + width, top + height) > 0 and max(left, top) < 1
+                if shown and detection["category"] == numbers[category] and detection["conf"] >= min_confidence:
+                    inside.append((left, top, width, height))
+    _, start = _locate([*boxes], archive.folder, guess=False)
+    boxes = {image.removeprefix(start): inside for image, inside in boxes.items()}
+    archive.left_out[f"not in {file}"] = sum(row["image"] not in boxes for row in archive.rows)
+    archive.left_out["without a detection"] = sum(boxes.get(row["image"]) == [] for row in archive.rows)
+    found = [(row, box) for row in archive.rows for box in boxes.get(row["image"], ())]
+    archive.rows = [{**row, "group": row.get("group") or row["image"]} for row, _ in found]
+    archive.boxes = [box for _, box in found]
+    archive.require_images()
+
+
+# forms --------------------------------------------------------------------------------------------------------------
+
+
+def _first_bytes(source: Path) -> bytes:
+    if not source.is_file():
+        raise ThroughlineError("no such file or folder", source, f"what is read: {FORMS}")
+    with source.open("rb") as file:
+        return file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def _choose_columns(source: Path, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    for column in given.values():
+        if column not in names:
+            raise ThroughlineError(f"no column named {column}", source, did_you_mean(column, names, "the columns"))
+    known = {ours: next((name for name in theirs if name in names), "") for ours, theirs in KNOWN.items()}
+    chosen = {ours: name for ours, name in {**known, **given}.items() if name}
+    for ours in COLUMNS:
+        if ours not in chosen:
+            what = f"nothing says which column is the {ours} (found: {shorten(', '.join(names), 300) or 'none'})"
+            raise ThroughlineError(what, source, f"name it with --columns {ours}=COLUMN; what is read: {FORMS}")
+    return chosen
+
+
+@contextlib.contextmanager
+def _reading(form: str, path: Path) -> Iterator[Any]:
+    """The content of a JSON file. What is not there, or another thing than it should be, is an error that names the
+    form.
+    """
+    try:
+        yield json.loads(read_text(path)[0])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ThroughlineError(f"not {form} ({fault})", path, "give a file in that form") from error
+
+
+def _read_camera_traps(source: Path, given: Mapping[str, str]) -> TableRows:
+    """A row for each category of an image; of an image without one, a row without a label. `given` columns are keys of
+    an image.
+    """
+    columns = {"image": "file_name", "domain": "location", "group": "seq_id", **given}
+    labels: dict[object, set[str]] = defaultdict(set)
+    with _reading("COCO Camera Traps JSON with images, annotations and categories", source) as traps:
+        names = {category["id"]: category["name"] for category in traps["categories"]}
+        for annotation in traps["annotations"]:
+            labels[annotation["image_id"]].add(cell(names.get(annotation["category_id"])))
+        rows = [
+            {**{ours: cell(image.get(theirs)) for ours, theirs in columns.items()}, "label": label}
+            for image in traps["images"]
+            for label in labels.get(image["id"], {""})
+        ]
+    return TableRows("COCO Camera Traps JSON", {**columns, "label": "category"}, rows)
+
+
+def _with_category_names(table: TableRows, folder: Path) -> TableRows:
+    """iWildCam's classes are numbers; their names are in a file beside the table."""
+    column = table.columns["label"]
+    try:
+        read = read_csv(folder / "categories.csv", lambda names: {column: column, "name": "name"})
+    except (ThroughlineError, KeyError):  # there is none, or it is about something else
+        return table
+    names = {row[column]: row["name"] for row in read.rows}
+    rows = [{**row, "label": names.get(row["label"], row["label"])} for row in table.rows]
+    return replace(table, form=f"{table.form}, class names from categories.csv", rows=rows)
+
+
+# rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _archive_of(table: TableRows, files: Sequence[Path], base: Path, guess: bool) -> Archive:
+    paths = [posixpath.normpath(with_slashes(row["image"], base)) for row in table.rows]
+    folder, start = (base, "") if table.embedded else _locate(paths, base, guess)
+    archive = Archive(table, files, folder, [])
+    archive.notes = [f"{table.form}: {', '.join(map('='.join, table.columns.items()))}".removesuffix(": ")]
+    archive.notes += [] if table.embedded else [f"images in {folder}" + (f", which is {start} there" if start else "")]
+    by_image: dict[str, list[Row]] = defaultdict(list)
+    for number, (path, row) in enumerate(zip(paths, table.rows, strict=True), start=1):
+        if not row["image"]:
+            archive.left_out["without image"] += 1
+            continue
+        image = path.removeprefix(start)
+        if image.split("/")[0] == ".." or _is_absolute(image):
+            what = f"row {number} names {row['image']}, outside the folder of the images"
+            raise ThroughlineError(what, folder, "name the folder that holds them all with --images")
+        require_unicode(image, folder)
+        by_image[image].append({**row, "image": image})
+    for image, rows in by_image.items():
+        lacking = next((kind for kind in ("domain", "label") if not any(row[kind] for row in rows)), None)
+        if lacking:
+            archive.left_out[f"without {lacking}"] += 1
+        elif len({(row["domain"], row["label"]) for row in rows}) > 1:
+            archive.left_out["with several labels or domains"] += 1
+        elif table.embedded or is_there(folder, image):
+            archive.rows.append(rows[0])
+        else:
+            archive.left_out[f"not in {folder}"] += 1
+    for name in dict.fromkeys(row[kind] for row in archive.rows for kind in ("domain", "label")):
+        if not is_folder_name(name):
+            raise ThroughlineError(f"{name!r} cannot be the name of a folder", files[0], "rename it there")
+    return archive
+
+
+def _locate(paths: Sequence[str], base: Path, guess: bool) -> tuple[Path, str]:
+    """The folder that holds the images, and what stands for it in absolute paths of another machine: as many of their
+    first parts as it takes until a file is there. With `guess`, a folder in `base` may be the one.
+    """
+    folders = [base, *sorted(path for path in base.glob("*") if path.is_dir())] if guess else [base]
+    absolute = [path for path in paths if _is_absolute(path)]
+    for path in (absolute or paths)[:LOOKED_FOR]:
+        parts = path.split("/")
+        for folder, dropped in itertools.product(folders, range(1, len(parts)) if absolute else (0,)):
+            if is_there(folder, "/".join(parts[dropped:])):
+                return folder, "".join(f"{part}/" for part in parts[:dropped])
+    return base, ""
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") or PureWindowsPath(path).is_absolute()

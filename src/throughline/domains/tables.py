@@ -1,0 +1,136 @@
+"""Reads a table as it lies, CSV in any encoding and with any separator or Parquet, into rows of text under the
+project's own column names; and writes the project's image table. `folders` and `archives` read with it.
+"""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from throughline.core.errors import ThroughlineError
+from throughline.domains.samples import composed
+
+COLUMNS = ("image", "domain", "label")
+OPTIONAL = ("group", "class_name")
+SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
+"""By the name that a user gives them."""
+
+Row = dict[str, str]
+"""Text by the project's column names; a cell without content is empty."""
+Choice = Callable[[Sequence[str]], Mapping[str, str]]
+"""Given the names of a table's columns, its column for each of ours. Raises a ThroughlineError where one is missing."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What was read: the form of the file in words, the table's column for each of ours, the rows, and whether the
+    images themselves are in the table: `embedded_images` gives them, and the cell `image` is the row's number from 0.
+    """
+
+    form: str
+    columns: Mapping[str, str]
+    rows: list[Row]
+    embedded: bool = False
+
+
+def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
+    """A file's text and its encoding: the one given, else what the byte order mark says, else UTF-8, else cp1252, which
+    Excel writes on Windows. Raises a ThroughlineError where it is none of these.
+    """
+    try:
+        data = path.read_bytes()
+        marked = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        likely = (marked,) if b"\0" in data else (marked, "cp1252")  # no text on Windows holds a zero
+        for name in (encoding,) if encoding else likely:
+            with contextlib.suppress(UnicodeError):
+                return data.decode(name), name
+    except LookupError as error:
+        raise ThroughlineError(f"no encoding named {encoding}", path, "name one such as cp1252 or utf-8") from error
+    except OSError as error:
+        raise ThroughlineError(f"cannot read the file: {error.strerror}", path) from error
+    raise ThroughlineError(f"no text in {encoding or 'UTF-8 or cp1252'}", path, "name its encoding, or mend the file")
+
+
+def read_csv(table: Path, choose: Choice, separator: str | None = None, encoding: str | None = None) -> TableRows:
+    """The rows of a CSV file. Unless given, the separator is the one of `SEPARATORS` that the first line has most of.
+
+    Rows without any content, which spreadsheets leave at the end, are no rows.
+    """
+    text, encoding = read_text(table, encoding)
+    text = text.lstrip("\r\n")
+    first = text.partition("\n")[0]
+    separator = separator or max(SEPARATORS, key=lambda name: first.count(SEPARATORS[name]))
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=SEPARATORS[separator])
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        columns = choose(reader.fieldnames)
+        rows = [{name: cell(row[column]) for name, column in columns.items()} for row in reader]
+    except csv.Error as error:
+        raise ThroughlineError(f"not a CSV file: {error}", table) from error
+    form = f"CSV, {encoding.removesuffix('-sig')}, separated by {separator}"
+    return TableRows(form, columns, [row for row in rows if any(row.values())])
+
+
+def read_parquet(files: Sequence[Path], choose: Choice) -> TableRows:
+    """The rows of Parquet files of one kind. Whole numbers in a column that Hugging Face's metadata describes as class
+    labels are read as their names.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    cells: list[dict[str, Any]] = []
+    try:
+        schema = parquet.read_schema(files[0])
+        columns = choose(schema.names)
+        embedded = bool(pyarrow.types.is_struct(schema.field(columns["image"]).type))
+        read = {name: column for name, column in columns.items() if not (embedded and name == "image")}
+        for file in files:
+            cells += parquet.read_table(file, columns=[*dict.fromkeys(read.values())]).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ThroughlineError(f"not a Parquet file: {error}", files[0]) from error
+    named = _class_labels(schema.metadata)
+    rows = [{name: cell(row[column], named.get(column, ())) for name, column in read.items()} for row in cells]
+    if embedded:
+        rows = [{**row, "image": str(number)} for number, row in enumerate(rows)]
+    return TableRows(f"Parquet with {'embedded images' if embedded else 'paths'}", columns, rows, embedded)
+
+
+def embedded_images(files: Iterable[Path], column: str) -> Iterator[Mapping[str, Any] | None]:
+    """The images in Parquet files, `{bytes, path}` each, in the order of `read_parquet`'s rows; few at a time."""
+    from pyarrow import parquet
+
+    for file in files:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=64, columns=[column]):
+            yield from batch.column(0).to_pylist()
+
+
+def csv_text(rows: Iterable[Row]) -> str:
+    """An image table as text: the project's columns, the optional ones only where a row has something in them."""
+    rows = list(rows)
+    names = [*COLUMNS, *(name for name in OPTIONAL if any(row.get(name) for row in rows))]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:
+    """Names of the classes by column, as the library `datasets` writes them into a file."""
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):  # somebody else's metadata
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        labels = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: feature["names"] for column, feature in labels.items()}
+    return {}
+
+
+def cell(value: object, names: Sequence[str] = ()) -> str:
+    """A value as composed text without blanks around it; a whole number as its name where it has one."""
+    if isinstance(value, int) and 0 <= value < len(names):
+        value = names[value]
+    # half a surrogate pair is no text that could be written
+    return "" if value is None else composed(str(value).strip().encode(errors="replace").decode())
