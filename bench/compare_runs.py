@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.core.files import canonical_json, file_sha256, read_json_lines
+from throughline.core.nested import flattened
 
 NOT_COMPARED = {"seconds", "unit", "schema"}
 LINES = ("training.jsonl", "rounds.jsonl", "validation.jsonl")
@@ -45,7 +46,7 @@ def compare_rows(what: str, before: Iterable[Row], after: Iterable[Row], report:
 def compare_runs(before: Path, after: Path) -> Counter[str]:
     """What is equal and what is not, with how often; what differs begins with DIFFERENT."""
     report: Counter[str] = Counter()
-    rows = tuple(sorted(read_json_lines(run / "results.jsonl"), key=_line_key) for run in (before, after))
+    rows = tuple(sorted(_results_lines(run), key=_line_key) for run in (before, after))
     compare_rows("results lines", rows[0], rows[1], report)
     units = [
         {unit_key(row): run / "units" / row["unit"] for row in lines}
@@ -64,6 +65,15 @@ def compare_runs(before: Path, after: Path) -> Counter[str]:
             equal = other.is_file() and file_sha256(path) == file_sha256(other)
             report["adapters: equal" if equal else "DIFFERENT adapters"] += 1
     return report
+
+
+def _results_lines(run: Path) -> list[Row]:
+    """With a key for each of their metrics, so that one that only one version writes is named, too."""
+    lines = []
+    for row in read_json_lines(run / "results.jsonl"):
+        metrics = row.pop("metrics", {})
+        lines.append(row | flattened({"metrics": metrics}))
+    return lines
 
 
 def _line_key(row: Row) -> str:

@@ -26,6 +26,16 @@ def test_names_seconds_and_new_keys_are_no_difference(tmp_path, capsys):
     assert "key factors after only" in capsys.readouterr().out
 
 
+def test_a_measure_that_only_one_version_writes_is_named_and_another_value_of_one_is_a_difference(tmp_path, capsys):
+    before = write_run(tmp_path / "before", "u", metrics={"ece": 0.1})
+    after = write_run(tmp_path / "after", "u", metrics={"ece": 0.1, "macro_f1": 0.5})
+    assert compare_runs.main([str(before), str(after)]) == 0
+    assert "key metrics.macro_f1 after only" in capsys.readouterr().out
+    other = write_run(tmp_path / "other", "u", metrics={"ece": 0.2, "macro_f1": 0.5})
+    assert compare_runs.main([str(after), str(other)]) == 1
+    assert "DIFFERENT results lines: metrics.ece" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [({"correct": 2}, "results lines: correct"), ({"predicted": "dog"}, "predictions: predicted")],

@@ -62,6 +62,8 @@ def test_the_lines_have_the_contracts_shape_and_count_right(evaluate, model, ima
         assert (line["dataset"], line["model"], line["method"]) == ("animals", "tiny-base", "cls")
         ends = (line["metrics"]["accuracy_low"], line["metrics"]["accuracy_high"])
         assert ends == pytest.approx(wilson(correct, n), abs=1e-5)
+        assert line["metrics"]["balanced_accuracy"] == pytest.approx(correct / n)  # classes of one size
+        assert 0 <= line["metrics"]["macro_f1"] <= 1
     assert json.loads((tmp_path / "measured.json").read_text()) == shown
 
 

@@ -1,9 +1,11 @@
 """Results lines by hand: who is counted, what is wrong, what agrees."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score, recall_score
 from tests.evaluation.questions import CLASSES, predicted
 
 from throughline.evaluation.results import results_lines
@@ -75,7 +77,8 @@ def test_a_line_has_the_fields_of_the_contract() -> None:
         "n": 5,
         "correct": 2,
         "accuracy": 0.4,
-        "metrics": {},
+        # recalls 1/2, 0, 1 and F1 2/3, 0, 1 of cat, dog, cup
+        "metrics": {"balanced_accuracy": 0.5, "macro_f1": pytest.approx(5 / 9)},
         "unparsed": 1,
         "errors": 1,
         "seconds": 1.235,
@@ -83,8 +86,8 @@ def test_a_line_has_the_fields_of_the_contract() -> None:
 
 
 def test_agreement_is_with_the_label_path_and_needs_a_class() -> None:
-    assert line("reasoning", "all").metrics == {"agrees_with_label": 2 / 5}  # a and e; c names nothing twice
-    assert line("reasoning", "in").metrics == {"agrees_with_label": 1 / 3}
+    assert line("reasoning", "all").metrics["agrees_with_label"] == 2 / 5  # a and e; c names nothing twice
+    assert line("reasoning", "in").metrics["agrees_with_label"] == 1 / 3
 
 
 def test_calibration_is_of_those_with_probabilities() -> None:
@@ -97,3 +100,37 @@ def test_calibration_is_of_those_with_probabilities() -> None:
 def test_a_split_without_samples_is_told_as_such() -> None:
     (found,) = results_lines([predicted("a", "cat", "cat")], CLASSES, {"out": set()}, UNIT, {})
     assert (found.n, found.correct, found.accuracy, found.seconds) == (0, 0, 0.0, 0.0)
+    assert found.metrics == {}
+
+
+@pytest.mark.parametrize("said", [("cat",), ("cat", "cup"), None])
+def test_samples_with_several_labels_have_no_measure_that_counts_classes(said: tuple[str, ...] | None) -> None:
+    several = replace(predicted("b", "cat", "cat"), labels=("cat", "cup"), predicted=said)
+    (found,) = results_lines([LABEL[0], several], CLASSES, {"all": None}, UNIT, {})
+    assert (found.correct, found.metrics) == (1 + (said == ("cat", "cup")), {})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_measures_that_count_classes_equal_scikit_learns_scores_and_a_count_by_hand(seed: int) -> None:
+    """A long tail; some classes absent, some answers missing or of a class that is never true; first one class."""
+    rng = np.random.default_rng(seed)
+    share = rng.dirichlet(np.full(1 + seed, 0.4))
+    true = rng.choice(len(share), size=60, p=share)
+    given = np.where(rng.uniform(size=60) < 0.6, true, rng.integers(-1, len(share) + 2, size=60))
+    answers = [
+        predicted(str(n), str(t), None if g < 0 else str(g)) for n, (t, g) in enumerate(zip(true, given, strict=True))
+    ]
+    (found,) = results_lines(answers, [str(n) for n in range(10)], {"all": None}, UNIT, {})
+    shown = np.unique(true)
+    right = np.array([((true == c) & (given == c)).sum() for c in shown])
+    size, named = (np.array([(side == c).sum() for c in shown]) for side in (true, given))
+    by_hand = {"balanced_accuracy": np.mean(right / size), "macro_f1": np.mean(2 * right / (size + named))}
+    scores = {"balanced_accuracy": recall_score, "macro_f1": f1_score}
+    options = {"labels": shown, "average": "macro", "zero_division": 0}
+    assert found.metrics == pytest.approx(by_hand)
+    assert found.metrics == pytest.approx({name: score(true, given, **options) for name, score in scores.items()})
+
+
+def test_no_class_at_all_in_the_answers_is_nothing_right() -> None:
+    (found,) = results_lines([LABEL[2], LABEL[3]], CLASSES, {"all": None}, UNIT, {})
+    assert found.metrics == {"balanced_accuracy": 0, "macro_f1": 0}

@@ -113,6 +113,7 @@ def test_frames_have_a_row_for_each_line_and_a_column_for_each_factor(tmp_path: 
     frames = run.frames
     assert frames.factors == ("shots",) and set(frames.results["shots"]) == {4}
     assert len(frames.results) == len(rows) and len(frames.predictions) == 2 * 3 * 10
+    assert list(frames.results["macro_f1"]) == [row["metrics"]["macro_f1"] for row in rows]
     final = frames.results[frames.results["round"].isna() & (frames.results["split"] == "all")]
     right = frames.predictions.groupby(["unit", "answer"])["correct"].sum()
     assert all(right[row.unit, row.answer] == row.correct for row in final.itertuples())

@@ -1,4 +1,5 @@
-"""Predictions to results lines: one line per answer and split, with calibration where there are probabilities."""
+"""Predictions to results lines: one line per answer and split, with the measures that count every class alike, and with
+calibration where there are probabilities."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -40,13 +41,25 @@ def results_lines(
                 n=len(chosen),
                 correct=correct,
                 accuracy=correct / len(chosen) if chosen else 0.0,
-                metrics={**_calibration(chosen, classes), **_agreement(chosen, predictions)},
+                metrics=_class_measures(chosen) | _calibration(chosen, classes) | _agreement(chosen, predictions),
                 unparsed=sum(p.predicted is None and p.outcome != Outcome.ERROR for p in chosen),
                 errors=sum(p.outcome == Outcome.ERROR for p in chosen),
                 seconds=round(seconds.get(answer, 0.0), 3),
             )
             lines.append(line)
     return lines
+
+
+def _class_measures(chosen: Sequence[Prediction]) -> dict[str, float]:
+    """CLASS_MEASURES: mean recall and mean F1 over the classes that the samples show. An answer without a class costs
+    its sample's class recall and no class precision, and so does a class that no sample shows."""
+    from sklearn.metrics import precision_recall_fscore_support as scores_of
+
+    if not chosen or any(len(p.labels) != 1 or isinstance(p.predicted, tuple) for p in chosen):
+        return {}
+    true, given = [p.labels[0] for p in chosen], [p.predicted or "" for p in chosen]
+    _, recall, f1, _ = scores_of(true, given, labels=sorted(set(true)), average="macro", zero_division=0)
+    return {"balanced_accuracy": float(recall), "macro_f1": float(f1)}
 
 
 def _calibration(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[str, float]:

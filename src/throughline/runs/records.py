@@ -15,6 +15,10 @@ from pydantic import TypeAdapter
 SCHEMA = 1
 """Raised when a line of today could no longer be read by yesterday's reader in yesterday's meaning."""
 
+CLASS_MEASURES = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1"}
+"""Those of a results line's metrics that count every class alike, with their headings. Lines of earlier versions have
+none, nor have lines about no sample, or about samples with several labels: there an answer is right as a set."""
+
 Record = TypeVar("Record")
 Factor = str | int | float | bool
 """The level of a factor of a unit: a name or a number."""
