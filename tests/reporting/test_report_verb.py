@@ -9,6 +9,7 @@ from tests.reporting.conftest import FakeRun, write_run
 
 from throughline.cli import report
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_json_lines
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,20 @@ def test_stdout_is_the_table_alone_in_the_format_asked_for(
     )
     printed = capsys.readouterr().out
     assert sign in printed and "reasoning path" not in printed and "report:" not in printed
+
+
+def test_another_measure_is_printed_without_differences_or_refused_where_there_is_none(
+    make_run: Callable[..., FakeRun], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("throughline.reporting.page.write_page", lambda folder, images, out: folder)
+    folder = make_run(methods=("zero_shot", "cls"), targets=("sketch",), seeds=(0,), size=10).folder
+    report.run(parse(folder, "--measure", "balanced_accuracy", "--split", "all", "--answer", "label"))
+    printed = capsys.readouterr().out
+    assert "Balanced accuracy in percent" in printed and "difference from" not in printed
+    rows = read_json_lines(folder / "results.jsonl")
+    write_json_lines(folder / "results.jsonl", [row | {"metrics": {}} for row in rows])
+    with pytest.raises(ThroughlineError, match="have no macro_f1"):
+        report.run(parse(folder, "--measure", "macro_f1"))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_tables_have_a_column_for_each_run(two: tuple[Path, Path]) -> None:
     assert {row[0]: row[1] for row in difference.rows}["cls"] == "+0.0 (+0.0 to +0.0), p 1.000"
     assert {row[0]: row[1] for row in difference.rows}["sarr"] == "X"
     assert all(DRAWN_NOTE in table.notes for table in (label, difference))
+    (of_classes,) = joint_tables(columns, answer="label", measure="macro_f1")
+    assert of_classes.title == "label path · split all · Macro-F1" and of_classes.rows != label.rows
 
 
 def test_runs_of_other_images_are_not_compared(two: tuple[Path, Path], fake_run: FakeRun) -> None:

@@ -37,7 +37,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | No
 def test_cells_are_mean_and_standard_error_over_seeds_as_domainbed_prints_them(fake_run: FakeRun, run: Run) -> None:
     (group,) = groups(run)
     table = results_table(group, "in", "label")
-    assert table.columns == ("method", "painting", "sketch", "Avg", "unparsed")
+    assert table.columns == ("method", "painting", "sketch", "Avg", "balanced", "macro-F1", "unparsed")
     assert [row[0] for row in table.rows] == list(fake_run.methods)
     lines = [json.loads(line) for line in (run.folder / "results.jsonl").read_text().splitlines()]
     found = {
@@ -136,9 +136,10 @@ def test_every_table_of_the_drawn_world_says_what_it_is_not(make_run: Callable[.
 def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> None:
     (group,) = groups(run)
     headline = headline_table(group, "all")
-    assert headline.columns == ("method", "label path", "reasoning path", "likelihood path")
+    paths = ("label path", "reasoning path", "likelihood path")
+    assert headline.columns[:6] == ("method", *paths, "balanced", "macro-F1")
     *methods, chance, most = headline.rows
-    assert all(" to " in cell for row in methods for cell in row[1:])
+    assert all(" to " in cell for row in methods for cell in row[1:4])
     assert (chance[0], most[0]) == ("chance", "most frequent class")
     rounds = rounds_table(group)
     assert rounds is not None

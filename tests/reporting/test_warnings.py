@@ -89,7 +89,7 @@ def test_one_class_only_is_told_and_stands_in_the_cell(make_run: MakeRun) -> Non
     told = warnings(read_run(folder))
     assert f"mtct, label path: every image was answered with one class, {label}" in told
     table = headline(folder)
-    assert all(cell.endswith("one class") for cell in table["mtct"][1:])
+    assert all(cell.endswith("one class") for cell in table["mtct"][1:4])
     assert not any("one class" in cell for cell in table["cls"])
 
 

@@ -22,7 +22,7 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.evaluation.saved_model import find_record
 from throughline.questions.question_set import make_question_set
 from throughline.reporting.text import to_terminal
-from throughline.runs.records import ResultsLine
+from throughline.runs.records import CLASS_MEASURES, ResultsLine
 
 if TYPE_CHECKING:  # brings torch
     from throughline.evaluation.assessment import Assessment
@@ -94,13 +94,16 @@ def _accuracy_table(assessment: Assessment, answer: str) -> Table:
         "domain": lambda line: "all images" if line is last else ", ".join(line.targets),
         "images": lambda line: f"{line.n:,}",
         "accuracy %": lambda line: f"{100 * line.accuracy:.1f}",
-        "95 % interval": lambda line: " to ".join(
-            f"{100 * line.metrics[f'accuracy_{end}']:.1f}" for end in ("low", "high")
-        ),
+        "95 % interval": lambda line: " to ".join(_percent(f"accuracy_{end}")(line) for end in ("low", "high")),
+        **{head: _percent(name) for name, head in CLASS_MEASURES.items() if name in last.metrics},
         "unparsed %": lambda line: f"{100 * line.unparsed / line.n:.1f}",
         "failed": lambda line: str(line.errors),
     }
     return tabulate(title, lines, columns)
+
+
+def _percent(metric: str) -> Callable[[ResultsLine], str]:
+    return lambda line: f"{100 * line.metrics[metric]:.1f}"
 
 
 def _confusion_table(assessment: Assessment) -> Table:

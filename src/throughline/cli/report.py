@@ -33,6 +33,9 @@ class Reporting(Settings):
     no in; for several runs all)."""
     answer: Literal["label", "reasoning", "likelihood"] | None = None
     """Only this answer path (default: all paths that were measured)."""
+    measure: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
+    """Measure of the printed tables: balanced_accuracy and macro_f1 weigh all classes equally; differences are printed
+    for accuracy only."""
     baseline: Annotated[str | None, Shown("METHOD")] = None
     """Method that the others are compared with (default: cls, or zero_shot if there is no cls)."""
     images: Annotated[Path | None, Shown("DIR")] = None
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ThroughlineError("no such image folder", images, "name the folder with the domains in it")
     (folder,) = arguments.runs
     run = read_run(folder)
-    _print(_tables(run, arguments.split, arguments.answer, arguments.baseline), arguments.format)
+    _print(_tables(run, arguments.split, arguments.answer, arguments.baseline, arguments.measure), arguments.format)
     page = write_page(folder, images, arguments.out)
     # on stderr, so that a table can be piped into a file
     for fault in run.faults:
@@ -71,8 +74,9 @@ def _side_by_side(arguments: argparse.Namespace) -> int:
     from throughline.reporting.side_by_side import columns_of, difference_tables, joint_tables, write_side_by_side
 
     columns = columns_of([read_run(folder) for folder in arguments.runs])
-    tables = joint_tables(columns, arguments.split or "all", arguments.answer)
-    _print([*tables, *difference_tables(columns, arguments.answer)], arguments.format)
+    tables = joint_tables(columns, arguments.split or "all", arguments.answer, arguments.measure)
+    differences = difference_tables(columns, arguments.answer) if arguments.measure == "accuracy" else ()
+    _print([*tables, *differences], arguments.format)
     print(f"report: {write_side_by_side(arguments.runs, arguments.out)}", file=sys.stderr)
     return 0
 
@@ -86,7 +90,7 @@ def _print(tables: Iterable[Table], form: str) -> None:
     print("\n".join(renderings[form](table) for table in tables), end="")
 
 
-def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None) -> list[Table]:
+def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None, measure: str) -> list[Table]:
     from throughline.reporting.results import groups
     from throughline.reporting.tables import comparison_table, existing, results_table
 
@@ -100,12 +104,16 @@ def _tables(run: Run, split: str | None, answer: str | None, baseline: str | Non
         )
     if baseline is not None and baseline not in methods:
         raise ThroughlineError(f"no results of the method {baseline}", run.folder, f"choose from {', '.join(methods)}")
+    shown = [group for group in everything if measure == "accuracy" or group.class_measured]
+    if not shown:
+        raise ThroughlineError(f"the results have no {measure}", run.folder, "ask for accuracy, which every run has")
     chosen = split or splits[0]
     tables: list[Table] = []
-    for group in everything:
+    for group in shown:
         for path in (answer,) if answer else answers:
             if (chosen, path) in group.measured:
-                tables += existing([results_table(group, chosen, path), comparison_table(group, path, baseline)])
+                differences = comparison_table(group, path, baseline) if measure == "accuracy" else None
+                tables += existing([results_table(group, chosen, path, measure=measure), differences])
     if not tables:
         raise ThroughlineError(
             f"no results for split {chosen}" + (f" on the {answer} path" if answer else ""),

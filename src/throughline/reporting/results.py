@@ -24,12 +24,14 @@ from throughline.metrics.intervals import (
 from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order, ordered
 from throughline.runs.reader import Run
-from throughline.runs.records import Factor
+from throughline.runs.records import CLASS_MEASURES, Factor
 from throughline.training.methods import METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
 BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
 NO_LEVEL = "–"
+MEASURES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro-F1"}
+"""Columns of the results that a table may be of, and what they are called."""
 
 Pair = TypeVar("Pair", bound=tuple[str, str])
 Right = Mapping[tuple[str, int], "pd.Series[bool]"]
@@ -140,6 +142,11 @@ class Group:
         return in_order(self.final["answer"], ANSWER_ORDER)
 
     @property
+    def class_measured(self) -> bool:
+        """Whether any final result has the measures that count every class alike."""
+        return bool(self.final[list(CLASS_MEASURES)].notna().any(axis=None))
+
+    @property
     def measured(self) -> set[tuple[str, str]]:
         """The splits and answer paths that have final results together."""
         return set(zip(self.final["split"], self.final["answer"], strict=True))
@@ -219,25 +226,34 @@ def groups(run: Run) -> tuple[Group, ...]:
     return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in run.results}))
 
 
-def summarise(group: Group, split: str, answer: str) -> dict[str, Summary]:
-    """By setup, for those that have any result in this split and answer path.
+def summarise(group: Group, split: str, answer: str, measure: str = "accuracy") -> dict[str, Summary]:
+    """By setup, for those that have any result in this split and answer path; `measure` is a key of MEASURES.
 
-    Predictions are the target's `all` split, so there are intervals for that split only.
+    Predictions are the target's `all` split, so there are intervals for that split only, and of accuracy only.
     """
-    rows = group.final[(group.final["split"] == split) & (group.final["answer"] == answer)]
+    with_interval = split == "all" and measure == "accuracy"
+    rows = group.final[(group.final["split"] == split) & (group.final["answer"] == answer)].dropna(subset=[measure])
     targets = group.targets
     summaries = {}
     for name, ours in ordered(rows, setup=group.setups).groupby("setup", observed=True):
-        cells = {str(target): mean_and_error(list(values)) for target, values in ours.groupby("target")["accuracy"]}
+        cells = {str(target): mean_and_error(list(values)) for target, values in ours.groupby("target")[measure]}
         whole = set(cells) == set(targets)
         summaries[name] = Summary(
             setup=group.setups[name],
             cells=cells,
-            average=_average(ours, cells) if whole else None,
-            interval=_interval(group.right(name, answer), targets) if whole and split == "all" else None,
+            average=_average(ours, cells, measure) if whole else None,
+            interval=_interval(group.right(name, answer), targets) if whole and with_interval else None,
             **{count: int(ours[count].sum()) for count in ("n", "unparsed", "errors")},
         )
     return summaries
+
+
+def averages(group: Group, split: str, measure: str) -> pd.Series[float]:
+    """Avg of a measure by setup and answer path, the mean over targets of the mean over seeds; NaN where a target has
+    none."""
+    rows = group.final[group.final["split"] == split]
+    by_target = rows.groupby(["setup", "answer", "target"])[measure].mean().unstack()
+    return by_target.reindex(columns=group.targets).mean(axis=1, skipna=False)
 
 
 def compare(group: Group, answer: str, pairs: Iterable[tuple[str, str]]) -> tuple[Comparison, ...]:
@@ -306,12 +322,12 @@ def drawn_over(seeds: int) -> str:
     return "seeds and images" if seeds > 1 else "images only, one seed"
 
 
-def _average(rows: pd.DataFrame, cells: Mapping[str, MeanError]) -> MeanError:
+def _average(rows: pd.DataFrame, cells: Mapping[str, MeanError], measure: str) -> MeanError:
     """As DomainBed's averages table: the spread over seeds of each seed's mean over targets.
 
     Where a seed lacks a target but every target has some seed, the mean of the cells stands without a spread.
     """
-    by_seed = rows.pivot_table(index="seed", columns="target", values="accuracy", aggfunc="last").to_numpy()
+    by_seed = rows.pivot_table(index="seed", columns="target", values=measure, aggfunc="last").to_numpy()
     if not np.isnan(by_seed).any():
         return mean_and_error(list(map(float, by_seed.mean(axis=1))))
     return MeanError(mean=float(np.mean([cell.mean for cell in cells.values()])), error=0.0, count=1)

@@ -16,9 +16,9 @@ from throughline.reporting.confidence import confidence_table, confidences
 from throughline.reporting.drawing import svg_of
 from throughline.reporting.figures import accuracy_figure
 from throughline.reporting.page import shown_settings
-from throughline.reporting.results import Group, Summary, differences, drawn_over, groups, same_samples, summarise
+from throughline.reporting.results import MEASURES, Group, differences, drawn_over, groups, same_samples, summarise
 from throughline.reporting.self_contained import render_page
-from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
+from throughline.reporting.tables import average_cell, difference_cells, drawn_notes, of_measure
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
 from throughline.runs.reader import Run, read_run
 from throughline.training.methods import METHODS
@@ -104,17 +104,20 @@ def settings_table(names: Sequence[str], runs: Sequence[Run]) -> Table | None:
     return Table("Settings in which the runs differ", ("setting", *names), rows) if rows else None
 
 
-def joint_tables(columns: Columns, split: str = "all", answer: str | None = None) -> tuple[Table, ...]:
+def joint_tables(
+    columns: Columns, split: str = "all", answer: str | None = None, measure: str = "accuracy"
+) -> tuple[Table, ...]:
     """One for each answer path: setups × runs, Avg in percent with its interval where there is one."""
     chosen = _split(columns, split)
-    return tuple(_joint(columns, path, chosen) for path in _answers(columns) if answer in {None, path})
+    return tuple(_joint(columns, path, chosen, measure) for path in _answers(columns) if answer in {None, path})
 
 
 def joint_figures(columns: Columns) -> tuple[Plot, ...]:
     """One for each answer path: a bar for each setup and run."""
     chosen, plots = _split(columns, "all"), []
     for path in _answers(columns):
-        plot = accuracy_figure(_summaries(columns, chosen, path), name=f"accuracy-{path}", series="{}")
+        summaries = {name: summarise(group, chosen, path) for name, group in columns.items()}
+        plot = accuracy_figure(summaries, name=f"accuracy-{path}", series="{}")
         if plot is not None:
             plots.append(replace(plot, description=f"{path} path: {plot.description}"))
     return tuple(plots)
@@ -136,10 +139,6 @@ def _answers(columns: Columns) -> tuple[str, ...]:
     return in_order((answer for group in columns.values() for answer in group.answers), ANSWER_ORDER)
 
 
-def _summaries(columns: Columns, split: str, answer: str) -> dict[str, dict[str, Summary]]:
-    return {name: summarise(group, split, answer) for name, group in columns.items()}
-
-
 def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
     """With figures named after the run's place: two figures of one page need names of their own."""
     return tuple(
@@ -148,17 +147,17 @@ def _numbered(sections: Sequence[Section], number: int) -> tuple[Section, ...]:
     )
 
 
-def _joint(columns: Columns, answer: str, split: str) -> Table:
-    summaries = _summaries(columns, split, answer).values()
+def _joint(columns: Columns, answer: str, split: str, measure: str) -> Table:
+    summaries = [summarise(group, split, answer, measure) for group in columns.values()]
     setups = in_order((name for rows in summaries for name in rows), METHODS)
     return Table(
-        title=f"{answer} path · split {split}",
+        title=f"{answer} path · split {split}{of_measure(measure)}",
         columns=("method", *columns),
         rows=tuple((setup, *(average_cell(rows.get(setup)) for rows in summaries)) for setup in setups),
         notes=(
-            "Accuracy in percent, mean over the held-out domains of each run ± standard error over seeds; in brackets "
-            f"the 95 % interval over {drawn_over(_seeds(columns))}. Runs of different domains or images are not "
-            "comparable.",
+            f"{MEASURES[measure]} in percent, mean over the held-out domains of each run ± standard error over seeds; "
+            f"in brackets the 95 % interval over {drawn_over(_seeds(columns))}. Runs of different domains or images "
+            "are not comparable.",
             *_drawn(columns),
         ),
     )

@@ -10,9 +10,11 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, MeanError
 from throughline.metrics.paired import PairedDifference
 from throughline.reporting.results import (
+    MEASURES,
     NO_LEVEL,
     Group,
     Summary,
+    averages,
     compare,
     drawn_over,
     empty_rounds,
@@ -20,17 +22,23 @@ from throughline.reporting.results import (
     summarise,
 )
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
+from throughline.runs.records import CLASS_MEASURES
+
+CLASS_NOTE = "Balanced accuracy and macro-F1: mean recall and mean F1 over the classes that a domain's images show."
 
 
-def results_table(group: Group, split: str, answer: str) -> Table:
-    """Setups × targets + Avg in percent, mean ± standard error over seeds, X where a result is missing.
+def results_table(group: Group, split: str, answer: str, measure: str = "accuracy") -> Table:
+    """Setups × targets + Avg of a measure in percent, mean ± standard error over seeds, X where a result is missing.
 
-    For the split `all` a column gives the 95 % interval of Avg over images and seeds.
+    For accuracy on the split `all` a column gives the 95 % interval of Avg over images and seeds; the means of the
+    other measures stand beside accuracy where the run has them.
     """
-    summaries = summarise(group, split, answer)
+    summaries = summarise(group, split, answer, measure)
+    beside = _class_measures(group, split, [answer] if measure == "accuracy" else [])
     with_interval = any(row.interval for row in summaries.values())
     with_errors = any(row.errors for row in summaries.values())
-    columns = (*group.heads, *group.targets, "Avg", *(["Avg, 95 % interval"] if with_interval else []), "unparsed")
+    means = ("Avg", *(["Avg, 95 % interval"] if with_interval else []), *beside)
+    columns = (*group.heads, *group.targets, *means, "unparsed")
 
     def cells(row: Summary) -> tuple[str, ...]:
         targets = (percent(row.cells[target]) if target in row.cells else MISSING for target in group.targets)
@@ -38,13 +46,13 @@ def results_table(group: Group, split: str, answer: str) -> Table:
         interval = [percent_interval(row.interval) if row.interval else MISSING] if with_interval else []
         counts = [row.unparsed, row.errors] if with_errors else [row.unparsed]
         shares = (f"{100 * count / row.n:.1f}" if row.n else MISSING for count in counts)
-        return (*row.setup.cells, *targets, average, *interval, *shares)
+        return (*row.setup.cells, *targets, average, *interval, *beside.loc[row.setup.name], *shares)
 
     return Table(
-        title=f"{group.title} · {answer} path · split {split}",
+        title=f"{group.title} · {answer} path · split {split}{of_measure(measure)}",
         columns=(*columns, "failed") if with_errors else columns,
         rows=tuple(map(cells, summaries.values())),
-        notes=accuracy_notes(group, summaries.values(), split),
+        notes=accuracy_notes(group, summaries.values(), split, measure=measure),
     )
 
 
@@ -86,10 +94,12 @@ def headline_table(group: Group, split: str) -> Table:
         return ", ".join([average_cell(row), *unparsed, *(["one class"] if (name, answer) in alone else [])])
 
     frame = pd.DataFrame([[cell(name, answer) for answer in by_answer] for name in names], index=list(names))
-    columns = (*group.heads, *(f"{answer} path" for answer in by_answer))
+    beside = _class_measures(group, split, by_answer)
+    frame, columns = frame.join(beside), (*group.heads, *(f"{answer} path" for answer in by_answer), *beside)
     notes = (
         "Mean over the held-out domains. The answer path of the paper's table is open in the paper, so all are shown.",
         *accuracy_notes(group, [row for found in by_answer.values() for row in found.values()], split, False),
+        *(["Balanced and macro-F1: in the order of the answer paths."] if group.class_measured else []),
         *(["†: a round of self-labelling accepted no chain."] if empty else []),
     )
     trained = group.with_setup(group.run.frames.units).groupby("setup")[["images", "steps"]].max()
@@ -109,6 +119,16 @@ def headline_table(group: Group, split: str) -> Table:
         filled = [guess, *[NO_LEVEL] * (len(group.heads) - 1), *[f"{100 * share:.1f}"] * len(by_answer)]
         rows.append((*filled, *[NO_LEVEL] * (len(columns) - len(filled))))
     return Table(f"{group.title} · split {split}", columns, tuple(rows), notes)
+
+
+def _class_measures(group: Group, split: str, answers: Collection[str]) -> pd.DataFrame:
+    """Setups × headings: Avg in percent of the measures that count every class alike, a number for each answer path. No
+    columns in a run without them."""
+    columns = pd.DataFrame(index=list(group.setups))
+    for measure, head in CLASS_MEASURES.items() if answers and group.class_measured else ():
+        cells = averages(group, split, measure).map(lambda share: MISSING if pd.isna(share) else f"{100 * share:.1f}")
+        columns[head] = [" / ".join(cells.get((name, path), MISSING) for path in answers) for name in group.setups]
+    return columns
 
 
 def _guessing(group: Group) -> dict[str, float]:
@@ -166,6 +186,11 @@ def percent_interval(value: Interval) -> str:
     return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
 
 
+def of_measure(measure: str) -> str:
+    """What a table's title has to say of its measure; nothing of accuracy, which is meant where none is named."""
+    return "" if measure == "accuracy" else f" · {MEASURES[measure]}"
+
+
 def average_cell(row: Summary | None) -> str:
     """`85.5 ± 0.2 (83.1 to 86.0)`: the mean over targets, with its interval where there is one."""
     if row is None or row.average is None:
@@ -180,12 +205,13 @@ def difference_cells(paired: PairedDifference, adjusted_p: float) -> tuple[str, 
 
 
 def accuracy_notes(
-    group: Group, summaries: Collection[Summary], split: str, with_unparsed: bool = True
+    group: Group, summaries: Collection[Summary], split: str, with_unparsed: bool = True, measure: str = "accuracy"
 ) -> tuple[str, ...]:
-    """What the numbers of a table of accuracies are."""
+    """What the numbers of a table of a measure are."""
     seeds = max((cell.count for row in summaries for cell in row.cells.values()), default=0)
     spread = "mean ± standard error over seeds (standard deviation over √seeds, as in DomainBed)"
-    notes = [f"Accuracy in percent; {spread if seeds > 1 else 'one seed, so no spread'}."]
+    notes = [f"{MEASURES[measure]} in percent; {spread if seeds > 1 else 'one seed, so no spread'}."]
+    notes += [CLASS_NOTE] if group.class_measured else []
     notes += ["Unparsed: share of answers that name no class, counted as wrong."] if with_unparsed else []
     if split == "in":
         notes.append("Split in: the 80 % of the target that DomainBed reports.")
