@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from throughline.metrics.intervals import (
     Interval,
@@ -31,17 +32,18 @@ def runs(targets: int = 2, seeds: int = 3, samples: int = 200, seed: int = 0) ->
     return {(f"t{t}", s): drawn[t, s] for t in range(targets) for s in range(seeds)}
 
 
-def test_wilson_equals_its_closed_form() -> None:
-    z, k, n = 1.959963984540054, 7, 20
-    share = k / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    found = wilson_interval(k, n)
-    assert (found.low, found.high, found.mean) == pytest.approx((middle - half, middle + half, share))
+def test_wilson_is_scipys_and_lies_between_two_of_them_for_a_mean_over_seeds() -> None:
+    found = [wilson_interval(k, 20) for k in range(21)]
+    for k, interval in enumerate(found):
+        expected = stats.binomtest(k, 20).proportion_ci(method="wilson")
+        assert (interval.low, interval.high, interval.mean) == pytest.approx((expected.low, expected.high, k / 20))
+    between = wilson_interval(7 + 1 / 3, 20)
+    assert found[7].low < between.low < found[8].low and found[7].high < between.high < found[8].high
 
 
 def test_wilson_stays_inside_zero_and_one_and_has_width_at_the_ends() -> None:
     assert wilson_interval(0, 10).low == 0.0 and wilson_interval(0, 10).high > 0.2
+    assert wilson_interval(3, 3).high == 1.0 and wilson_interval(3, 3).low < 0.5
     with pytest.raises(ValueError):
         wilson_interval(0, 0)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
+from tests.reporting.conftest import CLASSES
 
 from throughline.analysis.divergence import Divergence, Pair
 from throughline.analysis.document import FILE, Analysis, Fold
@@ -64,8 +65,8 @@ def folder(make_run) -> Path:
 def test_a_models_card_has_its_method_beside_the_base_and_labels(folder: Path) -> None:
     said = held_out_section(folder, "mtct", IMAGES)
     rows = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("| ")]
-    assert {name for name in rows if name != "method"} == {"zero\\_shot", "cls", "mtct"}
-    assert said.count("path**") == 3
+    assert {name for name in rows if name not in ("method", "class", *CLASSES)} == {"zero\\_shot", "cls", "mtct"}
+    assert said.count("path**") == 3 == said.count("| class | images | zero\\_shot | cls | mtct |")
     assert "80 % with own image and chain; with another image 10 %; with another image's chain 75 %" in said
     (folder / FILE).unlink()
     assert "with own image and chain" not in held_out_section(folder, "mtct", IMAGES)

@@ -79,15 +79,15 @@ def test_the_page_has_every_section_and_says_that_the_world_is_drawn(page: str) 
     ids = {attributes.get("id") for _, attributes in Reader(page).tags}
     assert ids >= {
         "results", "ablation", "paths", "rounds", "rounds-expected", "training", "optimisation", "tokens", "chains",
-        "entropy", "domains", "faithfulness", "sensitivity", "confusion", "confidence", "gallery", "run",
+        "entropy", "domains", "faithfulness", "sensitivity", "classes", "confusion", "confidence", "gallery", "run",
     }  # fmt: skip
     linked = {str(a["href"]) for tag, a in Reader(page).tags if tag == "a"}
     beside = {one for one in linked if one.startswith("figures/")}
     assert {one[1:] for one in linked - beside} <= ids
     assert {f"figures/loss.{ending}" for ending in ("svg", "png", "csv")} <= beside
     assert DRAWN_NOTE in page
-    # accuracy, rounds, loss, reliability, abstention, and a confusion figure of each target
-    assert page.count('role="img"') == 7
+    # accuracy, rounds, loss, reliability, abstention, classes, and a confusion figure of each target
+    assert page.count('role="img"') == 8
     assert "The run folder is complete." in page and "versions.torch" in page and "preset: demo" in page
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 """Of every interval."""
+NORMAL = float(special.ndtri((1 + LEVEL) / 2))
+"""Half the width of such an interval of a normal distribution, in standard deviations."""
 
 Runs = Mapping[tuple[str, int], ArrayLike]
 """One vector `(samples,)` per (target, seed); a target's vectors are aligned by sample over its seeds."""
@@ -46,12 +48,15 @@ def bootstrap_generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def wilson_interval(correct: int, n: int) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927); behaves at 0 and at n, unlike the normal interval."""
+def wilson_interval(correct: float, n: int) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927); behaves at 0 and at n, unlike the normal interval. `correct`
+    may be a mean over seeds that answered the same `n` images, so no whole number, as scipy's own wants it."""
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} of {n} is no share")
-    result = stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
-    return Interval(low=float(result.low), high=float(result.high), mean=correct / n)
+    square = NORMAL**2
+    half = math.sqrt(square * (square + 4 * correct * (1 - correct / n)))
+    low, high = ((2 * correct + square + side) / (2 * (n + square)) for side in (-half, half))
+    return Interval(low=max(low, 0.0), high=min(high, 1.0), mean=correct / n)
 
 
 def mean_and_error(values: Sequence[float]) -> MeanError:
@@ -134,7 +139,6 @@ def interval_over_runs(
     """
     if not intervals:
         raise ValueError("no runs")
-    normal = stats.norm.ppf((1 + LEVEL) / 2)
     by_target = {
         name: [interval for (target, _), interval in intervals.items() if target == name]
         for name, _ in sorted(intervals)
@@ -143,7 +147,7 @@ def interval_over_runs(
     drawn = []
     for own in by_target.values():
         means = np.array([interval.mean for interval in own])
-        error = float(np.mean([(interval.high - interval.low) / (2 * normal) for interval in own]))
+        error = float(np.mean([(interval.high - interval.low) / (2 * NORMAL) for interval in own]))
         of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
         drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
     mean = float(np.mean([np.mean([interval.mean for interval in own]) for own in by_target.values()]))

@@ -10,6 +10,7 @@ import numpy as np
 from throughline.analysis.divergence import divergence_table
 from throughline.analysis.document import FILE, Analysis, Fold, read_analysis
 from throughline.core.errors import ThroughlineError
+from throughline.reporting.classes import class_table
 from throughline.reporting.results import groups
 from throughline.reporting.tables import results_table
 from throughline.reporting.text import to_markdown
@@ -21,8 +22,8 @@ BESIDE = ("zero_shot", "cls")
 
 
 def held_out_section(folder: Path, method: str, images: str) -> str:
-    """Markdown for a model card: the method's accuracy on each domain while it was held out, and what its answers hang
-    on. `images` is the fingerprint of the images that the model was fitted on.
+    """Markdown for a model card: the method's accuracy on each domain while it was held out, its recall of each class,
+    and what its answers hang on. `images` is the fingerprint of the images that the model was fitted on.
 
     Raises ThroughlineError for a run of other images, or without results of the method.
     """
@@ -37,6 +38,10 @@ def held_out_section(folder: Path, method: str, images: str) -> str:
         table = results_table(group, "all", answer)
         rows = tuple(row for row in table.rows if row[0] in (*BESIDE, method))
         tables.append(to_markdown(replace(table, title=f"{answer} path", rows=rows)))
+        recalls = class_table(group, answer, (*BESIDE, method))
+        if recalls is not None:
+            summary = f"<summary>Recall by class, {answer} path</summary>"
+            tables.append(f"<details>{summary}\n\n{to_markdown(recalls, with_title=False)}\n</details>")
     about = (
         "Accuracy on each domain of models that were trained on the other domains, by `throughline run` on the same "
         "images. It is an estimate for a domain that this model has not seen. This model was trained on all of them."

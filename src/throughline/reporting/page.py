@@ -15,6 +15,7 @@ from throughline.core.untrusted import embedded
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analyses import find_analysis, shaded_data
+from throughline.reporting.classes import class_figure, class_table
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
 from throughline.reporting.drawing import write_figures
@@ -106,6 +107,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         loss_figure(group),
         reliability_figure(sure),
         abstention_figure(sure),
+        class_figure(group, "likelihood" if "likelihood" in answers else next(iter(answers), "label")),
     )
     return {
         "title": group.title,
@@ -124,6 +126,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "loss": loss_table(group),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
+        "classes": existing(class_table(group, answer) for answer in answers),
         "confusion_figures": [_named(plot, suffix) for plot in confusion_figures(mixed)],
         "confusion": embedded(confusion_data(mixed)) if mixed else None,
         "gallery": gallery,

@@ -24,7 +24,7 @@ from throughline.reporting.results import (
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.runs.records import CLASS_MEASURES
 
-CLASS_NOTE = "Balanced accuracy and macro-F1: mean recall and mean F1 over the classes that a domain's images show."
+CLASS_NOTE = "Balanced accuracy and macro-F1 are the mean recall and the mean F1 over the classes in a domain."
 
 
 def results_table(group: Group, split: str, answer: str, measure: str = "accuracy") -> Table:
@@ -99,7 +99,7 @@ def headline_table(group: Group, split: str) -> Table:
     notes = (
         "Mean over the held-out domains. The answer path of the paper's table is open in the paper, so all are shown.",
         *accuracy_notes(group, [row for found in by_answer.values() for row in found.values()], split, False),
-        *(["Balanced and macro-F1: in the order of the answer paths."] if group.class_measured else []),
+        *(["Balanced and macro-F1: one number per answer path, in their order."] if group.class_measured else []),
         *(["†: a round of self-labelling accepted no chain."] if empty else []),
     )
     trained = group.with_setup(group.run.frames.units).groupby("setup")[["images", "steps"]].max()
