@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,16 @@ def context(method: str | None = None) -> Any:
     return InsteadOfSpawn if method == "spawn" else real_context(method)
 
 
-def typed(
-    words: Sequence[str], said: Path, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
-) -> Any:
-    """A process in which `throughline WORDS` was typed in `folder`; what it says goes into the file `said`."""
-    process = InsteadOfSpawn.Process(target=_type, args=(words, said, folder or Path.cwd(), environment or {}))
+def started(function: Callable[..., Any], arguments: tuple[Any, ...], said: Path, folder: Path | None = None) -> Any:
+    """A process that calls the function in `folder`; what it says goes into the file `said`."""
+    process = InsteadOfSpawn.Process(target=_talk, args=(function, arguments, said, folder or Path.cwd()))
     process.start()
     return process
+
+
+def typed(words: Sequence[str], said: Path, folder: Path | None = None) -> Any:
+    """A process in which `throughline WORDS` was typed."""
+    return started(_type, (words,), said, folder)
 
 
 def _begin(environment: dict[str, str], target: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -78,13 +81,16 @@ def _begin(environment: dict[str, str], target: Callable[..., Any], args: tuple[
     target(*args)
 
 
-def _type(words: Sequence[str], said: Path, folder: Path, environment: Mapping[str, str]) -> None:
-    from throughline.cli.main import main
-
+def _talk(function: Callable[..., Any], arguments: tuple[Any, ...], said: Path, folder: Path) -> None:
     os.chdir(folder)
-    os.environ.update(environment)
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    function(*arguments)
+
+
+def _type(words: Sequence[str]) -> None:
+    from throughline.cli.main import main
+
     sys.argv = ["throughline", *words]
     sys.exit(main())

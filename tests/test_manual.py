@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from tests.forks import typed
+from tests.forks import started, typed
 
 import command_reference
 from throughline.experiment.config import load_config
@@ -27,7 +26,6 @@ FENCE = re.compile(r"^```(\w*) ?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"needs-answers", "needs-cluster", "needs-gpu", "needs-model", "needs-server"}
 """Words behind `sh` or `python` that keep a block from being run."""
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -57,27 +55,22 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        home = {"HF_HOME": str(folder / ".huggingface"), "HF_HUB_OFFLINE": "1"}
-        self.environment = {**os.environ, **THREADS, **home}
+        self.said = folder / ".said"
 
     def type(self, command: str) -> tuple[int, str]:
         words = shlex.split(command)
-        if words[0] != "throughline":
-            return self._start(["sh", "-c", command])
-        said = self.folder / ".said"
-        process = typed(words[1:], said, folder=self.folder)
-        process.join()
-        return process.exitcode, said.read_text()
+        if words[0] == "throughline":
+            return self._end_of(typed(words[1:], self.said, self.folder))
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def run_python(self, code: str) -> tuple[int, str]:
-        """As in a notebook, there is no file that a worker process could import."""
-        return self._start([sys.executable, "-c", code])
+        """As in a notebook, there is no file."""
+        return self._end_of(started(exec, (code, {"__name__": "__main__"}), self.said, self.folder))
 
-    def _start(self, command: list[str]) -> tuple[int, str]:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
+    def _end_of(self, process: Any) -> tuple[int, str]:
+        process.join()
+        return process.exitcode, self.said.read_text()
 
 
 def run_page(page: Path, folder: Path) -> None:

@@ -19,9 +19,12 @@ pytestmark = pytest.mark.slow
 SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
 
 
-def test_every_number_of_a_row_follows_from_its_step_time():
-    found = measure(SETTINGS, print)
-    rows = {row.name.partition(": ")[2]: row for row in found}
+@pytest.fixture(scope="module")
+def rows():
+    return {row.name.partition(": ")[2]: row for row in measure(SETTINGS, print)}
+
+
+def test_every_number_of_a_row_follows_from_its_step_time(rows):
     step, samples, tokens = rows["step"], rows["samples"], rows["tokens"]
     assert step.name == "gpu pocket: step" and step.rival == "two separate sequences"
     assert step.ratio == step.rival_value / step.ours_value and 1 < step.predicted_ratio < 2
@@ -38,8 +41,7 @@ def test_every_number_of_a_row_follows_from_its_step_time():
     assert "peak memory" not in rows  # nobody counts it here
 
 
-def test_settings_say_which_rows_the_tokens_are_of():
-    rows = {row.name.partition(": ")[2]: row for row in measure(SETTINGS, print)}
+def test_settings_say_which_rows_the_tokens_are_of(rows):
     step, tokens = rows["step"], rows["tokens"]
 
     def counted(batches: str) -> int:

@@ -336,9 +336,10 @@ def test_units_that_a_folder_has_finished_count_with_what_they_took(demo, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_finished_run_is_compared_unit_by_unit_and_calibrates_the_model(tmp_path):
     """The tiny preset for real: after calibration the sums meet."""
-    config = load_config("tiny", ["methods=cls,mtct_sarr"])
+    config = load_config("tiny", ["methods=cls,mtct_sarr", "data.drawn.per_class=1"])
     run_experiment(config, tmp_path / "run")
     rows, hardware = compare_with_run(tmp_path / "run")
     assert {(row.unit, row.group) for row in rows} == {

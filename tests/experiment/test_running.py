@@ -63,15 +63,10 @@ def ignore_ctrl_c():
 def process(config_file, tmp_path):
     """Starts a run in a process of its own."""
 
-    def process(*overrides, out="run", seconds=0.0, before=heed_ctrl_c):
-        command = [
-            sys.executable,
-            "-m",
-            "tests.experiment.fake_executor",
-            str(tmp_path / out),
-            str(config_file),
-            *overrides,
-        ]
+    def process(
+        *overrides, out="run", seconds=0.0, before=heed_ctrl_c, python=("-m", "tests.experiment.fake_executor")
+    ):
+        command = [sys.executable, *python, str(tmp_path / out), str(config_file), *overrides]
         environment = os.environ | {"FAKE_SECONDS": str(seconds)}
         return subprocess.Popen(
             command,
@@ -357,6 +352,14 @@ def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_result
     last.communicate()
     assert results(folder) == undisturbed
     assert not list((folder / "units").rglob(".*")), "what a kill left half written"
+
+
+def test_workers_start_where_there_is_no_file_that_they_could_import_as_in_a_notebook(process, tmp_path):
+    code = "import sys; from tests.experiment.fake_executor import main; sys.exit(main(sys.argv[1:]))"
+    notebook = process("methods=cls", python=("-c", code))
+    _, errors = notebook.communicate(timeout=60)
+    assert notebook.returncode == 0, errors
+    assert slugs(tmp_path / "run", "end") == ["sketch-cls-seed0"]
 
 
 def test_no_worker_outlives_a_killed_parent(process, tmp_path):

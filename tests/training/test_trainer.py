@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Trained = tuple[dict[str, Tensor], int, list[TrainingLine]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stage(
     tiny_checkpoint: Path, tiny_images: ImageSet
 ) -> Callable[..., tuple[dict[str, Tensor], int, list[TrainingLine]]]:
@@ -208,10 +208,18 @@ def checkpoints(folder: Path) -> list[int]:
 SMALL: dict[str, Any] = {"dropout": 0.1, "batch": 4, "micro_batch": 2, "epochs": 3}
 
 
-def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(stage: Any, tmp_path: Path) -> None:
-    expected, _, _ = stage(tmp_path / "seldom saved", **SMALL, log_steps=2)
-    saved, steps, lines = stage(tmp_path / "undisturbed", **SMALL, log_steps=2, save_steps=2)
-    assert same(saved, expected)
+@pytest.fixture(scope="module")
+def undisturbed(stage: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Such a stage from end to end, saved often."""
+    trained: Trained = stage(tmp_path_factory.mktemp("undisturbed"), **SMALL, save_steps=2)
+    return trained
+
+
+def test_a_stage_that_is_stopped_goes_on_and_ends_with_the_same_weights(
+    stage: Any, undisturbed: Trained, tmp_path: Path
+) -> None:
+    expected, steps, lines = stage(tmp_path / "seldom saved", **SMALL, log_steps=2)
+    assert same(undisturbed[0], expected)
     assert [line.step for line in lines] == [2, 4, 6, 8, 9]
     # uses before the stop: in the first step, at the end of an epoch, in the middle of one, in the last step
     for use, left in ((2, 33), (14, 25), (20, 18), (33, 7)):
@@ -229,24 +237,24 @@ forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods()
 
 
 @forks
-def test_samples_from_other_processes_train_the_same_weights(stage: Any, tmp_path: Path) -> None:
-    expected = stage(tmp_path / "here", **SMALL)
+def test_samples_from_other_processes_train_the_same_weights(stage: Any, undisturbed: Trained, tmp_path: Path) -> None:
     uses: list[int] = []
-    found = stage(tmp_path / "there", **SMALL, loader_workers=2, seen=uses.append)
+    found = stage(tmp_path, **SMALL, loader_workers=2, seen=uses.append)
     assert not uses  # not in this process
-    assert same(found[0], expected[0])
-    assert found[1:] == expected[1:]
+    assert same(found[0], undisturbed[0])
+    assert found[1:] == undisturbed[1:]
 
 
 @forks
-def test_a_stage_goes_on_with_other_processes_than_it_began_with(stage: Any, tmp_path: Path) -> None:
-    expected = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+def test_a_stage_goes_on_with_other_processes_than_it_began_with(
+    stage: Any, undisturbed: Trained, tmp_path: Path
+) -> None:
     with pytest.raises(Stop):
-        stage(tmp_path / "stopped", **SMALL, save_steps=2, seen=stops_at(20))
-    assert checkpoints(tmp_path / "stopped") == [4]
-    found = stage(tmp_path / "stopped", **SMALL, save_steps=2, loader_workers=2)
-    assert same(found[0], expected[0])
-    assert found[1:] == expected[1:]
+        stage(tmp_path, **SMALL, save_steps=2, seen=stops_at(20))
+    assert checkpoints(tmp_path) == [4]
+    found = stage(tmp_path, **SMALL, save_steps=2, loader_workers=2)
+    assert same(found[0], undisturbed[0])
+    assert found[1:] == undisturbed[1:]
 
 
 @forks
@@ -281,8 +289,7 @@ def test_a_stage_that_had_ended_is_not_trained_any_further(stage: Any, tmp_path:
     assert first[1:] == again[1:]
 
 
-def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, tmp_path: Path) -> None:
-    expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, undisturbed: Trained, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         stage(tmp_path / "torn", **SMALL, save_steps=2, seen=stops_at(24))
     torn = tmp_path / "torn" / "checkpoints" / "checkpoint-6"
@@ -291,11 +298,12 @@ def test_a_checkpoint_without_its_mark_is_no_checkpoint(stage: Any, tmp_path: Pa
     uses: list[int] = []
     found, _, _ = stage(tmp_path / "torn", **SMALL, save_steps=2, seen=uses.append)
     assert len(uses) == 33
-    assert same(found, expected)
+    assert same(found, undisturbed[0])
 
 
-def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(stage: Any, tmp_path: Path) -> None:
-    expected, _, _ = stage(tmp_path / "undisturbed", **SMALL, save_steps=2)
+def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(
+    stage: Any, undisturbed: Trained, tmp_path: Path
+) -> None:
     with pytest.raises(Stop):
         stage(tmp_path / "torn", **SMALL, save_steps=2, seen=stops_at(24))
     folder = tmp_path / "torn" / "checkpoints"
@@ -305,7 +313,7 @@ def test_a_newer_torn_checkpoint_does_not_hide_an_older_whole_one(stage: Any, tm
     uses: list[int] = []
     found, _, _ = stage(tmp_path / "torn", **SMALL, save_steps=2, seen=uses.append)
     assert len(uses) == 11
-    assert same(found, expected)
+    assert same(found, undisturbed[0])
 
 
 def test_an_end_of_epoch_is_not_missed_by_who_goes_on_right_behind_it(stage: Any, tmp_path: Path) -> None:
