@@ -9,10 +9,10 @@ from PIL import Image
 from browser import BROWSER, BROWSERS, Browser
 from throughline.core.errors import ThroughlineError
 
-PICTURES = {"report": (None, "light", 1300), "report-chains": ("chains", "dark", 760)}
+PICTURES = {"report": (None, "light", 1600), "report-chains": ("chains", "dark", 760)}
 """By file name: the section at the top (None: the head of the page), the colour scheme and the height in pixels."""
 
-WIDTH = 1100
+WIDTH = 1400
 
 
 def take_pictures(page: Path, folder: Path) -> Iterator[Path]:
@@ -27,7 +27,7 @@ def take_pictures(page: Path, folder: Path) -> Iterator[Path]:
             browser.emulate(scheme=scheme)
             browser.open(page, width=WIDTH, height=height)
             if section is not None:
-                browser.evaluate(f"document.getElementById('{section}').scrollIntoView()")
+                browser.evaluate(f"openFor('{section}'); document.getElementById('{section}').scrollIntoView()")
             raw = Path(scratch) / f"{name}.png"
             browser.picture(raw)
             # A page has few colours: a palette makes the file a third of the size, and no eye sees it.

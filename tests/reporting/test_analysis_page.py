@@ -73,8 +73,9 @@ def test_every_section_has_something_when_everything_was_measured(analysed: Run)
         assert words in page, words
     figures = {path.name for path in (analysed.folder / "report" / "figures").iterdir()}
     names = {
-        "accuracy", "rounds", "loss", "reliability", "abstention", "confusion-1", "perplexity", "optimisation",
-        "divergence", "probabilities-label-class", "probabilities-teacher-class", "probabilities-teacher-chain",
+        "accuracy", "differences", "rounds", "loss", "reliability", "abstention", "classes", "confusion-1",
+        "perplexity", "optimisation", "divergence", "probabilities-label-class",
+        "probabilities-teacher-class", "probabilities-teacher-chain",
     }  # fmt: skip
     assert figures == {f"{name}.{ending}" for name in names for ending in ("svg", "png", "csv")}
     assert all(f'aria-label="{name}' not in page for name in ("None", "{"))

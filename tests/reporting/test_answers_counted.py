@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.metrics.calibration import expected_calibration_error
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
-from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
+from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import csv_of, svg_of
 from throughline.reporting.results import Group, groups
 from throughline.runs.reader import Run, read_run
@@ -57,11 +57,23 @@ def test_what_the_script_gets_and_what_the_files_get_add_up(group: Group) -> Non
         cells = np.array(found["cells"]).reshape(-1, 3)
         assert cells[:, 2].sum() == table.counts.sum() == 90
         assert all(table.counts[true, given] == count for true, given, count in cells)
-    first, second = confusion_figures(tables)
+    first, second = confusion_figures(tables, "label", ("cls", "mtct_sarr"))
+    assert [panel.title for panel in first.panels] == ["cls", "mtct_sarr"]
     assert (first.name, second.name) == ("confusion-1", "confusion-2")
     assert sum(int(str(row[-1])) for row in first.rows) == 6 * 3 * 90
     assert {row[0] for row in first.rows} == {"painting"}
     assert any(row[4] is None for row in first.rows) and "painting,cls,label,boat,," in csv_of(first)
+
+
+def test_the_most_frequent_confusions_are_counted_over_targets_and_seeds(run: Run, group: Group) -> None:
+    table = mixups_table(confusions(group), "cls", "label")
+    answers = [p for p in said(run, "cls") if p.answer == "label"]
+    wrong = Counter((p.labels[0], p.predicted or "no class") for p in answers if p.predicted != p.labels[0])
+    assert table is not None and {row[:2]: int(row[2]) for row in table.rows} == dict(wrong.most_common(8))
+    assert [int(row[2]) for row in table.rows] == sorted(wrong.values(), reverse=True)[:8]
+    (true, _, count, total, share), *_ = table.rows
+    assert int(total) == sum(p.labels[0] == true for p in answers) and share == f"{100 * int(count) / int(total):.1f}"
+    assert mixups_table(confusions(group), "nothing", "label") is None
 
 
 def test_calibration_and_both_ways_to_abstain(run: Run, group: Group) -> None:

@@ -9,7 +9,7 @@ from tests.reporting.conftest import CLASSES
 
 from throughline.analysis.divergence import Divergence, Pair
 from throughline.analysis.document import FILE, Analysis, Fold
-from throughline.analysis.faithfulness import Variant
+from throughline.analysis.faithfulness import Variant, finding
 from throughline.analysis.mismatch import Mismatch
 from throughline.analysis.records import State
 from throughline.cli.main import main
@@ -70,6 +70,15 @@ def test_a_models_card_has_its_method_beside_the_base_and_labels(folder: Path) -
     assert "80 % with own image and chain; with another image 10 %; with another image's chain 75 %" in said
     (folder / FILE).unlink()
     assert "with own image and chain" not in held_out_section(folder, "mtct", IMAGES)
+
+
+def test_the_finding_says_what_conclusions_follow() -> None:
+    variants = analysis().of_folds("variants")
+    assert finding(variants) == (
+        "mtct follows the image more than the chain: of its conclusions 80 % are right, behind another image's chain "
+        "75 %, with another image 10 %."
+    )
+    assert finding(variants[:2]) == finding(()) == ""
 
 
 def test_a_datasets_card_says_how_foreign_its_chains_are(folder: Path) -> None:

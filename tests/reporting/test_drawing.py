@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from throughline.core.plot import Panel, Plot, Series
-from throughline.reporting.drawing import write_figures
+from throughline.reporting.drawing import drawn_figure, write_figures
 
 
 def plot(name: str = "made") -> Plot:
@@ -33,3 +33,14 @@ def test_figures_that_are_no_more_go_and_strangers_stay(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a table of the reader's own")
     write_figures(tmp_path, [plot("kept")])
     assert {path.name for path in tmp_path.iterdir()} == {"kept.svg", "kept.png", "kept.csv", "mine.csv"}
+
+
+def test_no_word_leaves_a_map_of_many_classes() -> None:
+    names = [(place, f"cup {place}") for place in range(12)]
+    heat = [[1 / 12] * 13] * 12
+    panels = tuple(Panel(title=title, heat=heat, x_ticks=names, y_ticks=names) for title in ("first", "second"))
+    wide = Plot("map", "a map", panels, ("x",), ((1,),), height=3.4, across=2, x_label="answer", shared="xy")
+    figure = drawn_figure(wide)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in (axes.title, *axes.get_xticklabels())]
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)

@@ -9,9 +9,9 @@ import pytest
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.core.plot import Plot
 from throughline.reporting.drawing import drawn_figure, svg_of
-from throughline.reporting.figures import accuracy_figure, rounds_figure
+from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
 from throughline.reporting.losses import loss_figure, loss_table
-from throughline.reporting.results import groups, summarise
+from throughline.reporting.results import against_baseline, groups, summarise
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 def plots(run: Run) -> list[Plot | None]:
     (group,) = groups(run)
     rows = {answer: summarise(group, "all", answer) for answer in ("label", "reasoning")}
-    return [accuracy_figure(rows), rounds_figure(group, "all"), loss_figure(group)]
+    compared = {answer: against_baseline(group, answer) for answer in rows}
+    return [
+        accuracy_figure(rows, chance=1 / 3),
+        rounds_figure(group, "all"),
+        loss_figure(group),
+        differences_figure(group, compared),
+    ]
 
 
 def figures(run: Run) -> list[str | None]:
@@ -69,10 +75,38 @@ def test_every_method_and_both_paths_are_named_in_the_accuracy_figure(fake_run: 
 
 def test_a_run_without_training_or_rounds_has_no_such_figures(make_run: Callable[..., FakeRun]) -> None:
     run = read_run(make_run(methods=("zero_shot",), seeds=(0,), targets=("sketch",)).folder)
-    accuracy, rounds, loss = figures(run)
-    assert accuracy is not None and rounds is None and loss is None
+    accuracy, rounds, loss, differences = figures(run)
+    assert accuracy is not None and rounds is None and loss is None and differences is None
     (group,) = groups(run)
     assert loss_table(group) is None
+
+
+def test_the_forest_plot_holds_the_numbers_of_the_comparisons(fake_run: FakeRun) -> None:
+    run = read_run(fake_run.folder)
+    (group,) = groups(run)
+    plot = plots(run)[3]
+    assert plot is not None and [panel.title for panel in plot.panels] == [
+        "label path, minus cls",
+        "reasoning path, minus cls",
+    ]
+    expected = {row.setup.name: row for row in against_baseline(group, "label")}
+    drawn = {str(row[1]): row[2:] for row in plot.rows if row[0] == "label"}
+    assert drawn.keys() == expected.keys() and "cls" not in drawn
+    for name, row in expected.items():
+        assert drawn[name] == (
+            "cls",
+            row.paired.interval.mean,
+            row.paired.interval.low,
+            row.paired.interval.high,
+            row.adjusted_p,
+        )
+    assert all(panel.rulers == (0,) for panel in plot.panels), "a line where there is no difference"
+
+
+def test_the_dot_plot_has_a_line_at_chance(fake_run: FakeRun) -> None:
+    plot = plots(read_run(fake_run.folder))[0]
+    assert plot is not None and plot.panels[0].rulers == (pytest.approx(100 / 3),)
+    assert "dotted line: chance" in plot.description
 
 
 def test_rounds_begin_where_they_started_from(fake_run: FakeRun) -> None:

@@ -85,9 +85,9 @@ def test_the_page_has_every_section_and_says_that_the_world_is_drawn(page: str) 
     beside = {one for one in linked if one.startswith("figures/")}
     assert {one[1:] for one in linked - beside} <= ids
     assert {f"figures/loss.{ending}" for ending in ("svg", "png", "csv")} <= beside
-    assert DRAWN_NOTE in page
-    # accuracy, rounds, loss, reliability, abstention, classes, and a confusion figure of each target
-    assert page.count('role="img"') == 8
+    assert page.count(DRAWN_NOTE) == 1
+    # accuracy, differences, rounds, loss, reliability, abstention, classes, and a confusion figure of each target
+    assert page.count('role="img"') == 9
     assert "The run folder is complete." in page and "versions.torch" in page and "preset: demo" in page
 
 
@@ -142,6 +142,27 @@ def test_the_deciding_method_is_half_wrong_where_it_can_be(fake_run: FakeRun) ->
     said = [{entry[0]: entry[2] for entry in image[4]}[gallery.data["first"]] for image in data["images"][:8]]
     assert sum(answer[3] for answers in said for answer in answers if answer[0] == 1) == 4, "the reasoning path decides"
     assert [data["answers"][said[0]] for said in answers] == ["label", "reasoning", "likelihood"]
+
+
+def test_images_that_were_given_several_classes_come_first_in_shuffled_order(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("cls",), seeds=(0,))
+    gallery = make_gallery(groups(read_run(fake.folder))[0], None, with_texts=20)
+    assert gallery is not None
+    images = gallery.data["images"]
+    disputed = [len({said[1] for entry in image[4] for said in entry[2]}) > 1 for image in images]
+    assert 0 < sum(disputed) == gallery.disputed < len(images)
+    for part in (slice(20), slice(20, None)):
+        assert disputed[part] == sorted(disputed[part], reverse=True)
+        names = [image[0] for image in images[part]]
+        assert names != sorted(names) and {name.split("/")[0] for name in names[:6]} == {"painting", "sketch"}
+
+
+def test_without_script_every_table_of_results_is_there(page: str) -> None:
+    sheets = [attributes for tag, attributes in Reader(page).tags if attributes.get("class") == "sheet"]
+    assert {(sheet["data-answer"], sheet["data-split"]) for sheet in sheets} == {
+        (answer, split) for answer in ("label", "reasoning", "likelihood") for split in ("in", "out", "all")
+    }
+    assert not any("hidden" in sheet for sheet in sheets)
 
 
 def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable[..., FakeRun]) -> None:

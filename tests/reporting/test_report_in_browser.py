@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="no headless browser on this machine"),
 ]
+UNFOLD = "document.querySelectorAll('#why details').forEach((part) => { part.open = true; })"
 Answers = dict[tuple[str, str, str], Any]
 
 
@@ -49,6 +50,7 @@ def page(fake: FakeRun) -> Path:
 @pytest.fixture
 def opened(browser: Browser, page: Path) -> Browser:
     browser.open(page)
+    browser.evaluate(UNFOLD)
     return browser
 
 
@@ -78,7 +80,7 @@ def entries_of(run: Run) -> dict[tuple[str, str], Answers]:
 def test_nothing_is_asked_for_and_nothing_complained_of(opened: Browser) -> None:
     opened.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
     assert opened.requests == [] and opened.complaints == []
-    assert opened.evaluate("document.querySelectorAll('figure.plot svg').length") == 13
+    assert opened.evaluate("document.querySelectorAll('figure.plot svg').length") == 15
 
 
 def test_a_fault_and_a_request_would_be_noticed(browser: Browser, tmp_path: Path) -> None:
@@ -180,12 +182,89 @@ def test_the_confusion_table_follows_its_fields(opened: Browser, run: Run) -> No
         assert [int(cell or 0) for cell in row[1:]] == counts
 
 
+CUT = """((right) => {
+  const names = (element) => `${element.localName} ${element.textContent.trim().slice(0, 40)}`;
+  const seen = [...document.querySelectorAll("body *:not(svg *, script, style, noscript, option)")]
+    .filter((element) => element.checkVisibility() && element.getBoundingClientRect().width);
+  const scrolls = (box) => box && getComputedStyle(box).overflowX === "auto";
+  const outside = seen.filter((element) => {
+    const region = element.parentElement.closest(".scroll, pre");
+    const box = element.getBoundingClientRect();
+    return !scrolls(region) && !element.matches(".skip") && (box.right > right + 0.5 || box.left < -0.5);
+  });
+  const clipped = seen.filter((element) => !scrolls(element) && element.scrollWidth > element.clientWidth + 1
+    && element.clientWidth && getComputedStyle(element).overflowX !== "visible" && element.localName !== "select");
+  const lost = [...document.querySelectorAll(".plot svg text")].filter((text) => {
+    const [own, all] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+    return all.width && (own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1
+      || own.bottom > all.bottom + 1);
+  });
+  return [...outside, ...clipped, ...lost].map(names);
+})(RIGHT)"""
+"""What is seen and stands beyond the right edge, is clipped by its own box, or leaves its figure."""
+
+A4 = 703
+"""Pixels between margins of 12 mm."""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, page: Path, scheme: str) -> None:
+@pytest.mark.parametrize("width", [360, 390, 768, 1400])
+def test_nothing_is_cut(browser: Browser, page: Path, width: int, scheme: str) -> None:
     browser.emulate(scheme=scheme)
-    browser.open(page, width=360, height=740)
-    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    browser.open(page, width=width, height=844)
+    for prepare in ("0", UNFOLD, "document.querySelectorAll('.sheet').forEach((sheet) => { sheet.hidden = false; })"):
+        browser.evaluate(prepare)
+        assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
+        assert browser.evaluate(CUT.replace("RIGHT", str(width))) == []
     browser.emulate()
+
+
+def test_in_print_everything_stands_on_the_page(browser: Browser, page: Path) -> None:
+    browser.open(page, width=A4)
+    browser.emulate(media="print")
+    assert browser.evaluate("document.querySelectorAll('#why > details[open]').length") == 0
+    unseen = (
+        "[...document.querySelectorAll('figure, .confusion table, .tokens')].filter((e) => !e.checkVisibility()).length"
+    )
+    cut, hidden = browser.evaluate(CUT.replace("RIGHT", str(A4))), browser.evaluate(unseen)
+    browser.emulate()
+    assert (cut, hidden) == ([], 0)
+    assert browser.evaluate(unseen) > 20, "on the screen they are folded"
+
+
+def test_printing_opens_what_is_folded_and_folds_it_again(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    states = """["beforeprint", "afterprint"].map((name) => { dispatchEvent(new Event(name));
+      return document.querySelectorAll("details:not([open])").length; })"""
+    before = browser.evaluate("document.querySelectorAll('details:not([open])').length")
+    assert before > 10 and browser.evaluate(states) == [0, before]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_who_won_is_on_the_first_screen(browser: Browser, page: Path, width: int, height: int) -> None:
+    browser.open(page, width=width, height=height)
+    bottoms = """[".verdict strong", ".chance", ".best"].map(
+      (name) => document.querySelector(name).getBoundingClientRect().bottom)"""
+    assert max(browser.evaluate(bottoms)) < height
+    assert browser.evaluate("document.querySelector('.verdict').textContent").endswith("better")
+    top = browser.evaluate("document.querySelector('.sheet:not([hidden]) tbody').getBoundingClientRect().top")
+    assert top < height or width < 600
+
+
+def test_one_table_is_shown_of_the_path_and_split_chosen(opened: Browser) -> None:
+    shown = """[...document.querySelectorAll(".sheet")].filter((sheet) => sheet.checkVisibility())
+      .map((sheet) => [sheet.dataset.answer, sheet.dataset.split])"""
+    assert opened.evaluate("document.querySelectorAll('.sheet').length") == 9
+    assert opened.evaluate(shown) == [["label", "all"]]
+    assert choose(opened, ".switched", answer="likelihood", split="out") == "likelihood path, split out"
+    assert opened.evaluate(shown) == [["likelihood", "out"]]
+
+
+def test_a_link_into_a_folded_part_opens_it(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    opens = """new Promise((done) => { addEventListener("hashchange", () => setTimeout(() =>
+      done(document.getElementById("chains").open))); location.hash = "chains"; })"""
+    assert browser.evaluate(opens) is True
 
 
 def test_only_what_scrolls_is_a_stop_for_tab(browser: Browser, page: Path) -> None:
@@ -206,7 +285,7 @@ def test_in_print_the_controls_are_gone_and_figures_fit(browser: Browser, page: 
         Math.max(...[...document.querySelectorAll(".plot svg")].map((one) => one.getBoundingClientRect().right))]"""
     )
     browser.emulate()
-    assert seen[:2] == ["rgb(255, 255, 255)", "none"] and seen[2] <= 700
+    assert seen[:2] == ["rgb(255, 255, 255)", "none"] and 0 < seen[2] <= 700
 
 
 def test_several_runs_open_without_a_word(browser: Browser, fake: FakeRun, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def _panel(kind: Divergence, several: bool) -> Panel:
     expected = [pair.expected for pair in kind.pairs]
     return Panel(
         (
-            Series("distance", distances, places, kind="horizontal bars", colour=5, width=0.7),
+            Series("distance", distances, places, kind="dots", colour=0),
             Series("expected by chance", expected, places, kind="ticks", colour=1),
         ),
         kind.of + (f", {kind.encoder}" if several else ""),

@@ -1,6 +1,7 @@
 """Does the answer follow from the chain, and the chain from the image? What a model concludes when either is tampered
 with; `conclusions` reads the classes, this module counts them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,8 @@ from throughline.analysis.records import OfState, State
 from throughline.analysis.section import Scope, Section
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval
+from throughline.runs.order import in_order
+from throughline.training.methods import METHODS
 
 WHOLE = "whole chain"
 EXCHANGED = ("another image", "another image's chain")
@@ -73,7 +76,31 @@ def section(measured: Sequence[Variant], scope: Scope) -> Section:
         "The predicted class when a stage of the chain is removed, when a stage or the whole chain is replaced by "
         "that of another image, and when the image is blanked or replaced.",
         variant_tables(measured, scope),
+        finding=finding(measured),
     )
+
+
+def finding(measured: Sequence[Variant]) -> str:
+    """What the full method's conclusions hang on, else those of the last method there is; empty where nothing was
+    exchanged."""
+    methods = in_order((variant.state.method for variant in measured if variant.state.method), METHODS)
+    full = [name for name in methods if name in METHODS and METHODS[name].full]
+    method = next(reversed(full or methods), "")
+    whole, image, chain = (right_behind(measured, method, name) for name in (WHOLE, *EXCHANGED))
+    if whole is None or image is None or chain is None:
+        return ""
+    more = "the image more than the chain" if image < chain else "the chain more than the image"
+    follows = more if image != chain else "image and chain alike"
+    return (
+        f"{method} follows {follows}: of its conclusions {100 * whole:.0f} % are right, behind another image's chain "
+        f"{100 * chain:.0f} %, with another image {100 * image:.0f} %."
+    )
+
+
+def right_behind(measured: Sequence[Variant], method: str, name: str) -> float | None:
+    """The share of a method's conclusions that are right behind a variant, in the mean over folds."""
+    shares = [v.accuracy.mean for v in measured if (v.state.method, v.name) == (method, name)]
+    return math.fsum(shares) / len(shares) if shares else None
 
 
 def variant_tables(measured: Sequence[Variant], scope: Scope) -> tuple[Table, ...]:

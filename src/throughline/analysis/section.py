@@ -43,6 +43,8 @@ class Section:
     figures: tuple[Plot, ...] = ()
     folded: tuple[tuple[str, tuple[Table, ...]], ...] = ()
     """What is shown on demand: a summary line and the tables behind it."""
+    finding: str = ""
+    """What was found, in a sentence, where one says it."""
 
     def at_levels(self, levels: str, number: int) -> Section:
         """With tables that name these levels of the run's factors, and figures of the `number`th combination."""
@@ -55,6 +57,7 @@ class Section:
                 replace(plot, name=f"{plot.name}-{number}", description=f"{plot.description} · {levels}")
                 for plot in self.figures
             ),
+            finding=f"{levels}: {self.finding}" if self.finding else "",
         )
 
 
@@ -65,6 +68,7 @@ def joined(parts: Sequence[Section]) -> Section:
         tables=_with_rows(table for part in parts for table in part.tables),
         figures=tuple(plot for part in parts for plot in part.figures if plot.rows),
         folded=tuple((line, _with_rows(tables)) for part in parts for line, tables in part.folded),
+        finding=" ".join(part.finding for part in parts if part.finding),
     )
 
 

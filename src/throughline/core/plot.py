@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["line", "points", "bars", "horizontal bars", "area", "steps", "ticks"]
-"""`area` and `steps` are a histogram, filled or as an outline: `x` has its edges. `ticks` are upright strokes."""
+Kind = Literal["line", "points", "bars", "dots", "area", "steps", "ticks"]
+"""`area` and `steps` are a histogram, filled or as an outline: `x` has its edges. `ticks` are upright strokes; the
+whiskers of `dots` lie along the horizontal axis."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,6 @@ class Series:
     """None is the ink of the page."""
     marker: int | None = None
     dash: int = 0
-    hatch: int = 0
     whiskers: tuple[Sequence[float], Sequence[float]] | None = None
     """Lower and upper ends, along the axis of the measure."""
     width: float = 1.3

@@ -1,14 +1,14 @@
 """What a finished run and its analysis say in the cards of what was made on the same images: a final model, a dataset
 of chains. Called by the verbs `fit` and `chains export`."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from throughline.analysis.divergence import divergence_table
-from throughline.analysis.document import FILE, Analysis, Fold, read_analysis
+from throughline.analysis.document import FILE, Analysis, read_analysis
+from throughline.analysis.faithfulness import EXCHANGED, WHOLE, right_behind
 from throughline.core.errors import ThroughlineError
 from throughline.reporting.classes import class_table
 from throughline.reporting.results import groups
@@ -72,19 +72,14 @@ def _require_same_images(run: Run, images: str) -> None:
 
 def _hanging_on(analysis: Analysis, method: str) -> list[str]:
     """Whether the conclusion follows the image and the chain, in the mean over folds."""
-    whole = _accuracy(analysis.folds, method, "whole chain")
-    variants = ("another image", "another image's chain")
-    falls = [(name, _accuracy(analysis.folds, method, name)) for name in variants]
+    measured = analysis.of_folds("variants")
+    whole = right_behind(measured, method, WHOLE)
+    falls = [(name, right_behind(measured, method, name)) for name in EXCHANGED]
     if whole is None:
         return []
     said = "; ".join(f"with {name} {100 * value:.0f} %" for name, value in falls if value is not None)
     about = "Right conclusions on held-out images with a well-formed chain"
     return [f"{about}: {100 * whole:.0f} % with own image and chain; {said}."]
-
-
-def _accuracy(folds: Sequence[Fold], method: str, variant: str) -> float | None:
-    found = [v.accuracy.mean for fold in folds for v in fold.variants if (v.state.method, v.name) == (method, variant)]
-    return float(np.mean(found)) if found else None
 
 
 def _foreign(analysis: Analysis) -> list[str]:

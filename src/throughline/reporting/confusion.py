@@ -1,7 +1,7 @@
 """Which classes are taken for which, for every target and setup: counts from the predictions, a heat map for each
 target, and what the page's own table is drawn from. Called by `page`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughline.core.plot import Panel, Plot
+from throughline.core.table import Table
 from throughline.core.untrusted import one_line
 from throughline.reporting.results import Group
 from throughline.runs.order import ANSWER_ORDER, ordered
 
 # Beyond it a table is no longer read, and the page lists the commonest mix-ups instead.
 LARGEST_TABLE = 40
+MOST_MIXUPS = 8
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,41 @@ def confusion_data(tables: Sequence[Confusion]) -> dict[str, Any]:
     }
 
 
-def confusion_figures(tables: Sequence[Confusion]) -> tuple[Plot, ...]:
-    """One figure for each target, a panel for each setup: the share of each class (row) that was given each answer
-    (column), on the likelihood path where it was asked, else on the first there is."""
+def confusion_figures(tables: Sequence[Confusion], answer: str, setups: Collection[str]) -> tuple[Plot, ...]:
+    """One figure for each target, a panel for each of the `setups`: the share of each class (row) that was given each
+    answer (column) on an answer path. The numbers of all setups and paths are in its file."""
     targets = dict.fromkeys(table.target for table in tables)
-    return tuple(
-        _figure([table for table in tables if table.target == target], f"confusion-{number}")
+    figures = (
+        _figure([table for table in tables if table.target == target], answer, setups, f"confusion-{number}")
         for number, target in enumerate(targets, start=1)
+    )
+    return tuple(figure for figure in figures if figure.panels)
+
+
+def mixups_table(tables: Sequence[Confusion], setup: str, answer: str) -> Table | None:
+    """The most frequent confusions of a setup on an answer path, all targets and seeds together; None without any."""
+    ours = [table for table in tables if (table.method, table.answer) == (setup, answer)]
+    if not ours:
+        return None
+    counts = np.sum([table.counts for table in ours], axis=0)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    names = [*map(one_line, ours[0].classes), "no class"]
+    rows = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:MOST_MIXUPS]:
+        true, given = divmod(int(place), len(names))
+        count, total = int(wrong[true, given]), int(counts[true].sum())
+        if count:
+            rows.append((names[true], names[given], str(count), str(total), f"{100 * count / total:.1f}"))
+    return Table(
+        f"Most frequent confusions of {setup}, {answer} path",
+        ("true class", "answer", "times", "of", "share, %"),
+        tuple(rows),
+        ("All held-out domains and seeds together.",),
     )
 
 
-def _figure(tables: Sequence[Confusion], name: str) -> Plot:
-    answers = {table.answer for table in tables}
-    answer = "likelihood" if "likelihood" in answers else tables[0].answer
+def _figure(tables: Sequence[Confusion], answer: str, setups: Collection[str], name: str) -> Plot:
     target, classes = tables[0].target, tables[0].classes
     named = list(enumerate(classes)) if len(classes) <= 15 else []
     panels = tuple(
@@ -94,7 +118,7 @@ def _figure(tables: Sequence[Confusion], name: str) -> Plot:
             y_ticks=named,
         )
         for table in tables
-        if table.answer == answer
+        if table.answer == answer and table.method in setups
     )
     rows = [
         (table.target, table.method, table.answer, classes[true], (*classes, None)[given], count)
@@ -107,7 +131,8 @@ def _figure(tables: Sequence[Confusion], name: str) -> Plot:
         panels,
         ("target", "method", "answer", "true", "given", "count"),
         tuple(rows),
-        height=2.6,
+        height=3.4,
+        across=2,
         x_label=f"answer on the {answer} path",
         y_label="true class",
         shared="xy",

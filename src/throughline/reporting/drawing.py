@@ -24,7 +24,6 @@ from throughline.core.plot import Panel, Plot, Series
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#A65628")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo", "---")
 HEAT = (0x00 / 255, 0x72 / 255, 0xB2 / 255)
 # A colour nobody would choose: replaced by `currentColor` in the finished SVG.
 INK = "#010203"
@@ -105,9 +104,9 @@ def _draw_panel(axes: Any, panel: Panel, legend: str) -> None:
     if panel.heat is not None:
         shares = np.asarray(panel.heat, dtype=np.float64)
         colours = np.broadcast_to(np.array(HEAT), (*shares.shape, 3))
-        axes.imshow(np.concatenate([colours, shares[..., None]], axis=-1), interpolation="nearest")
+        axes.imshow(np.concatenate([colours, shares[..., None]], axis=-1), interpolation="nearest", aspect="auto")
     for ruler in panel.rulers:
-        axes.axvline(ruler, color=INK, linewidth=0.6, linestyle=":", alpha=0.6)
+        axes.axvline(ruler, color=INK, linewidth=0.9, linestyle=":", alpha=0.8)
     for x, y, words in panel.texts:
         axes.annotate(words, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_title(panel.title, fontsize=10)
@@ -129,7 +128,7 @@ def _draw_panel(axes: Any, panel: Panel, legend: str) -> None:
 
 
 def _set_ticks(axes: Any, panel: Panel) -> None:
-    small = {"fontsize": 6} if panel.heat is not None else {}
+    small = {"fontsize": 8} if panel.heat is not None else {}
     if panel.x_ticks is not None:
         places, names = [place for place, _ in panel.x_ticks], [name for _, name in panel.x_ticks]
         axes.set_xticks(places, names, **(small | {"rotation": 90} if small else {}))
@@ -163,13 +162,10 @@ def _draw_bars(axes: Any, series: Series) -> None:
     axes.bar(series.x, series.y, width=series.width, **_look(series))
 
 
-def _draw_horizontal(axes: Any, series: Series) -> None:
-    errors: dict[str, Any] = {}
-    if series.whiskers is not None:
-        bars = {"ecolor": INK, "elinewidth": 1.0, "capsize": 2}
-        errors = {"xerr": _lengths(series.x, series.whiskers), "error_kw": bars}
-    hatch = HATCHES[series.hatch % len(HATCHES)]
-    axes.barh(series.y, series.x, height=series.width, hatch=hatch, **errors, **_look(series))
+def _draw_dots(axes: Any, series: Series) -> None:
+    lengths = None if series.whiskers is None else _lengths(series.x, series.whiskers)
+    marker = MARKERS[(series.marker or 0) % len(MARKERS)]
+    axes.errorbar(series.x, series.y, xerr=lengths, fmt=marker, markersize=5, capsize=2, **_look(series))
 
 
 def _draw_histogram(axes: Any, series: Series) -> None:
@@ -178,7 +174,7 @@ def _draw_histogram(axes: Any, series: Series) -> None:
 
 _DRAW = {
     "bars": _draw_bars,
-    "horizontal bars": _draw_horizontal,
+    "dots": _draw_dots,
     "area": _draw_histogram,
     "steps": _draw_histogram,
 }

@@ -1,20 +1,25 @@
-"""The figures of accuracies: by setup with intervals, and over the rounds of self-labelling. Called by the pages."""
+"""The figures of accuracies: by setup with intervals, as differences from the baseline, and over the rounds of
+self-labelling. Called by the pages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series
-from throughline.reporting.results import Group, Summary
+from throughline.reporting.results import Comparison, Group, Summary
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
 
 def accuracy_figure(
-    summaries: Mapping[str, Mapping[str, Summary]], name: str = "accuracy", series: str = "{} path"
+    summaries: Mapping[str, Mapping[str, Summary]],
+    name: str = "accuracy",
+    series: str = "{} path",
+    chance: float | None = None,
 ) -> Plot | None:
-    """Horizontal bars of Avg for each setup, one bar for each answer path (or run) in `summaries`, called as `series`
-    has it; whiskers are the 95 % interval, or the standard error where there is none. None when no setup has an Avg."""
+    """A dot for the Avg of each setup, one for each answer path (or run) in `summaries`, called as `series` has it;
+    whiskers are the 95 % interval, or the standard error where there is none; a dotted line at `chance`. None when no
+    setup has an Avg."""
     averaged = {key: {n: row for n, row in rows.items() if row.average} for key, rows in summaries.items()}
     averaged = {key: rows for key, rows in averaged.items() if rows}
     method_of = {name: row.setup.method for rows in averaged.values() for name, row in rows.items()}
@@ -22,40 +27,77 @@ def accuracy_figure(
         return None
     order = in_order(method_of.values(), METHODS)
     setups = sorted(method_of, key=lambda name: order.index(method_of[name]))
-    width = 0.8 / len(averaged)
-    bars, numbers = [], []
+    dots, numbers = [], []
     for number, (key, rows) in enumerate(averaged.items()):
         ours = [setup for setup in setups if setup in rows]
         measured = [_with_whisker(rows[setup]) for setup in ours]
-        means, lows, highs = ([100 * value for value in values] for values in zip(*measured, strict=True))
-        bars.append(
-            Series(
-                series.format(key),
-                x=means,
-                y=[setups.index(setup) + (number - (len(averaged) - 1) / 2) * width for setup in ours],
-                kind="horizontal bars",
-                colour=number,
-                hatch=number // 8,
-                whiskers=(lows, highs),
-                width=0.9 * width,
-            )
-        )
+        above = (number - (len(averaged) - 1) / 2) * 0.7 / len(averaged)
+        places = [setups.index(setup) + above for setup in ours]
+        dots.append(_dots(series.format(key), measured, places, number))
         numbers += [(key, setup, *values) for setup, values in zip(ours, measured, strict=True)]
     panel = Panel(
-        tuple(bars),
+        tuple(dots),
         x_label="accuracy, mean over targets (%)",
-        x_limits=(0, 100),
         y_ticks=list(enumerate(setups)),
-        downwards=True,
+        y_limits=(len(setups) - 0.5, -0.5),
+        rulers=() if chance is None else (100 * chance,),
+        texts=() if chance is None else ((100 * chance, len(setups) - 0.6, "chance"),),
     )
+    dotted = "" if chance is None else "; dotted line: chance"
     return Plot(
         name,
-        f"Accuracy of each method, averaged over the held-out domains; {_whiskers(averaged)}",
+        f"Accuracy of each method, averaged over the held-out domains{dotted}; {_whiskers(averaged)}",
         (panel,),
         ("series", "method", "accuracy", "low", "high"),
         tuple(numbers),
-        height=0.6 + 0.3 * len(setups) * (0.4 + len(averaged) * 0.6),
+        height=0.6 + 0.3 * len(setups) * (0.4 + len(averaged) * 0.4),
     )
+
+
+def differences_figure(group: Group, compared: Mapping[str, Sequence[Comparison]]) -> Plot | None:
+    """The forest plot: every setup minus the baseline with its 95 % interval, a panel for each answer path, a dotted
+    line where there is no difference. None without any comparison."""
+    paths = {answer: rows for answer, rows in compared.items() if rows}
+    setups = in_order((row.setup.name for rows in paths.values() for row in rows), group.setups)
+    if not setups:
+        return None
+    panels, numbers = [], []
+    for answer, rows in paths.items():
+        intervals = [row.paired.interval for row in rows]
+        measured = [(interval.mean, interval.low, interval.high) for interval in intervals]
+        places = [float(setups.index(row.setup.name)) for row in rows]
+        baseline = rows[0].baseline.name
+        panels.append(
+            Panel(
+                (_dots("", measured, places, group.answers.index(answer)),),
+                title=f"{answer} path, minus {baseline}",
+                y_ticks=list(enumerate(setups)),
+                y_limits=(len(setups) - 0.5, -0.5),
+                rulers=(0,),
+            )
+        )
+        numbers += [
+            (answer, row.setup.name, baseline, *values, row.adjusted_p)
+            for row, values in zip(rows, measured, strict=True)
+        ]
+    return Plot(
+        "differences",
+        "Better than the baseline? Difference of each method on the same images, with its 95 % interval: right of the "
+        "dotted line is better, left of it worse, an interval across it cannot tell",
+        tuple(panels),
+        ("answer", "method", "baseline", "difference", "low", "high", "p_holm"),
+        tuple(numbers),
+        height=0.9 + 0.27 * len(setups),
+        x_label="difference (points)",
+        shared="xy",
+    )
+
+
+def _dots(name: str, measured: Sequence[tuple[float, float, float]], places: list[float], number: int) -> Series:
+    """Middles, lower and upper ends, all shares, as percentages at their places on the upright axis."""
+    middles, lows, highs = ([100 * value for value in values] for values in zip(*measured, strict=True))
+    marker = number + number // 8  # the ninth has the first colour again, and another marker
+    return Series(name, middles, places, kind="dots", colour=number, marker=marker, whiskers=(lows, highs))
 
 
 def _with_whisker(row: Summary) -> tuple[float, float, float]:

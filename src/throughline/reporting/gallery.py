@@ -4,7 +4,7 @@ model is untrusted and stays text: it travels as JSON. Called by `page`."""
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -49,13 +49,15 @@ class Gallery:
     """How many of those that setup got right on its last answer path."""
     total: int
     """Held-out images in all."""
+    disputed: int
+    """Images shown that were not given one and the same class by every method on every path."""
 
 
 def make_gallery(
     group: Group, images_root: Path | None, with_texts: int = 48, limit: int = MOST_IMAGES
 ) -> Gallery | None:
-    """At most `limit` images spread over targets, `with_texts` of them with picture and texts; the same for the same
-    run.
+    """At most `limit` images spread over targets, `with_texts` of them with picture and texts, those that were given
+    several classes first; the same for the same run.
 
     Of these half are wrong where there are enough; right and wrong are those of one setup, of the first DECIDING method
     that has predictions, on its lowest seed; every other setup's answers to the same images stand beside. None without
@@ -77,9 +79,12 @@ def make_gallery(
         generator(0, "report gallery, the rest", target).shuffle(rest)
         room = _share(limit, number, len(targets)) - len(chosen)
         first += [(target, name) for name in chosen]
-        others += [(target, name) for name in sorted(rest[: max(0, room)])]
+        others += [(target, name) for name in rest[: max(0, room)]]
     if not first and not others:
         return None
+    named = answers.groupby(["target", "sample_id"])["predicted"].nunique(dropna=False)
+    disputed = set(named.index[named > 1])
+    first, others = _disputed_first(first, disputed), _disputed_first(others, disputed)
     shown = answers[pd.MultiIndex.from_frame(answers[["target", "sample_id"]]).isin([*first, *others])]
     chosen_by = _deciding_setup(group, shown["setup"].unique())
     rows: dict[Card, list[Any]] = {card: [] for card in (*first, *others)}
@@ -95,7 +100,7 @@ def make_gallery(
             for number, of_card in enumerate(rows.values())
         ],
     }
-    return Gallery(data, chosen_by, len(first), right, total)
+    return Gallery(data, chosen_by, len(first), right, total, len(disputed.intersection(rows)))
 
 
 def parts(text: str) -> tuple[Part, ...]:
@@ -196,7 +201,14 @@ def _choose(verdict: Mapping[str, bool], count: int, target: str) -> list[str]:
     wrong = [name for name in names if not verdict[name]]
     right = [name for name in names if verdict[name]]
     wrong = wrong[: max(min(len(wrong), count // 2), count - len(right))]
-    return sorted([*wrong, *right[: count - len(wrong)]])
+    return [*wrong, *right[: count - len(wrong)]]
+
+
+def _disputed_first(cards: Iterable[Card], disputed: Collection[Card]) -> list[Card]:
+    """Shuffled, those that were given several classes before the others."""
+    shuffled = sorted(cards)
+    generator(0, "report gallery, order").shuffle(shuffled)
+    return sorted(shuffled, key=lambda card: card not in disputed)
 
 
 def _deciding_setup(group: Group, names: Iterable[str]) -> str:

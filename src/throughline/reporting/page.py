@@ -17,15 +17,16 @@ from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analyses import find_analysis, shaded_data
 from throughline.reporting.classes import class_figure, class_table
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
-from throughline.reporting.confusion import confusion_data, confusion_figures, confusions
+from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import write_figures
-from throughline.reporting.figures import accuracy_figure, rounds_figure
+from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
 from throughline.reporting.gallery import make_gallery
 from throughline.reporting.losses import loss_figure, loss_table
+from throughline.reporting.overview import overview
 from throughline.reporting.published import published_ablation, published_methods
-from throughline.reporting.results import Group, contradictions, groups, summarise
+from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
 from throughline.reporting.self_contained import render_page
-from throughline.reporting.tables import comparison_table, existing, headline_table, results_table, rounds_table
+from throughline.reporting.tables import existing, guessing, headline_table, page_table, rounds_table
 from throughline.reporting.warnings import warnings
 from throughline.runs.reader import Run, read_run
 
@@ -75,7 +76,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         "warnings": warnings(run),
         "environment": shown_settings(run.environment).items(),
     }
-    scripts = ("scrolling.js", "common.js", "gallery.js", "shading.js", "confusion.js")
+    scripts = ("scrolling.js", "common.js", "switch.js", "gallery.js", "shading.js", "confusion.js")
     return render_page("page.html.jinja", scripts, ("page.css", "report.css"), shown)
 
 
@@ -96,39 +97,43 @@ def shown_settings(value: Mapping[str, Any]) -> dict[str, str]:
 
 def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) -> dict[str, Any]:
     """All that the page shows of one group of results; figures by name, the same in every part."""
-    split, answers = group.main_split, group.answers
+    split, answers, main = group.main_split, group.answers, group.main_answer
     summaries = {answer: summarise(group, split, answer) for answer in answers}
     reported = {answer: summarise(group, "in" if "in" in group.splits else split, answer) for answer in answers}
+    compared = {answer: against_baseline(group, answer) for answer in answers}
+    ahead = {answer: ahead_of_all(group, answer, summaries[answer]) for answer in answers}
     sure, mixed = confidences(group), confusions(group)
+    card = overview(group, summaries.get(main, {}), compared.get(main, ()), ahead.get(main))
     gallery = make_gallery(group, images_root, with_texts)
     figures = (
-        accuracy_figure(summaries),
+        accuracy_figure(summaries, chance=guessing(group).get("chance")),
+        differences_figure(group, compared),
         rounds_figure(group, split),
         loss_figure(group),
         reliability_figure(sure),
         abstention_figure(sure),
-        class_figure(group, "likelihood" if "likelihood" in answers else next(iter(answers), "label")),
+        class_figure(group, main),
     )
     return {
-        "title": group.title,
-        "drawn": group.drawn,
+        "group": group,
+        "overview": card,
         "headline": headline_table(group, split),
         "ablations": existing(ablation_table(group, answer, summaries[answer]) for answer in answers),
         "published": existing([published_ablation(group, reported), published_methods(group)]),
-        "tables": [
-            results_table(group, name, answer)
+        "tables": {
+            (name, answer): page_table(group, name, answer, compared[answer], ahead[answer])
             for answer in answers
-            for name in group.splits
+            for name in reversed(group.splits)  # the whole target first, also in print
             if (name, answer) in group.measured
-        ],
-        "comparisons": existing(comparison_table(group, answer) for answer in answers),
+        },
         "rounds": rounds_table(group),
         "loss": loss_table(group),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
         "classes": existing(class_table(group, answer) for answer in answers),
-        "confusion_figures": [_named(plot, suffix) for plot in confusion_figures(mixed)],
+        "confusion_figures": [_named(plot, suffix) for plot in confusion_figures(mixed, main, card.setups)],
         "confusion": embedded(confusion_data(mixed)) if mixed else None,
+        "mixups": existing(mixups_table(mixed, setup, main) for setup in card.setups[-1:]),
         "gallery": gallery,
         "gallery_json": "" if gallery is None else embedded(gallery.data),
     }

@@ -147,6 +147,12 @@ class Group:
         return bool(self.final[list(CLASS_MEASURES)].notna().any(axis=None))
 
     @property
+    def main_answer(self) -> str:
+        """The answer path that headlines are about: the label path where it was asked, since every method can answer on
+        it and it is what the baselines are trained for; else the first there is. Never the one that looks best."""
+        return next(iter(self.answers), "label")
+
+    @property
     def measured(self) -> set[tuple[str, str]]:
         """The splits and answer paths that have final results together."""
         return set(zip(self.final["split"], self.final["answer"], strict=True))
@@ -268,6 +274,26 @@ def compare(group: Group, answer: str, pairs: Iterable[tuple[str, str]]) -> tupl
         Comparison(group.setups[name], group.setups[baseline], len(rights[name, baseline][0]), *difference)
         for (name, baseline), difference in differences(rights).items()
     )
+
+
+def against_baseline(group: Group, answer: str, baseline: str | None = None) -> tuple[Comparison, ...]:
+    """Every setup minus the baseline (a method; None: see `Group.baseline`) on an answer path; Holm over them all."""
+    reference = group.baseline(answer, baseline)
+    if reference is None:
+        return ()
+    return compare(group, answer, [(name, reference) for name in group.final_setups(answer)])
+
+
+def ahead_of_all(group: Group, answer: str, rows: Mapping[str, Summary]) -> str | None:
+    """The setup whose difference from every other of the `rows` is above 0, by its interval and by p after Holm over
+    these pairs (below 0.05); None where no setup is that."""
+    means = {name: row.average.mean for name, row in rows.items() if row.average}
+    if not means:
+        return None
+    best = max(means, key=means.__getitem__)
+    compared = compare(group, answer, [(best, name) for name in rows if name != best])
+    ahead = [row for row in compared if row.paired.interval.low > 0 and row.adjusted_p < 0.05]
+    return best if ahead and len(ahead) == len(rows) - 1 else None
 
 
 def differences(rights: Mapping[Pair, tuple[Right, Right]]) -> dict[Pair, tuple[PairedDifference, float]]:

@@ -1,7 +1,8 @@
 """The tables of a run's results in DomainBed's shape, setups × targets + Avg. Called by the report verb, the page, and
 the commands that generate tables for the documents."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -12,10 +13,11 @@ from throughline.metrics.paired import PairedDifference
 from throughline.reporting.results import (
     MEASURES,
     NO_LEVEL,
+    Comparison,
     Group,
     Summary,
+    against_baseline,
     averages,
-    compare,
     drawn_over,
     empty_rounds,
     one_class_only,
@@ -59,14 +61,11 @@ def results_table(group: Group, split: str, answer: str, measure: str = "accurac
 def comparison_table(group: Group, answer: str, baseline: str | None = None) -> Table | None:
     """Paired differences from a baseline (a method; None: see `Group.baseline`) in percentage points on the `all`
     split; None without any pair."""
-    reference = group.baseline(answer, baseline)
-    if reference is None:
-        return None
-    compared = compare(group, answer, [(name, reference) for name in group.final_setups(answer)])
+    compared = against_baseline(group, answer, baseline)
     if not compared:
         return None
     return Table(
-        title=f"{group.title} · {answer} path · difference from {reference}, split all",
+        title=f"{group.title} · {answer} path · difference from {compared[0].baseline.name}, split all",
         columns=(*group.heads, "points", "95 % interval", "p", "p, Holm", "units"),
         rows=tuple(
             (*row.setup.cells, *difference_cells(row.paired, row.adjusted_p), str(row.units)) for row in compared
@@ -77,6 +76,37 @@ def comparison_table(group: Group, answer: str, baseline: str | None = None) -> 
             *drawn_notes(group.drawn),
         ),
     )
+
+
+def page_table(group: Group, split: str, answer: str, compared: Sequence[Comparison], ahead: str | None) -> Table:
+    """`results_table` as the page has it: on the split `all` with the differences from the baseline, what guessing
+    would give, and a star at the setup that is `ahead` of all others."""
+    table = results_table(group, split, answer)
+    if split != "all":
+        return table
+    most, heads = max((row.units for row in compared), default=0), len(group.heads)
+    beside = {
+        row.setup.cells: (
+            bracketed(row.paired) + ("" if row.units == most else f", {row.units} of {most} units"),
+            f"{row.adjusted_p:.3f}",
+        )
+        for row in compared
+    }
+    columns, notes, rows = table.columns, table.notes, []
+    if compared:
+        columns += (f"minus {compared[0].baseline.name}, points", "p, Holm")
+        notes += (
+            f"Differences: paired bootstrap over {drawn_over(group.seeds)}, the same images for every seed, 2,000 "
+            "draws; 95 % interval in brackets. Holm's correction is over the rows of this table.",
+            "★: ahead of all others by intervals." if ahead else "No method is ahead of all others by an interval.",
+        )
+    for row in table.rows:
+        name = (f"{row[0]} ★" if ahead and row[:heads] == group.setups[ahead].cells else row[0], *row[1:])
+        rows.append((*name, *(beside.get(row[:heads], (NO_LEVEL, NO_LEVEL)) if compared else ())))
+    for guess, share in guessing(group).items():
+        before = [guess, *[NO_LEVEL] * (heads - 1 + len(group.targets)), f"{100 * share:.1f}"]
+        rows.append((*before, *[NO_LEVEL] * (len(columns) - len(before))))
+    return replace(table, columns=columns, rows=tuple(rows), notes=notes)
 
 
 def headline_table(group: Group, split: str) -> Table:
@@ -115,7 +145,7 @@ def headline_table(group: Group, split: str) -> Table:
         )
         for name, row in zip(names, frame.to_numpy().tolist(), strict=True)
     ]
-    for guess, share in _guessing(group).items():
+    for guess, share in guessing(group).items():
         filled = [guess, *[NO_LEVEL] * (len(group.heads) - 1), *[f"{100 * share:.1f}"] * len(by_answer)]
         rows.append((*filled, *[NO_LEVEL] * (len(columns) - len(filled))))
     return Table(f"{group.title} · split {split}", columns, tuple(rows), notes)
@@ -131,16 +161,21 @@ def _class_measures(group: Group, split: str, answers: Collection[str]) -> pd.Da
     return columns
 
 
-def _guessing(group: Group) -> dict[str, float]:
+def guessing(group: Group) -> dict[str, float]:
     """The accuracy of a fair guess, and of always naming a held-out domain's most frequent class, mean over the
     domains. Empty without predictions, or where a sample has several labels."""
     asked = group.predictions.drop_duplicates(["target", "sample_id"])
     if asked.empty or (asked["labels"].map(len) != 1).any():
         return {}
     labels = asked["labels"].str[0]
-    classes = set(labels) | set(group.predictions["predicted"].dropna())
     most = labels.groupby(asked["target"]).agg(lambda own: own.value_counts(normalize=True).iloc[0])
-    return {"chance": 1 / len(classes), "most frequent class": float(most.mean())}
+    return {"chance": 1 / len(class_names(group)), "most frequent class": float(most.mean())}
+
+
+def class_names(group: Group) -> set[str]:
+    """Every class that a sample has or an answer names; empty without predictions."""
+    names = group.predictions[["labels", "predicted"]].melt()["value"].explode()
+    return set(names.dropna())
 
 
 def rounds_table(group: Group) -> Table | None:
@@ -179,6 +214,12 @@ def percent(value: MeanError) -> str:
 def points(share: float) -> str:
     """A difference of shares as `+1.5`; what rounds to nothing is `+0.0` from either side."""
     return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def bracketed(paired: PairedDifference, unit: str = "") -> str:
+    """`−1.9 [−3.5, −0.4]`: points with their interval, the unit behind the points."""
+    middle, low, high = map(points, (paired.interval.mean, paired.interval.low, paired.interval.high))
+    return f"{middle}{unit} [{low.lstrip('+')}, {high.lstrip('+')}]".replace("-", "−")
 
 
 def percent_interval(value: Interval) -> str:

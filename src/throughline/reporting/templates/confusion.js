@@ -13,7 +13,8 @@ for (const box of document.querySelectorAll(".confusion")) {
     const table = make("table");
     const row = make("tr");
     for (const text of texts) {
-      const head = make("th", "", text);
+      const head = make("th", "");
+      head.append(make("span", "", text));
       head.scope = "col";
       row.append(head);
     }
@@ -35,6 +36,7 @@ for (const box of document.querySelectorAll(".confusion")) {
     const counts = data.classes.map(() => new Array(names.length).fill(0));
     for (const [truth, given, count] of cells) counts[truth][given] = count;
     const table = headed(["true class", ...names]);
+    table.className = "matrix";
     counts.forEach((row, truth) => {
       const total = row.reduce((sum, count) => sum + count, 0);
       const shown = rowOf(data.classes[truth], row.map((count) => (count ? String(count) : "")));

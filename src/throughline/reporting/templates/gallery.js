@@ -50,6 +50,16 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     return details;
   }
 
+  const namesOf = (entry) =>
+    [...new Set(entry.said.map((one) => (one[1] < 0 ? "no class" : data.classes[one[1]])))].join(" or ");
+
+  /** What the methods that are not shown said, method by method; nothing where all said the same as those shown. */
+  function othersOf({ image, entries }) {
+    const shown = new Set(entries.map(namesOf));
+    const others = image.entries.filter((entry) => !entries.includes(entry) && !(shown.size === 1 && shown.has(namesOf(entry))));
+    return others.map((entry) => `${data.methods[entry.method]}: ${namesOf(entry)}`).join("; ");
+  }
+
   function entrySection(entry) {
     const section = make("section", "entry");
     const title = make("h4", "", `${data.methods[entry.method]} `);
@@ -69,7 +79,8 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     return section;
   }
 
-  function card({ image, entries }) {
+  function card(found) {
+    const { image, entries } = found;
     const article = make("article", "card");
     const labels = image.labels.map((label) => data.classes[label]).join(", ");
     const domain = data.domains[image.domain];
@@ -85,6 +96,8 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     const title = make("h3", "", `${labels} `);
     title.append(make("small", "", domain));
     about.append(title, make("p", "id", image.id), ...entries.map(entrySection));
+    const others = othersOf(found);
+    if (others) about.append(make("p", "note", `Otherwise: ${others}.`));
     article.append(about);
     return article;
   }
