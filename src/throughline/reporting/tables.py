@@ -96,8 +96,8 @@ def page_table(group: Group, split: str, answer: str, compared: Sequence[Compari
     if compared:
         columns += (f"minus {compared[0].baseline.name}, points", "p, Holm")
         notes += (
-            f"Differences: paired bootstrap over {drawn_over(group.seeds)}, the same images for every seed, 2,000 "
-            "draws; 95 % interval in brackets. Holm's correction is over the rows of this table.",
+            f"Differences: paired bootstrap over {drawn_over(group.seeds)}, with the same images for every seed; 2,000 "
+            "resamples; 95 % interval in brackets. Holm's correction is over the rows of this table.",
             "★: ahead of all others by intervals." if ahead else "No method is ahead of all others by an interval.",
         )
     for row in table.rows:
