@@ -24,13 +24,14 @@ _LATEX = {
 
 def to_terminal(table: Table) -> str:
     """The table as text, as wide as it needs so that no cell is cut."""
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    shown = RichTable(box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
     buffer = io.StringIO()
     console = Console(file=buffer, width=10_000, force_terminal=False, highlight=False, markup=False, emoji=False)
+    console.print(table.title, style="bold")
     console.print(shown, crop=False)
     for note in table.notes:
         console.print(note, style="dim", width=110)
