@@ -22,35 +22,41 @@ ColumnName = Annotated[str, Field(pattern="^(image|domain|label|group|class_name
 
 
 class Import(Settings):
-    """Turn camera traps, a table of any form, a hub data set's Parquet or a folder, as they lie, into images that every
-    verb reads."""
+    """Convert labelled images (a camera-trap archive, a table, a Parquet data set of the Hugging Face Hub or a folder)
+    into a folder or table that every other command reads."""
 
     source: Annotated[Path, Shown("SOURCE", positional=True)]
-    """COCO Camera Traps JSON; CSV; Parquet, a file or a folder of them; or a folder <domain>/<class>/<image>."""
+    """What is read: a COCO Camera Traps JSON file, whose locations become domains; a CSV file; a Parquet file or a
+    folder of them; or a folder <domain>/<class>/<image>."""
     out: Annotated[Path, Shown("OUT", positional=True)]
-    """New folder <domain>/<class>/<image>; or NAME.csv, a table of images that stay where they are."""
+    """What is written: a new folder <domain>/<class>/<image> with copies of the images; or NAME.csv, a table of images
+    that stay where they are."""
     columns: Annotated[tuple[ColumnName, ...], Shown("image=A,domain=B,label=C")] = ()
-    """Columns of a table; also group (images that stay together) and class_name (default: by name, as it then says)."""
+    """Which columns of a table have image path, domain and label; also group (images that stay in one part of a split)
+    and class_name (default: guessed from the column names and printed)."""
     separator: Annotated[Literal[",", ";", "|", "tab"] | None, Shown("SIGN")] = None
-    """Of a CSV: `,` `;` `|` or tab (default: what its first line has most of)."""
+    """Separator of a CSV file: `,` `;` `|` or tab (default: the one that its first line has most of)."""
     encoding: str | None = None
-    """Of a CSV, such as cp1252 (default: UTF-8, UTF-16 where it is marked, else cp1252)."""
+    """Encoding of a CSV file, such as cp1252 (default: UTF-8, UTF-16 if the file is marked so, else cp1252)."""
     images: Annotated[Path | None, Shown("DIR")] = None
-    """Where the image paths of SOURCE begin (default: SOURCE's folder, or one in it that holds them)."""
+    """Folder in which the image paths of SOURCE begin (default: SOURCE's folder, or the first folder in it that has the
+    images)."""
     without: tuple[str, ...] = ()
     """Classes whose images are left out, such as empty,human."""
     boxes: Annotated[Path | None, Shown("FILE")] = None
-    """MegaDetector's JSON: each detection becomes an image."""
+    """Output of MegaDetector, a JSON file: every detection of --category becomes an image of its own."""
     margin: float = Field(default=0.1, ge=0, le=1)
-    """Share of a box's width and height that is added on each side; its size is our own choice."""
+    """With --boxes: share of a box's width and height that is added on each side."""
     min_confidence: float = Field(default=0.2, ge=0, le=1)
-    """Of a detection, 0 to 1."""
+    """With --boxes: lowest confidence of a detection, 0 to 1."""
     category: str = "animal"
-    """Of the detector, whose detections are taken."""
+    """With --boxes: the category of the detector whose detections are taken."""
     truncated: Literal["refuse", "fill"] = "refuse"
-    """Truncated images: refuse, or fill as Pillow does for DomainBed."""
+    """What to do with truncated image files: `refuse` stops with an error, `fill` lets Pillow fill in the missing part,
+    as DomainBed does."""
     scale_16bit: Literal["full", "used"] = "full"
-    """What white is in 16-bit grey: full is 65535, used the highest value of the bits in use in the domain."""
+    """Which value is white in 16-bit grey images: 65535 (`full`), or the highest value of the bits that the images of
+    the domain use (`used`)."""
 
 
 def import_images(arguments: argparse.Namespace) -> int:

@@ -27,15 +27,17 @@ class Running(Settings):
     """Which experiment, and what to do with it."""
 
     config: Annotated[str | None, Shown("CONFIG", positional=True)] = None
-    """A YAML file, or a preset (see --list)."""
+    """A YAML file, or the name of a preset, a config that ships with the package (see --list)."""
     set: Annotated[tuple[str, ...], Shown("KEY=VALUE", several="append")] = ()
     """Change a value of the config, such as training.rounds=2; may be given several times."""
     out: Annotated[Path | None, Shown("DIR")] = None
-    """Folder of the run; an unfinished run in it is resumed (default: runs/<name of the config>)."""
+    """Folder of the run; an unfinished run in it is resumed (default: runs/NAME, such as runs/demo for the config
+    demo)."""
     redo: Literal["stale"] | None = None
-    """Repeat units whose inputs have changed; the old ones are moved to units/.stale."""
+    """`stale` repeats finished units (one method, target and seed each) whose inputs have changed, instead of stopping;
+    the old ones are moved to units/.stale in the folder of the run."""
     fail_fast: bool = False
-    """Start no further unit after a failure; by default only units that need the failed one are skipped."""
+    """Start no further unit after one has failed; by default only units that need its result are skipped."""
     dry_run: bool = False
     """Print the config, the units and their estimated cost, and run nothing."""
     list: bool = False

@@ -41,34 +41,36 @@ class Plan(Settings):
     """Which chains are asked for, and of how many images."""
 
     candidates: int = Field(default=4, ge=1)
-    """Largest number of chains to ask for per image."""
+    """Largest number of candidates per image: chains that the teacher is asked for."""
     enough: int = Field(default=1, ge=1)
     """Number of accepted chains after which an image is done."""
     all_candidates: bool = False
     """Ask for all candidates even if one is accepted."""
     rule: Literal["format", "consistent", "correct"] = "correct"
-    """Accept chains that are well-formed (format), that also name one class (consistent), or that also name the right
-    class (correct). The verdicts of all rules are recorded."""
+    """Accept chains that have all stages in their order (format), that also name one class (consistent), or that also
+    name the right class (correct). The verdicts of all rules are recorded."""
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
-    """Format of a chain: the stages that it must have."""
+    """Format of a chain, the stages that it must have: SUMMARY, CAPTION, REASONING, REFLECTION, CONCLUSION; the same
+    without REFLECTION; or think and answer."""
     prompt: Path | None = None
-    """Text file with the question to the teacher, with {options} and {stages} in it; without it our wording."""
+    """Text file with the question to the teacher, with {options} in the place of the classes and {stages} in that of
+    the stages (default: our wording)."""
     limit: int | None = Field(default=None, ge=1)
-    """Only this many images, spread over domains and classes."""
+    """Ask about only this many images, spread over domains and classes (default: all)."""
     seed: int = 0
-    """Whole number; with another seed other candidates are asked for."""
+    """Whole number; another seed asks for other chains."""
 
 
 class Request(Settings):
     """A request to an endpoint, and what it costs."""
 
     model: str | None = None
-    """Name of the model at the endpoint."""
+    """Name of the model at the endpoint, such as gpt-4o; needed with an endpoint."""
     image_side: int = Field(default=1024, ge=1)
-    """Longest side, in pixels, of the images that are sent."""
+    """Longest side, in pixels, of the images that are sent; larger images are scaled down."""
     prices: Path | None = None
-    """YAML file of prices in US dollars per million tokens, `model: {prompt: 2.5, completion: 10}`; without it list
-    prices."""
+    """YAML file of prices in US dollars per million tokens, `model: {prompt: 2.5, completion: 10}` (default: built-in
+    list prices)."""
     param: Params = ()
     """A parameter of the request, such as temperature=0.2; null leaves the parameter out (default: temperature=0.7,
     max_tokens=1024, and a different seed for each request)."""
@@ -78,24 +80,25 @@ class Answers(Settings):
     """How answers are read."""
 
     read_thinking: bool = False
-    """Take the chain from the model's thinking if the answer has nothing else."""
+    """If an answer consists only of thinking (text in `<think>` tags), take the chain from it."""
 
 
 class Endpoint(Request):
     """A teacher behind an endpoint, and its judge."""
 
     at_once: int = Field(default=256, ge=1)
-    """Largest number of requests at the same time per endpoint; the number adapts to what it accepts."""
+    """Largest number of requests at the same time per endpoint; fewer are sent while the endpoint refuses some."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds to wait for an answer before the request is sent again."""
     attempts: int = Field(default=8, ge=1)
-    """Number of server errors and time-outs after which a request counts as failed."""
+    """Number of tries, each ended by a server error or a time-out, after which a request counts as failed."""
     key_env: str = "OPENAI_API_KEY"
     """Environment variable with the API key."""
     judge: str | None = None
-    """A second model, which must agree with every accepted chain."""
+    """Name of a second model behind an endpoint, which is asked whether the chain agrees with the image and with
+    itself; a chain is accepted only if it says yes."""
     judge_url: str | None = None
-    """Endpoint of the judge; without it that of the teacher."""
+    """Base URL of the judge's endpoint (default: the teacher's)."""
     judge_key_env: str = "OPENAI_API_KEY"
     """Environment variable with the API key of the judge's own endpoint."""
     judge_param: Params = ()
@@ -106,7 +109,7 @@ class Local(Settings):
     """A checkpoint as the teacher."""
 
     batch: int = Field(default=16, ge=1)
-    """Images per batch."""
+    """Number of images that are asked about in one batch."""
     temperature: float = Field(default=0.7, ge=0)
     """Sampling temperature; 0 is greedy, and all candidates are then the same."""
     max_new_tokens: int = Field(default=1024, ge=1)
@@ -114,7 +117,7 @@ class Local(Settings):
     constrained: bool = False
     """Allow only well-formed chains (needs throughline[constrained])."""
     tiles: int = Field(default=1, ge=1)
-    """Largest number of tiles that an image is cut into."""
+    """Largest number of tiles that an image is cut into, for checkpoints that cut images, such as InternVL."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
     quantization: Quantization = "none"
@@ -126,28 +129,29 @@ class Local(Settings):
 
 
 class Build(Answers, Plan):
-    """Ask a teacher model about each image until it gives an accepted reasoning chain, a text that reasons from image
-    to class. The same command resumes a stopped build and repeats no recorded answer."""
+    """Ask a model, the teacher, about each image until it gives a reasoning chain that is accepted: a text that reasons
+    from image to class. The same command resumes a stopped build and repeats no recorded answer."""
 
     images: Source
     teacher: Annotated[tuple[str, ...], Shown("TEACHER", several="+")]
     """`drawn` (the built-in describer, for drawn images only); one or more base URLs of OpenAI-compatible endpoints
-    with the same model, such as https://api.openai.com/v1; or a checkpoint: `pocket`, a folder, with --hub a hub
-    name."""
+    with the same model, such as https://api.openai.com/v1; or a checkpoint: `pocket` (ships with the package), a
+    folder, or with --hub a name on the Hugging Face Hub."""
     out: Annotated[Path, Shown("STORE")]
-    """Folder of the store; an existing store is continued."""
+    """Folder of the store, in which every answer is recorded; an existing store is continued."""
     dry_run: bool = False
     """Only estimate requests, tokens and cost; send nothing."""
     max_cost: Annotated[float | None, Shown("USD")] = Field(default=None, gt=0, allow_inf_nan=False)
     """Stop before the whole store has cost more than this, in US dollars (default: no limit)."""
     go_on: bool = False
-    """Continue although none of the first 50 answers is accepted."""
+    """Do not stop when none of the first 50 answers is accepted."""
     shard: Annotated[str, Shown("I/N")] = "0/1"
-    """Only this share of the images: 0/4 to 3/4 for four jobs on the same store (default: all)."""
+    """Ask about only this share of the images, so that several jobs can fill one store: 0/4 to 3/4 for four jobs
+    (default: all images)."""
 
 
 class Check(Settings):
-    """Read every line of a journal, a store or an export; exit code 1 if a line cannot be used."""
+    """Look for damaged lines in a journal, a store or an export; exit code 1 if a line cannot be used."""
 
     store: Annotated[Path, Shown("STORE", positional=True)]
     """Folder of journal-*.jsonl, one such file, or a folder made by `chains export`."""
@@ -203,7 +207,7 @@ class BatchWrite(Plan, Request):
 
     images: Source
     out: Annotated[Path, Shown("STORE")]
-    """Folder of the store; an existing store is continued."""
+    """Folder of the store, in which every answer is recorded; an existing store is continued."""
     files: Annotated[Path, Shown("DIR")]
     """Where the request files go."""
 
