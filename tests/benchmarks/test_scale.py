@@ -11,6 +11,7 @@ from throughline.domains.checks import check_images
 from throughline.domains.folders import read_images
 
 
+@pytest.mark.slow
 def test_its_images_are_fit_for_training_and_no_two_are_the_same_file(tmp_path: Path) -> None:
     write_images(tmp_path, 400)
     report = check_images(tmp_path)

@@ -229,6 +229,7 @@ MARKS = (".", ",", "?", ":", "\n", "I can't", "T", "V", "—")
 WORDS = st.lists(st.sampled_from(PIECES + MARKS), max_size=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(), WORDS.map(" ".join)))
 def test_no_text_crashes_and_a_label_is_always_of_the_list(text):
@@ -253,6 +254,7 @@ def test_more_than_five_thousand_answers_a_second_over_345_classes():
     assert len(texts) / (time.process_time() - started) > 5_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

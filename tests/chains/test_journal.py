@@ -272,6 +272,7 @@ def mixed_up(draw):
     return lines
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(draw=st.randoms(use_true_random=False))
 def test_a_store_is_what_a_plain_fold_of_its_lines_is(draw, tmp_path_factory):

@@ -103,6 +103,7 @@ def test_a_build_stops_at_its_cost_with_exit_code_3(
     assert chains(*words) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_what_is_under_way(world: Path, tmp_path: Path) -> None:
     """What was sent may be billed: its answer is written down before the build ends, with exit code 3."""
     labels = {sample.image_sha256: sample.label for sample in read_images(world).samples}

@@ -32,6 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def no_forecast(monkeypatch):
+    """A dry run says no costs, which take it a second."""
+    monkeypatch.setattr("throughline.experiment.forecast.forecast_run", lambda *_: "not asked for")
+
+
 def in_process_of_its_own(*arguments: object) -> subprocess.CompletedProcess:
     """Runs the command and prints, last on stderr, which heavy libraries it loaded."""
     code = (
@@ -81,6 +87,7 @@ def test_check_prints_json_alone(folder, capsys):
     assert report["ok"] is True
 
 
+@pytest.mark.usefixtures("no_forecast")
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
@@ -104,6 +111,7 @@ def test_class_names_that_answers_cannot_be_told_by_are_told_before_a_unit_start
     assert said in errors and errors.splitlines()[-1].startswith("warning: " if code == 0 else "throughline: error: ")
 
 
+@pytest.mark.usefixtures("no_forecast")
 @pytest.mark.parametrize(
     ("names", "code", "said"),
     [
@@ -132,6 +140,7 @@ def test_display_names_and_synonyms_are_told_alike_from_a_table_and_a_config(fol
         assert said in (told := capsys.readouterr().err) and bool(said) == bool(told)
 
 
+@pytest.mark.usefixtures("no_forecast")
 def test_one_class_split_folders_and_narrow_images_are_told_by_a_dry_run(folder, tmp_path, capsys):
     def dry_run(root: Path) -> tuple[int, str]:
         code = main(["run", "tiny", "--dry-run", "--set", f"data.images={root}", *CLS])
@@ -150,6 +159,7 @@ def test_one_class_split_folders_and_narrow_images_are_told_by_a_dry_run(folder,
     assert code == 1 and "only one class (x)" in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("no_forecast")
 def test_a_dry_run_for_programs_has_the_warnings(folder, capsys):
     (folder / "art" / "ghost").mkdir()
     command = ["run", "tiny", "--dry-run", "--json", "--set", f"data.images={folder}", *CLS]

@@ -45,6 +45,7 @@ def test_a_dry_run_for_programs_is_json_alone(checkpoint, capsys):
     assert sarr["needs"] == ["sketch-reasoning-seed2"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_forecasts_tokens_flops_memory_and_hours_on_named_hardware(capsys):
     assert main(["run", "demo", "--dry-run"]) == 0
     printed = capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_a_dry_run_forecasts_tokens_flops_memory_and_hours_on_named_hardware(cap
     assert all(len(line) <= 140 for line in printed.splitlines())
 
 
+@pytest.mark.slow
 def test_a_forecast_for_programs_adds_up(capsys):
     assert main(["run", "demo", "--dry-run", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

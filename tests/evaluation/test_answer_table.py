@@ -44,6 +44,7 @@ def whole(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_table_cut_at_any_byte_is_completed_to_the_same_bytes(whole):
     content = whole.read_bytes()
     ends = [len(csv_text([COLUMNS, *[*ROWS.values()][:count]]).encode()) for count in range(len(ROWS) + 1)]

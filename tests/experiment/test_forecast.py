@@ -37,6 +37,8 @@ from throughline.runs.folder import unit_folder
 from throughline.training.methods import BOTH
 from throughline.training.paths import PathRenderer
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("alarm_clock", "cat", "cat_tower", "dog")
 CHAIN = "<SUMMARY>\none object.\n</SUMMARY>\n<CONCLUSION>\ncat\n</CONCLUSION>"
 
@@ -91,7 +93,6 @@ def test_tiles_are_those_that_the_processor_cuts_a_typical_image_into():
     assert "an image of 160 x 160 pixels, the mean, is cut into 5 tiles" in cut.notes
 
 
-@pytest.mark.slow
 def test_every_unit_is_forecast_with_its_own_image_set_and_levels():
     wording = "factors={wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}}"
     preview = preview_run(load_config("demo", [wording, "methods=cls"]))
@@ -132,7 +133,6 @@ def test_chain_lengths_come_from_the_journal_the_describer_or_an_assumption(tmp_
     assert 290 < assumed.paths.chain < 310 and "chain length: 300 tokens, an assumption of ours" in assumed.notes
 
 
-@pytest.mark.slow
 def test_the_prefix_is_paid_for_once_whatever_is_asked(demo):
     cost = Cost(answers=900, images_measured=300)
 
@@ -157,7 +157,6 @@ def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
     assert memory[0].weights == memory[1].weights
 
 
-@pytest.mark.slow
 def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
     from throughline.mllm.lora import add_lora, folded
 
@@ -182,7 +181,6 @@ def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
     assert tiled.memory("zero_shot").asking > at_least
 
 
-@pytest.mark.slow
 def test_decoding_reads_four_bits_of_quantized_weights():
     def read(*overrides):
         workload = workload_of("model.dtype=bfloat16", "evaluation.answering.answers=[label]", *overrides)
@@ -193,7 +191,6 @@ def test_decoding_reads_four_bits_of_quantized_weights():
     assert whole.bytes_read - quarter.bytes_read == pytest.approx(saved, rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["reasoning", "mtct"])
 def test_activations_are_about_what_a_step_really_keeps(method):
     """Against autograd's own list of saved tensors, for the pocket checkpoint and dropout off."""
@@ -335,7 +332,6 @@ def test_units_that_a_folder_has_finished_count_with_what_they_took(demo, tmp_pa
     assert forecast_run(preview, tmp_path).elapsed["this machine"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_a_finished_run_is_compared_unit_by_unit_and_calibrates_the_model(tmp_path):
     """The tiny preset for real: after calibration the sums meet."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.forks import InsteadOfSpawn
 from tests.mllm.tiny import image_of
 
 from throughline.mllm import pixel_cache
@@ -207,11 +208,10 @@ def use(folder: str, limit: int, seed: int, rounds: int, wrong: multiprocessing.
 @pytest.mark.slow
 def test_processes_share_it_and_one_is_killed(tmp_path: Path) -> None:
     limit = 40 * 4400
-    spawning = multiprocessing.get_context("spawn")
-    wrong = spawning.Queue()
-    killed = spawning.Process(target=use, args=(str(tmp_path), limit, 9, 1_000_000, wrong))
+    wrong = InsteadOfSpawn.Queue()
+    killed = InsteadOfSpawn.Process(target=use, args=(str(tmp_path), limit, 9, 1_000_000, wrong))
     killed.start()
-    others = [spawning.Process(target=use, args=(str(tmp_path), limit, seed, 5, wrong)) for seed in range(2)]
+    others = [InsteadOfSpawn.Process(target=use, args=(str(tmp_path), limit, seed, 5, wrong)) for seed in range(2)]
     for process in others:
         process.start()
     deadline = time.monotonic() + 60

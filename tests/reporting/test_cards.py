@@ -127,6 +127,7 @@ def test_an_exports_card_has_the_section(folder: Path, tmp_path: Path) -> None:
     assert card.index("## Acceptance") < card.index("## Measured") < card.index("## Training")
 
 
+@pytest.mark.slow
 def test_a_models_card_has_the_section_also_when_the_model_is_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -331,6 +331,7 @@ def test_ids_that_are_no_utf8_or_no_path_do_not_stop_the_page(images: ImageSet, 
     assert all(card["picture"] is None and len(card["id"]) < 400 for card in cards)
 
 
+@pytest.mark.slow
 def test_a_small_domain_leaves_its_room_to_the_others(tmp_path: Path) -> None:
     samples = made_up(2, "tiny") + made_up(12_340, "huge") + made_up(3, "small")
     store = write(tmp_path / "store", [candidate(sample, 0, "a") for sample in samples])

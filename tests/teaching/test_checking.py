@@ -357,6 +357,7 @@ def test_a_file_name_that_is_no_unicode_can_be_reported(tmp_path: Path) -> None:
     assert "journal-\\udcff.jsonl" in str(result.problems[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_no_damage_crashes_the_check_or_loses_a_line(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:

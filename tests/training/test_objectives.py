@@ -23,6 +23,7 @@ def nll_of(mllm: Mllm, seed: int, question: str, answer: str) -> torch.Tensor:
     return nll_alone(mllm.model, mllm.chat.processor, "internvl", spoken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 @pytest.mark.parametrize("method", FIRST_STAGES)
 def test_the_loss_of_a_step_is_the_mean_over_samples_of_label_and_chain(
