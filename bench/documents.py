@@ -6,6 +6,7 @@ ThroughlineError: no document is made from it.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import command_reference
@@ -50,6 +51,7 @@ def rewrite(root: Path) -> list[Path]:
 
 def rendered(root: Path) -> dict[Path, str]:
     """Every document as it has to stand."""
+    group_of.cache_clear()
     texts = {}
     for name in DOCUMENTS:
         path = root / name
@@ -65,8 +67,10 @@ def rendered(root: Path) -> dict[Path, str]:
 # the drawn world ----------------------------------------------------------------------------------------------------
 
 
+@cache
 def group_of(folder: Path) -> Group:
-    """The one group of results of a reduced run. ThroughlineError for a run that is not whole, or has several."""
+    """The one group of results of a reduced run, which many blocks show. ThroughlineError for a run that is not whole,
+    or has several."""
     run = read_run(folder)
     require_whole(run)
     found = groups(run)
