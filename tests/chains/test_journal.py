@@ -194,7 +194,10 @@ def test_a_last_line_that_lost_only_its_break_is_kept(tmp_path):
 
 def test_one_writer_for_one_file(tmp_path):
     pytest.importorskip("fcntl")
-    with JournalWriter(tmp_path / "j.jsonl"), pytest.raises(ThroughlineError, match="another writer"):
+    with (
+        JournalWriter(tmp_path / "j.jsonl"),
+        pytest.raises(ThroughlineError, match="another process is writing this journal"),
+    ):
         JournalWriter(tmp_path / "j.jsonl")
     JournalWriter(tmp_path / "j.jsonl").close()
 

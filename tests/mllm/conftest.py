@@ -20,8 +20,9 @@ def mllms(checkpoints: dict[str, Path]) -> dict[str, Mllm]:
     return {family: load_mllm(str(folder)) for family, folder in checkpoints.items()}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[FAMILIES[0], *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])])
 def family(request: pytest.FixtureRequest) -> str:
+    """One of them among the fast tests."""
     return str(request.param)
 
 
