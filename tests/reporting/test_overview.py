@@ -25,8 +25,8 @@ def group_of(fake: FakeRun) -> Group:
 
 
 def card_of(group: Group) -> Overview:
-    answer = group.main_answer
-    return overview(group, summarise(group, "all", answer), against_baseline(group, answer), ahead(group))
+    by_answer = {answer: against_baseline(group, answer) for answer in group.answers}
+    return overview(group, summarise(group, "all", group.main_answer), by_answer, ahead(group))
 
 
 def ahead(group: Group) -> str | None:
@@ -59,10 +59,18 @@ def test_the_verdict_is_of_the_full_method_in_the_numbers_of_the_table(fake_run:
     assert verdict.difference == f"mtct_sarr − cls: {gap} points [{low}, {high}]".replace("-", "−")
     assert (verdict.word, card.setups) == ("better", ("cls", "mtct_sarr"))
     assert verdict.chance == f"By chance? Hardly: p {p} after Holm's correction over 5 comparisons."
-    assert card.note.startswith("label path") and "seeds and images" in card.note and "One seed" not in card.note
+    assert verdict.about == "The whole method against the baseline"
+    assert card.methods["cls"] == "the baseline: labels only" and card.methods["mtct_sarr"].startswith(
+        "the whole method"
+    )
+    assert (
+        card.note.startswith("Answers on the label path")
+        and "seeds and images" in card.note
+        and "One seed" not in card.note
+    )
     assert card.facts == {
         "images": "60 held out", "held-out domains": "painting, sketch", "classes": "3", "seeds": "3",
-        "checkpoint": "pocket", "chance": "33.3 %",
+        "checkpoint": "pocket", "guessing gives": "33.3 %",
     }  # fmt: skip
 
 
@@ -74,6 +82,10 @@ def test_a_full_method_that_is_worse_is_said_to_be_and_the_better_one_is_named(m
     assert [(v.difference.split(":")[0], v.word) for v in card.verdicts] == [
         ("mtct_sarr − cls", "worse"),
         ("mtct − cls", "better"),
+    ]
+    assert [v.about for v in card.verdicts] == [
+        "The whole method against the baseline",
+        "The highest method against the baseline",
     ]
     assert "One seed: this says nothing about another training." in card.note and "images only" in card.note
 
@@ -87,7 +99,7 @@ def test_methods_that_differ_by_little_cannot_be_told_apart(make_run: MakeRun) -
     (verdict,) = card.verdicts
     assert verdict.word == "cannot be told apart" and verdict.chance.startswith("By chance? It may be: p ")
     assert "Holm" not in verdict.chance, "one comparison needs no correction"
-    assert ahead(group) is None and card.best.startswith("No method is ahead of all others")
+    assert ahead(group) is None and card.best.startswith("No method is clearly better than all the others")
 
 
 def test_without_the_full_method_the_best_other_one_is_compared(make_run: MakeRun) -> None:
@@ -102,7 +114,7 @@ def test_one_method_or_lost_predictions_compare_nothing(make_run: MakeRun) -> No
         path.unlink()
     card = card_of(group_of(fake))
     assert card.verdicts == () and card.note.startswith("Nothing to compare")
-    assert card.facts["images"] == "30 held out" and "chance" not in card.facts and "classes" not in card.facts
+    assert card.facts["images"] == "30 held out" and "guessing gives" not in card.facts and "classes" not in card.facts
 
 
 def test_the_star_stands_where_intervals_from_all_others_allow_it(make_run: MakeRun) -> None:
@@ -110,7 +122,7 @@ def test_the_star_stands_where_intervals_from_all_others_allow_it(make_run: Make
     for method, right in (("zero_shot", 5), ("cls", 15), ("mtct", 29)):
         answers_like(fake, method, right)
     group = group_of(fake)
-    assert ahead(group) == "mtct" and card_of(group).best.startswith("★ mtct is ahead")
+    assert ahead(group) == "mtct" and card_of(group).best.startswith("★ mtct is better than every other method")
     table = page_table(group, "all", "label", against_baseline(group, "label"), "mtct")
     assert [row[0] for row in table.rows] == ["zero_shot", "cls", "mtct ★", "chance", "most frequent class"]
     answers_like(fake, "cls", 28)

@@ -83,7 +83,7 @@ def differences_figure(group: Group, compared: Mapping[str, Sequence[Comparison]
     return Plot(
         "differences",
         "Better than the baseline? Difference of each method on the same images, with its 95 % interval: right of the "
-        "dotted line is better, left of it worse, an interval across it cannot tell",
+        "dotted line is better, left of it worse, an interval that crosses it shows no clear difference",
         tuple(panels),
         ("answer", "method", "baseline", "difference", "low", "high", "p_holm"),
         tuple(numbers),

@@ -7,21 +7,31 @@ from dataclasses import dataclass
 from throughline.reporting.ablation import FULL
 from throughline.reporting.results import Comparison, Group, Summary, drawn_over
 from throughline.reporting.tables import bracketed, class_names, guessing
+from throughline.training.methods import METHODS
 
 MAY_BE_CHANCE = 0.05
 """From this p on, after Holm."""
+ANSWER_WORDS = {
+    "label": "the model writes a class name",
+    "reasoning": "the model writes a chain, and the class in its conclusion counts",
+    "likelihood": "the class name with the highest likelihood counts",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A setup against the baseline, in the numbers of the table."""
 
+    about: str
+    """Which of the methods this is."""
     difference: str
     """`mtct_sarr − cls: −1.9 points [−3.5, −0.4]`."""
     word: str
     """By the interval: better, worse, or cannot be told apart."""
     chance: str
     """Whether it may be chance, by p after Holm."""
+    elsewhere: str = ""
+    """The same difference on the other answer paths."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +46,46 @@ class Overview:
     """Which method is best, as far as intervals tell."""
     note: str
     """What the verdicts are about."""
+    methods: Mapping[str, str]
+    """What each method is, and what it learns from."""
     setups: tuple[str, ...]
     """The baseline and the setup of the first verdict; one alone where nothing can be compared."""
 
 
-def overview(group: Group, rows: Mapping[str, Summary], compared: Sequence[Comparison], ahead: str | None) -> Overview:
-    """All on the main answer path: the `rows` of the main split, all setups minus the baseline, and the one that is
-    ahead of all others."""
+def overview(
+    group: Group, rows: Mapping[str, Summary], by_answer: Mapping[str, Sequence[Comparison]], ahead: str | None
+) -> Overview:
+    """The `rows` of the main split on the main answer path, the setup that is ahead of all others there, and by answer
+    path all setups minus the baseline."""
     means = {name: row.average.mean for name, row in rows.items() if row.average}
     highest = max(means, key=means.__getitem__, default=None)
-    setups, chosen = tuple(rows)[-1:], []
+    compared = by_answer.get(group.main_answer, ())
+    setups, verdicts = tuple(rows)[-1:], []
     if compared:
         first = _first_compared(compared, means)
         setups = (first.baseline.name, first.setup.name)
-        better = [row for row in compared if row.setup.name == highest and row.paired.interval.low > 0]
-        chosen = [first, *(row for row in better if row is not first)]
+        title = "The whole method" if first.setup.method == FULL else "The best other method"
+        verdicts.append(_verdict(f"{title} against the baseline", first, by_answer))
+        verdicts += [
+            _verdict("The highest method against the baseline", row, by_answer)
+            for row in compared
+            if row is not first and row.setup.name == highest and row.paired.interval.low > 0
+        ]
     best = "No method has results for every held-out domain."
     if highest is not None:
-        alone = f"★ {highest} is ahead of all other methods, by intervals"
-        no_one = f"No method is ahead of all others by an interval; highest: {highest}"
-        best = f"{alone if highest == ahead else no_one}, {100 * means[highest]:.1f} %."
-    verdicts = tuple(_verdict(row, len(compared)) for row in chosen)
-    return Overview(_facts(group), verdicts, best, _note(group, bool(compared)), setups)
+        alone = f"★ {highest} is better than every other method, by each interval:"
+        no_one = f"No method is clearly better than all the others. The highest is {highest},"
+        best = f"{alone if highest == ahead else no_one} {100 * means[highest]:.1f} %."
+    methods = {name: _words(row.setup.method, setups[0] == name) for name, row in rows.items()}
+    return Overview(_facts(group), tuple(verdicts), best, _note(group, bool(compared)), methods, setups)
+
+
+def _words(method: str, is_baseline: bool) -> str:
+    known = METHODS.get(method)
+    if known is None:
+        return "a method of this run's own"
+    role = "the baseline: " if is_baseline else "the whole method: " if known.full else "a control: " * known.control
+    return f"{role}{known.words}"
 
 
 def _first_compared(compared: Sequence[Comparison], means: Mapping[str, float]) -> Comparison:
@@ -68,17 +96,28 @@ def _first_compared(compared: Sequence[Comparison], means: Mapping[str, float]) 
     return next(iter(at_levels or full), max(compared, key=lambda row: means.get(row.setup.name, 0.0)))
 
 
-def _verdict(row: Comparison, comparisons: int) -> Verdict:
-    word = (
-        "better" if row.paired.interval.low > 0 else "worse" if row.paired.interval.high < 0 else "cannot be told apart"
-    )
+def _verdict(about: str, row: Comparison, by_answer: Mapping[str, Sequence[Comparison]]) -> Verdict:
+    compared = next(rows for rows in by_answer.values() if row in rows)
     chance = "It may be" if row.adjusted_p >= MAY_BE_CHANCE else "Hardly"
-    corrected = f"p {row.adjusted_p:.3f} after Holm's correction over {comparisons} comparisons"
+    corrected = f" after Holm's correction over {len(compared)} comparisons" if len(compared) > 1 else ""
+    others = [
+        f"{answer} {bracketed(other.paired)}, {_word(other)}"
+        for answer, rows in by_answer.items()
+        for other in rows
+        if rows is not compared and other.setup == row.setup
+    ]
     return Verdict(
+        about=about,
         difference=f"{row.setup.name} − {row.baseline.name}: {bracketed(row.paired, ' points')}",
-        word=word,
-        chance=f"By chance? {chance}: {corrected if comparisons > 1 else f'p {row.adjusted_p:.3f}'}.",
+        word=_word(row),
+        chance=f"By chance? {chance}: p {row.adjusted_p:.3f}{corrected}.",
+        elsewhere=f"On the other answer paths: {'; '.join(others)}." if others else "",
     )
+
+
+def _word(row: Comparison) -> str:
+    interval = row.paired.interval
+    return "better" if interval.low > 0 else "worse" if interval.high < 0 else "cannot be told apart"
 
 
 def _note(group: Group, is_compared: bool) -> str:
@@ -86,8 +125,8 @@ def _note(group: Group, is_compared: bool) -> str:
         return "Nothing to compare: that takes two methods that answered the same images, with their predictions."
     one_seed = " One seed: this says nothing about another training." if group.seeds == 1 else ""
     return (
-        f"{group.main_answer} path, mean over the held-out domains; in brackets the 95 % interval over "
-        f"{drawn_over(group.seeds)}.{one_seed}"
+        f"Answers on the {group.main_answer} path: {ANSWER_WORDS[group.main_answer]}. Mean over the held-out domains; "
+        f"in brackets the 95 % interval over {drawn_over(group.seeds)}.{one_seed}"
     )
 
 
@@ -99,6 +138,8 @@ def _facts(group: Group) -> dict[str, str]:
         "classes": f"{len(class_names(group)):,}",
         "seeds": str(group.seeds),
         "checkpoint": group.model,
-        "chance": "".join(f"{100 * share:.1f} %" for name, share in guessing(group).items() if name == "chance"),
+        "guessing gives": "".join(
+            f"{100 * share:.1f} %" for name, share in guessing(group).items() if name == "chance"
+        ),
     }
     return {name: value for name, value in facts.items() if value not in {"", "0"}}

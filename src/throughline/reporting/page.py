@@ -103,7 +103,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
     compared = {answer: against_baseline(group, answer) for answer in answers}
     ahead = {answer: ahead_of_all(group, answer, summaries[answer]) for answer in answers}
     sure, mixed = confidences(group), confusions(group)
-    card = overview(group, summaries.get(main, {}), compared.get(main, ()), ahead.get(main))
+    card = overview(group, summaries.get(main, {}), compared, ahead.get(main))
     gallery = make_gallery(group, images_root, with_texts)
     figures = (
         accuracy_figure(summaries, chance=guessing(group).get("chance")),

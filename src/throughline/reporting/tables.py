@@ -98,7 +98,9 @@ def page_table(group: Group, split: str, answer: str, compared: Sequence[Compari
         notes += (
             f"Differences: paired bootstrap over {drawn_over(group.seeds)}, with the same images for every seed; 2,000 "
             "resamples; 95 % interval in brackets. Holm's correction is over the rows of this table.",
-            "★: ahead of all others by intervals." if ahead else "No method is ahead of all others by an interval.",
+            "★: better than every other method, by each interval."
+            if ahead
+            else "No method is clearly better than all the others.",
         )
     for row in table.rows:
         name = (f"{row[0]} ★" if ahead and row[:heads] == group.setups[ahead].cells else row[0], *row[1:])
