@@ -31,11 +31,11 @@ def test_the_method_of_the_recipe_is_planned_behind_the_one_it_begins_like(metho
 
 @pytest.mark.slow
 def test_every_command_of_a_recipe_runs(method_file):
-    with Terminal(method_file) as terminal:
-        for block in RECIPES:
-            for command in commands(block) if block.language == "sh" else ():
-                code, text = terminal.type(command)
-                assert code == 0, f"{command}\n{text}"
+    terminal = Terminal(method_file)
+    for block in RECIPES:
+        for command in commands(block) if block.language == "sh" else ():
+            code, text = terminal.type(command)
+            assert code == 0, f"{command}\n{text}"
     assert "chains_last" in (method_file / "runs" / "my_method" / "results.jsonl").read_text()
 
 

@@ -61,7 +61,7 @@ class Terminal:
         words = shlex.split(command)
         if words[0] == "throughline":
             return self._end_of(typed(words[1:], self.said, self.folder))
-        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, shell=True, cwd=self.folder, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
     def run_python(self, code: str) -> tuple[int, str]:

@@ -316,7 +316,7 @@ def test_a_damaged_file_is_written_anew(folder: Path) -> None:
     (folder / FILE).write_text("{")
     lines: list[str] = []
     analyze_run(folder, replace(ALL, what=("optimisation",)), say=lines.append)
-    assert "written anew" in lines[0] and read_analysis(folder / FILE) is not None
+    assert "it is written again" in lines[0] and read_analysis(folder / FILE) is not None
 
 
 def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

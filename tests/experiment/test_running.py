@@ -438,7 +438,7 @@ def test_two_processes_do_not_share_a_run_folder(run, tmp_path):
         (["model.checkpoint=/nowhere"], "no such checkpoint"),
         (["chains.journal=null"], "learn from reasoning chains"),
         (["chains.journal=/nowhere.jsonl"], "no chain journal"),
-        (["chains.journal=null", "chains.teacher=describer"], "drawn worlds only"),
+        (["chains.journal=null", "chains.teacher=describer"], "knows drawn images only"),
     ],
 )
 def test_faulty_input_is_found_before_anything_is_written(run, tmp_path, overrides, line):
@@ -475,7 +475,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(run, tmp_path):
 
 def test_a_file_in_the_way_of_the_run_folder_is_one_line(run, tmp_path):
     (tmp_path / "run").write_text("x")
-    with pytest.raises(ThroughlineError, match="a file has the name of this folder"):
+    with pytest.raises(ThroughlineError, match="a file has the name of the folder of a run"):
         run("methods=cls")
 
 

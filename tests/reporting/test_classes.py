@@ -157,7 +157,7 @@ def test_long_names_leave_room_for_the_cells(make_run: Callable[..., FakeRun]) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of matplotlib, where a layout has no room for the axes
         (axes,) = (axes for axes in drawn_figure(figure).axes if axes.get_visible())
-    assert axes.get_position().height > 0.1
+    assert axes.get_position().height > 0.05
 
 
 def test_images_with_several_labels_have_no_recall_by_class(make_run: Callable[..., FakeRun]) -> None:
