@@ -14,6 +14,8 @@ from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
 from throughline.evaluation.saved_model import open_model
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = ("label", "reasoning", "likelihood")
 LINE_KEYS = {
     *("schema", "unit", "dataset", "model", "targets", "method", "seed", "round", "answer", "split", "factors", "n"),
@@ -98,7 +100,6 @@ def test_a_split_is_the_one_domainbed_cuts(evaluate, model, images):
         assert {line["split"] for line in shown["results"]} == {part}
 
 
-@pytest.mark.slow
 def test_a_plain_checkpoint_is_measured_on_the_folders_classes(evaluate, preset, images):
     code, out, _ = evaluate(preset.parent / "tiny-base", images, "--json")
     assert code == 0

@@ -13,6 +13,8 @@ from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import open_model, read_record
 from throughline.experiment import run
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"boat": ["ship", "vessel"], "dog": ["hound"]}
 OPTIONS = "ship, cat, hound"
 

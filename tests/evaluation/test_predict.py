@@ -14,6 +14,8 @@ from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import open_model
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["image", "label", "confidence", "reasoning_label", "agree", "outcome", "chain"]
 
 
@@ -144,7 +146,6 @@ def asked_about(monkeypatch):
     return shown
 
 
-@pytest.mark.slow
 def test_the_same_call_continues_a_file_whose_last_row_is_torn(predict, model, images, tmp_path, asked_about):
     file = tmp_path / "answers.csv"
     assert predict(model, images, "--csv", file, "--batch", 4)[0] == 0

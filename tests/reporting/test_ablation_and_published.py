@@ -21,6 +21,8 @@ from throughline.runs.reader import Run, read_run
 if TYPE_CHECKING:
     from tests.reporting.conftest import FakeRun
 
+pytestmark = pytest.mark.slow
+
 
 def table_of(run: Run) -> Table:
     (group,) = groups(run)

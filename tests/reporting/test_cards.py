@@ -17,6 +17,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.metrics.intervals import Interval
 from throughline.reporting.cards import chains_section, held_out_section
 
+pytestmark = pytest.mark.slow
+
 IMAGES = "f" * 64
 BASE = State(method=None, unit=None, round=None)
 MTCT = State(method="mtct", unit="u", round=None)
@@ -127,7 +129,6 @@ def test_an_exports_card_has_the_section(folder: Path, tmp_path: Path) -> None:
     assert card.index("## Acceptance") < card.index("## Measured") < card.index("## Training")
 
 
-@pytest.mark.slow
 def test_a_models_card_has_the_section_also_when_the_model_is_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from throughline.runs.reader import read_run
 if TYPE_CHECKING:
     from tests.reporting.conftest import FakeRun
 
+pytestmark = pytest.mark.slow
+
 MakeRun = Callable[..., "FakeRun"]
 ONE_FOLD: dict[str, Any] = {"targets": ("sketch",), "seeds": (0,)}
 
