@@ -90,6 +90,18 @@ def test_a_full_method_that_is_worse_is_said_to_be_and_the_better_one_is_named(m
     assert "One seed: this says nothing about another training." in card.note and "images only" in card.note
 
 
+def test_the_full_method_stands_against_its_controls_too(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("throughline.reporting.overview.CONTROLS", ("mtct",))
+    fake = make_run(methods=("cls", "mtct", "mtct_sarr"), seeds=(0,), targets=("sketch",))
+    for method, right in (("cls", 15), ("mtct_sarr", 16), ("mtct", 29)):
+        answers_like(fake, method, right)
+    first, highest = card_of(group_of(fake)).verdicts
+    assert first.beside[0].startswith("Against controls of as many optimiser steps: mtct −43.3 [")
+    assert first.beside[0].endswith("], worse.")
+    assert first.beside[1].startswith("On the other answer paths: reasoning path ")
+    assert highest.about == "The highest method, a control, against the baseline"
+
+
 def test_methods_that_differ_by_little_cannot_be_told_apart(make_run: MakeRun) -> None:
     fake = make_run(methods=("cls", "mtct_sarr"), seeds=(0,), targets=("sketch",))
     answers_like(fake, "cls", 15)

@@ -4,8 +4,8 @@ baseline, and whether that may be chance. Called by `page`."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from throughline.reporting.ablation import FULL
-from throughline.reporting.results import Comparison, Group, Summary, drawn_over
+from throughline.reporting.ablation import CONTROLS, FULL
+from throughline.reporting.results import Comparison, Group, Setup, Summary, compare, drawn_over
 from throughline.reporting.tables import bracketed, class_names, guessing
 from throughline.training.methods import METHODS
 
@@ -30,8 +30,8 @@ class Verdict:
     """By the interval: better, worse, or cannot be told apart."""
     chance: str
     """Whether it may be chance, by p after Holm."""
-    elsewhere: str = ""
-    """The same difference on the other answer paths."""
+    beside: tuple[str, ...] = ()
+    """The same difference on the other answer paths, and from the controls of as many optimiser steps."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ def overview(
         first = _first_compared(compared, means)
         setups = (first.baseline.name, first.setup.name)
         title = "The whole method" if first.setup.method == FULL else "The best other method"
-        verdicts.append(_verdict(f"{title} against the baseline", first, by_answer))
+        controls = _controls(group, first.setup, rows) if first.setup.method == FULL else ()
+        verdicts.append(_verdict(f"{title} against the baseline", first, by_answer, controls))
+        control = ", a control," if highest is not None and rows[highest].setup.method in CONTROLS else ""
         verdicts += [
-            _verdict("The highest method against the baseline", row, by_answer)
+            _verdict(f"The highest method{control} against the baseline", row, by_answer)
             for row in compared
             if row is not first and row.setup.name == highest and row.paired.interval.low > 0
         ]
     best = "No method has results for every held-out domain."
     if highest is not None:
         alone = f"★ {highest} is better than every other method, by each interval:"
-        no_one = f"No method is clearly better than all the others. The highest is {highest},"
+        no_one = f"No method is clearly better than all the others. The highest is {highest}, but not by each interval:"
         best = f"{alone if highest == ahead else no_one} {100 * means[highest]:.1f} %."
     methods = {name: _words(row.setup.method, setups[0] == name) for name, row in rows.items()}
     return Overview(_facts(group), tuple(verdicts), best, _note(group, bool(compared)), methods, setups)
@@ -96,12 +98,22 @@ def _first_compared(compared: Sequence[Comparison], means: Mapping[str, float]) 
     return next(iter(at_levels or full), max(compared, key=lambda row: means.get(row.setup.name, 0.0)))
 
 
-def _verdict(about: str, row: Comparison, by_answer: Mapping[str, Sequence[Comparison]]) -> Verdict:
+def _controls(group: Group, full: Setup, rows: Mapping[str, Summary]) -> tuple[str, ...]:
+    """In one line the full method minus each control at its levels."""
+    names = [name for name, row in rows.items() if row.setup.method in CONTROLS and row.setup.levels == full.levels]
+    compared = compare(group, group.main_answer, [(full.name, name) for name in names])
+    differences = [f"{row.baseline.name} {bracketed(row.paired)}, {_word(row)}" for row in compared]
+    return (f"Against controls of as many optimiser steps: {'; '.join(differences)}.",) if differences else ()
+
+
+def _verdict(
+    about: str, row: Comparison, by_answer: Mapping[str, Sequence[Comparison]], beside: tuple[str, ...] = ()
+) -> Verdict:
     compared = next(rows for rows in by_answer.values() if row in rows)
     chance = "It may be" if row.adjusted_p >= MAY_BE_CHANCE else "Hardly"
     corrected = f" after Holm's correction over {len(compared)} comparisons" if len(compared) > 1 else ""
     others = [
-        f"{answer} {bracketed(other.paired)}, {_word(other)}"
+        f"{answer} path {bracketed(other.paired)}, {_word(other)}"
         for answer, rows in by_answer.items()
         for other in rows
         if rows is not compared and other.setup == row.setup
@@ -111,7 +123,7 @@ def _verdict(about: str, row: Comparison, by_answer: Mapping[str, Sequence[Compa
         difference=f"{row.setup.name} − {row.baseline.name}: {bracketed(row.paired, ' points')}",
         word=_word(row),
         chance=f"By chance? {chance}: p {row.adjusted_p:.3f}{corrected}.",
-        elsewhere=f"On the other answer paths: {'; '.join(others)}." if others else "",
+        beside=(*beside, f"On the other answer paths: {'; '.join(others)}.") if others else beside,
     )
 
 
