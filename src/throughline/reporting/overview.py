@@ -75,9 +75,10 @@ def overview(
         ]
     best = "No method has results for every held-out domain."
     if highest is not None:
-        alone = f"★ {highest} is better than every other method, by each interval:"
-        no_one = f"No method is clearly better than all the others. The highest is {highest}, but not by each interval:"
-        best = f"{alone if highest == ahead else no_one} {100 * means[highest]:.1f} %."
+        share = f"{100 * means[highest]:.1f} %"
+        best = f"No method is clearly better than all the others. The highest is {highest}, {share}."
+        if highest == ahead:
+            best = f"★ {highest}, {share}, is better than every other method, by each interval."
     methods = {name: _words(row.setup.method, setups[0] == name) for name, row in rows.items()}
     return Overview(_facts(group), tuple(verdicts), best, _note(group, bool(compared)), methods, setups)
 
