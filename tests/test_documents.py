@@ -401,6 +401,7 @@ rows = [{"accuracy": 0.5 + TILT, "seconds": time.time()}]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt,equal", [("0", True), ("0.1 * ('killed' in str(folder))", False)])
 def test_kills_are_counted_and_another_result_is_seen(tmp_path: Path, tilt: str, equal: bool) -> None:
     script = tmp_path / "run.py"

@@ -17,6 +17,8 @@ from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

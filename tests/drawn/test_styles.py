@@ -13,6 +13,8 @@ from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.scenes import sample_scene
 from throughline.drawn.styles import AUXILIARY_STYLES, DOMAIN_STYLES, object_mask, part_box, render
 
+pytestmark = pytest.mark.slow
+
 STYLES = (*DOMAIN_STYLES, *AUXILIARY_STYLES)
 
 

@@ -43,6 +43,8 @@ from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.question_set import make_question_set
 from throughline.reporting.chains_page import write_chains_page
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "cup", "dog")
 DOMAINS = ("photo", "sketch")
 PROMPTS = make_question_set(CLASSES)

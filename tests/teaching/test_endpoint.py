@@ -39,6 +39,8 @@ from throughline.teaching.prompt import teacher_prompt
 from throughline.teaching.recorder import Progress
 from throughline.teaching.teachers import Brief
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("aardvark", "bumblebee", "chinchilla")
 QUICK = Patience(timeout=0.4, attempts=4, first_delay=0.01, longest_delay=0.05, reach=10)
 """For servers that are there, on a machine that may be busy."""
