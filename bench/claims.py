@@ -5,7 +5,7 @@ interval lies on its side, `the reverse` when it lies on the other, else `undeci
 images, targets fixed; what is counted in tokens of a list, not in images, has one over seeds alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from throughline.analysis.document import FILE, Analysis, read_analysis
 from throughline.analysis.paper import SARR_NOTE
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
-from throughline.metrics.intervals import Interval, bootstrap_generator, interval_over_runs
+from throughline.metrics.intervals import NORMAL, Interval, bootstrap_generator, percentile_interval
 from throughline.reporting.results import Group, compare
 from throughline.reporting.text import to_markdown
 
@@ -70,6 +70,39 @@ def row_of(claim: Claim, analysis: Analysis) -> tuple[str, ...]:
         f"{found.low:.2f} to {found.high:.2f}",
         "–" if claim.above is None else verdict(found, claim.above),
     )
+
+
+def interval_over_runs(
+    intervals: Mapping[tuple[str, int], Interval],
+    rng: np.random.Generator,
+    *,
+    same_images: bool = False,
+    draws: int = 2000,
+) -> Interval:
+    """Percentile interval of the mean over targets of the mean over seeds, of what is known by (target, seed) only with
+    its own 95 % interval over images.
+
+    Seeds are drawn with replacement within their target, as in `hierarchical_bootstrap`. What the images add is drawn
+    from a normal with the standard error that an interval implies, the mean over a target's seeds, once for all of
+    them: the same images stand behind every seed. `same_images`: they stand behind every target, too, at least in part,
+    as those do that were trained on; one draw then serves all targets, as if they were wholly the same, which is wide.
+    An interval of no width adds nothing.
+    """
+    if not intervals:
+        raise ValueError("no runs")
+    by_target = {
+        name: [interval for (target, _), interval in intervals.items() if target == name]
+        for name, _ in sorted(intervals)
+    }
+    of_all = rng.standard_normal(draws) if same_images else None
+    drawn = []
+    for own in by_target.values():
+        means = np.array([interval.mean for interval in own])
+        error = float(np.mean([(interval.high - interval.low) / (2 * NORMAL) for interval in own]))
+        of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
+        drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
+    mean = float(np.mean([np.mean([interval.mean for interval in own]) for own in by_target.values()]))
+    return percentile_interval(np.mean(drawn, axis=0), mean)
 
 
 def verdict(found: Interval, above: float) -> str:

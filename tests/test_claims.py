@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import claims
@@ -12,7 +13,7 @@ from throughline.analysis.faithfulness import Variant
 from throughline.analysis.probabilities import Buckets, Moved
 from throughline.analysis.records import State
 from throughline.analysis.sensitivity import Sensitivity, Setting
-from throughline.metrics.intervals import Interval
+from throughline.metrics.intervals import Interval, clustered_interval, hierarchical_bootstrap
 
 BASE = State(method=None, unit=None, round=None)
 CLS = State(method="cls", unit="c", round=None)
@@ -168,3 +169,41 @@ def test_blocks_without_evidence_say_so(tmp_path: Path):
     assert claims.claims_block("challenges")(tmp_path, None) == claims.NOT_MEASURED
     assert claims.claims_block("rounds")(tmp_path, object()) == claims.NOT_MEASURED
     assert not (tmp_path / "evidence" / "demo_full" / FILE).exists()
+
+
+def test_an_interval_over_runs_is_what_a_bootstrap_of_the_answers_themselves_gives() -> None:
+    drawn = np.random.default_rng(0)
+    answers, known = {}, {}
+    for target, skill in (("a", 0.3), ("b", 0.7)):
+        images = drawn.uniform(size=150)
+        for seed in range(4):
+            right = (images + 0.1 * drawn.standard_normal(150) < skill + 0.06 * drawn.standard_normal()).astype(float)
+            answers[target, seed] = right
+            known[target, seed] = clustered_interval(right, np.ones(150), np.random.default_rng(1))
+    whole = hierarchical_bootstrap(answers, np.random.default_rng(2))
+    found = claims.interval_over_runs(known, np.random.default_rng(3))
+    assert found.mean == pytest.approx(whole.mean)
+    assert found.low == pytest.approx(whole.low, abs=0.012) and found.high == pytest.approx(whole.high, abs=0.012)
+
+
+def test_without_image_intervals_only_seeds_count_and_one_run_keeps_its_own() -> None:
+    def exactly(value: float) -> Interval:
+        return Interval(low=value, high=value, mean=value)
+
+    spread = {("a", seed): exactly(value) for seed, value in enumerate((1.0, 2.0, 6.0))}
+    found = claims.interval_over_runs(spread, np.random.default_rng(0))
+    assert found == hierarchical_bootstrap({k: [v.mean] for k, v in spread.items()}, np.random.default_rng(0))
+    one = claims.interval_over_runs({("a", 0): Interval(low=-1.0, high=3.0, mean=1.0)}, np.random.default_rng(0))
+    assert one.low == pytest.approx(-1, abs=0.15) and one.high == pytest.approx(3, abs=0.15) and one.mean == 1
+    with pytest.raises(ValueError, match="no runs"):
+        claims.interval_over_runs({}, np.random.default_rng(0))
+
+
+def test_targets_with_the_same_images_do_not_average_the_images_away() -> None:
+    known = {(f"t{n}", 0): Interval(low=-2.0, high=2.0, mean=0.0) for n in range(4)}
+    apart, same = (
+        claims.interval_over_runs(known, np.random.default_rng(0), same_images=shared) for shared in (False, True)
+    )
+    assert apart.high - apart.low == pytest.approx(4 / 4**0.5, rel=0.1) and same.high - same.low == pytest.approx(
+        4, rel=0.1
+    )

@@ -8,10 +8,8 @@ from scipy import stats
 
 from throughline.metrics.intervals import (
     Interval,
-    clustered_interval,
     difference_of,
     hierarchical_bootstrap,
-    interval_over_runs,
     mean_and_error,
     wilson_interval,
 )
@@ -133,40 +131,6 @@ def test_two_thousand_draws_of_a_paper_sized_table_take_well_under_a_second() ->
     assert time.perf_counter() - begun < 1.0
 
 
-def test_an_interval_over_runs_is_what_a_bootstrap_of_the_answers_themselves_gives() -> None:
-    drawn = rng()
-    answers, known = {}, {}
-    for target, skill in (("a", 0.3), ("b", 0.7)):
-        images = drawn.uniform(size=150)
-        for seed in range(4):
-            right = (images + 0.1 * drawn.standard_normal(150) < skill + 0.06 * drawn.standard_normal()).astype(float)
-            answers[target, seed] = right
-            known[target, seed] = clustered_interval(right, np.ones(150), rng(1))
-    whole = hierarchical_bootstrap(answers, rng(2))
-    found = interval_over_runs(known, rng(3))
-    assert found.mean == pytest.approx(whole.mean)
-    assert found.low == pytest.approx(whole.low, abs=0.012) and found.high == pytest.approx(whole.high, abs=0.012)
-
-
-def test_without_image_intervals_only_seeds_count_and_one_run_keeps_its_own() -> None:
-    def exactly(value: float) -> Interval:
-        return Interval(low=value, high=value, mean=value)
-
-    spread = {("a", seed): exactly(value) for seed, value in enumerate((1.0, 2.0, 6.0))}
-    found = interval_over_runs(spread, rng())
-    assert found == hierarchical_bootstrap({k: [v.mean] for k, v in spread.items()}, rng())
-    one = interval_over_runs({("a", 0): Interval(low=-1.0, high=3.0, mean=1.0)}, rng())
-    assert one.low == pytest.approx(-1, abs=0.15) and one.high == pytest.approx(3, abs=0.15) and one.mean == 1
-    with pytest.raises(ValueError, match="no runs"):
-        interval_over_runs({}, rng())
-
-
 def test_errors_of_a_difference_add_as_squares() -> None:
     found = difference_of(Interval(low=7.0, high=13.0, mean=10.0), Interval(low=0.0, high=8.0, mean=4.0))
     assert (found.low, found.mean, found.high) == (1.0, 6.0, 11.0)
-
-
-def test_targets_with_the_same_images_do_not_average_the_images_away() -> None:
-    known = {(f"t{n}", 0): Interval(low=-2.0, high=2.0, mean=0.0) for n in range(4)}
-    apart, same = (interval_over_runs(known, rng(), same_images=shared) for shared in (False, True))
-    assert width(apart) == pytest.approx(4 / 4**0.5, rel=0.1) and width(same) == pytest.approx(4, rel=0.1)

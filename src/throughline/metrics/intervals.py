@@ -121,39 +121,6 @@ def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
     return tables
 
 
-def interval_over_runs(
-    intervals: Mapping[tuple[str, int], Interval],
-    rng: np.random.Generator,
-    *,
-    same_images: bool = False,
-    draws: int = 2000,
-) -> Interval:
-    """Percentile interval of the mean over targets of the mean over seeds, of what is known by (target, seed) only with
-    its own `LEVEL` interval over images.
-
-    Seeds are drawn with replacement within their target, as in `hierarchical_bootstrap`. What the images add is drawn
-    from a normal with the standard error that an interval implies, the mean over a target's seeds, once for all of
-    them: the same images stand behind every seed. `same_images`: they stand behind every target, too, at least in part,
-    as those do that were trained on; one draw then serves all targets, as if they were wholly the same, which is wide.
-    An interval of no width adds nothing.
-    """
-    if not intervals:
-        raise ValueError("no runs")
-    by_target = {
-        name: [interval for (target, _), interval in intervals.items() if target == name]
-        for name, _ in sorted(intervals)
-    }
-    of_all = rng.standard_normal(draws) if same_images else None
-    drawn = []
-    for own in by_target.values():
-        means = np.array([interval.mean for interval in own])
-        error = float(np.mean([(interval.high - interval.low) / (2 * NORMAL) for interval in own]))
-        of_seeds = means[rng.integers(len(means), size=(draws, len(means)))].mean(axis=1)
-        drawn.append(of_seeds + error * (rng.standard_normal(draws) if of_all is None else of_all))
-    mean = float(np.mean([np.mean([interval.mean for interval in own]) for own in by_target.values()]))
-    return percentile_interval(np.mean(drawn, axis=0), mean)
-
-
 def difference_of(first: Interval, second: Interval) -> Interval:
     """First minus second with the errors added as those of independent measurements: too wide where the two go
     together, too narrow where one rises as the other falls."""
