@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from certificate_block import NOT_MEASURED
-from throughline.analysis import context, entropy, faithfulness, mismatch, probabilities
-from throughline.analysis.claims import Claim
+from paper_claims import CHALLENGES, ROUNDS, Claim
 from throughline.analysis.document import FILE, Analysis, read_analysis
 from throughline.analysis.paper import SARR_NOTE
 from throughline.core.table import MISSING, Table
@@ -111,16 +110,6 @@ def verdict(found: Interval, above: float) -> str:
         return "seen"
     return "the reverse" if found.high < above else "undecided"
 
-
-CHALLENGES = (
-    *probabilities.CLAIMS,
-    *context.CLAIMS,
-    *probabilities.CHAIN_CLAIMS,
-    *mismatch.CLAIMS,
-    *entropy.CLAIMS,
-    *faithfulness.CLAIMS,
-)
-ROUNDS = mismatch.ROUNDS_CLAIMS
 
 ABLATION = (
     ("cls", "zero_shot", "Training on labels helps", "+19.85; OfficeHome +4.29"),

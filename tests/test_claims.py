@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import claims
+import paper_claims
 from throughline.analysis.context import Context
 from throughline.analysis.divergence import Divergence, Pair
 from throughline.analysis.document import FILE, Analysis, Fold
@@ -207,3 +208,8 @@ def test_targets_with_the_same_images_do_not_average_the_images_away() -> None:
     assert apart.high - apart.low == pytest.approx(4 / 4**0.5, rel=0.1) and same.high - same.low == pytest.approx(
         4, rel=0.1
     )
+
+
+def test_errors_of_a_difference_add_as_squares() -> None:
+    found = paper_claims.difference_of(Interval(low=7.0, high=13.0, mean=10.0), Interval(low=0.0, high=8.0, mean=4.0))
+    assert (found.low, found.mean, found.high) == (1.0, 6.0, 11.0)

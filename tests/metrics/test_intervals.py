@@ -8,7 +8,6 @@ from scipy import stats
 
 from throughline.metrics.intervals import (
     Interval,
-    difference_of,
     hierarchical_bootstrap,
     mean_and_error,
     wilson_interval,
@@ -129,8 +128,3 @@ def test_two_thousand_draws_of_a_paper_sized_table_take_well_under_a_second() ->
     begun = time.perf_counter()
     hierarchical_bootstrap(data, rng())
     assert time.perf_counter() - begun < 1.0
-
-
-def test_errors_of_a_difference_add_as_squares() -> None:
-    found = difference_of(Interval(low=7.0, high=13.0, mean=10.0), Interval(low=0.0, high=8.0, mean=4.0))
-    assert (found.low, found.mean, found.high) == (1.0, 6.0, 11.0)

@@ -1,17 +1,20 @@
 """The published figures about token probabilities, with what was measured here beside them, and the section of all that
 is about token probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from throughline.analysis.claims import recorded
 from throughline.analysis.context import context_table
 from throughline.analysis.folds import averaged
 from throughline.analysis.paper import NOTE
 from throughline.analysis.probabilities import own_moved_table, probability_figures, probability_tables
+from throughline.analysis.records import State
 from throughline.analysis.section import Scope, Section
 from throughline.core.table import MISSING, Table
+from throughline.metrics.intervals import Interval
 
+Value = Callable[[Any], Interval | None]
+"""What a fold's record has, with its interval over images; None where it does not speak of it."""
 Measure = Literal["high", "low", "gained", "with_chain", "chain_low"]
 
 _PUBLISHED: tuple[tuple[str, str, Measure, str], ...] = (
@@ -88,3 +91,24 @@ def beside_the_paper(folds: Sequence[Any], scope: Scope) -> Table:
             "with a chain as context gives every image, not every token, the same weight.",
         ),
     )  # fmt: skip
+
+
+def recorded(field: str, measure: str, scale: float = 1.0, **wanted: str) -> Value:
+    """The estimate `measure`, times `scale`, of the first record among a fold's `field` that is of what is wanted. A
+    state is wanted by its name; a method whose rounds are over goes by its own name, too: its last round."""
+
+    def value(fold: Any) -> Interval | None:
+        for record in getattr(fold, field):
+            if all(name in _names(fold, getattr(record, key)) for key, name in wanted.items()):
+                estimate: Interval | None = getattr(record, measure)
+                return None if estimate is None else estimate.scaled(scale)
+        return None
+
+    return value
+
+
+def _names(fold: Any, value: State | str) -> set[str]:
+    if not isinstance(value, State):
+        return {value}
+    last = max((other.round or 0 for other in fold.states if other.method == value.method), default=0)
+    return {value.name, *([str(value.method)] if value.round and value.round == last else [])}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from throughline.analysis.claims import Claim, recorded
 from throughline.analysis.estimates import by_image, over_images
 from throughline.analysis.folds import averaged, mean_of
 from throughline.analysis.probabilities import HIGH, LOW
@@ -81,13 +80,3 @@ def _shares_by_image(table: pd.DataFrame, images: list[str]) -> tuple[NDArray[np
     """Of each image's tokens, the shares that are low and high, `(images,)` each; `images` are sorted."""
     kept = table[table.sample_id.isin(images)]
     return by_image(kept.probability < LOW, kept.sample_id), by_image(kept.probability > HIGH, kept.sample_id)
-
-
-CLAIMS = (
-    Claim(
-        "A chain in the context raises the untrained model's confidence",
-        "+43.28",
-        "class tokens above 0.75, with a teacher's chain − without, base",
-        recorded("context", "net"),
-    ),
-)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from throughline.analysis.claims import Claim, Value, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, together
 from throughline.analysis.records import OfState, State
@@ -147,18 +146,3 @@ def summary(measured: Sequence[Variant]) -> list[str]:
 
 def _mean(of_folds: Sequence[Variant], measure: str, scale: float) -> str:
     return averaged((getattr(variant, measure) for variant in of_folds), 1, scale)
-
-
-def _lost(name: str) -> Value:
-    """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
-    return recorded("variants", "lost", state="mtct_sarr", name=name)
-
-
-_IMAGE, _CHAIN = "accuracy lost with another image, mtct_sarr", "accuracy lost with another image's chain, mtct_sarr"
-
-CLAIMS = (
-    Claim(
-        "Conclusions depend on the image", "not in the paper", _IMAGE, _lost("another image"), held_out=True
-    ),
-    Claim("Conclusions depend on the chain", "not in the paper", _CHAIN, _lost("another image's chain"), held_out=True),
-)  # fmt: skip

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import by_image, over_images, through
 from throughline.analysis.folds import averaged, mean_of, together
 from throughline.analysis.probabilities import LOW
@@ -154,18 +153,3 @@ def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float,
         ends = (estimates[0].low, estimates[0].high) if alone else (middle - error, middle + error)
         points.append((number, middle, *ends))
     return points
-
-
-_NAMED = ("base", "teacher"), ("base", "self"), ("mtct", "self"), ("mtct_sarr round 1", "self")
-_TEACHERS, _OWN, _WRITTEN, _ROUND = (
-    recorded("mismatch", "perplexity", state=state, source=source) for state, source in _NAMED
-)
-_HOW = "perplexity of accepted chains under the weights that wrote them, mtct − round 1"
-
-CLAIMS = (
-    Claim(
-        "The base has a higher perplexity on teacher's chains", "–", "perplexity of teacher's − of own chains, base",
-        less(_TEACHERS, _OWN), "",
-    ),
-)  # fmt: skip
-ROUNDS_CLAIMS = (Claim("The perplexity of own chains falls", "–", _HOW, less(_WRITTEN, _ROUND), ""),)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from throughline.analysis.claims import Claim, less, recorded
 from throughline.analysis.estimates import over_images
 from throughline.analysis.folds import averaged, by_state, last_of_unit, mean_of, together
 from throughline.analysis.records import BASE, KIND, WHOSE, Compared, Kind, OfState, Source, State
@@ -201,40 +200,3 @@ def _histograms(measured: Sequence[Buckets], source: str, kind: str) -> Plot:
         x_label="probability of the token",
         shared="xy",
     )
-
-
-_LABELS = recorded("moved", "net", after="cls", before="base", source="label", kind="class")
-_CHAINS = recorded("moved", "net", after="reasoning", before="base", source="teacher", kind="class")
-_OWN = recorded("moved", "net", after="mtct_sarr", before="mtct", source="self", kind="chain")
-_TEACHERS = recorded("moved", "net", after="reasoning", before="base", source="teacher", kind="chain")
-_SURE_LABELS = recorded("buckets", "high", 100, state="cls", source="label", kind="class")
-_SURE_BEHIND = recorded("buckets", "high", 100, state="reasoning", source="teacher", kind="class")
-_SURE_BOTH = recorded("buckets", "high", 100, state="mtct", source="label", kind="class")
-_UNSURE = recorded("buckets", "low", 100, state="mtct", source="teacher", kind="chain")
-_BEHIND = "class tokens above 0.75 after teacher's chains, reasoning − base"
-_SHARES = "share above 0.75, cls on labels − reasoning after chains"
-_BESIDE = "that − teacher's chain tokens, reasoning − base; no verdict: own chains were probable before"
-
-CLAIMS = (
-    Claim("Labels raise class tokens above 0.75", "+43.38", "label tokens above 0.75, cls − base", _LABELS),
-    Claim("Chains hardly do", "+1.88", _BEHIND, _CHAINS, above=None),
-    Claim("Labels do so more than chains", "+41.50", "the difference of the two", less(_LABELS, _CHAINS)),
-    Claim(
-        "More class tokens are above 0.75 after labels than after chains", "92.23 − 86.33", _SHARES,
-        less(_SURE_LABELS, _SURE_BEHIND),
-    ),
-    Claim(
-        "Both together come near labels alone", "90.23 %", "label tokens above 0.75 after mtct", _SURE_BOTH, "%", None
-    ),
-)  # fmt: skip
-CHAIN_CLAIMS = (
-    Claim(
-        "Some of the teacher's tokens stay below 0.25", "19.33 %", "chain tokens below 0.25 after mtct", _UNSURE, "%",
-        None,
-    ),
-    Claim(
-        "Training on own chains raises their tokens above 0.75", "+29.74",
-        "tokens of own chains above 0.75, mtct_sarr − mtct, which wrote them", _OWN,
-    ),
-    Claim("… more than the teacher's chains do", "+27.86", _BESIDE, less(_OWN, _TEACHERS), above=None),
-)  # fmt: skip

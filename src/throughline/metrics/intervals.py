@@ -121,14 +121,6 @@ def tables_by_target(values: Runs) -> dict[str, NDArray[np.float64]]:
     return tables
 
 
-def difference_of(first: Interval, second: Interval) -> Interval:
-    """First minus second with the errors added as those of independent measurements: too wide where the two go
-    together, too narrow where one rises as the other falls."""
-    mean = first.mean - second.mean
-    half = math.hypot(first.high - first.low, second.high - second.low) / 2
-    return Interval(low=mean - half, high=mean + half, mean=mean)
-
-
 def clustered_interval(sums: ArrayLike, counts: ArrayLike, rng: np.random.Generator, *, draws: int = 1000) -> Interval:
     """Percentile interval of `sum(sums) / sum(counts)` over images drawn with replacement.
 
