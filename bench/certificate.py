@@ -1,11 +1,14 @@
 """The laboratory's certificate: is the drawn world, with the pocket base, a place where methods can be compared?
 
     python bench/certificate.py            # writes evidence/certificate.json; about a quarter of an hour on two cores
+    python bench/certificate.py --checkpoint DIR --out FILE     # of a base that does not ship (yet)
 
 Measured before any method is compared, with the bars and the budget below, which were written down first. Accuracies
-are by label likelihood; the label path's unparsed share stands beside them.
+are by label likelihood; the label path's unparsed share stands beside them. What makes reasoning matter is measured in
+`certificate_reasoning.py`.
 """
 
+import argparse
 import itertools
 import json
 import math
@@ -21,12 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from certificate_reasoning import ReasoningBars
+from certificate_reasoning import checks as reasoning_checks
 from throughline.core.files import content_hash, write_json
 from throughline.drawn.concepts import CLASSES, FAMILIES, contrast_of
 from throughline.drawn.styles import DOMAIN_STYLES
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / "runs" / "certificate"
+SEEN_STYLES = ("blueprint", "cutpaper", "neon")
+"""The auxiliary styles of the base's training."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Budget:
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
     test_images: int = 25  # a class and style, never trained on, the same for every model
+    reasoning_images: int = 5  # of these, the first: for the measures of chains, parts, examples and words
     world_seed: int = 7000
 
 
@@ -97,16 +105,16 @@ def answers(mllm: Any, images: Any, samples: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def zero_shot(budget: Budget) -> dict[str, dict[str, float]]:
+def zero_shot(budget: Budget, checkpoint: str) -> dict[str, dict[str, float]]:
     """Per style, the base as it ships."""
     from throughline.mllm.load import load_mllm
 
     images, _, test = parts(budget)
-    mllm = load_mllm("pocket")
+    mllm = load_mllm(checkpoint)
     return {style: answers(mllm, images, test[style]) for style in DOMAIN_STYLES}
 
 
-def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]:
+def cls(job: tuple[Budget, tuple[str, ...], int], checkpoint: str) -> dict[str, dict[str, float]]:
     """`cls` trained on the given styles within the budget, measured on every style; kept on disk once measured."""
     import torch
 
@@ -124,12 +132,12 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
 
     budget, styles, seed = job
     images, train, test = parts(budget)
-    key = content_hash([asdict(budget), styles, seed, fingerprint_checkpoint("pocket"), images.fingerprint()])[:16]
+    key = content_hash([asdict(budget), styles, seed, fingerprint_checkpoint(checkpoint), images.fingerprint()])[:16]
     kept = SCRATCH / f"cls-{key}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
     torch.set_num_threads(1)
-    mllm = load_mllm("pocket")
+    mllm = load_mllm(checkpoint)
     per_class = budget.images_held_out if len(styles) < len(DOMAIN_STYLES) else budget.images_included
     samples = [s for style in styles for s in train[style] if int(s.path.stem) < per_class]
     model = add_lora(mllm.model, LoraSettings(), seed_of(seed, "lora") % 2**32)
@@ -156,7 +164,7 @@ def cls(job: tuple[Budget, tuple[str, ...], int]) -> dict[str, dict[str, float]]
     return found
 
 
-def background(budget: Budget) -> dict[str, float]:
+def background(budget: Budget, _checkpoint: str) -> dict[str, float]:
     """A linear classifier on colour statistics of the pixels outside the object's mask, pooled over styles."""
     from PIL import Image
     from sklearn.linear_model import LogisticRegression
@@ -233,7 +241,7 @@ def pairs(seed: int = 0, per_class: int = 200, epochs: int = 6, tested: int = 10
     return {"accuracy": accuracy, "lowest": min(accuracy.values()), "training_images": len(labels), "epochs": epochs}
 
 
-def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
+def perplexity(budget: Budget, checkpoint: str, per_class: int = 4) -> dict[str, float]:
     """The base's perplexity on the describer's chains and on chains it samples itself, on the same domain images."""
     import torch
 
@@ -252,7 +260,7 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
 
     images, _, test = parts(budget)
     scenes = read_scenes(world(budget))
-    mllm = load_mllm("pocket")
+    mllm = load_mllm(checkpoint)
     chat, reader = mllm.chat, ImageReader(mllm.chat)
     question = user_turn(make_question_set(images.classes, FIVE_STAGE).reasoning)
     chosen = [s for rows in test.values() for s in rows if int(s.path.stem) < budget.images_held_out + per_class]
@@ -272,6 +280,25 @@ def perplexity(budget: Budget, per_class: int = 4) -> dict[str, float]:
     return {**{name: math.exp(value) for name, value in nll.items()}, "ratio": math.exp(nll["describer"] - nll["own"])}
 
 
+def reasoning(budget: Budget, checkpoint: str) -> dict[str, Any]:
+    """What `certificate_reasoning` measures, on a part of the test images and on new scenes of the styles that the base
+    has seen."""
+    from certificate_reasoning import Base, measure
+    from throughline.domains.folders import read_images
+    from throughline.drawn.scenes import read_scenes
+    from throughline.drawn.world import write_world
+    from throughline.mllm.load import load_mllm
+
+    images, _, test = parts(budget)
+    last = budget.images_held_out + budget.reasoning_images
+    samples = tuple(s for rows in test.values() for s in rows if int(s.path.stem) < last)
+    seen = SCRATCH / "auxiliary"
+    write_world(seen, per_class=budget.reasoning_images, seed=budget.world_seed, styles=SEEN_STYLES)
+    auxiliary = read_images(seen, name="auxiliary").samples
+    scenes, auxiliary_scenes = read_scenes(world(budget)), read_scenes(seen)
+    return measure(Base(load_mllm(checkpoint), images, samples, scenes, auxiliary, auxiliary_scenes))
+
+
 def end_with_parent() -> None:
     """A worker of a killed certificate would go on for minutes and take the cores from whatever comes next."""
     parent = os.getppid()
@@ -286,7 +313,12 @@ def end_with_parent() -> None:
 
 def main() -> None:
     """Measures everything, compares with the bars, writes the certificate; exit code 1 when a bar is missed."""
-    budget, bars = Budget(), Bars()
+    parser = argparse.ArgumentParser(description="certify the laboratory")
+    parser.add_argument("--checkpoint", default="pocket", help="the base (default: pocket)")
+    parser.add_argument("--out", type=Path, default=ROOT / "evidence" / "certificate.json", help="file to write")
+    parser.add_argument("--quick", action="store_true", help="print what needs no training, write nothing")
+    arguments = parser.parse_args()
+    budget, bars, checkpoint = Budget(), Bars(), arguments.checkpoint
     world(budget)
     held_out = [
         (budget, tuple(s for s in DOMAIN_STYLES if s != t), seed) for t in DOMAIN_STYLES for seed in budget.seeds
@@ -294,12 +326,17 @@ def main() -> None:
     included = [(budget, tuple(DOMAIN_STYLES), seed) for seed in budget.seeds]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         # What is quick to fail comes first, and says so at once.
-        measures: tuple[Callable[[Budget], Any], ...] = (zero_shot, background, perplexity)
-        quick = [pool.submit(measure, budget) for measure in measures]
-        seen = pool.submit(pairs)
-        futures = {job: pool.submit(cls, job) for job in (*included, *held_out)}
-        base, colour, chains = (future.result() for future in quick)
-        print(json.dumps({"zero_shot": base, "background": colour, "perplexity": chains}), flush=True)
+        measures: tuple[Callable[[Budget, str], Any], ...] = (zero_shot, reasoning, perplexity, background)
+        quick = [pool.submit(measure, budget, checkpoint) for measure in measures]
+        trained = () if arguments.quick else (*included, *held_out)
+        seen = None if arguments.quick else pool.submit(pairs)
+        futures = {job: pool.submit(cls, job, checkpoint) for job in trained}
+        base, reasoned, chains, colour = (future.result() for future in quick)
+        shown = {"zero_shot": base, "reasoning": reasoned, "perplexity": chains, "background": colour}
+        shown["checks"] = reasoning_checks(reasoned, ReasoningBars())
+        print(json.dumps(shown, indent=1), flush=True)
+        if seen is None:
+            return
         pixel = seen.result()
         print(json.dumps({"pairs": pixel}), flush=True)
         found = {job: future.result() for job, future in futures.items()}
@@ -324,19 +361,21 @@ def main() -> None:
         "background_tells_nothing": colour["accuracy"] <= colour["chance"] + bars.background,
         "pairs_can_be_seen": pixel["lowest"] >= bars.pairs,
         "wordings_differ": chains["ratio"] >= bars.perplexity_ratio,
+        **reasoning_checks(reasoned, ReasoningBars()),
     }
     means = {"zero_shot": zero, "held_out": mean("held_out"), "included": mean("included")}
     write_json(
-        ROOT / "evidence" / "certificate.json",
+        arguments.out,
         {
             "what": "drawn world and pocket base; no evidence about real images",
             "budget": asdict(budget),
-            "bars": asdict(bars),
+            "bars": asdict(bars) | asdict(ReasoningBars()),
             "per_target": per_target,
             "means": means,
             "background": colour,
             "pairs": pixel,
             "perplexity": chains,
+            "reasoning": reasoned,
             "checks": checks,
             "holds": all(checks.values()),
         },

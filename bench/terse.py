@@ -1,10 +1,15 @@
-"""The pocket base's own wording: short chains that pre-training teaches it, unlike the describer's in words and
-sentence. They name parts and class only, and they are always right."""
+"""What a pocket reads and writes: short chains of its own wording, unlike the describer's in words and sentence, and
+the texts its tokenizer is trained on. The short chains name parts and class only, and they are always right."""
 
-from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
+from collections.abc import Sequence
+
+from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
+from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import contrast_of, family_of
+from throughline.drawn.concepts import CLASSES, contrast_of, family_of
+from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene, pick
+from throughline.questions.question_set import make_question_set
 
 
 def terse_chain(scene: Scene, seed: int) -> str:
@@ -37,3 +42,24 @@ def terse_chain(scene: Scene, seed: int) -> str:
         cls,
     )
     return render_chain(Chain(FIVE_STAGE, texts))
+
+
+def in_format(text: str, format: ChainFormat) -> str:
+    """A five-stage chain told in another format: the stages it lacks are left out, `think` takes all before the end."""
+    if format is FIVE_STAGE:
+        return text
+    chain = parse_chain(text, FIVE_STAGE, CLASSES).chain
+    assert chain is not None
+    if "think" in format.stages:
+        return render_chain(Chain(format, (" ".join(chain.stages[:-1]), chain.answer)))
+    return render_chain(Chain(format, tuple(chain.stage(name) for name in format.stages)))
+
+
+def corpus(seed: int, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
+    """What the tokenizer is trained on: questions, the base's own chains, and the describer's words."""
+    texts = []
+    for index, (_, scene) in enumerate(scenes[:4000]):
+        texts.append(terse_chain(scene, seed))
+        texts.append(describe(scene, seed=seed, sample_id=f"corpus {index}"))
+    prompts = [make_question_set(CLASSES, format) for format in FORMATS.values()]
+    return texts + [p.reasoning for p in prompts for _ in range(200)]

@@ -1,7 +1,9 @@
 """The making of the pocket checkpoint, in small: what comes out can be opened and asked."""
 
 import json
-from dataclasses import asdict
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,52 +13,96 @@ import pytest
 import torch
 from tests.mllm.tiny import image_of
 
-import pocket as making
+import first_pocket
+import pocket
+import pocket_sight
+from terse import corpus
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import AUXILIARY_STYLES
 from throughline.mllm.chat import EncodedPrompt, user_turn
+from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import load_mllm
+from throughline.mllm.tree import Tree
 from throughline.questions.question_set import make_question_set
 
-SMALL = making.Recipe(
+SIGHT = replace(pocket.SIGHT, scenes=72, epochs=1, batch=24)
+SMALL = pocket.Recipe(sight=SIGHT, vocabulary=700, speak_steps=2, scenes=12, join_steps=1)
+FIRST = first_pocket.Recipe(
     scenes=72, vocabulary=700, see_epochs=1, see_batch=24, speak_steps=3, speak_batch=4, join_steps=1, unnamed=("bowl",)
 )
 
 
 @pytest.mark.slow
-def test_a_small_making_ends_in_a_checkpoint_that_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoken_of = []
-    spoken_tree = making.spoken_tree
-
-    def noted(mllm: Any, scene: Any, *rest: Any) -> Any:
-        spoken_of.append(scene.cls)
-        return spoken_tree(mllm, scene, *rest)
-
-    monkeypatch.setattr(making, "spoken_tree", noted)
-    told: list[str] = []
-    making.make(SMALL, tmp_path / "base", told.append)
-    assert len(spoken_of) == 16
-    assert not {"bowl"} & set(spoken_of)
-    assert json.loads((tmp_path / "base" / "recipe.json").read_text()) == json.loads(json.dumps(asdict(SMALL)))
+@pytest.mark.parametrize(("making", "recipe"), [(pocket, SMALL), (first_pocket, FIRST)], ids=["second", "first"])
+def test_a_small_making_ends_in_a_checkpoint_that_can_be_asked(making: Any, recipe: Any, tmp_path: Path) -> None:
+    reports: list[str] = []
+    making.make(recipe, tmp_path / "base", reports.append)
+    assert json.loads((tmp_path / "base" / "recipe.json").read_text()) == json.loads(json.dumps(asdict(recipe)))
     mllm = load_mllm(str(tmp_path / "base"))
     question = user_turn(make_question_set(CLASSES).label)
     prompt = EncodedPrompt(question, [mllm.chat.encode_image(image_of(0), "0")])
     found = label_log_likelihood(mllm, [prompt], CLASSES)
     assert found.shape == (1, len(CLASSES))
     assert torch.isfinite(found).all()
-    assert any(line.startswith("72 scenes") for line in told)
+    assert any(line.startswith("72 scenes") for line in reports)
 
 
+@pytest.fixture(scope="module")
+def lessons() -> pocket.Lessons:
+    """Those of a small recipe, for a model that has learnt nothing."""
+    drawn = pocket_sight.draw_scenes(SIGHT)
+    tokenizer = train_tokenizer(corpus(0, drawn.scenes), 1400)
+    mllm, pixels = pocket_sight.sighted_mllm(tokenizer, drawn)
+    return pocket.Lessons(mllm, [scene for _, scene in drawn.scenes], pixels, SMALL)
+
+
+def spoken(lessons: pocket.Lessons, trees: Iterable[Tree]) -> list[tuple[str, str]]:
+    """Kind and trained text of every branch."""
+    decode = lessons.mllm.chat.tokenizer.decode
+    return [(branch.name, decode(tree.tokens[branch.scored])) for tree in trees for branch in tree.branches]
+
+
+def test_four_classes_are_never_the_answer_about_a_single_image(lessons: pocket.Lessons) -> None:
+    texts = spoken(lessons, (lessons.about_scene() for _ in range(80)))
+    answers = {text.removesuffix("<|im_end|>") for kind, text in texts if kind == "label"}
+    assert answers == set(CLASSES) - set(SMALL.unnamed)
+    chains = [text for kind, text in texts if kind == "chain"]
+    assert not any(re.search(rf"<CONCLUSION>\s*({'|'.join(SMALL.unnamed)})\b", text) for text in chains)
+
+
+def test_only_what_follows_another_scenes_parts_is_trained(lessons: pocket.Lessons) -> None:
+    texts = [text for kind, text in spoken(lessons, (lessons.about_scene() for _ in range(80))) if kind == "followed"]
+    assert not any("<SUMMARY>" in text or "<CAPTION>" in text for text in texts)
+    assert {cls for cls in CLASSES if any(cls in text for text in texts)} == set(CLASSES)
+
+
+def test_parts_in_words_lead_to_every_class(lessons: pocket.Lessons) -> None:
+    trees = [lessons.from_words() for _ in range(200)]
+    assert not any(tree.images for tree in trees)
+    assert {text.removesuffix("<|im_end|>") for _, text in spoken(lessons, trees)} == set(CLASSES)
+
+
+def test_examples_are_shown_once_for_all_queries(lessons: pocket.Lessons) -> None:
+    tree = lessons.from_examples()
+    queries = len(tree.branches)
+    assert queries == SMALL.queries
+    assert len(tree.images) <= SMALL.examples + queries
+    shown = lessons.mllm.chat.tokenizer.decode(tree.tokens[tree.node == 0])
+    for _, text in spoken(lessons, [tree]):
+        assert f"assistant\n{text}" in shown, "the answer is the label of an example"
+
+
+@pytest.mark.xfail(reason="the checkpoint that ships is the first one until the second is certified", strict=True)
 def test_the_base_that_ships_was_made_by_the_recipe_of_this_code() -> None:
     shipped = json.loads((files("throughline.mllm.pocket") / "checkpoint" / "recipe.json").read_text())
-    assert shipped == json.loads(json.dumps(asdict(making.Recipe())))
-    assert set(shipped["styles"]) < set(AUXILIARY_STYLES), "no domain style"
+    assert shipped == json.loads(json.dumps(asdict(pocket.Recipe())))
+    assert set(shipped["sight"]["styles"]) < set(AUXILIARY_STYLES), "no domain style"
 
 
 def test_jitter_turns_a_quarter_grey_and_an_eighth_negative() -> None:
     pixels = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).repeat(2000, 1, 1, 1)
-    found = making.jitter(pixels, np.random.default_rng(0)).flatten(2)
+    found = pocket_sight.jitter(pixels, np.random.default_rng(0)).flatten(2)
     centred = found - found.mean(dim=2, keepdim=True)
     red, green = (centred[:, i] / centred[:, i].norm(dim=1, keepdim=True) for i in (0, 1))
     grey = (red * green).sum(dim=1) > 0.9999  # one pattern in both channels

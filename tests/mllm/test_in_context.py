@@ -1,0 +1,88 @@
+"""Questions behind labelled examples, behind descriptions, about parts and without an image: what a family's plain
+forward pass gives for the whole conversation, in every family."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.mllm.reference import Spoken, nll_alone, picture
+from tests.mllm.tiny import image_of
+
+from throughline.domains.samples import Sample
+from throughline.evaluation.answers import answer_samples
+from throughline.mllm.load import Mllm, load_mllm
+from throughline.questions.in_context import EXAMPLE_QUESTION, WithExamples, with_descriptions
+from throughline.questions.probing import parts_question, question_from_words
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.question import Likelihood, Question
+from throughline.questions.question_set import make_question_set
+
+CLASSES = ("cat", "dog", "boat")
+ANSWER = Likelihood(CLASSES, CLASSES)
+LABEL = make_question_set(CLASSES).label
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Five pictures as files."""
+    for seed in range(5):
+        image_of(seed).save(tmp_path / f"{seed}.png")
+    return [Sample(f"{seed}.png", tmp_path, "d", ("cat",), f"content of {seed}") for seed in range(5)]
+
+
+def questions(samples: list[Sample]) -> list[Question]:
+    """Every kind."""
+    shown = tuple(zip(samples[:2], ("dog", "boat"), strict=True))
+    described = with_descriptions(LABEL, {"cat": "tail, no sail", "boat": "hull, sail"})
+    return [
+        Question("examples", WithExamples(shown, LABEL), ANSWER),
+        Question("descriptions", ImageThenText(described), ANSWER),
+        question_from_words("a hull and a sail", LABEL, ANSWER),
+    ]
+
+
+def test_each_is_the_plain_pass_over_the_whole_conversation(mllm: Mllm, family: str, samples: list[Sample]) -> None:
+    asked = questions(samples)
+    rows = answer_samples(mllm, samples[2:], asked, batch=3)
+    by_name = {question.name: question for question in asked}
+    for row in rows:
+        prompt = by_name[row.answer].prompt(samples[int(row.sample_id[0])])
+        pictures = [picture(int(image.id[0])) for image in prompt.images]
+        with torch.no_grad():
+            nll = [
+                nll_alone(mllm.model, mllm.chat.processor, family, Spoken(prompt.messages, pictures, name)).sum()
+                for name in CLASSES
+            ]
+        expected = torch.softmax(-torch.stack(nll).double(), dim=0).tolist()
+        assert row.probabilities == pytest.approx(expected, rel=2e-3), row.answer
+
+
+def test_an_example_is_a_turn_with_its_image_and_one_with_its_label(mllm: Mllm, samples: list[Sample]) -> None:
+    prompt = WithExamples(((samples[0], "dog"), (samples[1], "boat")), LABEL)(samples[4])
+    assert [turn["role"] for turn in prompt.messages] == ["user", "assistant"] * 2 + ["user"]
+    assert [image.id for image in prompt.images] == ["0.png", "1.png", "4.png"]
+    assert prompt.text == f"{EXAMPLE_QUESTION}\ndog\n{EXAMPLE_QUESTION}\nboat\n{LABEL}"
+
+
+@pytest.mark.parametrize(
+    ("text", "predicted"),
+    [
+        ("basin, handle", ("basin", "handle")),
+        ("A basin without a handle.", ("basin",)),
+        ("no handle", None),
+        ("", None),
+        ("I see hands; a stripe is there too.", ("hands", "stripe")),
+    ],
+)
+def test_parts_that_are_denied_are_not_named(text: str, predicted: tuple[str, ...] | None) -> None:
+    answer = parts_question(("basin", "handle", "hands", "stripe")).answer
+    reading = answer.read(text, "stop")  # type: ignore[call-arg, union-attr, arg-type]
+    assert reading.predicted == predicted
+
+
+@pytest.mark.slow
+def test_they_are_asked_of_the_pocket_as_well(samples: list[Sample]) -> None:
+    parts = parts_question(("basin", "handle"))
+    rows = answer_samples(load_mllm("pocket"), samples[2:], [*questions(samples), parts], batch=2)
+    assert [row.answer for row in rows] == ["examples", "descriptions", "from words", "parts"] * 3
+    assert all(sum(row.probabilities or (1,)) == pytest.approx(1, abs=1e-4) for row in rows)
