@@ -451,6 +451,20 @@ def test_images_are_read_where_the_config_says(undisturbed: FinishedRun, tiny_im
     assert undisturbed.sets[0].fingerprint() == read_images(tiny_images.root).fingerprint()
 
 
+def test_a_method_with_keys_of_its_own_is_trained_as_in_a_config_of_its_own(here: Run, tmp_path: Path) -> None:
+    own = "per_method={cls: {training.stage.epochs: 2, training.stage.lr: 1.0e-3}}"
+    both = here(tmp_path / "both", "methods=[cls,mtct]", own)
+    alone = here(tmp_path / "alone", "methods=cls", "training.stage.epochs=2", "training.stage.lr=1.0e-3")
+    usual = here(tmp_path / "usual", "methods=mtct")
+    assert (steps_of(both, "cls"), steps_of(both, "mtct")) == ((6, 6), (3, 3))
+    costs = run.preview_run(load_config(str(both.folder / "config.yaml"))).costs
+    assert {name.split("-")[1]: cost.optimiser_steps for name, cost in costs.items()} == {"cls": 6, "mtct": 3}
+    for other, method in ((alone, "cls"), (usual, "mtct")):
+        adapters = [folder_of(one, method) / "adapter" / "adapter_model.safetensors" for one in (both, other)]
+        assert adapters[0].read_bytes() == adapters[1].read_bytes()
+        assert [row for row in results(both.folder) if row["method"] == method] == results(other.folder)
+
+
 # units of other kinds ---------------------------------------------------------------------------------------------
 
 

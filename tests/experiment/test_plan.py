@@ -306,3 +306,71 @@ def test_names_that_do_not_fit_are_told_before_a_unit_begins(config_file, names,
 def test_no_level_of_a_factor_names_classes(config_file):
     with pytest.raises(ThroughlineError, match=r"data\.names"):
         load_config(str(config_file), ["factors={names: {short: {data.names: {cat: kitty}}}}"])
+
+
+# keys of one method -----------------------------------------------------------------------------------------------
+
+
+def test_keys_of_a_method_are_those_of_what_starts_from_it_and_of_no_control(hashes, config_file, image_set):
+    own = "per_method={mtct: {training.stage.lr: 0.1}, sarr: {training.rounds: 7, training.stage.lr: 0.2}}"
+    # the two controls copy the steps of mtct_sarr, so that it is one of their inputs
+    expected = {"mtct", "mtct_sarr", "sarr", "cls_matched", "mtct_matched"}
+    assert changed(hashes(), hashes(own)) == expected
+    units = planned(load_config(str(config_file), [f"methods={ALL}", own]), image_set)
+    rates = {unit.method: unit.inputs["stage"]["lr"] for unit in units if unit.method != "zero_shot"}
+    assert {name for name, rate in rates.items() if rate == 0.1} == {"mtct", "mtct_sarr"}
+    assert {name for name, rate in rates.items() if rate == 0.2} == {"sarr"}
+    assert {unit.method: unit.inputs["rounds"] for unit in units if unit.method in ("sarr", "mtct_sarr")} == {
+        "sarr": 7,
+        "mtct_sarr": 3,
+    }
+
+
+def test_a_method_with_keys_of_its_own_is_the_unit_that_it_is_in_a_config_of_its_own(hashes):
+    own = hashes("per_method={cls: {training.stage.lr: 0.1}, mtct: {training.stage.epochs: 9}}")
+    assert own["cls"] == hashes("training.stage.lr=0.1")["cls"]
+    assert own["mtct_sarr"] == hashes("training.stage.epochs=9")["mtct_sarr"]
+    assert own["zero_shot"] == hashes()["zero_shot"]
+
+
+def test_a_level_of_a_factor_is_set_after_the_keys_of_a_method(config_file, image_set):
+    words = ["methods=cls", "per_method={cls: {training.stage.lr: 0.1, training.stage.epochs: 9}}"]
+    levels = "factors={rate: {own: {}, low: {training.stage.lr: 0.001}}}"
+    units = planned(load_config(str(config_file), [*words, levels]), image_set)
+    stages = [unit.inputs["stage"] for unit in units]
+    assert [(stage["lr"], stage["epochs"]) for stage in stages] == [(0.1, 9), (0.001, 9)]
+
+
+def test_costs_count_each_method_with_its_own_keys(config_file, image_set):
+    words = [f"methods={ALL}", "training.stage.batch=5", "training.stage.epochs=2", "training.rounds=3"]
+    own = "cls: {training.stage.epochs: 7}, mtct: {training.stage.epochs: 5}, mtct_sarr: {training.rounds: 1}"
+    costs = costs_of(load_config(str(config_file), [*words, f"per_method={{{own}}}"]), image_set)
+    plain = costs_of(load_config(str(config_file), words), image_set)
+    assert {name for name in costs if costs[name] != plain[name]} == {
+        *("cls", "mtct", "mtct_sarr", "cls_matched", "mtct_matched")
+    }
+    # 16 images are 4 steps an epoch: 5 epochs of mtct, then one round of 5 epochs
+    assert (costs["cls"].optimiser_steps, costs["mtct"].optimiser_steps) == (4 * 7, 4 * 5)
+    assert (costs["mtct_sarr"].optimiser_steps, costs["mtct_sarr"].steps_from_base) == (4 * 5, 4 * 10)
+    assert costs["cls_matched"].optimiser_steps == costs["mtct_matched"].optimiser_steps == 4 * 10
+
+
+@pytest.mark.parametrize(
+    ("own", "parts"),
+    [
+        ("{clss: {training.stage.lr: 1}}", ("no method named clss [per_method]", "did you mean cls?")),
+        ("{cls: {training.stage.lrr: 1}}", ("per_method.cls", "unknown key training.stage.lrr", "training.stage.lr?")),
+        ("{cls: {training.stage.lr: -1}}", ("per_method.cls", "training.stage.lr is -1", "greater than 0")),
+        ("{cls: {seeds: 1}}", ("per_method.cls sets seeds", "only keys of training")),
+        ("{cls: {model.tiles: 2}}", ("per_method.cls sets model.tiles", "only keys of training")),
+    ],
+)
+def test_keys_of_a_method_that_do_not_fit_are_one_line(config_file, image_set, own, parts):
+    with pytest.raises(ThroughlineError) as caught:
+        planned(load_config(str(config_file), [f"per_method={own}"]), image_set)
+    assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in parts)
+
+
+def test_no_level_of_a_factor_sets_keys_of_a_method(config_file):
+    with pytest.raises(ThroughlineError, match="sets per_method"):
+        load_config(str(config_file), ["factors={rate: {low: {per_method: {cls: {}}}}}"])

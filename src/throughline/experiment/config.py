@@ -34,6 +34,7 @@ from throughline.domains.folders import default_name
 from throughline.domains.samples import composed
 from throughline.experiment.config_faults import first_fault
 from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.training.methods import method_table
 
 
 def _named(value: Any) -> Any:
@@ -151,7 +152,7 @@ class EvaluationConfig(Settings):
 
 
 FIXED = (
-    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains", "data.names"),
+    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains", "data.names", "per_method"),
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
@@ -184,6 +185,10 @@ class RunConfig(Settings):
     """Seeds; every method and target is run once per seed."""
     training: TrainingSettings = TrainingSettings()
     """Training and self-labelling."""
+    per_method: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Keys of `training` for one method only, e.g. `cls: {training.stage.lr: 1.0e-3, training.stage.epochs: 6}`. A
+    method that starts from another one (`mtct_sarr` from `mtct`) has the keys of that one, then its own. A control such
+    as `cls_matched` has only its own. Levels of factors are set after these keys."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Testing."""
     workers: int = Field(default=1, ge=1)
@@ -230,12 +235,26 @@ class RunConfig(Settings):
                 for key in keys:
                     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
                         raise ValueError(f"{where} sets {key}: a value of the whole run cannot be a factor")
-                try:
-                    self.at(self.data, {name: level})
-                except ValidationError as error:
-                    what, _, remedy = first_fault(error, RunConfig, where)
-                    raise ValueError(f"{where}: {what}" + (f": {remedy}" if remedy else "")) from None
+                self._require_fit(where, keys)
         return self
+
+    @model_validator(mode="after")
+    def _per_method_fits(self) -> RunConfig:
+        for name, keys in self.per_method.items():
+            where = f"per_method.{name}"
+            for key in keys:
+                if not key.startswith("training."):
+                    raise ValueError(f"{where} sets {key}: only keys of training can be those of one method")
+            self._require_fit(where, keys)
+        return self
+
+    def _require_fit(self, where: str, keys: Mapping[str, Any]) -> None:
+        """Raises a ValueError where `where` sets a key to what it cannot be."""
+        try:
+            self._with_these_alone(self.data, keys)
+        except ValidationError as error:
+            what, _, remedy = first_fault(error, RunConfig, where)
+            raise ValueError(f"{where}: {what}" + (f": {remedy}" if remedy else "")) from None
 
     @property
     def image_sets(self) -> tuple[DataConfig, ...]:
@@ -247,10 +266,22 @@ class RunConfig(Settings):
         for levels in itertools.product(*self.factors.values()):
             yield dict(zip(self.factors, levels, strict=True))
 
-    def at(self, data: DataConfig, levels: Mapping[str, object]) -> RunConfig:
-        """The config of one image set and one combination of levels, without further sets and factors."""
-        keys = {key: v for name, level in levels.items() for key, v in self.factors[name][str(level)].items()}
-        return self.with_keys({"data": data.model_dump(mode="json"), "more_data": (), "factors": {}, **keys})
+    def at(self, data: DataConfig, levels: Mapping[str, object], method: str | None = None) -> RunConfig:
+        """The config of one image set, one combination of levels and, where one is named, one method, without further
+        sets, factors and methods' own keys."""
+        keys = {} if method is None else self.keys_of(method)
+        keys |= {key: v for name, level in levels.items() for key, v in self.factors[name][str(level)].items()}
+        return self._with_these_alone(data, keys)
+
+    def keys_of(self, method: str) -> dict[str, Any]:
+        """What `per_method` sets for a method: the keys of the one that it starts from, then its own."""
+        parent = method_table(self.methods)[method].starts_from if self.per_method else None
+        return {**(self.keys_of(parent) if parent else {}), **self.per_method.get(method, {})}
+
+    def _with_these_alone(self, data: DataConfig, keys: Mapping[str, Any]) -> RunConfig:
+        return self.with_keys(
+            {"data": data.model_dump(mode="json"), "more_data": (), "factors": {}, "per_method": {}, **keys}
+        )
 
     def with_keys(self, keys: Mapping[str, Any]) -> RunConfig:
         """The config with other values at these dotted keys; pydantic.ValidationError where one does not fit."""

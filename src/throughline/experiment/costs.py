@@ -15,9 +15,9 @@ from functools import cache
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
-from throughline.experiment.plan import PlannedSet
+from throughline.experiment.plan import START, STEPS, PlannedSet
 from throughline.runs.unit import Unit
-from throughline.training.methods import METHODS, Method, method_table
+from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
 
@@ -72,22 +72,23 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
         measured = sum(len(own[domain].inside) + len(own[domain].out) for domain in unit.targets)
         fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage)
-        stages = [_cost_of(stage, at, fold) for stage in method.stages]
-        cost = sum(stages[len(stages) - len(method.own_stages) :], _answering_cost(method, at, measured, validation))
+        steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
+        trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), Cost())
+        cost = trained + _answering_cost(method, at, measured, validation)
         labels = method.self_labelled or any(stage.objective.learns_labels for stage in method.stages)
         costs[unit.name] = replace(
             cost,
-            images=fold.images if labels else fold.with_chain if stages else 0,
+            images=fold.images if labels else fold.with_chain if method.trains else 0,
             images_with_chain=fold.images if method.self_labelled else fold.with_chain if method.needs_chains else 0,
-            steps_from_base=sum(stage.optimiser_steps for stage in stages),
+            steps_from_base=steps.get(START, 0) + trained.optimiser_steps,
         )
     return costs
 
 
 def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple[RunConfig, ImageSet]:
-    """The config of a unit's image set and levels, and the set; `sets` are in the config's order."""
+    """The config of a unit's image set, levels and method, and the set; `sets` are in the config's order."""
     position = [images.name for images in sets].index(unit.dataset)
-    return config.at(config.image_sets[position], unit.factors), sets[position]
+    return config.at(config.image_sets[position], unit.factors, unit.method), sets[position]
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,13 @@ class _Material:
     chains: int
 
 
-def _cost_of(stage: Stage, config: RunConfig, fold: _Material) -> Cost:
+def _cost_of(stage: Stage, config: RunConfig, fold: _Material, copied: int | None) -> Cost:
+    """`copied` are the steps of the method whose number of steps a stage may take."""
     if isinstance(stage, Rounds):
         once, rounds = _stage_cost(config, fold.images), config.training.rounds
         return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, fold.images * rounds)
-    if stage.steps_like is not None:
-        copied = METHODS[stage.steps_like].stages
-        steps = sum(_cost_of(each, config, fold).optimiser_steps for each in copied)
-        return Cost(training_samples=steps * config.training.stage.batch, optimiser_steps=steps)
+    if stage.steps_like is not None and copied is not None:
+        return Cost(training_samples=copied * config.training.stage.batch, optimiser_steps=copied)
     if not stage.needs_chains:
         return _stage_cost(config, fold.images)
     return _stage_cost(config, fold.chains + (fold.images - fold.with_chain if stage.objective.learns_labels else 0))

@@ -225,7 +225,7 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
         **model.model_dump(include=LOADING),
         answering=config.evaluation.answering,
         settings={
-            "training": config.training.model_dump(mode="json"),
+            "training": config.at(config.data, {}, unit.method).training.model_dump(mode="json"),
             "lora": model.lora.model_dump(mode="json"),
             "rule": config.chains.rule,
             "candidates": config.chains.candidates,

@@ -184,18 +184,20 @@ def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str
 
 def read_workloads(preview: Preview) -> dict[str, Workload] | str:
     """By the unit's name, the checkpoint's shape, the tokens of its paths and what they rest on, each of the unit's own
-    image set and levels; or why they cannot be told."""
+    image set, levels and keys of its method; or why they cannot be told."""
     settings = preview.config.model
     name, folder = settings.checkpoint, checkpoint_folder(settings.checkpoint)
     outlines = cache(lambda tiles: open_outline(str(folder or name), tiles, settings.revision))
-    workloads: dict[tuple[str, str], Workload] = {}
+    workloads: dict[tuple[str, str, str], Workload] = {}
+    of_units = {}
     try:
         for unit in preview.units:
-            levels = unit.dataset, str(unit.factors)
-            if levels not in workloads:
+            about = unit.dataset, str(unit.factors), str(preview.config.keys_of(unit.method))
+            if about not in workloads:
                 config, images = own_config(unit, preview.config, preview.sets)
-                workloads[levels] = make_workload(config, images, *outlines(config.model.tiles))
-        return {unit.name: workloads[unit.dataset, str(unit.factors)] for unit in preview.units}
+                workloads[about] = make_workload(config, images, *outlines(config.model.tiles))
+            of_units[unit.name] = workloads[about]
+        return of_units
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, TemplateError) as error:
         if folder is None and isinstance(error, OSError):
             files = '--include "*.json" "*.jinja"'

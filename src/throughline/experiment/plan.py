@@ -11,11 +11,12 @@ from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
+from throughline.core.nearest import did_you_mean
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import Unit
-from throughline.training.methods import Method, method_table, parent_of
+from throughline.training.methods import METHODS, Method, method_table, parent_of
 
 VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
@@ -56,14 +57,17 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
     methods that lack chains, and for a method that trains where nothing would be left to train on.
     """
     methods = method_table(config.methods)
+    for name in config.per_method:
+        if name not in (known := METHODS | methods):
+            raise ThroughlineError(f"no method named {name}", "per_method", did_you_mean(name, known, "the methods"))
     units: list[Unit] = []
     for planned in sets:
         _require_chains(config, methods, planned)
         for levels in config.combinations():
-            at = config.at(planned.data, levels)
+            configs = {name: config.at(planned.data, levels, name) for name in methods}
             for targets in _targets(planned, methods):
                 for seed in config.seeds:
-                    units += _fold_units(at, planned, targets, seed, methods, levels, checkpoint)
+                    units += _fold_units(configs, planned, targets, seed, methods, levels, checkpoint)
     return tuple(units)
 
 
@@ -73,7 +77,9 @@ def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple
     The last one is the model, those before it are what it starts from.
     """
     (name,), (seed,) = config.methods, config.seeds
-    return tuple(_fold_units(config, planned, (), seed, method_table([name]), {}, checkpoint))
+    methods = method_table([name])
+    configs = {own: config.at(planned.data, {}, own) for own in methods}
+    return tuple(_fold_units(configs, planned, (), seed, methods, {}, checkpoint))
 
 
 def _targets(planned: PlannedSet, methods: Mapping[str, Method]) -> list[tuple[str, ...]]:
@@ -90,7 +96,7 @@ def _targets(planned: PlannedSet, methods: Mapping[str, Method]) -> list[tuple[s
 
 
 def _fold_units(
-    config: RunConfig,
+    configs: Mapping[str, RunConfig],
     planned: PlannedSet,
     targets: tuple[str, ...],
     seed: int,
@@ -98,15 +104,15 @@ def _fold_units(
     levels: Mapping[str, str],
     checkpoint: str,
 ) -> list[Unit]:
-    """The units of one fold and seed, one a method."""
+    """The units of one fold and seed, one a method; `configs` are the methods'."""
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images, names = planned.images.fingerprint(), planned.images.names
-    config.question_set(planned.images.classes, names)  # what is wrong with names is said before anything is trained
     chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, methods.values())
-    shared = config.chains.coverage == "shared"
     units: dict[str, Unit] = {}
     for method in methods.values():
-        parent = parent_of(method)
+        config, parent = configs[method.name], parent_of(method)
+        config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
+        shared = config.chains.coverage == "shared"
         roles = {START: parent.name if parent else None, STEPS: method.steps_like}
         needs = {role: units[name] for role, name in roles.items() if name is not None}
         kind = (FOLD if method.trains else EVALUATE) if targets else FINAL
