@@ -25,23 +25,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 HEAT = (0x00 / 255, 0x72 / 255, 0xB2 / 255)
-# A colour nobody would choose: replaced by `currentColor` in the finished SVG.
-INK = "#010203"
 PNG_DPI = 144
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "text.parse_math": False,  # names come from folders and files: a dollar sign in one is a dollar sign
-}
+_STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("figures.mplstyle"), use_default_template=False)
+INK = _STYLE["text.color"]
+"""A colour nobody would choose: replaced by `currentColor` in the finished SVG."""
 
 
 def write_figures(folder: Path, plots: Sequence[Plot]) -> dict[str, str]:
@@ -79,7 +66,7 @@ def drawn_figure(plot: Plot) -> Figure:
     """The figure with its layout settled: every saving would find it again, and draw twice to do so."""
     count, across = len(plot.panels), min(plot.across, len(plot.panels))
     down = -(-count // across)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, plot.height * down + 0.5), layout="constrained")
         axes_grid = figure.subplots(down, across, squeeze=False, sharex="x" in plot.shared, sharey="y" in plot.shared)
         places = list(axes_grid.ravel())
@@ -89,8 +76,8 @@ def drawn_figure(plot: Plot) -> Figure:
             _draw_panel(axes, panel, plot.legend)
         for axes in places[max(0, count - across) : count]:
             axes.tick_params(labelbottom=True)  # shared axes are named at the very bottom, where a panel may be missing
-        figure.supxlabel(plot.x_label, fontsize=9)
-        figure.supylabel(plot.y_label, fontsize=9)
+        figure.supxlabel(plot.x_label)
+        figure.supylabel(plot.y_label)
         if plot.legend == "above":
             _legend_above(figure, places[:count])
         figure.draw_without_rendering()
@@ -109,9 +96,7 @@ def _draw_panel(axes: Any, panel: Panel, legend: str) -> None:
         axes.axvline(ruler, color=INK, linewidth=0.9, linestyle=":", alpha=0.8)
     for x, y, words in panel.texts:
         axes.annotate(words, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_title(panel.title, fontsize=10)
-    axes.set_xlabel(panel.x_label, fontsize=9)
-    axes.set_ylabel(panel.y_label, fontsize=9)
+    axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
@@ -226,6 +211,6 @@ def _png(figure: Figure) -> bytes:
 
 def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, **options)
     return buffer.getvalue()

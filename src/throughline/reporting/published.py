@@ -1,6 +1,10 @@
 """The paper's tables of accuracies beside a run's own numbers (see `analysis.paper`). Called by `page`."""
 
+import tomllib
 from collections.abc import Mapping
+from importlib import resources
+
+import pandas as pd
 
 from throughline.analysis.paper import DATASETS, NOTE, PAPER, SARR_NOTE, dataset_of
 from throughline.core.table import MISSING, Table
@@ -9,29 +13,11 @@ from throughline.reporting.tables import average_cell
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 
-_ORDER = tuple(DATASETS)
-
-# Main table: accuracy averaged over targets, in percent; (method, backbone, PACS, VLCS, OfficeHome, TerraIncognita).
-_MAIN: tuple[tuple[str, str, tuple[float, float, float, float]], ...] = (
-    ("CORAL", "ResNet-50", (86.20, 78.80, 68.70, 47.60)),
-    ("SMOS", "ResNet-50", (89.40, 79.80, 71.60, 55.40)),
-    ("SWAD", "ViT-B/16", (91.30, 79.40, 76.90, 45.40)),
-    ("CLIP", "ViT-B/16", (96.20, 81.70, 82.00, 33.40)),
-    # the table calls its backbone ViT-B/16; it is an ensemble of many models
-    ("SIMPLE+", "ViT-B/16, as labelled", (99.00, 82.70, 87.70, 59.00)),
-    ("CLIP-LoRA", "ViT-B/16", (97.10, 83.10, 83.90, 55.70)),
-    ("DGCLDTP", "ViT-B/16", (97.03, 84.79, 87.65, 63.27)),
-    ("zero-shot", "GPT-4o", (97.83, 85.41, 90.12, 60.49)),
-    ("zero-shot", "InternVL3-8B", (96.26, 85.67, 85.10, 46.84)),
-    ("RD-MLDG", "InternVL3-8B", (98.13, 87.03, 91.73, 70.65)),
-)
-
-# Rows of it under our methods' names, and the ablation of the two datasets that it was made on.
+_PRINTED = tomllib.loads(resources.files(__package__).joinpath("published.toml").read_text("utf-8"))
+_MAIN = pd.DataFrame(_PRINTED["main"]["rows"], columns=["method", "backbone", *DATASETS])
+"""The main table, a column for each dataset."""
 _OURS = {"zero_shot": "zero-shot", "mtct_sarr": "RD-MLDG"}
-_ABLATION: Mapping[str, Mapping[str, float]] = {
-    "officehome": {"cls": 89.39, "reasoning": 88.76, "mtct": 90.58, "sarr": 90.91},
-    "terraincognita": {"cls": 66.69, "reasoning": 64.56, "mtct": 67.19, "sarr": 65.29},
-}
+"""Rows of it under our methods' names."""
 
 
 def published_ablation(group: Group, summaries: Mapping[str, Mapping[str, Summary]]) -> Table | None:
@@ -42,9 +28,8 @@ def published_ablation(group: Group, summaries: Mapping[str, Mapping[str, Summar
     dataset = dataset_of(group.dataset)
     if dataset is None:
         return None
-    column = _ORDER.index(dataset)
-    printed = {name: values[column] for name, backbone, values in _MAIN if backbone == "InternVL3-8B"}
-    published = {ours: printed[name] for ours, name in _OURS.items()} | dict(_ABLATION.get(dataset, {}))
+    printed = _MAIN[_MAIN["backbone"] == "InternVL3-8B"].set_index("method")[dataset]
+    published = {ours: printed[name] for ours, name in _OURS.items()} | _PRINTED["ablation"].get(dataset, {})
     rows = []
     for method in in_order([*published, *(name for found in summaries.values() for name in found)], METHODS):
         cells = [average_cell(found.get(method)) for found in summaries.values()]
@@ -62,11 +47,10 @@ def published_methods(group: Group) -> Table | None:
     dataset = dataset_of(group.dataset)
     if dataset is None:
         return None
-    column = _ORDER.index(dataset)
-    rows = tuple((name, backbone, f"{printed[column]:.2f}") for name, backbone, printed in _MAIN)
+    printed = _MAIN[["method", "backbone", dataset]].itertuples(index=False, name=None)
     return Table(
         title=f"{DATASETS[dataset]}: published results of other methods",
         columns=("method", "model", "published"),
-        rows=rows,
+        rows=tuple((name, backbone, f"{accuracy:.2f}") for name, backbone, accuracy in printed),
         notes=(f"Accuracy in percent, mean over targets, from summaries of {PAPER}; not measured by us.",),
     )
