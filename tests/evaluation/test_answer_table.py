@@ -5,7 +5,8 @@ import json
 import pytest
 
 from throughline.core.errors import ThroughlineError
-from throughline.evaluation.answer_table import ASKED, COLUMNS, add_row, csv_text, open_table, write_table
+from throughline.domains.tables import csv_text
+from throughline.evaluation.answer_table import ASKED, COLUMNS, add_row, open_table, write_table
 
 ASKED_NOW = {"model": "0" * 64, "no_chain": False, "min_confidence": 0.0}
 CHAINS = (

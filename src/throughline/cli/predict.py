@@ -19,6 +19,7 @@ from throughline.core.settings import Settings
 from throughline.core.table import tabulate
 from throughline.domains.folders import hash_files
 from throughline.domains.listing import find_images
+from throughline.domains.tables import csv_text
 from throughline.evaluation import answer_table
 from throughline.evaluation.saved_model import ModelRecord, find_record, require_class_names
 from throughline.mllm.checkpoints import fingerprint_checkpoint
@@ -129,13 +130,13 @@ def _answers(arguments: argparse.Namespace, images: Sequence[Path], answered: se
     from throughline.evaluation.image_answers import predict
 
     to_stdout = arguments.csv == STDOUT
-    print(answer_table.csv_text([answer_table.COLUMNS]) if to_stdout else "", end="")
+    print(csv_text([answer_table.COLUMNS]) if to_stdout else "", end="")
     model = open_chosen(arguments, arguments.classes)
     with progress("answering", "images") as report_progress:
         chains = not arguments.no_chain
         for answer in predict(model, images, chains=chains, answered=answered, on_progress=report_progress):
             sure = answer.or_unknown(arguments.min_confidence, arguments.require_agreement)
-            print(answer_table.csv_text([sure.cells()]) if to_stdout else "", end="", flush=to_stdout)
+            print(csv_text([sure.cells()]) if to_stdout else "", end="", flush=to_stdout)
             yield sure
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import whole_folder, write_atomically
 from throughline.domains.listing import is_folder_name, is_image_name
-from throughline.domains.tables import OPTIONAL, Row, csv_text
+from throughline.domains.tables import OPTIONAL, Row, image_table
 
 TABLE = "images.csv"
 """Of a written folder whose images have groups or named classes: the same images, with these."""
@@ -92,7 +92,7 @@ def write_rows(
             raise ThroughlineError("the data set has no rows", out)
         _remove_others(folder, {folder / path for path in listed})
         if any(row[name] for row in listed.values() for name in OPTIONAL):
-            write_atomically(folder / TABLE, csv_text(listed.values()))
+            write_atomically(folder / TABLE, image_table(listed.values()))
     return len(listed)
 
 

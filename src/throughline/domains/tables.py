@@ -108,14 +108,17 @@ def embedded_images(files: Iterable[Path], column: str) -> Iterator[Mapping[str,
             yield from batch.column(0).to_pylist()
 
 
-def csv_text(rows: Iterable[Row]) -> str:
-    """An image table as text: the project's columns, the optional ones only where a row has something in them."""
+def image_table(rows: Iterable[Row]) -> str:
+    """An image table as CSV: the project's columns, the optional ones only where a row has something in them."""
     rows = list(rows)
     names = [*COLUMNS, *(name for name in OPTIONAL if any(row.get(name) for row in rows))]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    return csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as CSV, each ended by a line feed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

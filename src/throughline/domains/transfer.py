@@ -19,7 +19,7 @@ from throughline.domains.archives import Archive, Box
 from throughline.domains.benchmarks import write_rows
 from throughline.domains.images import ImageError, bits_in_use, image_bytes, image_fault, load_image
 from throughline.domains.samples import on_disk
-from throughline.domains.tables import csv_text, embedded_images
+from throughline.domains.tables import embedded_images, image_table
 
 Report = Callable[[int, int | None], None]
 
@@ -39,14 +39,15 @@ def write_table(archive: Archive, out: Path) -> None:
     except ValueError:
         remedy = f"name {archive.folder / out.name}, or a folder, into which they are copied"
         raise ThroughlineError("the images do not lie below the table's folder", out, remedy) from None
-    write_atomically(out, csv_text(rows))
+    write_atomically(out, image_table(rows))
 
 
 def find_truncated(archive: Archive, fill: bool, report_progress: Report) -> set[Path]:
     """Decodes every image; gives the truncated ones. Raises a ThroughlineError for one that cannot be read, and, unless
     they are to be filled, for a truncated one. Images inside a table are not looked at.
     """
-    truncated, paths = [], _paths(archive)
+    images = () if archive.table.embedded else dict.fromkeys(row["image"] for row in archive.rows)
+    truncated, paths = [], [on_disk(archive.folder, image) for image in images]
     for number, (path, fault) in enumerate(zip(paths, in_threads(image_fault, paths), strict=True), start=1):
         if fault is not None:
             if fault.kind != "truncated":
@@ -76,11 +77,6 @@ def write_folder(
     else:
         pictures = _pictures(archive, truncated, _bits(archive) if scale else {}, margin)
     write_rows(pictures, out, on_image=lambda done: report_progress(done, len(archive.rows)))
-
-
-def _paths(archive: Archive) -> list[Path]:
-    images = () if archive.table.embedded else dict.fromkeys(row["image"] for row in archive.rows)
-    return [on_disk(archive.folder, image) for image in images]
 
 
 def _pictures(

@@ -12,6 +12,7 @@ from typing import Any
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors, write_atomically, write_json
+from throughline.domains.tables import csv_text
 from throughline.runs.folder import input_changes, listed_changes
 
 COLUMNS = ("image", "label", "confidence", "reasoning_label", "agree", "outcome", "chain")
@@ -25,13 +26,6 @@ Row = Sequence[str]
 def shown_name(path: Path) -> str:
     """An image's file in an answer: file names are bytes, output is text."""
     return str(path).encode(errors="backslashreplace").decode()
-
-
-def csv_text(rows: Iterable[Row]) -> str:
-    """Rows as CSV, each ended by a line feed."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def open_table(path: Path, asked: Mapping[str, Any], images: Mapping[str, str | None]) -> dict[str, Row]:

@@ -144,15 +144,13 @@ def _note(group: Group, is_compared: bool) -> str:
 
 
 def _facts(group: Group) -> dict[str, str]:
-    main = group.final[group.final["split"] == group.main_split]
+    main, chance = group.final[group.final["split"] == group.main_split], guessing(group).get("chance")
     facts = {
         "images": f"{int(main.groupby('target')['n'].max().sum()):,} held out",
         "held-out domains": ", ".join(group.targets),
         "classes": f"{len(class_names(group)):,}",
         "seeds": str(group.seeds),
         "checkpoint": group.model,
-        "guessing gives": "".join(
-            f"{100 * share:.1f} %" for name, share in guessing(group).items() if name == "chance"
-        ),
+        "guessing gives": "" if chance is None else f"{100 * chance:.1f} %",
     }
     return {name: value for name, value in facts.items() if value not in {"", "0"}}

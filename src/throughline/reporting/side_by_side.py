@@ -18,7 +18,7 @@ from throughline.reporting.figures import accuracy_figure
 from throughline.reporting.page import shown_settings
 from throughline.reporting.results import MEASURES, Group, differences, drawn_over, groups, same_samples, summarise
 from throughline.reporting.self_contained import render_page
-from throughline.reporting.tables import average_cell, difference_cells, drawn_notes, of_measure
+from throughline.reporting.tables import average_cell, difference_cells, drawn_notes, existing, of_measure
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
 from throughline.runs.reader import Run, read_run
 from throughline.training.methods import METHODS
@@ -125,8 +125,7 @@ def joint_figures(columns: Columns) -> tuple[Plot, ...]:
 
 def difference_tables(columns: Columns, answer: str | None = None) -> tuple[Table, ...]:
     """One for each answer path: each run minus the first, in points, wherever both answered the same images."""
-    tables = (_differences(columns, path) for path in ANSWER_ORDER if answer in {None, path})
-    return tuple(table for table in tables if table is not None)
+    return existing(_differences(columns, path) for path in ANSWER_ORDER if answer in {None, path})
 
 
 def _split(columns: Columns, wanted: str) -> str:
