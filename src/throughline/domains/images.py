@@ -63,10 +63,10 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("unreadable", f"cannot read the image ({reason or type(error).__name__})", path) from error
 
 
-def image_bytes(image: Image.Image, lossy: bool = False) -> bytes:
-    """The image as the content of a PNG file, or, `lossy`, of a JPEG file of quality 95."""
+def image_bytes(image: Image.Image, jpeg_quality: int | None = None) -> bytes:
+    """The image as the content of a PNG file, or of a JPEG file of this quality."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG" if lossy else "PNG", quality=95)
+    image.save(buffer, "PNG" if jpeg_quality is None else "JPEG", quality=jpeg_quality)
     return buffer.getvalue()
 
 

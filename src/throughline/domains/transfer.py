@@ -22,6 +22,7 @@ from throughline.domains.samples import on_disk
 from throughline.domains.tables import embedded_images, image_table
 
 Report = Callable[[int, int | None], None]
+JPEG_QUALITY = 95
 
 
 def write_table(archive: Archive, out: Path) -> None:
@@ -97,24 +98,22 @@ def _pictures(
             data = path.read_bytes()
         else:
             lossy = box is not None and name.suffix.lower() in (".jpg", ".jpeg")
-            data = image_bytes(pixels(path) if box is None else _cut(pixels(path), box, margin), lossy)
+            image = pixels(path) if box is None else _cut(pixels(path), box, margin)
+            data = image_bytes(image, JPEG_QUALITY if lossy else None)
             name = name if lossy else name.with_suffix(".png")
         yield {**row, "image": {"bytes": data, "path": name.name}}
 
 
 def _bits(archive: Archive) -> dict[Path, int]:
     """For each 16-bit image the bits that those of its domain use together, where these are not all 16."""
-    by_domain: dict[str, dict[Path, None]] = {}
-    for row in archive.rows:
-        by_domain.setdefault(row["domain"], {})[on_disk(archive.folder, row["image"])] = None
-    scaled: dict[Path, int] = {}
-    for paths in by_domain.values():
-        used = {
-            path: bits for path, bits in zip(paths, in_threads(bits_in_use, paths), strict=True) if bits is not None
-        }
-        most = max(used.values(), default=16)
-        scaled |= dict.fromkeys(used, most) if 0 < most < 16 else {}
-    return scaled
+    domains = {on_disk(archive.folder, row["image"]): row["domain"] for row in archive.rows}
+    most: dict[str, int] = {}
+    deep = []
+    for path, bits in zip(domains, in_threads(bits_in_use, domains), strict=True):
+        if bits is not None:
+            deep.append(path)
+            most[domains[path]] = max(bits, most.get(domains[path], 0))
+    return {path: most[domains[path]] for path in deep if 0 < most[domains[path]] < 16}
 
 
 def _scaled(path: Path, bits: int) -> Image.Image:

@@ -2,7 +2,6 @@
 model is untrusted and stays text: it travels as JSON. Called by `page`."""
 
 import base64
-import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ def parts(text: str) -> tuple[Part, ...]:
 
 def thumbnail(images_root: Path, sample_id: str) -> str | None:
     """The image as a JPEG data URI at most 160 pixels wide or high; None where it is missing, unreadable or outside."""
-    from throughline.domains.images import load_image
+    from throughline.domains.images import image_bytes, load_image
     from throughline.domains.samples import on_disk
 
     relative = PurePosixPath(sample_id)
@@ -132,9 +131,7 @@ def thumbnail(images_root: Path, sample_id: str) -> str | None:
     except ThroughlineError:  # an unreadable picture must not cost the report
         return None
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(image_bytes(image, jpeg_quality=82)).decode()
 
 
 def _answers(group: Group) -> tuple[pd.DataFrame, list[str]]:

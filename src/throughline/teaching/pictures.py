@@ -5,12 +5,11 @@ it. No name travels with it, and no comment, caption or EXIF inside it: they may
 """
 
 import base64
-import io
 from pathlib import Path
 
 from PIL import Image
 
-from throughline.domains.images import load_image
+from throughline.domains.images import image_bytes, load_image
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 """What every endpoint takes; by Pillow's name of the format, which read from the bytes, not the file's name."""
@@ -31,9 +30,7 @@ def data_url(path: Path, side: int) -> str:
     if media_type is None:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         picture.info = {}  # Pillow would write a comment again
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-        data, media_type = buffer.getvalue(), MEDIA_TYPES["JPEG"]
+        data, media_type = image_bytes(picture, _JPEG_QUALITY), MEDIA_TYPES["JPEG"]
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
