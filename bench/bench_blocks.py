@@ -18,8 +18,8 @@ BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "inp
 def bench_block(name: str) -> Callable[[Path], str]:
     """The block of evidence/bench_NAME.json."""
 
-    def block(root: Path) -> str:
-        found = read_record(root / "evidence" / f"bench_{name}.json", Bench)
+    def block(evidence: Path) -> str:
+        found = read_record(evidence / f"bench_{name}.json", Bench)
         return NOT_MEASURED if found is None else _bench(found)
 
     return block
@@ -86,9 +86,9 @@ def _listed(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key} {f'{v:.3g}' if isinstance(v, float) else v}" for key, v in settings.items())
 
 
-def demo_time(root: Path) -> str:
+def demo_time(evidence: Path) -> str:
     """The demo's seconds."""
-    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
+    found = read_record(evidence / "demo_time.json", DemoTime)
     if found is None:
         return NOT_MEASURED
     seconds = ", ".join(f"{value:.0f} s" for value in found.seconds)
@@ -99,9 +99,9 @@ def demo_time(root: Path) -> str:
     )
 
 
-def demo_seconds(root: Path) -> str:
+def demo_seconds(evidence: Path) -> str:
     """The same in a sentence for the README."""
-    found = read_record(root / "evidence" / "demo_time.json", DemoTime)
+    found = read_record(evidence / "demo_time.json", DemoTime)
     if found is None:
         return f"Time of the demo: {NOT_MEASURED}"
     return (
@@ -110,9 +110,9 @@ def demo_seconds(root: Path) -> str:
     )
 
 
-def help_time(root: Path) -> str:
+def help_time(evidence: Path) -> str:
     """The first page of help."""
-    found = read_record(root / "evidence" / "help_time.json", HelpTime)
+    found = read_record(evidence / "help_time.json", HelpTime)
     if found is None:
         return NOT_MEASURED
     return (
@@ -121,11 +121,9 @@ def help_time(root: Path) -> str:
     )
 
 
-def demo_profile(root: Path) -> str:
+def demo_profile(evidence: Path) -> str:
     """Processor seconds of the demo by what they went into, before and after."""
-    before, after = (
-        read_record(root / "evidence" / f"demo_profile_{when}.json", DemoProfile) for when in ("before", "after")
-    )
+    before, after = (read_record(evidence / f"demo_profile_{when}.json", DemoProfile) for when in ("before", "after"))
     if before is None or after is None:
         return NOT_MEASURED
     names = sorted({*before.seconds, *after.seconds}, key=lambda name: -before.seconds.get(name, 0.0))
@@ -139,9 +137,9 @@ def demo_profile(root: Path) -> str:
     return to_markdown(Table("profile", ("processor seconds", "before", "after"), tuple(rows), notes), with_title=False)
 
 
-def cost_of_demo(root: Path) -> str:
+def cost_of_demo(evidence: Path) -> str:
     """What the dry run predicts for the demo against what it took."""
-    found = read_record(root / "evidence" / "cost_model.json", CostOfDemo)
+    found = read_record(evidence / "cost_model.json", CostOfDemo)
     if found is None:
         return NOT_MEASURED
     rows: list[tuple[str, ...]] = [

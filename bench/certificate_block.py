@@ -15,9 +15,9 @@ from throughline.reporting.text import to_markdown
 NOT_MEASURED = "*Not measured yet.*"
 
 
-def certificate(root: Path) -> str:
+def certificate(evidence: Path) -> str:
     """Accuracies per style, then every condition with its bar."""
-    found = read_record(root / "evidence" / "certificate.json", Certificate)
+    found = read_record(evidence / "certificate.json", Certificate)
     if found is None:
         return NOT_MEASURED
     try:

@@ -26,12 +26,12 @@ PARTS = ("challenges", "ablation", "rounds")
 def claims_block(part: str) -> Callable[[Path, Group | None], str]:
     """One of `PARTS` of evidence/demo_full."""
 
-    def block(root: Path, found: Group | None) -> str:
+    def block(evidence: Path, found: Group | None) -> str:
         if found is None:
             return NOT_MEASURED
         if part == "ablation":
             return _table(part, ablation_rows(found), "Paired differences of accuracy, over seeds and images.")
-        analysis = read_analysis(root / "evidence" / "demo_full" / FILE)
+        analysis = read_analysis(evidence / "demo_full" / FILE)
         if analysis is None:
             return NOT_MEASURED
         own = CHALLENGES if part == "challenges" else ROUNDS

@@ -31,7 +31,15 @@ from throughline.runs.order import ANSWER_ORDER, in_order
 from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
-DOCUMENTS = ("README.md", "docs/findings.md", "docs/benchmarks.md", "docs/reference.md", "docs/answers.md")
+DOCUMENTS = {
+    "README.md": "evidence",
+    "docs/findings.md": "evidence",
+    "docs/benchmarks.md": "evidence",
+    "docs/reference.md": "evidence",
+    "docs/answers.md": "evidence",
+}
+"""The documents with generated blocks, and the folder of evidence that each shows: a laboratory that was replaced keeps
+a page and a folder of its own."""
 MATCHED = (("mtct_sarr", "cls_matched"), ("mtct_sarr", "mtct_matched"))
 BESIDE = {
     "cls": "labels alone",
@@ -53,13 +61,13 @@ def rendered(root: Path) -> dict[Path, str]:
     """Every document as it has to stand."""
     group_of.cache_clear()
     texts = {}
-    for name in DOCUMENTS:
+    for name, evidence in DOCUMENTS.items():
         path = root / name
         text = path.read_text()
         for block in generated_names(text):
             if block not in BLOCKS:
                 raise ThroughlineError(f"no generator makes the block {block}", path, f"there are {', '.join(BLOCKS)}")
-            text = replace_generated(text, block, BLOCKS[block](root))
+            text = replace_generated(text, block, BLOCKS[block](root / evidence))
         texts[path] = text
     return texts
 
@@ -79,17 +87,17 @@ def group_of(folder: Path) -> Group:
     return found[0]
 
 
-def read_finished(root: Path, name: str) -> Group | None:
+def read_finished(evidence: Path, name: str) -> Group | None:
     """The results of a reduced run under evidence/; None where there is no such folder."""
-    folder = root / "evidence" / name
+    folder = evidence / name
     return group_of(folder) if folder.is_dir() else None
 
 
 def results_block(answer: str) -> Callable[[Path], str]:
     """The block with one answer path's table of demo_full."""
 
-    def block(root: Path) -> str:
-        found = read_finished(root, "demo_full")
+    def block(evidence: Path) -> str:
+        found = read_finished(evidence, "demo_full")
         return NOT_MEASURED if found is None else to_markdown(results_table(found, "all", answer))
 
     return block
@@ -98,8 +106,8 @@ def results_block(answer: str) -> Callable[[Path], str]:
 def differences_block(answer: str) -> Callable[[Path], str]:
     """The block with one answer path's paired differences from cls."""
 
-    def block(root: Path) -> str:
-        found = read_finished(root, "demo_full")
+    def block(evidence: Path) -> str:
+        found = read_finished(evidence, "demo_full")
         if found is None:
             return NOT_MEASURED
         table = comparison_table(found, answer, "cls")
@@ -108,9 +116,9 @@ def differences_block(answer: str) -> Callable[[Path], str]:
     return block
 
 
-def matched(root: Path) -> str:
+def matched(evidence: Path) -> str:
     """mtct_sarr against the two controls that take as many optimiser steps, on every answer path."""
-    found = read_finished(root, "demo_full")
+    found = read_finished(evidence, "demo_full")
     if found is None:
         return NOT_MEASURED
     compared = [
@@ -136,9 +144,9 @@ def matched(root: Path) -> str:
     return to_markdown(Table("matched controls", columns, rows, notes), with_title=False)
 
 
-def verdict(root: Path) -> str:
+def verdict(evidence: Path) -> str:
     """For the README: the whole method minus labels alone, and minus both controls, on every answer path."""
-    found = read_finished(root, "demo_full")
+    found = read_finished(evidence, "demo_full")
     if found is None:
         return NOT_MEASURED
     rows = tuple((words, *(_gap(found, answer, name) for answer in found.answers)) for name, words in BESIDE.items())
@@ -155,12 +163,12 @@ def _gap(found: Group, answer: str, baseline: str) -> str:
 
 def claims(part: str) -> Callable[[Path], str]:
     """The paper's claims of one kind beside demo_full's numbers."""
-    return lambda root: claims_block(part)(root, read_finished(root, "demo_full"))
+    return lambda evidence: claims_block(part)(evidence, read_finished(evidence, "demo_full"))
 
 
-def sensitivity(root: Path) -> str:
+def sensitivity(evidence: Path) -> str:
     """The effect of settings."""
-    found = read_record(root / "evidence" / "sensitivity.json", SensitivityStudy)
+    found = read_record(evidence / "sensitivity.json", SensitivityStudy)
     if found is None:
         return NOT_MEASURED
     rows = tuple(
@@ -190,9 +198,9 @@ def percent_of(value: Interval) -> str:
     return f"{100 * value.mean:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
 
 
-def rounds(root: Path) -> str:
+def rounds(evidence: Path) -> str:
     """What the rounds sampled and accepted, and the accuracy after each."""
-    found = read_finished(root, "demo_full")
+    found = read_finished(evidence, "demo_full")
     if found is None:
         return NOT_MEASURED
     table = rounds_table(found)
@@ -214,9 +222,9 @@ def _accuracy_by_round(found: Group) -> Table:
     return Table("accuracy by round", columns, tuple(rows), (note, DRAWN_NOTE))
 
 
-def kills(root: Path) -> str:
+def kills(evidence: Path) -> str:
     """What ten kills and another number of workers changed."""
-    found = read_record(root / "evidence" / "demo_kills.json", DemoKills)
+    found = read_record(evidence / "demo_kills.json", DemoKills)
     if found is None:
         return NOT_MEASURED
     after = ", ".join(f"{kill.after_seconds:.0f}" for kill in found.kills)
@@ -244,8 +252,8 @@ def kills(root: Path) -> str:
 def digits_block(shift: str) -> Callable[[Path], str]:
     """The block with the tables of one shift of the handwriting scans."""
 
-    def block(root: Path) -> str:
-        found = read_finished(root, f"digits_{shift}")
+    def block(evidence: Path) -> str:
+        found = read_finished(evidence, f"digits_{shift}")
         if found is None:
             return NOT_MEASURED
         parts = []
@@ -258,9 +266,9 @@ def digits_block(shift: str) -> Callable[[Path], str]:
     return block
 
 
-def chains(root: Path) -> str:
+def chains(evidence: Path) -> str:
     """What REFLECTION and early stopping buy."""
-    found = read_record(root / "evidence" / "chains.json", ChainsStudy)
+    found = read_record(evidence / "chains.json", ChainsStudy)
     if found is None:
         return NOT_MEASURED
     columns = (
@@ -301,9 +309,9 @@ def _built(build: BuiltChains) -> tuple[str, ...]:
     )
 
 
-def real_answers(root: Path) -> str:
+def real_answers(evidence: Path) -> str:
     """What the answer parser makes of published answers of real models."""
-    found = read_record(root / "evidence" / "real_answers.json", RealAnswers)
+    found = read_record(evidence / "real_answers.json", RealAnswers)
     if found is None:
         return NOT_MEASURED
     columns = {
@@ -322,16 +330,16 @@ def real_answers(root: Path) -> str:
 # README -------------------------------------------------------------------------------------------------------------
 
 
-def picture(root: Path) -> str:
+def picture(evidence: Path) -> str:
     """The report's pictures, once they were taken."""
     shown = {"report": "The report page of a run", "report-chains": "Chains, each token shaded by its probability"}
     paths = {f"docs/images/{name}.png": said for name, said in shown.items()}
-    if not all((root / path).is_file() for path in paths):
+    if not all((evidence.parent / path).is_file() for path in paths):
         return f"Pictures of the report: {NOT_MEASURED}"
     return "\n\n".join(f"![{said}]({path})" for path, said in paths.items())
 
 
-def gpu_memory(_root: Path) -> str:
+def gpu_memory(_evidence: Path) -> str:
     """`throughline doctor`'s estimates; they come from its code, not from evidence."""
     rows = tuple(
         (

@@ -253,7 +253,7 @@ SAID = {
 
 @pytest.mark.parametrize("name", EVIDENCE)
 def test_a_block_shows_what_was_measured(name: str, tmp_path: Path) -> None:
-    write_json(tmp_path / "evidence" / f"{name}.json", EVIDENCE[name]())
+    write_json(tmp_path / f"{name}.json", EVIDENCE[name]())
     block = documents.BLOCKS[BLOCK_OF[name]](tmp_path)
     for text in SAID[name]:
         assert text.replace("\\+", "+") in block, block
@@ -270,8 +270,7 @@ def test_malformed_evidence_makes_no_document(name: str, damage: str, tmp_path: 
             {**content, "checks": {**content["checks"], "new": True}} if "checks" in content else {**content, "x": 1}
         )
     text = {"no JSON": "{", "empty": ""}.get(damage, json.dumps(content))
-    path = tmp_path / "evidence" / f"{name}.json"
-    path.parent.mkdir()
+    path = tmp_path / f"{name}.json"
     path.write_text(text)
     with pytest.raises(ThroughlineError, match=r"malformed|misstates"):
         documents.BLOCKS[BLOCK_OF[name]](tmp_path)
@@ -286,9 +285,9 @@ def test_the_profile_puts_both_sides_beside_each_other_and_needs_both(tmp_path: 
     profile = {"command": "throughline demo", "rate": 50, "environment": MACHINE}
     before = {**profile, "commit": "aaa1111", "seconds": {"answering": 121.1, "training": 300.0}}
     after = {**profile, "commit": "bbb2222", "seconds": {"answering": 60.4, "training": 200.0, "new": 1.0}}
-    write_json(tmp_path / "evidence" / "demo_profile_before.json", before)
+    write_json(tmp_path / "demo_profile_before.json", before)
     assert documents.BLOCKS["demo-profile"](tmp_path) == documents.NOT_MEASURED
-    write_json(tmp_path / "evidence" / "demo_profile_after.json", after)
+    write_json(tmp_path / "demo_profile_after.json", after)
     block = documents.BLOCKS["demo-profile"](tmp_path)
     for row in ("| training | 300 | 200 |", "| answering | 121 | 60 |", "| new | 0 | 1 |", "| all | 421 | 261 |"):
         assert row in block
@@ -302,7 +301,7 @@ def write_reduced(folder: Path, methods: tuple[str, ...], answers: tuple[str, ..
     """A run of two targets and two seeds, each answer right at a rate that grows with the method; then reduced."""
     from reduced_run import reduce_run
 
-    run, lines = folder.parent.parent / "run" / folder.name, []
+    run, lines = folder.parent / "run" / folder.name, []
     for number, method in enumerate(methods):
         for target, seed in ((target, seed) for target in ("photo", "sketch") for seed in (0, 1)):
             unit = f"{target}-{method}-seed{seed}-00000000"
@@ -345,8 +344,8 @@ def write_reduced(folder: Path, methods: tuple[str, ...], answers: tuple[str, ..
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("measured")
-    write_reduced(root / "evidence" / "demo_full", METHODS, ("label", "reasoning", "likelihood"), "drawn")
-    write_reduced(root / "evidence" / "digits_colour", METHODS[:2], ("label", "likelihood"), "digits_colour")
+    write_reduced(root / "demo_full", METHODS, ("label", "reasoning", "likelihood"), "drawn")
+    write_reduced(root / "digits_colour", METHODS[:2], ("label", "likelihood"), "digits_colour")
     return root
 
 
@@ -375,7 +374,7 @@ def test_digits_are_compared_with_zero_shot_and_are_not_called_drawn(measured: P
 
 
 def test_a_reduced_run_that_contradicts_itself_makes_no_document(tmp_path: Path) -> None:
-    folder = tmp_path / "evidence" / "demo_full"
+    folder = tmp_path / "demo_full"
     write_reduced(folder, ("zero_shot", "cls"), ("label",), "drawn")
     (folder / "predictions.parquet").unlink()
     with pytest.raises(ThroughlineError, match="not whole"):
