@@ -1,6 +1,7 @@
 """The certificate as tables: accuracies per style, then every condition with its bar. Called by `documents.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,58 @@ def _conditions_table(found: Certificate) -> Table:
             f"{found.perplexity['ratio']:.2f} times",
         ),
     }
+    if found.reasoning is not None:
+        rows |= _reasoning_rows(found.reasoning, bars)
     if set(rows) != set(found.checks):
         raise ValueError(f"the conditions {', '.join(sorted(set(rows) ^ set(found.checks)))}")
     cells = tuple((*row, "yes" if found.checks[name] else "no") for name, row in rows.items())
     return Table("conditions", ("condition", "bar", "measured", "met"), cells)
+
+
+def _reasoning_rows(measured: dict[str, dict[str, Any]], bars: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """The conditions on the base's reasoning."""
+    chains, own, parts, examples = (measured[name] for name in ("chains", "own_chains", "parts", "examples"))
+    low, high = bars["accepted"]
+    shares = list(own["by_fold"].values())
+
+    def points(interval: list[float]) -> str:
+        mean, lowest, highest = (100 * value for value in interval)
+        return f"{mean:+.1f} points, {lowest:+.1f} to {highest:+.1f}"
+
+    return {
+        "true_chain_helps": (
+            "probability of the class behind a true chain of the teacher, above that of the label question",
+            f"at least {100 * bars['chain_gain']:.0f} points",
+            f"{100 * (chains['behind_true'] - chains['without']):+.1f} points",
+        ),
+        "another_chain_is_followed": (
+            "another scene's chain is followed to its class",
+            f"at least {100 * bars['followed']:.0f} %",
+            f"{100 * chains['followed']:.1f} %",
+        ),
+        "own_chain_decides": (
+            "another conclusion behind the model's own chain about another image",
+            f"at least {100 * bars['otherwise']:.0f} %",
+            f"{100 * own['otherwise']:.1f} %",
+        ),
+        "own_chains_need_rejection": (
+            "own chains accepted on source images, every fold",
+            f"{100 * low:.0f} to {100 * high:.0f} %",
+            f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
+        ),
+        "parts_better_than_chance": (
+            "parts named on held-out styles (F1), above the same answers for other images",
+            "interval above 0",
+            points(parts["above_chance"]),
+        ),
+        "parts_worse_than_auxiliary": (
+            "parts named on auxiliary styles, above held-out styles",
+            "interval above 0",
+            points(parts["auxiliary_above_held_out"]),
+        ),
+        "examples_are_used": (
+            "four labelled examples, above the same with shuffled labels",
+            "interval above 0",
+            points(examples["gain"]),
+        ),
+    }

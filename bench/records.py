@@ -228,6 +228,8 @@ class Certificate(BaseModel):
     background: dict[str, float]
     pairs: dict[str, Any]
     perplexity: dict[str, float]
+    reasoning: dict[str, dict[str, Any]] | None = None
+    """Of the second laboratory: chains, own chains, parts, examples and words."""
     checks: dict[str, bool]
     holds: bool
 
