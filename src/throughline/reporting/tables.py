@@ -122,7 +122,7 @@ def headline_table(group: Group, split: str) -> Table:
 
     def cell(name: str, answer: str) -> str:
         row = by_answer[answer].get(name)
-        unparsed = [f"{100 * row.unparsed / row.n:.0f} % unparsed"] if row and row.unparsed else []
+        unparsed = [f"{100 * row.unparsed / row.n:.1f} % unparsed"] if row and row.unparsed else []
         return ", ".join([average_cell(row), *unparsed, *(["one class"] if (name, answer) in alone else [])])
 
     frame = pd.DataFrame([[cell(name, answer) for answer in by_answer] for name in names], index=list(names))
