@@ -8,6 +8,7 @@ from throughline.cli import progress as progress_module
 from throughline.cli.main import main
 from throughline.cli.progress import describe, progress, run_progress
 from throughline.experiment.engine.local import Progress
+from throughline.runs.unit import Unit
 
 
 @pytest.fixture
@@ -95,12 +96,17 @@ def test_a_fault_is_one_line_with_its_exit_code(arguments, code, line, capsys):
     assert len(errors.splitlines()) == 1
 
 
+def progress_of(done, total, share, seconds_left, running, lost=0):
+    units = tuple(Unit("fold", "images", ("sketch",), "cls", "pocket", seed) for seed in range(total))
+    return Progress(SimpleNamespace(sets=()), units, units[:done], share, seconds_left, running, lost)
+
+
 def test_progress_reads_as_a_sentence():
-    state = Progress(1, 4, 0.25, 90.0, {"sketch-mtct-seed0-01234567": "step 2 of 9"})
+    state = progress_of(1, 4, 0.25, 90.0, {"sketch-mtct-seed0-01234567": "step 2 of 9"})
     assert describe(state) == "1 of 4 units done, about 90 s left; sketch-mtct-seed0: step 2 of 9"
-    state = Progress(1, 4, 0.5, 90.0, {"sketch-cls-seed0-01234567": "step 2 of 9"}, lost=2)
+    state = progress_of(1, 4, 0.5, 90.0, {"sketch-cls-seed0-01234567": "step 2 of 9"}, lost=2)
     assert describe(state) == "1 of 4 units done, 2 failed or skipped, about 90 s left; sketch-cls-seed0: step 2 of 9"
-    assert describe(Progress(2, 4, 1.0, 0.0, {}, lost=2)) == "2 of 4 units done, 2 failed or skipped"
+    assert describe(progress_of(2, 4, 1.0, 0.0, {}, lost=2)) == "2 of 4 units done, 2 failed or skipped"
 
 
 def test_outside_a_terminal_no_progress_line_is_printed_twice(monkeypatch, capsys):
@@ -110,7 +116,7 @@ def test_outside_a_terminal_no_progress_line_is_printed_twice(monkeypatch, capsy
         for _ in range(2):
             reporter.report_step("preparing chains")
         for step in (1, 1, 1, 2, 2):
-            reporter.report_units(Progress(0, 1, 0.0, None, {"sketch-cls-seed0-01234567": f"step {step} of 2"}))
+            reporter.report_units(progress_of(0, 1, 0.0, None, {"sketch-cls-seed0-01234567": f"step {step} of 2"}))
     with progress("hashing", "images") as report:
         for done in (0, 0, 0):
             report(done, None)

@@ -1,4 +1,5 @@
-"""Progress of a long step, and of a run's units, on stderr: a bar in a terminal, a line every few seconds elsewhere."""
+"""Progress of a long step, and of a run's units, on stderr: a bar in a terminal, a line every few seconds elsewhere.
+The rows of measured units stay above the bar."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from throughline.cli.rows import measured_rows
 from throughline.cli.text import duration
 
 if TYPE_CHECKING:
@@ -86,18 +88,18 @@ def run_progress() -> Iterator[RunProgress]:
 
 
 class RunProgress:
-    """A bar with the step, or the units at work, behind it; without a bar a line for each step, each finished unit, and
-    every few seconds."""
+    """A row for each unit that is measured; below them a bar with the step, or the units at work, behind it, without a
+    bar a line for each step, each finished unit, and every few seconds."""
 
     def __init__(self, bar: Bar | None) -> None:
-        self._bar, self._pace, self._ended = bar, Pace(), -1
+        self._bar, self._pace, self._ended, self._shown = bar, Pace(), -1, 0
         if bar:
             self._task = bar.add_task("", total=None)
 
     def report_step(self, line: str) -> None:
         """A step before the units, or a warning, which stays."""
         if self._bar and line.startswith("warning: "):
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._print(line)
         elif self._bar:
             self._bar.update(self._task, description=line, total=None)
         else:
@@ -105,22 +107,35 @@ class RunProgress:
 
     def report_units(self, state: Progress) -> None:
         """The state of the units, at least once a second."""
+        if len(state.done) > self._shown:
+            for row in measured_rows(state, self._shown):
+                self._print("  ".join([row, *_time_left(state)]))
+            self._shown = len(state.done)
         if self._bar:
             description = describe(state).replace("[", r"\[")  # rich would take it for markup
             self._bar.update(self._task, description=description, completed=state.share, total=1.0)
-        elif self._pace.is_due(at_once=state.done + state.lost != self._ended):
-            self._ended = state.done + state.lost
+        elif self._pace.is_due(at_once=len(state.done) + state.lost != self._ended):
+            self._ended = len(state.done) + state.lost
             self._pace.say_once(describe(state))
+
+    def _print(self, line: str) -> None:
+        """A line that stays, as wide as it is."""
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        else:
+            say(line)
 
 
 def describe(state: Progress) -> str:
     """`3 of 6 units done, about 2 min left; sketch-mtct-seed0: step 20 of 90`."""
-    line = f"{state.done} of {state.total} units done"
-    if state.lost:
-        line += f", {state.lost} failed or skipped"
-    left = state.seconds_left
-    if left is not None and state.share < 1:
-        line += f", about {duration(left)} left"
+    lost = (f"{state.lost} failed or skipped",) if state.lost else ()
+    line = ", ".join([f"{len(state.done)} of {len(state.units)} units done", *lost, *_time_left(state)])
     # the hash at the end of a unit's name helps nobody who watches
     running = (f"{name.rsplit('-', 1)[0]}: {doing}" for name, doing in state.running.items())
     return "; ".join([line, *running])
+
+
+def _time_left(state: Progress) -> tuple[str, ...]:
+    """`about 2 min left`; nothing where it is unknown, or nothing is left to do."""
+    known = state.seconds_left is not None and state.share < 1
+    return (f"about {duration(state.seconds_left or 0.0)} left",) if known else ()

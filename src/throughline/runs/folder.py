@@ -99,7 +99,7 @@ def begin_unit(run_folder: Path, unit: Unit) -> Path:
 
 def finish_unit(run_folder: Path, unit: Unit) -> None:
     """Writes `done`, the last file of a unit. Results that are missing or malformed are a bug of the executor."""
-    _results(run_folder, unit)
+    unit_results(run_folder, unit)
     remove_leftovers(unit_folder(run_folder, unit))
     write_json(
         unit_folder(run_folder, unit) / DONE,
@@ -166,7 +166,7 @@ def remove_pixels(run_folder: Path) -> None:
 
 def write_results(run_folder: Path, units: Iterable[Unit]) -> None:
     """Derives `results.jsonl` from the units that are done, sorted by what each line is about."""
-    rows = [asdict(line) for unit in units if is_done(run_folder, unit) for line in _results(run_folder, unit)]
+    rows = [asdict(line) for unit in units if is_done(run_folder, unit) for line in unit_results(run_folder, unit)]
     rows.sort(key=lambda row: [canonical_json(row.get(key)) for key in RESULT_ORDER])
     write_json_lines(run_folder / RESULTS, rows)
 
@@ -183,7 +183,8 @@ def write_metrics(folder: Path, lines: Iterable[ResultsLine]) -> None:
     write_json(folder / METRICS, {"results": [asdict(line) for line in lines]})
 
 
-def _results(run_folder: Path, unit: Unit) -> list[ResultsLine]:
+def unit_results(run_folder: Path, unit: Unit) -> list[ResultsLine]:
+    """The results lines of a unit that is done; none where it measures nothing."""
     rows = json.loads((unit_folder(run_folder, unit) / METRICS).read_text())["results"]
     # Names are today's: what the images and the checkpoint are called is no part of what a unit is.
     names = {"unit": unit.name, "dataset": unit.dataset, "model": unit.model}

@@ -1,9 +1,11 @@
-"""Units over worker processes: each starts when what it needs is done, those with most work behind them first.
+"""Units over worker processes: each starts when what it needs is done, those with most work behind them first; but
+before all others the shortest one that trains nothing, so that a first result is soon there.
 
 Which worker does what, and when, changes no result: a unit reads its config, its images and its parents' folders only.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -27,8 +29,11 @@ SECONDS_TO_END = 5.0
 class Progress:
     """How far a run is. `share` is of the work of this call that can still be done."""
 
-    done: int
-    total: int
+    job: Job
+    units: tuple[Unit, ...]
+    """Of the plan."""
+    done: tuple[Unit, ...]
+    """Those of earlier calls, then as they were done."""
     share: float
     seconds_left: float | None
     """An estimate, once this call has finished anything."""
@@ -44,13 +49,15 @@ class _Worker:
     connection: Connection
     unit: Unit | None = None
     progress: str = ""
+    begun: float = 0.0
 
 
 class _Schedule:
     """Which units wait, run, are done or failed."""
 
     def __init__(self, units: Sequence[Unit], done: set[str], priorities: Mapping[str, float], fail_fast: bool) -> None:
-        self.done, self.fail_fast = set(done), fail_fast
+        self.done = {unit.name: unit for unit in units if unit.name in done}
+        self.fail_fast = fail_fast
         pressing = sorted(units, key=lambda unit: -priorities[unit.name])
         self.waiting = [unit for unit in pressing if unit.name not in self.done]
         self.failures: list[str] = []
@@ -94,18 +101,25 @@ def run_units(
     often they come, end the workers and raise Interrupted.
     """
     weights = {name: cost.weight for name, cost in costs.items()}
-    # the largest ones start first
-    schedule = _Schedule(units, done, longest_paths(units, weights), job.fail_fast)
-    begun = time.monotonic()
-    worked, worked_at = 0.0, begun
+    # the largest ones start first, but for one: it delays the others by its own duration at most
+    priorities = longest_paths(units, weights)
+    untrained = [unit.name for unit in units if not (unit.name in done or costs[unit.name].steps_from_base)]
+    if untrained:
+        priorities[min(untrained, key=weights.__getitem__)] = math.inf
+    schedule = _Schedule(units, done, priorities, job.fail_fast)
+    worked = seconds = 0.0  # of units done by this call, each by one worker
 
     def report() -> None:
-        running = {w.unit.name: w.progress for w in workers if w.unit is not None}
-        ahead = sum(weights[name] for name in (*running, *(unit.name for unit in schedule.waiting)))
+        now, busy = time.monotonic(), {w.unit.name: w for w in workers if w.unit is not None}
+        ahead = sum(weights[name] for name in (*busy, *(unit.name for unit in schedule.waiting)))
         share = worked / (worked + ahead) if ahead else 1.0
-        expected = (worked_at - begun) * ahead / worked if worked else None
-        left = None if expected is None else max(0.0, expected - (time.monotonic() - worked_at))
-        on_progress(Progress(len(schedule.done), len(units), share, left, running, schedule.lost))
+        left = None
+        if worked:
+            pace = worked / seconds
+            begun = sum(min(weights[name], pace * (now - worker.begun)) for name, worker in busy.items())
+            left = (ahead - begun) / (pace * max(1, len(busy)))
+        running = {name: worker.progress for name, worker in busy.items()}
+        on_progress(Progress(job, tuple(units), tuple(schedule.done.values()), share, left, running, schedule.lost))
 
     workers: list[_Worker] = []
     stopped = threading.Event()  # set by signals, which would break into whatever is under way
@@ -114,8 +128,8 @@ def run_units(
         try:
             while not stopped.is_set() and _assign(workers, schedule, job):
                 report()
-                for unit in _hear(workers, schedule):
-                    worked, worked_at = worked + weights[unit.name], time.monotonic()
+                for unit, duration in _hear(workers, schedule):
+                    worked, seconds = worked + weights[unit.name], seconds + duration
                     finished(unit)
             report()
         finally:
@@ -133,15 +147,15 @@ def _assign(workers: list[_Worker], schedule: _Schedule, job: Job) -> bool:
     idle = [worker for worker in workers if worker.unit is None]
     while (idle or len(workers) < job.config.workers) and (unit := schedule.next()) is not None:
         worker = idle.pop() if idle else _start(job, workers)
-        worker.unit, worker.progress = unit, "starting"
+        worker.unit, worker.progress, worker.begun = unit, "starting", time.monotonic()
         # A worker that died just now is noticed when its silence is heard.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(unit)
     return any(worker.unit is not None for worker in workers)
 
 
-def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
-    """Takes what workers say within a second; yields the units they finished."""
+def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[tuple[Unit, float]]:
+    """Takes what workers say within a second; yields the units they finished, with the seconds that each took."""
     by_connection = {worker.connection: worker for worker in workers if worker.unit is not None}
     for ready in wait(list(by_connection), timeout=1.0):
         worker = by_connection[ready]  # type: ignore[index]  # wait() gives back the objects it was given
@@ -156,8 +170,8 @@ def _hear(workers: list[_Worker], schedule: _Schedule) -> Iterator[Unit]:
             continue
         worker.unit = None
         if kind == "done":
-            schedule.done.add(unit.name)
-            yield unit
+            schedule.done[unit.name] = unit
+            yield unit, time.monotonic() - worker.begun
             continue
         # Another process goes on: what the failure left in this one, or on its GPU, must not reach other units.
         workers.remove(worker)
