@@ -251,6 +251,19 @@ def test_who_won_is_on_the_first_screen(browser: Browser, page: Path, width: int
     assert top < height or width < 600
 
 
+@pytest.mark.parametrize(("width", "beside"), [(1400, True), (390, False)])
+def test_three_images_with_chains_stand_beside_the_card_or_under_it(
+    browser: Browser, page: Path, width: int, beside: bool
+) -> None:
+    browser.open(page, width=width, height=900)
+    card, chains, pictures = browser.evaluate(
+        """[...[".overview", ".examples"].map((name) => document.querySelector(name).getBoundingClientRect().toJSON()),
+        [...document.querySelectorAll(".examples img")].filter((image) => image.naturalWidth).length]"""
+    )
+    assert pictures == 3 and browser.complaints == []
+    assert (chains["left"] >= card["right"], chains["top"] >= card["bottom"]) == (beside, not beside)
+
+
 def test_one_table_is_shown_of_the_path_and_split_chosen(opened: Browser) -> None:
     shown = """[...document.querySelectorAll(".sheet")].filter((sheet) => sheet.checkVisibility())
       .map((sheet) => [sheet.dataset.answer, sheet.dataset.split])"""

@@ -1,7 +1,9 @@
-"""The gallery of held-out images: which images, with what every method said about them on each answer path. Text of a
-model is untrusted and stays text: it travels as JSON. Called by `page`."""
+"""The gallery of held-out images: which images, with what every method said about them on each answer path; and the
+three with their chains beside the card. Text of a model is untrusted and stays text: it travels as JSON, or is escaped
+by the template. Called by `page`."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +104,30 @@ def make_gallery(
     return Gallery(data, chosen_by, len(first), right, total, len(disputed.intersection(rows)))
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Held-out images with the chains of one setup about them."""
+
+    setup: str
+    answers: tuple[Any, ...]
+    """Rows of predictions on the reasoning path, with `picture` (a data URI or None) and `parts` of the chain."""
+
+
+def make_examples(group: Group, images_root: Path | None, count: int = 3) -> Examples | None:
+    """The images whose ids have the smallest SHA-256, whatever was answered, with the chains of the first DECIDING
+    method that wrote any. None where nobody wrote any."""
+    answers, _ = _answers(group)
+    chains = answers[answers["answer"] == "reasoning"]
+    if chains.empty:
+        return None
+    setup = _deciding_setup(group, chains["setup"].unique())
+    chains = chains[chains["setup"] == setup].drop_duplicates("sample_id")
+    chosen = chains.sort_values("sample_id", key=lambda ids: ids.map(_id_hash)).head(count)
+    pictures = [thumbnail(images_root, name) if images_root else None for name in chosen["sample_id"]]
+    chosen = chosen.assign(picture=pictures, parts=[parts(text) for text in chosen["text"]])
+    return Examples(setup, tuple(chosen.itertuples()))
+
+
 def parts(text: str) -> tuple[Part, ...]:
     """Each stage `<STAGE>…</STAGE>` with its text, and the text outside of any stage (None), made visible; nothing is
     lost but white space."""
@@ -132,6 +158,10 @@ def thumbnail(images_root: Path, sample_id: str) -> str | None:
         return None
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return "data:image/jpeg;base64," + base64.b64encode(image_bytes(image, jpeg_quality=82)).decode()
+
+
+def _id_hash(sample_id: str) -> str:
+    return hashlib.sha256(sample_id.encode()).hexdigest()
 
 
 def _answers(group: Group) -> tuple[pd.DataFrame, list[str]]:

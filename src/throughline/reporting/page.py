@@ -20,7 +20,7 @@ from throughline.reporting.confidence import abstention_figure, confidence_table
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import write_figures
 from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
-from throughline.reporting.gallery import make_gallery
+from throughline.reporting.gallery import make_examples, make_gallery
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
 from throughline.reporting.published import published_ablation, published_methods
@@ -134,6 +134,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "confusion_figures": [_named(plot, suffix) for plot in confusion_figures(mixed, main, card.setups)],
         "confusion": embedded(confusion_data(mixed)) if mixed else None,
         "mixups": existing(mixups_table(mixed, setup, main) for setup in card.setups[-1:]),
+        "examples": make_examples(group, images_root),
         "gallery": gallery,
         "gallery_json": "" if gallery is None else embedded(gallery.data),
     }
