@@ -173,7 +173,7 @@ def _type_name(annotation: Any) -> str:
 
 def _default(field: FieldInfo, group: type[BaseModel] | None) -> str:
     if field.default_factory is not None:
-        return "empty"
+        return "empty" if field.default_factory is dict else "as described"
     if field.default is PydanticUndefined:
         return "required"
     if group is not None:
@@ -282,7 +282,8 @@ RUN_FOLDER: tuple[tuple[str, str], ...] = (
     (f"{UNIT}/training.jsonl", f"losses by optimiser step, {TRAINED}"),
     (
         f"{UNIT}/validation.jsonl",
-        "accuracy on the source domains' `out` parts, with `evaluation.selection: validation`",
+        "accuracy on the source domains' `out` parts, with `evaluation.selection: validation` or a `search`; for two "
+        "held-out domains on their `in` parts",
     ),
     (f"{UNIT}/rounds.jsonl", "one line a round: sampled, accepted, outcomes"),
     (f"{UNIT}/round-<r>/journal-0.jsonl", "the chains that the model drew in round r, and their verdicts"),

@@ -15,7 +15,7 @@ from throughline.chains.journal import JournalWriter
 from throughline.chains.records import Candidate, classes_sha256, make_header, prompt_sha256
 from throughline.domains.folders import read_images
 from throughline.experiment.engine.worker import Job
-from throughline.experiment.executors import execute_final
+from throughline.experiment.executors import execute_training
 from throughline.questions.question_set import make_question_set
 from throughline.runs.folder import begin_unit, finish_unit
 from throughline.runs.unit import Unit
@@ -92,6 +92,6 @@ def in_this_process(
     for unit in units:
         if unit.name not in done:
             begin_unit(job.run_folder, unit)
-            execute_final(job.task(unit, lambda line: None))
+            execute_training(job.task(unit, lambda line: None))
             finish_unit(job.run_folder, unit)
             finished(unit)

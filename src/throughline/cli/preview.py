@@ -18,8 +18,9 @@ from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, T
 from throughline.reporting.results import Setup
 from throughline.reporting.text import to_terminal
 from throughline.reporting.warnings import coverage
-from throughline.runs.unit import Unit
+from throughline.runs.unit import DRAW, Unit
 
+_COUNTED = ("training_samples", "optimiser_steps", "chains_sampled", "answers")
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
@@ -51,7 +52,8 @@ def warnings_of(preview: Preview) -> list[str]:
 
 def learning(preview: Preview) -> pd.DataFrame:
     """What will stand behind the weights of each unit that trains, by image set and setup, as a run's frame has it."""
-    trained = ((unit, preview.costs[unit.name]) for unit in preview.units if unit.kind != EVALUATE)
+    trains = (unit for unit in preview.units if unit.kind != EVALUATE and len(unit.targets) == 1)
+    trained = ((unit, preview.costs[unit.name]) for unit in trains)
     rows = [
         (unit.dataset, Setup(unit.method, unit.factors).name, cost.images, cost.images_with_chain, cost.steps_from_base)
         for unit, cost in trained
@@ -82,7 +84,8 @@ def _forecast_json(forecast: Forecast) -> dict[str, Any]:
 
 def as_text(preview: Preview, forecast: Forecast | str) -> str:
     """The dry run for a person."""
-    pieces = [resolved_yaml(preview.config), *map(to_terminal, (_units_table(preview), *_learning_tables(preview)))]
+    tables = (_units_table(preview), *_draws_table(preview), *_learning_tables(preview))
+    pieces = [resolved_yaml(preview.config), *map(to_terminal, tables)]
     if isinstance(forecast, str):
         pieces.append(f"Tokens, FLOPs, memory and hours are unknown: {forecast}.")
     else:
@@ -91,20 +94,40 @@ def as_text(preview: Preview, forecast: Forecast | str) -> str:
 
 
 def _units_table(preview: Preview) -> Table:
-    columns = ("training_samples", "optimiser_steps", "chains_sampled", "answers")
-
-    def counts(cost: Cost) -> tuple[str, ...]:
-        return tuple(f"{getattr(cost, column):,}" for column in columns)
-
-    rows = [(unit.slug, *counts(preview.costs[unit.name]), ", ".join(_needed(unit, preview))) for unit in preview.units]
+    rows = [(unit.slug, *_counts(preview, [unit]), ", ".join(_needed(unit, preview))) for unit in preview.units]
     images = sum(len(images.samples) for images in preview.sets)
     domains = sum(len(images.domains) for images in preview.sets)
     return Table(
         title=f"{len(rows)} units on {images:,} images of {domains} domains",
-        columns=("unit", *(column.replace("_", " ") for column in columns), "after"),
-        rows=(*rows, ("total", *counts(preview.total), "")),
+        columns=("unit", *(column.replace("_", " ") for column in _COUNTED), "after"),
+        rows=(*rows, ("total", *_counts(preview, preview.units), "")),
         notes=("Upper bounds: chains not written yet count as accepted. Nothing was trained or written.",),
     )
+
+
+def _counts(preview: Preview, units: Sequence[Unit]) -> tuple[str, ...]:
+    cost = sum((preview.costs[unit.name] for unit in units), Cost())
+    return tuple(f"{getattr(cost, column):,}" for column in _COUNTED)
+
+
+def _draws_table(preview: Preview) -> Iterator[Table]:
+    """The draws of a search, and what the units of each compute."""
+    search = preview.config.search
+    if search is None:
+        return
+    levels, units = preview.config.factors[DRAW], preview.units
+    rows = []
+    for draw, keys in levels.items():
+        values = (str(keys.get(key, "as written")) for key in search.over)
+        rows.append((draw, *values, *_counts(preview, [unit for unit in units if unit.factors[DRAW] == draw])))
+    pairs = [unit for unit in units if len(unit.targets) > 1]
+    rows += [("of which pairs", *[""] * len(search.over), *_counts(preview, pairs))] if pairs else []
+    note = (
+        "Nothing is computed twice: what a draw shares with an earlier one counts there. Pairs: two domains held out."
+    )
+    columns = ("draw", *search.over, *(column.replace("_", " ") for column in _COUNTED))
+    title = f"{counted(len(levels), 'draw')} of the search, measured on the {search.measure}"
+    yield Table(title, columns, tuple(rows), (note,))
 
 
 def _learning_tables(preview: Preview) -> Iterator[Table]:

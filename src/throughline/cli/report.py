@@ -92,12 +92,15 @@ def _print(tables: Iterable[Table], form: str) -> None:
 
 def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None, measure: str) -> list[Table]:
     from throughline.reporting.results import groups
+    from throughline.reporting.selection import selection_tables
     from throughline.reporting.tables import comparison_table, existing, results_table
 
-    everything = groups(run)
+    everything, selection = groups(run), list(selection_tables(run))
     splits = in_order((name for group in everything for name in group.splits), SPLIT_ORDER)
     answers = in_order((name for group in everything for name in group.answers), ANSWER_ORDER)
     methods = in_order((name for group in everything for name in group.final["method"]), METHODS)
+    if not splits and selection:  # a search that measures no target
+        return selection
     if not splits:
         raise ThroughlineError(
             "no unit of this run has its final results yet", run.folder, "finish it with `throughline run`"
@@ -120,4 +123,4 @@ def _tables(run: Run, split: str | None, answer: str | None, baseline: str | Non
             run.folder,
             f"it has splits {', '.join(splits)} and answers {', '.join(answers)}",
         )
-    return tables
+    return [*tables, *selection]

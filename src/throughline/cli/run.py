@@ -106,6 +106,7 @@ def run_and_report(
         raise finished.failed
     from throughline.reporting.page import write_page
     from throughline.reporting.results import groups
+    from throughline.reporting.selection import selection_tables
     from throughline.reporting.tables import headline_table
     from throughline.reporting.warnings import warnings
 
@@ -115,8 +116,8 @@ def run_and_report(
         print(json_text({"run": str(folder), "report": str(page), "failed": failed, "results": results}))
     else:
         run = read_run(folder)
-        for group in groups(run):
-            print(to_terminal(headline_table(group, "all")), end="")
+        for table in (*(headline_table(group, "all") for group in groups(run)), *selection_tables(run)):
+            print(to_terminal(table), end="")
         for sentence in warnings(run):
             say(f"warning: {sentence}")
         print(f"report: {page}\nall tables: throughline report {folder}")

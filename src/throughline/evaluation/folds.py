@@ -22,6 +22,11 @@ class Fold:
     test: tuple[Sample, ...] = ()
     target_in: frozenset[str] = frozenset()
 
+    @property
+    def judged(self) -> tuple[Sample, ...]:
+        """What a search judges the trained weights by: the sources' `out` parts; of two targets their `in` parts."""
+        return self.validation if len(self.targets) < 2 else tuple(s for s in self.test if s.id in self.target_in)
+
 
 def keep_all(images: ImageSet) -> Fold:
     """Nothing held out: every image trains, none selects or measures. For the final model (`throughline fit`)."""

@@ -24,7 +24,8 @@ def select_best(
     settings: AnswerSettings,
     reader: ImageReader | None = None,
 ) -> list[dict[str, Any]]:
-    """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate.
+    """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate, with the
+    accuracy of each domain besides.
 
     Accuracy is that of the first way of answering in the settings, so that selection and table speak of the same.
     """
@@ -33,7 +34,8 @@ def select_best(
     for name, adapter in adapters.items():
         put_adapter(model, adapter)
         predictions = answer_samples(mllm, validation, questions.build(first), first.batch, reader=reader)
-        correct = sum(p.correct for p in predictions)
+        correct, domains = sum(p.correct for p in predictions), dict.fromkeys(p.domain for p in predictions)
+        by_domain = {name: [p.correct for p in predictions if p.domain == name] for name in domains}
         lines.append(
             {
                 "candidate": name,
@@ -41,6 +43,7 @@ def select_best(
                 "n": len(predictions),
                 "correct": correct,
                 "accuracy": correct / len(predictions) if predictions else 0.0,
+                "domains": {name: sum(right) / len(right) for name, right in by_domain.items()},
             }
         )
     best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))

@@ -33,7 +33,9 @@ from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
 from throughline.domains.samples import composed
 from throughline.experiment.config_faults import first_fault
+from throughline.experiment.search import SearchConfig
 from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
 
 
@@ -153,6 +155,7 @@ class EvaluationConfig(Settings):
 
 FIXED = (
     *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains", "data.names", "per_method"),
+    "search",
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
@@ -189,6 +192,8 @@ class RunConfig(Settings):
     """Keys of `training` for one method only, e.g. `cls: {training.stage.lr: 1.0e-3, training.stage.epochs: 6}`. A
     method that starts from another one (`mtct_sarr` from `mtct`) has the keys of that one, then its own. A control such
     as `cls_matched` has only its own. Levels of factors are set after these keys."""
+    search: SearchConfig | None = None
+    """Settings to try, and how to choose among them. Its draws become the levels of a factor called `draw`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Testing."""
     workers: int = Field(default=1, ge=1)
@@ -226,20 +231,20 @@ class RunConfig(Settings):
         return values
 
     @model_validator(mode="after")
-    def _factors_fit(self) -> RunConfig:
+    def _keys_fit(self) -> RunConfig:
+        if self.search is not None:
+            self.factors[DRAW] = self.search.levels()
+        elif DRAW in self.factors:
+            raise ValueError("factors.draw belongs to a search, and there is none: give the factor another name")
         for name, levels in self.factors.items():
             if not levels:
                 raise ValueError(f"the factor {name} has no level: name at least one, e.g. plain")
             for level, keys in levels.items():
-                where = f"factors.{name}.{level}"
+                where = "search.over" if name == DRAW else f"factors.{name}.{level}"
                 for key in keys:
                     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
                         raise ValueError(f"{where} sets {key}: a value of the whole run cannot be a factor")
                 self._require_fit(where, keys)
-        return self
-
-    @model_validator(mode="after")
-    def _per_method_fits(self) -> RunConfig:
         for name, keys in self.per_method.items():
             where = f"per_method.{name}"
             for key in keys:
@@ -279,9 +284,8 @@ class RunConfig(Settings):
         return {**(self.keys_of(parent) if parent else {}), **self.per_method.get(method, {})}
 
     def _with_these_alone(self, data: DataConfig, keys: Mapping[str, Any]) -> RunConfig:
-        return self.with_keys(
-            {"data": data.model_dump(mode="json"), "more_data": (), "factors": {}, "per_method": {}, **keys}
-        )
+        alone: dict[str, Any] = {"more_data": (), "factors": {}, "per_method": {}, "search": None}
+        return self.with_keys({"data": data.model_dump(mode="json"), **alone, **keys})
 
     def with_keys(self, keys: Mapping[str, Any]) -> RunConfig:
         """The config with other values at these dotted keys; pydantic.ValidationError where one does not fit."""

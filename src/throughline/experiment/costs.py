@@ -16,7 +16,7 @@ from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.experiment.plan import START, STEPS, PlannedSet
-from throughline.runs.unit import Unit
+from throughline.runs.unit import DRAW, VALIDATE, Unit
 from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
@@ -70,11 +70,15 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         at, _ = own_config(unit, config, images)
         own, method = splits[unit.dataset], methods[unit.method]
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
-        measured = sum(len(own[domain].inside) + len(own[domain].out) for domain in unit.targets)
+        inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
+        measured = inside + out if unit.kind != VALIDATE else 0
         fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
         trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), Cost())
         cost = trained + _answering_cost(method, at, measured, validation)
+        if DRAW in unit.factors and method.trains:
+            again = inside if len(unit.targets) > 1 else validation if at.evaluation.selection == "last" else 0
+            cost += Cost(answers=again, images_validated=again)
         labels = method.self_labelled or any(stage.objective.learns_labels for stage in method.stages)
         costs[unit.name] = replace(
             cost,

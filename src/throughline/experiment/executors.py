@@ -6,13 +6,14 @@ works in the unit's folder itself, those before it in `stage-1`, `stage-2`, ... 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
@@ -28,6 +29,7 @@ from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import (
+    ADAPTER,
     PIXELS,
     PREDICTIONS,
     RESULTS,
@@ -38,6 +40,7 @@ from throughline.runs.folder import (
     write_metrics,
 )
 from throughline.runs.records import ResultsLine, read_record
+from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
@@ -64,11 +67,12 @@ class _Session:
             self.mllm, training.sampler, self.questions, self.fold.train, folder, self.task.report_progress
         )
 
-    def select(self, model: Any, adapters: Mapping[str, Path]) -> None:
-        """Puts the adapter into the model that is best on the source domains' `out` splits; writes validation.jsonl."""
-        self.task.report_progress("selecting on the source domains' out splits")
-        answering = self.task.config.evaluation.answering
-        lines = select_best(model, self.mllm, adapters, self.fold.validation, self.questions, answering, self.reader)
+    def select(self, model: Any, adapters: Mapping[str, Path], samples: Sequence[Sample] | None = None) -> None:
+        """Puts the adapter into the model that is best on `samples`, the source domains' `out` splits where none are
+        given; writes validation.jsonl."""
+        self.task.report_progress("validating")
+        answering, samples = self.task.config.evaluation.answering, samples or self.fold.validation
+        lines = select_best(model, self.mllm, adapters, samples, self.questions, answering, self.reader)
         write_json_lines(self.task.folder / VALIDATION, lines)
 
 
@@ -122,6 +126,8 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
         )
         result = stage.run(context)
         last_round, start = result.round, context.folder
+        if is_last and DRAW in task.unit.factors and (len(task.unit.targets) > 1 or context.select is None):
+            session.select(result.model, {"final": task.folder / ADAPTER}, session.fold.judged)
         if not is_last:
             result.model.unload()  # the next stage puts its own adapter on the checkpoint
     return last_round
@@ -158,9 +164,11 @@ def execute_evaluation(task: Task) -> None:
     write_metrics(task.folder, _measure(session, task.folder, None))
 
 
-def execute_final(task: Task) -> None:
-    """Trains on all images and measures nothing."""
-    _train(_open_session(task, keep_all(task.images)), lambda number, folder: None)
+def execute_training(task: Task) -> None:
+    """Trains on the source domains, for a search, or on all images where no target is held out; measures nothing."""
+    images, targets, data = task.images, task.unit.targets, task.config.data
+    fold = leave_out(images, targets, data.trial_seed, data.train_per_domain) if targets else keep_all(images)
+    _train(_open_session(task, fold), lambda number, folder: None)
     write_metrics(task.folder, [])
 
 

@@ -4,6 +4,7 @@ A unit is known by the hash of everything that can change its numbers, its `inpu
 date, a kind of device or the number of workers. Called by `run`, by `--dry-run`, and for a final model.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,8 @@ from throughline.core.nearest import did_you_mean
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name
-from throughline.runs.unit import Unit
+from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
+from throughline.runs.unit import DRAW, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
 VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4}
@@ -58,17 +60,25 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
     """
     methods = method_table(config.methods)
     for name in config.per_method:
-        if name not in (known := METHODS | methods):
-            raise ThroughlineError(f"no method named {name}", "per_method", did_you_mean(name, known, "the methods"))
-    units: list[Unit] = []
+        if name not in (names := METHODS | methods):
+            raise ThroughlineError(f"no method named {name}", "per_method", did_you_mean(name, names, "the methods"))
+    search, known = config.search, dict[str, Unit]()
+    with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
+    unmeasured = search is not None and search.measure == "validation"
     for planned in sets:
         _require_chains(config, methods, planned)
         for levels in config.combinations():
-            configs = {name: config.at(planned.data, levels, name) for name in methods}
-            for targets in _targets(planned, methods):
+            configs = [(method, config.at(planned.data, levels, name)) for name, method in methods.items()]
+            targets = _targets(planned, methods)
+            for held_out in [*targets, *(_pairs(planned, targets) if with_pairs else [])]:
+                kind = VALIDATE if unmeasured or len(held_out) > 1 else FOLD
+                base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
+                ours = [(method, own) for method, own in configs if method.trains or base_is_asked]
                 for seed in config.seeds:
-                    units += _fold_units(configs, planned, targets, seed, methods, levels, checkpoint)
-    return tuple(units)
+                    _add_fold(known, ours, planned, kind, held_out, seed, levels, checkpoint)
+    if not known:
+        raise ThroughlineError("no method trains, so there is nothing to validate", "methods", "add cls, for example")
+    return tuple(known.values())
 
 
 def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple[Unit, ...]:
@@ -77,9 +87,10 @@ def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple
     The last one is the model, those before it are what it starts from.
     """
     (name,), (seed,) = config.methods, config.seeds
-    methods = method_table([name])
-    configs = {own: config.at(planned.data, {}, own) for own in methods}
-    return tuple(_fold_units(configs, planned, (), seed, methods, {}, checkpoint))
+    configs = [(method, config.at(planned.data, {}, own)) for own, method in method_table([name]).items()]
+    known = dict[str, Unit]()
+    _add_fold(known, configs, planned, FINAL, (), seed, {}, checkpoint)
+    return tuple(known.values())
 
 
 def _targets(planned: PlannedSet, methods: Mapping[str, Method]) -> list[tuple[str, ...]]:
@@ -95,30 +106,40 @@ def _targets(planned: PlannedSet, methods: Mapping[str, Method]) -> list[tuple[s
     return [(target,) for target in targets]
 
 
-def _fold_units(
-    configs: Mapping[str, RunConfig],
+def _pairs(planned: PlannedSet, targets: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Each target with each source, once where both are targets: DomainBed's leave-one-domain-out."""
+    domains = planned.images.domains
+    if len(domains) < 3:
+        what = "leave_one_domain_out holds two domains out, which leaves none to train on"
+        raise ThroughlineError(what, "search.rules", "leave the rule out")
+    return [pair for pair in itertools.combinations(domains, 2) if any((target,) in targets for target in pair)]
+
+
+def _add_fold(
+    known: dict[str, Unit],
+    configs: Sequence[tuple[Method, RunConfig]],
     planned: PlannedSet,
+    kind: str,
     targets: tuple[str, ...],
     seed: int,
-    methods: Mapping[str, Method],
     levels: Mapping[str, str],
     checkpoint: str,
-) -> list[Unit]:
-    """The units of one fold and seed, one a method; `configs` are the methods'."""
+) -> None:
+    """Adds the units of one fold and seed to those that are `known` by their inputs, one for each method with its
+    config. The unit of an earlier draw of a search with the same inputs stands for both."""
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images, names = planned.images.fingerprint(), planned.images.names
-    chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, methods.values())
+    chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, [m for m, _ in configs])
     units: dict[str, Unit] = {}
-    for method in methods.values():
-        config, parent = configs[method.name], parent_of(method)
+    for method, config in configs:
+        parent = parent_of(method)
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
         shared = config.chains.coverage == "shared"
         roles = {START: parent.name if parent else None, STEPS: method.steps_like}
         needs = {role: units[name] for role, name in roles.items() if name is not None}
-        kind = (FOLD if method.trains else EVALUATE) if targets else FINAL
-        named: dict[str, Any] = {"kind": kind, "method": method.name, "targets": targets, "seed": seed}
-        named["factors"] = dict(levels)
-        units[method.name] = Unit(
+        named: dict[str, Any] = {"kind": kind if method.trains or not targets else EVALUATE, "method": method.name}
+        named |= {"targets": targets, "seed": seed, "factors": dict(levels)}
+        unit = Unit(
             **named,
             dataset=planned.images.name,
             model=checkpoint_name(config.model.checkpoint),
@@ -135,7 +156,9 @@ def _fold_units(
                 "threads": config.threads,
             },
         )
-    return list(units.values())
+        others = {name: level for name, level in levels.items() if name != DRAW}
+        content = content_hash([unit.dataset, {**unit.inputs, "factors": others}])
+        units[method.name] = known.setdefault(content, unit)
 
 
 def _model_inputs(config: RunConfig, method: Method, checkpoint: str) -> dict[str, Any]:

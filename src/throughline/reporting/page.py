@@ -25,6 +25,7 @@ from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
 from throughline.reporting.published import published_ablation, published_methods
 from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
+from throughline.reporting.selection import selection_tables
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import existing, guessing, headline_table, page_table, rounds_table
 from throughline.reporting.warnings import warnings
@@ -65,6 +66,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
     shown = {
         "run": run,
         "parts": parts,
+        "selection": selection_tables(run),
         "sections": {section.id: section for section in sections},
         "analysis": analysis,
         "analysis_notes": notes,

@@ -39,7 +39,7 @@ from throughline.runs.folder import (
     round_folder,
 )
 from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
-from throughline.runs.unit import Unit
+from throughline.runs.unit import VALIDATE, Unit
 
 if TYPE_CHECKING:
     from throughline.runs.frames import Frames
@@ -79,9 +79,13 @@ class UnitFolder:
         return self._predictions[number]
 
     def validation(self) -> tuple[Mapping[str, Any], ...]:
-        """The lines of model selection, one for each round or epoch; empty where the last weights were taken."""
+        """The lines of model selection, one for each round or epoch, or of a search's validation; else empty."""
         path = self.folder / VALIDATION
         return tuple(read_json_lines(path)) if path.is_file() else ()
+
+    def validated(self) -> Mapping[str, float]:
+        """The accuracy of the unit's weights by domain, where they were validated: see `Fold.judged`."""
+        return next((line["domains"] for line in self.validation() if line["selected"]), {})
 
     def state_folder(self, number: int | None = None) -> Path:
         """Where the finished unit's state lies, or that after a round."""
@@ -130,7 +134,8 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """Reads a run folder, or a reduced one.
 
-    A missing folder or one without any result is a ThroughlineError, anything else that is wrong a fault.
+    A missing folder or one without any result, or validation of a search, is a ThroughlineError, anything else that is
+    wrong a fault.
     """
     folder = Path(folder)
     results = _read_results(folder)
@@ -150,6 +155,8 @@ def read_run(folder: str | Path) -> Run:
                 units[path.name] = unit
             elif path.is_dir():
                 faults.append(f"{path.name}: no readable {UNIT}")
+    if not results and not any(unit.validation() for unit in units.values()):
+        raise ThroughlineError("this run has no results yet", folder, "finish the run with `throughline run`")
     faults += [f"{unit.name}: {fault}" for unit in units.values() for fault in unit.faults]
     faults += [f"{name}: its folder is missing" for name in sorted(first_lines.keys() - units.keys())]
     return Run(folder, results, units, config, config_text, environment, tuple(faults))
@@ -167,7 +174,8 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         return None
     training, torn_training = _read_lines(folder / TRAINING, TrainingLine)
     rounds, torn_rounds = _read_lines(folder / ROUNDS, RoundLine)
-    lacking = [name for name in (METRICS, PREDICTIONS) if not (folder / name).is_file()]
+    expected = (METRICS,) if unit.kind == VALIDATE else (METRICS, PREDICTIONS)
+    lacking = [name for name in expected if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
     mark = _mapping(folder / STAGE, [])  # what was never trained has none
@@ -205,8 +213,6 @@ def _read_results(folder: Path) -> tuple[ResultsLine, ...]:
         place = ".".join(map(str, fault["loc"]))
         what = f"a result line lacks or misstates {place} ({fault['msg']})"
         raise ThroughlineError(what, path, "run again with this version") from error
-    if not results:
-        raise ThroughlineError("this run has no results yet", folder, "finish the run with `throughline run`")
     return results
 
 

@@ -16,6 +16,10 @@ from typing import Any
 from throughline.core.files import content_hash
 from throughline.runs.records import SCHEMA, Factor
 
+DRAW = "draw"
+"""The factor whose levels are the draws of a search; draw 0 is the config as it is written."""
+VALIDATE = "validate"
+"""The kind of a unit that is trained and only validated: it has no predictions and no results."""
 FINAL = "final"
 """Stands for the target in the name of a unit that holds nothing out."""
 
