@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
-from throughline.questions.in_context import example_turns, with_descriptions
+from throughline.questions.in_context import EXAMPLE_QUESTION, example_turns, with_descriptions
 from throughline.questions.probing import PARTS_QUESTION, class_from_words
 from throughline.questions.question_set import QuestionSet, make_question_set
 
@@ -74,6 +75,8 @@ class Recipe:
     """Sets of labelled examples of a step."""
     examples: int = 4
     queries: int = 3
+    same: float = 0.4
+    """Share of queries that are one of the examples itself: to look back for an image is learnt on equal ones first."""
     renamed: float = 0.5
     """Share of descriptions and episodes in which the names of classes are exchanged, so that only context tells."""
 
@@ -205,41 +208,54 @@ class Lessons:
         return int(self._draw.choice(marks))
 
     def from_words(self) -> Tree:
-        """No image: the class of an object whose parts are told."""
+        """No image: the class of an object whose parts are told, half the time behind a description of each class
+        offered."""
         scene = self.scenes[int(self._draw.integers(len(self.scenes)))]
         deciding = family_of(scene.cls).deciding
-        words = [named(part) for part in self._draw.permutation(list(scene.parts))]
-        told = listed(words)
+        words = listed([named(part) for part in self._draw.permutation(list(scene.parts))])
         if deciding not in scene.parts and self._draw.random() < 0.7:
-            told = f"{told} and no {deciding}"
-        question = make_question_set(self._options(scene.cls)).label
-        path = self.mllm.chat.answered(user_turn(class_from_words(told, question), images=0), [], scene.cls)
-        return merge_paths([Leaf(path, "words", 1.0, "sum")], self.mllm.chat.image_token_id)
+            words = f"{words} and no {deciding}"
+        if self._draw.random() < 0.5:
+            question, answer, kind = *self._described(scene.cls, partial(class_from_words, words)), "words described"
+        else:
+            label = make_question_set(self._options(scene.cls)).label
+            question, answer, kind = class_from_words(words, label), scene.cls, "words"
+        path = self.mllm.chat.answered(user_turn(question, images=0), [], answer)
+        return merge_paths([Leaf(path, kind, 1.0, "sum")], self.mllm.chat.image_token_id)
 
     def from_descriptions(self) -> Tree:
-        """An image behind the parts of each class offered; the names may be exchanged."""
+        """An image and the parts of each class offered; the names may be exchanged."""
         index = int(self._draw.integers(len(self.scenes)))
-        cls = self.scenes[index].cls
-        offered = self._options(cls, most=6)
-        names = self._names(offered)
-        described = {names[name]: description(name) for name in offered}
-        question = with_descriptions(make_question_set(list(described)).label, described)
-        path = self.mllm.chat.answered(user_turn(question), [self._image(index)], names[cls])
+        question, answer = self._described(self.scenes[index].cls, str)
+        path = self.mllm.chat.answered(user_turn(question), [self._image(index)], answer)
         return merge_paths([Leaf(path, "described", 1.0, "sum")], self.mllm.chat.image_token_id)
 
+    def _described(self, cls: str, ask: Callable[[str], str]) -> tuple[str, str]:
+        """The question with a description of each class offered, and what this class is called in it; `ask` makes the
+        question about the object of the label question."""
+        offered = self._options(cls, most=4)
+        names = self._names(offered)
+        described = {names[name]: description(name) for name in offered}
+        return with_descriptions(ask(make_question_set(list(described)).label), described), names[cls]
+
     def from_examples(self) -> Tree:
-        """Labelled examples of several classes, then queries about images of these classes, a branch each."""
+        """A conversation about images of a few classes, each shown once at first; every later label is trained, behind
+        the short question and, in half of the turns, behind the label question."""
         recipe, chat = self.recipe, self.mllm.chat
         shown = [str(name) for name in self._draw.permutation(CLASSES)[: recipe.examples]]
-        names = self._names(CLASSES)
-        examples = [self._image(self._scene_of(name)) for name in shown]
-        question = make_question_set(CLASSES).label
-        messages = [*example_turns([names[name] for name in shown]), *user_turn(question)]
+        shown += [self._one_of(shown) for _ in range(recipe.queries)]
+        images = [self._image(self._scene_of(name)) for name in shown]
+        names, label = self._names(CLASSES), make_question_set(CLASSES).label
         leaves = []
-        for _ in range(recipe.queries):
-            cls = self._one_of(shown)
-            query = self._image(self._scene_of(cls))
-            leaves.append(Leaf(chat.answered(messages, [*examples, query], names[cls]), "examples", 1.0, "sum"))
+        for turn in range(recipe.examples, len(shown)):
+            earlier = [at for at in range(turn) if shown[at] == shown[turn]]
+            kind = "examples"
+            if self._draw.random() < recipe.same:
+                images[turn], kind = images[earlier[int(self._draw.integers(len(earlier)))]], "same"
+            before = example_turns([names[name] for name in shown[:turn]])
+            for question in (EXAMPLE_QUESTION, label) if self._draw.random() < 0.5 else (EXAMPLE_QUESTION,):
+                path = chat.answered([*before, *user_turn(question)], images[: turn + 1], names[shown[turn]])
+                leaves.append(Leaf(path, kind, 1.0, "sum"))
         return merge_paths(leaves, chat.image_token_id)
 
     def _names(self, classes: Sequence[str]) -> dict[str, str]:

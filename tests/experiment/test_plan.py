@@ -341,6 +341,19 @@ def test_a_level_of_a_factor_is_set_after_the_keys_of_a_method(config_file, imag
     assert [(stage["lr"], stage["epochs"]) for stage in stages] == [(0.1, 9), (0.001, 9)]
 
 
+def test_a_method_can_have_keys_for_one_target(config_file, image_set):
+    first, *others = image_set.domains
+    own = f"mtct: {{training.stage.lr: 0.1, training.stage.epochs: 9}}, mtct@{first}: {{training.stage.lr: 0.2}}"
+    words = ["methods=mtct,mtct_sarr", "data.targets=all", f"per_method={{{own}}}"]
+    units = planned(load_config(str(config_file), words), image_set)
+    stages = {(unit.method, *unit.targets): unit.inputs["stage"] for unit in units}
+    assert len(stages) == 2 * len(image_set.domains)
+    for (_, target), stage in stages.items():
+        assert (stage["lr"], stage["epochs"]) == (0.2 if target == first else 0.1, 9)
+    costs = costs_of(load_config(str(config_file), [*words, f"data.targets={others[0]}"]), image_set)
+    assert costs["mtct"].optimiser_steps > 0
+
+
 def test_costs_count_each_method_with_its_own_keys(config_file, image_set):
     words = [f"methods={ALL}", "training.stage.batch=5", "training.stage.epochs=2", "training.rounds=3"]
     own = "cls: {training.stage.epochs: 7}, mtct: {training.stage.epochs: 5}, mtct_sarr: {training.rounds: 1}"
@@ -359,6 +372,8 @@ def test_costs_count_each_method_with_its_own_keys(config_file, image_set):
     ("own", "parts"),
     [
         ("{clss: {training.stage.lr: 1}}", ("no method named clss [per_method]", "did you mean cls?")),
+        ("{cls@sketchh: {training.stage.lr: 1}}", ("sketchh",)),
+        ("{clss@sketch: {training.stage.lr: 1}}", ("no method named clss [per_method]",)),
         ("{cls: {training.stage.lrr: 1}}", ("per_method.cls", "unknown key training.stage.lrr", "training.stage.lr?")),
         ("{cls: {training.stage.lr: -1}}", ("per_method.cls", "training.stage.lr is -1", "greater than 0")),
         ("{cls: {seeds: 1}}", ("per_method.cls sets seeds", "only keys of training")),

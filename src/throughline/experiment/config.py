@@ -191,7 +191,8 @@ class RunConfig(Settings):
     per_method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Keys of `training` for one method only, e.g. `cls: {training.stage.lr: 1.0e-3, training.stage.epochs: 6}`. A
     method that starts from another one (`mtct_sarr` from `mtct`) has the keys of that one, then its own. A control such
-    as `cls_matched` has only its own. Levels of factors are set after these keys."""
+    as `cls_matched` has only its own. An entry `cls@sketch` holds where `sketch` is the target, over that of `cls`.
+    Levels of factors are set after these keys."""
     search: SearchConfig | None = None
     """Settings to try, and how to choose among them. Its draws become the levels of a factor called `draw`."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -271,17 +272,20 @@ class RunConfig(Settings):
         for levels in itertools.product(*self.factors.values()):
             yield dict(zip(self.factors, levels, strict=True))
 
-    def at(self, data: DataConfig, levels: Mapping[str, object], method: str | None = None) -> RunConfig:
-        """The config of one image set, one combination of levels and, where one is named, one method, without further
-        sets, factors and methods' own keys."""
-        keys = {} if method is None else self.keys_of(method)
+    def at(
+        self, data: DataConfig, levels: Mapping[str, object], method: str | None = None, targets: Sequence[str] = ()
+    ) -> RunConfig:
+        """The config of one image set, one combination of levels and, where one is named, one method with these
+        targets, without further sets, factors and methods' own keys."""
+        keys = {} if method is None else self.keys_of(method, targets)
         keys |= {key: v for name, level in levels.items() for key, v in self.factors[name][str(level)].items()}
         return self._with_these_alone(data, keys)
 
-    def keys_of(self, method: str) -> dict[str, Any]:
-        """What `per_method` sets for a method: the keys of the one that it starts from, then its own."""
+    def keys_of(self, method: str, targets: Sequence[str] = ()) -> dict[str, Any]:
+        """What `per_method` sets for a method with these targets: the keys of its parent, then its own."""
         parent = method_table(self.methods)[method].starts_from if self.per_method else None
-        return {**(self.keys_of(parent) if parent else {}), **self.per_method.get(method, {})}
+        everywhere, here = (self.per_method.get(name, {}) for name in (method, f"{method}@{'+'.join(targets)}"))
+        return {**(self.keys_of(parent, targets) if parent else {}), **everywhere, **here}
 
     def _with_these_alone(self, data: DataConfig, keys: Mapping[str, Any]) -> RunConfig:
         alone: dict[str, Any] = {"more_data": (), "factors": {}, "per_method": {}, "search": None}

@@ -90,9 +90,9 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
 
 
 def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple[RunConfig, ImageSet]:
-    """The config of a unit's image set, levels and method, and the set; `sets` are in the config's order."""
+    """The config of a unit's image set, levels, method and targets, and the set; `sets` are in the config's order."""
     position = [images.name for images in sets].index(unit.dataset)
-    return config.at(config.image_sets[position], unit.factors, unit.method), sets[position]
+    return config.at(config.image_sets[position], unit.factors, unit.method, unit.targets), sets[position]
 
 
 @dataclass(frozen=True)

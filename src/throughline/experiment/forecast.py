@@ -192,7 +192,7 @@ def read_workloads(preview: Preview) -> dict[str, Workload] | str:
     of_units = {}
     try:
         for unit in preview.units:
-            about = unit.dataset, str(unit.factors), str(preview.config.keys_of(unit.method))
+            about = unit.dataset, str(unit.factors), str(preview.config.keys_of(unit.method, unit.targets))
             if about not in workloads:
                 config, images = own_config(unit, preview.config, preview.sets)
                 workloads[about] = make_workload(config, images, *outlines(config.model.tiles))

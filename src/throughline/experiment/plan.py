@@ -59,21 +59,26 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
     methods that lack chains, and for a method that trains where nothing would be left to train on.
     """
     methods = method_table(config.methods)
-    for name in config.per_method:
+    for name, _, target in (entry.partition("@") for entry in config.per_method):
         if name not in (names := METHODS | methods):
             raise ThroughlineError(f"no method named {name}", "per_method", did_you_mean(name, names, "the methods"))
+        if target and not any(target in planned.images.domains for planned in sets):
+            sets[0].images.require_domain(target)
     search, known = config.search, dict[str, Unit]()
     with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
     unmeasured = search is not None and search.measure == "validation"
     for planned in sets:
         _require_chains(config, methods, planned)
         for levels in config.combinations():
-            configs = [(method, config.at(planned.data, levels, name)) for name, method in methods.items()]
             targets = _targets(planned, methods)
             for held_out in [*targets, *(_pairs(planned, targets) if with_pairs else [])]:
                 kind = VALIDATE if unmeasured or len(held_out) > 1 else FOLD
                 base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
-                ours = [(method, own) for method, own in configs if method.trains or base_is_asked]
+                ours = [
+                    (method, config.at(planned.data, levels, name, held_out))
+                    for name, method in methods.items()
+                    if method.trains or base_is_asked
+                ]
                 for seed in config.seeds:
                     _add_fold(known, ours, planned, kind, held_out, seed, levels, checkpoint)
     if not known:
