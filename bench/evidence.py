@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import documents
+from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
 from cost_model import compare_with_run
@@ -204,6 +205,16 @@ def sensitivity() -> None:
     write_record(EVIDENCE / "sensitivity.json", record)
 
 
+def budgets() -> None:
+    """Learning rate and epochs of each method, chosen on the source domains; exit code 1 where they are not enough."""
+    found = choose_budgets(ROOT, lambda *words: throughline("run", *words))
+    write_record(EVIDENCE / "budgets.json", found)
+    gain = gain_of_twice(found)
+    print(f"cls at twice the steps: {100 * gain:+.1f} points on the source domains")
+    if abs(gain) > found.tolerance:
+        raise SystemExit(f"the budgets are not enough: {100 * found.tolerance:g} points were allowed")
+
+
 def executable() -> Path:
     """The `throughline` of the Python that runs this file, as a user would start it."""
     path = Path(sys.executable).with_name("throughline")
@@ -230,6 +241,7 @@ PARTS: dict[str, Callable[[], None]] = {
     **{f"bench-{name.replace('_', '-')}": partial(bench, name) for name in BENCH_COMMANDS},
     "chains": chains,
     "sensitivity": sensitivity,
+    "budgets": budgets,
     "docs": docs,
 }
 

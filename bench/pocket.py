@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from pocket_sight import POCKET, Sight, draw_scenes, save_pocket, see, sighted_m
 from terse import corpus, in_format, terse_chain
 from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import CLASSES, contrast_of, family_of
+from throughline.drawn.concepts import CLASSES, PARTS, contrast_of, family_of
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.words import listed, named
@@ -71,6 +72,9 @@ class Recipe:
     """Prompts of a step without an image: the class from its parts in words."""
     described: int = 4
     """Prompts of a step with an image and a description of each class offered."""
+    pairs: int = 8
+    """Conversations of a step without images, in which the name of a list of words is asked for again."""
+    repeats: int = 10
     episodes: int = 4
     """Sets of labelled examples of a step."""
     examples: int = 4
@@ -152,6 +156,7 @@ class Lessons:
             *(self.about_scene() for _ in range(recipe.scenes)),
             *(self.from_words() for _ in range(recipe.words)),
             *(self.from_descriptions() for _ in range(recipe.described)),
+            *(self.from_pairs() for _ in range(recipe.pairs)),
             *(self.from_examples() for _ in range(recipe.episodes)),
         ]
 
@@ -256,6 +261,23 @@ class Lessons:
             for question in (EXAMPLE_QUESTION, label) if self._draw.random() < 0.5 else (EXAMPLE_QUESTION,):
                 path = chat.answered([*before, *user_turn(question)], images[: turn + 1], names[shown[turn]])
                 leaves.append(Leaf(path, kind, 1.0, "sum"))
+        return merge_paths(leaves, chat.image_token_id)
+
+    def from_pairs(self) -> Tree:
+        """A conversation without images: what a few lists of words are called, each named once at first and asked for
+        again and again. To look back for an equal key is what examples and descriptions need."""
+        recipe, chat = self.recipe, self.mllm.chat
+        count = int(self._draw.integers(3, 7))
+        keys = [", ".join(self._draw.permutation(PARTS)[: int(self._draw.integers(1, 4))]) for _ in range(count)]
+        names = [str(name) for name in self._draw.permutation(CLASSES)[:count]]
+        order = [*range(count), *(int(place) for place in self._draw.integers(count, size=recipe.repeats))]
+        turns: list[dict[str, Any]] = []
+        leaves = []
+        for turn, place in enumerate(order):
+            asked = [*turns, *user_turn(keys[place], images=0)]
+            if turn >= count:
+                leaves.append(Leaf(chat.answered(asked, [], names[place]), "pairs", 1.0, "sum"))
+            turns = [*asked, {"role": "assistant", "content": [{"type": "text", "text": names[place]}]}]
         return merge_paths(leaves, chat.image_token_id)
 
     def _names(self, classes: Sequence[str]) -> dict[str, str]:

@@ -240,6 +240,34 @@ class Certificate(BaseModel):
         return self
 
 
+class BudgetDraw(Record):
+    """One point of a method's grid on one target: its accuracy on the source domains' `out` splits."""
+
+    method: str
+    target: str
+    lr: float
+    epochs: float
+    accuracy: float
+    chosen: bool
+
+
+class BudgetCheck(Record):
+    """`cls` at the chosen epochs and at twice as many: accuracy on the source domains' `out` splits."""
+
+    target: str
+    seed: int
+    at: float
+    twice: float
+
+
+class Budgets(Record):
+    """What `budgets.py` chose, and from what."""
+
+    draws: list[BudgetDraw] = Field(min_length=1)
+    checks: list[BudgetCheck]
+    tolerance: float
+
+
 Kept = TypeVar("Kept", bound=BaseModel)
 
 
