@@ -39,7 +39,7 @@ def reduce_run(run_folder: Path, reduced: Path) -> Run:
     analysis = read_analysis(run_folder / ANALYSIS)
     if analysis is not None:
         write_analysis(reduced / ANALYSIS, without_texts(analysis))
-    write_atomically(reduced / REDUCED_PREDICTIONS, _parquet(rows))
+    write_atomically(reduced / REDUCED_PREDICTIONS, reduced_parquet(_table(rows)))
     return read_run(reduced)
 
 
@@ -90,12 +90,17 @@ def _round_rows(run: Run) -> Iterator[dict[str, Any]]:
             yield {"unit": name, **asdict(line)}
 
 
-def _parquet(rows: list[tuple[str | None, ...]]) -> bytes:
+def _table(rows: list[tuple[str | None, ...]]) -> Any:
     import pyarrow
-    import pyarrow.parquet
 
     columns = {name: [row[number] for row in rows] for number, name in enumerate(REDUCED_COLUMNS)}
-    table = pyarrow.table(columns, schema=pyarrow.schema([(name, pyarrow.string()) for name in REDUCED_COLUMNS]))
+    return pyarrow.table(columns, schema=pyarrow.schema([(name, pyarrow.string()) for name in REDUCED_COLUMNS]))
+
+
+def reduced_parquet(table: Any) -> bytes:
+    """A table of `REDUCED_COLUMNS` as the bytes of its file."""
+    import pyarrow.parquet
+
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer, compression="zstd", compression_level=19, store_schema=False)
     return buffer.getvalue()
