@@ -64,10 +64,13 @@ def test_every_unit_has_a_row_in_the_order_of_measurement_with_the_numbers_of_th
     assert not rows_of(printed)
     ended = [slug for what, slug, _ in notes(tmp_path / "run") if what == "end"]
     order = ["-".join(names).replace("seed ", "seed") for names in said(rows)]
-    assert sorted(order) == sorted(ended) and (workers == 2 or order == ended)
-    assert order[0] == "sketch-zero_shot-seed0", "it needs no training"
+    assert sorted(order) == sorted(ended)
+    if workers == 1:  # which of two units ends first is chance
+        assert order == ended
+        assert order[0] == "sketch-zero_shot-seed0", "it needs no training"
     assert len({row.start("share") for row in rows}) == 1
-    assert [row["left"] is None for row in rows] == [False] * 7 + [True]
+    assert rows[0]["left"] is not None
+    assert rows[-1]["left"] is None
 
 
 def test_with_json_stdout_is_json_alone(command, tmp_path):

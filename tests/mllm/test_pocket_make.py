@@ -63,6 +63,11 @@ def spoken(lessons: pocket.Lessons, trees: Iterable[Tree]) -> list[tuple[str, st
     return [(branch.name, decode(tree.tokens[branch.scored])) for tree in trees for branch in tree.branches]
 
 
+def decoded(lessons: pocket.Lessons, tree: Tree) -> str:
+    """All tokens of a tree, depth first."""
+    return str(lessons.mllm.chat.tokenizer.decode(tree.tokens))
+
+
 def test_four_classes_are_never_the_answer_about_a_single_image(lessons: pocket.Lessons) -> None:
     texts = spoken(lessons, (lessons.about_scene() for _ in range(80)))
     answers = {text.removesuffix("<|im_end|>") for kind, text in texts if kind == "label"}
@@ -83,14 +88,23 @@ def test_parts_in_words_lead_to_every_class(lessons: pocket.Lessons) -> None:
     assert {text.removesuffix("<|im_end|>") for _, text in spoken(lessons, trees)} == set(CLASSES)
 
 
-def test_examples_are_shown_once_for_all_queries(lessons: pocket.Lessons) -> None:
+def test_every_query_is_about_a_class_that_was_shown(lessons: pocket.Lessons) -> None:
     tree = lessons.from_examples()
-    queries = len(tree.branches)
-    assert queries == SMALL.queries
-    assert len(tree.images) <= SMALL.examples + queries
-    shown = lessons.mllm.chat.tokenizer.decode(tree.tokens[tree.node == 0])
-    for _, text in spoken(lessons, [tree]):
-        assert f"assistant\n{text}" in shown, "the answer is the label of an example"
+    turns = re.findall(r"assistant\n(\w+)<", decoded(lessons, tree))
+    shown, later = turns[: SMALL.examples], turns[SMALL.examples :]
+    assert len(set(shown)) == SMALL.examples
+    assert set(later) <= set(shown)
+    assert len(tree.images) == SMALL.examples + SMALL.queries
+    answers = {text.removesuffix("<|im_end|>") for _, text in spoken(lessons, [tree])}
+    assert answers <= set(shown)
+
+
+def test_what_is_asked_for_again_was_named_before(lessons: pocket.Lessons) -> None:
+    tree = lessons.from_pairs()
+    called = re.findall(r"user\n(.+?)<.im_end.>\n<.im_start.>assistant\n(\w+)<", decoded(lessons, tree))
+    assert len(dict(called)) < len(called)
+    assert all(dict(called)[words] == name for words, name in called)
+    assert len(tree.branches) == SMALL.repeats
 
 
 @pytest.mark.xfail(reason="the checkpoint that ships is the first one until the second is certified", strict=True)
