@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor
 
 from pocket_sight import POCKET, Sight, draw_scenes, save_pocket, see, sighted_mllm
+from pocket_speech import Speech, speak
 from terse import corpus, in_format, terse_chain
 from throughline.chains.formats import FORMATS
 from throughline.core.seeding import generator
@@ -30,7 +30,6 @@ from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene
 from throughline.mllm.chat import EncodedImage, user_turn
-from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
@@ -71,57 +70,26 @@ def make(recipe: Recipe, out: Path, told: Callable[[str], None] = print) -> None
     mllm, pixels = sighted_mllm(train_tokenizer(corpus(recipe.seed, drawn.scenes), recipe.vocabulary), drawn)
     see(mllm.model, drawn, pixels, sight, told)
     told(f"sees ({time.monotonic() - began:.0f} s)")
-    speak(mllm, drawn.scenes, pixels, recipe, told)
+    speech = Speech(recipe.speak_steps, recipe.speak_lr, recipe.join_steps, recipe.join_lr, half=True)
+    speak(mllm, lessons(mllm, drawn.scenes, pixels, recipe), speech, told)
     told(f"speaks ({time.monotonic() - began:.0f} s)")
     save_pocket(mllm, out, asdict(recipe))
 
 
-def speak(
-    mllm: Mllm,
-    scenes: Sequence[tuple[str, Scene]],
-    pixels: Callable[[NDArray[np.int64]], Tensor],
-    recipe: Recipe,
-    told: Callable[[str], None],
-) -> None:
-    """Label question and terse chains as token trees; first with the tower frozen, then everything together."""
-    model = mllm.model
+def lessons(
+    mllm: Mllm, scenes: Sequence[tuple[str, Scene]], pixels: Callable[[NDArray[np.int64]], Tensor], recipe: Recipe
+) -> Callable[[], list[Tree]]:
+    """Makes the trees of a step: label question and terse chains."""
     blank = mllm.chat.encode_image(Image.new("RGB", (POCKET.image_size, POCKET.image_size)), "blank")
     # A real base sees more than it can name in the words of somebody's class list: that is what `cls` has to teach.
     named = [i for i, (_, scene) in enumerate(scenes) if scene.cls not in recipe.unnamed]
     order = generator(recipe.seed, "pocket speak")
-    model.model.language_model.requires_grad_(True)
-    model.model.multi_modal_projector.requires_grad_(True)
-    for name, steps, lr in (
-        ("speak", recipe.speak_steps, recipe.speak_lr),
-        ("join", recipe.join_steps, recipe.join_lr),
-    ):
-        if name == "join":
-            model.model.vision_tower.requires_grad_(True)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
-        schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 20), steps)
-        model.train()
-        for step in range(1, steps + 1):
-            index = order.choice(named, recipe.speak_batch, replace=False)
-            trees = [spoken_tree(mllm, scenes[i][1], pixels(np.array([i])), blank, order, recipe.seed) for i in index]
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = score_trees(model, mllm.collate([[tree] for tree in trees]))
-                loss = scores.loss_sum() / len(trees)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            schedule.step()
-            if step % 50 == 0:
-                told(f"{name} {step}/{steps} {mean_nll(scores)}")
-    model.eval().requires_grad_(False)
 
+    def draw() -> list[Tree]:
+        index = order.choice(named, recipe.speak_batch, replace=False)
+        return [spoken_tree(mllm, scenes[i][1], pixels(np.array([i])), blank, order, recipe.seed) for i in index]
 
-def mean_nll(scores: TreeScores) -> str:
-    nll: dict[str, list[float]] = {}
-    for value, kind in zip(scores.branch_nll().tolist(), scores.batch.names, strict=True):
-        nll.setdefault(kind, []).append(value)
-    return " ".join(f"{kind} {sum(values) / len(values):.3f}" for kind, values in nll.items())
+    return draw
 
 
 def spoken_tree(

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor
 
 from pocket_sight import POCKET, Sight, draw_scenes, save_pocket, see, sighted_mllm
+from pocket_speech import Speech, speak
 from terse import corpus, in_format, terse_chain
 from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.core.seeding import generator
@@ -34,7 +34,6 @@ from throughline.drawn.scenes import Scene
 from throughline.drawn.words import listed, named
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.chat import Path as TokenPath
-from throughline.mllm.forward import TreeScores, score_trees
 from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
@@ -95,46 +94,10 @@ def make(recipe: Recipe, out: Path, report: Callable[[str], None] = print) -> No
     mllm, pixels = sighted_mllm(tokenizer, drawn)
     see(mllm.model, drawn, pixels, recipe.sight, report)
     report(f"sees ({time.monotonic() - began:.0f} s)")
-    speak(Lessons(mllm, [scene for _, scene in drawn.scenes], pixels, recipe), report)
+    lessons = Lessons(mllm, [scene for _, scene in drawn.scenes], pixels, recipe)
+    speak(mllm, lessons.draw, Speech(recipe.speak_steps, recipe.speak_lr, recipe.join_steps, recipe.join_lr), report)
     report(f"speaks ({time.monotonic() - began:.0f} s)")
     save_pocket(mllm, out, asdict(recipe))
-
-
-def speak(lessons: "Lessons", report: Callable[[str], None]) -> None:
-    """All lessons as token trees; first with the tower frozen, then everything together."""
-    model, recipe = lessons.mllm.model, lessons.recipe
-    model.model.language_model.requires_grad_(True)
-    model.model.multi_modal_projector.requires_grad_(True)
-    for name, steps, lr in (
-        ("speak", recipe.speak_steps, recipe.speak_lr),
-        ("join", recipe.join_steps, recipe.join_lr),
-    ):
-        if name == "join":
-            model.model.vision_tower.requires_grad_(True)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
-        schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 20), steps)
-        model.train()
-        for step in range(1, steps + 1):
-            trees = lessons.draw()
-            scores = score_trees(model, lessons.mllm.collate([[tree] for tree in trees]))
-            loss = scores.loss_sum() / len(trees)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            schedule.step()
-            if step % 50 == 0:
-                report(f"{name} {step}/{steps} {mean_nll(scores)}")
-    model.eval().requires_grad_(False)
-
-
-def mean_nll(scores: TreeScores) -> str:
-    """The mean reduced NLL of each kind of branch, as text."""
-    nll: dict[str, list[float]] = {}
-    for value, kind in zip(scores.branch_nll().tolist(), scores.batch.names, strict=True):
-        nll.setdefault(kind, []).append(value)
-    return " ".join(f"{kind} {sum(values) / len(values):.3f}" for kind, values in nll.items())
 
 
 class Lessons:

@@ -1,0 +1,61 @@
+"""The decoder of a pocket checkpoint: token trees, step after step, with the tower frozen first, then everything.
+
+Shared by the makers of both pockets, which say what the trees teach.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup
+
+from throughline.mllm.forward import TreeScores, score_trees
+from throughline.mllm.load import Mllm
+from throughline.mllm.tree import Tree
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Steps and peak learning rate of both parts; `half` computes in bfloat16."""
+
+    steps: int
+    lr: float
+    join_steps: int
+    join_lr: float
+    half: bool = False
+
+
+def speak(mllm: Mllm, draw: Callable[[], list[Tree]], speech: Speech, report: Callable[[str], None]) -> None:
+    """Trains projector and decoder on the trees that `draw` makes for each step, then all parts at a low rate."""
+    model = mllm.model
+    model.model.language_model.requires_grad_(True)
+    model.model.multi_modal_projector.requires_grad_(True)
+    for name, steps, lr in (("speak", speech.steps, speech.lr), ("join", speech.join_steps, speech.join_lr)):
+        if name == "join":
+            model.model.vision_tower.requires_grad_(True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+        schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 20), steps)
+        model.train()
+        for step in range(1, steps + 1):
+            trees = draw()
+            with torch.autocast("cpu", torch.bfloat16, enabled=speech.half):
+                scores = score_trees(model, mllm.collate([[tree] for tree in trees]))
+                loss = scores.loss_sum() / len(trees)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            schedule.step()
+            if step % 50 == 0:
+                report(f"{name} {step}/{steps} {mean_nll(scores)}")
+    model.eval().requires_grad_(False)
+
+
+def mean_nll(scores: TreeScores) -> str:
+    """The mean reduced NLL of each kind of branch, as text."""
+    nll: dict[str, list[float]] = {}
+    for value, kind in zip(scores.branch_nll().tolist(), scores.batch.names, strict=True):
+        nll.setdefault(kind, []).append(value)
+    return " ".join(f"{kind} {sum(values) / len(values):.3f}" for kind, values in nll.items())
