@@ -29,11 +29,10 @@ from certificate_reasoning import checks as reasoning_checks
 from throughline.core.files import content_hash, write_json
 from throughline.drawn.concepts import CLASSES, FAMILIES, contrast_of
 from throughline.drawn.styles import DOMAIN_STYLES
+from throughline.mllm.checkpoints import checkpoint_folder
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / "runs" / "certificate"
-SEEN_STYLES = ("blueprint", "cutpaper", "neon")
-"""The auxiliary styles of the base's training."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +283,7 @@ def reasoning(budget: Budget, checkpoint: str) -> dict[str, Any]:
     """What `certificate_reasoning` measures, on a part of the test images and on new scenes of the styles that the base
     has seen."""
     from certificate_reasoning import Base, measure
+    from pocket import SIGHT
     from throughline.domains.folders import read_images
     from throughline.drawn.scenes import read_scenes
     from throughline.drawn.world import write_world
@@ -293,7 +293,7 @@ def reasoning(budget: Budget, checkpoint: str) -> dict[str, Any]:
     last = budget.images_held_out + budget.reasoning_images
     samples = tuple(s for rows in test.values() for s in rows if int(s.path.stem) < last)
     seen = SCRATCH / "auxiliary"
-    write_world(seen, per_class=budget.reasoning_images, seed=budget.world_seed, styles=SEEN_STYLES)
+    write_world(seen, per_class=budget.reasoning_images, seed=budget.world_seed, styles=SIGHT.styles)
     auxiliary = read_images(seen, name="auxiliary").samples
     scenes, auxiliary_scenes = read_scenes(world(budget)), read_scenes(seen)
     return measure(Base(load_mllm(checkpoint), images, samples, scenes, auxiliary, auxiliary_scenes))
@@ -319,6 +319,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="print what needs no training, write nothing")
     arguments = parser.parse_args()
     budget, bars, checkpoint = Budget(), Bars(), arguments.checkpoint
+    if checkpoint_folder(checkpoint) is None:
+        raise SystemExit(f"certificate: error: no folder {checkpoint}: name one, or leave it out for the pocket")
     world(budget)
     held_out = [
         (budget, tuple(s for s in DOMAIN_STYLES if s != t), seed) for t in DOMAIN_STYLES for seed in budget.seeds

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
+from terse import SURE, description, in_words
 from throughline.analysis.conclusions import tampered_answers
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.core.settings import AnswerSettings, SamplingSettings
 from throughline.domains.samples import ImageSet, Sample
-from throughline.drawn.concepts import CLASSES, PARTS, family_of
-from throughline.drawn.describer import DescriberSettings, describe
+from throughline.drawn.concepts import CLASSES, PARTS
+from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
-from throughline.drawn.words import listed, named
 from throughline.evaluation.answers import answer_samples
 from throughline.metrics.intervals import clustered_interval
 from throughline.mllm.chat import EncodedPrompt, user_turn
@@ -35,9 +35,6 @@ from throughline.questions.probing import class_from_words, parts_question
 from throughline.questions.prompt import ImageThenText, Prompt
 from throughline.questions.question import Likelihood, Question
 from throughline.questions.question_set import make_question_set
-
-SURE = DescriberSettings(part_mistakes=0.0, format_faults=0.0)
-"""A describer whose chains are well formed and end in the scene's class."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,6 @@ class ReasoningBars:
     """Own chains accepted on the source images of every fold."""
     # Also: parts named on held-out styles better than chance and worse than on auxiliary ones; labelled examples
     # better than the same with shuffled labels. Both with intervals that do not reach 0.
-
-
-def description(cls: str) -> str:
-    """A class in words: the parts it must have, and the one it must not, e.g. `basin, no handle`."""
-    family = family_of(cls)
-    sign = "" if cls == family.with_part else "no "
-    return ", ".join([*family.required, f"{sign}{family.deciding}"])
 
 
 @dataclass(frozen=True)
@@ -280,15 +270,6 @@ def words(base: Base, seed: int) -> dict[str, float]:
     return {"class_from_words": float(knows.mean()), "descriptions_followed": float(np.mean(right)), "chance": 0.25}
 
 
-def in_words(cls: str) -> str:
-    """The parts of a class as one would tell them: `a basin and no handle`."""
-    family = family_of(cls)
-    required = [named(part) for part in family.required]
-    if cls == family.with_part:
-        return listed([*required, named(family.deciding)])
-    return f"{listed(required)} and no {family.deciding}"
-
-
 def chat_prompt(question: str, reader: ImageReader, own: Sample) -> EncodedPrompt:
     """An image and a question."""
     return EncodedPrompt(user_turn(question), [reader.encode(own)])
@@ -302,6 +283,11 @@ def interval(values: np.ndarray, seed: int) -> tuple[float, float, float]:
 
 def difference(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Difference of the means over two sets of images and its 95 % interval."""
-    result = bootstrap((first, second), lambda a, b: np.mean(a) - np.mean(b), vectorized=False, random_state=seed)
+
+    def gap(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(np.mean(a, axis=axis) - np.mean(b, axis=axis))
+
+    # percentiles, as every interval here; the default has none where all images score alike
+    result = bootstrap((first, second), gap, method="percentile", random_state=seed)
     low, high = result.confidence_interval
     return float(first.mean() - second.mean()), float(low), float(high)

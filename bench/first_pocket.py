@@ -9,7 +9,6 @@ drawn scenes in auxiliary styles only, so that every domain style is new to it:
 The same seed gives the same data; weights differ in the last bits between machines and thread counts.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pocket_sight import POCKET, Sight, draw_scenes, save_pocket, see, sighted_mllm
+from pocket_sight import POCKET, Sight, draw_scenes, run_maker, save_pocket, see, sighted_mllm
 from pocket_speech import Speech, speak
-from terse import corpus, in_format, terse_chain
+from terse import LONG_QUESTION, WHOLE, corpus, in_format, terse_chain
 from throughline.chains.formats import FORMATS
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import CLASSES
-from throughline.drawn.describer import DescriberSettings, describe
+from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.geometries import train_tokenizer
@@ -35,10 +34,7 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tree, merge_paths
 from throughline.questions.question_set import make_question_set
 
-LONG_QUESTION = "Explain at length what this photo shows."
 LONG_SHARE = 0.4
-"""A real base model can write like its teacher when it is asked to; the reasoning question it answers in its own way.
-So the pocket base learns the describer's language on another question, on auxiliary styles."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +107,10 @@ def spoken_tree(
         Leaf(chat.answered(user_turn(prompts.reasoning), [image], chain), "chain", 1.0, "mean"),
     ]
     if draw.random() < LONG_SHARE:
-        whole = DescriberSettings(format_faults=0.0)
-        text = describe(scene, seed=seed, sample_id=str(int(draw.integers(2**31))), settings=whole)
+        text = describe(scene, seed=seed, sample_id=str(int(draw.integers(2**31))), settings=WHOLE)
         leaves.append(Leaf(chat.answered(user_turn(LONG_QUESTION), [image], text), "long", 1.0, "mean"))
     return merge_paths(leaves, chat.image_token_id)
 
 
-def main() -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(description="make the first pocket checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    make(Recipe(), arguments.out, lambda line: print(line, flush=True))
-
-
 if __name__ == "__main__":
-    main()
+    run_maker("make the first pocket checkpoint", lambda out, report: make(Recipe(), out, report))

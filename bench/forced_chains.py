@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from certificate import ROOT, Budget, parts, world
-from certificate_reasoning import SURE, another
+from certificate_reasoning import another
+from terse import SURE
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import read_scenes

@@ -9,7 +9,6 @@ The same seed gives the same data; weights differ in the last bits between machi
 half precision is slow on processors that emulate it.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pocket_sight import POCKET, Sight, draw_scenes, save_pocket, see, sighted_mllm
+from pocket_sight import POCKET, Sight, draw_scenes, run_maker, save_pocket, see, sighted_mllm
 from pocket_speech import Speech, speak
-from terse import corpus, in_format, terse_chain
+from terse import LONG_QUESTION, SURE, WHOLE, corpus, description, in_format, terse_chain
 from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import CLASSES, PARTS, contrast_of, family_of
-from throughline.drawn.describer import DescriberSettings, describe
+from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.words import listed, named
 from throughline.mllm.chat import EncodedImage, user_turn
@@ -42,12 +41,6 @@ from throughline.questions.probing import PARTS_QUESTION, class_from_words
 from throughline.questions.question_set import QuestionSet, make_question_set
 
 VERSION = 2
-
-LONG_QUESTION = "Explain at length what this photo shows."
-WHOLE = DescriberSettings(format_faults=0.0)
-"""The describer's language is learnt behind another question than the reasoning one, as a real base can write like its
-teacher when it is asked to, and answers in its own way otherwise."""
-
 
 SIGHT = Sight(seed=0, styles=("blueprint", "cutpaper", "neon"), scenes=18_000, epochs=5, batch=32, lr=1e-3)
 
@@ -160,8 +153,7 @@ class Lessons:
             text = in_format(terse_chain(other, seed), format)
         else:
             # What a describer with mistakes believes is not what it says last: only chains that end in the class.
-            sure = replace(WHOLE, part_mistakes=0.0)
-            text = describe(other, seed=seed, sample_id="another", format=format, settings=sure)
+            text = describe(other, seed=seed, sample_id="another", format=format, settings=SURE)
         cut = self._cut(text, other.cls, format, terse)
         path = self.mllm.chat.answered(user_turn(questions.reasoning), [image], text)
         return Leaf(starting_later(path, self.mllm, text, cut), "followed", 1.0, "mean")
@@ -272,13 +264,6 @@ class Lessons:
         return EncodedImage(f"scene {index}", values, self._blank.placeholder, self._blank.placeholder_tokens)
 
 
-def description(cls: str) -> str:
-    """A class in words: the parts it must have, and the one it must not, e.g. `basin, no handle`."""
-    family = family_of(cls)
-    sign = "" if cls == family.with_part else "no "
-    return ", ".join([*family.required, f"{sign}{family.deciding}"])
-
-
 def starting_later(path: TokenPath, mllm: Mllm, text: str, cut: int) -> TokenPath:
     """The path with its answer beginning at character `cut` of `text`, where a token begins."""
     behind = mllm.chat.tokenizer(text[cut:] + mllm.chat.end_of_turn, add_special_tokens=False)["input_ids"]
@@ -286,15 +271,5 @@ def starting_later(path: TokenPath, mllm: Mllm, text: str, cut: int) -> TokenPat
     return replace(path, answer_start=len(path.tokens) - len(behind))
 
 
-def main() -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(description="make the pocket checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    make(Recipe(), arguments.out, lambda line: print(line, flush=True))
-
-
 if __name__ == "__main__":
-    main()
+    run_maker("make the pocket checkpoint", lambda out, report: make(Recipe(), out, report))

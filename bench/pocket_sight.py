@@ -3,6 +3,7 @@
 Shared by the makers of both pockets (`pocket.py`, `first_pocket.py`). All heads of this stage are thrown away.
 """
 
+import argparse
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -178,3 +179,13 @@ def save_pocket(mllm: Mllm, out: Path, recipe: Mapping[str, Any]) -> None:
     mllm.model.save_pretrained(str(out))
     mllm.chat.processor.save_pretrained(str(out))
     write_json(out / "recipe.json", recipe)
+
+
+def run_maker(what: str, make: Callable[[Path, Callable[[str], None]], None]) -> None:
+    """The command line of a maker."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make(arguments.out, lambda line: print(line, flush=True))

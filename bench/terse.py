@@ -7,9 +7,19 @@ from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, 
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.drawn.concepts import CLASSES, contrast_of, family_of
-from throughline.drawn.describer import describe
+from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, pick
+from throughline.drawn.words import listed, named
 from throughline.questions.question_set import make_question_set
+
+LONG_QUESTION = "Explain at length what this photo shows."
+"""Behind this question a pocket learns the describer's language: a real base model can write like its teacher when it
+is asked to, and answers the reasoning question in its own way."""
+
+WHOLE = DescriberSettings(format_faults=0.0)
+"""A describer whose chains are well formed."""
+SURE = DescriberSettings(part_mistakes=0.0, format_faults=0.0)
+"""A describer whose chains are well formed and end in the scene's class."""
 
 
 def terse_chain(scene: Scene, seed: int) -> str:
@@ -63,3 +73,19 @@ def corpus(seed: int, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
         texts.append(describe(scene, seed=seed, sample_id=f"corpus {index}"))
     prompts = [make_question_set(CLASSES, format) for format in FORMATS.values()]
     return texts + [p.reasoning for p in prompts for _ in range(200)]
+
+
+def description(cls: str) -> str:
+    """A class by the parts it must have, and the one it must not, e.g. `basin, no handle`."""
+    family = family_of(cls)
+    sign = "" if cls == family.with_part else "no "
+    return ", ".join([*family.required, f"{sign}{family.deciding}"])
+
+
+def in_words(cls: str) -> str:
+    """The parts of a class as one would tell them: `a basin and no handle`."""
+    family = family_of(cls)
+    required = [named(part) for part in family.required]
+    if cls == family.with_part:
+        return listed([*required, named(family.deciding)])
+    return f"{listed(required)} and no {family.deciding}"

@@ -8,9 +8,10 @@ import pytest
 
 import certificate_block
 import certificate_reasoning
-from certificate_reasoning import Base, ReasoningBars, another, checks, description, difference, f1, in_words, interval
+from certificate_reasoning import Base, ReasoningBars, another, checks, difference, f1, interval
 from certificate_reasoning import chains as measure_chains
 from records import Certificate
+from terse import SURE, description, in_words
 from throughline.domains.folders import read_images
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.scenes import read_scenes
@@ -89,6 +90,7 @@ def test_intervals_hold_their_means() -> None:
     gap, lowest, highest = difference(values, others, 0)
     assert gap == pytest.approx(values.mean() - others.mean())
     assert 0 < lowest < gap < highest
+    assert difference(np.zeros(9), np.zeros(9), 0) == (0.0, 0.0, 0.0), "a base that names no part"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_stages_without_the_conclusion() -> None:
     from throughline.drawn.describer import describe
     from throughline.drawn.scenes import sample_scene
 
-    text = describe(sample_scene(0, "photo", "cup", 0), seed=0, sample_id="x", settings=certificate_reasoning.SURE)
+    text = describe(sample_scene(0, "photo", "cup", 0), seed=0, sample_id="x", settings=SURE)
     stages = certificate_reasoning.stages_of(text)
     assert set(stages) == {"SUMMARY", "CAPTION", "REASONING", "REFLECTION"}
     assert certificate_reasoning.stages_of(text[: len(text) // 2]) == {}
