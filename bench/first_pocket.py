@@ -1,7 +1,7 @@
 """Makes the first pocket checkpoint, that of the first laboratory: `python bench/first_pocket.py --out DIR`.
 
-It is kept in `bench/first_pocket` and no longer ships; `bench/pocket.py` makes the one that does. Three stages, on
-drawn scenes in auxiliary styles only, so that every domain style is new to it:
+It is kept in `bench/checkpoints/first_pocket` and no longer ships; `bench/pocket.py` makes the one that does. Three
+stages, on drawn scenes in auxiliary styles only, so that every domain style is new to it:
 1. see: the vision tower classifies scenes, names their parts and says where they are (the heads are thrown away);
 2. speak: tower frozen, projector and decoder learn the label question, terse chains of their own wording, and, on
    another question, the describer's language; four classes they see and hear of, but never hear as an answer;
