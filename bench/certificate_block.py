@@ -18,13 +18,14 @@ NOT_MEASURED = "*Not measured yet.*"
 
 def certificate(evidence: Path) -> str:
     """Accuracies per style, then every condition with its bar."""
-    found = read_record(evidence / "certificate.json", Certificate)
+    path = evidence / "certificate.json"
+    found = read_record(path, Certificate)
     if found is None:
         return NOT_MEASURED
     try:
         styles, conditions = _styles_table(found), _conditions_table(found)
     except (KeyError, TypeError, ValueError) as error:
-        raise ThroughlineError(f"the certificate lacks or misstates {error}", "evidence/certificate.json") from error
+        raise ThroughlineError(f"the certificate lacks or misstates {error}", path) from error
     verdict = "**The certificate holds.**" if found.holds else "**The certificate does not hold.**"
     return "\n".join([verdict, "", to_markdown(styles, with_title=False), to_markdown(conditions, with_title=False)])
 

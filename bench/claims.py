@@ -24,7 +24,7 @@ PARTS = ("challenges", "ablation", "rounds")
 
 
 def claims_block(part: str) -> Callable[[Path, Group | None], str]:
-    """One of `PARTS` of evidence/demo_full."""
+    """One of `PARTS` of a laboratory's demo_full."""
 
     def block(evidence: Path, found: Group | None) -> str:
         if found is None:

@@ -31,9 +31,12 @@ from throughline.runs.order import ANSWER_ORDER, in_order
 from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
+FIRST = "first_laboratory"
+"""The folder under evidence/ of the laboratory that was replaced."""
 DOCUMENTS = {
     "README.md": "evidence",
     "docs/findings.md": "evidence",
+    "docs/first_laboratory.md": f"evidence/{FIRST}",
     "docs/benchmarks.md": "evidence",
     "docs/reference.md": "evidence",
     "docs/answers.md": "evidence",
@@ -152,6 +155,11 @@ def verdict(evidence: Path) -> str:
     rows = tuple((words, *(_gap(found, answer, name) for answer in found.answers)) for name, words in BESIDE.items())
     columns = ("whole method minus", *(f"{answer} path" for answer in found.answers))
     return to_markdown(Table("verdict", columns, rows, (DRAWN_NOTE,)), with_title=False)
+
+
+def of_first(block: Callable[[Path], str]) -> Callable[[Path], str]:
+    """A block of the first laboratory, for a document that shows the second."""
+    return lambda evidence: block(evidence / FIRST)
 
 
 def _gap(found: Group, answer: str, baseline: str) -> str:
@@ -359,6 +367,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{f"differences-{answer}": differences_block(answer) for answer in ANSWER_ORDER},
     "matched": matched,
     "verdict": verdict,
+    "first-verdict": of_first(verdict),
+    "first-results-likelihood": of_first(results_block("likelihood")),
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
     "sensitivity": sensitivity,

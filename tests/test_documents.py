@@ -23,6 +23,7 @@ from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import load_config
+from throughline.mllm.checkpoints import checkpoint_source
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -427,3 +428,16 @@ def test_configs_of_the_digits_are_configs_and_name_relative_folders() -> None:
         path = ROOT / "bench" / f"digits_{shift}.yaml"
         assert load_config(str(path)).methods == ("zero_shot", "cls")
         assert yaml.safe_load(path.read_text())["data"]["images"] == f"runs/digits/{shift}"
+
+
+@pytest.mark.parametrize("name", ["digits_rotation", "digits_colour", "sensitivity"])
+def test_studies_of_the_first_laboratory_take_its_checkpoint(name: str) -> None:
+    checkpoint = load_config(str(ROOT / "bench" / f"{name}.yaml")).model.checkpoint
+    assert checkpoint_source(str(ROOT / checkpoint)) == str(ROOT / "bench" / "checkpoints" / "first_pocket")
+
+
+def test_a_document_of_the_second_laboratory_can_show_the_first(measured: Path, tmp_path: Path) -> None:
+    (tmp_path / documents.FIRST).symlink_to(measured)
+    for name in ("verdict", "results-likelihood"):
+        shown = documents.BLOCKS[f"first-{name}"](tmp_path)
+        assert shown == documents.BLOCKS[name](measured) != documents.BLOCKS[name](tmp_path)
