@@ -108,6 +108,11 @@ def test_images_and_a_drawn_world_together_are_refused():
     assert load_config("demo", ["data.images=x", "data.drawn=null"]).name == "demo"
 
 
+def test_mistakes_of_a_describer_who_is_not_the_teacher_are_refused():
+    with pytest.raises(ThroughlineError, match="part_mistakes is about the describer"):
+        load_config("tiny", {"chains.teacher": None, "chains.part_mistakes": 0.3})
+
+
 def test_an_unknown_preset_names_the_nearest():
     assert "did you mean demo?" in told("demmo")
 

@@ -455,8 +455,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return read_images(root)
 
 
-def describer(world: ImageSet) -> Describer:
-    return Describer(world.root, FIVE_STAGE, make_question_set(world.classes, FIVE_STAGE).reasoning, seed=0)
+def describer(world: ImageSet, part_mistakes: float | None = None) -> Describer:
+    question = make_question_set(world.classes, FIVE_STAGE).reasoning
+    return Describer(world.root, FIVE_STAGE, question, 0, part_mistakes)
 
 
 def test_the_describer_is_the_teacher_of_a_drawn_world(world: ImageSet, tmp_path: Path) -> None:
@@ -469,6 +470,15 @@ def test_the_describer_is_the_teacher_of_a_drawn_world(world: ImageSet, tmp_path
     build_chains(plan, describer(world), tmp_path / "two")
     assert (tmp_path / "one/journal-0.jsonl").read_bytes() == (tmp_path / "two/journal-0.jsonl").read_bytes()
     assert {c.source for c in read_journal(tmp_path / "one").candidates} == {"describer"}
+
+
+def test_a_describer_with_more_mistakes_has_fewer_chains_accepted(world: ImageSet, tmp_path: Path) -> None:
+    shares = []
+    for rate in (0.0, 0.5, 1.0):
+        store = tmp_path / str(rate)
+        build_chains(BuildPlan(world, FIVE_STAGE, candidates=1), describer(world, rate), store)
+        shares.append(len(first_accepted([store], world, FIVE_STAGE, "correct")) / len(world.samples))
+    assert shares[0] > 0.8 > shares[1] > 0.2 > shares[2]
 
 
 def test_the_describer_knows_drawn_images_only(world: ImageSet, tmp_path: Path) -> None:

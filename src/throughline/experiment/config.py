@@ -123,6 +123,9 @@ class ChainsConfig(Settings):
     """Build chains in the run with this teacher; `describer` knows drawn images only."""
     journal: str | None = None
     """A store of chains: a folder with `journal-*.jsonl`, or one such file."""
+    part_mistakes: float | None = Field(default=None, ge=0, le=1)
+    """How often the describer is wrong about the part that decides between two classes (its default: 0.08); about other
+    parts it is wrong less often."""
     candidates: int = Field(default=4, ge=1)
     """Most chains to ask the teacher for per image, until enough are accepted."""
     coverage: Literal["labels", "shared"] = "labels"
@@ -136,6 +139,10 @@ class ChainsConfig(Settings):
     def _one_source(self) -> ChainsConfig:
         if self.teacher is not None and self.journal is not None:
             raise ValueError("both teacher and journal are given: keep one, --set chains.teacher=null drops the other")
+        if self.part_mistakes is not None and self.teacher is None:
+            raise ValueError(
+                "part_mistakes is about the describer: add --set chains.teacher=describer, or leave it out"
+            )
         if self.per_image > self.candidates and self.teacher is not None:
             raise ValueError(f"per_image {self.per_image} is more than the {self.candidates} candidates: raise it")
         if self.coverage == "shared" and self.teacher is None and self.journal is None:

@@ -130,7 +130,7 @@ def gather_chains(config: RunConfig, images: ImageSet, store: Path | None = None
         assert store is not None
         seed = config.data.drawn.seed if config.data.drawn is not None else 0
         plan = BuildPlan(images, chain_format, settings.rule, settings.candidates, settings.per_image)
-        build_chains(plan, Describer(images.root, chain_format, question, seed), store)
+        build_chains(plan, Describer(images.root, chain_format, question, seed, settings.part_mistakes), store)
         journals = [store / JOURNAL]
     accepted = accepted_chains(journals, images, chain_format, settings.rule)
     if not accepted:

@@ -143,11 +143,15 @@ class Describer:
     batch = 1
     at_once = 1
 
-    def __init__(self, root: Path, format: ChainFormat, prompt: str, seed: int) -> None:
-        self.brief = Brief("describer", "describer", prompt, {}, seed)
+    def __init__(
+        self, root: Path, format: ChainFormat, prompt: str, seed: int, part_mistakes: float | None = None
+    ) -> None:
+        mistakes = {} if part_mistakes is None else {"part_mistakes": part_mistakes}
+        self.brief = Brief("describer", "describer", prompt, mistakes, seed)
+        from throughline.drawn.describer import DescriberSettings
         from throughline.drawn.scenes import read_scenes  # brings numpy, which a look at options does without
 
-        self._format = format
+        self._format, self._settings = format, DescriberSettings(**mistakes)
         self._scenes = read_scenes(root)
 
     async def write(self, requests: Sequence[Request]) -> Sequence[Reply]:
@@ -159,6 +163,8 @@ class Describer:
             if name not in self._scenes:
                 raise ThroughlineError("the describer knows drawn images only", name, "use another teacher")
             scene = self._scenes[name]
-            text = describe(scene, seed=seed, sample_id=name, candidate=number, format=self._format)
+            text = describe(
+                scene, seed=seed, sample_id=name, candidate=number, format=self._format, settings=self._settings
+            )
             replies.append(Reply(text, "stop"))
         return replies
