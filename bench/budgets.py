@@ -22,11 +22,24 @@ TOLERANCE = 0.015
 LR, EPOCHS = "training.stage.lr", "training.stage.epochs"
 
 
-def choose_budgets(root: Path, run: Callable[..., None]) -> Budgets:
-    """Runs grids and check below `runs/budget`; `run(*words)` is `throughline run`."""
-    draws = [draw for method in PATHS for draw in _searched(root, run, method)]
-    checks = [check for draw in draws if draw.chosen and draw.method == "cls" for check in _checked(root, run, draw)]
-    return Budgets(draws=draws, checks=checks, tolerance=TOLERANCE)
+def choose_budgets(
+    root: Path,
+    run: Callable[..., None],
+    known: Budgets | None = None,
+    keep: Callable[[Budgets], object] = lambda _: None,
+) -> Budgets:
+    """Runs grids and check below `runs/budget`; `run(*words)` is `throughline run`. What is `known` is not run again;
+    each method's grid and each target's check is kept when it is there."""
+    found = known or Budgets(draws=[], checks=[], tolerance=TOLERANCE)
+    for method in PATHS:
+        if method not in {draw.method for draw in found.draws}:
+            found.draws.extend(_searched(root, run, method))
+            keep(found)
+    for chosen in (draw for draw in found.draws if draw.chosen and draw.method == "cls"):
+        if chosen.target not in {check.target for check in found.checks}:
+            found.checks.extend(_checked(root, run, chosen))
+            keep(found)
+    return found
 
 
 def per_method(budgets: Budgets) -> dict[str, dict[str, float]]:

@@ -30,11 +30,13 @@ from pictures import take_pictures
 from records import (
     Bench,
     BenchRow,
+    Budgets,
     CostOfDemo,
     CostPart,
     DemoTime,
     HelpTime,
     SensitivityStudy,
+    read_record,
     this_machine,
     write_record,
 )
@@ -208,8 +210,9 @@ def sensitivity() -> None:
 
 def budgets() -> None:
     """Learning rate and epochs of each method, chosen on the source domains; exit code 1 where they are not enough."""
-    found = choose_budgets(ROOT, lambda *words: throughline("run", *words))
-    write_record(EVIDENCE / "budgets.json", found)
+    kept = EVIDENCE / "budgets.json"
+    known = read_record(kept, Budgets)
+    found = choose_budgets(ROOT, lambda *words: throughline("run", *words), known, partial(write_record, kept))
     gain = gain_of_twice(found)
     print(f"cls at twice the steps: {100 * gain:+.1f} points on the source domains")
     if abs(gain) > found.tolerance:

@@ -263,7 +263,7 @@ class BudgetCheck(Record):
 class Budgets(Record):
     """What `budgets.py` chose, and from what."""
 
-    draws: list[BudgetDraw] = Field(min_length=1)
+    draws: list[BudgetDraw]
     checks: list[BudgetCheck]
     tolerance: float
 

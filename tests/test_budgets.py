@@ -11,6 +11,7 @@ import yaml
 
 import budgets
 from budgets import choose_budgets, gain_of_twice, per_method
+from records import Budgets
 from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import RunConfig, load_config, set_key
 from throughline.runs.unit import VALIDATE, Unit
@@ -87,6 +88,15 @@ def test_no_run_looks_at_a_target(runner: Any) -> None:
         config = load_config(str(ROOT / budgets.CONFIG), settings)
         assert config.search is not None
         assert config.search.measure == "validation"
+
+
+def test_what_is_known_is_not_run_again(runner: Any) -> None:
+    kept: list[Budgets] = []
+    whole = choose_budgets(runner.root, runner.run, keep=lambda found: kept.append(found.model_copy(deep=True)))
+    assert [len(found.draws) for found in kept] == [24, 48, 72, 72, 72, 72, 72]
+    runner.calls.clear()
+    assert choose_budgets(runner.root, runner.run, kept[4]) == whole
+    assert len(runner.calls) == 2
 
 
 def test_twice_the_steps_are_compared_over_targets_and_seeds(runner: Any) -> None:
