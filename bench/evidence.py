@@ -26,6 +26,7 @@ from contact_sheet import contact_sheet
 from cost_model import compare_with_run
 from demo_profile import profile_demo
 from kills import Plan, measure_kills
+from merged_runs import merge_runs
 from pictures import take_pictures
 from records import (
     Bench,
@@ -42,8 +43,10 @@ from records import (
 )
 from reduced_run import reduce_run
 from sensitivity_study import study
+from throughline.cli.demo import ANALYZED, TAMPERED
 from throughline.core.errors import ThroughlineError
-from throughline.runs.reader import read_run
+from throughline.drawn.styles import DOMAIN_STYLES
+from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "evidence"
@@ -55,10 +58,18 @@ HELP_LIMIT = 0.4  # seconds, median of seven
 
 
 def demo_full() -> None:
-    """Four targets, three seeds, matched controls and the analyses: runs/demo_full, reduced to evidence/demo_full."""
-    throughline("demo", "--full", "--out", "runs/demo_full")
-    reduced = reduce_run(ROOT / "runs" / "demo_full", EVIDENCE / "demo_full")
-    print(f"{len(reduced.results):,} results lines of {len(reduced.units)} units")
+    """Four targets, three seeds, matched controls and the analyses: evidence/demo_full, a held-out style at a time."""
+    parts = {target: EVIDENCE / "demo_full_parts" / target for target in DOMAIN_STYLES}
+    for target, part in parts.items():
+        if (part / REDUCED_PREDICTIONS).is_file():
+            continue
+        folder = f"runs/demo_full/{target}"
+        throughline("run", "demo_full", "--set", f"data.targets={target}", "--out", folder)
+        throughline("analyze", folder, "--limit", str(ANALYZED), "--methods", ",".join(TAMPERED))
+        reduce_run(ROOT / folder, part)
+    merged = merge_runs(list(parts.values()), EVIDENCE / "demo_full")
+    shutil.rmtree(EVIDENCE / "demo_full_parts")
+    print(f"{len(merged.results):,} results lines of {len(merged.units)} units")
 
 
 def digits() -> None:
@@ -264,9 +275,9 @@ def main() -> None:
     picture.add_argument(
         "--run",
         type=Path,
-        default=ROOT / "runs" / "demo_full",
+        default=ROOT / "runs" / "demo",
         metavar="RUN",
-        help="run folder (default: runs/demo_full)",
+        help="run folder (default: runs/demo)",
     )
     profile = commands.add_parser("demo-profile", help=(demo_profile.__doc__ or "").splitlines()[0])
     profile.add_argument("--when", choices=("before", "after"), default="after", help="which of the two it is")
