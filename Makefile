@@ -75,6 +75,8 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
+	$(VENV)/bin/python bench/evidence.py budgets
+	$(VENV)/bin/python bench/evidence.py dependence
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
 

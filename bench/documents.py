@@ -13,6 +13,7 @@ import command_reference
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
+from dependence_block import dependence
 from generated import generated_names, replace_generated
 from records import BuiltChains, ChainsStudy, DemoKills, RealAnswers, SensitivityStudy, read_record
 from reduced_run import require_whole
@@ -371,6 +372,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "first-results-likelihood": of_first(results_block("likelihood")),
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
+    "dependence": dependence,
     "sensitivity": sensitivity,
     "kills": kills,
     "digits-rotation": digits_block("rotation"),

@@ -25,6 +25,8 @@ from chains_study import study_chains
 from contact_sheet import contact_sheet
 from cost_model import compare_with_run
 from demo_profile import profile_demo
+from dependence import study_dependence
+from dependence_block import RECORD, write_plots
 from kills import Plan, measure_kills
 from merged_runs import merge_runs
 from pictures import take_pictures
@@ -35,6 +37,7 @@ from records import (
     CostOfDemo,
     CostPart,
     DemoTime,
+    Dependence,
     HelpTime,
     SensitivityStudy,
     read_record,
@@ -200,8 +203,10 @@ def screenshot(run_folder: Path) -> None:
 
 
 def docs() -> None:
-    """All generated blocks from evidence/ as it stands now, and the contact sheet from the world as it draws now."""
+    """All generated blocks and figures from evidence/ as it stands now, the contact sheet from the world as it draws
+    now."""
     contact_sheet(ROOT / "docs" / "images" / "contact-sheet.png", seed=0)
+    write_plots(EVIDENCE, ROOT / "docs" / "images")
     for path in documents.rewrite(ROOT):
         print(f"rewritten: {path.relative_to(ROOT)}")
 
@@ -228,6 +233,17 @@ def budgets() -> None:
     print(f"cls at twice the steps: {100 * gain:+.1f} points on the source domains")
     if abs(gain) > found.tolerance:
         raise SystemExit(f"the budgets are not enough: {100 * found.tolerance:g} points were allowed")
+
+
+def dependence() -> None:
+    """Fewer training images, and a teacher with fewer or more mistakes, at the chosen budgets."""
+    path = EVIDENCE / "budgets.json"
+    chosen = read_record(path, Budgets)
+    if chosen is None:
+        raise ThroughlineError("no budgets are chosen yet", path, "run python bench/evidence.py budgets")
+    values = study_dependence(ROOT, lambda *words: throughline("run", *words), chosen)
+    record = Dependence(command="python bench/evidence.py dependence", values=values, environment=this_machine())
+    write_record(EVIDENCE / RECORD, record)
 
 
 def executable() -> Path:
@@ -257,6 +273,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "chains": chains,
     "sensitivity": sensitivity,
     "budgets": budgets,
+    "dependence": dependence,
     "docs": docs,
 }
 

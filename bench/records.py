@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json
 from throughline.experiment.environment import describe_environment
+from throughline.metrics.intervals import Interval
 
 
 class Record(BaseModel):
@@ -266,6 +267,36 @@ class Budgets(Record):
     draws: list[BudgetDraw]
     checks: list[BudgetCheck]
     tolerance: float
+
+
+class DependenceRow(Record):
+    """One method on one answer path. Shares of answers, 0 to 1, with 95 % intervals over seeds and images."""
+
+    method: str
+    answer: str
+    steps: float
+    """Optimiser steps from the base, mean over targets and seeds."""
+    with_chain: float
+    """Share of the training images with an accepted chain, in the stage that saw most; in a round the model's own."""
+    accuracy: Interval
+    minus: dict[str, Interval]
+    """Paired difference from other methods."""
+
+
+class DependenceValue(Record):
+    """One number of training images per source domain, or one share of the teacher's mistakes."""
+
+    half: Literal["images", "mistakes"]
+    value: float
+    rows: list[DependenceRow] = Field(min_length=1)
+
+
+class Dependence(Record):
+    """Whether what holds depends on the number of training images, or on the teacher's mistakes."""
+
+    command: str
+    values: list[DependenceValue] = Field(min_length=1)
+    environment: Machine
 
 
 Kept = TypeVar("Kept", bound=BaseModel)
