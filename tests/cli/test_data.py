@@ -200,6 +200,24 @@ def test_split_with_groups_says_that_it_is_no_longer_domainbeds(folder, capsys):
         assert not {id[-5] for id in parts["in"]} & {id[-5] for id in parts["out"]}
 
 
+def test_split_by_concepts_says_what_is_shared_and_what_no_longer_is(folder, capsys):
+    rows = ["image,domain,label,group"]
+    rows += [f"{s.id},{s.domain},{s.label},{s.id[-7:]}" for s in read_images(folder).samples]
+    (folder / "list.csv").write_text("\n".join(rows))
+    asked = ["data", "split", str(folder / "list.csv"), "--target", "art"]
+    assert main([*asked, "--rule", "domainbed"]) == 0
+    printed = capsys.readouterr()
+    assert "8 of 10 target images are of a group that is trained on" in printed.err
+    assert "DomainBed" not in printed.err
+    assert main([*asked, "--rule", "concepts"]) == 0
+    printed = capsys.readouterr()
+    assert "0 of 4 target images" in printed.err and "no longer DomainBed's" in printed.err
+    assert [line.split() for line in printed.out.splitlines()[1:]] == [
+        ["art", "4", "0", "target"],
+        ["photo", "6", "0", "source"],
+    ]
+
+
 def test_split_prints_a_table_for_a_reader(folder, capsys):
     assert main(["data", "split", str(folder), "--target", "photo", "--trial-seed", "0"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

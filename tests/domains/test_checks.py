@@ -223,8 +223,8 @@ def test_a_table_is_checked_like_a_folder(tree):
     report = check_images(tree / "list.csv")
     assert report.counts == {"one": {"cat": 3, "dog": 0}, "two": {"cat": 1, "dog": 3}}
     assert [defect.where for defect in report.errors] == [("none.png",)]
-    groups = [defect.where[0] for defect in report.defects if defect.kind == "group_across_domains"]
-    assert groups == ["g0", "g1"]
+    groups = [defect.where for defect in report.defects if defect.kind == "group_across_domains"]
+    assert groups == [("g0", "g1")]
 
 
 def test_progress_is_told_for_each_image(tree):

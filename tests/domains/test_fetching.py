@@ -195,10 +195,10 @@ def test_no_link_is_made_and_none_is_written_through(tmp_path):
 def test_size_and_number_of_files_are_bounded(tmp_path):
     archive = tmp_path / "archive"
     archive.write_bytes(zip_of({"a": bytes(1000), "b": bytes(1000)}))
-    for limits in ({"most_files": 1}, {"most_bytes": 1999}):
+    for limits in ((1, 9999), (2, 1999)):
         with pytest.raises(ThroughlineError, match="more than"):
-            unpack(archive, tmp_path / "out", **limits)
-    assert len(unpack(archive, tmp_path / "out", most_files=2, most_bytes=2000)) == 2
+            unpack(archive, tmp_path / "out", limits=limits)
+    assert len(unpack(archive, tmp_path / "out", limits=(2, 2000))) == 2
 
 
 @pytest.mark.parametrize("form", [tar_of, zip_of, debian_of])

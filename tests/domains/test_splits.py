@@ -1,15 +1,18 @@
 import hashlib
+import itertools
 import random
+from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
-from throughline.domains.splits import seed_hash, split_domains
+from throughline.domains.splits import count_shared, seed_hash, split_domains
 
 
 def image_set(sizes: dict[str, int], group_of=lambda domain, number: None) -> ImageSet:
@@ -110,6 +113,78 @@ def test_samples_without_a_group_are_groups_of_their_own():
     split = split_domains(images, 0)["a"]
     assert len(split.out) == 8
     assert len({id in split.out for id in (s.id for s in images.samples[:3])}) == 1
+
+
+INSIDE, OUT = attrgetter("inside"), attrgetter("out")
+
+
+def groups_of(images: ImageSet, ids: Iterable[str]) -> set[str]:
+    return {images.by_id[id].group or id for id in ids}
+
+
+@st.composite
+def concept_sets(draw):
+    """Domains that share some concepts, and pictures that are concepts of their own."""
+    samples = []
+    for domain in draw(st.lists(st.sampled_from("abcd"), min_size=2, unique=True)):
+        for label, most in (("x", 12), ("y", 5)):
+            shared = draw(st.sets(st.integers(0, most)))
+            groups = [f"{label}{number}" for number in sorted(shared)] + [None] * draw(st.integers(0, 8))
+            for number, group in enumerate(groups):
+                name = f"{domain}/{label}/{number}.png"
+                samples.append(Sample(name, Path("r"), domain, (label,), name, group=group))
+    samples.sort(key=lambda sample: sample.id)
+    domains = tuple(sorted({sample.domain for sample in samples}))
+    return ImageSet("made", Path("r"), domains, ("x", "y"), tuple(samples))
+
+
+@given(concept_sets(), st.integers(0, 3))
+def test_by_concepts_no_group_is_on_two_sides_and_every_sample_has_its_half(images, trial_seed):
+    assume(len(images.domains) > 1)
+    half_of: dict[str, set[str]] = {}
+    for target in images.domains:
+        splits = split_domains(images, trial_seed, "concepts", (target,))
+        own = splits.pop(target)
+        sources = splits.values()
+        parts = [own.inside, own.out, *([id for s in sources for id in part(s)] for part in (INSIDE, OUT))]
+        for one, other in itertools.combinations([groups_of(images, part) for part in parts], 2):
+            assert not one & other
+        for name, split in (*splits.items(), (target, own)):
+            half_of.setdefault(name, set()).update(split.inside + split.out)
+        assert count_shared(images, (target,), trial_seed, "concepts")[0] == 0
+    # over all folds a domain is asked about its one half and trained on with its other
+    assert half_of == {name: {sample.id for sample in images.in_domain(name)} for name in images.domains}
+
+
+@given(concept_sets(), st.integers(0, 3))
+def test_by_concepts_halves_are_equal_for_each_kind_of_group(images, trial_seed):
+    asked = split_domains(images, trial_seed, "concepts", images.domains)
+    taught = split_domains(images, trial_seed, "concepts", ())
+    for label in images.classes:
+        sizes = []
+        for splits in (asked, taught):
+            ids = [id for split in splits.values() for id in split.inside + split.out]
+            sizes.append(len(groups_of(images, (id for id in ids if images.by_id[id].label == label))))
+        assert abs(sizes[0] - sizes[1]) <= 1
+
+
+def test_of_ten_groups_of_a_class_one_in_each_half_validates():
+    images = image_set({"a": 100, "b": 100}, lambda _, number: f"concept {number}")
+    splits = split_domains(images, 0, "concepts", ("b",))
+    assert {name: (len(split.inside), len(split.out)) for name, split in splits.items()} == {
+        "a": (40, 10),
+        "b": (40, 10),
+    }
+    assert split_domains(images, 0, "concepts", ("b",)) == splits
+    assert split_domains(images, 1, "concepts", ("b",)) != splits
+
+
+def test_by_the_rule_of_domainbed_groups_change_nothing_and_it_is_told_what_is_shared():
+    plain = image_set({"a": 40, "b": 40})
+    grouped = image_set({"a": 40, "b": 40}, lambda _, number: f"concept {number}" if number < 30 else None)
+    assert split_domains(grouped, 3, "domainbed") == split_domains(plain, 3)
+    inside = {grouped.by_id[id].group for id in split_domains(plain, 3)["a"].inside} - {None}
+    assert count_shared(grouped, ("b",), 3, "domainbed") == (len(inside), 40)
 
 
 def test_a_split_asks_no_global_random_state():

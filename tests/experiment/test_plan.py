@@ -6,6 +6,7 @@ import pytest
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
+from throughline.evaluation.folds import leave_out
 from throughline.experiment.config import load_config
 from throughline.experiment.costs import estimate_costs, longest_paths
 from throughline.experiment.plan import PlannedSet, plan
@@ -121,10 +122,40 @@ def test_what_changes_no_number_changes_no_hash(hashes, override):
 
 
 @pytest.mark.parametrize(
-    "override", ["threads=2", "evaluation.answering.batch=5", "model.tiles=2", "data.trial_seed=1", "seeds=1"]
+    "override",
+    [
+        *("threads=2", "evaluation.answering.batch=5", "model.tiles=2", "data.trial_seed=1", "seeds=1"),
+        *("data.split_rule=concepts", "data.split_rule=domainbed"),
+    ],
 )
 def test_what_changes_every_number_changes_every_hash(hashes, override):
     assert changed(hashes(), hashes(override)) == set(METHODS)
+
+
+def test_a_split_rule_is_a_factor_and_none_leaves_units_as_they_were(config_file, image_set):
+    (plain,) = planned(load_config(str(config_file), ["methods=cls"]), image_set)
+    assert plain.factors == {} and "split_rule" not in plain.inputs
+    config = load_config(str(config_file), ["methods=cls", "data.split_rule=concepts"])
+    (unit,) = planned(config, image_set)
+    assert unit.factors == {"split_rule": "concepts"} and unit.name.startswith("sketch-cls-split_rule=concepts-seed0")
+    fold = leave_out(image_set, ("sketch",), 0, rule="concepts")
+    cost = costs_of(config, image_set)["cls"]
+    assert (cost.images, cost.images_measured) == (len(fold.train), len(fold.test)) and len(fold.test) < 10
+
+
+def test_both_split_rules_are_levels_of_one_factor(config_file, image_set):
+    levels = "factors={split_rule: {concepts: {data.split_rule: concepts}, domainbed: {data.split_rule: domainbed}}}"
+    config = load_config(str(config_file), ["methods=cls", levels])
+    units = planned(config, image_set)
+    assert [unit.factors["split_rule"] for unit in units] == ["concepts", "domainbed"]
+    assert [config.at(config.data, unit.factors).data.split_rule for unit in units] == ["concepts", "domainbed"]
+    assert len({unit.hash for unit in units}) == 2
+
+
+def test_image_sets_of_one_run_have_one_split_rule(config_file):
+    several = "data=[{images: a, split_rule: concepts}, {images: b}]"
+    with pytest.raises(ThroughlineError, match="several split_rules"):
+        load_config(str(config_file), [several])
 
 
 def test_images_and_model_enter_by_content_and_not_by_place(hashes, images, tmp_path):

@@ -24,6 +24,7 @@ from throughline.core.files import require_free_folder
 from throughline.core.settings import Settings
 from throughline.domains.folders import read_images
 from throughline.domains.samples import composed
+from throughline.domains.splits import SplitRule
 from throughline.reporting.text import to_terminal
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class SplitOptions(Settings):
     """The domain to hold out."""
     trial_seed: int = 0
     """DomainBed's trial seed, a whole number."""
+    rule: SplitRule = None
+    """`concepts`: the target's groups are not among the sources'; `domainbed`: DomainBed's split, groups or not
+    (default: DomainBed's, with groups kept whole in each domain)."""
 
 
 class Digits(Settings):
@@ -175,12 +179,16 @@ def _describe(defect: Defect) -> str:
 
 
 def _split(arguments: argparse.Namespace) -> int:
-    from throughline.domains.splits import split_domains
+    from throughline.domains.splits import count_shared, split_domains
 
     images = read_images(arguments.source)
     images.require_target(arguments.target)
-    splits = split_domains(images, arguments.trial_seed)
+    rule, targets = arguments.rule, (arguments.target,)
+    splits = split_domains(images, arguments.trial_seed, rule, targets)
     domainbed = all(split.domainbed for split in splits.values())
+    if any(sample.group is not None for sample in images.samples):
+        shared, asked = count_shared(images, targets, arguments.trial_seed, rule)
+        print(f"throughline: {shared:,} of {asked:,} target images are of a group that is trained on", file=sys.stderr)
     if not domainbed:
         print("throughline: groups are kept whole: this is no longer DomainBed's split", file=sys.stderr)
     if arguments.json:

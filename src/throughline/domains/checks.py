@@ -194,10 +194,10 @@ def _group_defects(samples: list[Sample]) -> Iterable[Defect]:
     for sample in samples:
         if sample.group is not None:
             domains_of[sample.group].add(sample.domain)
-    for group, domains in domains_of.items():
-        if len(domains) > 1:
-            what = f"group {group} is in several domains ({', '.join(sorted(domains))})"
-            yield Defect("group_across_domains", "warning", f"{what}: the target is not fully unseen", (group,))
+    across = tuple(group for group, domains in domains_of.items() if len(domains) > 1)
+    if across:
+        what = f"groups are in several domains ({len(across):,}): the target is not fully unseen"
+        yield Defect("group_across_domains", "warning", f"{what}, but by data.split_rule=concepts", across)
 
 
 def _broken_images(

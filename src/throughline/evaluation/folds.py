@@ -1,7 +1,8 @@
 """Leave-one-domain-out: which images a fold trains on, selects on and is measured on.
 
 DomainBed's conventions: train on the `in` part of the source domains, select on their `out` part ("training-domain
-validation"), report the target's `in` part; `all` is the whole target domain, which most MLLM papers report.
+validation"), report the target's `in` part; `all` is the whole target domain, which most MLLM papers report. By the
+rule `concepts` of `domains.splits` each of them has only its half of the groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
-from throughline.domains.splits import Split, split_domains
+from throughline.domains.splits import Split, SplitRule, split_domains
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,25 @@ def keep_all(images: ImageSet) -> Fold:
     return Fold(train=images.samples)
 
 
-def measure_only(images: ImageSet, targets: Sequence[str], trial_seed: int) -> Fold:
+def measure_only(images: ImageSet, targets: Sequence[str], trial_seed: int, rule: SplitRule = None) -> Fold:
     """All images of the targets are measured and none trains: a set of one domain will do."""
-    return _measured(images, targets, split_domains(images, trial_seed))
+    return _measured(images, targets, split_domains(images, trial_seed, rule, targets))
 
 
-def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_per_domain: int | None = None) -> Fold:
+def leave_out(
+    images: ImageSet,
+    targets: Sequence[str],
+    trial_seed: int,
+    train_per_domain: int | None = None,
+    rule: SplitRule = None,
+) -> Fold:
     """The fold that holds `targets` out. ThroughlineError for an unknown target or when no source is left.
 
     `train_per_domain` keeps the first so many of each source's `in` part, in DomainBed's shuffled order.
     """
     for target in targets:
         images.require_target(target)
-    splits = split_domains(images, trial_seed)
+    splits = split_domains(images, trial_seed, rule, targets)
     sources = [domain for domain in images.domains if domain not in targets]
     if not sources:
         raise ThroughlineError("every domain is held out: nothing to train on", images.root, "leave one out")
@@ -59,8 +66,9 @@ def leave_out(images: ImageSet, targets: Sequence[str], trial_seed: int, train_p
 
 
 def _measured(images: ImageSet, targets: Sequence[str], splits: Mapping[str, Split]) -> Fold:
+    asked = {name for target in targets for name in (*splits[target].inside, *splits[target].out)}
     return Fold(
         targets=tuple(targets),
-        test=tuple(sample for target in targets for sample in images.in_domain(target)),
+        test=tuple(sample for target in targets for sample in images.in_domain(target) if sample.id in asked),
         target_in=frozenset(name for target in targets for name in splits[target].inside),
     )

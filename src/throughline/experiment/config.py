@@ -32,6 +32,7 @@ from throughline.core.settings import (
 from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
 from throughline.domains.samples import composed
+from throughline.domains.splits import SplitRule
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
 from throughline.questions.question_set import QuestionSet, make_question_set
@@ -94,6 +95,10 @@ class DataConfig(Settings):
     """Most training images per source domain, the first of its `in` part in DomainBed's order; all by default."""
     trial_seed: int = Field(default=0, ge=0)
     """DomainBed's trial seed, which decides the images in the `in` and `out` split of each domain."""
+    split_rule: SplitRule = None
+    """`concepts`: sources train on half of the groups, the target is asked about the other half, so that no group is on
+    both sides; `domainbed`: DomainBed's split, groups or not. Results have it as a factor. By default DomainBed's, with
+    groups kept whole inside each domain, and no factor."""
     cache_gb: float = Field(default=8, ge=0)
     """Gigabytes of preprocessed images to keep in the run folder until the run is finished; a tile of 448 pixels takes
     2.4 MB. With 0, every unit decodes every image again. Changes no result."""
@@ -244,6 +249,8 @@ class RunConfig(Settings):
             self.factors[DRAW] = self.search.levels()
         elif DRAW in self.factors:
             raise ValueError("factors.draw belongs to a search, and there is none: give the factor another name")
+        if len({data.split_rule for data in self.image_sets}) > 1:
+            raise ValueError("the image sets have several split_rules: give them the same one, or name it in factors")
         for name, levels in self.factors.items():
             if not levels:
                 raise ValueError(f"the factor {name} has no level: name at least one, e.g. plain")
@@ -275,9 +282,11 @@ class RunConfig(Settings):
         return (self.data, *self.more_data)
 
     def combinations(self) -> Iterator[dict[str, str]]:
-        """Every combination of the factors' levels; one empty combination where there are no factors."""
+        """Every combination of the factors' levels; one empty combination where there are no factors. A split rule that
+        is no factor of the config is a level, too."""
+        rule = {"split_rule": self.data.split_rule} if self.data.split_rule is not None else {}
         for levels in itertools.product(*self.factors.values()):
-            yield dict(zip(self.factors, levels, strict=True))
+            yield {**rule, **dict(zip(self.factors, levels, strict=True))}
 
     def at(
         self, data: DataConfig, levels: Mapping[str, object], method: str | None = None, targets: Sequence[str] = ()
@@ -285,7 +294,8 @@ class RunConfig(Settings):
         """The config of one image set, one combination of levels and, where one is named, one method with these
         targets, without further sets, factors and methods' own keys."""
         keys = {} if method is None else self.keys_of(method, targets)
-        keys |= {key: v for name, level in levels.items() for key, v in self.factors[name][str(level)].items()}
+        named = {name: level for name, level in levels.items() if name in self.factors}
+        keys |= {key: v for name, level in named.items() for key, v in self.factors[name][str(level)].items()}
         return self._with_these_alone(data, keys)
 
     def keys_of(self, method: str, targets: Sequence[str] = ()) -> dict[str, Any]:

@@ -55,12 +55,13 @@ class Cost:
 def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[PlannedSet]) -> dict[str, Cost]:
     """Cost of each unit by its name; `sets` are the image sets in the config's order."""
     methods, images = method_table(config.methods), [planned.images for planned in sets]
-    splits = {own.name: split_domains(own, config.data.trial_seed) for own in images}
+    named = {own.name: own for own in images}
+    splits = cache(lambda name, *how: split_domains(named[name], config.data.trial_seed, *how))
     chains = {planned.images.name: planned.chains or {} for planned in sets}
 
     @cache
-    def material(dataset: str, targets: tuple[str, ...], at_most: int | None, coverage: str) -> _Material:
-        inside = (split.inside[:at_most] for domain, split in splits[dataset].items() if domain not in targets)
+    def material(dataset: str, targets: tuple[str, ...], at_most: int | None, coverage: str, *how: object) -> _Material:
+        inside = (split.inside[:at_most] for name, split in splits(dataset, *how).items() if name not in targets)
         names = list(itertools.chain.from_iterable(inside))
         texts = [len(chains[dataset][name]) for name in names if name in chains[dataset]]
         return _Material(len(texts) if coverage == "shared" else len(names), len(texts), sum(texts))
@@ -68,11 +69,13 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
     costs: dict[str, Cost] = {}
     for unit in units:
         at, _ = own_config(unit, config, images)
-        own, method = splits[unit.dataset], methods[unit.method]
+        rule, method = at.data.split_rule, methods[unit.method]
+        how = rule, unit.targets if rule == "concepts" else ()  # DomainBed's split is the same for every target
+        own = splits(unit.dataset, *how)
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
         inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
         measured = inside + out if unit.kind != VALIDATE else 0
-        fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage)
+        fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage, *how)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
         trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), Cost())
         cost = trained + _answering_cost(method, at, measured, validation)

@@ -135,8 +135,7 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
 
 def execute_fold(task: Task) -> None:
     """Trains on the source domains and measures on the targets, after each round of self-labelling and at the end."""
-    config, unit = task.config, task.unit
-    fold = leave_out(task.images, unit.targets, config.data.trial_seed, config.data.train_per_domain)
+    fold = _held_out(task)
     session = _open_session(task, fold)
 
     def measure_round(number: int, folder: Path) -> None:
@@ -157,17 +156,22 @@ def execute_fold(task: Task) -> None:
     write_metrics(task.folder, [*chain.from_iterable(measured.values()), *lines])
 
 
+def _held_out(task: Task) -> Fold:
+    data = task.config.data
+    return leave_out(task.images, task.unit.targets, data.trial_seed, data.train_per_domain, data.split_rule)
+
+
 def execute_evaluation(task: Task) -> None:
     """Asks the checkpoint as it is about every image of the targets."""
-    fold = measure_only(task.images, task.unit.targets, task.config.data.trial_seed)
+    data = task.config.data
+    fold = measure_only(task.images, task.unit.targets, data.trial_seed, data.split_rule)
     session = _open_session(task, fold)
     write_metrics(task.folder, _measure(session, task.folder, None))
 
 
 def execute_training(task: Task) -> None:
     """Trains on the source domains, for a search, or on all images where no target is held out; measures nothing."""
-    images, targets, data = task.images, task.unit.targets, task.config.data
-    fold = leave_out(images, targets, data.trial_seed, data.train_per_domain) if targets else keep_all(images)
+    fold = _held_out(task) if task.unit.targets else keep_all(task.images)
     _train(_open_session(task, fold), lambda number, folder: None)
     write_metrics(task.folder, [])
 

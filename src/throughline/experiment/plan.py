@@ -152,6 +152,7 @@ def _add_fold(
             inputs={
                 **named,
                 "trial_seed": config.data.trial_seed,
+                **({"split_rule": config.data.split_rule} if config.data.split_rule is not None else {}),
                 "images": images,
                 **({"names": names} if names else {}),
                 "chains": chains if method.needs_chains or (method.trains and shared) else None,

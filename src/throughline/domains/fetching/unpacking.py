@@ -18,16 +18,12 @@ from typing import IO
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors
 
-MOST_FILES = 1_000_000
-MOST_BYTES = 200 * 2**30
-"""Of one archive, unpacked: DomainNet, the largest benchmark, has 587,000 images."""
-
+LIMITS = (1_000_000, 200 * 2**30)
+"""Files and bytes of one archive, unpacked: DomainNet, the largest benchmark, has 587,000 images."""
 REFUSED = "do not use this archive"
 
-_BROKEN = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
-    *(OSError, RuntimeError, ValueError, LookupError),
-)
+_NO_ARCHIVE = tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+_BROKEN = *_NO_ARCHIVE, EOFError, OSError, RuntimeError, ValueError, LookupError
 """What the readers raise for bytes that are no archive of their kind: an encrypted zip gives a RuntimeError."""
 
 Members = Iterator[tuple[str, int, Callable[[], IO[bytes]]]]
@@ -35,19 +31,14 @@ Members = Iterator[tuple[str, int, Callable[[], IO[bytes]]]]
 
 
 def unpack(
-    archive: Path,
-    folder: Path,
-    wanted: Callable[[str], bool] = lambda name: True,
-    most_files: int = MOST_FILES,
-    most_bytes: int = MOST_BYTES,
+    archive: Path, folder: Path, wanted: Callable[[str], object] = bool, limits: tuple[int, int] = LIMITS
 ) -> list[PurePosixPath]:
     """Writes the archive's ordinary files whose names are `wanted` below `folder`; gives their names, in its order.
 
     Links and devices are passed over. Raises a ThroughlineError for an archive that is broken, that names a file
     outside the folder, or that is larger than allowed.
     """
-    written: list[PurePosixPath] = []
-    left = most_bytes
+    written, (most, left) = list[PurePosixPath](), limits
     try:
         for name, size, open_file in _members(archive):
             path = PurePosixPath(name)
@@ -56,8 +47,8 @@ def unpack(
             if not wanted(str(path)):
                 continue
             left -= size
-            if left < 0 or len(written) == most_files:
-                raise ThroughlineError(f"more than {most_files:,} files or {most_bytes:,} bytes", archive, REFUSED)
+            if left < 0 or len(written) == most:
+                raise ThroughlineError("more than {:,} files or {:,} bytes".format(*limits), archive, REFUSED)
             target = folder / path
             with readable_os_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,8 @@ def read_analyzed_run(
         at = config.at(config.data, dict(levels))
         subject = _subject(run, at, images, fingerprint, device)
         for (targets, seed), by_method in units.items():
-            fold = leave_out(images, targets, at.data.trial_seed, at.data.train_per_domain)
+            data = at.data
+            fold = leave_out(images, targets, data.trial_seed, data.train_per_domain, data.split_rule)
             folds.append(AnalyzedFold(targets, seed, dict(levels), by_method, fold, subject))
     return run, tuple(folds)
 
