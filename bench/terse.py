@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from throughline.chains.formats import FIVE_STAGE, FORMATS, Chain, ChainFormat, render_chain
 from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import CLASSES, contrast_of, family_of
+from throughline.drawn.concepts import CLASSES, PARTS, contrast_of, family_of
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, pick
 from throughline.drawn.words import listed, named
@@ -72,7 +72,9 @@ def corpus(seed: int, scenes: Sequence[tuple[str, Scene]]) -> list[str]:
         texts.append(terse_chain(scene, seed))
         texts.append(describe(scene, seed=seed, sample_id=f"corpus {index}"))
     prompts = [make_question_set(CLASSES, format) for format in FORMATS.values()]
-    return texts + [p.reasoning for p in prompts for _ in range(200)]
+    # An answer begins without a blank. Names that begin one are single tokens too, so that a label can be copied.
+    starts = [*CLASSES, *PARTS, "user", "assistant"]
+    return texts + [p.reasoning for p in prompts for _ in range(200)] + starts * 2_000
 
 
 def description(cls: str) -> str:
