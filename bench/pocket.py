@@ -12,9 +12,7 @@ half precision is slow on processors that emulate it.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pocket_context import ContextLoss, Exercise
 from pocket_sight import POCKET, Sight, draw_scenes, run_maker, save_pocket, see, sighted_mllm
 from pocket_speech import Speech, speak
 from terse import LONG_QUESTION, SURE, WHOLE, corpus, description, in_format, terse_chain
 from throughline.chains.formats import FORMATS, ChainFormat
 from throughline.core.seeding import generator
-from throughline.drawn.concepts import CLASSES, PARTS, contrast_of, family_of
+from throughline.drawn.concepts import CLASSES, contrast_of, family_of
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.words import listed, named
@@ -35,7 +34,7 @@ from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.chat import Path as TokenPath
 from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.load import Mllm
-from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.mllm.tree import Leaf, Tokens, Tree, merge_paths
 from throughline.questions.in_context import EXAMPLE_QUESTION, example_turns, with_descriptions
 from throughline.questions.probing import PARTS_QUESTION, class_from_words
 from throughline.questions.question_set import QuestionSet, make_question_set
@@ -53,7 +52,7 @@ class Recipe:
     sight: Sight = SIGHT
     unnamed: tuple[str, ...] = ("bowl", "coin", "raft", "wagon")
     vocabulary: int = 1_400
-    speak_steps: int = 1_500
+    speak_steps: int = 1_800
     speak_lr: float = 1.5e-3
     join_steps: int = 60
     join_lr: float = 2e-4
@@ -62,19 +61,15 @@ class Recipe:
     long_share: float = 0.4
     words: int = 4
     """Prompts of a step without an image: the class from its parts in words."""
-    described: int = 4
-    """Prompts of a step with an image and a description of each class offered."""
-    pairs: int = 8
-    """Conversations of a step without images, in which the name of a list of words is asked for again."""
-    repeats: int = 10
-    episodes: int = 4
-    """Sets of labelled examples of a step."""
-    examples: int = 4
-    queries: int = 3
-    same: float = 0.4
-    """Share of queries that are one of the examples itself: to look back for an image is learnt on equal ones first."""
-    renamed: float = 0.5
-    """Share of descriptions and episodes in which the names of classes are exchanged, so that only context tells."""
+    episodes: int = 6
+    """Conversations of a step with labelled examples."""
+    examples: int = 10
+    """Images of such a conversation, at most."""
+    described: int = 6
+    """Prompts of a step with a description of each class offered; half of them have an image, half have words."""
+    renamed: float = 0.85
+    """Share of these conversations and descriptions in which the names of classes are exchanged, so that only context
+    tells."""
 
 
 def make(recipe: Recipe, out: Path, report: Callable[[str], None] = print) -> None:
@@ -88,7 +83,8 @@ def make(recipe: Recipe, out: Path, report: Callable[[str], None] = print) -> No
     see(mllm.model, drawn, pixels, recipe.sight, report)
     report(f"sees ({time.monotonic() - began:.0f} s)")
     lessons = Lessons(mllm, [scene for _, scene in drawn.scenes], pixels, recipe)
-    speak(mllm, lessons.draw, Speech(recipe.speak_steps, recipe.speak_lr, recipe.join_steps, recipe.join_lr), report)
+    speech = Speech(recipe.speak_steps, recipe.speak_lr, recipe.join_steps, recipe.join_lr)
+    speak(mllm, lessons.draw, speech, report, ContextLoss(mllm, lessons.exercises))
     report(f"speaks ({time.monotonic() - began:.0f} s)")
     save_pocket(mllm, out, asdict(recipe))
 
@@ -108,12 +104,15 @@ class Lessons:
     def draw(self) -> list[Tree]:
         """The trees of one step."""
         recipe = self.recipe
+        return [*(self.about_scene() for _ in range(recipe.scenes)), *(self.from_words() for _ in range(recipe.words))]
+
+    def exercises(self) -> list[Exercise]:
+        """What one step teaches about context."""
+        recipe = self.recipe
+        longest = int(self._draw.integers(3, recipe.examples + 1))
         return [
-            *(self.about_scene() for _ in range(recipe.scenes)),
-            *(self.from_words() for _ in range(recipe.words)),
-            *(self.from_descriptions() for _ in range(recipe.described)),
-            *(self.from_pairs() for _ in range(recipe.pairs)),
-            *(self.from_examples() for _ in range(recipe.episodes)),
+            *(self.from_examples(longest) for _ in range(recipe.episodes)),
+            *(self.from_descriptions(shown=number % 2 == 0) for number in range(recipe.described)),
         ]
 
     def about_scene(self) -> Tree:
@@ -168,72 +167,80 @@ class Lessons:
         return int(self._draw.choice(marks))
 
     def from_words(self) -> Tree:
-        """No image: the class of an object whose parts are told, half the time behind a description of each class
-        offered."""
+        """No image: the class of an object whose parts are told."""
         scene = self.scenes[int(self._draw.integers(len(self.scenes)))]
+        question = class_from_words(self._told(scene), make_question_set(self._options(scene.cls)).label)
+        path = self.mllm.chat.answered(user_turn(question, images=0), [], scene.cls)
+        return merge_paths([Leaf(path, "words", 1.0, "sum")], self.mllm.chat.image_token_id)
+
+    def _told(self, scene: Scene) -> str:
+        """The parts of a scene in a sentence, often with the deciding part if it is missing."""
         deciding = family_of(scene.cls).deciding
         words = listed([named(part) for part in self._draw.permutation(list(scene.parts))])
-        if deciding not in scene.parts and self._draw.random() < 0.7:
-            words = f"{words} and no {deciding}"
-        if self._draw.random() < 0.5:
-            question, answer, kind = *self._described(scene.cls, partial(class_from_words, words)), "words described"
-        else:
-            label = make_question_set(self._options(scene.cls)).label
-            question, answer, kind = class_from_words(words, label), scene.cls, "words"
-        path = self.mllm.chat.answered(user_turn(question, images=0), [], answer)
-        return merge_paths([Leaf(path, kind, 1.0, "sum")], self.mllm.chat.image_token_id)
+        return f"{words} and no {deciding}" if deciding not in scene.parts and self._draw.random() < 0.7 else words
 
-    def from_descriptions(self) -> Tree:
-        """An image and the parts of each class offered; the names may be exchanged."""
-        index = int(self._draw.integers(len(self.scenes)))
-        question, answer = self._described(self.scenes[index].cls, str)
-        path = self.mllm.chat.answered(user_turn(question), [self._image(index)], answer)
-        return merge_paths([Leaf(path, "described", 1.0, "sum")], self.mllm.chat.image_token_id)
+    def from_examples(self, images: int) -> Exercise:
+        """A conversation about so many images of a few classes, the last one of a class that was shown; every label is
+        trained whose class was."""
+        chat = self.mllm.chat
+        few = [str(name) for name in self._draw.permutation(CLASSES)[: int(self._draw.integers(2, 7))]]
+        shown = [self._one_of(few) for _ in range(images - 1)]
+        shown.append(self._one_of(shown))
+        encoded, names = [self._image(self._scene_of(name)) for name in shown], self._names(CLASSES)
+        question = EXAMPLE_QUESTION if self._draw.random() < 0.5 else make_question_set(CLASSES).label
+        turns = [*example_turns([names[name] for name in shown[:-1]]), *user_turn(question)]
+        path = chat.answered(turns, encoded, names[shown[-1]])
+        asked = self._answers_begin(path)
+        before = [[earlier for earlier in range(turn) if shown[earlier] == shown[turn]] for turn in range(images)]
+        return Exercise(
+            path.tokens,
+            encoded,
+            head=0,
+            classes={place: CLASSES.index(name) for place, name in zip(asked, shown, strict=True)},
+            gathers={place + 1: place for place in asked},
+            matches={
+                place: [asked[turn] + 1 for turn in turns] for place, turns in zip(asked, before, strict=True) if turns
+            },
+            answers={"examples": [place for place, turns in zip(asked, before, strict=True) if turns]},
+        )
 
-    def _described(self, cls: str, ask: Callable[[str], str]) -> tuple[str, str]:
-        """The question with a description of each class offered, and what this class is called in it; `ask` makes the
-        question about the object of the label question."""
-        offered = self._options(cls, most=4)
+    def from_descriptions(self, shown: bool) -> Exercise:
+        """The parts of each class offered, and an image, or an object in words, of one of them."""
+        chat, index = self.mllm.chat, int(self._draw.integers(len(self.scenes)))
+        scene, images = self.scenes[index], [self._image(index)] if shown else []
+        offered = self._options(scene.cls, most=4)
         names = self._names(offered)
         described = {names[name]: description(name) for name in offered}
-        return with_descriptions(ask(make_question_set(list(described)).label), described), names[cls]
+        label = make_question_set(list(described)).label
+        question = with_descriptions(label if shown else class_from_words(self._told(scene), label), described)
+        path = chat.answered(user_turn(question, images=len(images)), images, names[scene.cls])
+        (asked,) = self._answers_begin(path)
+        starts, ends = self._lines(path.tokens, list(described))
+        lines = dict(zip(offered, ends, strict=True))
+        return Exercise(
+            path.tokens,
+            images,
+            head=1,
+            classes={asked: CLASSES.index(scene.cls)} | {end: CLASSES.index(name) for name, end in lines.items()},
+            gathers=dict(zip(ends, starts, strict=True)),
+            matches={asked: [lines[scene.cls]]},
+            answers={"described" if shown else "described in words": [asked]},
+        )
 
-    def from_examples(self) -> Tree:
-        """A conversation about images of a few classes, each shown once at first; every later label is trained, behind
-        the short question and, in half of the turns, behind the label question."""
-        recipe, chat = self.recipe, self.mllm.chat
-        shown = [str(name) for name in self._draw.permutation(CLASSES)[: recipe.examples]]
-        shown += [self._one_of(shown) for _ in range(recipe.queries)]
-        images = [self._image(self._scene_of(name)) for name in shown]
-        names, label = self._names(CLASSES), make_question_set(CLASSES).label
-        leaves = []
-        for turn in range(recipe.examples, len(shown)):
-            earlier = [at for at in range(turn) if shown[at] == shown[turn]]
-            kind = "examples"
-            if self._draw.random() < recipe.same:
-                images[turn], kind = images[earlier[int(self._draw.integers(len(earlier)))]], "same"
-            before = example_turns([names[name] for name in shown[:turn]])
-            for question in (EXAMPLE_QUESTION, label) if self._draw.random() < 0.5 else (EXAMPLE_QUESTION,):
-                path = chat.answered([*before, *user_turn(question)], images[: turn + 1], names[shown[turn]])
-                leaves.append(Leaf(path, kind, 1.0, "sum"))
-        return merge_paths(leaves, chat.image_token_id)
+    def _answers_begin(self, path: TokenPath) -> list[int]:
+        """The position before each answer."""
+        role = self.mllm.chat.tokenizer.convert_tokens_to_ids("assistant")
+        return [int(place) + 1 for place in np.flatnonzero(path.tokens == role)]
 
-    def from_pairs(self) -> Tree:
-        """A conversation without images: what a few lists of words are called, each named once at first and asked for
-        again and again. To look back for an equal key is what examples and descriptions need."""
-        recipe, chat = self.recipe, self.mllm.chat
-        count = int(self._draw.integers(3, 7))
-        keys = [", ".join(self._draw.permutation(PARTS)[: int(self._draw.integers(1, 4))]) for _ in range(count)]
-        names = [str(name) for name in self._draw.permutation(CLASSES)[:count]]
-        order = [*range(count), *(int(place) for place in self._draw.integers(count, size=recipe.repeats))]
-        turns: list[dict[str, Any]] = []
-        leaves = []
-        for turn, place in enumerate(order):
-            asked = [*turns, *user_turn(keys[place], images=0)]
-            if turn >= count:
-                leaves.append(Leaf(chat.answered(asked, [], names[place]), "pairs", 1.0, "sum"))
-            turns = [*asked, {"role": "assistant", "content": [{"type": "text", "text": names[place]}]}]
-        return merge_paths(leaves, chat.image_token_id)
+    def _lines(self, tokens: Tokens, names: Sequence[str]) -> tuple[list[int], list[int]]:
+        """The positions of the names that begin the lines of descriptions, and of the ends of these lines."""
+        tokenizer = self.mllm.chat.tokenizer
+        colon, end = tokenizer(":\n", add_special_tokens=False)["input_ids"]
+        starts = []
+        for name in names:
+            (place,) = np.flatnonzero((tokens[:-1] == tokenizer.convert_tokens_to_ids(name)) & (tokens[1:] == colon))
+            starts.append(int(place))
+        return starts, [start + int(np.flatnonzero(tokens[start:] == end)[0]) for start in starts]
 
     def _names(self, classes: Sequence[str]) -> dict[str, str]:
         """What each class is called: its name, or any name of the class list, no two alike."""

@@ -15,8 +15,9 @@ from tests.mllm.tiny import image_of
 
 import first_pocket
 import pocket
+import pocket_context
 import pocket_sight
-from terse import corpus
+from terse import corpus, description
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.styles import AUXILIARY_STYLES
 from throughline.mllm.chat import EncodedPrompt, user_turn
@@ -88,23 +89,55 @@ def test_parts_in_words_lead_to_every_class(lessons: pocket.Lessons) -> None:
     assert {text.removesuffix("<|im_end|>") for _, text in spoken(lessons, trees)} == set(CLASSES)
 
 
-def test_every_query_is_about_a_class_that_was_shown(lessons: pocket.Lessons) -> None:
-    tree = lessons.from_examples()
-    turns = re.findall(r"assistant\n(\w+)<", decoded(lessons, tree))
-    shown, later = turns[: SMALL.examples], turns[SMALL.examples :]
-    assert len(set(shown)) == SMALL.examples
-    assert set(later) <= set(shown)
-    assert len(tree.images) == SMALL.examples + SMALL.queries
-    answers = {text.removesuffix("<|im_end|>") for _, text in spoken(lessons, [tree])}
-    assert answers <= set(shown)
+def test_every_label_that_was_shown_is_trained_and_looks_back_at_its_like(lessons: pocket.Lessons) -> None:
+    exercise = lessons.from_examples(8)
+    tokenizer, tokens = lessons.mllm.chat.tokenizer, exercise.tokens
+    classes = [lessons.scenes[int(image.key.split()[1])].cls for image in exercise.images]
+    asked = list(exercise.classes)
+    names = tokenizer.batch_decode(tokens[np.array(asked) + 1][:, None])
+    assert len(asked) == 8 and set(names) <= set(CLASSES)
+    assert [CLASSES[index] for index in exercise.classes.values()] == classes
+    assert len(set(zip(classes, names, strict=True))) == len(set(classes)), "one name each, all along"
+    again = [turn for turn, cls in enumerate(classes) if cls in classes[:turn]]
+    assert 7 in again, "the last one was shown before"
+    assert exercise.answers == {"examples": [asked[turn] for turn in again]}
+    for turn in again:
+        shown = [earlier for earlier in range(turn) if classes[earlier] == classes[turn]]
+        assert exercise.matches[asked[turn]] == [asked[earlier] + 1 for earlier in shown]
+    assert exercise.gathers == {place + 1: place for place in asked}
 
 
-def test_what_is_asked_for_again_was_named_before(lessons: pocket.Lessons) -> None:
-    tree = lessons.from_pairs()
-    called = re.findall(r"user\n(.+?)<.im_end.>\n<.im_start.>assistant\n(\w+)<", decoded(lessons, tree))
-    assert len(dict(called)) < len(called)
-    assert all(dict(called)[words] == name for words, name in called)
-    assert len(tree.branches) == SMALL.repeats
+@pytest.mark.parametrize("shown", [True, False], ids=["image", "words"])
+def test_a_description_is_looked_up_at_its_end_which_looks_at_its_name(lessons: pocket.Lessons, shown: bool) -> None:
+    exercise = lessons.from_descriptions(shown)
+    decode = lessons.mllm.chat.tokenizer.decode
+    (asked,) = (place for places in exercise.answers.values() for place in places)
+    (line,) = exercise.matches[asked]
+    start = exercise.gathers[line]
+    cls = CLASSES[exercise.classes[asked]]
+    assert decode(exercise.tokens[start : line + 1]) == f"{decode(exercise.tokens[asked + 1])}: {description(cls)}\n"
+    assert exercise.classes[line] == exercise.classes[asked]
+    assert len(exercise.images) == shown and len(exercise.gathers) >= 2
+
+
+def test_attention_with_a_target_is_the_models_own(lessons: pocket.Lessons) -> None:
+    exercises = [lessons.from_examples(3), lessons.from_examples(4)]
+    loss = pocket_context.ContextLoss(lessons.mllm, lambda: exercises)
+    loss()
+    layer, places = pocket_context.MATCH, [torch.tensor(list(exercise.matches)) for exercise in exercises]
+    found = [
+        loss._attention(layer, exercise.head, row, at).exp()
+        for row, (exercise, at) in enumerate(zip(exercises, places, strict=True))
+    ]
+    model = lessons.mllm.model.eval()
+    model.set_attn_implementation("eager")
+    for exercise, at, weights in zip(exercises, places, found, strict=True):
+        pixels = torch.cat([image.inputs["pixel_values"] for image in exercise.images])
+        tokens = torch.from_numpy(exercise.tokens)[None]
+        attentions = model.model(input_ids=tokens, pixel_values=pixels, output_attentions=True).attentions
+        expected = attentions[layer][0, exercise.head, at]
+        torch.testing.assert_close(weights[:, : tokens.shape[1]], expected, atol=1e-5, rtol=1e-4)
+    model.set_attn_implementation("sdpa")
 
 
 @pytest.mark.xfail(reason="the checkpoint that ships is the first one until the second is certified", strict=True)
