@@ -1,9 +1,11 @@
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.domains.small_archives import Server
 
 Paint = Callable[[Path], Path]
 
@@ -31,3 +33,13 @@ def tree(tmp_path: Path, paint: Paint) -> Path:
             for number in range(6):
                 paint(root / domain / label / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server({})
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()

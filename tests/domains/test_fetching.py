@@ -1,13 +1,9 @@
 import hashlib
-import io
 import os
-import tarfile
-import threading
-import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.domains.small_archives import debian_of, qt_resource_of, tar_of, zip_of
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.fetching.sources import Package, files_by_hash, obtain
@@ -16,46 +12,9 @@ from throughline.domains.fetching.unpacking import unpack
 CONTENT = bytes(range(256)) * 400
 
 
-class Server(ThreadingHTTPServer):
-    """Files on loopback. `cuts` says after how many bytes of an answer the connection breaks, answer by answer."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.ranges = files, list[int](), list[str | None]()
-        self.takes_ranges = True
-
-    def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        content, asked = self.server.files.get(self.path[1:]), self.headers["Range"]
-        self.server.ranges.append(asked)
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.takes_ranges else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        cut = self.server.cuts.pop(0) if self.server.cuts else None
-        self.wfile.write(content[start:][:cut])
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server():
-    server = Server({"archive.zip": CONTENT})
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+@pytest.fixture(autouse=True)
+def archive_on(server):
+    server.files["archive.zip"] = CONTENT
 
 
 def package(*sources: str, content: bytes = CONTENT) -> Package:
@@ -130,37 +89,6 @@ def test_a_package_client_writes_one_file_and_its_fault_is_told(tmp_path, monkey
 # archives -------------------------------------------------------------------------------------------------------------
 
 
-def tar_of(files: dict[str, bytes], mode: str = "w:gz", links: dict[str, str] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, target in (links or {}).items():
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, target
-            tar.addfile(link)
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def zip_of(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def debian_of(files: dict[str, bytes]) -> bytes:
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": tar_of(files, "w:xz")}
-    parts = [b"!<arch>\n"]
-    for name, content in members.items():
-        parts += [f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode(), content]
-        parts += [b"\n"] if len(content) % 2 else []
-    return b"".join(parts)
-
-
 @pytest.mark.parametrize("form", [tar_of, zip_of, debian_of])
 def test_the_wanted_files_of_every_form_of_archive_are_unpacked(tmp_path, form):
     archive = tmp_path / "archive"
@@ -212,32 +140,7 @@ def test_a_broken_archive_is_one_line(tmp_path, form):
 
 def test_a_qt_resource_file_is_unpacked(tmp_path):
     archive = Path(tmp_path / "small.rcc")
-    archive.write_bytes(QT_RESOURCE)
+    archive.write_bytes(qt_resource_of({"pictures/a.txt": b"one", "pictures/long.txt": b"two " * 40}))
     assert [str(name) for name in unpack(archive, tmp_path / "out")] == ["pictures/a.txt", "pictures/long.txt"]
     assert (tmp_path / "out/pictures/a.txt").read_bytes() == b"one"
     assert (tmp_path / "out/pictures/long.txt").read_bytes() == b"two " * 40
-
-
-def _qt_resource() -> bytes:
-    import struct
-    import zlib
-
-    names, offsets = b"", {}
-    for name in ("pictures", "a.txt", "long.txt"):
-        offsets[name] = len(names)
-        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
-    long = struct.pack(">I", 160) + zlib.compress(b"two " * 40)
-    contents = struct.pack(">I", 3) + b"one" + struct.pack(">I", len(long)) + long
-    entries = [
-        (0, 2, 1, 1),
-        (offsets["pictures"], 2, 2, 2),
-        (offsets["a.txt"], 0, 0, 0),
-        (offsets["long.txt"], 1, 0, 7),
-    ]
-    tree = b"".join(struct.pack(">IHII", *entry) + bytes(8) for entry in entries)
-    start = 24
-    places = (2, start, start + len(tree), start + len(tree) + len(contents), 0)
-    return b"qres" + struct.pack(">5I", *places) + tree + contents + names
-
-
-QT_RESOURCE = _qt_resource()

@@ -1,4 +1,4 @@
-"""`throughline data`: draw, check, split, write digits, import, and say where the benchmarks are to be had.
+"""`throughline data`: draw, check, split, write digits, import, fetch an image set or say where it is to be had.
 
 Each subcommand parses, calls one function of `drawn` or `domains`, and prints. No torch on any path.
 """
@@ -92,14 +92,21 @@ class Digits(Settings):
 
 
 class Fetch(Settings):
-    """Print where to get a benchmark and its layout; with --hub, download it from the Hugging Face Hub."""
+    """Build open_styles, real images in many styles, out of openly licensed packages; or print where to get another
+    benchmark and its layout, and with --hub download it from the Hugging Face Hub."""
 
-    name: Annotated[Literal["pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)]
-    """One of pacs, vlcs, office_home, terra_incognita."""
+    name: Annotated[
+        Literal["open_styles", "pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)
+    ]
+    """One of open_styles, pacs, vlcs, office_home, terra_incognita."""
     folder: Folder
     """Folder for the images."""
     hub: bool = False
     """Download it now and write the folder; a stopped download is resumed."""
+    archives: Annotated[Path | None, Shown("DIR")] = None
+    """Of open_styles: folder with archives that you downloaded yourself, under any names; only the others are got."""
+    more: bool = False
+    """Of open_styles: three more families of flat emoji, too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +221,8 @@ def _digits(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     from throughline.domains.benchmarks import BENCHMARKS, write_rows
 
+    if arguments.name == "open_styles":
+        return _build_open_styles(arguments)
     benchmark = BENCHMARKS[arguments.name]
     if not arguments.hub:
         print(benchmark.describe(arguments.folder))
@@ -226,6 +235,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
     with progress("writing", "images") as report_progress:
         count = write_rows(rows, arguments.folder, label_names, lambda done: report_progress(done, total))
     print(f"{count:,} images in {arguments.folder}; next: throughline data check {arguments.folder}")
+    return 0
+
+
+def _build_open_styles(arguments: argparse.Namespace) -> int:
+    from throughline.domains.fetching.sources import CACHE
+    from throughline.domains.open_styles.building import build_open_styles, compared
+
+    require_free_folder(arguments.folder)
+    print(f"archives that are downloaded are kept in {CACHE}", file=sys.stderr)
+    with progress("drawing", "images") as report_progress:
+        record = build_open_styles(arguments.folder, report_progress, arguments.archives, arguments.more)
+    counts = f"{record['images']:,} images in {arguments.folder}, {compared(record)}"
+    print(f"{counts}; next: throughline data check {arguments.folder}")
     return 0
 
 

@@ -62,6 +62,7 @@ def write_rows(
     out: Path,
     label_names: list[str] | None = None,
     on_image: Callable[[int], None] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> int:
     """Writes rows `{image: {bytes, path}, domain, label}` as `<out>/<domain>/<label>/<file>`; returns
     their count.
@@ -70,8 +71,8 @@ def write_rows(
     where there is none, or it is taken, the row's number stands in front. Rows with a `group` or a `class_name` are
     listed in `<out>/images.csv`, too, since folders have no place for these. A run that was stopped continues: images
     already written are not written again, what is no longer wanted is removed, and `out` appears when all are there.
-    `label_names` translates integer labels. Raises a ThroughlineError for a row that lacks a part or a
-    place that cannot be written.
+    `label_names` translates integer labels; `beside` are further files of `out`, by name. Raises a ThroughlineError for
+    a row that lacks a part or a place that cannot be written.
     """
     listed: dict[PurePosixPath, Row] = {}
     with whole_folder(out, keep=True) as folder:
@@ -93,6 +94,8 @@ def write_rows(
         _remove_others(folder, {folder / path for path in listed})
         if any(row[name] for row in listed.values() for name in OPTIONAL):
             write_atomically(folder / TABLE, image_table(listed.values()))
+        for name, text in (beside or {}).items():
+            write_atomically(folder / name, text)
     return len(listed)
 
 

@@ -20,7 +20,7 @@ Severity = Literal["error", "warning"]
 # Files that show a picture but that ImageFolder, and so every DomainBed split, passes over.
 UNLISTED_FORMATS = (".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".svg", ".dcm", ".npy")
 # What describes an image set may lie at its root: image lists, chains, the truth of drawn scenes.
-DESCRIPTIONS = (".csv", ".json", ".jsonl", ".parquet")
+DESCRIPTIONS = (".csv", ".json", ".jsonl", ".md", ".parquet")
 # How many images of a domain a run decodes, to see whether their 16 bits are in use, before it starts.
 LOOKED_AT = 8
 # Below five images int(n * 0.2) is 0: no image is left to select a model on.

@@ -69,9 +69,9 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
     costs: dict[str, Cost] = {}
     for unit in units:
         at, _ = own_config(unit, config, images)
-        rule, method = at.data.split_rule, methods[unit.method]
-        how = rule, unit.targets if rule == "concepts" else ()  # DomainBed's split is the same for every target
-        own = splits(unit.dataset, *how)
+        # DomainBed's split is the same for every target
+        how = at.data.split_rule, unit.targets if at.data.split_rule == "concepts" else ()
+        own, method = splits(unit.dataset, *how), methods[unit.method]
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
         inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
         measured = inside + out if unit.kind != VALIDATE else 0

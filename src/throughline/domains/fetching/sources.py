@@ -28,7 +28,6 @@ CLIENTS: Mapping[str, tuple[str, ...]] = {
     "apt": ("apt-get", "download", "--quiet"),
 }
 """By kind of source the command that downloads a package into the folder where it is started."""
-READ_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,16 @@ def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | No
 
     A download that was cut goes on where it stopped. Raises a ThroughlineError that says why no source gave it.
     """
-    kept = cache / package.sha256
-    if given and package.sha256 in given:
-        return given[package.sha256]
+    kept = (given or {}).get(package.sha256, cache / package.sha256)
     if kept.is_file() and file_sha256(kept) == package.sha256:
         return kept
     with readable_os_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    faults, part = dict[str, str](), cache / f"{package.sha256}.part"
-    queue = list(package.sources)
+        (part := cache / f"{package.sha256}.part").touch()
+    faults, queue = dict[str, str](), list(package.sources)
     for source in queue:
         kind, _, what = source.partition(":")
-        before = _size(part)
+        before = part.stat().st_size
         with readable_os_errors(cache), locked(cache, "another process downloads archives"):
             try:
                 if kind in CLIENTS:
@@ -67,13 +64,13 @@ def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | No
                     _download(source, part, package.bytes)
             except (httpx2.HTTPError, httpx2.InvalidURL, _SourceFault) as error:
                 faults[source] = " ".join(str(error).split()) or type(error).__name__
-                if _size(part) > before:
+                if part.stat().st_size > before:
                     queue.append(source)  # it was cut, and goes on after the others
                 continue
             if file_sha256(part) == package.sha256:
                 part.replace(kept)
                 return kept
-            part.unlink()
+            part.write_bytes(b"")
         faults[source] = f"it has other bytes than those pinned by SHA-256 {package.sha256[:12]}…"
     what = "; ".join(f"{source}: {fault}" for source, fault in faults.items())
     remedy = "get that file in another way and name its folder with --archives"
@@ -108,17 +105,13 @@ def _ask_client(command: tuple[str, ...], what: str, part: Path) -> None:
         shutil.move(files[0], part)
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0
-
-
 def _download(address: str, part: Path, size: int) -> None:
     """Downloads `size` bytes at most; what an earlier attempt left in `part` is kept and continued."""
-    there = _size(part)
+    there = part.stat().st_size
     if there >= size:
         return
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
-    with httpx2.stream("GET", address, headers=headers, follow_redirects=True, timeout=READ_SECONDS) as response:
+    with httpx2.stream("GET", address, headers=headers, follow_redirects=True, timeout=60) as response:
         response.raise_for_status()
         there = there if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0
         with part.open("ab" if there else "wb") as file:

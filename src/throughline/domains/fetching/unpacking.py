@@ -13,19 +13,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import readable_os_errors
 
 LIMITS = (1_000_000, 200 * 2**30)
 """Files and bytes of one archive, unpacked: DomainNet, the largest benchmark, has 587,000 images."""
-REFUSED = "do not use this archive"
 
 _NO_ARCHIVE = tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
 _BROKEN = *_NO_ARCHIVE, EOFError, OSError, RuntimeError, ValueError, LookupError
 """What the readers raise for bytes that are no archive of their kind: an encrypted zip gives a RuntimeError."""
 
+_Opener = Callable[[tarfile.TarInfo], IO[bytes]]
 Members = Iterator[tuple[str, int, Callable[[], IO[bytes]]]]
 """Name, size and content of each ordinary file of an archive."""
 
@@ -43,12 +43,12 @@ def unpack(
         for name, size, open_file in _members(archive):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-                raise ThroughlineError(f"the archive names {name!r}, outside its folder", archive, REFUSED)
+                raise ThroughlineError(f"the archive names {name!r}, outside its folder", archive, "do not use it")
             if not wanted(str(path)):
                 continue
             left -= size
             if left < 0 or len(written) == most:
-                raise ThroughlineError("more than {:,} files or {:,} bytes".format(*limits), archive, REFUSED)
+                raise ThroughlineError("more than {:,} files or {:,} bytes".format(*limits), archive, "do not use it")
             target = folder / path
             with readable_os_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,8 @@ def _members(archive: Path) -> Members:
             with tarfile.open(fileobj=file) as tar:
                 for member in tar:
                     if member.isreg():
-                        yield member.name, member.size, partial(_content, tar, member)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = tar.extractfile(member)
-    assert content is not None  # it is for links and devices
-    return content
+                        # it gives None for links and devices alone
+                        yield member.name, member.size, partial(cast(_Opener, tar.extractfile), member)
 
 
 def _seek_debian_data(file: IO[bytes]) -> None:
