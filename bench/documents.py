@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import command_reference
+import open_styles
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
@@ -41,6 +42,7 @@ DOCUMENTS = {
     "docs/benchmarks.md": "evidence",
     "docs/reference.md": "evidence",
     "docs/answers.md": "evidence",
+    "docs/howto/open_styles.md": "evidence",
 }
 """The documents with generated blocks, and the folder of evidence that each shows: a laboratory that was replaced keeps
 a page and a folder of its own."""
@@ -387,5 +389,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "help-time": help_time,
     "picture": picture,
     "gpu-memory": gpu_memory,
+    **open_styles.BLOCKS,
     **command_reference.BLOCKS,
 }

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import documents
+import open_styles
 from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
@@ -196,6 +197,16 @@ def chains() -> None:
     print(f"{len(found.builds)} builds of {found.images:,} images")
 
 
+def build_open_styles() -> None:
+    """open_styles with all families, from the package registries: its record, its contact sheet, and what splits let
+    through."""
+    folders = [SCRATCH / name for name in ("open_styles_more", "open_styles")]
+    for folder, options in zip(folders, (["--more"], []), strict=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        throughline("data", "fetch", "open_styles", str(folder.relative_to(ROOT)), *options)
+    write_record(EVIDENCE / "open_styles.json", open_styles.document_build(ROOT, *folders))
+
+
 def screenshot(run_folder: Path) -> None:
     """The README's pictures, docs/images/report*.png, of a run's report page."""
     for path in take_pictures(run_folder / "report" / "index.html", ROOT / "docs" / "images"):
@@ -274,6 +285,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "sensitivity": sensitivity,
     "budgets": budgets,
     "dependence": dependence,
+    "open-styles": build_open_styles,
     "docs": docs,
 }
 

@@ -23,7 +23,7 @@ TUTORIAL, HOW_TOS = DOCS / "tutorial.md", tuple(sorted((DOCS / "howto").glob("*.
 PAGES = (TUTORIAL, *HOW_TOS)
 MANUAL = (*(DOCS / f"{name}.md" for name in ("README", "reference", "findings", "first_laboratory")), *PAGES)
 FENCE = re.compile(r"^```(\w*) ?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS = {"needs-answers", "needs-cluster", "needs-gpu", "needs-model", "needs-server"}
+NEEDS = {"needs-answers", "needs-cluster", "needs-gpu", "needs-model", "needs-packages", "needs-server"}
 """Words behind `sh` or `python` that keep a block from being run."""
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
