@@ -48,6 +48,13 @@ def test_what_one_command_left_is_continued_by_the_next(server, tmp_path):
     assert server.ranges == ["bytes=5000-"]
 
 
+def test_wrong_bytes_that_were_left_cost_one_more_download(server, tmp_path):
+    wanted = package(server.address("archive.zip"))
+    (tmp_path / f"{wanted.sha256}.part").write_bytes(b"a page that says no" * 9)
+    assert obtain(wanted, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=171-", None]
+
+
 @pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT + b"more", CONTENT[:-1]])
 def test_other_bytes_than_the_pinned_ones_are_refused_and_not_kept(server, tmp_path, other):
     server.files["other.zip"] = other

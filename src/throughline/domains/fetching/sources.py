@@ -71,6 +71,8 @@ def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | No
                 part.replace(kept)
                 return kept
             part.write_bytes(b"")
+            if before:
+                queue.append(source)  # what an earlier attempt had left may have been wrong
         faults[source] = f"it has other bytes than those pinned by SHA-256 {package.sha256[:12]}…"
     what = "; ".join(f"{source}: {fault}" for source, fault in faults.items())
     remedy = "get that file in another way and name its folder with --archives"
