@@ -1,6 +1,6 @@
 """A loaded checkpoint: any Hugging Face image-text-to-text model, from a folder, from the package, or from the hub
-where that is allowed. No remote code, safetensors only. `pocket` is the checkpoint that ships with the package; nothing
-here depends on which of them it is.
+where that is allowed. No remote code, safetensors only. `pocket` ships with the package, `smol` is put together
+from others; nothing here depends on which of them it is.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -77,8 +78,8 @@ def load_mllm(
     revision: str | None = None,
     quantization: Quantization = "none",
 ) -> Mllm:
-    """Loads checkpoint `name` (`pocket`, a folder, or with `hub=True` a hub name, at a `revision`) for inference or
-    training.
+    """Loads checkpoint `name` (`pocket`, `smol`, a folder, or with `hub=True` a hub name, at a `revision`) to infer or
+    train.
 
     Raises ThroughlineError, in one line, when it is no folder or no image-text model, holds pickled weights only, its
     weights are damaged or incomplete, or cannot be quantised, and when its numbers here are not those of its own model
@@ -137,11 +138,19 @@ def open_checkpoint(model: ModelSettings) -> Mllm:
 
 
 def wrap_mllm(model: Any, processor: Any, name: str, fingerprint: str, tiles: int = 1) -> Mllm:
-    """An `Mllm` around a model and processor that are already in memory."""
+    """An `Mllm` around a model and processor that are already in memory. Its batch norms stay in evaluation mode, in
+    training, too: an image's features must not depend on which others are in the batch."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(_keep_statistics)
     positions = positions_of(model, processor)
     chat = Chat(processor, model.config.image_token_id, positions, tiles)
     plan = choose_plan(model, chat.pad_id, 1 if positions is None else 3)
     return Mllm(model, chat, plan, name, fingerprint)
+
+
+def _keep_statistics(module: nn.Module, _: Any) -> None:
+    module.training = False
 
 
 def positions_of(model: Any, processor: Any) -> PositionsOf | None:

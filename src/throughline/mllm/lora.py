@@ -40,28 +40,37 @@ _OWN_BASE = "load it on the checkpoint it was trained on"
 
 
 def adapted_modules(model: nn.Module, settings: LoraSettings) -> list[str]:
-    """Full names of the linear layers that the settings choose. ThroughlineError for a name that no layer has."""
+    """Full names of the layers that the settings choose, of those in `_layers`. ThroughlineError for a name that none
+    of them has."""
     vision = _matching_layers(model, "vision", VISION_NAMES, settings.vision)
     return list(dict.fromkeys([*vision, *_matching_layers(model, "decoder", DECODER_NAMES, settings.decoder)]))
 
 
 def left_frozen(model: nn.Module, settings: LoraSettings) -> dict[str, int]:
-    """How many weights `*` does not reach in the layers of a tower, since no linear layer holds them, such as the
-    experts of a mixture; by name, `*` for the layers' numbers."""
+    """How many weights `*` does not reach in the layers of a tower, such as the experts of a mixture and convolutions
+    of single channels; by name, `*` for the layers' numbers."""
     towers = {*(VISION_NAMES if "*" in settings.vision else ()), *(DECODER_NAMES if "*" in settings.decoder else ())}
+    reached = {*_layers(model, VISION_NAMES), *_layers(model, DECODER_NAMES)}
     frozen: Counter[str] = Counter()
     for name, weight in model.named_parameters():
-        owner, in_layers = name.rpartition(".")[0], re.sub(r"\.\d+\.", ".*.", name)
+        owner, in_layers = name.rpartition(".")[0], re.sub(r"\.\d+(?=\.)", ".*", name)
         if weight.ndim > 1 and in_layers != name and not towers.isdisjoint(name.split(".")):
-            frozen[in_layers] += 0 if isinstance(model.get_submodule(owner), nn.Linear) else weight.numel()
+            frozen[in_layers] += 0 if owner in reached else weight.numel()
     return dict(+frozen)
+
+
+def _layers(model: nn.Module, tower_names: tuple[str, ...]) -> list[str]:
+    """A tower's linear layers; where it has none, its convolutions, but no grouped ones: their adapters cannot be
+    merged."""
+    inside = [(name, m) for name, m in model.named_modules() if not set(tower_names).isdisjoint(name.split("."))]
+    linear = [name for name, module in inside if isinstance(module, nn.Linear)]
+    return linear or [name for name, m in inside if isinstance(m, nn.Conv2d) and m.groups == 1]
 
 
 def _matching_layers(
     model: nn.Module, tower: str, tower_names: tuple[str, ...], patterns: Sequence[str]
 ) -> Iterator[str]:
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    layers = [name for name in linear if not set(tower_names).isdisjoint(name.split("."))]
+    layers = _layers(model, tower_names)
     for pattern in patterns:
         matching = [name for name in layers if pattern in ("*", name.rsplit(".", 1)[-1])]
         if not matching:
@@ -76,7 +85,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
     """Wraps the model; the base is frozen. The first factor is drawn from `seed`, the second is zero. A line names what
     `*` does not reach."""
     if frozen := left_frozen(model, settings):
-        _warn_once(f"LoRA leaves {sum(frozen.values()):,} weights in no linear layer frozen: {', '.join(frozen)}")
+        _warn_once(f"LoRA leaves {sum(frozen.values()):,} weights of other layers frozen: {', '.join(frozen)}")
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.lora import Conv2d as LoraConvolution
 from peft.tuners.lora import Linear as LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
@@ -97,8 +98,9 @@ def _merged_weights(base: Any, dtype: str) -> tuple[dict[str, Tensor], Merged]:
 
 
 def _addition(layer: Any, name: str) -> Tensor:
-    """s B A of a layer `(out, in)`; peft keeps the factors in fp32."""
-    plain = isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear) and not layer.merged
+    """s B A of a layer `(out, in)`, or of a convolution; peft keeps the factors in fp32."""
+    known = isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear)
+    plain = (known or isinstance(layer, LoraConvolution)) and not layer.merged
     if not plain or not layer.get_base_layer().weight.is_floating_point() or len(layer.active_adapters) != 1:
         raise ThroughlineError(
             "this adapter cannot be merged: it is not plain LoRA on weights of full precision", name, _PLAIN_LORA

@@ -175,7 +175,9 @@ def _sum(linears: Iterable[Sizes]) -> Linears:
 def _tower(base: nn.Module, names: tuple[str, ...], linears: dict[str, Sizes], widths: tuple[int, int, int]) -> Tower:
     """The tower of one of these names, its first list of modules; its layers are taken out of `linears`."""
     lists = (name for name, module in base.named_modules() if isinstance(module, nn.ModuleList))
-    stack = next(f"{name}." for name in lists if not set(names).isdisjoint(name.split(".")))
+    stack = next((f"{name}." for name in lists if not set(names).isdisjoint(name.split("."))), None)
+    if stack is None:
+        raise ValueError("a tower without transformer layers, whose cost is not known")
     inner = {name.removeprefix(stack): linears.pop(name) for name in list(linears) if name.startswith(stack)}
     opening = {name for name in inner if _QUERY_KEY_VALUE.fullmatch(name)}
     layers = len({name.partition(".")[0] for name in inner})
