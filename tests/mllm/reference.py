@@ -27,6 +27,7 @@ ENDS = {
     "llava_onevision": "<|im_end|>",
     "mistral3": "</s>",
     "idefics3": "<end_of_utterance>",
+    "smol": "<|im_end|>",
 }
 """What closes an answer: the template's own mark, or (LLaVA's writes none) the end-of-sequence token."""
 

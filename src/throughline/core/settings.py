@@ -63,7 +63,7 @@ class LoraSettings(Settings):
     """Dropout before the first factor (open in the paper; default of OpenGVLab/InternVL)."""
     vision: tuple[str, ...] = ("*",)
     """Linear layers of the vision tower with an adapter, by name, e.g. `q_proj`; `*` is all, empty none (paper:
-    adapted)."""
+    adapted). Of a tower without linear layers, its convolutions."""
     decoder: tuple[str, ...] = ("*",)
     """Linear layers of the decoder with an adapter, by name, e.g. `o_proj`; `*` is all, empty none (paper: adapted)."""
 
@@ -72,7 +72,8 @@ class ModelSettings(Settings):
     """The base checkpoint."""
 
     checkpoint: str = "pocket"
-    """`pocket` (ships with the package), a folder, or with `hub` a name on the Hugging Face Hub."""
+    """`pocket` (ships with the package), `smol` (put together from others; needs `throughline[smol]`), a folder, or
+    with `hub` a name on the Hugging Face Hub."""
     tiles: int = Field(default=1, ge=1)
     """Largest number of tiles that an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -7,13 +7,18 @@ from pathlib import Path
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, file_sha256
 
-POCKET = "pocket"
+POCKET, SMOL = "pocket", "smol"
 
 
 def checkpoint_folder(name: str) -> Path | None:
-    """The folder behind a checkpoint name, or None where it may be on the hub."""
+    """The folder behind a checkpoint name, or None where it may be on the hub. `smol` is put together where it is not
+    there yet; a ThroughlineError says what that lacks."""
     if name == POCKET:
         return Path(str(importlib.resources.files("throughline.mllm.pocket"))) / "checkpoint"
+    if name == SMOL:
+        from throughline.mllm.smol.assembly import smol_folder
+
+        return smol_folder()
     folder = Path(name).expanduser()
     return folder if folder.is_dir() else None
 
@@ -45,7 +50,12 @@ def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str |
 
 
 def fingerprint_checkpoint(name: str, commit: str | None = None) -> str:
-    """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name and commit."""
+    """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name and commit; of `smol`, what
+    it is made of."""
+    if name == SMOL:
+        from throughline.mllm.smol.assembly import recipe
+
+        return content_hash(recipe())
     folder = checkpoint_folder(name)
     if folder is None:
         return content_hash({"hub": name, "commit": commit})
@@ -55,7 +65,7 @@ def fingerprint_checkpoint(name: str, commit: str | None = None) -> str:
 
 def checkpoint_name(name: str) -> str:
     """What results call the checkpoint: a folder's own name, else the name as given."""
-    return Path(name).resolve().name if name != POCKET and Path(name).is_dir() else name
+    return Path(name).resolve().name if name not in {POCKET, SMOL} and Path(name).is_dir() else name
 
 
 def checkpoint_source(name: str, hub: bool = False) -> str:
@@ -71,7 +81,7 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
         raise ThroughlineError(
             "no such checkpoint folder",
             name,
-            "name a folder, `pocket`, or allow the hub (`--hub`, in a config `model.hub: true`)",
+            "name a folder, `pocket`, `smol`, or allow the hub (`--hub`, in a config `model.hub: true`)",
         )
     weights = list(folder.glob("*.safetensors"))
     if not weights and any(folder.glob("*.bin")):
