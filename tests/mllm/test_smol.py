@@ -224,6 +224,11 @@ def test_the_real_one_answers(caplog: Any) -> None:
     assert folder is not None and (folder / "model.safetensors").is_file()
     mllm = load_mllm("smol")
     assert mllm.plan == Plan("packed")
+    reference, trees = plain(folder), [tree_of(mllm, tree) for tree in ASKED]
+    with torch.no_grad():
+        alone = [nll_alone(reference, mllm.chat.processor, "smol", path) for tree in ASKED for path in tree]
+        nlls = score_trees(mllm.model, mllm.collate([trees])).token_nll
+    torch.testing.assert_close(nlls, torch.cat(alone), atol=1e-5, rtol=1e-5)
     image = mllm.chat.encode_image(image_of(0, 300, 200), "0")
     assert image.placeholder_tokens == 49
     scores = label_log_likelihood(mllm, [EncodedPrompt(user_turn(QUESTION), [image])], ["cat", "dog", "boat"])
