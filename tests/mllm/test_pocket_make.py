@@ -140,7 +140,6 @@ def test_attention_with_a_target_is_the_models_own(lessons: pocket.Lessons) -> N
     model.set_attn_implementation("sdpa")
 
 
-@pytest.mark.xfail(reason="the checkpoint that ships is the first one until the second is certified", strict=True)
 def test_the_base_that_ships_was_made_by_the_recipe_of_this_code() -> None:
     shipped = json.loads((files("throughline.mllm.pocket") / "checkpoint" / "recipe.json").read_text())
     assert shipped == json.loads(json.dumps(asdict(pocket.Recipe())))
