@@ -50,7 +50,7 @@ class ContextLoss(nn.Module):
 
     def __init__(self, mllm: Mllm, draw: Callable[[], Sequence[Exercise]]) -> None:
         super().__init__()
-        self._mllm, self._draw = [mllm], draw  # in a list: no part of this module
+        self._mllm, self._draw = mllm, draw
         self.read = nn.Linear(mllm.model.config.text_config.hidden_size, len(CLASSES))
         self.measures: dict[str, float] = {}
         self._inputs: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
@@ -76,7 +76,7 @@ class ContextLoss(nn.Module):
         return torch.stack([torch.cat(values).mean() for values in parts.values()]).sum()
 
     def _score(self, exercises: Sequence[Exercise], parts: dict[str, list[Tensor]]) -> None:
-        model, tokens = self._mllm[0].model, [torch.from_numpy(exercise.tokens) for exercise in exercises]
+        model, tokens = self._mllm.model, [torch.from_numpy(exercise.tokens) for exercise in exercises]
         ids = pad_sequence(tokens, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
         pixels = [image.inputs["pixel_values"] for exercise in exercises for image in exercise.images]
@@ -108,7 +108,7 @@ class ContextLoss(nn.Module):
     def _attention(self, layer: int, head: int, row: int, at: Tensor) -> Tensor:
         """`(positions, tokens)`: log attention weights of one head from the positions `at`."""
         inputs, (cos, sin) = self._inputs[layer]
-        module = self._mllm[0].model.model.language_model.layers[layer].self_attn
+        module = self._mllm.model.model.language_model.layers[layer].self_attn
         width = slice(head * module.head_dim, (head + 1) * module.head_dim)
         queries, keys = (
             linear(inputs[row : row + 1], projection.weight[width], projection.bias[width])[:, None]

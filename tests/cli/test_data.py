@@ -367,3 +367,8 @@ def test_fetch_says_in_one_line_what_is_missing(fake_hub, tmp_path, capsys):
     assert main(["data", "fetch", "pacs", str(tmp_path / "p"), "--hub"]) == 1
     assert "cannot download: no route to host" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+
+
+def test_what_only_open_styles_takes_is_refused_for_other_sets(tmp_path, capsys):
+    assert main(["data", "fetch", "pacs", str(tmp_path / "pacs"), "--more"]) == 1
+    assert "--archives and --more are options of open_styles" in capsys.readouterr().err

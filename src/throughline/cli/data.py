@@ -223,6 +223,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     if arguments.name == "open_styles":
         return _build_open_styles(arguments)
+    if arguments.archives is not None or arguments.more:
+        raise ThroughlineError("--archives and --more are options of open_styles", arguments.name, "leave them out")
     benchmark = BENCHMARKS[arguments.name]
     if not arguments.hub:
         print(benchmark.describe(arguments.folder))

@@ -131,9 +131,7 @@ def put_together(
     with torch.device("meta"):
         width = timm.create_model(architecture, num_classes=0).num_features
     # without GGUF's quantisation, since the weights are dequantised, and without the place of its file
-    text = {
-        key: v for key, v in decoder.config.to_dict().items() if key not in {"quantization_config", "_name_or_path"}
-    }
+    text = {k: v for k, v in decoder.config.to_dict().items() if k not in {"quantization_config", "_name_or_path"}}
     config = FastVlmConfig(
         vision_config=TimmWrapperConfig(architecture=architecture, do_pooling=False, num_labels=0, hidden_size=width),
         text_config=text,
