@@ -3,27 +3,30 @@
 
 Written down before anything was run: `cls`, `mtct` and `mtct_sarr`; `sketch` and `photo` held out; seeds 0, 1, 2;
 answered by likelihood and by label; chains accepted by rule `correct`. *Images*: 20, 40, 80 and 160 per source domain,
-160 being those of the full table, at as many optimiser steps as the chosen budgets have with 160. `mtct_sarr` has the
-budget of `mtct`; its rounds have the epochs of the first stage, and steps by how many chains are accepted. *Mistakes*:
-the describer is wrong about the deciding part in 0, 0.08 (its default), 0.24 and 0.4 of the chains it writes, with 160
-images. `cls` learns from no chain, so here it is that of the run with 160 images and 0.08, which both halves share.
-Whatever comes out stands as it falls. Stopped runs resume.
+160 being those of the full table and taken from it, at as many optimiser steps as the chosen budgets have with 160.
+`mtct_sarr` has the budget of `mtct`; its rounds have the epochs of the first stage, and steps by how many chains are
+accepted. *Mistakes*: the describer is wrong about the deciding part in 0, 0.08 (its default), 0.24 and 0.4 of the
+chains it writes, with 160 images. `cls` learns from no chain, so here it is that of the run with 160 images and 0.08,
+which both halves share. Whatever comes out stands as it falls. Stopped runs resume; of points that are whole, reduced
+runs are kept.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from budgets import EPOCHS, per_method
 from records import Budgets, DependenceRow, DependenceValue
-from reduced_run import require_whole
+from reduced_run import UNITS, reduce_run, require_whole
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config import load_config
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 from throughline.reporting.results import Group, Right, groups
-from throughline.runs.reader import read_run
+from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
 
 CONFIG = "bench/dependence.yaml"
 METHODS = ("cls", "mtct", "mtct_sarr")
@@ -37,23 +40,30 @@ ALL_IMAGES, USUAL = 160, 0.08
 AGAINST: dict[str, tuple[str, ...]] = {"cls": (), "mtct": ("cls",), "mtct_sarr": ("cls", "mtct")}
 
 
-def study_dependence(root: Path, run: Callable[..., None], budgets: Budgets) -> list[DependenceValue]:
-    """Runs every point below `runs/dependence`; `run(*words)` is `throughline run`. Raises a ThroughlineError for a run
-    that is not whole."""
+def study_dependence(
+    root: Path, run: Callable[..., None], budgets: Budgets, full: Path, parts: Path
+) -> list[DependenceValue]:
+    """Runs every point but that of the reduced run `full` below `runs/dependence`, and keeps each one's reduced run in
+    `parts`, from which it is taken if it is there; `run(*words)` is `throughline run`. Raises a ThroughlineError for a
+    run that is not whole."""
 
-    def finished(name: str, images: int, methods: tuple[str, ...], *settings: str) -> Group:
+    def point(name: str, images: int, methods: tuple[str, ...], *settings: str) -> Group:
         keys = json.dumps(budgets_for(images, budgets))
         own = (f"methods=[{','.join(methods)}]", f"data.train_per_domain={images}", f"per_method={keys}", *settings)
-        folder = Path("runs") / "dependence" / name
-        run(CONFIG, *(word for setting in own for word in ("--set", setting)), "--out", str(folder))
-        return _whole(root / folder)
+        if not (parts / name / REDUCED_PREDICTIONS).is_file():
+            folder = Path("runs") / "dependence" / name
+            run(CONFIG, *(word for setting in own for word in ("--set", setting)), "--out", str(folder))
+            reduce_run(root / folder, parts / name)
+        return _whole(parts / name)
 
-    by_images = {images: finished(f"images-{images}", images, METHODS) for images in IMAGES}
-    shared = by_images[ALL_IMAGES]
+    shared = _whole(full)
+    by_images = {
+        images: shared if images == ALL_IMAGES else point(f"images-{images}", images, METHODS) for images in IMAGES
+    }
     by_mistakes = {
         share: shared
         if share == USUAL
-        else finished(f"mistakes-{share:g}", ALL_IMAGES, METHODS[1:], f"chains.part_mistakes={share:g}")
+        else point(f"mistakes-{share:g}", ALL_IMAGES, METHODS[1:], f"chains.part_mistakes={share:g}")
         for share in MISTAKES
     }
     return [
@@ -89,7 +99,8 @@ def _rows(group: Group, with_cls: Group) -> list[DependenceRow]:
         rights = {method: _right(source, method, answer) for method, source in sources.items()}
         _require_same_images(rights.values(), group.run.folder)
         for method, source in sources.items():
-            units = source.with_setup(source.run.frames.units).query("setup == @method")
+            units = source.with_setup(pd.read_csv(source.run.folder / UNITS))
+            units = units.query("setup == @method and target in @TARGETS")
             rows.append(
                 DependenceRow(
                     method=method,
@@ -107,7 +118,7 @@ def _rows(group: Group, with_cls: Group) -> list[DependenceRow]:
 
 
 def _right(group: Group, method: str, answer: str) -> Right:
-    right = group.right(method, answer)
+    right = {place: answers for place, answers in group.right(method, answer).items() if place[0] in TARGETS}
     lacking = {(target, seed) for target in TARGETS for seed in SEEDS} - right.keys()
     if lacking:
         target, seed = min(lacking)

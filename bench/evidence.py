@@ -239,7 +239,7 @@ def budgets() -> None:
     """Learning rate and epochs of each method, chosen on the source domains; exit code 1 where they are not enough."""
     kept = EVIDENCE / "budgets.json"
     known = read_record(kept, Budgets)
-    found = choose_budgets(ROOT, lambda *words: throughline("run", *words), known, partial(write_record, kept))
+    found = choose_budgets(ROOT, partial(throughline, "run"), known, partial(write_record, kept))
     gain = gain_of_twice(found)
     print(f"cls at twice the steps: {100 * gain:+.1f} points on the source domains")
     if abs(gain) > found.tolerance:
@@ -247,14 +247,19 @@ def budgets() -> None:
 
 
 def dependence() -> None:
-    """Fewer training images, and a teacher with fewer or more mistakes, at the chosen budgets."""
+    """Fewer training images, and a teacher with fewer or more mistakes, at the chosen budgets; after demo-full."""
     path = EVIDENCE / "budgets.json"
     chosen = read_record(path, Budgets)
     if chosen is None:
         raise ThroughlineError("no budgets are chosen yet", path, "run python bench/evidence.py budgets")
-    values = study_dependence(ROOT, lambda *words: throughline("run", *words), chosen)
+    if not (EVIDENCE / "demo_full" / REDUCED_PREDICTIONS).is_file():
+        raise ThroughlineError("the full table is not there yet", EVIDENCE, "run python bench/evidence.py demo-full")
+    parts = EVIDENCE / "dependence_parts"
+    run = partial(throughline, "run")
+    values = study_dependence(ROOT, run, chosen, EVIDENCE / "demo_full", parts)
     record = Dependence(command="python bench/evidence.py dependence", values=values, environment=this_machine())
     write_record(EVIDENCE / RECORD, record)
+    shutil.rmtree(parts)
 
 
 def executable() -> Path:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import yaml
 
-from reduced_run import reduced_parquet, require_whole
+from reduced_run import UNITS, reduced_parquet, require_whole
 from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
@@ -40,6 +41,8 @@ def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     write_json(merged / "environment.json", dict(runs[0].environment))
     for name in ("results.jsonl", "rounds.jsonl"):
         write_json_lines(merged / name, _sorted_lines([row for part in parts for row in read_json_lines(part / name)]))
+    units = pd.concat([pd.read_csv(part / UNITS, dtype=str, keep_default_na=False) for part in parts])
+    units.sort_values("unit").to_csv(merged / UNITS, index=False)
     analyses = [analysis for part in parts if (analysis := read_analysis(part / ANALYSIS)) is not None]
     if analyses:
         write_analysis(merged / ANALYSIS, _merged(analyses))

@@ -1,6 +1,6 @@
 """A finished run reduced to what its tables, intervals and comparisons need, small enough to be committed: config,
-versions, results, rounds, and every answer's class without its text. Called by the commands that write evidence/;
-`runs.reader` reads what stands there."""
+versions, results, rounds, steps and images of every unit, and every answer's class without its text. Called by the
+commands that write evidence/; `runs.reader` reads what stands there."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,13 @@ from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, r
 
 # Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
 ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus", "device")
+UNITS = "units.csv"
+"""Of a reduced run: the frame `units`."""
 
 
 def reduce_run(run_folder: Path, reduced: Path) -> Run:
-    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, predictions.parquet, where there is
-    one analysis.json; reads it back.
+    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, units.csv, predictions.parquet,
+    where there is one analysis.json; reads it back.
 
     Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, whose config names
     an absolute path, or whose samples have several labels. The predictions are written last: a reduction that was
@@ -36,6 +38,7 @@ def reduce_run(run_folder: Path, reduced: Path) -> Run:
     write_json(reduced / "environment.json", reduced_environment(run.environment))
     write_json_lines(reduced / "results.jsonl", read_json_lines(run_folder / "results.jsonl"))
     write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
+    run.frames.units.sort_values("unit").to_csv(reduced / UNITS, index=False)
     analysis = read_analysis(run_folder / ANALYSIS)
     if analysis is not None:
         write_analysis(reduced / ANALYSIS, without_texts(analysis))

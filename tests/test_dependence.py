@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,11 @@ import documents
 from dependence import AGAINST, IMAGES, METHODS, MISTAKES, PATHS, SEEDS, TARGETS, USUAL, study_dependence
 from dependence_block import RECORD, write_plots
 from records import BudgetDraw, Budgets, Dependence, DependenceRow, DependenceValue, this_machine, write_record
+from reduced_run import reduce_run
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 from throughline.drawn.describer import DescriberSettings
+from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config import RunConfig, load_config
 from throughline.runs.unit import Unit
 
@@ -48,18 +51,18 @@ def answers(config: RunConfig, method: str, target: str, seed: int, path: str) -
     images = config.data.train_per_domain or 0
     mistakes = 0.0 if method == "cls" else config.chains.part_mistakes
     rate = 0.4 + images / 800 + 0.1 * METHODS.index(method) - 0.5 * (USUAL if mistakes is None else mistakes)
-    rng = np.random.default_rng([METHODS.index(method), TARGETS.index(target), seed, PATHS.index(path)])
+    rng = np.random.default_rng([METHODS.index(method), [*DOMAIN_STYLES].index(target), seed, PATHS.index(path)])
     return rng.uniform(size=SIZE) < rate
 
 
-def write_units(folder: Path, config: RunConfig) -> None:
+def write_units(folder: Path, config: RunConfig, targets: Sequence[str] = TARGETS) -> None:
     lines = []
-    for method, target, seed in itertools.product(config.methods, config.data.targets, config.seeds):
+    for method, target, seed in itertools.product(config.methods, targets, config.seeds):
         named: dict[str, Any] = {"dataset": "drawn", "model": "pocket", "method": method, "targets": (target,)}
         unit = Unit(kind="fold", seed=seed, inputs=named, **named)
         place, said = folder / "units" / unit.name, []
         common = {"unit": unit.name, **named, "seed": seed, "round": None, "split": "all", "n": SIZE}
-        for path in config.evaluation.answering.answers:
+        for path in PATHS:
             right = answers(config, method, target, seed, path)
             lines.append({**common, "answer": path, "correct": int(right.sum()), "accuracy": right.mean()})
             ours = {"domain": target, "labels": ["cup"], "answer": path, "outcome": "ok"}
@@ -81,7 +84,13 @@ def write_units(folder: Path, config: RunConfig) -> None:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
-    """Stands for `throughline run`: writes finished units, and keeps the configs that it was called with by folder."""
+    """Stands for `throughline run`: writes finished units, and keeps the configs that it was called with by folder.
+
+    `study()` is the study with it, and with a full table over three targets that stands there."""
+    settings = ["methods=[cls,mtct,mtct_sarr]", "per_method={}"]
+    full = load_config("demo_full", settings)
+    write_units(tmp_path / "demo_full", full, targets=("cartoon", *TARGETS))
+    reduce_run(tmp_path / "demo_full", tmp_path / "full")
     configs: dict[str, RunConfig] = {}
 
     def run(config: str, *words: str) -> None:
@@ -91,18 +100,21 @@ def runner(tmp_path: Path) -> Any:
         configs[folder.name] = load_config(str(ROOT / config), settings)
         write_units(tmp_path / folder, configs[folder.name])
 
-    return SimpleNamespace(run=run, configs=configs, root=tmp_path)
+    def study(run: Callable[..., None] = run) -> list[DependenceValue]:
+        return study_dependence(tmp_path, run, budgets(), tmp_path / "full", tmp_path / "parts")
+
+    return SimpleNamespace(run=run, configs=configs, root=tmp_path, study=study, full=full)
 
 
 def test_each_point_is_run_once_and_with_as_many_steps_as_all_images(runner: Any) -> None:
-    study_dependence(runner.root, runner.run, budgets())
+    runner.study()
     usual = DescriberSettings().part_mistakes
     assert usual == USUAL
     points = {
         (config.data.train_per_domain, usual if config.chains.part_mistakes is None else config.chains.part_mistakes)
         for config in runner.configs.values()
     }
-    assert points == {(20, 0.08), (40, 0.08), (80, 0.08), (160, 0.08), (160, 0.0), (160, 0.24), (160, 0.4)}
+    assert points == {(20, 0.08), (40, 0.08), (80, 0.08), (160, 0.0), (160, 0.24), (160, 0.4)}
     assert len(runner.configs) == len(points)
     for name, config in runner.configs.items():
         assert config.methods == (METHODS if name.startswith("images") else METHODS[1:])
@@ -112,12 +124,23 @@ def test_each_point_is_run_once_and_with_as_many_steps_as_all_images(runner: Any
             assert (stage.lr, stage.steps(3 * config.data.train_per_domain)) == (lr, epochs * 3 * 160 / 16)
 
 
+def test_points_that_are_whole_are_not_run_again(runner: Any) -> None:
+    values = runner.study()
+
+    def nothing(*words: str) -> None:
+        raise AssertionError(words)
+
+    assert runner.study(nothing) == values
+
+
 def test_what_is_not_varied_is_that_of_the_full_table(runner: Any) -> None:
-    study_dependence(runner.root, runner.run, budgets())
-    config, full = runner.configs["images-160"], load_config("demo_full")
+    runner.study()
+    config, full = runner.configs["mistakes-0"], load_config("demo_full")
     assert (config.data.targets, config.seeds) == (TARGETS, full.seeds) == (TARGETS, SEEDS)
     assert config.data.model_copy(update={"targets": "all"}) == full.data
-    assert (config.model, config.chains, config.threads) == (full.model, full.chains, full.threads)
+    usual = {"part_mistakes": full.chains.part_mistakes}
+    assert config.chains.model_copy(update=usual) == full.chains
+    assert (config.model, config.threads) == (full.model, full.threads)
     same = {"stage": full.training.stage}
     assert config.training.model_copy(update=same) == full.training
     asked = {"answers": full.evaluation.answering.answers}
@@ -137,7 +160,7 @@ def naive_interval(table: NDArray[np.float64], draws: int = 3000) -> list[float]
 
 
 def test_accuracies_and_differences_are_those_of_the_answers(runner: Any) -> None:
-    values = study_dependence(runner.root, runner.run, budgets())
+    values = runner.study()
     assert [(value.half, value.value) for value in values] == [
         *(("images", images) for images in IMAGES),
         *(("mistakes", share) for share in MISTAKES),
@@ -145,9 +168,9 @@ def test_accuracies_and_differences_are_those_of_the_answers(runner: Any) -> Non
     shared = [value.rows for value in values if value.value in (160, USUAL)]
     assert shared[0] == shared[1]
     for value in values:
-        name = f"{value.half}-{value.value:g}".replace(f"mistakes-{USUAL}", "images-160")
+        config = runner.configs.get(f"{value.half}-{value.value:g}", runner.full)
 
-        def table(method: str, path: str, config: RunConfig = runner.configs[name]) -> NDArray[np.float64]:
+        def table(method: str, path: str, config: RunConfig = config) -> NDArray[np.float64]:
             rows = [[answers(config, method, target, seed, path) for seed in SEEDS] for target in TARGETS]
             return np.array(rows, dtype=float)
 
@@ -184,7 +207,7 @@ def test_what_is_not_whole_makes_no_record(damage: str, runner: Any) -> None:
 
     said = {"not done": "not done", "no seed": "no likelihood answers of mtct on photo with seed 1"}
     with pytest.raises(ThroughlineError, match=said.get(damage, "other images of photo")):
-        study_dependence(runner.root, run, budgets())
+        runner.study(run)
 
 
 def test_the_block_and_the_figures_show_a_record_and_nothing_without(runner: Any) -> None:
@@ -192,7 +215,7 @@ def test_the_block_and_the_figures_show_a_record_and_nothing_without(runner: Any
     write_plots(evidence, images)
     assert documents.BLOCKS["dependence"](evidence) == documents.NOT_MEASURED
     assert not images.exists()
-    values = study_dependence(runner.root, runner.run, budgets())
+    values = runner.study()
     record = Dependence(command="python bench/evidence.py dependence", values=values, environment=this_machine())
     write_record(evidence / RECORD, record)
     block = documents.BLOCKS["dependence"](evidence)

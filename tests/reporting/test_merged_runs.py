@@ -7,7 +7,7 @@ import yaml
 from tests.reporting.conftest import write_run
 
 from merged_runs import merge_runs
-from reduced_run import reduce_run
+from reduced_run import UNITS, reduce_run
 from throughline.core.errors import ThroughlineError
 from throughline.reporting.results import groups
 from throughline.reporting.tables import headline_table, rounds_table
@@ -33,6 +33,7 @@ def test_parts_give_the_tables_of_the_whole(tmp_path: Path) -> None:
     (ours,), (theirs,) = groups(merged), groups(whole)
     assert headline_table(ours, "all") == headline_table(theirs, "all")
     assert rounds_table(ours) == rounds_table(theirs)
+    assert (merged.folder / UNITS).read_text() == (whole.folder / UNITS).read_text()
     assert merged.config["data"]["targets"] == ["painting", "sketch"]
 
 

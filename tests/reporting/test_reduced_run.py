@@ -48,6 +48,7 @@ def test_it_is_whole_small_and_holds_no_text_of_a_model(fake_run: FakeRun, reduc
         "environment.json",
         "results.jsonl",
         "rounds.jsonl",
+        "units.csv",
         REDUCED_PREDICTIONS,
     }
     rows = pyarrow.parquet.read_table(reduced.folder / REDUCED_PREDICTIONS)
