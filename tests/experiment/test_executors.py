@@ -30,7 +30,7 @@ from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
 from throughline.experiment.config import load_config
-from throughline.experiment.executors import execute_evaluation, execute_fold
+from throughline.experiment.executors import execute_evaluation, execute_fold, execute_training
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
@@ -38,12 +38,14 @@ from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
+from throughline.runs.reader import read_run
 from throughline.training import trainer
 
 pytestmark = pytest.mark.slow
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
+EXECUTORS = {"fold": execute_fold, "validate": execute_training, "evaluate": execute_evaluation}
 Run = Callable[..., FinishedRun]
 
 
@@ -77,7 +79,10 @@ def here(config_file: Path) -> Iterator[Run]:
         for unit in units:
             if unit.name not in done:
                 begin_unit(job.run_folder, unit)
-                {"fold": execute_fold, "evaluate": execute_evaluation}[unit.kind](job.task(unit, lambda line: None))
+                execute = {"fold": execute_fold, "validate": execute_training, "evaluate": execute_evaluation}[
+                    unit.kind
+                ]
+                execute(job.task(unit, lambda line: None))
                 finish_unit(job.run_folder, unit)
                 finished(unit)
 
@@ -530,6 +535,27 @@ def test_units_that_differ_in_one_factor_run_in_one_plan_and_resume(
     resumed = here(tmp_path / "stopped", *overrides)
     assert resumed.worked == 1
     assert results(resumed.folder) == rows
+
+
+def test_a_factor_of_asking_asks_one_adapter(here: Run, undisturbed: FinishedRun, tmp_path: Path) -> None:
+    """Its answers are those of a unit that trains and asks, and a smaller sample is a part of them."""
+    asked = "factors={asked: {all: {}, few: {evaluation.sample.per_class: 1, evaluation.answering.answers: [label]}}}"
+    finished = here(tmp_path / "run", "methods=mtct_sarr", asked)
+    run = read_run(finished.folder)
+    assert run.faults == ()
+    by_level = {
+        (unit.unit.method, unit.unit.factors.get("asked")): unit for unit in run.units.values() if unit.predictions()
+    }
+    assert set(by_level) == {(method, level) for method in ("mtct", "mtct_sarr") for level in ("all", "few")}
+    for method in ("mtct", "mtct_sarr"):
+        whole, few = (by_level[method, level] for level in ("all", "few"))
+        there = read_run(undisturbed.folder).units[folder_of(undisturbed, method).name]
+        assert (whole.steps, whole.images) == (there.steps, there.images)
+        rows = list(whole.predictions())
+        assert rows == list(there.predictions())
+        said = {row.sample_id: row for row in rows if row.answer == "label"}
+        assert [row.answer for row in few.predictions()] == ["label"] * 3
+        assert all(row.predicted == said[row.sample_id].predicted for row in few.predictions())
 
 
 def test_a_set_of_one_domain_is_evaluated_zero_shot_beside_another_set(

@@ -202,6 +202,53 @@ def test_every_combination_of_the_factors_levels_is_a_unit_of_its_own(config_fil
     assert units[0].slug == "sketch-cls-rank=small-tiles=1-seed0"
 
 
+ASKED = (
+    "factors={asked: {few: {evaluation.sample.per_class: 2}, all: {}}, rank: {small: {model.lora.rank: 2}, large: {}}}"
+)
+
+
+def test_what_only_the_asking_differs_in_is_trained_once(config_file, image_set):
+    config = load_config(str(config_file), ["methods=zero_shot,mtct_sarr", ASKED])
+    assert config.asked_factors == ("asked",)
+    units = planned(config, image_set)
+    trained = {unit.name: unit for unit in units if unit.kind == "validate"}
+    assert [(unit.method, unit.factors) for unit in trained.values()] == [
+        (method, {"rank": rank}) for rank in ("small", "large") for method in ("mtct", "mtct_sarr")
+    ]
+    asked = [unit for unit in units if unit.kind == "evaluate"]
+    assert {(unit.method, unit.factors["asked"], unit.factors["rank"]) for unit in asked} == {
+        (method, level, rank)
+        for method in ("zero_shot", "mtct", "mtct_sarr")
+        for level in ("few", "all")
+        for rank in ("small", "large")
+    }
+    for unit in asked:
+        assert unit.inputs["model"]["lora"] is None and "stage" not in unit.inputs
+        start = trained[unit.needs["start"]] if unit.method != "zero_shot" else None
+        assert start is None or (start.method, start.factors["rank"]) == (unit.method, unit.factors["rank"])
+        assert unit.inputs["needs"] == ({} if start is None else {"start": start.hash})
+
+
+def test_costs_count_training_once_and_the_images_asked_about(config_file, image_set):
+    config = load_config(str(config_file), ["methods=cls", ASKED, "training.stage.batch=4"])
+    sets = [PlannedSet(config.data, image_set, None)]
+    units = plan(config, sets, "m")
+    costs = estimate_costs(units, config, sets)
+    ours = {(unit.kind, unit.factors.get("asked")): costs[unit.name] for unit in units}
+    counts = {what: (cost.training_samples, cost.images_measured, cost.steps_from_base) for what, cost in ours.items()}
+    assert counts == {
+        ("validate", None): (48, 0, 12),
+        ("evaluate", "few"): (0, 4, 12),
+        ("evaluate", "all"): (0, 10, 12),
+    }
+
+
+def test_a_factor_of_selection_or_of_training_is_trained_for_every_level(config_file):
+    for keys in ("evaluation.selection: validation", "training.stage.lr: 0.1", "questions.label: '{options}?'"):
+        config = load_config(str(config_file), [f"factors={{x: {{one: {{}}, two: {{{keys}}}}}}}"])
+        assert config.asked_factors == ()
+
+
 def test_several_image_sets_are_planned_one_after_the_other(config_file, images, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(images, other)

@@ -10,7 +10,10 @@ from tests.mllm.tiny import image_of
 
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
+from throughline.mllm import prefix
+from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
+from throughline.mllm.tree import common_path
 from throughline.questions.in_context import EXAMPLE_QUESTION, WithExamples, with_descriptions
 from throughline.questions.probing import parts_question, question_from_words
 from throughline.questions.prompt import ImageThenText
@@ -55,6 +58,40 @@ def test_each_is_the_plain_pass_over_the_whole_conversation(mllm: Mllm, family: 
             ]
         expected = torch.softmax(-torch.stack(nll).double(), dim=0).tolist()
         assert row.probabilities == pytest.approx(expected, rel=2e-3), row.answer
+
+
+def test_examples_that_all_samples_share_go_through_the_model_once(
+    mllm: Mllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of several sizes, which some families turn into several numbers of tokens."""
+    for seed, side in enumerate((32, 32, 32, 64, 32)):
+        image_of(seed).resize((side, side)).save(tmp_path / f"{seed}.png")
+    samples = [Sample(f"{seed}.png", tmp_path, "d", ("cat",), f"sized {seed}") for seed in range(5)]
+    shown = tuple(zip(samples[:2], ("dog", "boat"), strict=True))
+    reader = ImageReader(mllm.chat)
+    paths = [WithExamples(shown, LABEL)(sample).encode(reader).path(mllm.chat) for sample in samples[2:]]
+    beginning = common_path(paths, mllm.chat.image_token_id)
+    assert len(beginning.images) == 2
+    if not mllm.plan.takes_layouts:
+        pytest.skip("this family has no prefixes")
+    run: list[int] = []
+    real = prefix._states
+
+    def counted(model: object, tokens: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        run.append(len(tokens))
+        return real(model, tokens, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prefix, "_states", counted)
+    alone, together = prefix.encode_prefix(mllm.model, paths), prefix.encode_prefix(mllm.model, paths, beginning)
+    whole, *once = run
+    assert whole - sum(once) == 2 * len(beginning.tokens)
+    assert (together.lengths, together.following.tolist()) == (alone.lengths, alone.following.tolist())
+    for ours, theirs in zip((*together.keys, *together.values), (*alone.keys, *alone.values), strict=True):
+        for row, length in enumerate(alone.lengths):
+            torch.testing.assert_close(ours[row, :, :length], theirs[row, :, :length], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.state, alone.state, rtol=1e-4, atol=1e-5)
+    assert (together.beyond is None) == (alone.beyond is None)
+    assert together.beyond is None or torch.equal(together.beyond, alone.beyond)
 
 
 def test_an_example_is_a_turn_with_its_image_and_one_with_its_label(mllm: Mllm, samples: list[Sample]) -> None:

@@ -12,13 +12,12 @@ from throughline.experiment.config import resolved_yaml
 from throughline.experiment.costs import Cost
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
-from throughline.experiment.plan import EVALUATE
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, TRAINING, Workload
 from throughline.reporting.results import Setup
 from throughline.reporting.text import to_terminal
 from throughline.reporting.warnings import coverage
-from throughline.runs.unit import DRAW, Unit
+from throughline.runs.unit import DRAW, EVALUATE, Unit
 
 _COUNTED = ("training_samples", "optimiser_steps", "chains_sampled", "answers")
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))

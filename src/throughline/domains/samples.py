@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
+from throughline.core.seeding import seed_of
 
 composed = partial(unicodedata.normalize, "NFC")
 """The form in which names are compared."""
@@ -118,6 +119,17 @@ class ImageSet:
         of the set or of classes."""
         rows = [[s.id, s.domain, list(s.labels), s.task, s.group, s.parent_id, s.image_sha256] for s in self.samples]
         return content_hash({"domains": self.domains, "classes": self.classes, "samples": rows})
+
+
+def balanced(samples: Sequence[Sample], per_class: int, seed: int) -> tuple[Sample, ...]:
+    """At most `per_class` of each class and domain, in their own order. Whether a sample is chosen depends on no other
+    class, and with a smaller number the choice is a part of this one."""
+    cells: dict[tuple[str, tuple[str, ...]], list[Sample]] = {}
+    for sample in samples:
+        cells.setdefault((sample.domain, sample.labels), []).append(sample)
+    drawn = (sorted(cell, key=lambda sample: seed_of(seed, "asked", sample.id))[:per_class] for cell in cells.values())
+    chosen = {sample.id for cell in drawn for sample in cell}
+    return tuple(sample for sample in samples if sample.id in chosen)
 
 
 def spread(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:

@@ -137,7 +137,10 @@ def _shared_prefixes(mllm: Mllm, paths: Mapping[PromptMaker, Sequence[Path]]) ->
         return {}
     beginnings = [common_path(together, mllm.chat.image_token_id) for together in zip(*paths.values(), strict=True)]
     growing = [make for make, own in paths.items() if _can_grow(own, beginnings)]
-    return dict.fromkeys(growing, encode_prefix(mllm.model, beginnings)) if growing else {}
+    if not growing:
+        return {}
+    of_all = common_path(beginnings, mllm.chat.image_token_id)  # examples that all samples are asked behind
+    return dict.fromkeys(growing, encode_prefix(mllm.model, beginnings, of_all))
 
 
 def _can_grow(paths: Sequence[Path], beginnings: Sequence[Path]) -> bool:

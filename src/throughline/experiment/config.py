@@ -31,7 +31,7 @@ from throughline.core.settings import (
 )
 from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
-from throughline.domains.samples import composed
+from throughline.domains.samples import Sample, balanced, composed
 from throughline.domains.splits import SplitRule
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
@@ -155,14 +155,29 @@ class ChainsConfig(Settings):
         return self
 
 
+class SampleConfig(Settings):
+    """Asks about some images of each target only: the same ones for every method, model and seed."""
+
+    per_class: int = Field(ge=1)
+    """Images of each class and domain, all where there are fewer."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the choice."""
+
+
 class EvaluationConfig(Settings):
     """How finished units are tested; always on the target's `in`, `out` and `all` splits."""
 
     answering: AnswerSettings = AnswerSettings()
     """How the model is asked."""
+    sample: SampleConfig | None = None
+    """Images to ask about; all by default."""
     selection: Literal["last", "validation"] = "last"
     """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
     paper)."""
+
+    def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        """Those of a target's samples that are asked about."""
+        return tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
 
 
 FIXED = (
@@ -171,6 +186,8 @@ FIXED = (
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
+ASKED, SELECTED = "evaluation.", "evaluation.selection"
+"""What begins with the first, but for the second, says how a finished model is asked and changes no training."""
 PRESETS = Path(str(importlib.resources.files("throughline.experiment"))) / "presets"
 PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 
@@ -287,6 +304,17 @@ class RunConfig(Settings):
         rule = {"split_rule": self.data.split_rule} if self.data.split_rule is not None else {}
         for levels in itertools.product(*self.factors.values()):
             yield {**rule, **dict(zip(self.factors, levels, strict=True))}
+
+    @property
+    def asked_factors(self) -> tuple[str, ...]:
+        """The factors whose levels only say how a finished model is asked: a method is trained once for all of them."""
+        return tuple(
+            name
+            for name, levels in self.factors.items()
+            if name != DRAW
+            and any(levels.values())
+            and all(key.startswith(ASKED) and key != SELECTED for keys in levels.values() for key in keys)
+        )
 
     def at(
         self, data: DataConfig, levels: Mapping[str, object], method: str | None = None, targets: Sequence[str] = ()

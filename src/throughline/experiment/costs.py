@@ -15,8 +15,8 @@ from functools import cache
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
-from throughline.experiment.plan import START, STEPS, PlannedSet
-from throughline.runs.unit import DRAW, VALIDATE, Unit
+from throughline.experiment.plan import STEPS, PlannedSet
+from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
 from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
@@ -73,12 +73,18 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         how = at.data.split_rule, unit.targets if at.data.split_rule == "concepts" else ()
         own, method = splits(unit.dataset, *how), methods[unit.method]
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
-        inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
-        measured = inside + out if unit.kind != VALIDATE else 0
+        inside = sum(len(own[name].inside) for name in unit.targets)
+        target = (name for domain in unit.targets for name in (*own[domain].inside, *own[domain].out))
+        asked = at.evaluation.asked([named[unit.dataset].by_id[name] for name in target])
+        measured = len(asked) if unit.kind != VALIDATE else 0
         fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage, *how)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
-        trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), Cost())
-        cost = trained + _answering_cost(method, at, measured, validation)
+        trained = Cost()
+        if unit.kind == EVALUATE:
+            cost = _asking_cost(at, measured)
+        else:
+            trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), trained)
+            cost = trained + _answering_cost(method, at, measured, validation)
         if DRAW in unit.factors and method.trains:
             again = inside if len(unit.targets) > 1 else validation if at.evaluation.selection == "last" else 0
             cost += Cost(answers=again, images_validated=again)
@@ -132,8 +138,11 @@ def _answering_cost(method: Method, config: RunConfig, images: int, validation: 
     if method.self_labelled:
         measured, candidates = images * (config.training.rounds + selecting), config.training.rounds + 1
     validated = validation * candidates if selecting else 0
-    answers = measured * len(config.evaluation.answering.answers) + validated
-    return Cost(answers=answers, images_measured=measured, images_validated=validated)
+    return _asking_cost(config, measured) + Cost(answers=validated, images_validated=validated)
+
+
+def _asking_cost(config: RunConfig, images: int) -> Cost:
+    return Cost(answers=images * len(config.evaluation.answering.answers), images_measured=images)
 
 
 def longest_paths(units: Sequence[Unit], lengths: Mapping[str, float]) -> dict[str, float]:

@@ -19,12 +19,13 @@ from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
 from throughline.evaluation.selection import select_best
 from throughline.experiment.engine.worker import Task
-from throughline.experiment.plan import START, STEPS
+from throughline.experiment.plan import STEPS
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import device_name
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, open_checkpoint
+from throughline.mllm.lora import load_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
@@ -40,7 +41,7 @@ from throughline.runs.folder import (
     write_metrics,
 )
 from throughline.runs.records import ResultsLine, read_record
-from throughline.runs.unit import DRAW
+from throughline.runs.unit import DRAW, START
 from throughline.training.methods import method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
@@ -162,10 +163,14 @@ def _held_out(task: Task) -> Fold:
 
 
 def execute_evaluation(task: Task) -> None:
-    """Asks the checkpoint as it is about every image of the targets."""
+    """Asks about the images of the targets: the checkpoint as it is, or with the adapter of the unit that this one
+    needs."""
     data = task.config.data
     fold = measure_only(task.images, task.unit.targets, data.trial_seed, data.split_rule)
     session = _open_session(task, fold)
+    trained = task.needed(START)
+    if trained is not None:
+        load_adapter(session.mllm.model, trained / ADAPTER)
     write_metrics(task.folder, _measure(session, task.folder, None))
 
 
@@ -177,12 +182,12 @@ def execute_training(task: Task) -> None:
 
 
 def _measure(session: _Session, folder: Path, number: int | None) -> list[ResultsLine]:
-    """Asks every target image in every way, writes the predictions, and returns their results lines."""
+    """Asks about the target's images in every way, writes the predictions, and returns their results lines."""
     task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
     predictions = answer_samples(
         session.mllm,
-        fold.test,
+        task.config.evaluation.asked(fold.test),
         session.questions.build(answering),
         answering.batch,
         reader=session.reader,

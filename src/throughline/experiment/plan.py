@@ -17,7 +17,7 @@ from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
-from throughline.runs.unit import DRAW, VALIDATE, Unit
+from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
 VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4}
@@ -27,11 +27,13 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-FOLD, EVALUATE, FINAL = "fold", "evaluate", "final"
-"""Kinds of units: `engine.worker` knows who executes each."""
+ASKED_OF = {"sample"}
+"""Of the settings of evaluation: what is asked, besides how."""
 
-START, STEPS = "start", "steps"
-"""Roles of needed units: the one whose adapter a unit goes on from, the one whose optimiser steps it takes."""
+FOLD, FINAL = "fold", "final"
+"""Further kinds of units: `engine.worker` knows who executes each."""
+STEPS = "steps"
+"""The role of the needed unit whose optimiser steps a unit takes."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,27 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
     search, known = config.search, dict[str, Unit]()
     with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
     unmeasured = search is not None and search.measure == "validation"
+    apart = bool(config.asked_factors)
     for planned in sets:
         _require_chains(config, methods, planned)
         for levels in config.combinations():
             targets = _targets(planned, methods)
+            trained_levels = {name: level for name, level in levels.items() if name not in config.asked_factors}
             for held_out in [*targets, *(_pairs(planned, targets) if with_pairs else [])]:
                 kind = VALIDATE if unmeasured or len(held_out) > 1 else FOLD
                 base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
-                ours = [
-                    (method, config.at(planned.data, levels, name, held_out))
-                    for name, method in methods.items()
-                    if method.trains or base_is_asked
-                ]
+                ours = {name: method for name, method in methods.items() if method.trains or base_is_asked}
+                trained_here, asked = (
+                    [(method, config.at(planned.data, own, name, held_out)) for name, method in ours.items()]
+                    for own in (trained_levels, levels)
+                )
+                if apart:
+                    trained_here = [(method, own) for method, own in trained_here if method.trains]
                 for seed in config.seeds:
-                    _add_fold(known, ours, planned, kind, held_out, seed, levels, checkpoint)
+                    fold = _Fold(planned, held_out, seed, checkpoint)
+                    trained = _add_units(known, fold, VALIDATE if apart else kind, trained_here, trained_levels)
+                    if apart and kind == FOLD:
+                        _add_units(known, fold, EVALUATE, asked, levels, trained)
     if not known:
         raise ThroughlineError("no method trains, so there is nothing to validate", "methods", "add cls, for example")
     return tuple(known.values())
@@ -94,7 +103,7 @@ def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple
     (name,), (seed,) = config.methods, config.seeds
     configs = [(method, config.at(planned.data, {}, own)) for own, method in method_table([name]).items()]
     known = dict[str, Unit]()
-    _add_fold(known, configs, planned, FINAL, (), seed, {}, checkpoint)
+    _add_units(known, _Fold(planned, (), seed, checkpoint), FINAL, configs, {})
     return tuple(known.values())
 
 
@@ -120,30 +129,44 @@ def _pairs(planned: PlannedSet, targets: Sequence[tuple[str, ...]]) -> list[tupl
     return [pair for pair in itertools.combinations(domains, 2) if any((target,) in targets for target in pair)]
 
 
-def _add_fold(
+@dataclass(frozen=True)
+class _Fold:
+    """What the units of one fold and seed have in common; `checkpoint` is the fingerprint of the base."""
+
+    planned: PlannedSet
+    targets: tuple[str, ...]
+    seed: int
+    checkpoint: str
+
+
+def _add_units(
     known: dict[str, Unit],
-    configs: Sequence[tuple[Method, RunConfig]],
-    planned: PlannedSet,
+    fold: _Fold,
     kind: str,
-    targets: tuple[str, ...],
-    seed: int,
+    configs: Sequence[tuple[Method, RunConfig]],
     levels: Mapping[str, str],
-    checkpoint: str,
-) -> None:
+    trained: Mapping[str, Unit] | None = None,
+) -> dict[str, Unit]:
     """Adds the units of one fold and seed to those that are `known` by their inputs, one for each method with its
-    config. The unit of an earlier draw of a search with the same inputs stands for both."""
+    config; returns them by method. Those of kind EVALUATE ask what is `trained`. The unit of an earlier draw of a
+    search with the same inputs stands for both."""
+    planned, targets = fold.planned, fold.targets
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images, names = planned.images.fingerprint(), planned.images.names
     chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, [m for m, _ in configs])
     units: dict[str, Unit] = {}
     for method, config in configs:
-        parent = parent_of(method)
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
-        shared = config.chains.coverage == "shared"
-        roles = {START: parent.name if parent else None, STEPS: method.steps_like}
-        needs = {role: units[name] for role, name in roles.items() if name is not None}
-        named: dict[str, Any] = {"kind": kind if method.trains or not targets else EVALUATE, "method": method.name}
-        named |= {"targets": targets, "seed": seed, "factors": dict(levels)}
+        own = kind if method.trains or not targets else EVALUATE
+        if own == EVALUATE:
+            needs = {START: trained[method.name]} if trained and method.trains else {}
+        else:
+            parent = parent_of(method)
+            roles = {START: parent.name if parent else None, STEPS: method.steps_like}
+            needs = {role: units[name] for role, name in roles.items() if name is not None}
+        learns = own != EVALUATE and (method.needs_chains or (method.trains and config.chains.coverage == "shared"))
+        named: dict[str, Any] = {"kind": own, "method": method.name}
+        named |= {"targets": targets, "seed": fold.seed, "factors": dict(levels)}
         unit = Unit(
             **named,
             dataset=planned.images.name,
@@ -155,44 +178,47 @@ def _add_fold(
                 **({"split_rule": config.data.split_rule} if config.data.split_rule is not None else {}),
                 "images": images,
                 **({"names": names} if names else {}),
-                "chains": chains if method.needs_chains or (method.trains and shared) else None,
+                "chains": chains if learns else None,
                 "needs": {role: unit.hash for role, unit in needs.items()},
-                "model": _model_inputs(config, method, checkpoint),
-                **_stage_inputs(config, method),
+                "model": _model_inputs(config, own, fold.checkpoint),
+                **_stage_inputs(config, method, own),
                 "threads": config.threads,
             },
         )
         others = {name: level for name, level in levels.items() if name != DRAW}
         content = content_hash([unit.dataset, {**unit.inputs, "factors": others}])
         units[method.name] = known.setdefault(content, unit)
+    return units
 
 
-def _model_inputs(config: RunConfig, method: Method, checkpoint: str) -> dict[str, Any]:
+def _model_inputs(config: RunConfig, kind: str, checkpoint: str) -> dict[str, Any]:
     """What the base and its adapter are."""
     model = config.model
     return {
         "checkpoint": checkpoint,
         **model.model_dump(include={"tiles", "dtype", "quantization"}),
-        "lora": model.lora.model_dump(mode="json") if method.trains else None,
+        "lora": model.lora.model_dump(mode="json") if kind != EVALUATE else None,
     }
 
 
-def _stage_inputs(config: RunConfig, method: Method) -> dict[str, Any]:
+def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any]:
     """What the unit's own stages read of the config, and the versions of their code."""
-    answering = config.evaluation.answering
+    answering, trains = config.evaluation.answering, kind != EVALUATE
     inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")}
+    # what a config of an earlier version cannot have is there only where it is set
+    inputs |= config.evaluation.model_dump(mode="json", include=ASKED_OF, exclude_defaults=True)
     versions = {"answering": VERSIONS["answering"]}
     inputs["questions"] = config.questions.model_dump(mode="json")
-    if method.needs_chains or "reasoning" in answering.answers:
+    if (trains and method.needs_chains) or "reasoning" in answering.answers:
         inputs["format"] = config.chains.format  # words the reasoning question
-    if method.trains:
+    if trains:
         versions["training"] = VERSIONS["training"]
         inputs["train_per_domain"] = config.data.train_per_domain
         inputs["coverage"] = config.chains.coverage
         inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         inputs["selection"] = config.evaluation.selection
         inputs["method_source"] = method.source
-    if method.self_labelled:
+    if trains and method.self_labelled:
         versions["sampling"] = VERSIONS["sampling"]
         inputs |= config.training.model_dump(mode="json", include={"rounds", "rejected", "self_labelling"})
         inputs["sampler"] = config.training.sampler.identity

@@ -61,8 +61,11 @@ class Prefix:
 
 
 @torch.no_grad()
-def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
-    """Images and tokens of all prompts through the model, in one row."""
+def encode_prefix(model: Any, prompts: Sequence[Path], beginning: Path | None = None) -> Prefix:
+    """Images and tokens of all prompts through the model, in one row. With a `beginning` that has images, such as
+    labelled examples, it goes through the model once, and what each prompt has behind it grows on that."""
+    if beginning is not None and beginning.images and len(prompts) > 1:
+        return _encode_behind(model, prompts, beginning)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
     ordered = [prompts[index] for index in order]
     lengths = [len(prompt.tokens) for prompt in ordered]
@@ -74,26 +77,73 @@ def encode_prefix(model: Any, prompts: Sequence[Path]) -> Prefix:
     on_device = {name: value.to(device) for name, value in images.items()}
     states = _states(model, tokens, positions, layout, past_key_values=cache, use_cache=True, **on_device)
     back = torch.tensor(order, device=device).argsort()
-    beyond = None
-    if lengths[0] < lengths[-1]:
-        outside = torch.arange(lengths[-1], device=device) >= torch.tensor(lengths, device=device)[:, None]
-        beyond = torch.zeros(outside.shape, device=device).masked_fill(outside, -torch.inf)[back][:, None, None]
     following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     return Prefix(
         tuple(_by_prompt(layer.keys[0], lengths, back) for layer in cache.layers),
         tuple(_by_prompt(layer.values[0], lengths, back) for layer in cache.layers),
-        beyond,
+        _beyond(torch.tensor(lengths, device=device)[back]),
         tuple(len(prompt.tokens) for prompt in prompts),
         states[torch.tensor(lengths, device=device).cumsum(0) - 1][back],
         following[back].expand(len(positions), -1),
     )
 
 
+def _encode_behind(model: Any, prompts: Sequence[Path], beginning: Path) -> Prefix:
+    shared, start, device = encode_prefix(model, [beginning]), len(beginning.tokens), model.device
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt.tokens), []).append(index)
+    encoded: dict[int, tuple[list[Tensor], list[Tensor], Tensor]] = {}  # keys and values by layer, the last state
+    for length, members in by_length.items():
+        ours = [prompts[index] for index in members]
+        branches = Branches(shared, len(ours))
+        images = join_inputs([image for prompt in ours for image in prompt.images[len(beginning.images) :]])
+        states = branches.grow(
+            model,
+            torch.from_numpy(np.stack([prompt.tokens[start:] for prompt in ours])).to(device),
+            positions=torch.from_numpy(np.concatenate([prompt.positions[:, start:] for prompt in ours], 1)).to(device),
+            **{name: value.to(device) for name, value in images.items()},
+        )
+        for place, index in enumerate(members):
+            keys, values = (
+                [
+                    torch.cat([all_[0], own[place, :, : length - start]], dim=1)
+                    for all_, own in zip(*layers, strict=True)
+                ]
+                for layers in ((shared.keys, branches.keys), (shared.values, branches.values))
+            )
+            encoded[index] = keys, values, states[place, -1]
+    keys, values, last = zip(*(encoded[index] for index in range(len(prompts))), strict=True)
+    lengths = tuple(len(prompt.tokens) for prompt in prompts)
+    following = torch.tensor([int(prompt.positions.max()) + 1 for prompt in prompts], device=device)
+    return Prefix(
+        tuple(map(_padded, zip(*keys, strict=True))),
+        tuple(map(_padded, zip(*values, strict=True))),
+        _beyond(torch.tensor(lengths, device=device)),
+        lengths,
+        torch.stack(last),
+        following.expand(len(beginning.positions), -1),
+    )
+
+
+def _padded(prompts: Sequence[Tensor]) -> Tensor:
+    """`(heads, tokens, width)` of each prompt to `(prompts, heads, tokens, width)`, padded on the right."""
+    padded = torch.nn.utils.rnn.pad_sequence([prompt.transpose(0, 1) for prompt in prompts], batch_first=True)
+    return padded.transpose(1, 2).contiguous()
+
+
+def _beyond(lengths: Tensor) -> Tensor | None:
+    """See `Prefix`."""
+    longest = int(lengths.max())
+    if int(lengths.min()) == longest:
+        return None
+    outside = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+    return torch.zeros(outside.shape, device=lengths.device).masked_fill(outside, -torch.inf)[:, None, None]
+
+
 def _by_prompt(row: Tensor, lengths: Sequence[int], back: Tensor) -> Tensor:
     """`(heads, tokens of all prompts, width)` to `(prompts, heads, tokens, width)`, padded on the right."""
-    pieces = [piece.transpose(0, 1) for piece in row.split(list(lengths), dim=1)]
-    padded = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
-    return padded[back].transpose(1, 2).contiguous()
+    return _padded(row.split(list(lengths), dim=1))[back]
 
 
 class Branches:
@@ -110,20 +160,30 @@ class Branches:
         return len(self.prefix) * self.each
 
     @torch.no_grad()
-    def grow(self, model: Any, tokens: Tensor, offsets: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def grow(
+        self,
+        model: Any,
+        tokens: Tensor,
+        offsets: Tensor | None = None,
+        visible: Tensor | None = None,
+        positions: Tensor | None = None,
+        **images: Tensor,
+    ) -> Tensor:
         """`(branches, n)` further tokens of every branch to their hidden states `(branches, n, width)`.
 
         By default they stand behind one another, each attending to those before it. `offsets` `(n,)` give other
-        positions, counted from the first of them, and `visible` `(n, n)` which of them each attends to.
+        positions, counted from the first of them, and `visible` `(n, n)` which of them each attends to. Tokens with
+        `images` among them have `positions` `(axes, branches x n)` of their own.
         """
         count = tokens.shape[1]
-        offsets = torch.arange(count, device=tokens.device) if offsets is None else offsets
-        following = (self.prefix.following + self.length).repeat_interleave(self.each, dim=1)
-        positions = (following[:, :, None] + offsets).flatten(1)
+        if positions is None:
+            offsets = torch.arange(count, device=tokens.device) if offsets is None else offsets
+            following = (self.prefix.following + self.length).repeat_interleave(self.each, dim=1)
+            positions = (following[:, :, None] + offsets).flatten(1)
         if visible is None:
             visible = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
         self._mask = None if count == 1 else self._whole_mask(visible).to(self.prefix.state.dtype)
-        states = _states(model, tokens.flatten(), positions, self)
+        states = _states(model, tokens.flatten(), positions, self, **images)
         self.length += count
         return states.unflatten(0, tokens.shape)
 

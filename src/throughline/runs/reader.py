@@ -39,7 +39,7 @@ from throughline.runs.folder import (
     round_folder,
 )
 from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
-from throughline.runs.unit import VALIDATE, Unit
+from throughline.runs.unit import EVALUATE, START, VALIDATE, Unit
 
 if TYPE_CHECKING:
     from throughline.runs.frames import Frames
@@ -178,7 +178,8 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     lacking = [name for name in expected if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
-    mark = _mapping(folder / STAGE, [])  # what was never trained has none
+    start = unit.needs.get(START) if unit.kind == EVALUATE else None
+    mark = _mapping((folder if start is None else folder.parent / start) / STAGE, [])  # what was never trained has none
     return UnitFolder(
         name=folder.name,
         unit=unit,

@@ -20,10 +20,10 @@ from throughline.core.files import full_disk, write_atomically
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
-from throughline.experiment.plan import EVALUATE, FINAL, FOLD
+from throughline.experiment.plan import FINAL, FOLD
 from throughline.experiment.preparation import CHAINS, place_of
 from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker, unit_folder
-from throughline.runs.unit import VALIDATE, Unit
+from throughline.runs.unit import EVALUATE, VALIDATE, Unit
 
 EXECUTORS: dict[str, str] = {
     FOLD: "throughline.experiment.executors:execute_fold",
