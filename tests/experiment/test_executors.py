@@ -558,6 +558,32 @@ def test_a_factor_of_asking_asks_one_adapter(here: Run, undisturbed: FinishedRun
         assert all(row.predicted == said[row.sample_id].predicted for row in few.predictions())
 
 
+def test_labelled_examples_are_levels_of_a_factor(here: Run, tmp_path: Path) -> None:
+    """Every kind of choice and layout; no shots are the question alone, and the asked images are the same for all."""
+    kinds = {
+        "none": "shots: 0",
+        "random": "shots: 2",
+        "shuffled": "shots: 2, labels: shuffled",
+        "text": "shots: 2, pictures: false",
+        "ordinal": "shots: 2, layout: ordinal",
+        "nearest": "shots: 2, choice: nearest, domains: sources",
+        "spread": "shots: 2, choice: spread, domains: [photo], order: 1",
+    }
+    levels = ", ".join(f"{name}: {{evaluation.examples: {{{keys}}}}}" for name, keys in kinds.items())
+    few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood,label]")
+    finished = here(tmp_path / "run", "methods=zero_shot", f"factors={{examples: {{{levels}}}}}", *few)
+    plain = here(tmp_path / "plain", "methods=zero_shot", *few)
+    frame = read_run(finished.folder).frames.results
+    assert set(frame["examples"]) == set(kinds) and set(frame[frame["split"] == "all"]["n"]) == {6}
+    said = {
+        unit.unit.factors["examples"]: [(row.sample_id, row.probabilities) for row in unit.predictions()]
+        for unit in read_run(finished.folder).units.values()
+    }
+    (alone,) = read_run(plain.folder).units.values()
+    assert said.pop("none") == [(row.sample_id, row.probabilities) for row in alone.predictions()]
+    assert len({str(rows) for rows in said.values()}) == len(said)
+
+
 def test_a_set_of_one_domain_is_evaluated_zero_shot_beside_another_set(
     here: Run, tiny_images: ImageSet, tmp_path: Path
 ) -> None:

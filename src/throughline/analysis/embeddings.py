@@ -17,6 +17,7 @@ from throughline.analysis.passages import Word
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
+from throughline.mllm.features import PROJECTOR, image_features
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
@@ -31,14 +32,9 @@ class OwnTowers:
     def __init__(self, mllm: Mllm, reader: ImageReader) -> None:
         self.mllm, self.reader, self.name = mllm, reader, f"{mllm.name}'s own towers"
 
-    @torch.no_grad()
     def image(self, sample: Sample) -> torch.Tensor:
         """Mean over tiles and tokens of what the decoder is given."""
-        with self.mllm.evaluating():
-            inputs = {name: value.to(self.mllm.device) for name, value in self.reader.encode(sample).inputs.items()}
-            features = base_of(self.mllm.model).get_image_features(**inputs, return_dict=True).pooler_output
-        pieces = [features] if isinstance(features, torch.Tensor) else list(features)
-        return torch.cat([piece.flatten(0, -2) for piece in pieces]).float().mean(dim=0)
+        return image_features(self.mllm, self.reader.encode(sample))[PROJECTOR]
 
     @torch.no_grad()
     def chain(self, text: str, words: Sequence[Word], chosen: Chosen) -> torch.Tensor:

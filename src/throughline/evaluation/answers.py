@@ -22,11 +22,9 @@ from throughline.mllm.load import Mllm
 from throughline.mllm.prefix import Prefix, encode_prefix
 from throughline.mllm.sampling import sample as continuations_of
 from throughline.mllm.tree import common_path
-from throughline.questions.prompt import Prompt
+from throughline.questions.prompt import PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, Reading
 from throughline.runs.records import Prediction
-
-PromptMaker = Callable[[Sample], Prompt]
 
 
 def answer_samples(

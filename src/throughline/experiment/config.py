@@ -22,33 +22,21 @@ from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.nearest import did_you_mean
 from throughline.core.settings import (
-    AnswerSettings,
     ModelSettings,
     Settings,
     TrainingSettings,
     WordingSettings,
-    as_list,
 )
 from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
-from throughline.domains.samples import Sample, balanced, composed
 from throughline.domains.splits import SplitRule
+from throughline.experiment.asking import EvaluationConfig, Words
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
 
-
-def _named(value: Any) -> Any:
-    """A domain called 15 is the name "15": YAML reads it as a number. Names are composed, as those of folders."""
-    listed = as_list(value)
-    if not isinstance(listed, list):
-        return listed
-    return [composed(str(item)) if type(item) in {int, float, str} else item for item in listed]
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -153,31 +141,6 @@ class ChainsConfig(Settings):
         if self.coverage == "shared" and self.teacher is None and self.journal is None:
             raise ValueError("coverage is shared, but there are no chains: name a teacher or a journal")
         return self
-
-
-class SampleConfig(Settings):
-    """Asks about some images of each target only: the same ones for every method, model and seed."""
-
-    per_class: int = Field(ge=1)
-    """Images of each class and domain, all where there are fewer."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the choice."""
-
-
-class EvaluationConfig(Settings):
-    """How finished units are tested; always on the target's `in`, `out` and `all` splits."""
-
-    answering: AnswerSettings = AnswerSettings()
-    """How the model is asked."""
-    sample: SampleConfig | None = None
-    """Images to ask about; all by default."""
-    selection: Literal["last", "validation"] = "last"
-    """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
-    paper)."""
-
-    def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
-        """Those of a target's samples that are asked about."""
-        return tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
 
 
 FIXED = (

@@ -8,13 +8,26 @@ works in the unit's folder itself, those before it in `stage-1`, `stage-2`, ... 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
+from throughline.evaluation.examples import (
+    Embeddings,
+    Example,
+    draw_examples,
+    example_pool,
+    in_order,
+    nearest_examples,
+    spread_examples,
+    with_labels,
+)
 from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
 from throughline.evaluation.selection import select_best
@@ -23,10 +36,13 @@ from throughline.experiment.plan import STEPS
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import device_name
+from throughline.mllm.features import PROJECTOR, image_features
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
+from throughline.questions.in_context import EachItsOwn, InOneTurn, WithExamples
+from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import (
@@ -185,10 +201,11 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     """Asks about the target's images in every way, writes the predictions, and returns their results lines."""
     task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
+    asked = task.config.evaluation.asked(fold.test)
     predictions = answer_samples(
         session.mllm,
-        task.config.evaluation.asked(fold.test),
-        session.questions.build(answering),
+        asked,
+        session.questions.build(answering, _prompts_about(session, asked)),
         answering.batch,
         reader=session.reader,
         on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
@@ -199,3 +216,32 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
     splits = {"in": fold.target_in, "out": out, "all": None}
     return results_lines(predictions, session.questions.classes, splits, task.unit, seconds, number)
+
+
+def _prompts_about(session: _Session, asked: Sequence[Sample]) -> Callable[[str], PromptMaker]:
+    """Makes a question's text into prompts: the image alone, or behind labelled examples."""
+    task, settings = session.task, session.task.config.evaluation.examples
+    if settings is None or not settings.shots:
+        return ImageThenText
+    pool = example_pool(task.images, task.unit.targets, settings.domains, asked)
+    make = partial(InOneTurn if settings.layout == "ordinal" else WithExamples, pictures=settings.pictures)
+
+    def shown(chosen: Sequence[Sample]) -> tuple[Example, ...]:
+        names = dict(zip(session.questions.classes, session.questions.class_names, strict=True))
+        return with_labels(in_order(chosen, settings.order), names.__getitem__, settings.labels == "shuffled")
+
+    if settings.choice == "nearest":
+        chosen = nearest_examples(pool, _features(session, pool), _features(session, asked), settings.shots)
+        own = {sample.id: shown(examples) for sample, examples in zip(asked, chosen, strict=True)}
+        return lambda text: EachItsOwn(own, text, make)
+    if settings.choice == "spread":
+        examples = spread_examples(pool, _features(session, pool), settings.shots, settings.seed)
+    else:
+        examples = draw_examples(pool, settings.shots, settings.seed, settings.shares, settings.spurious)
+    return partial(make, shown(examples))
+
+
+def _features(session: _Session, samples: Sequence[Sample]) -> Embeddings:
+    """What the model's decoder is given of each image."""
+    rows = [image_features(session.mllm, session.reader.encode(sample))[PROJECTOR].numpy() for sample in samples]
+    return np.array(rows, dtype=np.float64)

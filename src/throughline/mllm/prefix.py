@@ -113,12 +113,12 @@ def _encode_behind(model: Any, prompts: Sequence[Path], beginning: Path) -> Pref
                 for layers in ((shared.keys, branches.keys), (shared.values, branches.values))
             )
             encoded[index] = keys, values, states[place, -1]
-    keys, values, last = zip(*(encoded[index] for index in range(len(prompts))), strict=True)
+    key_rows, value_rows, last = zip(*(encoded[index] for index in range(len(prompts))), strict=True)
     lengths = tuple(len(prompt.tokens) for prompt in prompts)
     following = torch.tensor([int(prompt.positions.max()) + 1 for prompt in prompts], device=device)
     return Prefix(
-        tuple(map(_padded, zip(*keys, strict=True))),
-        tuple(map(_padded, zip(*values, strict=True))),
+        tuple(map(_padded, zip(*key_rows, strict=True))),
+        tuple(map(_padded, zip(*value_rows, strict=True))),
         _beyond(torch.tensor(lengths, device=device)),
         lengths,
         torch.stack(last),

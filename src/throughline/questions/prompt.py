@@ -6,7 +6,7 @@ self-labelling and analyses all ask with one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,10 @@ def user_prompt(*parts: str | Sample) -> Prompt:
     content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
     images = tuple(part for part in parts if isinstance(part, Sample))
     return Prompt(({"role": "user", "content": content},), images)
+
+
+PromptMaker = Callable[[Sample], Prompt]
+"""Makes the prompt about a sample. Questions with the same maker, or equal ones, share their prompts."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.names import Aliases
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
-from throughline.domains.samples import Sample
-from throughline.questions.prompt import Prompt
+from throughline.questions.prompt import PromptMaker
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Question:
     """`name` is what predictions and results lines call the answer path."""
 
     name: str
-    prompt: Callable[[Sample], Prompt]
+    prompt: PromptMaker
     answer: Generated | Likelihood
 
 

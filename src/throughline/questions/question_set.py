@@ -2,14 +2,14 @@
 question word for word with an instruction after it, so that image, question and class list are computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
 from throughline.chains.names import Aliases, matcher_of
 from throughline.core.settings import AnswerSettings, WordingSettings
-from throughline.questions.prompt import ImageThenText
+from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
 from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
 
@@ -30,10 +30,12 @@ class QuestionSet:
         """The label question and the reasoning question."""
         return self.label, self.reasoning
 
-    def build(self, settings: AnswerSettings) -> tuple[Question, ...]:
+    def build(
+        self, settings: AnswerSettings, about: Callable[[str], PromptMaker] = ImageThenText
+    ) -> tuple[Question, ...]:
         """The questions of these settings, in their order: the label path, the reasoning path, and the likelihood of
-        every class as the answer to the label question."""
-        about_label, about_reasoning = ImageThenText(self.label), ImageThenText(self.reasoning)
+        every class as the answer to the label question. `about` makes the prompts of a question's text."""
+        about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None
         label = Generated(partial(read_label, self.classes, self.names), settings.label_tokens)
         read = partial(read_chain, self.classes, self.format, self.names)

@@ -1,0 +1,89 @@
+"""How a finished model is asked, typed: about which images, behind which examples. Free of torch.
+
+A factor that only sets keys of these trains nothing: `plan` has a method trained once for all of its levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from throughline.core.settings import AnswerSettings, Settings, as_list
+from throughline.domains.samples import Sample, balanced, composed
+
+
+def _named(value: Any) -> Any:
+    """A domain called 15 is the name "15": YAML reads it as a number. Names are composed, as those of folders."""
+    listed = as_list(value)
+    if not isinstance(listed, list):
+        return listed
+    return [composed(str(item)) if type(item) in {int, float, str} else item for item in listed]
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
+
+
+class SampleConfig(Settings):
+    """Some images of each target: the same ones for every method, model and seed."""
+
+    per_class: int = Field(ge=1)
+    """Images of each class and domain, all where there are fewer."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the choice."""
+
+
+class ExamplesConfig(Settings):
+    """Labelled examples that stand before the question (in-context learning). No image is one that is asked about, or
+    of the group of one."""
+
+    shots: int = Field(ge=0)
+    """Number of examples. With fewer shots and the same seed they are the beginning of the same choice."""
+    domains: Literal["target", "sources"] | Words = "target"
+    """Where examples come from: the target domain, of which `sample` leaves images to choose from; all others; or
+    domains by name."""
+    choice: Literal["random", "spread", "nearest"] = "random"
+    """`random` takes the classes in turn. `spread` takes images that are unlike one another, and `nearest` for each
+    question those most like the image asked about, both by the projected features of the model's own vision tower."""
+    shares: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Label shift: classes with their shares of the examples, e.g. `{cup: 3, bowl: 1}`; by default all alike."""
+    spurious: float = Field(default=0.0, ge=0, le=1)
+    """Spurious correlation: share of the examples whose domain goes with their class."""
+    labels: Literal["true", "shuffled"] = "true"
+    """`shuffled` is a control: each example has the label of another one."""
+    pictures: bool = True
+    """False is a control: examples without their images."""
+    layout: Literal["interleaved", "ordinal"] = "interleaved"
+    """`interleaved`: a turn of the user and one of the assistant for each example. `ordinal`: all images in one turn,
+    then `Image 1 is: cup.`"""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the choice."""
+    order: int = Field(default=0, ge=0)
+    """Seed of the order; 0 leaves the order of the choice."""
+
+    @model_validator(mode="after")
+    def _drawn(self) -> ExamplesConfig:
+        if self.choice != "random" and (self.shares or self.spurious):
+            raise ValueError(f"shares and spurious are drawn at random: leave them out, or choice {self.choice}")
+        if self.shares and not sum(self.shares.values()):
+            raise ValueError("shares are all 0: give one class at least a part")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """How finished units are tested; always on the target's `in`, `out` and `all` splits."""
+
+    answering: AnswerSettings = AnswerSettings()
+    """How the model is asked."""
+    sample: SampleConfig | None = None
+    """Images to ask about; all by default."""
+    examples: ExamplesConfig | None = None
+    """Labelled examples before the question; none by default."""
+    selection: Literal["last", "validation"] = "last"
+    """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
+    paper)."""
+
+    def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        """Those of a target's samples that are asked about."""
+        return tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
