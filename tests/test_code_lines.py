@@ -13,7 +13,7 @@ BUDGET = 23_137
 package calls went to `bench`, and nothing may add to the rest unseen. Above that, 70 are the rows of measured units and
 the chains beside the card, and 211 a search over settings with DomainBed's four rules of selection. The fetcher of
 archives (sources, hashes, resume, safe unpacking) is 178, a split that keeps concepts apart 44, the real images of
-open_styles 198, the checkpoint smol, with LoRA on convolutions, 163."""
+open_styles 198, the checkpoint smol, with LoRA on convolutions, 163, views of images with their corruptions 215."""
 
 SOURCE = '''"""A module.
 

@@ -9,6 +9,7 @@ import torch
 
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.views import View, load_sample, view_of
 from throughline.mllm.chat import EncodedImage
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
@@ -43,6 +44,27 @@ def test_an_image_that_is_cached_is_not_decoded_again(tiny_mllm: Mllm, samples: 
             assert found.placeholder == decoded.placeholder
     with pytest.raises(ThroughlineError):
         ImageReader(tiny_mllm.chat).encode(samples[0])
+
+
+def test_views_of_an_image_are_kept_apart_in_memory_and_in_the_cache(
+    tiny_mllm: Mllm, samples: list[Sample], tmp_path: Path
+) -> None:
+    asked = (View("glitched", 3), View("glitched", 5), View("glitched", 3, seed=1), View("occlusion_grey", 0.5))
+    shown = [samples[0], *(view_of(samples[0], view) for view in asked)]
+    first = ImageReader(tiny_mllm.chat, cache=cache_at(tiny_mllm, tmp_path / "cache"))
+    first.expect(shown)
+    found = [first.encode(sample) for sample in shown]
+    shutil.rmtree(samples[0].root / "painting")
+    again = ImageReader(tiny_mllm.chat, cache=cache_at(tiny_mllm, tmp_path / "cache"))
+    assert not any(torch.equal(pixels(a), pixels(b)) for i, a in enumerate(found) for b in found[:i])
+    for sample, encoded in zip(shown, found, strict=True):
+        assert torch.equal(pixels(again.encode(sample)), pixels(encoded))
+
+
+def test_the_model_is_shown_the_view(tiny_mllm: Mllm, samples: list[Sample]) -> None:
+    view = view_of(samples[0], View("glitched", 3))
+    plain = tiny_mllm.chat.encode_image(load_sample(view), "a name")
+    assert torch.equal(pixels(ImageReader(tiny_mllm.chat).encode(view)), pixels(plain))
 
 
 def test_a_damaged_file_in_the_cache_is_decoded_and_mended(

@@ -18,6 +18,7 @@ from throughline.chains.records import FAILED, Usage, Verdict
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.views import View, view_of
 from throughline.drawn.world import write_world
 from throughline.questions.question_set import make_question_set
 from throughline.questions.sampler import Reply
@@ -116,6 +117,22 @@ def test_asking_stops_at_the_first_accepted_chain(build: Callable[..., Built], i
     built = build(teacher, candidates=5)
     assert built.accepted == {one.id: chain(one.label) for one in images.samples}
     assert Counter(sample_id for sample_id, _ in teacher.asked) == {one.id: 1 + by_class(one) for one in images.samples}
+
+
+def test_answers_about_a_view_and_about_its_image_are_never_mixed(
+    build: Callable[..., Built], images: ImageSet, tmp_path: Path
+) -> None:
+    foggy, thick = (
+        replace(images, samples=tuple(view_of(sample, View("fog", severity)) for sample in images.samples))
+        for severity in (1, 5)
+    )
+    build(Teacher(lambda _: 0))
+    blind = Teacher(lambda _: 99)  # never right
+    assert build(blind, candidates=1, shown=foggy).accepted == {}
+    assert sorted(blind.asked) == sorted((sample.id, 0) for sample in images.samples)
+    assert len(first_accepted([tmp_path], images, FIVE_STAGE, "correct")) == len(images.samples)
+    assert build(Teacher(lambda _: 0), candidates=1, shown=thick).accepted.keys() == images.by_id.keys()
+    assert first_accepted([tmp_path], foggy, FIVE_STAGE, "correct") == {}
 
 
 def test_asking_stops_at_as_many_accepted_chains_as_wanted(build: Callable[..., Built]) -> None:

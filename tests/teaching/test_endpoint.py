@@ -27,7 +27,9 @@ from throughline.chains.records import Candidate
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
 from throughline.domains.folders import read_images
-from throughline.domains.samples import ImageSet
+from throughline.domains.images import image_bytes
+from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.views import View, load_sample, view_of
 from throughline.teaching.building import accepted_chains, build
 from throughline.teaching.completions import read_completion
 from throughline.teaching.endpoint import Endpoints, EndpointTeacher, Patience, _retry_after
@@ -561,8 +563,9 @@ def picture(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield picture
 
 
-def sent(path: Path, side: int = 64) -> tuple[str, bytes]:
-    head, data = data_url(path, side).split(",")
+def sent(path: Path, side: int = 64, view: View | None = None) -> tuple[str, bytes]:
+    sample = Sample(path.name, path.parent, "photo", ("cat",), "the same")
+    head, data = data_url(view_of(sample, view) if view else sample, side).split(",")
     return head.removeprefix("data:").removesuffix(";base64"), base64.b64decode(data)
 
 
@@ -591,6 +594,13 @@ def test_anything_else_becomes_a_jpeg(
     assert Image.open(io.BytesIO(data)).size == (40, 20)
 
 
+def test_a_view_is_sent_as_it_is_drawn(picture: Callable[..., Path]) -> None:
+    path, view = picture("a.png"), View("occlusion_noise", 0.5)
+    media_type, data = sent(path, view=view)
+    drawn = load_sample(view_of(Sample("a.png", path.parent, "photo", ("cat",), "the same"), view))
+    assert media_type == "image/jpeg" and data == image_bytes(drawn, 92)
+
+
 def test_what_is_written_inside_a_file_stays_at_home(picture: Callable[..., Path]) -> None:
     words = PngInfo()
     words.add_text("Title", "a dog, photo/dog/0001.png")
@@ -617,14 +627,14 @@ def test_a_large_image_is_scaled_to_the_side_and_stands_upright(picture: Callabl
 def test_an_image_is_encoded_once_for_all_its_candidates(
     session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded: list[Path] = []
+    encoded: list[Sample] = []
 
-    def encode(path: Path, side: int) -> str:
-        encoded.append(path)
-        return data_url(path, side)
+    def encode(sample: Sample, side: int) -> str:
+        encoded.append(sample)
+        return data_url(sample, side)
 
     monkeypatch.setattr("throughline.teaching.endpoint.data_url", encode)
     one = session(candidates=2, enough=None)
     one.plan = one.plan.limited(16)  # fewer than may be under way, which are kept
     assert one.build().answers == 32
-    assert sorted(encoded) == sorted(sample.path for sample in one.plan.samples)
+    assert sorted(sample.id for sample in encoded) == sorted(sample.id for sample in one.plan.samples)

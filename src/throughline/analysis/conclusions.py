@@ -122,7 +122,7 @@ class ConclusionReader:
         return label_trie(self.mllm, prompt, answers)
 
     def _blank(self, sample: Sample) -> EncodedImage:
-        """An even grey in the size of the image."""
+        """An even grey in the size of the image, which a view has, too."""
         picture = Image.new("RGB", load_image(sample.path).size, (BLANK, BLANK, BLANK))
         return self.mllm.chat.encode_image(picture, f"blank {sample.image_sha256}")
 

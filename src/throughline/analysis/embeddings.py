@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from throughline.analysis.passages import Word
 from throughline.core.errors import ThroughlineError
-from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
+from throughline.domains.views import load_sample
 from throughline.mllm.features import PROJECTOR, image_features
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
@@ -65,7 +65,7 @@ class ClipTowers:
     @torch.no_grad()
     def image(self, sample: Sample) -> torch.Tensor:
         """CLIP's image embedding."""
-        inputs = self.processor(images=load_image(sample.path), return_tensors="pt").to(self.model.device)
+        inputs = self.processor(images=load_sample(sample), return_tensors="pt").to(self.model.device)
         return _pooled(self.model.get_image_features(**inputs))[0].float()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""`throughline data`: draw, check, split, write digits, import, fetch an image set or say where it is to be had.
+"""`throughline data`: draw, check, split, write digits, import, corrupt, fetch an image set or say where to have it.
 
 Each subcommand parses, calls one function of `drawn` or `domains`, and prints. No torch on any path.
 """
@@ -91,6 +91,24 @@ class Digits(Settings):
     """Whole number; decides which digit goes to which domain."""
 
 
+class Corrupt(Settings):
+    """Write a copy of every image, corrupted or partly covered, into a new folder."""
+
+    source: Source
+    out: Annotated[Path, Shown("OUT", positional=True)]
+    """New folder, or an unfinished one to complete; its `images.csv` has the image that each was made from."""
+    kind: str
+    """ImageNet-C's gaussian_noise, shot_noise, impulse_noise, speckle_noise, defocus_blur, glass_blur, motion_blur,
+    zoom_blur, gaussian_blur, snow, frost, fog, spatter, brightness, contrast, saturate, elastic_transform, pixelate or
+    jpeg_compression, for which `pip install throughline[corruptions]`; LAION-C's glitched, vertical_lines,
+    geometric_shapes or luminance_checkerboard; occlusion_grey or occlusion_noise, rectangles over a share of the
+    image."""
+    severity: float
+    """1 to 5; of the occlusions the share that is covered, 0 to 1."""
+    seed: int = 0
+    """Whole number; the same seed gives the same pixels."""
+
+
 class Fetch(Settings):
     """Build open_styles, real images in many styles, out of openly licensed packages; or print where to get another
     benchmark and its layout, and with --hub download it from the Hugging Face Hub."""
@@ -117,6 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "split": (SplitOptions, _split),
         "digits": (Digits, _digits),
         "import": (Import, import_images),
+        "corrupt": (Corrupt, _corrupt),
         "fetch": (Fetch, _fetch),
     }
     add_subcommands(parser, commands, json_of=("check", "split", "import"))
@@ -215,6 +234,20 @@ def _digits(arguments: argparse.Namespace) -> int:
 
     count = write_digits(arguments.folder, arguments.shift, arguments.seed)
     print(f"{count:,} images in {arguments.folder}")
+    return 0
+
+
+def _corrupt(arguments: argparse.Namespace) -> int:
+    from throughline.domains.benchmarks import TABLE
+    from throughline.domains.transfer import write_view
+    from throughline.domains.views import View
+
+    view, out = View(arguments.kind, arguments.severity, arguments.seed), arguments.out
+    require_free_folder(out)
+    images = read_images(arguments.source)
+    with progress("drawing", "images") as report_progress:
+        count = write_view(images, view, out, report_progress)
+    print(f"{count:,} images in {out}, {view.name}; next: throughline data check {out / TABLE}")
     return 0
 
 

@@ -68,11 +68,11 @@ def write_rows(
     their count.
 
     Bytes are kept as they are. A row's own file name is kept too, since DomainBed's split depends on it;
-    where there is none, or it is taken, the row's number stands in front. Rows with a `group` or a `class_name` are
-    listed in `<out>/images.csv`, too, since folders have no place for these. A run that was stopped continues: images
-    already written are not written again, what is no longer wanted is removed, and `out` appears when all are there.
-    `label_names` translates integer labels; `beside` are further files of `out`, by name. Raises a ThroughlineError for
-    a row that lacks a part or a place that cannot be written.
+    where there is none, or it is taken, the row's number stands in front. Rows with a `group`, a `class_name` or a
+    `parent_id` are listed in `<out>/images.csv`, too, since folders have no place for these. A run that was stopped
+    continues: images already written are not written again, what is no longer wanted is removed, and `out` appears when
+    all are there. `label_names` translates integer labels; `beside` are further files of `out`, by name. Raises a
+    ThroughlineError for a row that lacks a part or a place that cannot be written.
     """
     listed: dict[PurePosixPath, Row] = {}
     with whole_folder(out, keep=True) as folder:

@@ -19,7 +19,7 @@ SPLIT_REMEDY = "move their images into <domain>/<class>: throughline makes its o
 
 
 def read_images(source: str | Path, name: str | None = None) -> ImageSet:
-    """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label[, group][, class_name]`.
+    """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label` and what is `OPTIONAL`.
 
     A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is
     decoded (a truncated file is found by `check_images` or when it is loaded); every file is read once for
@@ -113,7 +113,8 @@ def list_table(table: Path) -> Listing:
 
     A CSV may have any separator and encoding that `tables.read_csv` finds. Spaces around a value are dropped, and
     backslashes are read as Windows means them where no file has them in its name. A cell of `class_name` is how the
-    row's class is written, and synonyms behind it, with `|` between them; one row of a class is enough. Raises a
+    row's class is written, and synonyms behind it, with `|` between them; one row of a class is enough. `parent_id` is
+    the id of the image, in whatever set, that the row's was made from. Raises a
     ThroughlineError for a missing column, an empty cell, a path listed twice, two names of one class, or an absolute
     path outside the table's folder (an id must not name a machine's own folders).
     """
@@ -142,14 +143,16 @@ def _own_columns(table: Path, names: Sequence[str]) -> dict[str, str]:
     missing = next((name for name in COLUMNS if name not in names), None)
     if missing is not None:
         what = f"no column named {missing} (found: {', '.join(names) or 'none'})"
-        remedy = "the columns are image, domain, label and optionally group, class_name; `data import` takes others"
+        remedy = (
+            f"the columns are image, domain, label and optionally {', '.join(OPTIONAL)}; `data import` takes others"
+        )
         raise ThroughlineError(what, table, remedy)
     return {name: name for name in (*COLUMNS, *OPTIONAL) if name in names}
 
 
 def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     """The sample, and its class's names."""
-    image, domain, label, group, named = cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
+    image, domain, label, group, named, parent = cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(with_slashes(image, table.parent))
@@ -161,7 +164,7 @@ def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     require_unicode(id, table)
-    return Sample(id, table.parent, domain, (label,), "", group=group or None), named
+    return Sample(id, table.parent, domain, (label,), "", group=group or None, parent_id=parent or None), named
 
 
 def with_slashes(image: str, folder: Path) -> str:

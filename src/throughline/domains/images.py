@@ -1,4 +1,5 @@
-"""Opens one image file as 8-bit RGB, in the one way that training, evaluation and the checks share.
+"""Opens one image file as 8-bit RGB, in the one way that training, evaluation and the checks share; a sample is opened
+by `views.load_sample`.
 
 In this order: the first frame is taken; EXIF orientation is applied; 16-bit grey is divided by 257 and
 rounded (65535 becomes 255, whatever number of bits is in use: `bits_in_use` tells; Pillow itself reads 16-bit
@@ -8,22 +9,15 @@ converts them, colour profiles are ignored. 32-bit integers beyond 16 bits and f
 and are refused.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from throughline.core.errors import ThroughlineError
-
-if TYPE_CHECKING:
-    from throughline.domains.samples import Sample
 
 # Pillow's own threshold (a quarter of a gigabyte of 24-bit pixels): beyond it a small file can fill the memory.
 MAX_PIXELS = 178_956_970
@@ -32,7 +26,8 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class ImageError(ThroughlineError):
-    """A file that cannot be used as an image; `kind` is empty, truncated, unreadable or too_many_pixels."""
+    """A file that cannot be used as an image; `kind` is empty, truncated, unreadable, too_many_pixels or, for a view,
+    too_small."""
 
     def __init__(self, kind: str, what: str, where: Path, do: str = "repair or remove it") -> None:
         self.kind = kind
@@ -89,13 +84,6 @@ def image_fault(path: Path, max_pixels: int = MAX_PIXELS) -> ImageError | None:
     except ImageError as error:
         return error
     return None
-
-
-def readable(samples: Iterable[Sample]) -> tuple[list[Sample], dict[str, str]]:
-    """The samples whose image can be had whole, and what is wrong with the others by id. Every image is decoded."""
-    faults = [(sample, image_fault(sample.path)) for sample in samples]
-    broken = {sample.id: fault.what for sample, fault in faults if fault is not None}
-    return [sample for sample, fault in faults if fault is None], broken
 
 
 def _too_many_pixels(path: Path, max_pixels: int, size: str = "the image") -> ImageError:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import seed_of
+
+if TYPE_CHECKING:
+    from throughline.domains.views import View
 
 composed = partial(unicodedata.normalize, "NFC")
 """The form in which names are compared."""
@@ -38,7 +42,8 @@ class Sample:
     `id` is the path relative to the image set's root with `/` between the parts; `root` is where that lies on
     this machine and enters no hash. `labels` has one entry when `task` is "single", any number
     when it is "multi". `group` keeps samples together in a group-aware split. `parent_id` is the sample
-    that a derived image (corrupted, counterfactual) was made from.
+    that a derived image (corrupted, counterfactual) was made from. `view` is how the pixels of the file are changed
+    when it is opened (`views.load_sample`); the hash of a view enters `image_sha256`.
     """
 
     id: str
@@ -49,6 +54,7 @@ class Sample:
     task: str = "single"
     group: str | None = None
     parent_id: str | None = None
+    view: "View | None" = None
 
     @property
     def path(self) -> Path:

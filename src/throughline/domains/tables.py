@@ -15,7 +15,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import composed
 
 COLUMNS = ("image", "domain", "label")
-OPTIONAL = ("group", "class_name")
+OPTIONAL = ("group", "class_name", "parent_id")
 SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
 """By the name that a user gives them."""
 

@@ -1,7 +1,8 @@
-"""Writes an archive's images as a folder `<domain>/<class>/<image>`, or as a table of images that stay where they are.
+"""Writes an archive's images as a folder `<domain>/<class>/<image>`, or as a table of images that stay where they are;
+and a view of an image set as such a folder.
 
 Bytes stay as they are where no pixel changes. What is cut out of a JPEG is saved as a JPEG of quality 95, everything
-else that changes as PNG, without loss. `throughline data import` calls this.
+else that changes as PNG, without loss. `throughline data import` and `data corrupt` call this.
 """
 
 import math
@@ -18,8 +19,9 @@ from throughline.core.files import in_threads, write_atomically
 from throughline.domains.archives import Archive, Box
 from throughline.domains.benchmarks import write_rows
 from throughline.domains.images import ImageError, bits_in_use, image_bytes, image_fault, load_image
-from throughline.domains.samples import on_disk
+from throughline.domains.samples import ImageSet, on_disk
 from throughline.domains.tables import embedded_images, image_table
+from throughline.domains.views import View, load_sample, view_of
 
 Report = Callable[[int, int | None], None]
 JPEG_QUALITY = 95
@@ -78,6 +80,27 @@ def write_folder(
     else:
         pictures = _pictures(archive, truncated, _bits(archive) if scale else {}, margin)
     write_rows(pictures, out, on_image=lambda done: report_progress(done, len(archive.rows)))
+
+
+def write_view(images: ImageSet, view: View, out: Path, report_progress: Report) -> int:
+    """Writes every image as the view shows it into the new folder `out`, as PNG, and returns their count; a run that
+    was stopped continues. `out/images.csv` says by `parent_id` which image each was made from.
+    """
+    rows = (
+        {
+            "image": {
+                "bytes": image_bytes(load_sample(view_of(sample, view))),
+                "path": f"{PurePosixPath(sample.id).stem}.png",
+            },
+            "domain": sample.domain,
+            "label": sample.label,
+            "group": sample.group,
+            "class_name": "|".join(images.names.get(sample.label, ())),
+            "parent_id": sample.id,
+        }
+        for sample in images.samples
+    )
+    return write_rows(rows, out, on_image=lambda done: report_progress(done, len(images.samples)))
 
 
 def _pictures(

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from throughline.core.files import readable_os_errors
 from throughline.core.settings import SamplerSettings
-from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
+from throughline.domains.views import load_sample
 from throughline.mllm.load import Mllm
 from throughline.mllm.merge_check import PROBED, check_merged, make_probe
 from throughline.mllm.merging import write_merged
@@ -79,7 +79,7 @@ class ServedSampler:
             folder.mkdir(parents=True)
         dtype = str(self.mllm.model.dtype).removeprefix("torch.")
         merged = write_merged(self.mllm, folder, dtype, sampled=True)
-        images = [load_image(sample.path) for sample in self.samples[:PROBED]]
+        images = [load_sample(sample) for sample in self.samples[:PROBED]]
         questions = self.questions
         probe = make_probe(images, questions.texts, questions.class_names, questions.format)
         check_merged(self.mllm, folder, merged, probe)

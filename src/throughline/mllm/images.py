@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from throughline.core.errors import ThroughlineError
-from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
+from throughline.domains.views import load_sample
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.mllm.pixel_cache import PixelCache
 
@@ -72,7 +72,7 @@ class ImageReader:
         cached = self.cache.get(sample.image_sha256) if self.cache is not None else None
         if cached is not None:
             return cached
-        image = load_image(sample.path)
+        image = load_sample(sample)
         try:
             encoded = self.chat.encode_image(image, sample.image_sha256)
         except ValueError as error:  # Qwen-VL: a side more than 200 times the other

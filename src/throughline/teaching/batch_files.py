@@ -124,7 +124,7 @@ def _request_lines(
             sample = ledger.samples[lead]
             prompt = brief.prompt_about(sample)
             try:
-                urls = [data_url(image.path, brief.params["image_side"]) for image in prompt.images]
+                urls = [data_url(image, brief.params["image_side"]) for image in prompt.images]
             except ImageError as error:
                 unreadable[sample.id], wanted = error.what, []
             for key in (ledger.key(lead, number) for number in wanted):

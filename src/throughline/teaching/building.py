@@ -153,14 +153,14 @@ class _Workers:
 def accepted_chains(
     journals: Iterable[Path], images: ImageSet, format: ChainFormat, rule: str
 ) -> dict[str, tuple[str, ...]]:
-    """Each sample's accepted chains among the answers of existing journals: in the order of rounds and candidates, a
-    text that comes twice once.
+    """Each sample's accepted chains among the answers of existing journals about the same bytes, or the same view of
+    them: in the order of rounds and candidates, a text that comes twice once.
 
     What a judge model did not agree with is not accepted, whatever the rule says.
     """
     store = read_store(journals)
     answers = with_samples(store.answers, images)
-    answers = answers[(answers["place"] >= 0) & (answers["format"] == format.name)]
+    answers = answers[answers["is_same"] & (answers["format"] == format.name)]
     accepted = judged_answers(store, answers, images, [rule])[rule]["accepted"]
     kept = answers[accepted & ~answers.index.isin(store.vetoed)].sort_values(["round", "number"], kind="stable")
     texts: dict[str, dict[str, None]] = {}

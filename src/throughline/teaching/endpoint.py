@@ -245,7 +245,7 @@ class PromptClient:
         Raises an ImageError, naming the file, when an image cannot be read, and a ThroughlineError when all of the
         first requests were rejected, or as `Endpoints.complete` does.
         """
-        urls = [await asyncio.to_thread(self._data_url, image.path) for image in prompt.images]
+        urls = [await asyncio.to_thread(self._data_url, image) for image in prompt.images]
         body = chat_body(brief, prompt.with_urls(urls), key)
         reply = await self._endpoints.complete(body, key, flight, self._price)
         self._proven = self._proven or proven or not reply.rejected

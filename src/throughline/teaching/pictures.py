@@ -1,7 +1,7 @@
 """Images on their way to an endpoint: scaled and encoded once for all candidates of an image, the media type right.
 
-An ordinary file that is small enough and upright goes as it is; anything else becomes a JPEG as `domains.images` reads
-it. No name travels with it, and no comment, caption or EXIF inside it: they may tell the label.
+An ordinary file that is small enough and upright goes as it is; anything else, a view too, becomes a JPEG as
+`domains.views` opens it. No name travels with it, and no comment, caption or EXIF inside it: they may tell the label.
 """
 
 import base64
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from throughline.domains.images import image_bytes, load_image
+from throughline.domains.images import image_bytes
+from throughline.domains.samples import Sample
+from throughline.domains.views import load_sample
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 """What every endpoint takes; by Pillow's name of the format, which read from the bytes, not the file's name."""
@@ -20,13 +22,13 @@ _MOST_BYTES = 1_000_000
 _JPEG_QUALITY = 92
 
 
-def data_url(path: Path, side: int) -> str:
+def data_url(sample: Sample, side: int) -> str:
     """The image as a data URL, no side of it over `side` pixels.
 
     Raises an ImageError, naming the file, when the image cannot be read whole.
     """
-    picture = load_image(path)  # also where the file goes as it is: a broken image must not be paid for
-    data, media_type = path.read_bytes(), _media_type_as_it_is(path, side)
+    picture = load_sample(sample)  # also where the file goes as it is: a broken image must not be paid for
+    data, media_type = sample.path.read_bytes(), None if sample.view else _media_type_as_it_is(sample.path, side)
     if media_type is None:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         picture.info = {}  # Pillow would write a comment again

@@ -10,8 +10,8 @@ from throughline.analysis.passages import CLASS, END, MENTION, TAG, TEXT, Word, 
 from throughline.analysis.records import BASE, Missing
 from throughline.analysis.scoring import Scorer
 from throughline.core.files import content_hash
-from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
+from throughline.domains.views import readable
 from throughline.experiment.analyses.scoring import Scoring
 from throughline.mllm.checkpoints import fingerprint_checkpoint
 from throughline.mllm.load import Mllm

@@ -16,8 +16,8 @@ from throughline.analysis.tokens import read_tokens, write_tokens
 from throughline.chains.names import Aliases
 from throughline.core.files import content_hash, file_sha256, read_json_lines, write_json_lines
 from throughline.core.seeding import generator
-from throughline.domains.images import readable
 from throughline.domains.samples import Sample, spread
+from throughline.domains.views import readable
 from throughline.experiment.analyses.subject import Subject
 from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
