@@ -88,7 +88,13 @@ def test_hashes_differ_by_kind_severity_seed_image_and_version(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = images.samples[:2]
-    asked = [("fog", 3, 0), ("fog", 3, 1), ("fog", 4, 0), ("snow", 3, 0), ("occlusion_grey", 0, 0)]
+    asked: list[tuple[str, float, int]] = [
+        ("fog", 3, 0),
+        ("fog", 3, 1),
+        ("fog", 4, 0),
+        ("snow", 3, 0),
+        ("occlusion_grey", 0, 0),
+    ]
     asked += [("occlusion_grey", 0.1234567, 0), ("occlusion_grey", 0.1234568, 0)]  # alike in six digits
     found = [view_of(sample, View(*view)).image_sha256 for sample in (one, other) for view in asked]
     monkeypatch.setattr(views, "VERSION", views.VERSION + 1)
