@@ -14,6 +14,7 @@ from statistics import fmean
 from records import BudgetCheck, BudgetDraw, Budgets
 from throughline.runs.draws import TRAINING_DOMAIN, choose, find_draws
 from throughline.runs.reader import Run, read_run
+from throughline.training.methods import METHODS
 
 CONFIG = "bench/budget.yaml"
 PATHS = {"cls": "likelihood", "reasoning": "reasoning", "mtct": "likelihood"}
@@ -43,8 +44,14 @@ def choose_budgets(
 
 
 def per_method(budgets: Budgets) -> dict[str, dict[str, float]]:
-    """The chosen values as `per_method` of a config."""
-    return {f"{draw.method}@{draw.target}": {LR: draw.lr, EPOCHS: draw.epochs} for draw in budgets.draws if draw.chosen}
+    """The chosen values as `per_method` of a config; a control that takes another method's steps has the learning rate
+    of the method that it repeats."""
+    chosen = [draw for draw in budgets.draws if draw.chosen]
+    own = {f"{draw.method}@{draw.target}": {LR: draw.lr, EPOCHS: draw.epochs} for draw in chosen}
+    matched = {
+        f"{draw.method}_matched@{draw.target}": {LR: draw.lr} for draw in chosen if f"{draw.method}_matched" in METHODS
+    }
+    return own | matched
 
 
 def _searched(root: Path, run: Callable[..., None], method: str) -> list[BudgetDraw]:

@@ -11,7 +11,7 @@ import yaml
 
 import budgets
 from budgets import choose_budgets, gain_of_twice, per_method
-from records import Budgets
+from records import Budgets, read_record
 from throughline.core.files import write_json, write_json_lines
 from throughline.experiment.config import RunConfig, load_config, set_key
 from throughline.runs.unit import VALIDATE, Unit
@@ -104,3 +104,15 @@ def test_twice_the_steps_are_compared_over_targets_and_seeds(runner: Any) -> Non
     assert {(check.target, check.seed) for check in found.checks} == {(t, s) for t in TARGETS for s in (0, 1, 2)}
     # half a point more for three targets at twice eight epochs, nothing for painting
     assert gain_of_twice(found) == pytest.approx(0.005 * 3 / 4)
+
+
+def test_the_full_demo_has_the_chosen_budgets() -> None:
+    chosen = read_record(ROOT / "evidence" / "budgets.json", Budgets)
+    assert chosen is not None
+    full = load_config("demo_full")
+    assert full.per_method == per_method(chosen)
+    for method, own in (("cls_matched", "cls"), ("mtct_matched", "mtct"), ("mtct_sarr", "mtct"), ("sarr", "reasoning")):
+        for target in TARGETS:
+            stages = [full.at(full.data, {}, name, [target]).training.stage for name in (method, own)]
+            assert stages[0].lr == stages[1].lr
+            assert method.endswith("matched") or stages[0] == stages[1]
