@@ -62,6 +62,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py chains
 	$(VENV)/bin/python bench/evidence.py sensitivity
 	$(VENV)/bin/python bench/evidence.py open-styles
+	$(VENV)/bin/python bench/evidence.py open-styles-head
 	$(VENV)/bin/python bench/evidence.py demo-kills
 	$(VENV)/bin/python bench/evidence.py demo-time
 	$(VENV)/bin/python bench/evidence.py cost-of-demo

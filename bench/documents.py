@@ -11,6 +11,7 @@ from pathlib import Path
 
 import command_reference
 import open_styles
+import open_styles_head_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
@@ -390,5 +391,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "picture": picture,
     "gpu-memory": gpu_memory,
     **open_styles.BLOCKS,
+    **open_styles_head_block.BLOCKS,
     **command_reference.BLOCKS,
 }

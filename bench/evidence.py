@@ -21,6 +21,7 @@ from pathlib import Path
 
 import documents
 import open_styles
+import open_styles_head_block
 from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
@@ -30,6 +31,7 @@ from dependence import study_dependence
 from dependence_block import RECORD, write_plots
 from kills import Plan, measure_kills
 from merged_runs import merge_runs
+from open_styles_head import SEEDS, ask, kinds_of, pooled_features, summarise
 from pictures import take_pictures
 from records import (
     Bench,
@@ -40,6 +42,7 @@ from records import (
     DemoTime,
     Dependence,
     HelpTime,
+    OpenStylesHead,
     SensitivityStudy,
     read_record,
     this_machine,
@@ -48,8 +51,14 @@ from records import (
 from reduced_run import reduce_run
 from sensitivity_study import study
 from throughline.cli.demo import ANALYZED, TAMPERED
+from throughline.cli.progress import progress
 from throughline.core.errors import ThroughlineError
+from throughline.domains.benchmarks import TABLE
+from throughline.domains.folders import read_images
 from throughline.drawn.styles import DOMAIN_STYLES
+from throughline.mllm.checkpoints import SMOL
+from throughline.mllm.load import load_mllm
+from throughline.mllm.smol.assembly import ARCHITECTURE
 from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,6 +216,29 @@ def build_open_styles() -> None:
     write_record(EVIDENCE / "open_styles.json", open_styles.document_build(ROOT, *folders))
 
 
+def open_styles_head() -> None:
+    """A linear head on the frozen tower of smol, by style held out, with concepts kept apart and without."""
+    folder = SCRATCH / "open_styles"
+    if not folder.is_dir():
+        throughline("data", "fetch", "open_styles", str(folder.relative_to(ROOT)))
+    images = read_images(folder / TABLE)
+    with progress("looking at", "images") as report:
+        features = pooled_features(load_mllm(SMOL), images, lambda done: report(done, len(images.samples)))
+    cells, means = summarise(ask(images, features, report=print), kinds_of(images.domains))
+    record = OpenStylesHead(
+        command="python bench/evidence.py open-styles-head",
+        images=len(images.samples),
+        images_sha256=images.fingerprint(),
+        tower=f"{ARCHITECTURE}, frozen, its last feature map averaged over all places",
+        features=features.shape[1],
+        seeds=list(SEEDS),
+        cells=cells,
+        means=means,
+        environment=this_machine(),
+    )
+    write_record(EVIDENCE / open_styles_head_block.RECORD, record)
+
+
 def screenshot(run_folder: Path) -> None:
     """The README's pictures, docs/images/report*.png, of a run's report page."""
     for path in take_pictures(run_folder / "report" / "index.html", ROOT / "docs" / "images"):
@@ -291,6 +323,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "budgets": budgets,
     "dependence": dependence,
     "open-styles": build_open_styles,
+    "open-styles-head": open_styles_head,
     "docs": docs,
 }
 

@@ -299,6 +299,70 @@ class Dependence(Record):
     environment: Machine
 
 
+APART, SAME, DOMAINBED, FEWER, MAJORITY = (
+    "concepts apart",
+    "same concepts",
+    "DomainBed",
+    "DomainBed, as many",
+    "majority vote",
+)
+"""What a linear head is trained on; `open_styles_head.training_sets` says what each is."""
+OTHERS = "all others"
+"""The source where a domain is held out."""
+
+
+class HeadScore(Record):
+    """Balanced accuracy of heads that are trained on one of these sets, 0 to 1, with 95 % intervals over concepts and
+    seeds."""
+
+    balanced: Interval
+    minus_apart: Interval | None
+    """Paired difference from heads whose concepts are kept apart; of these, None."""
+
+
+class HeadRow(HeadScore):
+    """The same for one source and one target."""
+
+    accuracy: Interval
+    trained: float
+    """Training images, mean over seeds."""
+    shared: float
+    """Share of the images asked about whose concept is trained on."""
+
+
+class HeadCell(Record):
+    """Heads trained on one domain, or on all others, and asked about a target."""
+
+    source: str
+    target: str
+    asked: float
+    """Images, mean over seeds."""
+    rows: dict[str, HeadRow]
+
+
+class HeadMean(Record):
+    """Means over several cells."""
+
+    name: str
+    cells: int
+    rows: dict[str, HeadScore]
+
+
+class OpenStylesHead(Record):
+    """A linear head on the frozen tower of `smol`, on open_styles."""
+
+    command: str
+    images: int
+    images_sha256: str
+    """Of ids, domains, labels, concepts and image bytes."""
+    tower: str
+    features: int
+    seeds: list[int]
+    cells: list[HeadCell] = Field(min_length=1)
+    means: list[HeadMean] = Field(min_length=1)
+    environment: Machine
+
+
 Kept = TypeVar("Kept", bound=BaseModel)
 
 
