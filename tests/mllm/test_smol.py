@@ -13,14 +13,17 @@ from tests.mllm.reference import Spoken, assert_same_gradients, gradients, loss_
 from tests.mllm.test_merging import adapt, probe
 from tests.mllm.tiny import _DECODER, _draw_weights, _tokenizer, image_of
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import LoraSettings, SamplingSettings
 from throughline.domains.fetching.sources import Package, obtain
+from throughline.experiment.workload import kept_values
 from throughline.mllm import lora
 from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_name, fingerprint_checkpoint
+from throughline.mllm.flops import Row, row_flops
 from throughline.mllm.forward import score_trees
 from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm, load_mllm
@@ -29,6 +32,7 @@ from throughline.mllm.merge_check import EXACT, check_merged
 from throughline.mllm.merging import write_merged
 from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import sample
+from throughline.mllm.shapes import open_outline, shape_of
 from throughline.mllm.smol import assembly
 
 timm = pytest.importorskip("timm", reason="the extra smol is not installed")
@@ -150,6 +154,34 @@ def test_the_adapter_is_on_convolutions_that_can_be_merged_and_the_rest_is_named
     assert tower < set(wrapped.targeted_module_names)
     only = adapted_modules(load_mllm(str(folder)).model, LoraSettings(vision=("conv_pw",), decoder=()))
     assert only and all(name.endswith(".conv_pw") for name in only)
+
+
+def test_its_cost_is_what_torch_counts_in_the_real_pass(folder: Path) -> None:
+    mllm, (outline, _) = load_mllm(str(folder)), open_outline(str(folder))
+    image = mllm.chat.encode_image(image_of(0), "0")
+    prompt = mllm.chat.prompt(user_turn(QUESTION), [image])
+    inputs = {"input_ids": torch.from_numpy(prompt.tokens)[None], "use_cache": False, "logits_to_keep": 1}
+    wrapped = add_lora(mllm.model, LoraSettings(rank=3, dropout=0.0), seed=0)
+    without = shape_of(outline, image).vision
+    with torch.device("meta"):
+        shape = shape_of(add_lora(outline, LoraSettings(rank=3, dropout=0.0), seed=0), image)
+    saved: list[int] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        saved.append(0 if isinstance(value, nn.Parameter) else value.numel())
+        return value
+
+    with FlopCounterMode(display=False) as forward:
+        loss = wrapped(**inputs, **image.inputs).logits.sum()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    cost = row_flops(shape, Row(len(prompt.tokens), tiles=1, marked=1))
+    assert (cost.forward, cost.backward) == (forward.get_total_flops(), backward.get_total_flops())
+    assert shape.adapter == sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
+    assert shape.parameters == sum(w.numel() for w in plain(folder).parameters())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        mllm.model.model.vision_tower(image.inputs["pixel_values"])
+    assert 0.8 < without.layers * kept_values(without) / sum(saved) < 1.2
 
 
 def test_a_merged_checkpoint_says_what_base_and_adapter_say(folder: Path, tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def image_flops(shape: Shape) -> Flops:
 
 def tower_flops(tower: Tower, tokens: int, pairs: int | None = None, below: bool = False) -> Flops:
     """All layers on a row of `tokens`; `below` says whether what enters them needs a gradient."""
+    if tower.measured is not None:
+        return Flops(*tower.measured) * tokens
     trained = below or tower.linears.adapter > 0
     # Scores and weighted sums; key heads are repeated, so only query heads count.
     product = 2 * (tokens**2 if pairs is None else pairs) * tower.query_width * tower.layers

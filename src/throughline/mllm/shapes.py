@@ -6,15 +6,17 @@ device, without weights (`open_outline`). `flops` counts with them, `experiment.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from throughline.mllm.chat import Chat, EncodedImage
@@ -52,7 +54,11 @@ class Linears:
 class Tower:
     """A stack of transformer layers. `opening` are the linear layers that read its input (queries, keys and values of
     the first layer), `rest` all others. Widths are of the residual stream, of all query heads together, of all key
-    heads, and within the MLP, into which `gates` linear layers lead."""
+    heads, and within the MLP, into which `gates` linear layers lead.
+
+    A vision tower of convolutions is `measured`: FLOPs forward and backward of a tile, which is one token. It has no
+    attention and no MLP; `width` is what its widest layer puts out, and so many `layers` of this width hold what all
+    its layers put out together."""
 
     layers: int
     opening: Linears
@@ -62,6 +68,7 @@ class Tower:
     key_width: int
     mlp_width: int
     gates: int
+    measured: tuple[int, int] | None = None
 
     @property
     def linears(self) -> Linears:
@@ -113,14 +120,15 @@ def shape_of(model: Any, image: EncodedImage | None = None) -> Shape:
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     text_widths = text.hidden_size, heads * head_width, text.num_key_value_heads * head_width
     linears = _linears(base)
-    vision_tower = _tower(base, VISION_NAMES, linears, (vision.hidden_size,) * 3)
+    vision_tower = _tower(base, VISION_NAMES, linears, (vision.hidden_size,) * 3, image)
+    measured = vision_tower.measured is not None
     decoder = _tower(base, DECODER_NAMES, linears, text_widths)
     connector = _sum(sizes for name, sizes in linears.items() if base.get_submodule(name) is not head)
     return Shape(
         vision=vision_tower,
         patches=patches,
-        sequence=patches + any(name.rpartition(".")[2] in _CLASS_TOKENS for name in names),
-        patch_weights=convolution.weight.numel(),
+        sequence=1 if measured else patches + any(name.rpartition(".")[2] in _CLASS_TOKENS for name in names),
+        patch_weights=0 if measured else convolution.weight.numel(),
         connector=connector,
         image_tokens=image_tokens,
         decoder=decoder,
@@ -153,12 +161,14 @@ def outline_of(config: Any, processor: Any, tiles: int = 1) -> tuple[Any, Chat]:
 
 
 def _linears(base: nn.Module) -> dict[str, Sizes]:
-    """Every linear layer by its name; a layer and its LoRA are one entry."""
+    """Every linear layer by its name, and every convolution with a LoRA; a layer and its LoRA are one entry."""
     linears: dict[str, Sizes] = {}
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
             layer = module.get_base_layer()
-            linears[name] = layer.in_features, layer.out_features, sum(module.r.values())
+            linear = isinstance(layer, nn.Linear)  # its weight may be packed in 4 bits
+            outside, *inside = (layer.out_features, layer.in_features) if linear else layer.weight.shape
+            linears[name] = math.prod(inside), outside, sum(module.r.values())
         elif isinstance(module, nn.Linear) and not name.endswith(".base_layer") and ".lora_" not in name:
             linears[name] = module.in_features, module.out_features, 0
     return linears
@@ -172,10 +182,15 @@ def _sum(linears: Iterable[Sizes]) -> Linears:
     return sum(sums, Linears())
 
 
-def _tower(base: nn.Module, names: tuple[str, ...], linears: dict[str, Sizes], widths: tuple[int, int, int]) -> Tower:
-    """The tower of one of these names, its first list of modules; its layers are taken out of `linears`."""
+def _tower(base: Any, names: tuple[str, ...], linears: dict[str, Sizes], widths: Sizes, image: Any = None) -> Tower:
+    """The tower of one of these names, its first list of modules; its layers are taken out of `linears`. A tower
+    without such a list is measured on a tile of the `image`."""
     lists = (name for name, module in base.named_modules() if isinstance(module, nn.ModuleList))
     stack = next((f"{name}." for name in lists if not set(names).isdisjoint(name.split("."))), None)
+    if stack is None and image is not None:
+        adapters = _sum([linears.pop(name) for name in list(linears) if not set(names).isdisjoint(name.split("."))])
+        tower = next(module for name, module in base.named_modules() if name.rpartition(".")[2] in names)
+        return _measured_tower(tower, adapters, image.inputs["pixel_values"].shape[-3:])
     if stack is None:
         raise ValueError("a tower without transformer layers, whose cost is not known")
     inner = {name.removeprefix(stack): linears.pop(name) for name in list(linears) if name.startswith(stack)}
@@ -190,6 +205,22 @@ def _tower(base: nn.Module, names: tuple[str, ...], linears: dict[str, Sizes], w
         mlp_width=mlp_width,
         gates=sum(outside == mlp_width for _, outside, _ in inner.values()) // layers,
     )
+
+
+def _measured_tower(tower: nn.Module, adapters: Linears, tile: Sequence[int]) -> Tower:
+    """What torch counts on the meta device, where nothing is computed."""
+    tower, sizes = copy.deepcopy(tower).to("meta").eval(), list[int]()
+    for module in tower.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, given, out: sizes.append(out.numel()))
+    with FlopCounterMode(display=False) as forward:
+        features = tower(torch.empty(1, *tile, device="meta")).last_hidden_state
+    with FlopCounterMode(display=False) as backward:
+        if adapters.adapter:
+            features.sum().backward()
+    layers = round(sum(sizes) / (4 * max(sizes)))  # a layer without attention and MLP keeps four values for each
+    measured = forward.get_total_flops(), backward.get_total_flops()
+    return Tower(layers, Linears(), adapters, max(sizes), 0, 0, 0, 0, measured)
 
 
 def _pair(value: Any) -> tuple[int, int]:
