@@ -369,6 +369,9 @@ def test_fetch_says_in_one_line_what_is_missing(fake_hub, tmp_path, capsys):
     assert not (tmp_path / "p").exists()
 
 
-def test_what_only_open_styles_takes_is_refused_for_other_sets(tmp_path, capsys):
+def test_what_only_other_sets_take_is_refused_for_open_styles_and_the_other_way_round(tmp_path, capsys):
+    assert main(["data", "fetch", "open_styles", str(tmp_path / "set"), "--hub"]) == 1
+    assert "open_styles is not on the hub: leave --hub out" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
     assert main(["data", "fetch", "pacs", str(tmp_path / "pacs"), "--more"]) == 1
     assert "--archives and --more are options of open_styles" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 from tests.domains.small_archives import debian_of, qt_resource_of, tar_of, zip_of
 
 from throughline.core.errors import ThroughlineError
+from throughline.domains.fetching import sources
 from throughline.domains.fetching.sources import Package, files_by_hash, obtain
 from throughline.domains.fetching.unpacking import unpack
 
@@ -91,6 +92,21 @@ def test_a_package_client_writes_one_file_and_its_fault_is_told(tmp_path, monkey
     with pytest.raises(ThroughlineError, match=f"{kind} is not installed"):
         monkeypatch.setenv("PATH", str(client.parent))
         obtain(package(wanted.sources[0], content=b"another"), tmp_path / "cache")
+
+
+def test_without_a_pip_of_its_own_any_pip_will_do_and_none_is_one_line(tmp_path, monkeypatch):
+    """As in an environment that uv made."""
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    client = tmp_path / "bin" / "pip"
+    client.parent.mkdir()
+    (tmp_path / "content").write_bytes(CONTENT)
+    client.write_text(f"#!/bin/sh\n[ \"$1 $5\" = 'download pictures==1.0' ] && cp '{tmp_path}/content' pictures.whl\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}{os.pathsep}{os.environ['PATH']}")
+    assert obtain(package("pip:pictures==1.0"), tmp_path / "cache").read_bytes() == CONTENT
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ThroughlineError, match=r"pip is not installed: python\S* -m ensurepip"):
+        obtain(package("pip:pictures==1.0", content=b"another"), tmp_path / "cache")
 
 
 # archives -------------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class Fetch(Settings):
     folder: Folder
     """Folder for the images."""
     hub: bool = False
-    """Download it now and write the folder; a stopped download is resumed."""
+    """Of the others: download it now and write the folder; a stopped download is resumed."""
     archives: Annotated[Path | None, Shown("DIR")] = None
     """Of open_styles: folder with archives that you downloaded yourself, under any names; only the others are got."""
     more: bool = False
@@ -255,6 +255,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from throughline.domains.benchmarks import BENCHMARKS, write_rows
 
     if arguments.name == "open_styles":
+        if arguments.hub:
+            raise ThroughlineError("open_styles is not on the hub", do="leave --hub out: it is built from packages")
         return _build_open_styles(arguments)
     if arguments.archives is not None or arguments.more:
         raise ThroughlineError("--archives and --more are options of open_styles", arguments.name, "leave them out")

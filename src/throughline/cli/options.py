@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", bound=Settings)
 Subcommands: TypeAlias = "Mapping[str, tuple[type[Settings], Callable[[argparse.Namespace], int]]]"
 """By name, the options of a subcommand and the function that runs it."""
 
-MODEL_HELP = "folder made by `throughline fit`, or a checkpoint (zero-shot): `pocket`, a folder, with --hub a name"
+MODEL_HELP = "folder made by `throughline fit`, or a checkpoint (zero-shot): pocket, smol, a folder, with --hub a name"
 SOURCE_HELP = "folder <domain>/<class>/<image>, or .csv/.parquet: image, domain, label[, group][, class_name]"
 
 

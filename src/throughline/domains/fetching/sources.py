@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
@@ -23,7 +24,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thro
 """Where archives are kept by default."""
 CLIENTS: Mapping[str, tuple[str, ...]] = {
     # only a wheel: making one from a source package would run the package's own code
-    "pip": (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+    "pip": ("pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
     "npm": ("npm", "pack", "--silent"),
     "apt": ("apt-get", "download", "--quiet"),
 }
@@ -59,7 +60,7 @@ def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | No
         with readable_os_errors(cache), locked(cache, "another process downloads archives"):
             try:
                 if kind in CLIENTS:
-                    _ask_client(CLIENTS[kind], what, part)
+                    _ask_client(_client(kind), what, part)
                 else:
                     _download(source, part, package.bytes)
             except (httpx2.HTTPError, httpx2.InvalidURL, _SourceFault) as error:
@@ -92,13 +93,23 @@ class _SourceFault(Exception):
     """Why a source gave nothing; the next one is tried."""
 
 
+def _client(kind: str) -> tuple[str, ...]:
+    """The command of a package client that is there: this Python's own pip, or else, as in an environment made by uv,
+    any that is in the PATH."""
+    name, *options = CLIENTS[kind]
+    if kind == "pip" and find_spec("pip"):
+        return sys.executable, "-m", name, *options
+    program = shutil.which(name)
+    if program is None:
+        remedy = f": {Path(sys.executable).name} -m ensurepip" if kind == "pip" else ""
+        raise _SourceFault(f"{name} is not installed{remedy}")
+    return program, *options
+
+
 def _ask_client(command: tuple[str, ...], what: str, part: Path) -> None:
     """Has a package client download a package; its one file becomes `part`."""
-    program = shutil.which(command[0])
-    if program is None:
-        raise _SourceFault(f"{command[0]} is not installed")
     with tempfile.TemporaryDirectory(dir=part.parent) as folder:
-        call = [program, *command[1:], what]
+        call = [*command, what]
         ended = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
         files = list(Path(folder).iterdir())
         if ended.returncode or len(files) != 1:
