@@ -1,13 +1,16 @@
 """Questions behind labelled examples, behind descriptions, about parts and without an image: what a family's plain
 forward pass gives for the whole conversation, in every family."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import image_of
 
+from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.mllm import prefix
@@ -58,6 +61,39 @@ def test_each_is_the_plain_pass_over_the_whole_conversation(mllm: Mllm, family: 
             ]
         expected = torch.softmax(-torch.stack(nll).double(), dim=0).tolist()
         assert row.probabilities == pytest.approx(expected, rel=2e-3), row.answer
+
+
+def test_likelihoods_count_what_plain_passes_give(mllm: Mllm, family: str, samples: list[Sample]) -> None:
+    """The sum over an answer's tokens, their mean, and the sum less that behind the same words without the image;
+    alone, and behind examples."""
+    classes = ("cat", "small dog", "boat")
+    built = make_question_set(classes)
+    settings = AnswerSettings(answers=("likelihood", "mean_likelihood", "contrast"))
+    shown = ((samples[0], "boat"),)
+    for about in (ImageThenText, partial(WithExamples, shown)):
+        rows = answer_samples(mllm, samples[2:4], built.build(settings, about), batch=2)
+        for place, sample in enumerate(samples[2:4]):
+            prompt = about(built.label)(sample)
+            pictures = [picture(int(image.id[0])) for image in prompt.images]
+            turn = prompt.messages[-1]
+            blind = [*prompt.messages[:-1], {**turn, "content": [p for p in turn["content"] if p["type"] != "image"]}]
+
+            def logs(messages: Any, shown: Any) -> list[torch.Tensor]:
+                with torch.no_grad():
+                    return [
+                        -nll_alone(mllm.model, mllm.chat.processor, family, Spoken(messages, shown, name))
+                        for name in classes
+                    ]
+
+            seen, prior = logs(prompt.messages, pictures), logs(blind, pictures[:-1])
+            scores = {
+                "likelihood": [float(log.sum()) for log in seen],
+                "mean_likelihood": [float(log.mean()) for log in seen],
+                "contrast": [float(log.sum() - other.sum()) for log, other in zip(seen, prior, strict=True)],
+            }
+            for row in rows[3 * place : 3 * place + 3]:
+                expected = torch.softmax(torch.tensor(scores[row.answer]).double(), dim=0).tolist()
+                assert row.probabilities == pytest.approx(expected, rel=2e-3), row.answer
 
 
 def test_examples_that_all_samples_share_go_through_the_model_once(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from throughline.cli.options import Shown, add_settings
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.settings import Settings
+from throughline.core.settings import AnswerPath, Settings
 from throughline.core.table import Table
 from throughline.reporting.text import to_latex, to_markdown, to_terminal
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
@@ -31,7 +31,7 @@ class Reporting(Settings):
     split: Literal["in", "out", "all"] | None = None
     """Part of the target: in (the 80 % that DomainBed reports), out (the rest) or all (default: in, or all if there is
     no in; for several runs all)."""
-    answer: Literal["label", "reasoning", "likelihood"] | None = None
+    answer: AnswerPath | None = None
     """Only this answer path (default: all paths that were measured)."""
     measure: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
     """Measure of the printed tables: balanced_accuracy and macro_f1 weigh all classes equally; differences are printed

@@ -229,11 +229,16 @@ class TrainingSettings(Settings):
         return self
 
 
+AnswerPath = Literal["label", "reasoning", "likelihood", "mean_likelihood", "contrast"]
+
+
 class AnswerSettings(Settings):
     """How a trained model is tested."""
 
-    answers: tuple[Literal["label", "reasoning", "likelihood"], ...] = ("label", "reasoning", "likelihood")
-    """Answer paths; which of them the paper's table uses is open in the paper."""
+    answers: tuple[AnswerPath, ...] = ("label", "reasoning", "likelihood")
+    """Answer paths; which of them the paper's table uses is open in the paper. Besides `likelihood` there are
+    `mean_likelihood`, the mean over a class name's tokens instead of the sum, and `contrast`, the likelihood less that
+    without the image."""
     batch: int = Field(default=32, ge=1)
     """Images per batch. Part of a unit's hash, because another batch size rounds differently."""
     label_tokens: int = Field(default=32, ge=1)

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import canonical_json
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import EncodedPrompt, Path
@@ -57,6 +59,8 @@ class _Asking:
 
     def __init__(self, mllm: Mllm, questions: Sequence[Question], reader: ImageReader, seconds: Counter[str]) -> None:
         self.mllm, self.questions, self.reader, self.seconds = mllm, questions, reader, seconds
+        self._last: tuple[object, tuple[str, ...], Tensor] | None = None  # prompts, continuations, their likelihood
+        self._priors: dict[str, Tensor] = {}
         self.makers: tuple[PromptMaker, ...] = tuple(dict.fromkeys(question.prompt for question in questions))
         self.constraints = {
             question.name: StageConstraint(mllm.chat, question.answer.format)
@@ -103,7 +107,7 @@ class _Asking:
         """What is read of each answer, and its text."""
         answer = question.answer
         if isinstance(answer, Likelihood):
-            scores = label_log_likelihood(self.mllm, prompts, answer.continuations, prefix)
+            scores = self._scores(answer, prompts, prefix)
             if scores.isnan().any():
                 what = "the model's probabilities are not numbers: its training may have diverged"
                 raise ThroughlineError(what, self.mllm.name, "train it again with a lower learning rate")
@@ -114,6 +118,29 @@ class _Asking:
         settings = SamplingSettings(max_new_tokens=answer.max_new_tokens, constrained=constraint is not None)
         for (reply,) in continuations_of(self.mllm, paths, settings, prefix=prefix, constraint=constraint):
             yield answer.read(reply.text, reply.finish_reason), reply.text
+
+    def _scores(self, answer: Likelihood, prompts: Sequence[EncodedPrompt], prefix: Prefix | None) -> Tensor:
+        """`(prompts, continuations)`, what `Likelihood.score` says; the paths that count the same one differently share
+        it."""
+        last = self._last
+        if last is None or last[0] is not prompts or last[1] != answer.continuations:
+            sums = label_log_likelihood(self.mllm, prompts, answer.continuations, prefix)
+            self._last = last = prompts, answer.continuations, sums
+        sums = last[2]
+        if answer.score == "mean":
+            paths = [prompts[0].answered(self.mllm.chat, words) for words in answer.continuations]
+            return sums / torch.tensor([len(path.tokens) - path.answer_start for path in paths])
+        if answer.score == "contrast":
+            return sums - torch.cat([self._prior(prompt.without_last_image(), answer) for prompt in prompts])
+        return sums
+
+    def _prior(self, prompt: EncodedPrompt, answer: Likelihood) -> Tensor:
+        """`(1, continuations)` behind a prompt without the image asked about, which many prompts have in common."""
+        images = [image.key for image in prompt.images]
+        key = canonical_json([list(prompt.messages), images, list(answer.continuations)])
+        if key not in self._priors:
+            self._priors = {key: label_log_likelihood(self.mllm, [prompt], answer.continuations)}
+        return self._priors[key]
 
 
 def _prediction(sample: Sample, question: Question, reading: Reading, text: str) -> Prediction:

@@ -25,7 +25,7 @@ from throughline.mllm.flops import Row, appended, decoded, row_flops, row_of
 from throughline.mllm.head import LOGITS_AT_ONCE
 from throughline.mllm.shapes import Shape, Tower, tiles_of
 from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
-from throughline.questions.question_set import QuestionSet
+from throughline.questions.question_set import LIKELIHOODS, QuestionSet
 from throughline.questions.wording import class_name
 from throughline.training.paths import Example
 
@@ -181,7 +181,9 @@ class Workload:
         for way in settings.answers:
             images = images_asked if way == settings.answers[0] else cost.images_measured
             batches = self._batches(cost.images_measured) + self._batches(images - cost.images_measured)
-            if way == "likelihood":
+            if way in LIKELIHOODS:
+                if any(other in LIKELIHOODS for other in settings.answers[: settings.answers.index(way)]):
+                    continue  # counts the same numbers differently
                 trie = paths.trie + (0 if "label" in settings.answers else paths.label_prompt - paths.shared)
                 flops = row_flops(shape, appended(paths.label_prompt, trie, paths.trie_inner)).forward
                 phases.append(Phase(way, tokens=trie * images, flops=flops * images))

@@ -62,6 +62,15 @@ class EncodedPrompt:
         """Rendered with an answer behind it."""
         return chat.answered(self.messages, self.images, answer)
 
+    def without_last_image(self) -> EncodedPrompt:
+        """The same words, the image asked about left out."""
+        *_, shown = (at for at, turn in enumerate(self.messages) for part in turn["content"] if part["type"] == "image")
+        messages = list(self.messages)
+        content = list(messages[shown]["content"])
+        content.pop(max(place for place, part in enumerate(content) if part["type"] == "image"))
+        messages[shown] = {**messages[shown], "content": content}
+        return EncodedPrompt(messages, self.images[:-1])
+
 
 @dataclass(frozen=True, eq=False)
 class Path:

@@ -6,6 +6,7 @@ An answer is generated text, which a reader turns into classes, or the likelihoo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from throughline.chains.answers import parse_answer
 from throughline.chains.formats import ChainFormat
@@ -38,10 +39,15 @@ class Generated:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Answered with the most likely of these continuations, each of which stands for the class at the same place."""
+    """Answered with the most likely of these continuations, each of which stands for the class at the same place.
+
+    What counts is the logarithm of a continuation's probability: the `sum` over its tokens, their `mean`, or its
+    `contrast`: the sum less what it is behind the same words without the image (the prior of arXiv 2405.18415).
+    """
 
     continuations: tuple[str, ...]
     classes: tuple[str, ...]
+    score: Literal["sum", "mean", "contrast"] = "sum"
 
     def read(self, probabilities: Sequence[float]) -> Reading:
         """`probabilities` are those of the continuations among themselves. They are kept to six digits, not six places:

@@ -5,6 +5,7 @@ question word for word with an instruction after it, so that image, question and
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
 from throughline.chains.names import Aliases, matcher_of
@@ -12,6 +13,13 @@ from throughline.core.settings import AnswerSettings, WordingSettings
 from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
 from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
+
+LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast"]] = {
+    "likelihood": "sum",
+    "mean_likelihood": "mean",
+    "contrast": "contrast",
+}
+"""What the answer paths by likelihood count."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,9 @@ class QuestionSet:
     def build(
         self, settings: AnswerSettings, about: Callable[[str], PromptMaker] = ImageThenText
     ) -> tuple[Question, ...]:
-        """The questions of these settings, in their order: the label path, the reasoning path, and the likelihood of
-        every class as the answer to the label question. `about` makes the prompts of a question's text."""
+        """The questions of these settings, in their order: the label path, the reasoning path, and by likelihood of
+        every class as the answer to the label question, in three ways of counting it. `about` makes the prompts of a
+        question's text."""
         about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None
         label = Generated(partial(read_label, self.classes, self.names), settings.label_tokens)
@@ -42,7 +51,9 @@ class QuestionSet:
         questions = {
             "label": Question("label", about_label, label),
             "reasoning": Question("reasoning", about_reasoning, Generated(read, settings.chain_tokens, format)),
-            "likelihood": Question("likelihood", about_label, Likelihood(self.class_names, self.classes)),
+        } | {
+            name: Question(name, about_label, Likelihood(self.class_names, self.classes, score))
+            for name, score in LIKELIHOODS.items()
         }
         return tuple(questions[name] for name in settings.answers)
 

@@ -15,6 +15,8 @@ ANSWER_WORDS = {
     "label": "the model writes a class name",
     "reasoning": "the model writes a chain, and the class in its conclusion counts",
     "likelihood": "the class name with the highest likelihood counts",
+    "mean_likelihood": "the class name with the highest mean likelihood of a token counts",
+    "contrast": "the class name whose likelihood the image raises most counts",
 }
 
 
