@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
 from tests.forks import typed
@@ -37,6 +38,7 @@ from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
+from throughline.reporting.results import groups
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.runs.reader import read_run
 from throughline.training import trainer
@@ -582,6 +584,20 @@ def test_labelled_examples_are_levels_of_a_factor(here: Run, tmp_path: Path) -> 
     (alone,) = read_run(plain.folder).units.values()
     assert said.pop("none") == [(row.sample_id, row.probabilities) for row in alone.predictions()]
     assert len({str(rows) for rows in said.values()}) == len(said)
+
+
+def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 1.1 * value for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    of_base, of_other = (f"{{checkpoint: {folder}, device: cpu}}" for folder in (tiny_checkpoint, other))
+    both = here(tmp_path / "both", "methods=zero_shot", f"model=[{of_base}, {of_other}]")
+    alone = [here(tmp_path / str(n), "methods=zero_shot", f"model={own}") for n, own in enumerate((of_base, of_other))]
+    assert results(both.folder) == sorted(
+        (row for run in alone for row in results(run.folder)), key=lambda row: results(both.folder).index(row)
+    )
+    assert len(groups(read_run(both.folder))) == 2
 
 
 def test_a_set_of_one_domain_is_evaluated_zero_shot_beside_another_set(

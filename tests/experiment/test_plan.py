@@ -7,8 +7,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
 from throughline.evaluation.folds import leave_out
-from throughline.experiment.config import load_config
-from throughline.experiment.costs import estimate_costs, longest_paths
+from throughline.experiment.config import load_config, resolved_yaml
+from throughline.experiment.costs import estimate_costs, longest_paths, own_config
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import preview_images
 from throughline.training.methods import METHODS
@@ -247,6 +247,29 @@ def test_a_factor_of_selection_or_of_training_is_trained_for_every_level(config_
     for keys in ("evaluation.selection: validation", "training.stage.lr: 0.1", "questions.label: '{options}?'"):
         config = load_config(str(config_file), [f"factors={{x: {{one: {{}}, two: {{{keys}}}}}}}"])
         assert config.asked_factors == ()
+
+
+def test_several_models_are_planned_one_after_the_other(config_file, image_set, checkpoint, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    models = f"model=[{{checkpoint: {checkpoint}}}, {{checkpoint: {other}, tiles: 4, lora: {{rank: 2}}}}]"
+    config = load_config(str(config_file), ["methods=cls", models])
+    first, second = units = plan(config, [PlannedSet(config.data, image_set, None)], "m", "n")
+    assert [(unit.model, unit.inputs["model"]["tiles"]) for unit in units] == [("checkpoint", 1), ("other", 4)]
+    assert (first.inputs["model"]["checkpoint"], second.inputs["model"]["checkpoint"]) == ("m", "n")
+    assert first.identity != second.identity and first.name != second.name
+    alone = load_config(str(config_file), ["methods=cls"])
+    assert [first] == list(planned(alone, image_set, None)) and first.hash == planned(alone, image_set, None)[0].hash
+    assert own_config(second, config, [image_set])[0].model.lora.rank == 2
+    assert load_config(str(write_yaml(tmp_path, config))) == config
+    with pytest.raises(ThroughlineError, match="two models are called checkpoint"):
+        load_config(str(config_file), ["methods=cls", models.replace(str(other), str(checkpoint))])
+
+
+def write_yaml(folder, config):
+    path = folder / "resolved.yaml"
+    path.write_text(resolved_yaml(config))
+    return path
 
 
 def test_several_image_sets_are_planned_one_after_the_other(config_file, images, tmp_path):

@@ -33,6 +33,7 @@ from throughline.domains.splits import SplitRule
 from throughline.experiment.asking import EvaluationConfig, Words
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
+from throughline.mllm.checkpoints import checkpoint_name
 from throughline.questions.question_set import QuestionSet, make_question_set
 from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
@@ -144,7 +145,19 @@ class ChainsConfig(Settings):
 
 
 FIXED = (
-    *("name", "methods", "seeds", "workers", "threads", "factors", "more_data", "chains", "data.names", "per_method"),
+    *(
+        "name",
+        "methods",
+        "seeds",
+        "workers",
+        "threads",
+        "factors",
+        "more_data",
+        "more_models",
+        "chains",
+        "data.names",
+        "per_method",
+    ),
     "search",
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
@@ -169,7 +182,9 @@ class RunConfig(Settings):
     `wording: {plain: {}, short: {questions.label: 'Name it: {options}'}}`. Every method, target and seed has a unit for
     each combination of levels."""
     model: ModelSettings = ModelSettings()
-    """Checkpoint and adapter."""
+    """Checkpoint and adapter. With a list of these, one run covers all of them."""
+    more_models: tuple[ModelSettings, ...] = ()
+    """The other models of such a list."""
     chains: ChainsConfig = ChainsConfig()
     """Reasoning chains of the first stage."""
     questions: WordingSettings = WordingSettings()
@@ -218,9 +233,11 @@ class RunConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _listed_sets(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("data"), list) and values["data"]:
-            first, *more = values["data"]
-            return values | {"data": first, "more_data": more}
+        if isinstance(values, dict):
+            for key, others in (("data", "more_data"), ("model", "more_models")):
+                if isinstance(values.get(key), list) and values[key]:
+                    first, *more = values[key]
+                    values = values | {key: first, others: more}
         return values
 
     @model_validator(mode="after")
@@ -229,6 +246,10 @@ class RunConfig(Settings):
             self.factors[DRAW] = self.search.levels()
         elif DRAW in self.factors:
             raise ValueError("factors.draw belongs to a search, and there is none: give the factor another name")
+        names = [checkpoint_name(model.checkpoint) for model in self.models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two models are called {twice}: results could not tell them apart")
         if len({data.split_rule for data in self.image_sets}) > 1:
             raise ValueError("the image sets have several split_rules: give them the same one, or name it in factors")
         for name, levels in self.factors.items():
@@ -257,6 +278,11 @@ class RunConfig(Settings):
             raise ValueError(f"{where}: {what}" + (f": {remedy}" if remedy else "")) from None
 
     @property
+    def models(self) -> tuple[ModelSettings, ...]:
+        """All models, in their order."""
+        return (self.model, *self.more_models)
+
+    @property
     def image_sets(self) -> tuple[DataConfig, ...]:
         """All image sets, in their order."""
         return (self.data, *self.more_data)
@@ -280,14 +306,19 @@ class RunConfig(Settings):
         )
 
     def at(
-        self, data: DataConfig, levels: Mapping[str, object], method: str | None = None, targets: Sequence[str] = ()
+        self,
+        data: DataConfig,
+        levels: Mapping[str, object],
+        method: str | None = None,
+        targets: Sequence[str] = (),
+        model: ModelSettings | None = None,
     ) -> RunConfig:
-        """The config of one image set, one combination of levels and, where one is named, one method with these
-        targets, without further sets, factors and methods' own keys."""
+        """The config of one image set, one combination of levels and, where they are named, one method with these
+        targets and one model (the first by default), without further sets, models, factors and methods' own keys."""
         keys = {} if method is None else self.keys_of(method, targets)
         named = {name: level for name, level in levels.items() if name in self.factors}
         keys |= {key: v for name, level in named.items() for key, v in self.factors[name][str(level)].items()}
-        return self._with_these_alone(data, keys)
+        return self._with_these_alone(data, {"model": (model or self.model).model_dump(mode="json"), **keys})
 
     def keys_of(self, method: str, targets: Sequence[str] = ()) -> dict[str, Any]:
         """What `per_method` sets for a method with these targets: the keys of its parent, then its own."""
@@ -296,7 +327,7 @@ class RunConfig(Settings):
         return {**(self.keys_of(parent, targets) if parent else {}), **everywhere, **here}
 
     def _with_these_alone(self, data: DataConfig, keys: Mapping[str, Any]) -> RunConfig:
-        alone: dict[str, Any] = {"more_data": (), "factors": {}, "per_method": {}, "search": None}
+        alone: dict[str, Any] = {"more_data": (), "more_models": (), "factors": {}, "per_method": {}, "search": None}
         return self.with_keys({"data": data.model_dump(mode="json"), **alone, **keys})
 
     def with_keys(self, keys: Mapping[str, Any]) -> RunConfig:

@@ -16,6 +16,7 @@ from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.experiment.plan import STEPS, PlannedSet
+from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
 from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
@@ -99,9 +100,11 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
 
 
 def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple[RunConfig, ImageSet]:
-    """The config of a unit's image set, levels, method and targets, and the set; `sets` are in the config's order."""
+    """The config of a unit's image set, model, levels, method and targets, and the set; `sets` are in the config's
+    order."""
     position = [images.name for images in sets].index(unit.dataset)
-    return config.at(config.image_sets[position], unit.factors, unit.method, unit.targets), sets[position]
+    model = next(model for model in config.models if checkpoint_name(model.checkpoint) == unit.model)
+    return config.at(config.image_sets[position], unit.factors, unit.method, unit.targets, model), sets[position]
 
 
 @dataclass(frozen=True)

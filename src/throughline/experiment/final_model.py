@@ -49,7 +49,7 @@ from throughline.experiment.preparation import (
     require_server,
     write_accepted_chains,
 )
-from throughline.experiment.run import execute_units, require_model, with_commit
+from throughline.experiment.run import execute_units, require_models, with_commits
 from throughline.mllm.checkpoints import (
     POCKET,
     checkpoint_folder,
@@ -138,7 +138,7 @@ def fit_model(
         report_progress(warning)
     needs_chains = any(method.needs_chains for method in method_table(config.methods).values())
     _require_chains(config, needs_chains)
-    require_model(config)
+    require_models(config)
     require_server(config)
     require_own_folder(out, (RECORD, UNFINISHED), "a model")
     require_writable(out / RECORD)
@@ -149,7 +149,7 @@ def fit_model(
             chains = gather_chains(config, images, work / CHAINS)
             write_accepted_chains(work / CHAINS, chains)
         report_progress("looking at the checkpoint")
-        config = with_commit(config)
+        config = with_commits(config)
         fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
         planned = PlannedSet(config.data, images, chains)
         units = plan_final(config, planned, fingerprint)

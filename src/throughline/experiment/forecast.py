@@ -185,17 +185,19 @@ def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str
 def read_workloads(preview: Preview) -> dict[str, Workload] | str:
     """By the unit's name, the checkpoint's shape, the tokens of its paths and what they rest on, each of the unit's own
     image set, levels and keys of its method; or why they cannot be told."""
-    settings = preview.config.model
-    name, folder = settings.checkpoint, checkpoint_folder(settings.checkpoint)
-    outlines = cache(lambda tiles: open_outline(str(folder or name), tiles, settings.revision))
-    workloads: dict[tuple[str, str, str], Workload] = {}
+    outlines = cache(open_outline)
+    name, folder = preview.config.model.checkpoint, checkpoint_folder(preview.config.model.checkpoint)
+    workloads: dict[tuple[str, ...], Workload] = {}
     of_units = {}
     try:
         for unit in preview.units:
-            about = unit.dataset, str(unit.factors), str(preview.config.keys_of(unit.method, unit.targets))
+            keys = preview.config.keys_of(unit.method, unit.targets)
+            about = unit.dataset, unit.model, str(unit.factors), str(keys)
             if about not in workloads:
                 config, images = own_config(unit, preview.config, preview.sets)
-                workloads[about] = make_workload(config, images, *outlines(config.model.tiles))
+                name, folder = config.model.checkpoint, checkpoint_folder(config.model.checkpoint)
+                outline = outlines(str(folder or name), config.model.tiles, config.model.revision)
+                workloads[about] = make_workload(config, images, *outline)
             of_units[unit.name] = workloads[about]
         return of_units
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, TemplateError) as error:

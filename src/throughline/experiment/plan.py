@@ -54,11 +54,12 @@ class PlannedSet:
         return {domain: content_hash(pairs) for domain, pairs in by_domain.items()}
 
 
-def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tuple[Unit, ...]:
+def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tuple[Unit, ...]:
     """All units of a run, each after those it needs; what a method starts from is added where it is not asked for.
 
-    `checkpoint` is the fingerprint of its content. Raises a ThroughlineError for an unknown method or target, for
-    methods that lack chains, and for a method that trains where nothing would be left to train on.
+    `checkpoints` are the fingerprints of the models' content, in the config's order. Raises a ThroughlineError for an
+    unknown method or target, for methods that lack chains, and for a method that trains where nothing would be left to
+    train on.
     """
     methods = method_table(config.methods)
     for name, _, target in (entry.partition("@") for entry in config.per_method):
@@ -70,7 +71,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
     with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
     unmeasured = search is not None and search.measure == "validation"
     apart = bool(config.asked_factors)
-    for planned in sets:
+    for planned, (model, checkpoint) in itertools.product(sets, zip(config.models, checkpoints, strict=True)):
         _require_chains(config, methods, planned)
         for levels in config.combinations():
             targets = _targets(planned, methods)
@@ -80,7 +81,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], checkpoint: str) -> tupl
                 base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
                 ours = {name: method for name, method in methods.items() if method.trains or base_is_asked}
                 trained_here, asked = (
-                    [(method, config.at(planned.data, own, name, held_out)) for name, method in ours.items()]
+                    [(method, config.at(planned.data, own, name, held_out, model)) for name, method in ours.items()]
                     for own in (trained_levels, levels)
                 )
                 if apart:
@@ -186,7 +187,7 @@ def _add_units(
             },
         )
         others = {name: level for name, level in levels.items() if name != DRAW}
-        content = content_hash([unit.dataset, {**unit.inputs, "factors": others}])
+        content = content_hash([unit.dataset, unit.model, {**unit.inputs, "factors": others}])
         units[method.name] = known.setdefault(content, unit)
     return units
 

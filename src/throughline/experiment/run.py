@@ -4,6 +4,7 @@ Called by the verbs `run` and `demo`. The same call on the same folder continues
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,13 @@ def preview_run(config: RunConfig) -> Preview:
     What only the machine that computes must have, a server's program, is not looked for.
     """
     sets = preview_images(config)
-    source = require_model(config)
+    sources = require_models(config)
     require_chain_source(config, "set them with --set chains.teacher=null --set chains.journal=FILE.jsonl")
     planned = tuple(
         PlannedSet(data, images, _previewed_chains(config, data, images))
         for data, images in zip(config.image_sets, sets, strict=True)
     )
-    units = plan(config, planned, source)
+    units = plan(config, planned, *sources)
     warnings = tuple(line for images in sets for line in image_warnings(images))
     return Preview(config, planned, units, estimate_costs(units, config, planned), warnings)
 
@@ -109,11 +110,12 @@ def _previewed_chains(config: RunConfig, data: DataConfig, images: ImageSet) -> 
     return dict.fromkeys(images.by_id, ("",) * config.chains.per_image)
 
 
-def require_model(config: RunConfig) -> str:
-    """What the checkpoint is opened from. Raises ThroughlineError for one that is none, for a GPU that is not here, and
-    for LoRA on layers that the checkpoint, where it lies on this machine, has not got."""
-    source = checkpoint_source(config.model.checkpoint, config.model.hub)
-    for model in dict.fromkeys(config.at(config.data, levels).model for levels in config.combinations()):
+def require_models(config: RunConfig) -> tuple[str, ...]:
+    """What each checkpoint is opened from. Raises ThroughlineError for one that is none, for a GPU that is not here,
+    and for LoRA on layers that a checkpoint, where it lies on this machine, has not got."""
+    sources = {model.checkpoint: checkpoint_source(model.checkpoint, model.hub) for model in config.models}
+    levels = itertools.product(config.models, config.combinations())
+    for model in dict.fromkeys(config.at(config.data, own, model=model).model for model, own in levels):
         if model.device == "cuda":
             from throughline.mllm.devices import pick_device  # brings torch
 
@@ -123,8 +125,8 @@ def require_model(config: RunConfig) -> str:
             from throughline.mllm.shapes import open_outline
 
             with contextlib.suppress(OSError, ValueError, KeyError):  # still on the hub, or at fault: loading will say
-                adapted_modules(open_outline(source, model.tiles, model.revision)[0], model.lora)
-    return source
+                adapted_modules(open_outline(sources[model.checkpoint], model.tiles, model.revision)[0], model.lora)
+    return tuple(sources.values())
 
 
 def run_experiment(
@@ -146,12 +148,11 @@ def run_experiment(
     for warning in preview.warnings:
         report_progress(warning)
     require_server(config)
-    config = with_commit(config)
+    config = with_commits(config)
     with locked(run_folder):
         planned = _prepared(config, preview.planned, run_folder, report_progress)
         sets = tuple(each.images for each in planned)
-        model = config.model
-        units = plan(config, planned, fingerprint_checkpoint(model.checkpoint, model.revision))
+        units = plan(config, planned, *(fingerprint_checkpoint(m.checkpoint, m.revision) for m in config.models))
         stale = find_stale(run_folder, units)
         if redo_stale:
             set_aside(run_folder, stale)
@@ -211,8 +212,10 @@ def _prepared(
     return prepared
 
 
-def with_commit(config: RunConfig) -> RunConfig:
-    """The config with the commit that a checkpoint on the hub has now; a local checkpoint has none."""
-    model = config.model
-    commit = resolve_revision(model.checkpoint, model.hub, model.revision)
-    return config.model_copy(update={"model": model.model_copy(update={"revision": commit})})
+def with_commits(config: RunConfig) -> RunConfig:
+    """The config with the commits that checkpoints on the hub have now; a local checkpoint has none."""
+    first, *others = (
+        model.model_copy(update={"revision": resolve_revision(model.checkpoint, model.hub, model.revision)})
+        for model in config.models
+    )
+    return config.model_copy(update={"model": first, "more_models": tuple(others)})

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,13 @@ def is_done(run_folder: Path, unit: Unit) -> bool:
 
 
 def find_stale(run_folder: Path, units: Sequence[Unit]) -> dict[Path, tuple[str, ...]]:
-    """Finished folders of the plan's units (by identity) that were made from other inputs, with what changed."""
+    """Finished folders of the plan's units (by identity, that of another model where the plan has one only) that were
+    made from other inputs, with what changed."""
+    models = {unit.model for unit in units}
     planned: dict[tuple[object, ...] | None, Unit] = {unit.identity: unit for unit in units}
     stale = {}
     for folder in sorted((run_folder / UNITS).glob("[!.]*")):
-        inputs, unit = _done_inputs(folder), planned.get(_read_identity(folder))
+        inputs, unit = _done_inputs(folder), planned.get(_read_identity(folder, models))
         if inputs is None or unit is None:
             continue
         changes = input_changes(inputs, unit.inputs)
@@ -205,10 +207,12 @@ def _done_inputs(folder: Path) -> Mapping[str, Any] | None:
     return inputs
 
 
-def _read_identity(folder: Path) -> tuple[object, ...] | None:
-    """The identity of the unit in a folder; None where its `unit.json` cannot be read."""
+def _read_identity(folder: Path, models: set[str]) -> tuple[object, ...] | None:
+    """The identity of the unit in a folder, as if of the only one of these `models`; None where its `unit.json` cannot
+    be read."""
     try:
-        return read_record(Unit, json.loads((folder / UNIT).read_text())).identity
+        unit = read_record(Unit, json.loads((folder / UNIT).read_text()))
+        return replace(unit, model=next(iter(models))).identity if len(models) == 1 else unit.identity
     except (OSError, ValueError):
         return None
 

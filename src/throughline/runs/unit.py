@@ -68,7 +68,7 @@ class Unit:
     def identity(self) -> tuple[object, ...]:
         """What distinguishes it from the other units of a plan, whatever it is made from."""
         factors = tuple(sorted(self.factors.items()))
-        return self.kind, self.dataset, self.targets, self.method, self.seed, factors
+        return self.kind, self.dataset, self.model, self.targets, self.method, self.seed, factors
 
     def to_json(self) -> dict[str, Any]:
         """The content of `unit.json`, which `records.read_record` reads back."""
