@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.chat_server import FaultPlan, ServerSettings, running_server
 from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
 from tests.forks import typed
@@ -41,6 +42,7 @@ from throughline.questions.question_set import make_question_set
 from throughline.reporting.results import groups
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.runs.reader import read_run
+from throughline.teaching import endpoint
 from throughline.training import trainer
 
 pytestmark = pytest.mark.slow
@@ -598,6 +600,57 @@ def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkp
         (row for run in alone for row in results(run.folder)), key=lambda row: results(both.folder).index(row)
     )
     assert len(groups(read_run(both.folder))) == 2
+
+
+def test_a_model_behind_an_endpoint_is_asked_beside_a_checkpoint(
+    here: Run, tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of its calls fail; after a kill it is asked for nothing twice; no label goes out."""
+    monkeypatch.setattr(endpoint.Patience, "delay", lambda self, attempt: 0.0)
+    asked = tiny_images.in_domain("sketch")
+    wrong, *others = asked
+    labels = {sample.image_sha256: sample.label for sample in others}
+    labels[wrong.image_sha256] = next(label for label in tiny_images.classes if label != wrong.label)
+    log = tmp_path / "log.jsonl"
+    settings = ServerSettings(labels=labels, faults=FaultPlan(errors_500=0.2), log=log)
+    with running_server(settings) as server:
+        models = f"model=[{{checkpoint: {tiny_checkpoint}, device: cpu}}, {{checkpoint: 'big@{server.url}'}}]"
+        examples = "evaluation.examples={shots: 2, domains: sources}"
+        finished = here(tmp_path / "run", "methods=zero_shot,cls", models, examples)
+        counted = server.stats()
+        assert counted["errors_500"] > 0 and counted["answered"] == 2 * len(asked)
+        by_model = {unit.model: unit for unit in finished.units if unit.method == "zero_shot"}
+        assert [unit.method for unit in finished.units if unit.model == "big"] == ["zero_shot"]
+        before, folder = results(finished.folder), finished.folder / "units" / by_model["big"].name
+        for name in ("done", "metrics.json", "predictions.jsonl"):
+            (folder / name).unlink()
+        assert results(here(tmp_path / "run", "methods=zero_shot,cls", models, examples).folder) == before
+        assert server.stats()["answered"] == counted["answered"]
+    frame = read_run(finished.folder).frames.results.query("split == 'all' and model == 'big'")
+    assert dict(zip(frame["answer"], frame["accuracy"], strict=True)) == {"label": 14 / 15, "reasoning": 14 / 15}
+    (local,) = (unit for model, unit in by_model.items() if model != "big")
+    assert {row.answer for row in read_run(finished.folder).units[local.name].predictions()} == {
+        "label",
+        "reasoning",
+        "likelihood",
+    }
+    body = next(iter(read_json_lines(log)))["body"]
+    images = [part for turn in body["messages"] for part in turn["content"] if part["type"] == "image_url"]
+    assert (body["model"], body["temperature"], len(images)) == ("big", 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["evaluation.answering.answers=[likelihood]"], "an endpoint tells no likelihoods"),
+        (["methods=cls"], "a model behind an endpoint cannot be trained"),
+    ],
+)
+def test_what_an_endpoint_cannot_do_is_told_before_it_is_asked(
+    here: Run, tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ThroughlineError, match=said):
+        here(tmp_path / "run", "methods=zero_shot", "model={checkpoint: 'big@http://127.0.0.1:9/v1'}", *overrides)
 
 
 def test_a_set_of_one_domain_is_evaluated_zero_shot_beside_another_set(

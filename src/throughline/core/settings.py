@@ -68,12 +68,29 @@ class LoraSettings(Settings):
     """Linear layers of the decoder with an adapter, by name, e.g. `o_proj`; `*` is all, empty none (paper: adapted)."""
 
 
+class EndpointSettings(Settings):
+    """How a model behind an OpenAI-compatible endpoint is asked."""
+
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the API key."""
+    image_side: int = Field(default=1024, ge=1)
+    """Longest side, in pixels, of the images that are sent; larger images are scaled down."""
+    at_once: int = Field(default=64, ge=1)
+    """Most requests at the same time for each URL; fewer while it refuses some."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Further parameters of a request, e.g. `{reasoning_effort: low}`; null leaves one out (default: temperature 0, and
+    max_tokens as for checkpoints)."""
+
+
 class ModelSettings(Settings):
     """The base checkpoint."""
 
     checkpoint: str = "pocket"
     """`pocket` (ships with the package), `smol` (put together from others; needs `throughline[smol]`), a folder, or
-    with `hub` a name on the Hugging Face Hub."""
+    with `hub` a name on the Hugging Face Hub. `NAME@URL` is a model behind an OpenAI-compatible endpoint, e.g.
+    `gpt-4o@https://api.openai.com/v1`; it can only be asked, with label and reasoning path."""
+    endpoint: EndpointSettings = EndpointSettings()
+    """How a model behind an endpoint is asked."""
     tiles: int = Field(default=1, ge=1)
     """Largest number of tiles that an image is cut into (open in the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -33,8 +33,8 @@ from throughline.domains.splits import SplitRule
 from throughline.experiment.asking import EvaluationConfig, Words
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
-from throughline.mllm.checkpoints import checkpoint_name
-from throughline.questions.question_set import QuestionSet, make_question_set
+from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
+from throughline.questions.question_set import LIKELIHOODS, QuestionSet, make_question_set
 from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
 
@@ -318,7 +318,17 @@ class RunConfig(Settings):
         keys = {} if method is None else self.keys_of(method, targets)
         named = {name: level for name, level in levels.items() if name in self.factors}
         keys |= {key: v for name, level in named.items() for key, v in self.factors[name][str(level)].items()}
-        return self._with_these_alone(data, {"model": (model or self.model).model_dump(mode="json"), **keys})
+        own = self._with_these_alone(data, {"model": (model or self.model).model_dump(mode="json"), **keys})
+        if endpoint_of(own.model.checkpoint) is None:
+            return own
+        answers = [answer for answer in own.evaluation.answering.answers if answer not in LIKELIHOODS]
+        if not answers:
+            raise ThroughlineError(
+                "an endpoint tells no likelihoods, and no other answer is asked for",
+                own.model.checkpoint,
+                "add label or reasoning to evaluation.answering.answers",
+            )
+        return own.with_keys({"evaluation.answering.answers": answers})
 
     def keys_of(self, method: str, targets: Sequence[str] = ()) -> dict[str, Any]:
         """What `per_method` sets for a method with these targets: the keys of its parent, then its own."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
@@ -34,6 +35,7 @@ from throughline.evaluation.selection import select_best
 from throughline.experiment.engine.worker import Task
 from throughline.experiment.plan import STEPS
 from throughline.experiment.preparation import read_accepted_chains
+from throughline.mllm.checkpoints import endpoint_of
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import device_name
 from throughline.mllm.features import PROJECTOR, image_features
@@ -56,7 +58,7 @@ from throughline.runs.folder import (
     round_folders,
     write_metrics,
 )
-from throughline.runs.records import ResultsLine, read_record
+from throughline.runs.records import Prediction, ResultsLine, read_record
 from throughline.runs.unit import DRAW, START
 from throughline.training.methods import method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
@@ -183,6 +185,9 @@ def execute_evaluation(task: Task) -> None:
     needs."""
     data = task.config.data
     fold = measure_only(task.images, task.unit.targets, data.trial_seed, data.split_rule)
+    if endpoint_of(task.config.model.checkpoint) is not None:
+        write_metrics(task.folder, _measure_by_endpoint(task, fold))
+        return
     session = _open_session(task, fold)
     trained = task.needed(START)
     if trained is not None:
@@ -205,40 +210,79 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     predictions = answer_samples(
         session.mllm,
         asked,
-        session.questions.build(answering, _prompts_about(session, asked)),
+        session.questions.build(answering, _prompts_about(task, session.questions, asked, partial(_features, session))),
         answering.batch,
         reader=session.reader,
         on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
         seconds=seconds,
     )
     predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
+    return _written(task, fold, predictions, folder, seconds, number)
+
+
+def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
+    """As `_measure`, with every answer in the journal of the unit's folder."""
+    from throughline.evaluation.endpoint_answers import ask_endpoint  # brings a client's library
+
+    config, seconds = task.config, Counter[str]()
+    asked = config.evaluation.asked(fold.test)
+    questions = config.question_set(task.images.classes, task.images.names)
+    predictions = ask_endpoint(
+        config.model,
+        replace(task.images, samples=asked),
+        questions.build(config.evaluation.answering, _prompts_about(task, questions, asked)),
+        questions.format,
+        task.folder,
+        on_progress=lambda n, of: task.report_progress(f"answers: {n}/{of}"),
+        seconds=seconds,
+    )
+    return _written(task, fold, predictions, task.folder, seconds)
+
+
+def _written(
+    task: Task,
+    fold: Fold,
+    predictions: Sequence[Prediction],
+    folder: Path,
+    seconds: Mapping[str, float],
+    number: int | None = None,
+) -> list[ResultsLine]:
+    """Writes the predictions and returns their results lines."""
     write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
     splits = {"in": fold.target_in, "out": out, "all": None}
-    return results_lines(predictions, session.questions.classes, splits, task.unit, seconds, number)
+    return results_lines(predictions, task.images.classes, splits, task.unit, seconds, number)
 
 
-def _prompts_about(session: _Session, asked: Sequence[Sample]) -> Callable[[str], PromptMaker]:
-    """Makes a question's text into prompts: the image alone, or behind labelled examples."""
-    task, settings = session.task, session.task.config.evaluation.examples
+def _prompts_about(
+    task: Task,
+    questions: QuestionSet,
+    asked: Sequence[Sample],
+    features: Callable[[Sequence[Sample]], Embeddings] | None = None,
+) -> Callable[[str], PromptMaker]:
+    """Makes a question's text into prompts: the image alone, or behind labelled examples, which may be chosen by
+    `features`."""
+    settings = task.config.evaluation.examples
     if settings is None or not settings.shots:
         return ImageThenText
     pool = example_pool(task.images, task.unit.targets, settings.domains, asked)
     make = partial(InOneTurn if settings.layout == "ordinal" else WithExamples, pictures=settings.pictures)
 
     def shown(chosen: Sequence[Sample]) -> tuple[Example, ...]:
-        names = dict(zip(session.questions.classes, session.questions.class_names, strict=True))
+        names = dict(zip(questions.classes, questions.class_names, strict=True))
         return with_labels(in_order(chosen, settings.order), names.__getitem__, settings.labels == "shuffled")
 
-    if settings.choice == "nearest":
-        chosen = nearest_examples(pool, _features(session, pool), _features(session, asked), settings.shots)
-        own = {sample.id: shown(examples) for sample, examples in zip(asked, chosen, strict=True)}
-        return lambda text: EachItsOwn(own, text, make)
+    if settings.choice == "random":
+        drawn = draw_examples(pool, settings.shots, settings.seed, settings.shares, settings.spurious)
+        return partial(make, shown(drawn))
+    if features is None:
+        what = f"examples of choice {settings.choice} need the model's own tower, which an endpoint does not show"
+        raise ThroughlineError(what, task.config.model.checkpoint, "use evaluation.examples.choice random")
     if settings.choice == "spread":
-        examples = spread_examples(pool, _features(session, pool), settings.shots, settings.seed)
-    else:
-        examples = draw_examples(pool, settings.shots, settings.seed, settings.shares, settings.spurious)
-    return partial(make, shown(examples))
+        return partial(make, shown(spread_examples(pool, features(pool), settings.shots, settings.seed)))
+    chosen = nearest_examples(pool, features(pool), features(asked), settings.shots)
+    own = {sample.id: shown(examples) for sample, examples in zip(asked, chosen, strict=True)}
+    return lambda text: EachItsOwn(own, text, make)
 
 
 def _features(session: _Session, samples: Sequence[Sample]) -> Embeddings:

@@ -39,7 +39,7 @@ from throughline.experiment.workload import (
     count_paths,
 )
 from throughline.mllm.chat import Chat
-from throughline.mllm.checkpoints import checkpoint_folder
+from throughline.mllm.checkpoints import checkpoint_folder, endpoint_of
 from throughline.mllm.lora import add_lora
 from throughline.mllm.shapes import open_outline, shape_of
 from throughline.runs.folder import DONE, UNITS
@@ -186,7 +186,7 @@ def read_workloads(preview: Preview) -> dict[str, Workload] | str:
     """By the unit's name, the checkpoint's shape, the tokens of its paths and what they rest on, each of the unit's own
     image set, levels and keys of its method; or why they cannot be told."""
     outlines = cache(open_outline)
-    name, folder = preview.config.model.checkpoint, checkpoint_folder(preview.config.model.checkpoint)
+    name, folder = preview.config.model.checkpoint, None
     workloads: dict[tuple[str, ...], Workload] = {}
     of_units = {}
     try:
@@ -195,7 +195,10 @@ def read_workloads(preview: Preview) -> dict[str, Workload] | str:
             about = unit.dataset, unit.model, str(unit.factors), str(keys)
             if about not in workloads:
                 config, images = own_config(unit, preview.config, preview.sets)
-                name, folder = config.model.checkpoint, checkpoint_folder(config.model.checkpoint)
+                name = config.model.checkpoint
+                if endpoint_of(name) is not None:
+                    return f"{name}: what a model behind an endpoint computes is not known"
+                folder = checkpoint_folder(name)
                 outline = outlines(str(folder or name), config.model.tiles, config.model.revision)
                 workloads[about] = make_workload(config, images, *outline)
             of_units[unit.name] = workloads[about]

@@ -15,7 +15,7 @@ from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
-from throughline.mllm.checkpoints import checkpoint_name
+from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
 from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
 from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
@@ -73,13 +73,16 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
     apart = bool(config.asked_factors)
     for planned, (model, checkpoint) in itertools.product(sets, zip(config.models, checkpoints, strict=True)):
         _require_chains(config, methods, planned)
+        can_train = endpoint_of(model.checkpoint) is None
         for levels in config.combinations():
             targets = _targets(planned, methods)
             trained_levels = {name: level for name, level in levels.items() if name not in config.asked_factors}
             for held_out in [*targets, *(_pairs(planned, targets) if with_pairs else [])]:
                 kind = VALIDATE if unmeasured or len(held_out) > 1 else FOLD
                 base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
-                ours = {name: method for name, method in methods.items() if method.trains or base_is_asked}
+                ours = {
+                    name: method for name, method in methods.items() if (can_train if method.trains else base_is_asked)
+                }
                 trained_here, asked = (
                     [(method, config.at(planned.data, own, name, held_out, model)) for name, method in ours.items()]
                     for own in (trained_levels, levels)
@@ -92,7 +95,11 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
                     if apart and kind == FOLD:
                         _add_units(known, fold, EVALUATE, asked, levels, trained)
     if not known:
-        raise ThroughlineError("no method trains, so there is nothing to validate", "methods", "add cls, for example")
+        if unmeasured:
+            raise ThroughlineError(
+                "no method trains, so there is nothing to validate", "methods", "add cls, for example"
+            )
+        raise ThroughlineError("a model behind an endpoint cannot be trained", "methods", "add zero_shot")
     return tuple(known.values())
 
 
@@ -195,6 +202,8 @@ def _add_units(
 def _model_inputs(config: RunConfig, kind: str, checkpoint: str) -> dict[str, Any]:
     """What the base and its adapter are."""
     model = config.model
+    if endpoint_of(model.checkpoint) is not None:
+        return {"checkpoint": checkpoint, "endpoint": model.endpoint.model_dump(include={"image_side", "params"})}
     return {
         "checkpoint": checkpoint,
         **model.model_dump(include={"tiles", "dtype", "quantization"}),

@@ -114,8 +114,9 @@ def require_models(config: RunConfig) -> tuple[str, ...]:
     """What each checkpoint is opened from. Raises ThroughlineError for one that is none, for a GPU that is not here,
     and for LoRA on layers that a checkpoint, where it lies on this machine, has not got."""
     sources = {model.checkpoint: checkpoint_source(model.checkpoint, model.hub) for model in config.models}
-    levels = itertools.product(config.models, config.combinations())
-    for model in dict.fromkeys(config.at(config.data, own, model=model).model for model, own in levels):
+    every = itertools.product(config.models, config.combinations())
+    settings = [config.at(config.data, levels, model=model).model for model, levels in every]
+    for model in {model.model_dump_json(): model for model in settings}.values():
         if model.device == "cuda":
             from throughline.mllm.devices import pick_device  # brings torch
 

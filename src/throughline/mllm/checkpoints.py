@@ -10,6 +10,12 @@ from throughline.core.files import content_hash, file_sha256
 POCKET, SMOL = "pocket", "smol"
 
 
+def endpoint_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The model's name and the base URLs of `NAME@URL,URL`; None for a checkpoint."""
+    model, at, urls = name.partition("@http")
+    return (model, tuple(f"{at[1:]}{urls}".split(","))) if at and model else None
+
+
 def checkpoint_folder(name: str) -> Path | None:
     """The folder behind a checkpoint name, or None where it may be on the hub. `smol` is put together where it is not
     there yet; a ThroughlineError says what that lacks."""
@@ -29,7 +35,7 @@ def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str |
 
     Raises a ThroughlineError where neither has the checkpoint.
     """
-    if checkpoint_folder(name) is not None or not hub:
+    if endpoint_of(name) or checkpoint_folder(name) is not None or not hub:
         return None
     import httpx2
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -51,11 +57,13 @@ def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str |
 
 def fingerprint_checkpoint(name: str, commit: str | None = None) -> str:
     """Hash of a local checkpoint's files by name and content; of a hub checkpoint, its name and commit; of `smol`, what
-    it is made of."""
+    it is made of; of a model behind an endpoint, its name."""
     if name == SMOL:
         from throughline.mllm.smol.assembly import recipe
 
         return content_hash(recipe())
+    if (served := endpoint_of(name)) is not None:
+        return content_hash({"endpoint": served[0]})
     folder = checkpoint_folder(name)
     if folder is None:
         return content_hash({"hub": name, "commit": commit})
@@ -64,7 +72,10 @@ def fingerprint_checkpoint(name: str, commit: str | None = None) -> str:
 
 
 def checkpoint_name(name: str) -> str:
-    """What results call the checkpoint: a folder's own name, else the name as given."""
+    """What results call the checkpoint: a folder's own name, of a model behind an endpoint its name there, else the
+    name as given."""
+    if (served := endpoint_of(name)) is not None:
+        return served[0]
     return Path(name).resolve().name if name not in {POCKET, SMOL} and Path(name).is_dir() else name
 
 
@@ -74,9 +85,9 @@ def checkpoint_source(name: str, hub: bool = False) -> str:
     Raises a ThroughlineError when it is no checkpoint, holds pickled weights only, has no vision tower or no chat
     template.
     """
-    folder = checkpoint_folder(name)
+    folder = None if endpoint_of(name) else checkpoint_folder(name)
     if folder is None:
-        if hub:
+        if hub or endpoint_of(name):
             return name
         raise ThroughlineError(
             "no such checkpoint folder",
