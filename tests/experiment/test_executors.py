@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tests.chat_server import FaultPlan, ServerSettings, running_server
 from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
@@ -32,7 +37,7 @@ from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
 from throughline.experiment.config import load_config
-from throughline.experiment.executors import execute_evaluation, execute_fold, execute_training
+from throughline.experiment.executors import execute_evaluation, execute_fold, execute_probes, execute_training
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
@@ -49,7 +54,12 @@ pytestmark = pytest.mark.slow
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
-EXECUTORS = {"fold": execute_fold, "validate": execute_training, "evaluate": execute_evaluation}
+EXECUTORS = {
+    "fold": execute_fold,
+    "validate": execute_training,
+    "evaluate": execute_evaluation,
+    "probe": execute_probes,
+}
 Run = Callable[..., FinishedRun]
 
 
@@ -83,10 +93,7 @@ def here(config_file: Path) -> Iterator[Run]:
         for unit in units:
             if unit.name not in done:
                 begin_unit(job.run_folder, unit)
-                execute = {"fold": execute_fold, "validate": execute_training, "evaluate": execute_evaluation}[
-                    unit.kind
-                ]
-                execute(job.task(unit, lambda line: None))
+                EXECUTORS[unit.kind](job.task(unit, lambda line: None))
                 finish_unit(job.run_folder, unit)
                 finished(unit)
 
@@ -600,6 +607,33 @@ def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkp
         (row for run in alone for row in results(run.folder)), key=lambda row: results(both.folder).index(row)
     )
     assert len(groups(read_run(both.folder))) == 2
+
+
+def test_probes_stand_beside_the_answers_and_scikit_learn_gives_the_same(here: Run, tmp_path: Path) -> None:
+    few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood]")
+    finished = here(tmp_path / "run", "methods=zero_shot,probe", *few)
+    assert [unit.kind for unit in finished.units] == ["evaluate", "probe"]
+    run = read_run(finished.folder)
+    assert run.faults == ()
+    (group,) = groups(run)
+    assert group.answers == ("likelihood",)
+    answered, probed = run.units.values()
+    asked = [row.sample_id for row in answered.predictions()]
+    kept = np.load(probed.folder / "features.npz")
+    ids, train = kept["ids"].tolist(), [name for name in kept["ids"].tolist() if name not in asked]
+    points = [name for name in kept.files if name != "ids"]
+    assert points[:3] == ["tower", "projector", "layer 0, image"] and len(points) == 2 + 2 * 3
+    for point in points:
+        said = {row.sample_id: row.predicted for row in probed.predictions() if row.answer == f"probe: {point}"}
+        assert list(said) == asked
+        rows = kept[point].astype(np.float64)
+        own = [ids.index(name) for name in train]
+        labels = [name.split("/")[1] for name in train]
+        model = make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced"))
+        grid = {"ridgeclassifier__alpha": [10.0**e for e in range(-1, 6)]}
+        folds = list(StratifiedGroupKFold(3, shuffle=True, random_state=0).split(rows[own], labels, groups=train))
+        fitted = GridSearchCV(model, grid, cv=folds, scoring="balanced_accuracy").fit(rows[own], labels)
+        assert list(said.values()) == fitted.predict(rows[[ids.index(name) for name in asked]]).tolist(), point
 
 
 def test_a_model_behind_an_endpoint_is_asked_beside_a_checkpoint(

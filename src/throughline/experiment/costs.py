@@ -17,7 +17,7 @@ from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.experiment.plan import STEPS, PlannedSet
 from throughline.mllm.checkpoints import checkpoint_name
-from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
+from throughline.runs.unit import DRAW, EVALUATE, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
@@ -74,7 +74,7 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         how = at.data.split_rule, unit.targets if at.data.split_rule == "concepts" else ()
         own, method = splits(unit.dataset, *how), methods[unit.method]
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
-        inside = sum(len(own[name].inside) for name in unit.targets)
+        inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
         target = (name for domain in unit.targets for name in (*own[domain].inside, *own[domain].out))
         asked = at.evaluation.asked([named[unit.dataset].by_id[name] for name in target])
         measured = len(asked) if unit.kind != VALIDATE else 0
@@ -83,6 +83,8 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         trained = Cost()
         if unit.kind == EVALUATE:
             cost = _asking_cost(at, measured)
+        elif unit.kind == PROBE:
+            cost = Cost(answers=inside + out, images_measured=inside + out)
         else:
             trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), trained)
             cost = trained + _answering_cost(method, at, measured, validation)

@@ -5,6 +5,7 @@ training or a round, is not done again, so that a killed unit resumes and ends w
 works in the unit's folder itself, those before it in `stage-1`, `stage-2`, ... below it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.examples import (
@@ -35,6 +36,7 @@ from throughline.evaluation.selection import select_best
 from throughline.experiment.engine.worker import Task
 from throughline.experiment.plan import STEPS
 from throughline.experiment.preparation import read_accepted_chains
+from throughline.mllm.chat import EncodedPrompt
 from throughline.mllm.checkpoints import endpoint_of
 from throughline.mllm.constraints import constraint_of
 from throughline.mllm.devices import device_name
@@ -43,6 +45,7 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
+from throughline.ood.probe import FEATURES, probe_predictions, read_features
 from throughline.questions.in_context import EachItsOwn, InOneTurn, WithExamples
 from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question_set import QuestionSet
@@ -193,6 +196,29 @@ def execute_evaluation(task: Task) -> None:
     if trained is not None:
         load_adapter(session.mllm.model, trained / ADAPTER)
     write_metrics(task.folder, _measure(session, task.folder, None))
+
+
+def execute_probes(task: Task) -> None:
+    """Fits linear probes at every point of the checkpoint, on images of the targets that are not asked about, and tests
+    them on those that are; leaves the features of all beside the predictions."""
+    data = task.config.data
+    fold = measure_only(task.images, task.unit.targets, data.trial_seed, data.split_rule)
+    session, asked = _open_session(task, fold), task.config.evaluation.asked(fold.test)
+    pool, began = example_pool(task.images, task.unit.targets, "target", asked), time.monotonic()
+    encode = partial(_encoded, session)
+    features, faults = read_features(
+        session.mllm, (*pool, *asked), encode, lambda n, of: task.report_progress(f"features: {n}/{of} images")
+    )
+    write_atomically(task.folder / FEATURES, features.to_bytes())
+    predictions = probe_predictions(features, pool, asked, faults, task.unit.seed)
+    answers = {prediction.answer for prediction in predictions}
+    seconds = dict.fromkeys(answers, (time.monotonic() - began) / len(answers))
+    write_metrics(task.folder, _written(task, fold, predictions, task.folder, seconds))
+
+
+def _encoded(session: _Session, sample: Sample) -> EncodedPrompt:
+    """The label question about a sample."""
+    return ImageThenText(session.questions.label)(sample).encode(session.reader)
 
 
 def execute_training(task: Task) -> None:

@@ -17,10 +17,10 @@ from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
 from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
-from throughline.runs.unit import DRAW, EVALUATE, START, VALIDATE, Unit
+from throughline.runs.unit import DRAW, EVALUATE, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
-VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4}
+VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4, "probing": 1}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
 unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
 
@@ -32,6 +32,8 @@ ASKED_OF = {"sample", "examples"}
 
 FOLD, FINAL = "fold", "final"
 """Further kinds of units: `engine.worker` knows who executes each."""
+ASKING = {EVALUATE, PROBE}
+"""Kinds that train nothing."""
 STEPS = "steps"
 """The role of the needed unit whose optimiser steps a unit takes."""
 
@@ -165,14 +167,14 @@ def _add_units(
     units: dict[str, Unit] = {}
     for method, config in configs:
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
-        own = kind if method.trains or not targets else EVALUATE
-        if own == EVALUATE:
+        own = kind if method.trains or not targets else method.kind or EVALUATE
+        if own in ASKING:
             needs = {START: trained[method.name]} if trained and method.trains else {}
         else:
             parent = parent_of(method)
             roles = {START: parent.name if parent else None, STEPS: method.steps_like}
             needs = {role: units[name] for role, name in roles.items() if name is not None}
-        learns = own != EVALUATE and (method.needs_chains or (method.trains and config.chains.coverage == "shared"))
+        learns = own not in ASKING and (method.needs_chains or (method.trains and config.chains.coverage == "shared"))
         named: dict[str, Any] = {"kind": own, "method": method.name}
         named |= {"targets": targets, "seed": fold.seed, "factors": dict(levels)}
         unit = Unit(
@@ -207,19 +209,20 @@ def _model_inputs(config: RunConfig, kind: str, checkpoint: str) -> dict[str, An
     return {
         "checkpoint": checkpoint,
         **model.model_dump(include={"tiles", "dtype", "quantization"}),
-        "lora": model.lora.model_dump(mode="json") if kind != EVALUATE else None,
+        "lora": model.lora.model_dump(mode="json") if kind not in ASKING else None,
     }
 
 
 def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any]:
     """What the unit's own stages read of the config, and the versions of their code."""
-    answering, trains = config.evaluation.answering, kind != EVALUATE
-    inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")}
+    answering, trains = config.evaluation.answering, kind not in ASKING
+    inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")} if kind != PROBE else {}
     # what a config of an earlier version cannot have is there only where it is set
     inputs |= config.evaluation.model_dump(mode="json", include=ASKED_OF, exclude_defaults=True)
-    versions = {"answering": VERSIONS["answering"]}
+    version = "probing" if kind == PROBE else "answering"
+    versions = {version: VERSIONS[version]}
     inputs["questions"] = config.questions.model_dump(mode="json")
-    if (trains and method.needs_chains) or "reasoning" in answering.answers:
+    if (trains and method.needs_chains) or (kind != PROBE and "reasoning" in answering.answers):
         inputs["format"] = config.chains.format  # words the reasoning question
     if trains:
         versions["training"] = VERSIONS["training"]

@@ -25,6 +25,7 @@ from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order, ordered
 from throughline.runs.reader import Run
 from throughline.runs.records import CLASS_MEASURES, Factor
+from throughline.runs.unit import PROBE
 from throughline.training.methods import METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
@@ -138,8 +139,9 @@ class Group:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answer paths with final results."""
-        return in_order(self.final["answer"], ANSWER_ORDER)
+        """The answer paths with final results; probes are none."""
+        answers = self.final["answer"]
+        return in_order(answers[~answers.str.startswith(PROBE)], ANSWER_ORDER)
 
     @property
     def class_measured(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
 from throughline.core.nearest import did_you_mean
+from throughline.runs.unit import PROBE
 from throughline.training.objectives import AnswerPath, MarkedPaths
 from throughline.training.stages.context import Stage
 from throughline.training.stages.rounds import Rounds
@@ -33,6 +34,8 @@ class Method:
     baseline: bool = False
     full: bool = False
     control: bool = False
+    kind: str | None = None
+    """The kind of its units where it is no stages of training (`experiment.engine.worker`)."""
     source: str | None = None
     """SHA-256 of the file of a user's own method: part of a unit's hash."""
 
@@ -114,11 +117,15 @@ METHODS: dict[str, Method] = {
 }
 
 
+MEASURES: dict[str, Method] = {"probe": Method("probe", (), "linear probes on every point of the model", kind=PROBE)}
+"""Rows that stand beside the methods and train no model."""
+
+
 def method_table(names: Iterable[str]) -> dict[str, Method]:
     """The methods named, each by its name and after those it goes on from or copies steps from, which are added.
 
-    A name is one of `METHODS`, or `file.py:NAME` for a `Method` in a file of the user's. Raises ThroughlineError for an
-    unknown name and for a file without such a method.
+    A name is one of `METHODS` or `MEASURES`, or `file.py:NAME` for a `Method` in a file of the user's. Raises
+    ThroughlineError for an unknown name and for a file without such a method.
     """
     table: dict[str, Method] = {}
 
@@ -142,9 +149,10 @@ def parent_of(method: Method, table: Mapping[str, Method] = METHODS) -> Method |
 
 
 def _known(name: str) -> Method:
-    if name not in METHODS:
-        raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, METHODS, "the methods"))
-    return METHODS[name]
+    known = METHODS | MEASURES
+    if name not in known:
+        raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, known, "the methods"))
+    return known[name]
 
 
 def _from_file(name: str) -> Method:
