@@ -617,7 +617,7 @@ def test_probes_stand_beside_the_answers_and_scikit_learn_gives_the_same(here: R
     assert run.faults == ()
     (group,) = groups(run)
     assert group.answers == ("likelihood",)
-    answered, probed = run.units.values()
+    answered, probed = (run.units[unit.name] for unit in finished.units)
     asked = [row.sample_id for row in answered.predictions()]
     kept = np.load(probed.folder / "features.npz")
     ids, train = kept["ids"].tolist(), [name for name in kept["ids"].tolist() if name not in asked]
@@ -634,6 +634,28 @@ def test_probes_stand_beside_the_answers_and_scikit_learn_gives_the_same(here: R
         folds = list(StratifiedGroupKFold(3, shuffle=True, random_state=0).split(rows[own], labels, groups=train))
         fitted = GridSearchCV(model, grid, cv=folds, scoring="balanced_accuracy").fit(rows[own], labels)
         assert list(said.values()) == fitted.predict(rows[[ids.index(name) for name in asked]]).tolist(), point
+
+
+def test_views_are_levels_of_a_factor(here: Run, tmp_path: Path) -> None:
+    """The same samples under every view, in answers and probes; nothing covered is the image itself."""
+    half, none = (f"{{evaluation.view: {{kind: occlusion_grey, severity: {share}}}}}" for share in (0.5, 0))
+    levels = f"clean: {{}}, half: {half}, none: {none}"
+    few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood]")
+    finished = here(tmp_path / "run", "methods=zero_shot,cls,probe", f"factors={{view: {{{levels}}}}}", *few)
+    assert len([unit for unit in finished.units if unit.kind == "validate"]) == 1
+    run = read_run(finished.folder)
+    said = {
+        (unit.unit.method, unit.unit.factors["view"]): [
+            (row.answer, row.sample_id, row.probabilities, row.predicted) for row in unit.predictions()
+        ]
+        for unit in run.units.values()
+        if unit.unit.kind != "validate"
+    }
+    for method in ("zero_shot", "cls", "probe"):
+        assert said[method, "none"] == said[method, "clean"] != said[method, "half"]
+        assert [row[1] for row in said[method, "half"]] == [row[1] for row in said[method, "clean"]]
+    with pytest.raises(ThroughlineError, match="fog has no severity 9"):
+        here(tmp_path / "x", "evaluation.view={kind: fog, severity: 9}")
 
 
 def test_a_model_behind_an_endpoint_is_asked_beside_a_checkpoint(

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerSettings, Settings, as_list
 from throughline.domains.samples import Sample, balanced, composed
+from throughline.domains.views import View, view_of
 
 
 def _named(value: Any) -> Any:
@@ -32,6 +34,25 @@ class SampleConfig(Settings):
     """Images of each class and domain, all where there are fewer."""
     seed: int = Field(default=0, ge=0)
     """Seed of the choice."""
+
+
+class ViewConfig(Settings):
+    """The images asked about with their pixels changed: corrupted, distorted or partly covered."""
+
+    kind: str
+    """As `throughline data corrupt` names them, e.g. fog."""
+    severity: float
+    """1 to 5, whole; of occlusions the share of the image that is covered, 0 to 1."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of what is random in it."""
+
+    @model_validator(mode="after")
+    def _there_is_one(self) -> ViewConfig:
+        try:
+            View(self.kind, self.severity, self.seed)
+        except ThroughlineError as error:
+            raise ValueError(f"{error.what}: {error.do}") from None
+        return self
 
 
 class ExamplesConfig(Settings):
@@ -78,6 +99,8 @@ class EvaluationConfig(Settings):
     """How the model is asked."""
     sample: SampleConfig | None = None
     """Images to ask about; all by default."""
+    view: ViewConfig | None = None
+    """A view of the images asked about; by default they are shown as they are. Examples and training images are."""
     examples: ExamplesConfig | None = None
     """Labelled examples before the question; none by default."""
     selection: Literal["last", "validation"] = "last"
@@ -85,5 +108,9 @@ class EvaluationConfig(Settings):
     paper)."""
 
     def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
-        """Those of a target's samples that are asked about."""
-        return tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
+        """Those of a target's samples that are asked about, as they are shown."""
+        asked = tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
+        if self.view is None:
+            return asked
+        view = View(self.view.kind, self.view.severity, self.view.seed)
+        return tuple(view_of(sample, view) for sample in asked)

@@ -14,6 +14,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
 from throughline.domains.samples import ImageSet
+from throughline.domains.views import VERSION as VIEW_VERSION
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
 from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
@@ -27,7 +28,7 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-ASKED_OF = {"sample", "examples"}
+ASKED_OF = {"sample", "view", "examples"}
 """Of the settings of evaluation: what is asked, besides how."""
 
 FOLD, FINAL = "fold", "final"
@@ -219,6 +220,8 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
     inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")} if kind != PROBE else {}
     # what a config of an earlier version cannot have is there only where it is set
     inputs |= config.evaluation.model_dump(mode="json", include=ASKED_OF, exclude_defaults=True)
+    if config.evaluation.view is not None:
+        inputs["view_version"] = VIEW_VERSION
     version = "probing" if kind == PROBE else "answering"
     versions = {version: VERSIONS[version]}
     inputs["questions"] = config.questions.model_dump(mode="json")
