@@ -13,6 +13,7 @@ import command_reference
 import open_styles
 import open_styles_head_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
+from budgets_block import budgets
 from certificate_block import NOT_MEASURED, certificate
 from claims import PARTS, claims_block
 from dependence_block import dependence
@@ -30,7 +31,7 @@ from throughline.reporting.figures import accuracy_by_round
 from throughline.reporting.results import Group, compare, groups
 from throughline.reporting.tables import comparison_table, difference_cells, results_table, rounds_table
 from throughline.reporting.text import to_markdown
-from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.order import in_order
 from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
@@ -78,6 +79,9 @@ def rendered(root: Path) -> dict[Path, str]:
         texts[path] = text
     return texts
 
+
+ANSWERS = ("label", "reasoning", "likelihood")
+"""The answer paths of the full table."""
 
 # the drawn world ----------------------------------------------------------------------------------------------------
 
@@ -367,8 +371,9 @@ def gpu_memory(_evidence: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "certificate": certificate,
-    **{f"results-{answer}": results_block(answer) for answer in ANSWER_ORDER},
-    **{f"differences-{answer}": differences_block(answer) for answer in ANSWER_ORDER},
+    "budgets": budgets,
+    **{f"results-{answer}": results_block(answer) for answer in ANSWERS},
+    **{f"differences-{answer}": differences_block(answer) for answer in ANSWERS},
     "matched": matched,
     "verdict": verdict,
     "first-verdict": of_first(verdict),

@@ -55,7 +55,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
     `figures` as files besides."""
     all_groups = groups(run)
     parts = [
-        _part(group, images_root, WITH_TEXTS // len(all_groups), "" if number == 0 else f"-{number + 1}")
+        _part(group, images_root, WITH_TEXTS // max(1, len(all_groups)), "" if number == 0 else f"-{number + 1}")
         for number, group in enumerate(all_groups)
     ]
     analysis, notes = find_analysis(run)

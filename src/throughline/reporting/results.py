@@ -70,6 +70,8 @@ class Group:
     run: Run
     dataset: str
     model: str
+    probes: bool = False
+    """Whether it is of the linear probes beside the answers, each point of the model in the place of an answer path."""
 
     @property
     def title(self) -> str:
@@ -139,9 +141,8 @@ class Group:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answer paths with final results; probes are none."""
-        answers = self.final["answer"]
-        return in_order(answers[~answers.str.startswith(PROBE)], ANSWER_ORDER)
+        """The answer paths with final results."""
+        return in_order(self.final["answer"], ANSWER_ORDER)
 
     @property
     def class_measured(self) -> bool:
@@ -196,7 +197,8 @@ class Group:
     @cached_property
     def _lines(self) -> pd.DataFrame:
         frame = self.run.frames.results
-        return frame[(frame["dataset"] == self.dataset) & (frame["model"] == self.model)]
+        ours = (frame["dataset"] == self.dataset) & (frame["model"] == self.model)
+        return frame[ours & (frame["answer"].str.startswith(PROBE) == self.probes)]
 
     def _setup(self, row: Mapping[Any, Any]) -> Setup:
         return Setup(row["method"], {name: None if pd.isna(row[name]) else row[name] for name in self.factors})
@@ -231,7 +233,8 @@ class Comparison:
 
 def groups(run: Run) -> tuple[Group, ...]:
     """All groups of a run, by dataset and model."""
-    return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in run.results}))
+    answered = (line for line in run.results if not line.answer.startswith(PROBE))
+    return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in answered}))
 
 
 def summarise(group: Group, split: str, answer: str, measure: str = "accuracy") -> dict[str, Summary]:
