@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "measure the accuracy of a model on a folder of labelled images",
     "predict": "give label, confidence and reasoning chain for images",
     "export": "write a trained model as one checkpoint, which vLLM and others can serve",
+    "ood": "measure models on other domains: zero-shot, corruptions, linear probes, labelled examples in the prompt",
     "report": "print the tables of a run and write its report page",
     "analyze": "examine the models of a run: token probabilities, distance between domains, effect of chains",
     "bench": "measure time and memory on this machine, compared with other tools",

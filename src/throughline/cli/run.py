@@ -57,23 +57,29 @@ def run(arguments: argparse.Namespace) -> int:
         return _list_presets(arguments.json)
     if arguments.config is None:
         raise UsageError("no config is given", do="name a YAML file or a preset (see throughline run --list)")
-    from throughline.experiment.run import preview_run
-
     config = load_config(arguments.config, arguments.set, given_settings(arguments, KEYS))
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
-        preview = preview_run(config)
-        # These bring torch, for which a fault need not wait.
-        from throughline.cli.preview import as_json, as_text, warnings_of
-        from throughline.experiment.forecast import forecast_run
-
-        for warning in warnings_of(preview):
-            say(warning)
-        forecast = forecast_run(preview, folder)
-        print(json_text(as_json(preview, forecast)) if arguments.json else as_text(preview, forecast))
-        return 0
+        return show_forecast(config, folder, as_json=arguments.json)
     redo = arguments.redo == "stale"
     run_and_report(config, folder, redo_stale=redo, fail_fast=arguments.fail_fast, as_json=arguments.json)
+    return 0
+
+
+def show_forecast(config: RunConfig, folder: Path, *, as_json: bool = False) -> int:
+    """Prints what a run would do, and runs nothing."""
+    from throughline.experiment.run import preview_run
+
+    preview = preview_run(config)
+    # These bring torch, for which a fault need not wait.
+    from throughline.cli.preview import as_json as preview_json
+    from throughline.cli.preview import as_text, warnings_of
+    from throughline.experiment.forecast import forecast_run
+
+    for warning in warnings_of(preview):
+        say(warning)
+    forecast = forecast_run(preview, folder)
+    print(json_text(preview_json(preview, forecast)) if as_json else as_text(preview, forecast))
     return 0
 
 

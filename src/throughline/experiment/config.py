@@ -358,15 +358,20 @@ def load_config(
     ThroughlineError, in one line, for a file that cannot be read, an unknown key (with the nearest known one) and a
     value of the wrong type.
     """
-    path = _config_path(name_or_path)
-    values = read_mapping(name_or_path)
+    return make_config(read_mapping(name_or_path), name_or_path, overrides, changes)
+
+
+def make_config(
+    values: dict[str, Any], source: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """As `load_config`, from what a file would say; errors name the `source`."""
     for key, value in (*map(_key_and_value, overrides), *(changes or {}).items()):
         set_key(values, key, value)
-    values.setdefault("name", _folder_name(unicodedata.normalize("NFKC", path.stem)))
+    values.setdefault("name", _folder_name(unicodedata.normalize("NFKC", Path(source).stem)))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ThroughlineError(*first_fault(error, RunConfig, name_or_path)) from None
+        raise ThroughlineError(*first_fault(error, RunConfig, source)) from None
 
 
 def preset_paths() -> dict[str, Path]:

@@ -1,0 +1,127 @@
+"""`throughline ood`: how far models fall on images of other domains, where the class is lost, and what examples mend.
+
+Every subcommand is a run (`throughline run`) whose factors it makes: the same folder, resume, tables and page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from throughline.cli.options import Shown, Subcommands, add_subcommands
+from throughline.cli.run import run_and_report, show_forecast
+from throughline.core.settings import AnswerPath, Settings
+from throughline.domains.folders import is_table
+from throughline.experiment.config import RunConfig, make_config, read_mapping
+from throughline.ood.factors import EXAMPLES, PROMPT, VIEW, Levels, example_levels, prompt_levels, view_levels
+
+
+class Asking(Settings):
+    """Which models are asked about which images."""
+
+    source: Annotated[str, Shown("CONFIG|DIR", positional=True)]
+    """A config, or labelled images: folder <domain>/<class>/<image>, .csv or .parquet."""
+    model: Annotated[tuple[str, ...], Shown("CHECKPOINT|NAME@URL", several="append")] = ()
+    """A checkpoint, or a model behind an OpenAI-compatible endpoint such as gpt-4o@https://api.openai.com/v1; may be
+    given several times (default: the config's, or pocket)."""
+    hub: bool = False
+    """Allow the download of checkpoints from the Hugging Face Hub."""
+    answers: tuple[AnswerPath, ...] = ("label", "likelihood", "contrast")
+    """Answer paths; of a model behind an endpoint, only label and reasoning."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Images of each class and domain to ask about, the same for every model (default: the config's, or all)."""
+    set: Annotated[tuple[str, ...], Shown("KEY=VALUE", several="append")] = ()
+    """Change a value of the config; may be given several times."""
+    out: Annotated[Path | None, Shown("RUN")] = None
+    """Folder of the run; an unfinished run in it is resumed (default: runs/NAME)."""
+    dry_run: bool = False
+    """Print the config, the units and their estimated cost, and run nothing."""
+
+
+class ZeroShot(Asking):
+    """Ask models about images as they are: accuracy by domain and class, with intervals and differences."""
+
+    prompt: tuple[str, ...] = ("ours",)
+    """Wordings of the label question: ours, paper (arXiv 2402.06599), or text files with {options} in them."""
+
+
+class Corrupt(Asking):
+    """Ask models about images as they are and under corruptions or occlusions of growing severity."""
+
+    kind: tuple[str, ...] = ("all",)
+    """Kinds, as `throughline data corrupt` names them; all are the 19 of ImageNet-C."""
+    severity: tuple[float, ...] = (1, 3, 5)
+    """Severities, 1 to 5; of occlusions shares of the image, 0 to 1."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of what is random in a view."""
+
+
+class Probe(Asking):
+    """Fit linear probes on vision tower, projector and every layer of the decoder beside the answers, on the same
+    images."""
+
+    per_class: int | None = Field(default=10, ge=1)
+    """Images of each class and domain to ask about; probes learn from the others."""
+
+
+class InContext(Asking):
+    """Ask behind labelled examples: more of them, from other domains, and controls."""
+
+    shots: tuple[int, ...] = (0, 1, 2, 4, 8)
+    """Numbers of examples."""
+    examples: tuple[str, ...] = ("target", "sources", "shuffled", "text")
+    """Kinds of examples: target, sources (other domains), nearest, spread, shuffled (labels), text (without images),
+    ordinal (layout)."""
+    draws: int = Field(default=3, ge=1)
+    """How many times examples are drawn."""
+    per_class: int | None = Field(default=10, ge=1)
+    """Images of each class and domain to ask about; examples come from the others."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands and their options."""
+    commands: Subcommands = {
+        "zero-shot": (ZeroShot, lambda own: _run(own, {PROMPT: prompt_levels(own.prompt)})),
+        "corrupt": (Corrupt, lambda own: _run(own, {VIEW: view_levels(own.kind, own.severity, own.seed)})),
+        "probe": (Probe, lambda own: _run(own, {}, "probe")),
+        "icl": (
+            InContext,
+            lambda given: _run(given, {EXAMPLES: example_levels(given.shots, given.examples, given.draws)}),
+        ),
+    }
+    add_subcommands(parser, commands, json_of=tuple(commands))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the chosen subcommand."""
+    code: int = arguments.act(arguments)
+    return code
+
+
+def _run(arguments: argparse.Namespace, factors: dict[str, Levels], *more_methods: str) -> int:
+    config = _config(arguments, {name: levels for name, levels in factors.items() if len(levels) > 1}, more_methods)
+    folder = arguments.out or Path("runs") / config.name
+    if arguments.dry_run:
+        return show_forecast(config, folder, as_json=arguments.json)
+    run_and_report(config, folder, as_json=arguments.json)
+    return 0
+
+
+def _config(arguments: argparse.Namespace, factors: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:
+    """The config that is named, or one about the images that are, with these factors beside its own."""
+    source: str = arguments.source
+    about_images = Path(source).is_dir() or is_table(Path(source))
+    values = {"name": f"ood-{arguments.command}", "data": {"images": source}} if about_images else read_mapping(source)
+    changes: dict[str, Any] = {
+        "methods": ["zero_shot", *more_methods],
+        "factors": {**(values.get("factors") or {}), **factors},
+        "evaluation.answering.answers": list(arguments.answers),
+    }
+    if arguments.model:
+        changes["model"] = [{"checkpoint": name, "hub": arguments.hub} for name in arguments.model]
+    if arguments.per_class is not None:
+        changes["evaluation.sample.per_class"] = arguments.per_class
+    return make_config(values, source, arguments.set, changes)

@@ -1,0 +1,72 @@
+"""Levels of the factors of an evaluation: what they set in a config, and what is read from their names."""
+
+from pathlib import Path
+
+import pytest
+
+from throughline.chains.answers import parse_answer
+from throughline.core.errors import ThroughlineError
+from throughline.domains.corruptions import CORRUPTIONS
+from throughline.experiment.config import load_config
+from throughline.ood.factors import (
+    CONTROLS,
+    PAPER,
+    example_levels,
+    examples_of_level,
+    prompt_levels,
+    view_levels,
+    view_of_level,
+)
+from throughline.questions.wording import with_options
+
+
+def test_views_are_named_by_kind_and_severity() -> None:
+    levels = view_levels(["fog"], [1, 5], seed=7)
+    assert {name: view_of_level(name) for name in levels} == {
+        "clean": ("clean", 0),
+        "fog-1": ("fog", 1),
+        "fog-5": ("fog", 5),
+    }
+    assert levels["fog-5"] == {"evaluation.view": {"kind": "fog", "severity": 5, "seed": 7}}
+    assert len(view_levels(["all"], [1, 3, 5], 0)) == 1 + 3 * len(CORRUPTIONS)
+    assert view_of_level("occlusion_grey-0.25") == ("occlusion_grey", 0.25)
+
+
+def test_no_shots_are_one_level_and_what_is_not_drawn_has_one_draw() -> None:
+    levels = example_levels([0, 2], ["target", "nearest"], draws=3)
+    assert [examples_of_level(name) for name in levels] == [
+        (0, "", 0),
+        *((2, "target", draw) for draw in range(3)),
+        (2, "nearest", 0),
+    ]
+    with pytest.raises(ThroughlineError, match="no examples of kind nearst"):
+        example_levels([2], ["nearst"], 1)
+
+
+def test_every_level_fits_into_a_config_and_is_only_about_asking() -> None:
+    levels = {
+        "view": view_levels(["all"], [1, 5], 0),
+        "examples": example_levels([0, 1, 8], CONTROLS, 2),
+        "prompt": prompt_levels(["ours", "paper"]),
+    }
+    config = load_config("demo", changes={"methods": ["zero_shot"], "factors": levels})
+    assert config.asked_factors == ("view", "examples")
+    assert config.at(config.data, {"view": "fog-5"}).evaluation.view.severity == 5
+
+
+def test_a_prompt_of_the_users_is_called_after_its_file(tmp_path: Path) -> None:
+    own = tmp_path / "short.txt"
+    own.write_text("Name it: {options}")
+    assert prompt_levels(["ours", str(own)]) == {"ours": {}, "short": {"questions.label": "Name it: {options}"}}
+    own.write_text("Name it")
+    with pytest.raises(ThroughlineError, match=r"no \{options\}"):
+        prompt_levels([str(own)])
+
+
+def test_answers_in_the_papers_format_are_read() -> None:
+    classes = ("pen", "pencil", "alarm_clock")
+    asked = with_options(PAPER, classes)
+    assert "Choice list:[pen, pencil, alarm clock]\n" in asked
+    for label in classes:
+        said = f"---BEGIN FORMAT TEMPLATE---\nAnswer Choice: [{label.replace('_', ' ')}]\n---END FORMAT TEMPLATE---"
+        assert parse_answer(said, classes).label == label
