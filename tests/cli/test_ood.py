@@ -1,14 +1,18 @@
 """The verb `ood`: the run that each subcommand makes of images or of a config, and one of them whole."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from throughline.cli.main import main
 from throughline.domains.samples import ImageSet
+from throughline.reporting.results import groups
 from throughline.runs.reader import read_run
 
 
@@ -86,3 +90,32 @@ def test_a_whole_one_ends_in_tables_and_a_page(
     assert "zero_shot" in capsys.readouterr().out
     assert {unit.unit.kind for unit in read_run(folder).units.values()} == {"evaluate", "probe"}
     assert "probe: " not in (folder / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_diagnosis_ends_in_verdicts_beside_a_reference(
+    tiny_images: ImageSet, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a checkpoint whose vision tower is silent, and of the whole one: its probes read nothing there."""
+    blind = tmp_path / "blind"
+    shutil.copytree(tiny_checkpoint, blind)
+    weights = load_file(blind / "model.safetensors")
+    silent = {name: value * ("vision_tower" not in name) for name, value in weights.items()}
+    save_file(silent, blind / "model.safetensors", {"format": "pt"})
+    folder = tmp_path / "run"
+    words = ["--per-class", "2", "--answers", "likelihood", "--out", str(folder)]
+    chosen = ["--model", str(blind), "--reference", str(tiny_checkpoint)]
+    assert main(["ood", "diagnose", str(tiny_images.root), *chosen, *words]) == 0
+    printed = capsys.readouterr().out
+    title = f"causes of the error beyond that of {tiny_checkpoint.name}"
+    assert printed.count(title) == 1 and "refused: " in printed
+    run = read_run(folder)
+    for group in groups(run):
+        probes = replace(group, probes=True)
+        shares = {target: right.mean() for (target, _), right in probes.right("probe", "probe: tower").items()}
+        assert len(shares) == 3
+        if group.model == "blind":  # every image looks alike
+            said = probes.predictions.query("answer == 'probe: tower' and target == 'sketch'")["predicted"]
+            assert said.nunique() == 1
+    page = (folder / "report" / "index.html").read_text()
+    assert "causes of the error" in page and "linear probes from the vision tower" in page

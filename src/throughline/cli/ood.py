@@ -6,6 +6,7 @@ Every subcommand is a run (`throughline run`) whose factors it makes: the same f
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,10 @@ from throughline.cli.run import run_and_report, show_forecast
 from throughline.core.settings import AnswerPath, Settings
 from throughline.domains.folders import is_table
 from throughline.experiment.config import RunConfig, make_config, read_mapping
+from throughline.mllm.checkpoints import POCKET, checkpoint_name
 from throughline.ood.factors import EXAMPLES, PROMPT, VIEW, Levels, example_levels, prompt_levels, view_levels
+from throughline.reporting.text import to_terminal
+from throughline.runs.reader import read_run
 
 
 class Asking(Settings):
@@ -67,6 +71,14 @@ class Probe(Asking):
     """Images of each class and domain to ask about; probes learn from the others."""
 
 
+class Diagnose(Probe):
+    """Say how much of the error each cause explains: features that lack the class, a decoder that loses it, words that
+    do not say it. Linear probes beside the answers, with intervals; no verdict where causes cannot be told apart."""
+
+    reference: Annotated[str | None, Shown("CHECKPOINT")] = None
+    """A model on the same images: what is explained is the error beyond that model's."""
+
+
 class InContext(Asking):
     """Ask behind labelled examples: more of them, from other domains, and controls."""
 
@@ -87,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "zero-shot": (ZeroShot, lambda own: _run(own, {PROMPT: prompt_levels(own.prompt)})),
         "corrupt": (Corrupt, lambda own: _run(own, {VIEW: view_levels(own.kind, own.severity, own.seed)})),
         "probe": (Probe, lambda own: _run(own, {}, "probe")),
+        "diagnose": (Diagnose, _diagnose),
         "icl": (
             InContext,
             lambda given: _run(given, {EXAMPLES: example_levels(given.shots, given.examples, given.draws)}),
@@ -110,11 +123,33 @@ def _run(arguments: argparse.Namespace, factors: dict[str, Levels], *more_method
     return 0
 
 
+def _diagnose(arguments: argparse.Namespace) -> int:
+    """Probes of all models in one run, the reference among them; then the verdicts."""
+    if arguments.reference is not None:
+        arguments.model = tuple(dict.fromkeys((*(arguments.model or (POCKET,)), arguments.reference)))
+    config = _config(arguments, {}, ("probe",))
+    folder = arguments.out or Path("runs") / config.name
+    if arguments.dry_run:
+        return show_forecast(config, folder, as_json=arguments.json)
+    run_and_report(config, folder, as_json=arguments.json)
+    from throughline.reporting.probes import diagnosis_table
+    from throughline.reporting.results import groups
+
+    every = groups(read_run(folder))
+    reference = next((own for own in every if own.model == checkpoint_name(arguments.reference or "")), None)
+    for group in every:
+        table = diagnosis_table(group, reference) if group is not reference else None
+        if table is not None:
+            print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
 def _config(arguments: argparse.Namespace, factors: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:
     """The config that is named, or one about the images that are, with these factors beside its own."""
     source: str = arguments.source
-    about_images = Path(source).is_dir() or is_table(Path(source))
-    values = {"name": f"ood-{arguments.command}", "data": {"images": source}} if about_images else read_mapping(source)
+    values: dict[str, Any] = {"name": f"ood-{arguments.command}", "data": {"images": source}}
+    if not (Path(source).is_dir() or is_table(Path(source))):
+        values = read_mapping(source)
     changes: dict[str, Any] = {
         "methods": ["zero_shot", *more_methods],
         "factors": {**(values.get("factors") or {}), **factors},

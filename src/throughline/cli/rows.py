@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from throughline.cli.text import counted
 from throughline.runs.folder import unit_results
 from throughline.runs.order import ANSWER_ORDER, in_order
+from throughline.runs.unit import PROBE, Unit
 
 if TYPE_CHECKING:
     from throughline.experiment.engine.local import Progress
-    from throughline.runs.unit import Unit
 
 
 def measured_rows(state: Progress, shown: int) -> list[str]:
@@ -19,7 +19,7 @@ def measured_rows(state: Progress, shown: int) -> list[str]:
     `sketch  cls  seed 0   label  43.0  reasoning  41.7   (300 images, chance 8.3)`: accuracy in percent on the whole
     target, then what guessing would give.
     """
-    several = len(state.job.sets) > 1
+    several = len(state.job.sets) > 1, len({unit.model for unit in state.units}) > 1
     columns = zip(*(_names(unit, several) for unit in state.units), strict=True)
     widths = [max(map(len, column)) for column in columns]
     rows = []
@@ -29,16 +29,20 @@ def measured_rows(state: Progress, shown: int) -> list[str]:
         if not whole:
             continue
         names = (name.ljust(width) for name, width in zip(_names(unit, several), widths, strict=True) if width)
-        said = (f"{answer} {100 * whole[answer].accuracy:5.1f}" for answer in in_order(whole, ANSWER_ORDER))
+        answers = in_order(whole, ANSWER_ORDER)
+        if unit.kind == PROBE:  # a dozen points, of which one is in every model
+            answers = tuple(answer for answer in answers if answer == f"{PROBE}: tower")
+        said = (f"{answer} {100 * whole[answer].accuracy:5.1f}" for answer in answers)
         asked = counted(next(iter(whole.values())).n, "image")
         rows.append(f"{'  '.join(names)}   {'  '.join(said)}   ({asked}{_chance(state, unit)})")
     return rows
 
 
-def _names(unit: Unit, several_sets: bool) -> tuple[str, ...]:
-    """What tells it from the other units; empty where there is no such thing."""
+def _names(unit: Unit, several: tuple[bool, bool]) -> tuple[str, ...]:
+    """What tells it from the other units, of `several` image sets and models; empty where there is no such thing."""
     factors = ", ".join(f"{name}={level}" for name, level in sorted(unit.factors.items()))
-    return unit.dataset * several_sets, "+".join(unit.targets), unit.method, factors, f"seed {unit.seed}"
+    of_many = (name * many for name, many in zip((unit.dataset, unit.model), several, strict=True))
+    return *of_many, "+".join(unit.targets), unit.method, factors, f"seed {unit.seed}"
 
 
 def _chance(state: Progress, unit: Unit) -> str:

@@ -23,6 +23,7 @@ from throughline.reporting.figures import accuracy_figure, differences_figure, r
 from throughline.reporting.gallery import make_examples, make_gallery
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
+from throughline.reporting.probes import diagnosis_table, probe_figure
 from throughline.reporting.published import published_ablation, published_methods
 from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
 from throughline.reporting.selection import selection_tables
@@ -115,6 +116,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         reliability_figure(sure),
         abstention_figure(sure),
         class_figure(group, main),
+        probe_figure(group),
     )
     return {
         "group": group,
@@ -130,6 +132,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         },
         "rounds": rounds_table(group),
         "loss": loss_table(group),
+        "diagnosis": diagnosis_table(group),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
         "classes": existing(class_table(group, answer) for answer in answers),

@@ -1,0 +1,120 @@
+"""Linear probes beside the answers on the same images: a figure from the vision tower to the last layer, and why the
+answers are wrong. Called by `page` and by the verb `ood`."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughline.core.plot import Panel, Plot, Series
+from throughline.core.table import Table
+from throughline.metrics.intervals import Interval
+from throughline.ood.diagnosis import CAUSES, Diagnosis, Evidence, diagnose
+from throughline.reporting.results import Group, Right, Setup, summarise
+from throughline.reporting.tables import drawn_notes
+from throughline.runs.unit import PROBE
+
+TOWER, PROJECTOR, LAYER = f"{PROBE}: tower", f"{PROBE}: projector", f"{PROBE}: layer "
+ANSWERED = "zero_shot"
+
+
+def probes_beside(group: Group) -> Group | None:
+    """The probes on the same images and model; None where there are none."""
+    probes = replace(group, probes=True)
+    return probes if len(probes.final) else None
+
+
+def probe_figure(group: Group) -> Plot | None:
+    """Accuracy of the probes by point of the model, one panel for each place they look at, with what the model answers
+    as level lines; None without probes."""
+    probes = probes_beside(group)
+    if probes is None:
+        return None
+    setups = {setup.name: setup for setup in probes.setups.values()}
+    rows: list[tuple[object, ...]] = []
+    panels = []
+    for where in ("image", "last"):
+        points = [point for point in _points(probes) if not point.startswith(LAYER) or point.endswith(where)]
+        places = list(range(len(points)))
+        series = []
+        for number, setup in enumerate(setups):
+            found = [summarise(probes, "all", answer).get(setup) for answer in points]
+            values = [np.nan if row is None or row.average is None else 100 * row.average.mean for row in found]
+            series.append(Series(setup, places, values, colour=number, marker=number))
+            named = (point.removeprefix(f"{PROBE}: ") for point in points)
+            rows += [(setup, point, round(value, 2)) for point, value in zip(named, values, strict=True)]
+        names = [re.sub(r".*: (layer (?=\d))?|, .*", "", point) for point in points]
+        title = {"image": "mean over the image's tokens", "last": "the prompt's last token"}[where]
+        panels.append(Panel(tuple(series), title, x_ticks=list(zip(places, names, strict=True))))
+    return Plot(
+        "probes",
+        "Accuracy of linear probes from the vision tower to the decoder's last layer",
+        tuple(panels),
+        ("setup", "point", "accuracy, %"),
+        tuple(dict.fromkeys(rows)),
+        across=1,
+        x_label="vision tower, projector, layers of the decoder",
+        y_label="accuracy, %",
+        shared="y",
+    )
+
+
+def diagnosis_table(group: Group, reference: Group | None = None) -> Table | None:
+    """What each cause explains of the error, one row for each answer path and combination of levels; None without
+    probes. With a reference, another model on the same images, of the error beyond that one's."""
+    rows = []
+    for setup in group.setups.values():
+        for answer in group.answers if setup.method == ANSWERED else ():
+            found = evidence_of(group, setup, answer)
+            before = None if reference is None else evidence_of(reference, setup, answer)
+            if found is not None and (reference is None or before is not None):
+                rows.append((*setup.cells, answer, *_cells(diagnose(found, before))))
+    if not rows:
+        return None
+    beyond = "" if reference is None else f" beyond that of {reference.model}"
+    notes = (
+        "Points with 95 % intervals over seeds and images. Visual: what a linear probe on the vision tower lacks. "
+        "Mapping: what a probe on the decoder's last token lacks of that. Semantic: what the answers lack of that. "
+        "Refused: no cause is surely ahead of every other one, or there is too little error.",
+        *drawn_notes(group.drawn),
+    )
+    columns = (*group.heads, "answer path", "error", *CAUSES, "verdict")
+    return Table(f"{group.title} · causes of the error{beyond}", columns, tuple(rows), notes)
+
+
+def _points(probes: Group) -> list[str]:
+    """From the vision tower to the decoder's last layer."""
+
+    def place(point: str) -> tuple[int, str]:
+        known = {TOWER: -2, PROJECTOR: -1}
+        return (known[point], "") if point in known else (int(re.findall(r"\d+", point)[0]), point)
+
+    return sorted(probes.answers, key=place)
+
+
+def evidence_of(group: Group, setup: Setup, answer: str) -> Evidence | None:
+    """Answers and probes of one combination of levels on the images that all are about; None where one is missing."""
+    probes = probes_beside(group)
+    if probes is None:
+        return None
+    *_, last = (point for point in _points(probes) if point.endswith(", last"))
+    named = setup.of_method(PROBE)
+    parts = [group.right(setup.name, answer), probes.right(named, TOWER), probes.right(named, last)]
+    if not all(parts) or len({frozenset(part) for part in parts}) > 1:
+        return None
+    return Evidence(*(_aligned(part, parts[0]) for part in parts))
+
+
+def _aligned(rows: Right, like: Right) -> dict[tuple[str, int], NDArray[np.bool_]]:
+    return {key: rows[key].reindex(like[key].index, fill_value=False).to_numpy(bool) for key in like}
+
+
+def _cells(found: Diagnosis) -> tuple[str, ...]:
+    shares = (found.error, *(found.causes[name] for name in CAUSES))
+    return (*map(_share, shares), found.cause or f"refused: {found.why}")
+
+
+def _share(share: Interval) -> str:
+    points = share.scaled(100)
+    return f"{points.mean:.1f} ({points.low:.1f} to {points.high:.1f})"
