@@ -26,21 +26,22 @@ Concepts = Mapping[str, tuple[str, str]]
 
 def find_pictures(folders: Mapping[str, Path]) -> Iterator[Picture]:
     """The pictures of all domains whose archive is unpacked in one of `folders`, in the order of the data file."""
-    concepts = _read_concepts(next(folders["unicode"].rglob("emoji-test.txt")).read_text("utf-8"))
+    concepts = read_concepts(next(folders["unicode"].rglob("emoji-test.txt")).read_text("utf-8"))
     for archive, given in RULES["pictures"].items():
         yield from _in_folders(archive, given, folders[archive] / given["folder"], concepts)
     for domain, archive in (RULES["families"] | RULES["more"]).items():
-        for code, picture in sorted(_family(folders[archive], concepts).items()) if archive in folders else ():
+        for code, picture in sorted(find_family(folders[archive], concepts).items()) if archive in folders else ():
             group, label = concepts[code]
             picture |= {"domain": domain, "label": label, "name": group.replace(" ", "-"), "group": group}
             yield picture | {"archive": archive, "scene": False} | RULES["archives"][archive]["credit"]
 
 
-def _read_concepts(text: str) -> Concepts:
+def read_concepts(text: str, subgroups: Mapping[str, str] = RULES["subgroups"]) -> Concepts:
+    """Of the emoji in Unicode's `emoji-test.txt` whose subgroup has a class."""
     label, concepts = None, {}
     for line in text.splitlines():
         if line.startswith("# subgroup: "):
-            label = RULES["subgroups"].get(line.removeprefix("# subgroup: ").strip())
+            label = subgroups.get(line.removeprefix("# subgroup: ").strip())
         named = re.match(r"([\dA-F ]+?) *; fully-qualified +# \S+ E[\d.]+ (.+)", line)
         if named and label is not None and named[2] not in RULES["without"]:
             concepts[_code(named[1].lower().replace(" ", "-"))] = named[2], label
@@ -52,7 +53,7 @@ def _code(points: str) -> str:
     return points.replace("-fe0f", "")
 
 
-def _family(folder: Path, concepts: Concepts) -> dict[str, Picture]:
+def find_family(folder: Path, concepts: Concepts) -> dict[str, Picture]:
     """File and content of a family's emoji by code points: files named after these, or Iconify's `icons.json`, whose
     icons are named after the code points in `chars.json` or else as the emoji are."""
     found = {_code(path.stem): {"file": path.name, "content": path.read_bytes()} for path in folder.rglob("*.webp")}
