@@ -28,6 +28,7 @@ from throughline.reporting.published import published_ablation, published_method
 from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
 from throughline.reporting.selection import selection_tables
 from throughline.reporting.self_contained import render_page
+from throughline.reporting.shifts import curve_figure, curve_table, severity_curves, shot_curves
 from throughline.reporting.tables import existing, guessing, headline_table, page_table, rounds_table
 from throughline.reporting.warnings import warnings
 from throughline.runs.reader import Run, read_run
@@ -108,6 +109,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
     sure, mixed = confidences(group), confusions(group)
     card = overview(group, summaries.get(main, {}), compared, ahead.get(main))
     gallery = make_gallery(group, images_root, with_texts)
+    by_severity, by_shots = severity_curves(group, main), shot_curves(group, main)
     figures = (
         accuracy_figure(summaries, chance=guessing(group).get("chance")),
         differences_figure(group, compared),
@@ -117,6 +119,8 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         abstention_figure(sure),
         class_figure(group, main),
         probe_figure(group),
+        curve_figure(group, main, by_severity, "severities", "severity"),
+        curve_figure(group, main, by_shots, "shots", "labelled examples"),
     )
     return {
         "group": group,
@@ -133,6 +137,8 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "rounds": rounds_table(group),
         "loss": loss_table(group),
         "diagnosis": diagnosis_table(group),
+        "severities": curve_table(group, main, by_severity, ("view", "severity")),
+        "shots": curve_table(group, main, by_shots, ("examples", "shots")),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
         "classes": existing(class_table(group, answer) for answer in answers),

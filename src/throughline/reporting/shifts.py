@@ -1,0 +1,147 @@
+"""Curves of an out-of-distribution evaluation: accuracy over the severity of a view, and over the number of labelled
+examples. Called by `page`; the levels are those of `ood.factors`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughline.core.plot import Panel, Plot, Series
+from throughline.core.table import Table
+from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
+from throughline.metrics.paired import PairedDifference, paired_difference
+from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
+from throughline.reporting.results import Group, Right, Setup
+from throughline.reporting.tables import bracketed, drawn_notes
+
+DRAWS = 1000
+"""More than examples are ever drawn: tells the draws of one seed from those of the next."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Answers at one place of a curve. The draws of examples stand for further seeds."""
+
+    x: float
+    right: Right
+
+    @property
+    def accuracy(self) -> Interval:
+        """The mean over targets with its 95 % interval over draws, seeds and images, in percent."""
+        return hierarchical_bootstrap(_vectors(self.right), bootstrap_generator()).scaled(100)
+
+    def minus(self, other: "Point") -> PairedDifference:
+        """The difference on the same images; what has no draws stands beside each of them."""
+        theirs = {(target, run): other.right[target, run - run % DRAWS] for target, run in self.right}
+        return paired_difference(_vectors(self.right), _vectors(theirs), bootstrap_generator())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points in the order of x, the first without any shift; `name` is what is varied, `about` method and other
+    levels."""
+
+    about: str
+    name: str
+    points: tuple[Point, ...]
+
+
+def severity_curves(group: Group, answer: str) -> list[Curve]:
+    """A curve for each kind of view, from the images as they are."""
+    return list(_curves(group, answer, VIEW, lambda level: (*view_of_level(level), 0), CLEAN))
+
+
+def shot_curves(group: Group, answer: str) -> list[Curve]:
+    """A curve for each kind of examples, from none."""
+
+    def place(level: str) -> tuple[str, float, int]:
+        shots, kind, draw = examples_of_level(level)
+        return kind, shots, draw
+
+    return list(_curves(group, answer, EXAMPLES, place, "0"))
+
+
+def curve_table(group: Group, answer: str, curves: Sequence[Curve], heads: tuple[str, str]) -> Table | None:
+    """One row for each point but the first, with what it is worth against that; None without curves."""
+    if not curves:
+        return None
+    several = len({curve.about for curve in curves}) > 1
+    rows = []
+    for curve in curves:
+        first, *others = curve.points
+        for point in others:
+            name = (curve.about, curve.name) if several else (curve.name,)
+            shares = (_percent(own.accuracy) for own in (point, first))
+            rows.append((*name, f"{point.x:g}", *shares, bracketed(point.minus(first))))
+    columns = (*(("method",) if several else ()), heads[0], heads[1], "accuracy", "without", "difference")
+    notes = (
+        "Accuracy in percent, the mean over the domains; 95 % intervals over images, seeds and draws of examples, the "
+        "difference on the same images.",
+        *drawn_notes(group.drawn),
+    )
+    return Table(f"{group.title} · {answer} path · {heads[0]}", columns, tuple(rows), notes)
+
+
+def curve_figure(group: Group, answer: str, curves: Sequence[Curve], name: str, x_label: str) -> Plot | None:
+    """A panel for each kind, a line for each method and further levels; None without curves."""
+    if not curves:
+        return None
+    abouts = list(dict.fromkeys(curve.about for curve in curves))
+    panels, rows = [], []
+    for kind in dict.fromkeys(curve.name for curve in curves):
+        series = []
+        for curve in (curve for curve in curves if curve.name == kind):
+            number, xs = abouts.index(curve.about), [point.x for point in curve.points]
+            found = [point.accuracy for point in curve.points]
+            whiskers = [own.low for own in found], [own.high for own in found]
+            series.append(
+                Series(curve.about, xs, [own.mean for own in found], colour=number, marker=number, whiskers=whiskers)
+            )
+            rows += [
+                (kind, curve.about, x, *(round(value, 2) for value in (own.mean, own.low, own.high)))
+                for x, own in zip(xs, found, strict=True)
+            ]
+        panels.append(Panel(tuple(series), title=kind, y_limits=(0, 100)))
+    return Plot(
+        name,
+        f"Accuracy on the {answer} path over {x_label}, with 95 % intervals",
+        tuple(panels),
+        ("kind", "method", x_label, "accuracy, %", "low", "high"),
+        tuple(rows),
+        x_label=x_label,
+        y_label="accuracy, %",
+        shared="y",
+    )
+
+
+def _curves(
+    group: Group, answer: str, factor: str, place: Callable[[str], tuple[str, float, int]], without: str
+) -> Iterator[Curve]:
+    """`place` gives the curve, the x and the number of the draw of a level; all begin at the level `without`."""
+    first: dict[str, Right] = {}
+    found: dict[tuple[str, str], dict[float, Right]] = {}
+    for setup in group.setups.values():
+        level = setup.levels.get(factor)
+        right = group.right(setup.name, answer)
+        if level is None or not right:
+            continue
+        about = Setup(setup.method, {name: own for name, own in setup.levels.items() if name != factor}).name
+        kind, x, draw = place(str(level))
+        runs = {(target, seed * DRAWS + draw): row for (target, seed), row in right.items()}
+        if level == without:
+            first[about] = runs
+        else:
+            points = found.setdefault((about, kind), {})
+            points[x] = {**points.get(x, {}), **runs}
+    for (about, kind), points in found.items():
+        if about in first:
+            yield Curve(about, kind, (Point(0, first[about]), *(Point(x, points[x]) for x in sorted(points))))
+
+
+def _vectors(right: Right) -> dict[tuple[str, int], NDArray[np.float64]]:
+    return {key: row.to_numpy(np.float64) for key, row in right.items()}
+
+
+def _percent(share: Interval) -> str:
+    return f"{share.mean:.1f} ({share.low:.1f} to {share.high:.1f})"

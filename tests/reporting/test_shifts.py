@@ -1,0 +1,112 @@
+"""Curves over severities and shots: what stands behind a point, against plain numpy over the same answers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from throughline.core.files import write_json, write_json_lines
+from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
+from throughline.ood.factors import EXAMPLES, VIEW, examples_of_level, view_of_level
+from throughline.reporting.page import write_page
+from throughline.reporting.results import Group, groups
+from throughline.reporting.shifts import curve_figure, curve_table, severity_curves, shot_curves
+from throughline.runs.reader import read_run
+from throughline.runs.unit import Unit
+
+TARGETS, IMAGES = ("photo", "sketch"), 40
+Right = Mapping[tuple[str, str], NDArray[np.bool_]]
+
+
+def group_with(folder: Path, factor: str, levels: list[str], rate_of: Mapping[str, float]) -> tuple[Group, Right]:
+    """A run of one checkpoint on 40 images of two domains, and the right answers by level and domain."""
+    lines, right = [], {}
+    for number, level in enumerate(levels):
+        for place, target in enumerate(TARGETS):
+            hits = np.random.default_rng([number, place]).uniform(size=IMAGES) < rate_of[level]
+            right[level, target] = hits
+            named = {"dataset": "images", "model": "m", "method": "zero_shot", "targets": (target,), "seed": 0}
+            unit = Unit(kind="evaluate", factors={factor: level}, inputs={**named, "level": level}, **named)
+            own = folder / "units" / unit.name
+            write_json(own / "unit.json", unit.to_json())
+            write_json(own / "metrics.json", [])
+            said = [
+                {"sample_id": f"{target}/cup/{n}.png", "domain": target, "labels": ["cup"], "answer": "likelihood"}
+                | {"predicted": "cup" if hit else "bowl", "outcome": "ok"}
+                for n, hit in enumerate(hits)
+            ]
+            write_json_lines(own / "predictions.jsonl", said)
+            (own / "done").write_text("x")
+            common = {"unit": unit.name, **named, "factors": {factor: level}, "round": None, "answer": "likelihood"}
+            lines.append({**common, "split": "all", "n": IMAGES, "correct": int(hits.sum()), "accuracy": hits.mean()})
+    write_json_lines(folder / "results.jsonl", lines)
+    write_json(folder / "environment.json", {})
+    (folder / "config.yaml").write_text(yaml.safe_dump({"name": "x"}))
+    (group,) = groups(read_run(folder))
+    return group, right
+
+
+def test_severities_are_compared_with_the_images_as_they_are(tmp_path: Path) -> None:
+    levels = ["clean", "fog-1", "fog-5", "occlusion_grey-0.25"]
+    group, right = group_with(tmp_path, VIEW, levels, {"clean": 0.8, "fog-1": 0.7, "fog-5": 0.2, levels[3]: 0.5})
+    curves = severity_curves(group, "likelihood")
+    assert [(curve.about, curve.name, [point.x for point in curve.points]) for curve in curves] == [
+        ("zero_shot", "fog", [0, 1, 5]),
+        ("zero_shot", "occlusion_grey", [0, 0.25]),
+    ]
+    for curve in curves:
+        for point in curve.points:
+            level = next(name for name in levels if view_of_level(name) in {(curve.name, point.x), ("clean", point.x)})
+            runs = {(target, 0): right[level, target].astype(float) for target in TARGETS}
+            assert point.accuracy == hierarchical_bootstrap(runs, bootstrap_generator()).scaled(100)
+        first, *others = curve.points
+        for point in others:
+            level = next(name for name in levels if view_of_level(name) == (curve.name, point.x))
+            gap = np.mean([right[level, t].mean() - right["clean", t].mean() for t in TARGETS])
+            assert point.minus(first).interval.mean == pytest.approx(gap)
+    table = curve_table(group, "likelihood", curves, ("view", "severity"))
+    assert table is not None and [row[:2] for row in table.rows] == [
+        ("fog", "1"),
+        ("fog", "5"),
+        ("occlusion_grey", "0.25"),
+    ]
+
+
+def test_draws_of_examples_are_the_spread_of_a_point(tmp_path: Path) -> None:
+    levels = [
+        "0",
+        *(f"{shots} {kind} {draw}" for shots in (2, 4) for kind in ("target", "shuffled") for draw in range(3)),
+    ]
+    rates = {
+        level: 0.4 + 0.05 * examples_of_level(level)[0] * (examples_of_level(level)[1] == "target") for level in levels
+    }
+    group, right = group_with(tmp_path, EXAMPLES, levels, rates)
+    curves = {curve.name: curve for curve in shot_curves(group, "likelihood")}
+    assert set(curves) == {"target", "shuffled"}
+    for name, curve in curves.items():
+        assert [point.x for point in curve.points] == [0, 2, 4]
+        for point in curve.points[1:]:
+            draws = [[right[f"{point.x} {name} {draw}", target] for draw in range(3)] for target in TARGETS]
+            assert point.accuracy.mean == pytest.approx(100 * np.mean(draws))
+            gap = np.mean(draws) - np.mean([right["0", target] for target in TARGETS])
+            assert point.minus(curve.points[0]).interval.mean == pytest.approx(gap)
+            assert point.accuracy.low < point.accuracy.mean < point.accuracy.high
+    plot = curve_figure(group, "likelihood", list(curves.values()), "shots", "labelled examples")
+    assert plot is not None and [panel.title for panel in plot.panels] == list(curves) and len(plot.rows) == 6
+
+
+def test_without_such_a_factor_there_is_nothing_to_show(tmp_path: Path) -> None:
+    group, _ = group_with(tmp_path, "wording", ["plain", "short"], {"plain": 0.5, "short": 0.6})
+    assert severity_curves(group, "likelihood") == shot_curves(group, "likelihood") == []
+    assert curve_table(group, "likelihood", [], ("view", "severity")) is None
+    assert curve_figure(group, "likelihood", [], "severities", "severity") is None
+
+
+@pytest.mark.slow
+def test_the_page_has_the_curves(tmp_path: Path) -> None:
+    group_with(tmp_path / "run", VIEW, ["clean", "fog-5"], {"clean": 0.8, "fog-5": 0.3})
+    page = write_page(tmp_path / "run").read_text()
+    assert "Corrupted and covered images" in page and "Labelled examples in the prompt" not in page
