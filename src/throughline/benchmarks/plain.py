@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from throughline.mllm.lora_linear import in_pefts_way
+from throughline.mllm.prefix import CACHE
 
 Result = TypeVar("Result")
 
@@ -116,7 +117,7 @@ def loop_on_cache(model: Any, question: LabelQuestion) -> Tensor:
     columns = []
     for label in question.labels:
         ids = label.expand(question.images, -1)
-        rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+        rest = model(input_ids=ids[:, :-1], **{CACHE: cache}, use_cache=True).logits
         columns.append(_log_likelihood(torch.cat([first, rest], dim=1), ids))
         cache.crop(-(len(label) - 1))
     return torch.stack(columns, dim=1)
@@ -135,7 +136,7 @@ def batched_cache(model: Any, question: LabelQuestion, rows: int = ROWS_AT_ONCE)
         cache.batch_repeat_interleave(len(part))
         ids = pad_sequence(list(part), batch_first=True).repeat(question.images, 1)
         # Causal attention keeps labels from the padding behind them, which is not scored.
-        rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+        rest = model(input_ids=ids[:, :-1], **{CACHE: cache}, use_cache=True).logits
         logits = torch.cat([first.repeat_interleave(len(part), dim=0), rest], dim=1)
         lengths = torch.tensor([len(label) for label in part] * question.images)
         parts.append(_log_likelihood(logits, ids, lengths).view(question.images, -1))
@@ -146,7 +147,7 @@ def prefilled(model: Any, prompt: Inputs) -> tuple[DynamicCache, Tensor]:
     """The cache behind image and question, and the logits `(images, 1, vocabulary)` of each next token."""
     cache = DynamicCache(config=model.config)
     ids, pixels = prompt["input_ids"], prompt["pixel_values"]
-    out = model(input_ids=ids, pixel_values=pixels, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids, pixel_values=pixels, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
     return cache, out.logits
 
 

@@ -24,6 +24,7 @@ from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.geometries import GEOMETRIES
 from throughline.mllm.load import Mllm
+from throughline.mllm.prefix import CACHE
 from throughline.mllm.sampling import sample
 from throughline.questions.question_set import make_question_set
 
@@ -121,7 +122,7 @@ def generate_on_prefix(work: SampleWork, lengths: Sequence[int]) -> Tensor:
     cache.crop(-1)
     cache.batch_repeat_interleave(copies)
     rows = {name: work.rival[name].repeat(copies, 1) for name in ("input_ids", "attention_mask")}
-    return draw_plainly(work.mllm, rows, lengths, past_key_values=cache)
+    return draw_plainly(work.mllm, rows, lengths, **{CACHE: cache})
 
 
 def draw_plainly(mllm: Mllm, prompt: Inputs, lengths: Sequence[int], **options: Any) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
-from throughline.mllm.prefix import Branches, Prefix, encode_prefix
+from throughline.mllm.prefix import CACHE, Branches, Prefix, encode_prefix
 
 
 class OnPrefix:
@@ -114,9 +114,9 @@ class OnCache:
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=positions[0] if len(positions) == 1 else positions,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE: self.cache},
             **{name: value.to(ids.device) for name, value in images.items()},
         ).logits[:, -1]
         return torch.as_tensor(logits).float()

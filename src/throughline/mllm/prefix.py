@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -20,6 +22,8 @@ from throughline.mllm.attention import Layout, attend_grouped, grouped_sdpa, lay
 from throughline.mllm.chat import Path, join_inputs
 from throughline.mllm.lora import base_of
 
+CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+"""What a model's forward pass calls its keys and values; transformers takes the older name away in 5.40."""
 ROOM = 64
 """Tokens for which a branch's keys and values get room at a time."""
 
@@ -75,7 +79,7 @@ def encode_prefix(model: Any, prompts: Sequence[Path], beginning: Path | None = 
     positions = torch.from_numpy(np.concatenate([prompt.positions for prompt in ordered], axis=1)).to(device)
     tokens = torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device)
     on_device = {name: value.to(device) for name, value in images.items()}
-    states = _states(model, tokens, positions, layout, past_key_values=cache, use_cache=True, **on_device)
+    states = _states(model, tokens, positions, layout, use_cache=True, **{CACHE: cache}, **on_device)
     back = torch.tensor(order, device=device).argsort()
     following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     return Prefix(
