@@ -31,8 +31,8 @@ from throughline.chains.formats import FIVE_STAGE
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
-from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
+from throughline.domains.views import load_sample
 from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
@@ -277,7 +277,7 @@ def test_units_share_decoded_images_until_the_run_is_finished(
     decoded: list[str] = []
     kept: list[int] = []
     monkeypatch.setattr(
-        "throughline.mllm.images.load_image", lambda path: decoded.append(path.name) or load_image(path)
+        "throughline.mllm.images.load_sample", lambda sample: decoded.append(sample.path.name) or load_sample(sample)
     )
     monkeypatch.setattr(run, "remove_pixels", lambda folder: kept.append(files_below(folder)) or remove_pixels(folder))
     with_cache = here(tmp_path / "with", "methods=cls,mtct")

@@ -1,9 +1,13 @@
 """Every random draw of ours comes from a generator named by run seed, purpose and item, never from a shared
 one: the order of work and the number of workers then cannot change a result."""
 
-import hashlib
+from __future__ import annotations
 
-import numpy as np
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # who only names a seed need not wait for it
+    import numpy as np
 
 
 def seed_of(seed: int, purpose: str, *names: object) -> int:
@@ -14,4 +18,6 @@ def seed_of(seed: int, purpose: str, *names: object) -> int:
 
 def generator(seed: int, purpose: str, *names: object) -> np.random.Generator:
     """A numpy generator of its own for one purpose and one item, e.g. `generator(0, "scene", "sketch/cup/003")`."""
+    import numpy as np
+
     return np.random.Generator(np.random.PCG64(seed_of(seed, purpose, *names)))
