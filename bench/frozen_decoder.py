@@ -74,17 +74,16 @@ def _layer(
     before_attention, before_mlp, joined, out, gated, down = weights
     batch, count, width = state.shape[0], state.shape[1], keys.shape[-1]
     shared = keys.shape[1]  # heads of keys and values
-    parts = linear(_normed(state, before_attention, epsilon), joined).unflatten(2, (-1, width))
-    query, key, value = parts.split([heads, shared, shared], dim=2)
+    parts = torch.unflatten(linear(_normed(state, before_attention, epsilon), joined), 2, (-1, width))
+    query, key, value = torch.split(parts, [heads, shared, shared], dim=2)
     query, key = (turned * cosine + _half_turned(turned) * sine for turned in (query, key))
     key = torch.cat([keys.expand(batch, -1, -1, -1), key.transpose(1, 2)], dim=2)
     value = torch.cat([values.expand(batch, -1, -1, -1), value.transpose(1, 2)], dim=2)
-    grouped = (
-        query.transpose(1, 2).unflatten(1, (shared, heads // shared)).flatten(2, 3)
-    )  # (b, shared, group x n, width)
-    scores = (grouped @ key.transpose(2, 3)).unflatten(2, (-1, count)) * width**-0.5 + hidden
+    # (b, shared, group x n, width)
+    grouped = torch.unflatten(query.transpose(1, 2), 1, (shared, heads // shared)).flatten(2, 3)
+    scores = torch.unflatten(grouped @ key.transpose(2, 3), 2, (-1, count)) * width**-0.5 + hidden
     seen = scores.float().softmax(-1).to(state.dtype).flatten(2, 3) @ value
-    seen = seen.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)
+    seen = torch.unflatten(seen, 2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)
     state = state + linear(seen, out)
     gate, up = linear(_normed(state, before_mlp, epsilon), gated).chunk(2, dim=2)
     return state + linear(silu(gate) * up, down)

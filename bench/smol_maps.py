@@ -57,7 +57,8 @@ class FeatureMaps:
 
     def logits(self, maps: Tensor) -> Tensor:
         """The classifier's, `(n, 1000)`."""
-        return self.features(maps).mean(1) @ self.classifier.T + self.bias
+        logits: Tensor = self.features(maps).mean(1) @ self.classifier.T + self.bias
+        return logits
 
     def of_classes(self, classes: Sequence[int], draw: torch.Generator, places: Tensor | None = None) -> Tensor:
         """A map h `(n, places, 320)` of each class, at some or all of the 49 positions, moved until it is seen with a
@@ -111,7 +112,8 @@ class FeatureMaps:
         return torch.where(from_real, taken, drawn), torch.where(from_real, there, strength)
 
     def _before(self, maps: Tensor) -> Tensor:
-        return maps @ (self.mix.T * self.scale) + self.shift
+        before: Tensor = maps @ (self.mix.T * self.scale) + self.shift
+        return before
 
 
 def _fitted_root(real: Tensor, spread: Tensor, mix: Tensor, variances: Tensor) -> Tensor:
@@ -129,7 +131,8 @@ def _fitted_root(real: Tensor, spread: Tensor, mix: Tensor, variances: Tensor) -
             optimiser.zero_grad()
             (off.pow(2).mean() + own.pow(2).mean()).backward()
             optimiser.step()
-    return root.detach()
+    fitted: Tensor = root.detach()
+    return fitted
 
 
 @torch.no_grad()
@@ -138,7 +141,7 @@ def _maps_of(tower: Any, pixels: Tensor) -> Tensor:
     found = list[Tensor]()
     hook = tower.blocks.register_forward_hook(lambda module, given, output: found.append(output.detach()))
     try:
-        for part in pixels.split(16):
+        for part in torch.split(pixels, 16):
             tower.forward_features(part)
     finally:
         hook.remove()

@@ -78,7 +78,7 @@ def tower() -> Any:
     """EfficientNet-Lite0 with random weights, and a classifier that tells classes apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tower = timm.create_model(smol_projector.ARCHITECTURE).eval().requires_grad_(False)
+        tower = timm.create_model(assembly.ARCHITECTURE).eval().requires_grad_(False)
         nn.init.normal_(tower.classifier.weight, std=0.1)
         nn.init.uniform_(tower.bn2.running_var, 0.4, 0.6)
     return tower
