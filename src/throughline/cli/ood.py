@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,12 +116,19 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _run(arguments: argparse.Namespace, factors: dict[str, Levels], *more_methods: str) -> int:
+def _run(
+    arguments: argparse.Namespace,
+    factors: dict[str, Levels],
+    *more_methods: str,
+    then: Callable[[Path], None] = lambda folder: None,
+) -> int:
+    """The run with these factors; `then` gets its folder once it is finished."""
     config = _config(arguments, {name: levels for name, levels in factors.items() if len(levels) > 1}, more_methods)
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
         return show_forecast(config, folder, as_json=arguments.json)
     run_and_report(config, folder, as_json=arguments.json)
+    then(folder)
     return 0
 
 
@@ -127,11 +136,10 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     """Probes of all models in one run, the reference among them; then the verdicts."""
     if arguments.reference is not None:
         arguments.model = tuple(dict.fromkeys((*(arguments.model or (POCKET,)), arguments.reference)))
-    config = _config(arguments, {}, ("probe",))
-    folder = arguments.out or Path("runs") / config.name
-    if arguments.dry_run:
-        return show_forecast(config, folder, as_json=arguments.json)
-    run_and_report(config, folder, as_json=arguments.json)
+    return _run(arguments, {}, "probe", then=partial(_show_verdicts, arguments))
+
+
+def _show_verdicts(arguments: argparse.Namespace, folder: Path) -> None:
     from throughline.reporting.probes import diagnosis_table
     from throughline.reporting.results import groups
 
@@ -141,7 +149,6 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         table = diagnosis_table(group, reference) if group is not reference else None
         if table is not None:
             print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
-    return 0
 
 
 def _config(arguments: argparse.Namespace, factors: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:

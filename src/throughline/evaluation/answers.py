@@ -84,7 +84,9 @@ class _Asking:
                 encoded.append([make(sample).encode(self.reader) for make in self.makers])
             except ThroughlineError as error:
                 failed = Reading(None, Outcome.ERROR)
-                predictions |= {(sample.id, q.name): _prediction(sample, q, failed, str(error)) for q in self.questions}
+                predictions |= {
+                    (sample.id, q.name): prediction_of(sample, q, failed, str(error)) for q in self.questions
+                }
                 continue
             readable.append(sample)
         if readable:
@@ -96,7 +98,7 @@ class _Asking:
                 began, make = time.monotonic(), question.prompt
                 replies = self._ask(question, prompts[make], paths[make], prefixes.get(make))
                 for sample, (reading, text) in zip(readable, replies, strict=True):
-                    predictions[sample.id, question.name] = _prediction(sample, question, reading, text)
+                    predictions[sample.id, question.name] = prediction_of(sample, question, reading, text)
                 self.seconds.update({question.name: shared + time.monotonic() - began})
         for sample in samples:
             yield from (predictions[sample.id, question.name] for question in self.questions)
@@ -143,7 +145,8 @@ class _Asking:
         return self._priors[key]
 
 
-def _prediction(sample: Sample, question: Question, reading: Reading, text: str) -> Prediction:
+def prediction_of(sample: Sample, question: Question, reading: Reading, text: str) -> Prediction:
+    """The line about a sample: what was read of the answer to a question, and its text."""
     return Prediction(
         sample_id=sample.id,
         domain=sample.domain,

@@ -19,6 +19,7 @@ from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import ModelSettings
 from throughline.domains.samples import ImageSet, Sample
+from throughline.evaluation.answers import prediction_of
 from throughline.mllm.checkpoints import endpoint_of
 from throughline.questions.prompt import Prompt
 from throughline.questions.question import Generated, Question, Reading
@@ -114,12 +115,4 @@ def _prediction(question: Question, sample: Sample, line: Candidate) -> Predicti
     reading = Reading(None, Outcome.ERROR)
     if not line.failed:
         reading = question.answer.read(line.text, line.finish_reason or "stop")
-    return Prediction(
-        sample_id=sample.id,
-        domain=sample.domain,
-        labels=sample.labels,
-        answer=question.name,
-        predicted=reading.predicted,
-        outcome=reading.outcome,
-        text=line.text,
-    )
+    return prediction_of(sample, question, reading, line.text)

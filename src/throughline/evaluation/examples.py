@@ -75,7 +75,9 @@ def draw_examples(
 def spread_examples(pool: Sequence[Sample], embeddings: Embeddings, shots: int, seed: int) -> tuple[Sample, ...]:
     """`shots` samples that lie far from one another: the first is drawn, each further one is that whose nearest chosen
     one is the farthest (k-center by greedy choice)."""
-    unit = _unit_length(embeddings)
+    from sklearn.preprocessing import normalize
+
+    unit = normalize(embeddings)
     chosen = [int(generator(seed, "spread").integers(len(pool)))]
     distance = 1 - unit @ unit[chosen[0]]
     while len(chosen) < min(shots, len(pool)):
@@ -89,7 +91,9 @@ def nearest_examples(
 ) -> list[tuple[Sample, ...]]:
     """For each asked image the `shots` samples of the pool with the highest cosine similarity, the nearest last, where
     it stands beside the question."""
-    similarity = _unit_length(asked) @ _unit_length(embeddings).T
+    from sklearn.preprocessing import normalize
+
+    similarity = normalize(asked) @ normalize(embeddings).T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :shots]
     return [tuple(pool[place] for place in row[::-1]) for row in order]
 
@@ -109,8 +113,3 @@ def with_labels(chosen: Sequence[Sample], shown: Callable[[str], str], shuffled:
         moved = dict(zip(by_label, by_label[step:] + by_label[:step], strict=True))
         labels = [labels[moved[place]] for place in range(len(labels))]
     return tuple((sample, shown(label)) for sample, label in zip(chosen, labels, strict=True))
-
-
-def _unit_length(rows: Embeddings) -> Embeddings:
-    length: Embeddings = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(length, 1e-12)
