@@ -27,7 +27,8 @@ from throughline.chains.rules import RULES
 from throughline.cli.main import VERBS
 from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
-from throughline.experiment.config import RunConfig, preset_summaries
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import preset_summaries
 from throughline.runs.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.training.methods import METHODS
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.core.table import Table
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.forecast import measured_units, read_workloads, seconds_by_group
 from throughline.experiment.hardware import Hardware, this_machine
 from throughline.experiment.run import Preview, preview_run

@@ -22,7 +22,7 @@ from records import Budgets, DependenceRow, DependenceValue
 from reduced_run import UNITS, reduce_run, require_whole
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.styles import DOMAIN_STYLES
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 from throughline.reporting.results import Group, Right, groups

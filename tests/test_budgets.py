@@ -13,7 +13,8 @@ import budgets
 from budgets import choose_budgets, gain_of_twice, per_method
 from records import Budgets, read_record
 from throughline.core.files import write_json, write_json_lines
-from throughline.experiment.config import RunConfig, load_config, set_key
+from throughline.experiment.config import RunConfig, set_key
+from throughline.experiment.config_files import load_config
 from throughline.runs.unit import VALIDATE, Unit
 
 ROOT = Path(__file__).resolve().parent.parent

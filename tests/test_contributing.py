@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.test_manual import Terminal, blocks, commands
 
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.run import preview_run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
 from throughline.drawn.describer import DescriberSettings
 from throughline.drawn.styles import DOMAIN_STYLES
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config
 from throughline.runs.unit import Unit
 
 ROOT = Path(__file__).resolve().parent.parent

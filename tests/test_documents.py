@@ -22,7 +22,7 @@ from throughline.cli.main import VERBS
 from throughline.cli.parser import Parser
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json, write_json_lines
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.mllm.checkpoints import checkpoint_source
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ import yaml
 from tests.forks import started, typed
 
 import command_reference
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -111,7 +111,7 @@ def build_chains(
 
 def load_config(name: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The config of a YAML file or a preset; `overrides` has dotted keys, e.g. `{"training.rounds": 2}`."""
-    from throughline.experiment.config import load_config as read_config
+    from throughline.experiment.config_files import load_config as read_config
 
     return read_config(str(name), changes=overrides)
 

@@ -25,7 +25,7 @@ from throughline.experiment.analyses import scoring, subject
 from throughline.experiment.analyses.entry import analyze_run
 from throughline.experiment.analyses.settings import AnalyzeSettings
 from throughline.experiment.analyses.subject import read_analyzed_run
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.executors import execute_fold
 from throughline.experiment.run import run_experiment
 from throughline.mllm import sampling as sampler

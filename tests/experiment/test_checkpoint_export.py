@@ -15,7 +15,7 @@ from throughline.domains.folders import read_images
 from throughline.evaluation.saved_model import RECORD, open_model, read_record
 from throughline.experiment import checkpoint_export, run
 from throughline.experiment.checkpoint_export import EXPORT_RECORD
-from throughline.experiment.config import resolved_yaml
+from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.mllm.images import ImageReader

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.experiment.config import load_config, preset_paths, preset_summaries, resolved_yaml
+from throughline.experiment.config_files import load_config, preset_paths, preset_summaries, resolved_yaml
 
 
 def told(name, *overrides):

@@ -36,7 +36,7 @@ from throughline.domains.views import load_sample
 from throughline.evaluation import selection
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.executors import execute_evaluation, execute_fold, execute_probes, execute_training
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.mllm import sampling as sampler

@@ -12,7 +12,7 @@ from cost_model import calibrated, compare_with_run
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.journal import JournalWriter
 from throughline.chains.records import Candidate, make_header
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.costs import Cost
 from throughline.experiment.environment import usable_memory
 from throughline.experiment.forecast import (

@@ -7,7 +7,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
 from throughline.evaluation.folds import leave_out
-from throughline.experiment.config import load_config, resolved_yaml
+from throughline.experiment.config_files import load_config, resolved_yaml
 from throughline.experiment.costs import estimate_costs, longest_paths, own_config
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import preview_images

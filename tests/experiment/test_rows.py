@@ -13,7 +13,7 @@ from tests.experiment.fake_executor import EXECUTORS, notes
 from throughline.cli.main import main
 from throughline.cli.progress import RunProgress
 from throughline.core.files import read_json_lines
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.run import run_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("teacher", "forked_workers")]

@@ -16,7 +16,7 @@ from tests.experiment.fake_executor import EXECUTORS, notes
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.experiment.run import run_experiment
 from throughline.runs.folder import locked

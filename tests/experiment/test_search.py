@@ -12,7 +12,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
-from throughline.experiment.config import load_config, resolved_yaml
+from throughline.experiment.config_files import load_config, resolved_yaml
 from throughline.experiment.costs import estimate_costs
 from throughline.experiment.plan import PlannedSet, plan
 

@@ -16,7 +16,8 @@ from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 from throughline.experiment import final_model, run, served_sampler
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config
 from throughline.experiment.final_model import FittedModel, fit_config, fit_model
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.teaching import server_process

@@ -7,7 +7,7 @@ import pytest
 from throughline.chains.answers import parse_answer
 from throughline.core.errors import ThroughlineError
 from throughline.domains.corruptions import CORRUPTIONS
-from throughline.experiment.config import load_config
+from throughline.experiment.config_files import load_config
 from throughline.ood.factors import (
     CONTROLS,
     PAPER,

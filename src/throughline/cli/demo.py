@@ -5,7 +5,8 @@ from pathlib import Path
 
 from throughline.cli.options import add_settings, given_settings
 from throughline.cli.run import Running
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config
 
 ANALYZED = 24
 """Images of a fold that the demo's analyses look at; `throughline analyze` looks at more."""

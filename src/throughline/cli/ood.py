@@ -18,7 +18,8 @@ from throughline.cli.options import Shown, Subcommands, add_subcommands
 from throughline.cli.run import run_and_report, show_forecast
 from throughline.core.settings import AnswerPath, Settings
 from throughline.domains.folders import is_table
-from throughline.experiment.config import RunConfig, make_config, read_mapping
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import make_config, read_mapping
 from throughline.mllm.checkpoints import POCKET, checkpoint_name
 from throughline.ood.factors import EXAMPLES, PROMPT, VIEW, Levels, example_levels, prompt_levels, view_levels
 from throughline.reporting.text import to_terminal

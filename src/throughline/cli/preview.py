@@ -8,7 +8,7 @@ import pandas as pd
 
 from throughline.cli.text import counted, duration
 from throughline.core.table import Table, tabulate
-from throughline.experiment.config import resolved_yaml
+from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.costs import Cost
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware

@@ -12,7 +12,8 @@ from throughline.cli.text import json_text
 from throughline.core.errors import UsageError
 from throughline.core.files import read_json_lines
 from throughline.core.settings import Settings
-from throughline.experiment.config import RunConfig, load_config, preset_summaries
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config, preset_summaries
 from throughline.reporting.text import to_terminal
 from throughline.runs.reader import read_run
 

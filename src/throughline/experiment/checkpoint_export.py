@@ -25,7 +25,8 @@ from throughline.evaluation.saved_model import (
     open_model,
     require_class_names,
 )
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import preview_images
 from throughline.mllm.checkpoints import checkpoint_folder, checkpoint_source
 from throughline.mllm.load import DTYPES, open_checkpoint

@@ -1,33 +1,28 @@
 """What an experiment is, typed: images, model, chains, methods, seeds, training, evaluation. Free of torch.
 
-`load_config` makes a `RunConfig` from YAML; the plan of units, the workers and `--dry-run` read it. Whatever changes
-a unit's numbers is part of that unit's hash (`units`); what only changes time or memory is not.
+`config_files` reads a `RunConfig` from YAML; the plan of units, the workers and `--dry-run` work with it. Whatever
+changes a unit's numbers is part of that unit's hash (`runs.unit`); what only changes time or memory is not.
 """
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.nearest import did_you_mean
 from throughline.core.settings import (
     ModelSettings,
     Settings,
     TrainingSettings,
     WordingSettings,
 )
-from throughline.core.yaml_text import parse_yaml
 from throughline.domains.folders import default_name
 from throughline.domains.splits import SplitRule
 from throughline.experiment.asking import EvaluationConfig, Words
@@ -164,7 +159,6 @@ FIXED = (
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
 ASKED, SELECTED = "evaluation.", "evaluation.selection"
 """What begins with the first, but for the second, says how a finished model is asked and changes no training."""
-PRESETS = Path(str(importlib.resources.files("throughline.experiment"))) / "presets"
 PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 
 
@@ -212,8 +206,8 @@ class RunConfig(Settings):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if name != _folder_name(name):
-            allowed = f"use letters, digits, dots, dashes and underscores, as in {_folder_name(name)}"
+        if name != folder_name(name):
+            allowed = f"use letters, digits, dots, dashes and underscores, as in {folder_name(name)}"
             raise ValueError(f"this cannot be the name of a folder: {allowed}")
         return name
 
@@ -348,76 +342,9 @@ class RunConfig(Settings):
         return RunConfig.model_validate(values)
 
 
-def load_config(
-    name_or_path: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
-) -> RunConfig:
-    """The config in a YAML file or of a preset, with `a.b=c` overrides (values are YAML), then `changes` by dotted key
-    laid over it.
-
-    A file that gives no `name` is called after itself, with underscores for what a name may not have. Raises a
-    ThroughlineError, in one line, for a file that cannot be read, an unknown key (with the nearest known one) and a
-    value of the wrong type.
-    """
-    return make_config(read_mapping(name_or_path), name_or_path, overrides, changes)
-
-
-def make_config(
-    values: dict[str, Any], source: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
-) -> RunConfig:
-    """As `load_config`, from what a file would say; errors name the `source`."""
-    for key, value in (*map(_key_and_value, overrides), *(changes or {}).items()):
-        set_key(values, key, value)
-    values.setdefault("name", _folder_name(unicodedata.normalize("NFKC", Path(source).stem)))
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ThroughlineError(*first_fault(error, RunConfig, source)) from None
-
-
-def preset_paths() -> dict[str, Path]:
-    """The configs that ship with the package, by name: `demo`, `paper/pacs`, ..."""
-    names = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in PRESETS.rglob("*.yaml")}
-    return dict(sorted(names.items()))
-
-
-def preset_summaries() -> dict[str, str]:
-    """By name, the first comment line of a preset's file."""
-    return {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in preset_paths().items()}
-
-
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """The name with underscores for what the name of a run may not have."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip("._-") or "run"
-
-
-def _config_path(name_or_path: str) -> Path:
-    path, presets = Path(name_or_path), preset_paths()
-    if path.is_file():
-        return path
-    if name_or_path in presets:
-        return presets[name_or_path]
-    if path.suffix in {".yaml", ".yml"}:
-        raise ThroughlineError("no such config file", name_or_path, "name a YAML file or a preset")
-    hint = did_you_mean(name_or_path, presets, "the presets")
-    raise ThroughlineError(f"no preset named {name_or_path}", None, hint)
-
-
-def read_mapping(name_or_path: str) -> dict[str, Any]:
-    """What the YAML of a file or of a preset says, not checked yet."""
-    path = _config_path(name_or_path)
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ThroughlineError(f"cannot read the config ({error})", path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else path
-        raise ThroughlineError(
-            f"the config is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
-        ) from None
-    if not isinstance(values, dict):
-        raise ThroughlineError("the config is not a mapping of keys to values", path)
-    return values
 
 
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -429,19 +356,3 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
             raise UsageError(f"{group} in {dotted} is not a group of keys")
         values[group] = values = dict(inner or {})
     values[key] = value
-
-
-def _key_and_value(override: str) -> tuple[str, Any]:
-    """The parts of `a.b=c`; the value is YAML."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not all(dotted.strip().split(".")):
-        raise UsageError(f"--set {override} is not key=value", do="write for example --set training.rounds=2")
-    try:
-        return dotted.strip(), parse_yaml(text)
-    except yaml.YAMLError:
-        raise UsageError(f"the value of --set {override} is not valid YAML") from None
-
-
-def resolved_yaml(config: RunConfig) -> str:
-    """A config as YAML with every key, in the order of its definition; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -34,7 +34,8 @@ from throughline.evaluation.saved_model import (
     TrainingImages,
     read_record,
 )
-from throughline.experiment.config import RunConfig, load_config, read_mapping
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config, read_mapping
 from throughline.experiment.engine.local import Progress
 from throughline.experiment.engine.worker import Job
 from throughline.experiment.environment import describe_environment

@@ -12,7 +12,8 @@ from pathlib import Path
 from throughline.core.errors import UnitsFailed
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
-from throughline.experiment.config import DataConfig, RunConfig, resolved_yaml
+from throughline.experiment.config import DataConfig, RunConfig
+from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs
 from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import EXECUTORS, Job

@@ -20,7 +20,8 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.evaluation.folds import Fold, keep_all, leave_out
 from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
-from throughline.experiment.config import RunConfig, load_config
+from throughline.experiment.config import RunConfig
+from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, read_accepted_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm, open_checkpoint
