@@ -30,7 +30,7 @@ from demo_profile import profile_demo
 from dependence import study_dependence
 from dependence_block import RECORD, write_plots
 from kills import Plan, measure_kills
-from merged_runs import merge_runs
+from merged_runs import merge_runs, reduce_part
 from open_styles_head import SEEDS, ask, kinds_of, pooled_features, summarise
 from pictures import take_pictures
 from records import (
@@ -56,6 +56,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.benchmarks import TABLE
 from throughline.domains.folders import read_images
 from throughline.drawn.styles import DOMAIN_STYLES
+from throughline.experiment.config_files import load_config
 from throughline.mllm.checkpoints import SMOL
 from throughline.mllm.load import load_mllm
 from throughline.mllm.smol.assembly import ARCHITECTURE
@@ -71,16 +72,21 @@ HELP_LIMIT = 0.4  # seconds, median of seven
 
 
 def demo_full() -> None:
-    """Four targets, three seeds, matched controls and the analyses: evidence/demo_full, a held-out style at a time."""
-    parts = {target: EVIDENCE / "demo_full_parts" / target for target in DOMAIN_STYLES}
-    for target, part in parts.items():
+    """Four targets, three seeds, matched controls and the analyses: evidence/demo_full, a fold at a time."""
+    parts = [
+        (target, seed, EVIDENCE / "demo_full_parts" / f"{target}-seed{seed}")
+        for seed in load_config("demo_full").seeds
+        for target in DOMAIN_STYLES
+    ]
+    for target, seed, part in parts:
         if (part / REDUCED_PREDICTIONS).is_file():
             continue
-        folder = f"runs/demo_full/{target}"
-        throughline("run", "demo_full", "--set", f"data.targets={target}", "--out", folder)
+        folder = f"runs/demo_full/{part.name}"
+        only = ("--set", f"data.targets={target}", "--set", f"seeds={seed}")
+        throughline("run", "demo_full", *only, "--out", folder)
         throughline("analyze", folder, "--limit", str(ANALYZED), "--methods", ",".join(TAMPERED))
-        reduce_run(ROOT / folder, part)
-    merged = merge_runs(list(parts.values()), EVIDENCE / "demo_full")
+        reduce_part(ROOT / folder, part)
+    merged = merge_runs([part for _, _, part in parts], EVIDENCE / "demo_full")
     shutil.rmtree(EVIDENCE / "demo_full_parts")
     print(f"{len(merged.results):,} results lines of {len(merged.units)} units")
 

@@ -1,46 +1,75 @@
 """Evidence measured in parts, a few held-out domains each, is the evidence of one run of all of them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.reporting.conftest import write_run
 
-from merged_runs import merge_runs
+from merged_runs import merge_runs, reduce_part
 from reduced_run import UNITS, reduce_run
+from throughline.analysis.document import FILE as ANALYSIS
+from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
+from throughline.experiment.analyses.sensitivity import rounds_varied
 from throughline.reporting.results import groups
 from throughline.reporting.tables import headline_table, rounds_table
+from throughline.runs.folder import ADAPTER, PREDICTIONS, round_folder
+from throughline.runs.reader import read_run
 
-METHODS = ("zero_shot", "cls", "mtct_sarr")
+METHODS = ("zero_shot", "cls", "mtct", "mtct_sarr")
 
 
-def reduced(root: Path, targets: tuple[str, ...], lr: float = 1e-3) -> Path:
-    """A run of these targets, reduced."""
-    fake = write_run(root, targets, METHODS, (0, 1), 20)
-    config = {"name": "demo", "data": {"targets": list(targets)}, "lr": lr}
+def fold(root: Path, targets: tuple[str, ...], seeds: tuple[int, ...], lr: float = 1e-3) -> Path:
+    """A run of these targets and seeds, with an analysis of its rounds."""
+    fake = write_run(root, targets, METHODS, seeds, 20)
+    config = {
+        "name": "demo",
+        "data": {"images": "images", "targets": list(targets)},
+        "methods": list(METHODS),
+        "seeds": list(seeds),
+        "training": {"stage": {"lr": lr}},
+    }
     (fake.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return reduce_run(fake.folder, root / "reduced").folder
+    for unit in (fake.folder / "units").glob("mtct_sarr-*"):
+        like = f"cls-{unit.name.removeprefix('mtct_sarr-').rsplit('-', 1)[0]}-*"
+        (before,) = (fake.folder / "units").glob(like)
+        for number, answers in enumerate((before, unit), start=1):
+            (round_folder(unit, number) / ADAPTER).mkdir(parents=True)
+            shutil.copy(answers / PREDICTIONS, round_folder(unit, number) / PREDICTIONS)
+    rounds = tuple(rounds_varied(read_run(fake.folder)))
+    analysis = Analysis(dataset="fake", model="pocket", drawn=True, limit=20, classes=(), folds=(), sensitivity=rounds)
+    write_analysis(fake.folder / ANALYSIS, analysis)
+    return fake.folder
+
+
+def part(root: Path, target: str, seed: int, lr: float = 1e-3) -> Path:
+    """One fold, reduced."""
+    return reduce_part(fold(root, (target,), (seed,), lr), root / "reduced").folder
 
 
 @pytest.mark.slow
 def test_parts_give_the_tables_of_the_whole(tmp_path: Path) -> None:
-    parts = [reduced(tmp_path / target, (target,)) for target in ("painting", "sketch")]
+    parts = [part(tmp_path / f"{t}{s}", t, s) for s in (0, 1) for t in ("painting", "sketch")]
     merged = merge_runs(parts, tmp_path / "merged")
-    whole = reduce_run(
-        write_run(tmp_path / "whole", ("painting", "sketch"), METHODS, (0, 1), 20).folder, tmp_path / "w"
-    )
+    whole = reduce_run(fold(tmp_path / "whole", ("painting", "sketch"), (0, 1)), tmp_path / "w")
     (ours,), (theirs,) = groups(merged), groups(whole)
     assert headline_table(ours, "all") == headline_table(theirs, "all")
     assert rounds_table(ours) == rounds_table(theirs)
     assert (merged.folder / UNITS).read_text() == (whole.folder / UNITS).read_text()
-    assert merged.config["data"]["targets"] == ["painting", "sketch"]
+    assert (merged.config["data"]["targets"], merged.config["seeds"]) == (["painting", "sketch"], [0, 1])
+    rounds, of_whole = (read_analysis(run.folder / ANALYSIS) for run in (merged, whole))
+    assert rounds is not None
+    assert of_whole is not None
+    assert rounds.sensitivity == of_whole.sensitivity != ()
 
 
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    first, twice = (reduced(tmp_path / name, ("painting",)) for name in ("first", "twice"))
-    with pytest.raises(ThroughlineError, match="a unit in common"):
+    first, twice = (part(tmp_path / name, "painting", 0) for name in ("first", "twice"))
+    with pytest.raises(ThroughlineError, match="every seed once"):
         merge_runs([first, twice], tmp_path / "merged")
-    other = reduced(tmp_path / "other", ("sketch",), lr=3e-3)
-    with pytest.raises(ThroughlineError, match=r"differs in more than data\.targets"):
-        merge_runs([first, other], tmp_path / "merged")
+    with pytest.raises(ThroughlineError, match="every seed once"):
+        merge_runs([first, part(tmp_path / "sketch", "sketch", 1)], tmp_path / "merged")
+    with pytest.raises(ThroughlineError, match=r"differs in more than data\.targets and seeds"):
+        merge_runs([first, part(tmp_path / "other", "sketch", 0, lr=3e-3)], tmp_path / "merged")

@@ -24,13 +24,20 @@ IGNORED = (
 
 def rounds_varied(run: Run) -> Iterator[Sensitivity]:
     """Accuracy after each round, each against the round before, every method with rounds and way of answering."""
+    for method, answer, right in rounds_right(run):
+        varied = sensitivity("rounds", method, answer, right, against_previous=True)
+        if varied is not None:
+            yield varied
+
+
+def rounds_right(run: Run) -> Iterator[tuple[str, str, dict[str, Runs]]]:
+    """Method, way of answering, and by round, 0 being where the rounds start, the right answers by target and seed; for
+    every method with rounds."""
     for levels, folds in fold_units(run, read_config(run.folder)).items():
-        for method in next(iter(folds.values())):
-            for answer in _answers(run):
-                right = _rounds(folds, method, answer)
-                varied = sensitivity("rounds", _called(method, levels), answer, right, against_previous=True)
-                if varied is not None:
-                    yield varied
+        for method, answer in itertools.product(next(iter(folds.values())), _answers(run)):
+            right = _rounds(folds, method, answer)
+            if right:
+                yield _called(method, levels), answer, right
 
 
 def runs_varied(runs: Sequence[Run]) -> tuple[list[Sensitivity], list[Missing]]:
@@ -78,7 +85,6 @@ def _answers(run: Run) -> tuple[str, ...]:
 
 
 def _rounds(folds: Folds, method: str, answer: str) -> dict[str, Runs]:
-    """By round, 0 being where the rounds start: right answers by target and seed."""
     values: dict[str, dict[tuple[str, int], list[float]]] = {}
     for (targets, seed), units in folds.items():
         if method not in units or not units[method].method.self_labelled:
