@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
@@ -27,7 +28,14 @@ ROUNDS_RIGHT = "rounds_right.jsonl"
 def reduce_part(run_folder: Path, part: Path) -> Run:
     """As `reduce_run`, with what a comparison of rounds over several parts needs beside it."""
     rows = [
-        {"method": method, "answer": answer, "round": number, "target": target, "seed": seed, "right": list(right)}
+        {
+            "method": method,
+            "answer": answer,
+            "round": number,
+            "target": target,
+            "seed": seed,
+            "right": np.asarray(right).tolist(),
+        }
         for method, answer, rounds in rounds_right(read_run(run_folder))
         for number, runs in rounds.items()
         for (target, seed), right in runs.items()
