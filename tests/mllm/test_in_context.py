@@ -68,7 +68,7 @@ def test_likelihoods_count_what_plain_passes_give(mllm: Mllm, family: str, sampl
     alone, and behind examples."""
     classes = ("cat", "small dog", "boat")
     built = make_question_set(classes)
-    settings = AnswerSettings(answers=("likelihood", "mean_likelihood", "contrast"))
+    settings = AnswerSettings(answers=("likelihood", "mean_likelihood", "contrast", "prior"))
     shown = ((samples[0], "boat"),)
     for about in (ImageThenText, partial(WithExamples, shown)):
         rows = answer_samples(mllm, samples[2:4], built.build(settings, about), batch=2)
@@ -90,8 +90,9 @@ def test_likelihoods_count_what_plain_passes_give(mllm: Mllm, family: str, sampl
                 "likelihood": [float(log.sum()) for log in seen],
                 "mean_likelihood": [float(log.mean()) for log in seen],
                 "contrast": [float(log.sum() - other.sum()) for log, other in zip(seen, prior, strict=True)],
+                "prior": [float(other.sum()) for other in prior],
             }
-            for row in rows[3 * place : 3 * place + 3]:
+            for row in rows[4 * place : 4 * place + 4]:
                 expected = torch.softmax(torch.tensor(scores[row.answer]).double(), dim=0).tolist()
                 assert row.probabilities == pytest.approx(expected, rel=2e-3), row.answer
 

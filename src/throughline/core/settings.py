@@ -246,7 +246,7 @@ class TrainingSettings(Settings):
         return self
 
 
-AnswerPath = Literal["label", "reasoning", "likelihood", "mean_likelihood", "contrast"]
+AnswerPath = Literal["label", "reasoning", "likelihood", "mean_likelihood", "contrast", "prior"]
 
 
 class AnswerSettings(Settings):
@@ -254,8 +254,8 @@ class AnswerSettings(Settings):
 
     answers: tuple[AnswerPath, ...] = ("label", "reasoning", "likelihood")
     """Answer paths; which of them the paper's table uses is open in the paper. Besides `likelihood` there are
-    `mean_likelihood`, the mean over a class name's tokens instead of the sum, and `contrast`, the likelihood less that
-    without the image."""
+    `mean_likelihood`, the mean over a class name's tokens instead of the sum, `contrast`, the likelihood less that
+    without the image, and `prior`, the one without the image: what words alone reach."""
     batch: int = Field(default=32, ge=1)
     """Images per batch. Part of a unit's hash, because another batch size rounds differently."""
     label_tokens: int = Field(default=32, ge=1)

@@ -124,6 +124,8 @@ class _Asking:
     def _scores(self, answer: Likelihood, prompts: Sequence[EncodedPrompt], prefix: Prefix | None) -> Tensor:
         """`(prompts, continuations)`, what `Likelihood.score` says; the paths that count the same one differently share
         it."""
+        if answer.score == "prior":
+            return self._priors_of(answer, prompts)
         last = self._last
         if last is None or last[0] is not prompts or last[1] != answer.continuations:
             sums = label_log_likelihood(self.mllm, prompts, answer.continuations, prefix)
@@ -133,11 +135,15 @@ class _Asking:
             paths = [prompts[0].answered(self.mllm.chat, words) for words in answer.continuations]
             return sums / torch.tensor([len(path.tokens) - path.answer_start for path in paths])
         if answer.score == "contrast":
-            return sums - torch.cat([self._prior(prompt.without_last_image(), answer) for prompt in prompts])
+            return sums - self._priors_of(answer, prompts)
         return sums
 
+    def _priors_of(self, answer: Likelihood, prompts: Sequence[EncodedPrompt]) -> Tensor:
+        """`(prompts, continuations)` behind the prompts without the images asked about."""
+        return torch.cat([self._prior(prompt.without_last_image(), answer) for prompt in prompts])
+
     def _prior(self, prompt: EncodedPrompt, answer: Likelihood) -> Tensor:
-        """`(1, continuations)` behind a prompt without the image asked about, which many prompts have in common."""
+        """`(1, continuations)` behind a prompt without its image, which many prompts have in common."""
         images = [image.key for image in prompt.images]
         key = canonical_json([list(prompt.messages), images, list(answer.continuations)])
         if key not in self._priors:

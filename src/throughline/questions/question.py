@@ -41,13 +41,14 @@ class Generated:
 class Likelihood:
     """Answered with the most likely of these continuations, each of which stands for the class at the same place.
 
-    What counts is the logarithm of a continuation's probability: the `sum` over its tokens, their `mean`, or its
-    `contrast`: the sum less what it is behind the same words without the image (the prior of arXiv 2405.18415).
+    What counts is the logarithm of a continuation's probability: the `sum` over its tokens, their `mean`, its `prior`,
+    which is the sum behind the same words without the image, or its `contrast`, the sum less the prior (arXiv
+    2405.18415).
     """
 
     continuations: tuple[str, ...]
     classes: tuple[str, ...]
-    score: Literal["sum", "mean", "contrast"] = "sum"
+    score: Literal["sum", "mean", "contrast", "prior"] = "sum"
 
     def read(self, probabilities: Sequence[float]) -> Reading:
         """`probabilities` are those of the continuations among themselves. They are kept to six digits, not six places:

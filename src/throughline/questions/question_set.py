@@ -14,10 +14,11 @@ from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
 from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
 
-LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast"]] = {
+LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast", "prior"]] = {
     "likelihood": "sum",
     "mean_likelihood": "mean",
     "contrast": "contrast",
+    "prior": "prior",
 }
 """What the answer paths by likelihood count."""
 
@@ -42,7 +43,7 @@ class QuestionSet:
         self, settings: AnswerSettings, about: Callable[[str], PromptMaker] = ImageThenText
     ) -> tuple[Question, ...]:
         """The questions of these settings, in their order: the label path, the reasoning path, and by likelihood of
-        every class as the answer to the label question, in three ways of counting it. `about` makes the prompts of a
+        every class as the answer to the label question, in four ways of counting it. `about` makes the prompts of a
         question's text."""
         about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None

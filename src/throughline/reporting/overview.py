@@ -17,6 +17,7 @@ ANSWER_WORDS = {
     "likelihood": "the class name with the highest likelihood counts",
     "mean_likelihood": "the class name with the highest mean likelihood of a token counts",
     "contrast": "the class name whose likelihood the image raises most counts",
+    "prior": "the class name with the highest likelihood without the image counts",
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-ANSWER_ORDER = ("label", "reasoning", "likelihood", "mean_likelihood", "contrast")
+ANSWER_ORDER = ("label", "reasoning", "likelihood", "mean_likelihood", "contrast", "prior")
 SPLIT_ORDER = ("in", "out", "all")
 
 
