@@ -274,6 +274,10 @@ TRAINED = "for a method that trains"
 RUN_FOLDER: tuple[tuple[str, str], ...] = (
     ("config.yaml", "the resolved config, every key written out"),
     ("environment.json", "versions, hardware, commit"),
+    (
+        "manifest.csv",
+        "the images asked about and their hashes, before any unit starts; a further set has manifest-2.csv",
+    ),
     ("images/…", "the drawn world, where `data.drawn` asks for one"),
     ("chains/accepted.jsonl", "the chains that the first stages train on: sample id and text"),
     ("chains/journal-0.jsonl", "what `chains.teacher` answered, where the run asks one itself"),

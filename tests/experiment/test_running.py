@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import json
 import os
 import random
@@ -16,6 +17,8 @@ from tests.experiment.fake_executor import EXECUTORS, notes
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
+from throughline.domains.folders import read_images
+from throughline.domains.samples import balanced
 from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.experiment.run import run_experiment
@@ -191,6 +194,46 @@ def test_changed_images_make_a_unit_stale(run, images):
     (images / "photo" / "cat" / "0.png").write_bytes(b"another picture")
     with pytest.raises(ThroughlineError, match=r"\(images changed\)"):
         run("methods=cls")
+
+
+def manifest(folder):
+    with (folder / "manifest.csv").open(newline="") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_the_images_asked_about_are_fixed_before_a_unit_starts(command, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_RAISES", "zero_shot")
+    only = ("--set", "evaluation.sample.per_class=2", "--set", "evaluation.view={kind: occlusion_grey, severity: 0.2}")
+    code, _, _ = command(*only, methods="methods=zero_shot")
+    asked = manifest(tmp_path / "run")
+    assert code == 1 and not (tmp_path / "run/results.jsonl").read_bytes()
+    chosen = balanced(read_images(images).in_domain("sketch"), 2, 0)
+    assert [(row["image"], row["label"], row["image_sha256"]) for row in asked.values()] == [
+        (sample.id, sample.label, sample.image_sha256) for sample in chosen
+    ]
+    (images / chosen[1].id).write_bytes((images / "photo/cat/1.png").read_bytes())
+    code, _, (line,) = command(*only, methods="methods=zero_shot")
+    assert code == 1 and chosen[1].id in line and "changed or no longer asked about (1)" in line
+    assert manifest(tmp_path / "run") == asked
+    monkeypatch.delenv("FAKE_RAISES")
+    assert command(*only, "--redo", "stale", methods="methods=zero_shot")[0] == 0
+    assert manifest(tmp_path / "run")[chosen[1].id] != asked[chosen[1].id]
+
+
+def test_asking_about_more_later_adds_images_and_about_fewer_is_refused(run):
+    run("methods=zero_shot", "evaluation.sample.per_class=1", "factors={size: {'2': {evaluation.sample.per_class: 2}}}")
+    two = manifest(run("methods=cls", "evaluation.sample.per_class=3").folder)
+    assert len(two) == 2 * 3
+    with pytest.raises(ThroughlineError, match="no longer asked about"):
+        run("methods=zero_shot", "evaluation.sample.per_class=2")
+
+
+def test_each_image_set_has_its_manifest(run, images):
+    folder = run(
+        "methods=zero_shot", f"data=[{{images: {images}, targets: [sketch]}}, {{images: {images}, name: again}}]"
+    ).folder
+    assert {row["domain"] for row in manifest(folder).values()} == {"sketch"}
+    assert "photo" in (folder / "manifest-2.csv").read_text()
 
 
 def test_a_tampered_done_is_stale(run):

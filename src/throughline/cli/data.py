@@ -1,4 +1,5 @@
-"""`throughline data`: draw, check, split, write digits, import, corrupt, fetch an image set or say where to have it.
+"""`throughline data`: draw, check, split, write digits, import, sample, corrupt, fetch an image set or say where to
+have it.
 
 Each subcommand parses, calls one function of `drawn` or `domains`, and prints. No torch on any path.
 """
@@ -23,7 +24,7 @@ from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import require_free_folder
 from throughline.core.settings import Settings
 from throughline.domains.folders import read_images
-from throughline.domains.samples import composed
+from throughline.domains.samples import balanced, composed
 from throughline.domains.splits import SplitRule
 from throughline.reporting.text import to_terminal
 
@@ -91,6 +92,19 @@ class Digits(Settings):
     """Whole number; decides which digit goes to which domain."""
 
 
+class Sampling(Settings):
+    """List some images of each class and domain, with the hash of each file, before any model is asked: a table that
+    every other command reads, and compares the files with."""
+
+    source: Source
+    out: Annotated[Path, Shown("FILE")]
+    """NAME.csv, a table of images; or NAME.tsv, VLMEvalKit's table of multiple-choice questions, at most 26 classes."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Images of each class and domain, all where there are fewer (default: all)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the choice; a larger number with the same seed adds images and exchanges none."""
+
+
 class Corrupt(Settings):
     """Write a copy of every image, corrupted or partly covered, into a new folder."""
 
@@ -135,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "split": (SplitOptions, _split),
         "digits": (Digits, _digits),
         "import": (Import, import_images),
+        "sample": (Sampling, _sample),
         "corrupt": (Corrupt, _corrupt),
         "fetch": (Fetch, _fetch),
     }
@@ -234,6 +249,23 @@ def _digits(arguments: argparse.Namespace) -> int:
 
     count = write_digits(arguments.folder, arguments.shift, arguments.seed)
     print(f"{count:,} images in {arguments.folder}")
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from throughline.domains.manifests import write_manifest
+    from throughline.questions.wording import LABEL_QUESTION
+
+    out: Path = arguments.out
+    if out.suffix.lower() not in (".csv", ".tsv"):
+        raise UsageError("images are listed in a table", out, "name a .csv, or a .tsv for VLMEvalKit")
+    images = read_images(arguments.source)
+    chosen = images.samples
+    if arguments.per_class is not None:
+        chosen = balanced(chosen, arguments.per_class, arguments.seed)
+    write_manifest(images, chosen, out, LABEL_QUESTION)
+    size = f"{len(images.classes):,} classes in {counted(len(images.domains), 'domain')}"
+    print(f"{counted(len(chosen), 'image')} of {size} in {out}; next: throughline data check {out}")
     return 0
 
 

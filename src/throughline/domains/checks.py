@@ -218,6 +218,9 @@ def _copies(samples: list[Sample]) -> Iterable[Defect]:
     for sample, value in zip(samples, hash_files(sample.path for sample in samples), strict=True):
         if isinstance(value, str) and sample.path.stat().st_size:  # empty files are reported as such
             by_hash[value].append(sample)
+            if sample.image_sha256 not in ("", value):
+                what = f"{sample.id}: the file is not the one that the table was made from"
+                yield Defect("changed_image", "error", what, (sample.id,))
     for copies in by_hash.values():
         if len(copies) < 2:
             continue

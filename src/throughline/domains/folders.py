@@ -12,6 +12,7 @@ from pathlib import Path, PureWindowsPath
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, in_threads
 from throughline.domains.listing import Listing, is_there, list_folder, require_single, split_fault
+from throughline.domains.manifests import LETTERS, QUESTIONS, require_answer
 from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.tables import COLUMNS, OPTIONAL, Row, read_csv, read_parquet
 
@@ -21,10 +22,10 @@ SPLIT_REMEDY = "move their images into <domain>/<class>: throughline makes its o
 def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     """Reads a folder `<domain>/<class>/<image>`, or a table of `image, domain, label` and what is `OPTIONAL`.
 
-    A table is a `.csv` or `.parquet` file; its image paths are relative to its own folder. No image is
+    A table is a `.csv`, `.tsv` or `.parquet` file; its image paths are relative to its own folder. No image is
     decoded (a truncated file is found by `check_images` or when it is loaded); every file is read once for
-    its SHA-256. `name` defaults to the folder's or file's own name. Raises a ThroughlineError that names the
-    file or row at fault, also where splits are taken for domains or classes.
+    its SHA-256, and compared with the table's where that has one. `name` defaults to the folder's or file's own name.
+    Raises a ThroughlineError that names the file or row at fault, also where splits are taken for domains or classes.
     """
     source = Path(source)
     listing = read_listing(source)
@@ -39,6 +40,9 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
         if isinstance(value, OSError):
             what = f"cannot read the image: {value.strerror or value}"
             raise ThroughlineError(what, sample.path, "remove or repair it")
+        if sample.image_sha256 not in ("", value):
+            what = "the file is not the one that the table was made from: its SHA-256 is another"
+            raise ThroughlineError(what, sample.path, f"restore it, or make {source} anew: throughline data sample")
         own = labels.setdefault(sample.label, sample.labels)
         samples.append(replace(sample, labels=own, image_sha256=value))
     return ImageSet(
@@ -64,7 +68,7 @@ def default_name(source: Path) -> str:
 
 def is_table(source: Path) -> bool:
     """Whether `source` is read as a table of images rather than as a folder."""
-    return source.suffix.lower() in (".csv", ".parquet") and not source.is_dir()
+    return source.suffix.lower() in (".csv", ".tsv", ".parquet") and not source.is_dir()
 
 
 def hash_files(paths: Iterable[Path]) -> list[str | OSError]:
@@ -114,14 +118,15 @@ def list_table(table: Path) -> Listing:
     A CSV may have any separator and encoding that `tables.read_csv` finds. Spaces around a value are dropped, and
     backslashes are read as Windows means them where no file has them in its name. A cell of `class_name` is how the
     row's class is written, and synonyms behind it, with `|` between them; one row of a class is enough. `parent_id` is
-    the id of the image, in whatever set, that the row's was made from. Raises a
+    the id of the image, in whatever set, that the row's was made from; `image_sha256` the hash that its file had. A
+    table of multiple-choice questions is read as `manifests` has it. Raises a
     ThroughlineError for a missing column, an empty cell, a path listed twice, two names of one class, or an absolute
     path outside the table's folder (an id must not name a machine's own folders).
     """
     if not table.is_file():
-        raise ThroughlineError("no such file", table, "give a folder, .csv or .parquet")
+        raise ThroughlineError("no such file", table, "give a folder, .csv, .tsv or .parquet")
     choose = partial(_own_columns, table)
-    read = read_csv(table, choose) if table.suffix.lower() == ".csv" else read_parquet([table], choose)
+    read = read_parquet([table], choose) if table.suffix.lower() == ".parquet" else read_csv(table, choose)
     if read.embedded:
         remedy = f"write them as a folder: throughline data import {table} DIR"
         raise ThroughlineError("the images are inside the table", table, remedy)
@@ -140,19 +145,21 @@ def list_table(table: Path) -> Listing:
 
 
 def _own_columns(table: Path, names: Sequence[str]) -> dict[str, str]:
-    missing = next((name for name in COLUMNS if name not in names), None)
+    own = QUESTIONS if QUESTIONS["image"] in names else {name: name for name in COLUMNS}
+    missing = next((column for column in own.values() if column not in names), None)
     if missing is not None:
         what = f"no column named {missing} (found: {', '.join(names) or 'none'})"
         remedy = (
             f"the columns are image, domain, label and optionally {', '.join(OPTIONAL)}; `data import` takes others"
         )
         raise ThroughlineError(what, table, remedy)
-    return {name: name for name in (*COLUMNS, *OPTIONAL) if name in names}
+    return {**own, **{name: name for name in (*OPTIONAL, *LETTERS) if name in names}}
 
 
 def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     """The sample, and its class's names."""
-    image, domain, label, group, named, parent = cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
+    cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
+    image, domain, label, group, named, parent, sha256 = cells
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(with_slashes(image, table.parent))
@@ -164,7 +171,8 @@ def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
         relative = relative.relative_to(folder)
     id = posixpath.normpath(relative.as_posix())
     require_unicode(id, table)
-    return Sample(id, table.parent, domain, (label,), "", group=group or None, parent_id=parent or None), named
+    require_answer(table, number, row)
+    return Sample(id, table.parent, domain, (label,), sha256, group=group or None, parent_id=parent or None), named
 
 
 def with_slashes(image: str, folder: Path) -> str:

@@ -23,6 +23,11 @@ composed = partial(unicodedata.normalize, "NFC")
 """The form in which names are compared."""
 
 
+def in_words(name: str) -> str:
+    """A class's name with blanks for underscores, as it is shown to a model."""
+    return " ".join(name.replace("_", " ").split())
+
+
 def on_disk(root: Path, id: str) -> Path:
     """Where the file or folder of an id lies: an id is composed, what the disk calls it may be otherwise."""
     for spelt in (id, unicodedata.normalize("NFD", id)):

@@ -15,7 +15,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import composed
 
 COLUMNS = ("image", "domain", "label")
-OPTIONAL = ("group", "class_name", "parent_id")
+OPTIONAL = ("group", "class_name", "parent_id", "image_sha256")
 SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
 """By the name that a user gives them."""
 
@@ -115,11 +115,26 @@ def image_table(rows: Iterable[Row]) -> str:
     return csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
 
 
-def csv_text(rows: Iterable[Sequence[str]]) -> str:
+def csv_text(rows: Iterable[Sequence[str]], separator: str = ",") -> str:
     """Rows as CSV, each ended by a line feed."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def beside(table: Path, root: Path, rows: Iterable[Row]) -> list[Row]:
+    """Rows whose image paths begin in `root`, with paths that begin in the folder of `table`, as a table has them.
+
+    Raises a ThroughlineError where the table is there already, and where an image does not lie below its folder.
+    """
+    if table.exists():
+        raise ThroughlineError("the table is there already", table, "name another one")
+    root, folder = root.resolve(), table.resolve().parent
+    try:
+        return [{**row, "image": (root / row["image"]).relative_to(folder).as_posix()} for row in rows]
+    except ValueError:
+        remedy = f"name {root / table.name}, or a place above it"
+        raise ThroughlineError("the images do not lie below the table's folder", table, remedy) from None
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:

@@ -19,8 +19,9 @@ from throughline.core.files import in_threads, write_atomically
 from throughline.domains.archives import Archive, Box
 from throughline.domains.benchmarks import write_rows
 from throughline.domains.images import ImageError, bits_in_use, image_bytes, image_fault, load_image
+from throughline.domains.manifests import manifest_rows
 from throughline.domains.samples import ImageSet, on_disk
-from throughline.domains.tables import embedded_images, image_table
+from throughline.domains.tables import beside, embedded_images, image_table
 from throughline.domains.views import View, load_sample, view_of
 
 Report = Callable[[int, int | None], None]
@@ -34,15 +35,7 @@ def write_table(archive: Archive, out: Path) -> None:
     """
     if archive.table.embedded:
         raise ThroughlineError("the images are inside the source, a table cannot name them", out, "name a folder")
-    if out.exists():
-        raise ThroughlineError("the table is there already", out, "name another one")
-    root, folder = archive.folder.resolve(), out.resolve().parent
-    try:
-        rows = [{**row, "image": (root / row["image"]).relative_to(folder).as_posix()} for row in archive.rows]
-    except ValueError:
-        remedy = f"name {archive.folder / out.name}, or a folder, into which they are copied"
-        raise ThroughlineError("the images do not lie below the table's folder", out, remedy) from None
-    write_atomically(out, image_table(rows))
+    write_atomically(out, image_table(beside(out, archive.folder, archive.rows)))
 
 
 def find_truncated(archive: Archive, fill: bool, report_progress: Report) -> set[Path]:
@@ -88,17 +81,15 @@ def write_view(images: ImageSet, view: View, out: Path, report_progress: Report)
     """
     rows = (
         {
+            **row,
             "image": {
                 "bytes": image_bytes(load_sample(view_of(sample, view))),
                 "path": f"{PurePosixPath(sample.id).stem}.png",
             },
-            "domain": sample.domain,
-            "label": sample.label,
-            "group": sample.group,
-            "class_name": "|".join(images.names.get(sample.label, ())),
             "parent_id": sample.id,
+            "image_sha256": "",
         }
-        for sample in images.samples
+        for sample, row in zip(images.samples, manifest_rows(images, images.samples), strict=True)
     )
     return write_rows(rows, out, on_image=lambda done: report_progress(done, len(images.samples)))
 

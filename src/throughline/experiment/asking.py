@@ -107,9 +107,13 @@ class EvaluationConfig(Settings):
     """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
     paper)."""
 
+    def chosen(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        """Those of a target's samples that are asked about."""
+        return tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
+
     def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         """Those of a target's samples that are asked about, as they are shown."""
-        asked = tuple(samples) if self.sample is None else balanced(samples, self.sample.per_class, self.sample.seed)
+        asked = self.chosen(samples)
         if self.view is None:
             return asked
         view = View(self.view.kind, self.view.severity, self.view.seed)

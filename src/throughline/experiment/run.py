@@ -18,6 +18,7 @@ from throughline.experiment.costs import Cost, estimate_costs
 from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import EXECUTORS, Job
 from throughline.experiment.environment import describe_environment
+from throughline.experiment.manifest import fix_manifests
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,
@@ -160,6 +161,7 @@ def run_experiment(
             set_aside(run_folder, stale)
         else:
             refuse_stale(stale)
+        fix_manifests(run_folder, units, config, sets, renew=redo_stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
         job = Job(config, sets, run_folder, executors, fail_fast)

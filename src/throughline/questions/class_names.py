@@ -7,7 +7,7 @@ from throughline.chains.answers import parse_answer
 from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import Defect, Severity
-from throughline.questions.wording import in_words
+from throughline.domains.samples import in_words
 
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|</?\w[^<>]*>")
 """A line break or another control character, or a tag, as the stages of a chain have."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from throughline.chains.formats import ChainFormat
 from throughline.chains.names import Aliases, matcher_of
 from throughline.core.errors import ThroughlineError
+from throughline.domains.samples import in_words
 
 OPTIONS_PLACE = "{options}"
 
-LABEL_TEMPLATE = f"What type of object is in this photo? Choose from the following options: {OPTIONS_PLACE}"
+LABEL_QUESTION = "What type of object is in this photo?"
+LABEL_TEMPLATE = f"{LABEL_QUESTION} Choose from the following options: {OPTIONS_PLACE}"
 """q_cls of arXiv 2602.23777. No full stop after the last option: for many tokenizers it would melt into the
 line break that follows in the reasoning question, and the two questions would share one token less."""
 
@@ -22,11 +24,6 @@ def class_name(label: str, names: Aliases | None = None) -> str:
     """How a class is written in prompts and chains: the first of its `names`, or its folder name without them, with
     blanks for underscores."""
     return in_words((names or {}).get(label, [label])[0])
-
-
-def in_words(name: str) -> str:
-    """A name with blanks for underscores."""
-    return " ".join(name.replace("_", " ").split())
 
 
 def stage_instruction(format: ChainFormat) -> str:
