@@ -223,7 +223,8 @@ def _behind(prose: Prose, span: Span, count: int, limit: int = COMMA) -> list[st
     return [prose.words[place] for place in takewhile(lambda place: prose.gaps[place] < limit, places)]
 
 
-_COPULA = "(?:is|was|are|were|can|could|may|seems|appears)"
+_COPULAS = [[word] for word in ("is", "was", "are", "were", "can", "could", "may", "seems", "appears")]
+_COPULA = f"(?:{'|'.join(word for (word,) in _COPULAS)})"
 _DENIED_AFTER = re.compile(
     rf"(?:isnt|wasnt|arent|werent|cannot|cant|{_COPULA} not)"
     r"(?:$| (?:the|it|correct|right|possible|plausible|likely|present|visible|shown|here|what|in|among)\b)"
@@ -236,8 +237,11 @@ _DENIED_AFTER = re.compile(
 
 
 def _denied_after(prose: Prose, span: Span) -> bool:
-    """Whether the words behind a name deny it: "dog is ruled out", "a dog is not what this is"."""
-    return _DENIED_AFTER.match(" ".join(_behind(prose, span, 7))) is not None
+    """Whether the words behind a name deny it: "dog is ruled out", "the animal, a dog, is not here"."""
+    behind = _behind(prose, span, 7)
+    if not behind and _behind(prose, span, 1, STOP)[:1] in _COPULAS:
+        behind = [prose.words[span.end], *_behind(prose, Span(span.start, span.end + 1, span.classes), 6)]
+    return _DENIED_AFTER.match(" ".join(behind)) is not None
 
 
 _CONDITIONAL = re.compile(r"would\b(?! be (?:my|the|best)\b)")
