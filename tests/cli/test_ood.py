@@ -33,6 +33,9 @@ def test_each_subcommand_is_a_run_over_its_factors(planned: Any) -> None:
     assert plain["config"]["methods"] == ["zero_shot"] and plain["config"]["factors"] == {}
     assert plain["config"]["name"] == "ood-zero-shot" and len(plain["units"]) == 3
     assert set(planned("zero-shot", "--prompt", "ours,paper")["config"]["factors"]["prompt"]) == {"ours", "paper"}
+    orders = planned("zero-shot", "--options", "fixed,shuffled", "--prompt", "paper")["config"]["factors"]
+    assert orders["options"] == {"fixed": {}, "shuffled": {"evaluation.options": "shuffled"}}
+    assert "format template" in orders["prompt"]["paper"]["questions.label"].lower()  # a single level is asked, too
     views = planned("corrupt", "--kind", "occlusion_grey", "--severity", "0.2,0.5", "--per-class", "2")
     assert set(views["config"]["factors"]["view"]) == {"clean", "occlusion_grey-0.2", "occlusion_grey-0.5"}
     assert all(unit["images_measured"] == 6 for unit in views["units"])

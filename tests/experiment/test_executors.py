@@ -595,6 +595,26 @@ def test_labelled_examples_are_levels_of_a_factor(here: Run, tmp_path: Path) -> 
     assert len({str(rows) for rows in said.values()}) == len(said)
 
 
+def test_options_are_shuffled_for_each_image_and_classes_scored_under_their_names(here: Run, tmp_path: Path) -> None:
+    factors = "factors={options: {fixed: {}, shuffled: {evaluation.options: shuffled}}}"
+    few = ("methods=zero_shot", "evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood,label]")
+    finished = here(tmp_path / "run", factors, *few)
+    by_level = {unit.unit.factors["options"]: unit for unit in read_run(finished.folder).units.values()}
+    fixed, shuffled = (list(by_level[level].predictions()) for level in ("fixed", "shuffled"))
+    plain = here(tmp_path / "plain", *few)
+    (alone,) = read_run(plain.folder).units.values()
+    assert fixed == list(alone.predictions())
+    assert [(row.sample_id, row.answer) for row in shuffled] == [(row.sample_id, row.answer) for row in fixed]
+    assert [row.probabilities for row in shuffled] != [row.probabilities for row in fixed]
+    again = here(tmp_path / "again", "evaluation.options=shuffled", *few, "evaluation.sample.per_class=1")
+    (fewer,) = read_run(again.folder).units.values()
+    said = {(row.sample_id, row.answer): row for row in shuffled}
+    for row in fewer.predictions():  # whatever else is asked
+        other = said[row.sample_id, row.answer]
+        assert row.predicted == other.predicted
+        assert row.probabilities is None or row.probabilities == pytest.approx(other.probabilities, rel=1e-3)
+
+
 def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_checkpoint, other)
@@ -693,6 +713,39 @@ def test_a_model_behind_an_endpoint_is_asked_beside_a_checkpoint(
     body = next(iter(read_json_lines(log)))["body"]
     images = [part for turn in body["messages"] for part in turn["content"] if part["type"] == "image_url"]
     assert (body["model"], body["temperature"], len(images)) == ("big", 0.0, 3)
+
+
+def test_an_endpoint_gets_the_options_in_another_order_for_each_image(
+    here: Run, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    """The server names whatever stands first. Of images with the same bytes, each prompt is sent once."""
+    root = tmp_path / "images"
+    shutil.copytree(tiny_images.root, root)
+    for number in range(5, 9):
+        shutil.copy(root / "sketch/cat/0.png", root / f"sketch/cat/{number}.png")
+    log = tmp_path / "log.jsonl"
+    with running_server(ServerSettings(log=log)) as server:
+        words = (f"data.images={root}", "evaluation.options=shuffled", "evaluation.answering.answers=[label]")
+        asked = ("methods=zero_shot", f"model={{checkpoint: 'big@{server.url}'}}", *words)
+        finished = here(tmp_path / "run", *asked)
+        (folder,) = (finished.folder / "units").iterdir()
+        before = (folder / "predictions.jsonl").read_bytes()
+        (folder / "done").unlink()
+        here(tmp_path / "run", *asked)
+        assert (folder / "predictions.jsonl").read_bytes() == before
+    (unit,) = read_run(finished.folder).units.values()
+    rows = list(unit.predictions())
+    assert len(rows) == 19 and {row.predicted for row in rows} == set(tiny_images.classes)
+    sent = [row["body"]["messages"][0]["content"] for row in read_json_lines(log)]
+    assert 15 < len(sent) == len({json.dumps(content) for content in sent}) <= 19
+    first = {}
+    for image, text in sent:
+        order = text["text"].rpartition(": ")[2].split(", ")
+        assert sorted(order) == sorted(tiny_images.classes)
+        first[image["image_url"]["url"].rpartition(",")[2]] = order[0]  # the log has hashes for images
+    named = {row.sample_id: row.predicted for row in rows}
+    others = [sample for sample in tiny_images.in_domain("sketch") if sample.id != "sketch/cat/0.png"]
+    assert [named[sample.id] for sample in others] == [first[sample.image_sha256] for sample in others]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from throughline.questions.in_context import EXAMPLE_QUESTION, WithExamples, wit
 from throughline.questions.probing import parts_question, question_from_words
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question import Likelihood, Question
-from throughline.questions.question_set import make_question_set
+from throughline.questions.question_set import ShuffledOptions, make_question_set
 
 CLASSES = ("cat", "dog", "boat")
 ANSWER = Likelihood(CLASSES, CLASSES)
@@ -65,12 +65,13 @@ def test_each_is_the_plain_pass_over_the_whole_conversation(mllm: Mllm, family: 
 
 def test_likelihoods_count_what_plain_passes_give(mllm: Mllm, family: str, samples: list[Sample]) -> None:
     """The sum over an answer's tokens, their mean, and the sum less that behind the same words without the image;
-    alone, and behind examples."""
+    alone, behind examples, and with options in another order for each image."""
     classes = ("cat", "small dog", "boat")
     built = make_question_set(classes)
     settings = AnswerSettings(answers=("likelihood", "mean_likelihood", "contrast", "prior"))
     shown = ((samples[0], "boat"),)
-    for about in (ImageThenText, partial(WithExamples, shown)):
+    behind = partial(WithExamples, shown)
+    for about in (ImageThenText, behind, partial(ShuffledOptions, classes, behind, 0)):
         rows = answer_samples(mllm, samples[2:4], built.build(settings, about), batch=2)
         for place, sample in enumerate(samples[2:4]):
             prompt = about(built.label)(sample)
@@ -129,6 +130,14 @@ def test_examples_that_all_samples_share_go_through_the_model_once(
     torch.testing.assert_close(together.state, alone.state, rtol=1e-4, atol=1e-5)
     assert (together.beyond is None) == (alone.beyond is None)
     assert together.beyond is None or torch.equal(together.beyond, alone.beyond)
+
+
+def test_images_that_are_all_the_same_are_answered_as_each_alone(mllm: Mllm, samples: list[Sample]) -> None:
+    """Then the prompts have everything in common, the image asked about with it."""
+    asked = [Question("examples", WithExamples(((samples[0], "dog"),), LABEL), ANSWER)]
+    (alone,) = answer_samples(mllm, samples[2:3], asked, batch=1)
+    for row in answer_samples(mllm, [samples[2]] * 3, asked, batch=3):
+        assert row.probabilities == pytest.approx(alone.probabilities, rel=1e-3)
 
 
 def test_an_example_is_a_turn_with_its_image_and_one_with_its_label(mllm: Mllm, samples: list[Sample]) -> None:

@@ -12,7 +12,7 @@ from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText, user_prompt
 from throughline.questions.question import Generated, Likelihood
-from throughline.questions.question_set import make_question_set
+from throughline.questions.question_set import ShuffledOptions, make_question_set
 
 CAT, DOG = (Sample(f"{name}.png", Path("images"), "photo", (name,), name) for name in ("cat", "dog"))
 QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
@@ -50,6 +50,26 @@ def test_the_questions_of_the_settings_come_in_their_order_and_share_the_label_p
     assert isinstance(reasoning.answer, Generated) and reasoning.answer.format is FIVE_STAGE
     assert isinstance(label.answer, Generated) and label.answer.format is None
     assert reasoning.prompt(CAT).text.startswith(label.prompt(CAT).text)
+
+
+def test_sixty_options_stand_in_an_order_of_each_samples_own() -> None:
+    built = make_question_set([f"class_{number}" for number in range(60)])
+
+    def offered(sample: Sample, seed: int = 0, text: str = built.label) -> list[str]:
+        return (
+            ShuffledOptions(built.class_names, ImageThenText, seed, text)(sample).text.rpartition(": ")[2].split(", ")
+        )
+
+    of_cat, of_dog = offered(CAT), offered(DOG)
+    assert sorted(of_cat) == sorted(of_dog) == sorted(built.class_names)
+    assert len({tuple(order) for order in (of_cat, of_dog, offered(CAT, seed=1), built.class_names)}) == 4
+    assert offered(CAT) == of_cat
+    firsts = [offered(Sample(f"{number}.png", Path(), "photo", ("cat",), "")) for number in range(600)]
+    assert len({order[0] for order in firsts}) > 50  # no class has the first place to itself
+    label, reasoning = (
+        ShuffledOptions(built.class_names, ImageThenText, 0, text)(CAT).text for text in (built.label, built.reasoning)
+    )
+    assert reasoning.startswith(f"{label}\n")
 
 
 def test_answers_are_read_by_the_question() -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ from throughline.domains.folders import is_table
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import make_config, read_mapping
 from throughline.mllm.checkpoints import POCKET, checkpoint_name
-from throughline.ood.factors import EXAMPLES, PROMPT, VIEW, Levels, example_levels, prompt_levels, view_levels
+from throughline.ood import factors
+from throughline.ood.factors import Levels
 from throughline.reporting.text import to_terminal
 from throughline.runs.reader import read_run
 
@@ -53,6 +54,8 @@ class ZeroShot(Asking):
 
     prompt: tuple[str, ...] = ("ours",)
     """Wordings of the label question: ours, paper (arXiv 2402.06599), or text files with {options} in them."""
+    options: tuple[Literal["fixed", "shuffled"], ...] = ("fixed",)
+    """Order of the classes in the question: fixed, or shuffled for each image."""
 
 
 class Corrupt(Asking):
@@ -99,13 +102,16 @@ class InContext(Asking):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
     commands: Subcommands = {
-        "zero-shot": (ZeroShot, lambda own: _run(own, {PROMPT: prompt_levels(own.prompt)})),
-        "corrupt": (Corrupt, lambda own: _run(own, {VIEW: view_levels(own.kind, own.severity, own.seed)})),
-        "probe": (Probe, lambda own: _run(own, {}, "probe")),
+        "zero-shot": (
+            ZeroShot,
+            lambda own: _run(own, prompt=factors.prompt_levels(own.prompt), options=factors.option_levels(own.options)),
+        ),
+        "corrupt": (Corrupt, lambda own: _run(own, view=factors.view_levels(own.kind, own.severity, own.seed))),
+        "probe": (Probe, lambda own: _run(own, "probe")),
         "diagnose": (Diagnose, _diagnose),
         "icl": (
             InContext,
-            lambda given: _run(given, {EXAMPLES: example_levels(given.shots, given.examples, given.draws)}),
+            lambda own: _run(own, examples=factors.example_levels(own.shots, own.examples, own.draws)),
         ),
     }
     add_subcommands(parser, commands, json_of=tuple(commands))
@@ -119,12 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(
     arguments: argparse.Namespace,
-    factors: dict[str, Levels],
     *more_methods: str,
     then: Callable[[Path], None] = lambda folder: None,
+    **varied: Levels,
 ) -> int:
     """The run with these factors; `then` gets its folder once it is finished."""
-    config = _config(arguments, {name: levels for name, levels in factors.items() if len(levels) > 1}, more_methods)
+    varied = {name: levels for name, levels in varied.items() if len(levels) > 1 or any(levels.values())}
+    config = _config(arguments, varied, more_methods)
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
         return show_forecast(config, folder, as_json=arguments.json)
@@ -137,7 +144,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     """Probes of all models in one run, the reference among them; then the verdicts."""
     if arguments.reference is not None:
         arguments.model = tuple(dict.fromkeys((*(arguments.model or (POCKET,)), arguments.reference)))
-    return _run(arguments, {}, "probe", then=partial(_show_verdicts, arguments))
+    return _run(arguments, "probe", then=partial(_show_verdicts, arguments))
 
 
 def _show_verdicts(arguments: argparse.Namespace, folder: Path) -> None:
@@ -152,7 +159,7 @@ def _show_verdicts(arguments: argparse.Namespace, folder: Path) -> None:
             print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
 
 
-def _config(arguments: argparse.Namespace, factors: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:
+def _config(arguments: argparse.Namespace, varied: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:
     """The config that is named, or one about the images that are, with these factors beside its own."""
     source: str = arguments.source
     values: dict[str, Any] = {"name": f"ood-{arguments.command}", "data": {"images": source}}
@@ -160,7 +167,7 @@ def _config(arguments: argparse.Namespace, factors: dict[str, Levels], more_meth
         values = read_mapping(source)
     changes: dict[str, Any] = {
         "methods": ["zero_shot", *more_methods],
-        "factors": {**(values.get("factors") or {}), **factors},
+        "factors": {**(values.get("factors") or {}), **varied},
         "evaluation.answering.answers": list(arguments.answers),
     }
     if arguments.model:

@@ -139,16 +139,16 @@ class _Asking:
         return sums
 
     def _priors_of(self, answer: Likelihood, prompts: Sequence[EncodedPrompt]) -> Tensor:
-        """`(prompts, continuations)` behind the prompts without the images asked about."""
-        return torch.cat([self._prior(prompt.without_last_image(), answer) for prompt in prompts])
-
-    def _prior(self, prompt: EncodedPrompt, answer: Likelihood) -> Tensor:
-        """`(1, continuations)` behind a prompt without its image, which many prompts have in common."""
-        images = [image.key for image in prompt.images]
-        key = canonical_json([list(prompt.messages), images, list(answer.continuations)])
-        if key not in self._priors:
-            self._priors = {key: label_log_likelihood(self.mllm, [prompt], answer.continuations)}
-        return self._priors[key]
+        """`(prompts, continuations)` behind the prompts without the images asked about, of which many are the same."""
+        blind = [prompt.without_last_image() for prompt in prompts]
+        shown = ([list(own.messages), [image.key for image in own.images], answer.continuations] for own in blind)
+        keys = list(map(canonical_json, shown))
+        new = {key: own for key, own in zip(keys, blind, strict=True) if key not in self._priors}
+        if new:
+            known = {key: self._priors[key] for key in keys if key in self._priors}
+            found = label_log_likelihood(self.mllm, list(new.values()), answer.continuations)
+            self._priors = known | dict(zip(new, found, strict=True))
+        return torch.stack([self._priors[key] for key in keys])
 
 
 def prediction_of(sample: Sample, question: Question, reading: Reading, text: str) -> Prediction:

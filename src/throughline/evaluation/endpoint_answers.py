@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from throughline.chains.formats import ChainFormat
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate
 from throughline.chains.store import read_store
-from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash
 from throughline.core.settings import ModelSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation.answers import prediction_of
@@ -46,7 +47,7 @@ def ask_endpoint(
     answers are kept in `store`.
 
     A request that fails for good is a prediction with the outcome `error`. Raises a ThroughlineError where no request
-    could go well, and for a question whose prompts differ in more than the image asked about.
+    could go well.
     """
     briefs = {question.name: _brief(model, images.samples, question) for question in questions}
     taken = Counter[str]() if seconds is None else seconds
@@ -72,7 +73,6 @@ async def _ask(
     endpoints = Endpoints(
         urls, os.environ.get(model.endpoint.key_env, "").strip() or None, at_once=model.endpoint.at_once
     )
-    plan = BuildPlan(images, format, rule="format", candidates=1, enough=None, go_on=True)
     try:
         for number, (name, brief) in enumerate(briefs.items()):
             began = time.monotonic()
@@ -80,6 +80,7 @@ async def _ask(
             def report(progress: Progress, before: int = number * len(images.samples)) -> None:
                 on_progress(before + progress.done, len(briefs) * len(images.samples))
 
+            plan = BuildPlan(_told_apart(images, brief), format, rule="format", candidates=1, enough=None, go_on=True)
             await build(plan, EndpointTeacher(brief, endpoints, price_of(named)), store, on_progress=report)
             seconds.update({name: time.monotonic() - began})
     finally:
@@ -88,11 +89,8 @@ async def _ask(
 
 def _brief(model: ModelSettings, samples: Sequence[Sample], question: Question) -> Brief:
     """What all requests of a question have in common."""
-    first, last = (question.prompt(samples[place]) for place in (0, -1))
-    if (first.messages, first.images[:-1]) != (last.messages, last.images[:-1]):
-        raise ThroughlineError(
-            f"prompts of the question {question.name} differ in more than one image", model.checkpoint
-        )
+    first, *others = map(question.prompt, samples)
+    alike = all((own.messages, own.images[:-1]) == (first.messages, first.images[:-1]) for own in others)
     assert isinstance(question.answer, Generated), "an endpoint gives texts"
     params: dict[str, Any] = {
         "temperature": 0.0,
@@ -102,7 +100,17 @@ def _brief(model: ModelSettings, samples: Sequence[Sample], question: Question) 
     }
     named, _ = endpoint_of(model.checkpoint) or ("", ())
     given = {name: value for name, value in params.items() if value is not None}
-    return Brief("endpoint", named, Prompt(first.messages, first.images[:-1]), given)
+    shared = Prompt(first.messages, first.images[:-1])
+    return Brief("endpoint", named, shared, given, own=None if alike else question.prompt)
+
+
+def _told_apart(images: ImageSet, brief: Brief) -> ImageSet:
+    """The images with what a prompt of their own shows besides in their hash: requests are known by it."""
+    if brief.own is None:
+        return images
+    shown = [(list(p.messages), [image.image_sha256 for image in p.images]) for p in map(brief.own, images.samples)]
+    samples = zip(images.samples, map(content_hash, shown), strict=True)
+    return replace(images, samples=tuple(replace(sample, image_sha256=own) for sample, own in samples))
 
 
 def _candidates(store: Path) -> list[Candidate]:

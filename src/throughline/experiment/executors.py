@@ -48,6 +48,7 @@ from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.ood.probe import FEATURES, probe_predictions, read_features
 from throughline.questions.in_context import EachItsOwn, InOneTurn, WithExamples
 from throughline.questions.prompt import ImageThenText, PromptMaker
+from throughline.questions.question import Question
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import (
@@ -236,7 +237,7 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     predictions = answer_samples(
         session.mllm,
         asked,
-        session.questions.build(answering, _prompts_about(task, session.questions, asked, partial(_features, session))),
+        _questions(task, session.questions, asked, partial(_features, session)),
         answering.batch,
         reader=session.reader,
         on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
@@ -256,7 +257,7 @@ def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
     predictions = ask_endpoint(
         config.model,
         replace(task.images, samples=asked),
-        questions.build(config.evaluation.answering, _prompts_about(task, questions, asked)),
+        _questions(task, questions, asked),
         questions.format,
         task.folder,
         on_progress=lambda n, of: task.report_progress(f"answers: {n}/{of}"),
@@ -280,11 +281,23 @@ def _written(
     return results_lines(predictions, task.images.classes, splits, task.unit, seconds, number)
 
 
-def _prompts_about(
+def _questions(
     task: Task,
     questions: QuestionSet,
     asked: Sequence[Sample],
     features: Callable[[Sequence[Sample]], Embeddings] | None = None,
+) -> tuple[Question, ...]:
+    """What is asked about the samples, with the options in their order or shuffled."""
+    settings = task.config.evaluation
+    about = _prompts_about(task, questions, asked, features)
+    return questions.build(settings.answering, about, task.unit.seed if settings.options == "shuffled" else None)
+
+
+def _prompts_about(
+    task: Task,
+    questions: QuestionSet,
+    asked: Sequence[Sample],
+    features: Callable[[Sequence[Sample]], Embeddings] | None,
 ) -> Callable[[str], PromptMaker]:
     """Makes a question's text into prompts: the image alone, or behind labelled examples, which may be chosen by
     `features`."""

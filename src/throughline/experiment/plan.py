@@ -28,7 +28,7 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-ASKED_OF = {"sample", "view", "examples"}
+ASKED_OF = {"sample", "view", "options", "examples"}
 """Of the settings of evaluation: what is asked, besides how."""
 
 FOLD, FINAL = "fold", "final"

@@ -18,7 +18,7 @@ from throughline.mllm.head import marked_nll
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import base_of
 from throughline.mllm.prefix import Branches, Prefix, encode_prefix
-from throughline.mllm.tree import Leaf, Tree, merge_paths
+from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
 
 AT_ONCE = 8192
 """Tokens behind the prefixes in one pass. With long class lists, prompts take turns, so that memory is bounded."""
@@ -45,7 +45,8 @@ def label_log_likelihood(
             batch = mllm.collate([[label_trie(mllm, prompt, labels)] for prompt in prompts]).to(mllm.device)
             return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(prompts), len(labels)))
         paths = [prompt.path(mllm.chat) for prompt in prompts]
-        prefix = encode_prefix(mllm.model, paths) if prefix is None else prefix
+        if prefix is None:
+            prefix = encode_prefix(mllm.model, paths, common_path(paths, mllm.chat.image_token_id))
         rest = prefix.rest_of(paths)
         tokens = max(1, len(crown.tokens) + rest.shape[1])
         turns = torch.arange(len(prompts), device=mllm.device).split(max(1, AT_ONCE // tokens))

@@ -68,7 +68,7 @@ class Prefix:
 def encode_prefix(model: Any, prompts: Sequence[Path], beginning: Path | None = None) -> Prefix:
     """Images and tokens of all prompts through the model, in one row. With a `beginning` that has images, such as
     labelled examples, it goes through the model once, and what each prompt has behind it grows on that."""
-    if beginning is not None and beginning.images and len(prompts) > 1:
+    if beginning is not None and beginning.images and all(len(p.tokens) > len(beginning.tokens) for p in prompts):
         return _encode_behind(model, prompts, beginning)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
     ordered = [prompts[index] for index in order]

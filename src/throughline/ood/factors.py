@@ -15,8 +15,8 @@ from throughline.questions.wording import read_template
 Levels = dict[str, dict[str, Any]]
 """The config keys that each level sets, by its name."""
 
-VIEW, EXAMPLES, PROMPT = "view", "examples", "prompt"
-"""The names of the factors."""
+VIEW, EXAMPLES = "view", "examples"
+"""The names of the factors that have curves."""
 CLEAN = "clean"
 PAPER = """Given the image, answer the following question using the specified format.
 Question: What is in this image?
@@ -85,3 +85,8 @@ def prompt_levels(names: Iterable[str]) -> Levels:
         Path(name).stem: known[name] if name in known else {"questions.label": read_template(Path(name))}
         for name in names
     }
+
+
+def option_levels(orders: Iterable[str]) -> Levels:
+    """The options in the order of the class list, `fixed`, or `shuffled` for each image."""
+    return {order: {} if order == "fixed" else {"evaluation.options": order} for order in orders}

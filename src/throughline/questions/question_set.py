@@ -9,10 +9,12 @@ from typing import Literal
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
 from throughline.chains.names import Aliases, matcher_of
+from throughline.core.seeding import seed_of
 from throughline.core.settings import AnswerSettings, WordingSettings
-from throughline.questions.prompt import ImageThenText, PromptMaker
+from throughline.domains.samples import Sample
+from throughline.questions.prompt import ImageThenText, Prompt, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
-from throughline.questions.wording import LABEL_TEMPLATE, class_name, stage_instruction, with_options
+from throughline.questions.wording import LABEL_TEMPLATE, class_name, listed, stage_instruction, with_options
 
 LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast", "prior"]] = {
     "likelihood": "sum",
@@ -40,11 +42,16 @@ class QuestionSet:
         return self.label, self.reasoning
 
     def build(
-        self, settings: AnswerSettings, about: Callable[[str], PromptMaker] = ImageThenText
+        self,
+        settings: AnswerSettings,
+        about: Callable[[str], PromptMaker] = ImageThenText,
+        shuffled: int | None = None,
     ) -> tuple[Question, ...]:
         """The questions of these settings, in their order: the label path, the reasoning path, and by likelihood of
         every class as the answer to the label question, in four ways of counting it. `about` makes the prompts of a
-        question's text."""
+        question's text; `shuffled` is the seed of the orders of options where each sample has its own."""
+        if shuffled is not None:
+            about = partial(ShuffledOptions, self.class_names, about, shuffled)
         about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None
         label = Generated(partial(read_label, self.classes, self.names), settings.label_tokens)
@@ -62,6 +69,22 @@ class QuestionSet:
     def class_names(self) -> tuple[str, ...]:
         """The classes as they are written in prompts and answers."""
         return tuple(class_name(label, self.names) for label in self.classes)
+
+
+@dataclass(frozen=True)
+class ShuffledOptions:
+    """Makes each sample's prompt with the options in an order of its own, drawn from `seed` and the sample's id. `text`
+    lists `options` as `with_options` does; `about` makes the prompts of what it becomes."""
+
+    options: tuple[str, ...]
+    about: Callable[[str], PromptMaker]
+    seed: int
+    text: str
+
+    def __call__(self, sample: Sample) -> Prompt:
+        """The sample's prompt."""
+        shuffled = sorted(self.options, key=lambda name: seed_of(self.seed, "options", sample.id, name))
+        return self.about(self.text.replace(listed(self.options), listed(shuffled)))(sample)
 
 
 def make_question_set(

@@ -15,7 +15,7 @@ from throughline.chains.records import Candidate, Header, candidate_key, prompt_
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import canonical_json, content_hash
 from throughline.domains.samples import Sample
-from throughline.questions.prompt import Prompt
+from throughline.questions.prompt import Prompt, PromptMaker
 from throughline.questions.sampler import Reply
 
 
@@ -35,6 +35,9 @@ class Brief:
     params: Mapping[str, Any] = field(default_factory=dict)
     """Sampling parameters and how images are sent."""
     seed: int = 0
+    own: PromptMaker | None = None
+    """Makes the prompts where they differ in more than the image. `prompt` is then the first of them, and a sample's
+    `image_sha256` has to tell its prompt from all others."""
 
     @cached_property
     def _template(self) -> Prompt:
@@ -59,6 +62,8 @@ class Brief:
 
     def prompt_about(self, sample: Sample) -> Prompt:
         """The prompt with the sample's image in it."""
+        if self.own is not None:
+            return self.own(sample)
         return Prompt(self._template.messages, self._template.images + (sample,) * self._places_of_sample)
 
     def key(self, image_sha256: str, candidate: int) -> str:
