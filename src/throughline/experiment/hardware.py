@@ -9,10 +9,10 @@ measured them; those of a CPU come of the demo (`CPU`).
 """
 
 import re
+import timeit
 from dataclasses import dataclass, replace
 
 import torch
-from torch.utils.benchmark import Timer
 
 from throughline.experiment.config import RunConfig
 from throughline.experiment.environment import usable_memory
@@ -123,9 +123,17 @@ def matmul_flops(
 ) -> float:
     """FLOP/s of a product of two square matrices, the best of `trials`; torch's own `threads` where none are named."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    factors = {"left": left, "right": right}
-    timer = Timer("left @ right", globals=factors, num_threads=threads or torch.get_num_threads())
-    return 2 * side**3 / min(timer.timeit(1).median for _ in range(trials))
+
+    def multiply() -> None:
+        left @ right
+        synchronise(device)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return 2 * side**3 / min(timeit.repeat(multiply, multiply, repeat=trials, number=1))
+    finally:
+        torch.set_num_threads(before)
 
 
 def synchronise(device: str) -> None:
