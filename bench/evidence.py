@@ -245,6 +245,23 @@ def open_styles_head() -> None:
     write_record(EVIDENCE / open_styles_head_block.RECORD, record)
 
 
+def smol() -> None:
+    """smol on open_styles: as it is, with linear probes, and tuned on labels; needs an hour or two."""
+    images = SCRATCH / "open_styles"
+    if not images.is_dir():
+        throughline("data", "fetch", "open_styles", str(images.relative_to(ROOT)))
+    chains = ("methods=zero_shot", "evaluation.sample.per_class=4", "evaluation.answering.answers=reasoning")
+    runs = {
+        "smol": ("bench/smol.yaml",),
+        "smol_chains": ("bench/smol.yaml", *(word for setting in chains for word in ("--set", setting))),
+        "smol_cls": ("bench/smol_cls.yaml",),
+    }
+    for name, words in runs.items():
+        if not (EVIDENCE / name / REDUCED_PREDICTIONS).is_file():
+            throughline("run", *words, "--out", f"runs/{name}")
+            reduce_run(ROOT / "runs" / name, EVIDENCE / name)
+
+
 def screenshot(run_folder: Path) -> None:
     """The README's pictures, docs/images/report*.png, of a run's report page."""
     for path in take_pictures(run_folder / "report" / "index.html", ROOT / "docs" / "images"):
@@ -330,6 +347,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "dependence": dependence,
     "open-styles": build_open_styles,
     "open-styles-head": open_styles_head,
+    "smol": smol,
     "docs": docs,
 }
 
