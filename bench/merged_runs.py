@@ -19,6 +19,7 @@ from throughline.analysis.sensitivity import Sensitivity, sensitivity
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.experiment.analyses.sensitivity import rounds_right
+from throughline.experiment.config_files import load_config
 from throughline.runs.reader import REDUCED_PREDICTIONS, Run, read_run
 
 ROUNDS_RIGHT = "rounds_right.jsonl"
@@ -53,7 +54,8 @@ def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     runs = [read_run(part) for part in parts]
     for run in runs:
         require_whole(run)
-    configs = [yaml.safe_load(run.config_text) for run in runs]
+    # with every default, since parts may be of several versions of the code
+    configs = [load_config(str(part / "config.yaml")).model_dump(mode="json") for part in parts]
     own = [(config["data"].pop("targets"), config.pop("seeds")) for config in configs]
     for part, config in zip(parts, configs, strict=True):
         if config != configs[0]:
