@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import PurePath
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -225,11 +225,34 @@ class SamplerSettings(Settings):
         return {"serve": shlex.join([PurePath(program).name, *words])}
 
 
+class PreferenceSettings(Settings):
+    """The loss of counterfactual preference: a sigmoid of how much more the preferred side of a pair has gained on the
+    weights at the start of the stage than the rejected one (Eq. 9 of arXiv 2604.15705)."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """Slope of the sigmoid (open in the paper; its script: 0.1)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of pairs whose sides are the wrong way round."""
+    reduce: Literal["sum", "mean"] = "sum"
+    """How an answer's log-probability combines its tokens; `mean` takes its length away (paper's script: sum)."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the preferred answer's mean NLL beside the preference (paper's script: 0.1; ours: 0)."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of a term that keeps the preferred answer from losing probability (mDPO, arXiv 2406.11839)."""
+    symmetric: bool = False
+    """Where the sides have different images: prefer each image's own answer to that of the other image, instead of one
+    answer with two images (SymMPO, arXiv 2506.11712)."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Weight of pairs by their source, e.g. `{perception: 0.5}`; 1 for those not named."""
+
+
 class TrainingSettings(Settings):
     """Training stages and rounds of self-labelling."""
 
     stage: StageSettings = StageSettings()
     """Settings of the first stage and of each round."""
+    preference: PreferenceSettings = PreferenceSettings()
+    """Stages of counterfactual preference."""
     rounds: int = Field(default=3, ge=1)
     """Rounds of self-labelling (paper: N = 3)."""
     rejected: Literal["drop", "keep_last"] = "drop"

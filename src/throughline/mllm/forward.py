@@ -45,10 +45,19 @@ class TreeScores:
 
     def gains(self, name: str) -> Tensor:
         """`(trees,)`: how much lower the reduced NLL of the branch called `name` is than its reference, in the order of
-        the trees. For objectives that compare a tree's branches; every tree has one branch of that name."""
+        the trees that have one. For objectives that compare a tree's branches."""
         chosen = [index for index, branch in enumerate(self.batch.branches) if branch.name == name]
         references = [self.batch.branches[index].reference for index in chosen]
         return torch.tensor(references, device=self.token_nll.device) - self.branch_nll()[chosen]
+
+    def token_means(self, name: str) -> Tensor:
+        """`(trees,)`: the mean NLL of a token of the branches called `name`, in the order of the trees."""
+        return torch.stack([nll.mean() for _, branch, nll in self.per_branch() if branch == name])
+
+    def weights(self, name: str) -> Tensor:
+        """`(trees,)`: the weights of the branches called `name`, in the order of the trees."""
+        weights = [branch.weight for branch in self.batch.branches if branch.name == name]
+        return torch.tensor(weights, device=self.token_nll.device)
 
     def loss_sum(self) -> Tensor:
         """The sum over branches of weight x reduced NLL: divide by the number of samples for Eq. 1."""

@@ -1,5 +1,7 @@
 """Training examples as paths of a token tree: a question about images, and an answer behind it."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +16,14 @@ from throughline.questions.question_set import QuestionSet
 @dataclass(frozen=True)
 class Example:
     """What is known of one training sample: its images, its class as it is written in prompts, and a chain if one was
-    accepted."""
+    accepted. Of a preference pair it is the preferred side, `rejected` the other one, and `weight` how much the pair
+    counts."""
 
     images: tuple[EncodedImage, ...]
     label: str
     chain: str | None = None
+    rejected: Example | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
