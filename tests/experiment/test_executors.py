@@ -25,6 +25,7 @@ from tests.chat_server import FaultPlan, ServerSettings, running_server
 from tests.evaluation.questions import answers_of
 from tests.evaluation.small import write_chains
 from tests.forks import typed
+from tests.mllm.reference import Spoken, nll_alone
 from tests.training.small import chain_of
 
 from throughline.chains.formats import FIVE_STAGE
@@ -39,12 +40,15 @@ from throughline.experiment import run
 from throughline.experiment.config_files import load_config
 from throughline.experiment.executors import execute_evaluation, execute_fold, execute_probes, execute_training
 from throughline.experiment.run import FinishedRun, run_experiment
+from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.mllm import sampling as sampler
-from throughline.mllm.load import load_mllm
+from throughline.mllm.chat import user_turn
+from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
-from throughline.reporting.results import groups
+from throughline.reporting.page import write_page
+from throughline.reporting.results import groups, summarise
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.runs.reader import read_run
 from throughline.teaching import endpoint
@@ -615,6 +619,46 @@ def test_options_are_shuffled_for_each_image_and_classes_scored_under_their_name
         assert row.probabilities is None or row.probabilities == pytest.approx(other.probabilities, rel=1e-3)
 
 
+def test_descriptions_are_asked_about_in_the_place_of_images(here: Run, tiny_mllm: Mllm, tmp_path: Path) -> None:
+    """One sample a description, the same for every target; likelihoods are those of a plain pass over the words."""
+    told = {"cat": ["tail", "two wheels"], "cup": ["handle"], "dog": ["no sail"]}
+    keys = {"questions.frame": "Think.", "questions.descriptions": told}
+    levels = {"ours": {}, "told": keys, "told described": {**keys, "evaluation.described": True}}
+    changes = (f"factors={json.dumps({'prompt': levels})}", "data.targets=[photo, sketch]", "methods=zero_shot")
+    answers = "evaluation.answering.answers=[label,likelihood,contrast]"
+    finished = here(tmp_path / "run", *changes, answers, "evaluation.sample.per_class=1")
+    run = read_run(finished.folder)
+    assert run.faults == ()
+    by_level = {(unit.unit.factors["prompt"], unit.unit.targets[0]): unit for unit in run.units.values()}
+    for target in ("photo", "sketch"):
+        rows = list(by_level["told described", target].predictions())
+        assert [(row.sample_id, row.labels) for row in rows[:4]] == [
+            (f"{name}/{number}", (name,)) for name, texts in told.items() for number in range(len(texts))
+        ]
+        assert [row.answer for row in rows] == ["label"] * 4 + ["likelihood"] * 4
+        question = f"Think.\n{make_question_set(tuple(told)).label}"
+        for row, words in zip(rows[4:], (text for texts in told.values() for text in texts), strict=True):
+            turn = user_turn(f"An object has {words}. {question}", images=0)
+            with torch.no_grad():
+                nll = [
+                    nll_alone(tiny_mllm.model, tiny_mllm.chat.processor, "internvl", Spoken(turn, [], name)).sum()
+                    for name in told
+                ]
+            assert row.probabilities == pytest.approx(torch.softmax(-torch.stack(nll).double(), 0).tolist(), rel=2e-3)
+    frame = run.frames.results
+    described = frame[frame["prompt"] == "told described"]
+    assert set(described["split"]) == {"all"} and set(described["n"]) == {4}
+    (group,) = groups(run)
+    for answer in ("label", "likelihood"):
+        shown = summarise(group, "all", answer)["zero_shot, prompt=told described"]
+        once = group.right("zero_shot, prompt=told described", answer)["photo", 0]
+        alone = hierarchical_bootstrap({("photo", 0): once.to_numpy(float)}, bootstrap_generator())
+        assert shown.n == 8 and shown.interval == alone
+    assert set(group.predictions["domain"]) == {"photo", "sketch"}
+    page = write_page(finished.folder).read_text()
+    assert "told described" in page
+
+
 def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_checkpoint, other)
@@ -746,6 +790,25 @@ def test_an_endpoint_gets_the_options_in_another_order_for_each_image(
     named = {row.sample_id: row.predicted for row in rows}
     others = [sample for sample in tiny_images.in_domain("sketch") if sample.id != "sketch/cat/0.png"]
     assert [named[sample.id] for sample in others] == [first[sample.image_sha256] for sample in others]
+
+
+def test_an_endpoint_is_asked_about_descriptions_without_an_image(here: Run, tmp_path: Path) -> None:
+    told = "questions.descriptions={cat: [tail, two wheels], cup: handle, dog: no sail}"
+    log = tmp_path / "log.jsonl"
+    with running_server(ServerSettings(log=log)) as server:
+        model = f"model={{checkpoint: 'big@{server.url}'}}"
+        finished = here(tmp_path / "run", "methods=zero_shot", model, told, "evaluation.described=true")
+    (unit,) = read_run(finished.folder).units.values()
+    rows = [row for row in unit.predictions() if row.answer == "label"]
+    assert [(row.sample_id, row.predicted) for row in rows] == [
+        (name, "cat") for name in ("cat/0", "cat/1", "cup/0", "dog/0")
+    ]
+    sent = [turn["content"] for row in read_json_lines(log) for turn in row["body"]["messages"]]
+    assert all([part["type"] for part in content] == ["text"] for content in sent)
+    labelled = [content[0]["text"] for content in sent if content[0]["text"].endswith("dog")]
+    assert sorted(text.partition(".")[0] for text in labelled) == sorted(
+        f"An object has {words}" for words in ("tail", "two wheels", "handle", "no sail")
+    )
 
 
 @pytest.mark.parametrize(

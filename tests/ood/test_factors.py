@@ -63,6 +63,35 @@ def test_a_prompt_of_the_users_is_called_after_its_file(tmp_path: Path) -> None:
         prompt_levels([str(own)])
 
 
+def test_a_file_of_wordings_has_a_level_for_each_and_for_what_is_described_in_it(tmp_path: Path) -> None:
+    own = tmp_path / "wordings.yaml"
+    own.write_text(
+        "expert: {frame: You are a potter., descriptions: {cup: basin, bowl: [rim, no handle]}}\n"
+        "plain: {label: 'Which? {options}'}\n"
+    )
+    told = {
+        "questions.frame": "You are a potter.",
+        "questions.descriptions": {"cup": "basin", "bowl": ["rim", "no handle"]},
+    }
+    assert prompt_levels(["ours", str(own)]) == {
+        "ours": {},
+        "expert": told,
+        "expert described": {**told, "evaluation.described": True},
+        "plain": {"questions.label": "Which? {options}"},
+    }
+    for text, said in (
+        ("expert: a potter", "expert is not a mapping"),
+        ("- expert", "not a mapping"),
+        ("a: [", "YAML"),
+    ):
+        own.write_text(text)
+        with pytest.raises(ThroughlineError, match=said):
+            prompt_levels([str(own)])
+    own.write_text("expert: {farme: You are a potter.}")
+    with pytest.raises(ThroughlineError, match=r"factors.prompt.expert .*farme: did you mean questions.frame"):
+        load_config("demo", changes={"factors": {"prompt": prompt_levels([str(own)])}})
+
+
 def test_answers_in_the_papers_format_are_read() -> None:
     classes = ("pen", "pencil", "alarm_clock")
     asked = with_options(PAPER, classes)

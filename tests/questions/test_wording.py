@@ -60,3 +60,28 @@ def test_a_template_without_options_is_the_users_fault(tmp_path):
         WordingSettings(label="What is this?")
     with pytest.raises(ThroughlineError, match="at least one class"):
         make_question_set(())
+
+
+def test_a_frame_and_the_classes_in_words_stand_before_the_question():
+    told = {"alarm_clock": ["hands", "a bell"], "cup": "basin"}
+    wording = WordingSettings(frame="You know tableware.", descriptions=told)
+    names = {"cup": ["mug", "cup"]}
+    prompts = make_question_set(("alarm_clock", "cup"), FIVE_STAGE, wording, names)
+    plain = make_question_set(("alarm_clock", "cup"), FIVE_STAGE, names=names)
+    assert prompts.label == f"You know tableware.\nalarm clock: hands; a bell\nmug: basin\n{plain.label}"
+    assert prompts.reasoning.startswith(f"{prompts.label}\n")
+    asked = make_question_set(("alarm_clock", "cup"), FIVE_STAGE, wording, names, described=True)
+    assert asked.label == f"You know tableware.\n{plain.label}"
+
+
+@pytest.mark.parametrize(
+    ("told", "described", "said"),
+    [
+        ({"cup": "basin"}, False, "no description of alarm_clock"),
+        ({"cup": "b", "clock": "c"}, False, "no description of alarm_clock; no class is called clock"),
+        ({}, True, "no description of alarm_clock, cup"),
+    ],
+)
+def test_descriptions_are_of_each_class_and_of_no_other(told, described, said):
+    with pytest.raises(ThroughlineError, match=f"{said}.*questions.descriptions"):
+        make_question_set(("alarm_clock", "cup"), wording=WordingSettings(descriptions=told), described=described)

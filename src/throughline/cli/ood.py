@@ -53,7 +53,8 @@ class ZeroShot(Asking):
     """Ask models about images as they are: accuracy by domain and class, with intervals and differences."""
 
     prompt: tuple[str, ...] = ("ours",)
-    """Wordings of the label question: ours, paper (arXiv 2402.06599), or text files with {options} in them."""
+    """Wordings of the label question: ours, paper (arXiv 2402.06599), text files with {options} in them, or YAML files
+    of wordings by name (frame, descriptions, label)."""
     options: tuple[Literal["fixed", "shuffled"], ...] = ("fixed",)
     """Order of the classes in the question: fixed, or shuffled for each image."""
 

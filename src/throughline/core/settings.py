@@ -10,7 +10,7 @@ import shlex
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -164,6 +164,12 @@ class StageSettings(Settings):
         return math.ceil(self.epochs * math.ceil(samples / self.batch))
 
 
+Texts = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given), Field(min_length=1)
+]
+"""Texts, of which a lone one may stand without a list."""
+
+
 class WordingSettings(Settings):
     """How the two questions about an image are worded."""
 
@@ -171,6 +177,11 @@ class WordingSettings(Settings):
     """The label question, with `{options}` in the place of the classes (default: the paper's)."""
     instruction: str | None = None
     """The instruction that follows it in the reasoning question (default: ours, which names the stages of a chain)."""
+    frame: str | None = None
+    """What stands before the question, e.g. `You are an experienced dermatologist.`; by default nothing."""
+    descriptions: dict[Annotated[str, BeforeValidator(str)], Texts] = Field(default_factory=dict)
+    """Every class in words, one text or a list, as lines before the question, e.g. `cup: basin, handle`; by default
+    none."""
 
     @field_validator("label")
     @classmethod

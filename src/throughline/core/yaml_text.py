@@ -1,8 +1,11 @@
 """YAML in which a key stands once: PyYAML takes the last of two and says nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from throughline.core.errors import ThroughlineError
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -19,3 +22,20 @@ class _UniqueKeys(yaml.SafeLoader):
 def parse_yaml(text: str) -> Any:
     """What `yaml.safe_load` gives. Raises yaml.YAMLError, with its place, also for a key that stands twice."""
     return yaml.load(text, _UniqueKeys)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a UTF-8 file. ThroughlineError, with the line, for a file that has none; `what` is its name."""
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ThroughlineError(f"cannot read the {what} ({error})", path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else path
+        raise ThroughlineError(
+            f"the {what} is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
+        ) from None
+    if not isinstance(values, dict):
+        raise ThroughlineError(f"the {what} is not a mapping of keys to values", path)
+    return values

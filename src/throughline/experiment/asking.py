@@ -101,6 +101,9 @@ class EvaluationConfig(Settings):
     """Images to ask about; all by default."""
     view: ViewConfig | None = None
     """A view of the images asked about; by default they are shown as they are. Examples and training images are."""
+    described: bool = False
+    """Ask about `questions.descriptions`, each in the place of an image, instead of images: does the model know what
+    the words mean?"""
     options: Literal["fixed", "shuffled"] = "fixed"
     """Order of the classes in the question: that of the class list, or one for each image, drawn from the unit's seed
     and the image's id."""

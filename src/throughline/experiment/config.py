@@ -24,11 +24,13 @@ from throughline.core.settings import (
     WordingSettings,
 )
 from throughline.domains.folders import default_name
+from throughline.domains.samples import Sample
 from throughline.domains.splits import SplitRule
 from throughline.experiment.asking import EvaluationConfig, Words
 from throughline.experiment.config_faults import first_fault
 from throughline.experiment.search import SearchConfig
 from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
+from throughline.questions.probing import described_samples
 from throughline.questions.question_set import LIKELIHOODS, QuestionSet, make_question_set
 from throughline.runs.unit import DRAW
 from throughline.training.methods import method_table
@@ -222,7 +224,14 @@ class RunConfig(Settings):
 
     def question_set(self, classes: Sequence[str], names: Aliases | None = None) -> QuestionSet:
         """The questions about images of these classes, as this config words them, with the names that images have."""
-        return make_question_set(classes, FORMATS[self.chains.format], self.questions, names)
+        described = self.evaluation.described
+        return make_question_set(classes, FORMATS[self.chains.format], self.questions, names, described)
+
+    def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        """What is asked about: of a target's samples some, as they are shown; or all descriptions of classes."""
+        if self.evaluation.described:
+            return described_samples(self.questions.descriptions)
+        return self.evaluation.asked(samples)
 
     @model_validator(mode="before")
     @classmethod
@@ -313,12 +322,17 @@ class RunConfig(Settings):
         named = {name: level for name, level in levels.items() if name in self.factors}
         keys |= {key: v for name, level in named.items() for key, v in self.factors[name][str(level)].items()}
         own = self._with_these_alone(data, {"model": (model or self.model).model_dump(mode="json"), **keys})
-        if endpoint_of(own.model.checkpoint) is None:
+        asked, refused, why = own.evaluation.answering.answers, frozenset[str](), ""
+        if endpoint_of(own.model.checkpoint) is not None:
+            refused, why = frozenset(LIKELIHOODS), "an endpoint tells no likelihoods"
+        elif own.evaluation.described:
+            refused, why = frozenset({"contrast", "prior"}), "contrast and prior need an image"
+        if refused.isdisjoint(asked):
             return own
-        answers = [answer for answer in own.evaluation.answering.answers if answer not in LIKELIHOODS]
+        answers = [answer for answer in asked if answer not in refused]
         if not answers:
             raise ThroughlineError(
-                "an endpoint tells no likelihoods, and no other answer is asked for",
+                f"{why}, and no other answer is asked for",
                 own.model.checkpoint,
                 "add label or reasoning to evaluation.answering.answers",
             )

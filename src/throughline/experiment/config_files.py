@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.nearest import did_you_mean
-from throughline.core.yaml_text import parse_yaml
+from throughline.core.yaml_text import parse_yaml, read_yaml
 from throughline.experiment.config import RunConfig, folder_name, set_key
 from throughline.experiment.config_faults import first_fault
 
@@ -72,20 +72,7 @@ def _config_path(name_or_path: str) -> Path:
 
 def read_mapping(name_or_path: str) -> dict[str, Any]:
     """What the YAML of a file or of a preset says, not checked yet."""
-    path = _config_path(name_or_path)
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ThroughlineError(f"cannot read the config ({error})", path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else path
-        raise ThroughlineError(
-            f"the config is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
-        ) from None
-    if not isinstance(values, dict):
-        raise ThroughlineError("the config is not a mapping of keys to values", path)
-    return values
+    return read_yaml(_config_path(name_or_path), "config")
 
 
 def _key_and_value(override: str) -> tuple[str, Any]:

@@ -76,7 +76,7 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
         inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
         target = (name for domain in unit.targets for name in (*own[domain].inside, *own[domain].out))
-        asked = at.evaluation.asked([named[unit.dataset].by_id[name] for name in target])
+        asked = at.asked([named[unit.dataset].by_id[name] for name in target])
         measured = len(asked) if unit.kind != VALIDATE else 0
         fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage, *how)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}

@@ -47,6 +47,7 @@ from throughline.mllm.lora import load_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.ood.probe import FEATURES, probe_predictions, read_features
 from throughline.questions.in_context import EachItsOwn, InOneTurn, WithExamples
+from throughline.questions.probing import about_words
 from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question import Question
 from throughline.questions.question_set import QuestionSet
@@ -233,7 +234,7 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     """Asks about the target's images in every way, writes the predictions, and returns their results lines."""
     task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
-    asked = task.config.evaluation.asked(fold.test)
+    asked = task.config.asked(fold.test)
     predictions = answer_samples(
         session.mllm,
         asked,
@@ -252,7 +253,7 @@ def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
     from throughline.evaluation.endpoint_answers import ask_endpoint  # brings a client's library
 
     config, seconds = task.config, Counter[str]()
-    asked = config.evaluation.asked(fold.test)
+    asked = config.asked(fold.test)
     questions = config.question_set(task.images.classes, task.images.names)
     predictions = ask_endpoint(
         config.model,
@@ -277,8 +278,8 @@ def _written(
     """Writes the predictions and returns their results lines."""
     write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
-    splits = {"in": fold.target_in, "out": out, "all": None}
-    return results_lines(predictions, task.images.classes, splits, task.unit, seconds, number)
+    splits = {"in": fold.target_in, "out": out} if not task.config.evaluation.described else {}
+    return results_lines(predictions, task.images.classes, {**splits, "all": None}, task.unit, seconds, number)
 
 
 def _questions(
@@ -301,6 +302,8 @@ def _prompts_about(
 ) -> Callable[[str], PromptMaker]:
     """Makes a question's text into prompts: the image alone, or behind labelled examples, which may be chosen by
     `features`."""
+    if task.config.evaluation.described:
+        return partial(about_words, task.config.questions.descriptions)
     settings = task.config.evaluation.examples
     if settings is None or not settings.shots:
         return ImageThenText

@@ -28,7 +28,7 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-ASKED_OF = {"sample", "view", "options", "examples"}
+ASKED_OF = {"sample", "view", "described", "options", "examples"}
 """Of the settings of evaluation: what is asked, besides how."""
 
 FOLD, FINAL = "fold", "final"
@@ -224,7 +224,9 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["view_version"] = VIEW_VERSION
     version = "probing" if kind == PROBE else "answering"
     versions = {version: VERSIONS[version]}
-    inputs["questions"] = config.questions.model_dump(mode="json")
+    later = {"frame", "descriptions"}
+    inputs["questions"] = config.questions.model_dump(mode="json", exclude=later)
+    inputs["questions"] |= config.questions.model_dump(mode="json", include=later, exclude_defaults=True)
     if (trains and method.needs_chains) or (kind != PROBE and "reasoning" in answering.answers):
         inputs["format"] = config.chains.format  # words the reasoning question
     if trains:

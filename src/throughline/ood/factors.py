@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from throughline.core.errors import ThroughlineError
+from throughline.core.yaml_text import read_yaml
 from throughline.domains.corruptions import CORRUPTIONS
 from throughline.domains.views import View
 from throughline.questions.wording import read_template
@@ -79,12 +80,25 @@ def examples_of_level(level: str) -> tuple[int, str, int]:
 
 
 def prompt_levels(names: Iterable[str]) -> Levels:
-    """Wordings of the label question: `ours`, `paper`, or files with `{options}` in the place of the classes."""
-    known = {"ours": {}, "paper": {"questions.label": PAPER}}
-    return {
-        Path(name).stem: known[name] if name in known else {"questions.label": read_template(Path(name))}
-        for name in names
-    }
+    """Wordings of the label question: `ours`, `paper`, text files with `{options}` in the place of the classes, and
+    YAML files of wordings by name, whose keys are those of `questions` in a config. Where one has descriptions of
+    classes, these are asked about in a further level."""
+    levels: Levels = {}
+    for name in names:
+        path = Path(name)
+        if path.suffix in {".yaml", ".yml"}:
+            for wording, given in read_yaml(path, "file of wordings").items():
+                if not isinstance(given, dict):
+                    do = "write under it frame, descriptions or label"
+                    raise ThroughlineError(f"the wording {wording} is not a mapping of keys to values", path, do)
+                keys = {f"questions.{key}": value for key, value in given.items()}
+                levels[str(wording)] = keys
+                if given.get("descriptions"):
+                    levels[f"{wording} described"] = {**keys, "evaluation.described": True}
+        else:
+            known = {"ours": {}, "paper": {"questions.label": PAPER}}
+            levels[path.stem] = known[name] if name in known else {"questions.label": read_template(path)}
+    return levels
 
 
 def option_levels(orders: Iterable[str]) -> Levels:

@@ -1,13 +1,16 @@
 """Questions about what a model sees and knows besides the class: the parts in an image, the class from words alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from throughline.chains.mentions import find_mentions
 from throughline.chains.outcomes import Outcome
+from throughline.core.files import content_hash
 from throughline.domains.samples import Sample
-from throughline.questions.prompt import ImageThenText, Prompt, user_prompt
+from throughline.questions.prompt import ImageThenText, Prompt, PromptMaker, user_prompt
 from throughline.questions.question import Generated, Likelihood, Question, Reading
+from throughline.runs.unit import DESCRIBED
 
 PARTS_QUESTION = "Which parts does the object in this photo have?"
 
@@ -39,3 +42,22 @@ def question_from_words(words: str, question: str, answer: Likelihood) -> Questi
         return user_prompt(class_from_words(words, question))
 
     return Question("from words", prompt, answer)
+
+
+def described_samples(descriptions: Mapping[str, Sequence[str]]) -> tuple[Sample, ...]:
+    """A sample without an image for each text about a class."""
+    return tuple(
+        Sample(f"{label}/{number}", Path(), DESCRIBED, (label,), content_hash(text))
+        for label, texts in descriptions.items()
+        for number, text in enumerate(texts)
+    )
+
+
+def about_words(descriptions: Mapping[str, Sequence[str]], question: str) -> PromptMaker:
+    """Makes the prompts about `described_samples`."""
+
+    def prompt(sample: Sample) -> Prompt:
+        label, _, number = sample.id.rpartition("/")
+        return user_prompt(class_from_words(descriptions[label][int(number)], question))
+
+    return prompt

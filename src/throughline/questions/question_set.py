@@ -9,9 +9,11 @@ from typing import Literal
 
 from throughline.chains.formats import FIVE_STAGE, ChainFormat
 from throughline.chains.names import Aliases, matcher_of
+from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import seed_of
 from throughline.core.settings import AnswerSettings, WordingSettings
 from throughline.domains.samples import Sample
+from throughline.questions.in_context import with_descriptions
 from throughline.questions.prompt import ImageThenText, Prompt, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
 from throughline.questions.wording import LABEL_TEMPLATE, class_name, listed, stage_instruction, with_options
@@ -92,16 +94,27 @@ def make_question_set(
     format: ChainFormat = FIVE_STAGE,
     wording: WordingSettings | None = None,
     names: Aliases | None = None,
+    described: bool = False,
 ) -> QuestionSet:
     """Both questions for a class list, options in the order given; `wording` replaces ours. `names` are display name
-    and synonyms of some classes.
+    and synonyms of some classes. `described` classes are asked about by their descriptions, which stand in no question.
 
-    ThroughlineError for a label question without `{options}`, for an empty class list, and for names of no class or of
-    two.
+    ThroughlineError for a label question without `{options}`, for an empty class list, for names of no class or of two,
+    and for descriptions of other classes.
     """
     wording = wording or WordingSettings()
     if names:
         matcher_of(classes, names)  # raises what they cannot be
-    label = with_options(wording.label or LABEL_TEMPLATE, classes, names)
+    label, told = with_options(wording.label or LABEL_TEMPLATE, classes, names), wording.descriptions
+    if (told or described) and set(told) != set(classes):
+        lacking, unknown = set(classes) - set(told), set(told) - set(classes)
+        what = [f"no description of {', '.join(sorted(lacking))}"] if lacking else []
+        what += [f"no class is called {', '.join(sorted(unknown))}"] if unknown else []
+        raise ThroughlineError(
+            "; ".join(what), "questions.descriptions", "describe each class by the name of its folder"
+        )
+    if told and not described:
+        label = with_descriptions(label, {class_name(name, names): "; ".join(told[name]) for name in classes})
+    label = f"{wording.frame}\n{label}" if wording.frame else label
     reasoning = f"{label}\n{wording.instruction or stage_instruction(format)}"
     return QuestionSet(tuple(classes), format, label, reasoning, names or {})

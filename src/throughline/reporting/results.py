@@ -25,7 +25,7 @@ from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order, ordered
 from throughline.runs.reader import Run
 from throughline.runs.records import CLASS_MEASURES, Factor
-from throughline.runs.unit import PROBE
+from throughline.runs.unit import DESCRIBED, PROBE
 from throughline.training.methods import METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
@@ -117,7 +117,11 @@ class Group:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """The answers of its finished units with a column `setup`, in the order of the sample ids."""
+        """The answers about images of its finished units with a column `setup`, in the order of the sample ids."""
+        return self._answers[self._answers["domain"] != DESCRIBED]
+
+    @cached_property
+    def _answers(self) -> pd.DataFrame:
         frame = self.run.frames.predictions
         ours = self.with_setup(frame[frame["unit"].isin(self.final["unit"])])
         ours = ours.drop_duplicates(["unit", "answer", "sample_id"], keep="last")
@@ -188,7 +192,7 @@ class Group:
 
     @cached_property
     def _right(self) -> dict[tuple[str, str, tuple[str, int]], pd.Series[bool]]:
-        units = self.predictions.groupby(["setup", "answer", "target", "seed"], sort=False)
+        units = self._answers.groupby(["setup", "answer", "target", "seed"], sort=False)
         return {
             (setup, answer, (target, seed)): rows.set_index("sample_id")["correct"]
             for (setup, answer, target, seed), rows in units
@@ -367,6 +371,9 @@ def _average(rows: pd.DataFrame, cells: Mapping[str, MeanError], measure: str) -
 def _interval(right: Right, targets: tuple[str, ...]) -> Interval | None:
     if {target for target, _ in right} != set(targets) or not _aligned(right):
         return None
+    first = right[min(right)]
+    if all(own.index.equals(first.index) for own in right.values()):  # descriptions are the same for every target
+        right = {key: own for key, own in right.items() if key[0] == targets[0]}
     return hierarchical_bootstrap(_vectors(right), bootstrap_generator())
 
 
