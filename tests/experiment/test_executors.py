@@ -29,6 +29,7 @@ from tests.mllm.reference import Spoken, nll_alone
 from tests.training.small import chain_of
 
 from throughline.chains.formats import FIVE_STAGE
+from throughline.chains.pairs import Pair, Side, write_pairs
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
@@ -39,6 +40,7 @@ from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
 from throughline.experiment.config_files import load_config
 from throughline.experiment.executors import execute_evaluation, execute_fold, execute_probes, execute_training
+from throughline.experiment.forecast import Forecast, forecast_run
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.mllm import sampling as sampler
@@ -495,6 +497,38 @@ def test_a_users_own_method_of_two_stages_trains_from_its_parents_adapter(here: 
     assert finished.units[1].needs == {"start": finished.units[0].name}
     assert steps_of(finished, "preference") == (3, 6)
     assert {row["method"] for row in results(tmp_path)} == {"cls", "preference"}
+
+
+def test_counterfactual_preference_goes_on_from_mtct_with_the_pairs_of_its_sources(
+    here: Run, config_file: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    images = read_images(tiny_images.root)
+    others = {label: images.classes[(place + 1) % 3] for place, label in enumerate(images.classes)}
+    pairs = []
+    for sample in images.samples:
+        own, other = Side(sample, sample.label, chain_of(sample.label)), others[sample.label]
+        near = next(s for s in images.samples if s.domain == sample.domain and s.label == other)
+        pairs.append(Pair("thinking", own, Side(sample, other, chain_of(other))))
+        pairs.append(Pair("perception", own, Side(near, other, None)))
+    write_pairs(tmp_path, pairs)
+    overrides = ("methods=cfp,cfp_thinking", f"chains.pairs={tmp_path}")
+    finished = here(tmp_path / "run", *overrides)
+    assert {unit.method for unit in finished.units} == {"mtct", "cfp", "cfp_thinking"}
+    mtct, own, _ = (steps_of(finished, name) for name in ("mtct", "cfp", "cfp_thinking"))
+    assert own == (6, mtct[1] + 6)  # 24 images of the sources, two pairs each, in batches of 8
+    assert steps_of(finished, "cfp_thinking")[0] == 3
+    lines = read_json_lines(folder_of(finished, "cfp") / "training.jsonl")
+    assert set(lines[0]["losses"]) == {"chosen", "rejected"}
+    assert lines[0]["loss"] < math.log(2) + 0.1
+    assert {row["method"] for row in results(tmp_path / "run")} == {"mtct", "cfp", "cfp_thinking"}
+    preview = run.preview_run(load_config(str(config_file), overrides))
+    assert {unit.method: preview.costs[unit.name].optimiser_steps for unit in preview.units}["cfp"] == 6
+    assert isinstance(forecast_run(preview), Forecast)
+
+
+def test_a_method_that_needs_pairs_says_so(here: Run, tmp_path: Path) -> None:
+    with pytest.raises(ThroughlineError, match=r"cfp learn.* from preference pairs, and the config names none"):
+        here(tmp_path / "run", "methods=cfp")
 
 
 def test_a_unit_runs_the_stages_that_no_other_unit_has_run(

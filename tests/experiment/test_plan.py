@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from throughline.chains.pairs import Pair, Side, write_pairs
 from throughline.core.errors import ThroughlineError
 from throughline.domains.folders import read_images
 from throughline.domains.splits import split_domains
@@ -11,8 +12,9 @@ from throughline.experiment.config_files import load_config, resolved_yaml
 from throughline.experiment.costs import estimate_costs, longest_paths, own_config
 from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import preview_images
-from throughline.training.methods import METHODS
+from throughline.training import methods
 
+METHODS = tuple(name for name, method in methods.METHODS.items() if not method.needs_pairs)
 ALL = ",".join(METHODS)
 DOMAINS = ("photo", "real world", "sketch")
 CHAINS = {f"{domain}/{label}/{i}.png": ("a",) for domain in DOMAINS for label in ("cat", "dog") for i in range(5)}
@@ -54,6 +56,21 @@ def test_every_unit_comes_after_those_it_needs_and_only_once(config_file, image_
         assert unit.name not in seen
         seen.add(unit.name)
     assert len(units) == len(METHODS) * 3 * 2
+
+
+def test_pairs_and_their_loss_are_part_of_the_methods_that_learn_from_them(config_file, image_set, tmp_path):
+    cats = [sample for sample in image_set.samples if sample.label == "cat"]
+
+    def hashes(chain, *overrides):
+        write_pairs(tmp_path, [Pair("thinking", Side(cat, "cat", "a"), Side(cat, "dog", chain)) for cat in cats])
+        config = load_config(str(config_file), ["methods=mtct,cfp", f"chains.pairs={tmp_path}", *overrides])
+        units = plan(config, [PlannedSet(config.data, image_set, CHAINS, str(tmp_path))], "m")
+        return {unit.method: unit.hash for unit in units}
+
+    before = hashes("b")
+    assert changed(before, hashes("c")) == {"cfp"}
+    assert changed(before, hashes("b", "training.preference.beta=0.2")) == {"cfp"}
+    assert not changed(before, hashes("b"))
 
 
 def test_what_a_method_starts_from_or_copies_steps_from_is_added(config_file, image_set):

@@ -12,7 +12,8 @@ OWN = Path(__file__).with_name("my_method.py")
 
 def test_a_method_goes_on_from_the_one_that_has_its_first_stages():
     parents = {name: parent.name if (parent := parent_of(method)) else None for name, method in METHODS.items()}
-    assert parents == dict.fromkeys(METHODS) | {"sarr": "reasoning", "mtct_sarr": "mtct"}
+    from_mtct = dict.fromkeys(("mtct_sarr", "cfp_thinking", "cfp_perception", "cfp"), "mtct")
+    assert parents == dict.fromkeys(METHODS) | {"sarr": "reasoning", **from_mtct}
 
 
 def test_a_users_own_method_is_a_line_in_the_table_behind_what_it_goes_on_from():

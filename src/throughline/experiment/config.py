@@ -117,6 +117,8 @@ class ChainsConfig(Settings):
     part_mistakes: float | None = Field(default=None, ge=0, le=1)
     """How often the describer is wrong about the part that decides between two classes (its default: 0.08); about other
     parts it is wrong less often."""
+    pairs: str | None = None
+    """Folder of preference pairs, for the methods that learn from them."""
     candidates: int = Field(default=4, ge=1)
     """Most chains to ask the teacher for per image, until enough are accepted."""
     coverage: Literal["labels", "shared"] = "labels"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+from throughline.chains.pairs import pairs_of_sources
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
@@ -20,6 +21,7 @@ from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import DRAW, EVALUATE, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import Method, method_table
 from throughline.training.stages.context import Stage
+from throughline.training.stages.preference import PreferenceStage
 from throughline.training.stages.rounds import Rounds
 
 
@@ -59,13 +61,16 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
     named = {own.name: own for own in images}
     splits = cache(lambda name, *how: split_domains(named[name], config.data.trial_seed, *how))
     chains = {planned.images.name: planned.chains or {} for planned in sets}
+    pairs = {planned.images.name: planned.pairs for planned in sets}
 
     @cache
     def material(dataset: str, targets: tuple[str, ...], at_most: int | None, coverage: str, *how: object) -> _Material:
         inside = (split.inside[:at_most] for name, split in splits(dataset, *how).items() if name not in targets)
         names = list(itertools.chain.from_iterable(inside))
         texts = [len(chains[dataset][name]) for name in names if name in chains[dataset]]
-        return _Material(len(texts) if coverage == "shared" else len(names), len(texts), sum(texts))
+        about = pairs_of_sources(pairs[dataset], targets)
+        sources = tuple(pair.source for pair in about if pair.chosen.sample.id in {*names})
+        return _Material(len(texts) if coverage == "shared" else len(names), len(texts), sum(texts), sources)
 
     costs: dict[str, Cost] = {}
     for unit in units:
@@ -111,11 +116,13 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
 
 @dataclass(frozen=True)
 class _Material:
-    """What a fold has to train on: its images, those of them with a chain, and all their chains."""
+    """What a fold has to train on: its images, those of them with a chain, all their chains, and pairs."""
 
     images: int
     with_chain: int
     chains: int
+    pairs: tuple[str, ...]
+    """The source of each preference pair about one of the images."""
 
 
 def _cost_of(stage: Stage, config: RunConfig, fold: _Material, copied: int | None) -> Cost:
@@ -123,6 +130,8 @@ def _cost_of(stage: Stage, config: RunConfig, fold: _Material, copied: int | Non
     if isinstance(stage, Rounds):
         once, rounds = _stage_cost(config, fold.images), config.training.rounds
         return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, fold.images * rounds)
+    if isinstance(stage, PreferenceStage):
+        return _stage_cost(config, sum(1 for source in fold.pairs if not stage.sources or source in stage.sources))
     if stage.steps_like is not None and copied is not None:
         return Cost(training_samples=copied * config.training.stage.batch, optimiser_steps=copied)
     if not stage.needs_chains:

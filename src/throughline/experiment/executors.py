@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.domains.samples import Sample
@@ -135,6 +136,7 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
             questions=session.questions,
             samples=samples,
             chains=chains,
+            pairs=_pairs_of(task, samples) if method.needs_pairs else (),
             settings=config.training,
             lora=config.model.lora,
             batch=config.evaluation.answering.batch,
@@ -155,6 +157,13 @@ def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int |
         if not is_last:
             result.model.unload()  # the next stage puts its own adapter on the checkpoint
     return last_round
+
+
+def _pairs_of(task: Task, samples: Sequence[Sample]) -> list[Pair]:
+    """The pairs about these samples."""
+    ids = {sample.id for sample in samples}
+    pairs = read_pairs(Path(task.config.chains.pairs or ""), task.images)
+    return [pair for pair in pairs_of_sources(pairs, task.unit.targets) if pair.chosen.sample.id in ids]
 
 
 def execute_fold(task: Task) -> None:

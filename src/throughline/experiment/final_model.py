@@ -152,7 +152,7 @@ def fit_model(
         report_progress("looking at the checkpoint")
         config = with_commits(config)
         fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
-        planned = PlannedSet(config.data, images, chains)
+        planned = PlannedSet(config.data, images, chains, config.chains.pairs)
         units = plan_final(config, planned, fingerprint)
         earlier = _finished(out, units[-1])
         if earlier is None:

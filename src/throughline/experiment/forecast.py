@@ -227,6 +227,9 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
     wrapped.unload()
     cut = f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles"
     renderer = PathRenderer(chat, prompts)
+    # a pair of two images, the larger kind
+    other = chat.encode_image(Image.new("RGB", (width, height)), "another")
+    typical = replace(typical, rejected=replace(typical, images=(other,)))
     trees = {
         method.name: method.stages[-1].objective.tree(renderer, typical)
         for method in method_table(config.methods).values()

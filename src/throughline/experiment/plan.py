@@ -8,8 +8,10 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
@@ -41,12 +43,18 @@ STEPS = "steps"
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """One image set of a plan: where the config names it, its images, and their accepted chains by sample id; None
-    where the run has no chains."""
+    """One image set of a plan: where the config names it, its images, their accepted chains by sample id, and the
+    folder of preference pairs about them; None where the run has none."""
 
     data: DataConfig
     images: ImageSet
     chains: Mapping[str, Sequence[str]] | None
+    pairs_folder: str | None = None
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The pairs in that folder."""
+        return read_pairs(Path(self.pairs_folder), self.images) if self.pairs_folder is not None else []
 
     @cached_property
     def chain_hashes(self) -> dict[str, str]:
@@ -190,6 +198,7 @@ def _add_units(
                 "images": images,
                 **({"names": names} if names else {}),
                 "chains": chains if learns else None,
+                **({"pairs": _source_pairs(planned, targets)} if method.needs_pairs and own not in ASKING else {}),
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, own, fold.checkpoint),
                 **_stage_inputs(config, method, own),
@@ -236,6 +245,8 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         inputs["selection"] = config.evaluation.selection
         inputs["method_source"] = method.source
+    if trains and method.needs_pairs:
+        inputs["preference"] = config.training.preference.model_dump(mode="json")
     if trains and method.self_labelled:
         versions["sampling"] = VERSIONS["sampling"]
         inputs |= config.training.model_dump(mode="json", include={"rounds", "rejected", "self_labelling"})
@@ -244,6 +255,10 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
 
 
 def _require_chains(config: RunConfig, methods: Mapping[str, Method], planned: PlannedSet) -> None:
+    paired = [method.name for method in methods.values() if method.needs_pairs]
+    if paired and config.chains.pairs is None:
+        what = f"{', '.join(paired)} learn from preference pairs, and the config names none"
+        raise ThroughlineError(what, "chains", "add --set chains.pairs=DIR")
     lacking = [method.name for method in methods.values() if method.needs_chains]
     if not lacking or planned.chains is not None:
         return
@@ -256,6 +271,14 @@ def _require_chains(config: RunConfig, methods: Mapping[str, Method], planned: P
         "chains",
         f"add --set {teacher}, or --set methods={','.join(without) or 'cls'}",
     )
+
+
+def _source_pairs(planned: PlannedSet, targets: Sequence[str]) -> str:
+    """Hash of the preference pairs that a fold learns from."""
+    pairs = pairs_of_sources(planned.pairs, targets)
+    if not pairs:
+        raise ThroughlineError("no pair is about two images of source domains", "chains.pairs", "make some")
+    return content_hash([pair.identity for pair in pairs])
 
 
 def _source_chains(chains: Mapping[str, str], sources: Iterable[str], methods: Iterable[Method]) -> str:

@@ -95,7 +95,7 @@ def preview_run(config: RunConfig) -> Preview:
     sources = require_models(config)
     require_chain_source(config, "set them with --set chains.teacher=null --set chains.journal=FILE.jsonl")
     planned = tuple(
-        PlannedSet(data, images, _previewed_chains(config, data, images))
+        PlannedSet(data, images, _previewed_chains(config, data, images), config.chains.pairs)
         for data, images in zip(config.image_sets, sets, strict=True)
     )
     units = plan(config, planned, *sources)
@@ -212,7 +212,7 @@ def _prepared(
             if config.chains.journal is None:
                 chains = gather_chains(config, of_sources(data, images), store)
             write_accepted_chains(store, chains)
-        prepared.append(PlannedSet(data, images, chains))
+        prepared.append(PlannedSet(data, images, chains, config.chains.pairs))
     return prepared
 
 

@@ -15,6 +15,7 @@ from throughline.core.nearest import did_you_mean
 from throughline.runs.unit import PROBE
 from throughline.training.objectives import AnswerPath, MarkedPaths
 from throughline.training.stages.context import Stage
+from throughline.training.stages.preference import PreferenceStage
 from throughline.training.stages.rounds import Rounds
 from throughline.training.stages.sft import Sft
 
@@ -48,6 +49,11 @@ class Method:
     def needs_chains(self) -> bool:
         """Whether a teacher's chains feed one of its stages."""
         return any(stage.needs_chains for stage in self.stages)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether it learns from preference pairs."""
+        return any(isinstance(stage, PreferenceStage) for stage in self.stages)
 
     @property
     def self_labelled(self) -> bool:
@@ -99,6 +105,21 @@ METHODS: dict[str, Method] = {
             (Sft(BOTH), Rounds(BOTH)),
             "labels and reasoning chains together (MTCT), then rounds on its own accepted chains (SARR)",
             full=True,
+        ),
+        Method(
+            "cfp_thinking",
+            (Sft(BOTH), PreferenceStage(("thinking",))),
+            "as mtct, then a preference for its chain over another one about the same image",
+        ),
+        Method(
+            "cfp_perception",
+            (Sft(BOTH), PreferenceStage(("perception",))),
+            "as mtct, then a preference for its image over another one with the same chain",
+        ),
+        Method(
+            "cfp",
+            (Sft(BOTH), PreferenceStage(("thinking", "perception"))),
+            "as mtct, then both preferences: counterfactual preference (CPO++)",
         ),
         # The control the paper lacks: as many optimiser steps as mtct_sarr, no self-labelled chains.
         Method(

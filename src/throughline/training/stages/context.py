@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from throughline.runs.folder import ADAPTER, STAGE, TRAINING
 from throughline.runs.records import TrainingLine
 
 if TYPE_CHECKING:
+    from throughline.chains.pairs import Pair
     from throughline.domains.samples import Sample
     from throughline.mllm.images import ImageReader
     from throughline.mllm.load import Mllm
@@ -66,6 +67,8 @@ class StageContext:
     samples: tuple[Sample, ...]
     chains: Mapping[str, tuple[str, ...]]
     """A teacher's accepted chains by sample id."""
+    pairs: Sequence[Pair] = field(default=(), kw_only=True)
+    """Preference pairs about these samples."""
     settings: TrainingSettings
     lora: LoraSettings
     batch: int
@@ -113,6 +116,17 @@ class StageContext:
 
         names = (class_name(label, self.questions.names) for label in sample.labels)
         return Example((self.reader.encode(sample),), ", ".join(names), chain)
+
+    def pair_example(self, pair: Pair, weight: float) -> Example:
+        """A preference pair as an example, its images read."""
+        from throughline.questions.wording import class_name
+        from throughline.training.paths import Example
+
+        chosen, rejected = (
+            Example((self.reader.encode(side.sample),), class_name(side.label, self.questions.names), side.chain)
+            for side in (pair.chosen, pair.rejected)
+        )
+        return replace(chosen, rejected=rejected, weight=weight)
 
     def counter(self, what: str, unit: str) -> Callable[[int, int], None]:
         """Progress of a loop as a line, e.g. `round 1: 32/300 chains`."""
