@@ -72,11 +72,7 @@ HYPOTHETICAL = frozenset({"would", "wouldnt", "could", "might", "if", "unless", 
 def check_statements(text: str, graph: ConceptGraph, label: str) -> Statements:
     """What a chain that concludes in `label` says about attributes, against the edges of that class. What it only
     considers ("a raft would have no sail") is no statement."""
-    mentions = find_mentions(text, graph.attributes, graph.synonyms)
-    mentions = mentions.without(_hypothetical_places(mentions.prose))
-    asserted, denied = classes_of(mentions.asserted), classes_of(mentions.denied)
-    signs = graph.signs[label]
-    said = {name: (name in asserted) - (name in denied) for name in asserted | denied}
+    signs, said = graph.signs[label], stated_attributes(text, graph)
     right = frozenset(name for name, value in said.items() if value and signs.get(name) == value)
     wrong = frozenset(name for name, value in said.items() if name not in right and (name in signs or not value))
     required = graph.required(label)
@@ -84,8 +80,16 @@ def check_statements(text: str, graph: ConceptGraph, label: str) -> Statements:
         right=right,
         wrong=wrong,
         unsupported=frozenset(said) - right - wrong,
-        completeness=len(required & asserted) / len(required) if required else 1.0,
+        completeness=sum(said.get(name, -1) >= 0 for name in required) / len(required) if required else 1.0,
     )
+
+
+def stated_attributes(text: str, graph: ConceptGraph) -> dict[str, int]:
+    """What a chain says of attributes: 1 where one is asserted, -1 where it is denied, 0 where it is both."""
+    mentions = find_mentions(text, graph.attributes, graph.synonyms)
+    mentions = mentions.without(_hypothetical_places(mentions.prose))
+    asserted, denied = classes_of(mentions.asserted), classes_of(mentions.denied)
+    return {name: (name in asserted) - (name in denied) for name in asserted | denied}
 
 
 def _hypothetical_places(prose: Prose) -> set[int]:

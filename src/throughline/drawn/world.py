@@ -83,6 +83,11 @@ def write_world(
     return len(rows)
 
 
+def read_size(root: Path) -> int:
+    """How many pixels wide the images of a written world are."""
+    return int(next(iter(read_json_lines(root / WORLD)))["size"])
+
+
 def _claim(out: Path, description: dict[str, Any]) -> None:
     """Makes the folder this world's, or finds that it is; anything else in it is an error."""
     with readable_os_errors(out):

@@ -1,0 +1,1 @@
+"""Reasoning drift: counterfactuals that show it, and that training turns against it."""

@@ -1,0 +1,136 @@
+"""Preference pairs about drawn images, whose content is known: a counterfactual changes the part that decides between
+two classes, and nothing else. Called by `throughline drift pairs`.
+
+Beside the two sources of arXiv 2604.15705 stand those that it compares with: another image, another answer, a mask.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from throughline.chains.concepts import stated_attributes
+from throughline.chains.formats import ChainFormat
+from throughline.chains.pairs import Pair, Side
+from throughline.chains.parsing import parse_chain
+from throughline.core.files import file_sha256, write_atomically
+from throughline.core.seeding import generator
+from throughline.domains.images import image_bytes
+from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.views import View, view_of
+from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of
+from throughline.drawn.counterfactuals import counterfactual
+from throughline.drawn.describer import describe
+from throughline.drawn.scenes import Scene
+from throughline.drawn.styles import render
+
+CANDIDATES = 4
+"""How often the describer is asked about a scene, until it concludes in the class."""
+MASKED = 0.3
+"""Share of the image that a mask covers."""
+IMAGES = "images"
+"""Below the folder of pairs: the images that were made for them."""
+
+
+@dataclass(frozen=True)
+class DrawnWorld:
+    """Images with their scenes, and how the describer writes about them; images are made below `folder`, `size` pixels
+    wide."""
+
+    images: ImageSet
+    scenes: Mapping[str, Scene]
+    folder: Path
+    format: ChainFormat
+    seed: int
+    size: int
+
+    @cached_property
+    def chains(self) -> dict[str, tuple[str, int]]:
+        """Of every image that the describer names rightly its first right chain, and the number of the attempt."""
+        found: dict[str, tuple[str, int]] = {}
+        for sample, number in ((s, n) for s in self.images.samples for n in range(CANDIDATES)):
+            if sample.id not in found:
+                text = self.chain(self.scenes[sample.id], sample, number)
+                if parse_chain(text, self.format, CLASSES).label == sample.label:
+                    found[sample.id] = text, number
+        return found
+
+    def chain(self, scene: Scene, sample: Sample, number: int) -> str:
+        """What the describer writes of a scene in that attempt at an image; of its counterfactual in the same words."""
+        return describe(scene, seed=self.seed, sample_id=sample.id, candidate=number, format=self.format)
+
+
+def make_pairs(
+    world: DrawnWorld, sources: Sequence[str], report_progress: Callable[[int], None] = lambda done: None
+) -> Iterator[Pair]:
+    """A pair of every source, of `SOURCES`, about each image that the describer names rightly; the same arguments give
+    the same pairs."""
+    for number, sample in enumerate(world.images.samples, start=1):
+        if sample.id in world.chains:
+            chosen = Side(sample, sample.label, world.chains[sample.id][0])
+            for source in sources:
+                rejected, changed = SOURCES[source](world, chosen)
+                yield Pair(source, chosen, rejected, changed)
+        report_progress(number)
+
+
+def _thinking(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The chain about the scene in which the deciding part is the other way round, of the image as it is."""
+    chain, changed = _counterfactual_chain(world, chosen)
+    return Side(chosen.sample, contrast_of(chosen.label), chain), changed
+
+
+def _perception(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The image of that scene, in the same style, with the chain that is true of it."""
+    chain, changed = _counterfactual_chain(world, chosen)
+    sample, name = chosen.sample, f"{IMAGES}/{chosen.sample.id}"
+    path = world.folder / name
+    if not path.is_file():
+        image = render(counterfactual(world.scenes[sample.id]), sample.domain, world.size)
+        write_atomically(path, image_bytes(image), durable=False)
+    label = contrast_of(chosen.label)
+    made = Sample(name, world.folder, sample.domain, (label,), file_sha256(path), parent_id=sample.id)
+    return Side(made, label, chain), changed
+
+
+def _counterfactual_chain(world: DrawnWorld, chosen: Side) -> tuple[str, tuple[str, ...]]:
+    """The chain, and the attributes of which it says something else."""
+    sample, number = chosen.sample, world.chains[chosen.sample.id][1]
+    chain = world.chain(counterfactual(world.scenes[sample.id]), sample, number)
+    before, after = (stated_attributes(text, GRAPH) for text in (chosen.chain or "", chain))
+    return chain, tuple(sorted(name for name in before | after if before.get(name) != after.get(name)))
+
+
+def _random_image(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """An image of another class in the same style."""
+    return _other(world, chosen), ()
+
+
+def _random_answer(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The chain about such an image, of the image as it is."""
+    other = _other(world, chosen)
+    return Side(chosen.sample, other.label, other.chain), ()
+
+
+def _other(world: DrawnWorld, chosen: Side) -> Side:
+    own = chosen.sample
+    others = [
+        s for s in world.images.samples if s.domain == own.domain and s.label != own.label and s.id in world.chains
+    ]
+    other = others[int(generator(world.seed, "random side", own.id).integers(len(others)))]
+    return Side(other, other.label, world.chains[other.id][0])
+
+
+def _mask(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The image with a rectangle of it covered."""
+    return Side(view_of(chosen.sample, View("occlusion_grey", MASKED, world.seed)), chosen.label, None), ()
+
+
+SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] = {
+    "thinking": _thinking,
+    "perception": _perception,
+    "random_image": _random_image,
+    "random_answer": _random_answer,
+    "mask": _mask,
+}
+"""By name, what makes the rejected side of a pair, and the attributes in which the sides differ."""
