@@ -210,7 +210,7 @@ def test_every_option_of_data_shows_a_default_or_that_it_is_required():
     parser = Parser(prog="throughline data")
     data.add_arguments(parser)
     [commands] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    assert set(commands.choices) == {"draw", "check", "split", "digits", "import", "corrupt", "fetch"}
+    assert set(commands.choices) == {"draw", "check", "split", "digits", "import", "sample", "corrupt", "fetch"}
     for command in commands.choices.values():
         options = [a for a in command._actions if a.option_strings and a.nargs != 0]
         text = command.format_help()
