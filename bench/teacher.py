@@ -28,10 +28,10 @@ from bench_script import run_bench
 from fresh_process import in_a_fresh_process, peak_megabytes
 from throughline.benchmarks.settings import BenchSettings
 from throughline.benchmarks.timing import BenchRow, OnProgress, compare
-from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.records import Usage
 from throughline.core.files import content_hash
+from throughline.domains.class_lists import CLASS_LISTS
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet, Sample
 from throughline.questions.sampler import Reply

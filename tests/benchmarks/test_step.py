@@ -12,11 +12,11 @@ from throughline.benchmarks.settings import StepSettings
 from throughline.benchmarks.step import measure_workload
 from throughline.benchmarks.trl import sft_trainer
 from throughline.benchmarks.workload import class_list, make_workload, random_model, tile_grid, with_random_lora
-from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.domains.class_lists import CLASS_LISTS
 from throughline.drawn.concepts import CLASSES
 from throughline.mllm.flops import Row, step_flops
 from throughline.mllm.forward import score_trees

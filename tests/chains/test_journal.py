@@ -254,7 +254,7 @@ def test_closing_twice_does_nothing(tmp_path):
 
 def test_the_room_loads_no_torch():
     script = (
-        "import sys\nfrom throughline.chains import answers, class_lists, journal, parsing, rules, store\n"
+        "import sys\nfrom throughline.chains import answers, journal, parsing, rules, store\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughline.chains.answers import parse_answer
-from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.outcomes import Outcome
+from throughline.domains.class_lists import CLASS_LISTS
 
 ANIMALS = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel")
 PACS = CLASS_LISTS["PACS"]

@@ -299,6 +299,12 @@ def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, capsys):
         assert main(["data", "fetch", name, str(tmp_path / name)]) == 0
         assert said in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+    assert main(["data", "fetch", "camelyon17"]) == 0
+    said = capsys.readouterr().out
+    assert "licence: CC0" in said and "data import metadata.csv camelyon17 --form camelyon17" in said
+    assert main(["data", "fetch"]) == 0
+    listed = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()]
+    assert len(listed) == 2 + 1 + 20 and ["pacs", "common", "nature", "4", "7", "unknown"] in listed
     assert main(["data", "fetch", "pasc", "X"]) == 2
     assert "did you mean pacs?" in capsys.readouterr().err
 

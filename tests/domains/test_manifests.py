@@ -38,7 +38,7 @@ def rows_of(table, separator=","):
 
 def test_a_sample_is_a_table_of_so_many_images_of_each_class_and_domain_with_their_hashes(tree, sample):
     printed = sample(tree, "--per-class", 2, "--seed", 3, "--out", tree / "asked.csv")
-    assert "12 images of 2 classes in 3 domains" in printed and printed.endswith(f"data check {tree}/asked.csv\n")
+    assert "12 images in" in printed and printed.endswith(f"data check {tree}/asked.csv\n")
     rows = rows_of(tree / "asked.csv")
     assert set(Counter((row["domain"], row["label"]) for row in rows).values()) == {2}
     for row in rows:
@@ -129,7 +129,8 @@ def test_more_classes_than_letters_are_an_error_of_this_form_alone(tree, paint, 
         paint(tree / f"art/c{number}/0.png")
     assert "26 options, A to Z, and there are 29 classes" in sample(tree, "--out", tree / "asked.tsv")
     assert not (tree / "asked.tsv").exists()
-    assert "of 29 classes" in sample(tree, "--out", tree / "asked.csv")
+    sample(tree, "--out", tree / "asked.csv")
+    assert len(read_images(tree / "asked.csv").classes) == 29
 
 
 def test_a_table_of_other_questions_is_refused(tree, sample):

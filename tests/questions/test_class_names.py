@@ -1,6 +1,6 @@
 import pytest
 
-from throughline.chains.class_lists import CLASS_LISTS
+from throughline.domains.class_lists import CLASS_LISTS
 from throughline.questions.class_names import class_name_defects
 
 

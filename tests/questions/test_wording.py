@@ -5,11 +5,11 @@ import hashlib
 import pytest
 from pydantic import ValidationError
 
-from throughline.chains.class_lists import CLASS_LISTS
 from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.records import prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import WordingSettings
+from throughline.domains.class_lists import CLASS_LISTS
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name, read_template, stage_instruction
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from throughline.benchmarks.timing import machine_settings
-from throughline.chains.class_lists import CLASS_LISTS
 from throughline.core.errors import UsageError
 from throughline.core.settings import LoraSettings
+from throughline.domains.class_lists import DOMAINBED
 from throughline.drawn.concepts import CLASSES
 from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import Scene, sample_scene
@@ -76,7 +76,7 @@ class Workload:
 
 def class_list(size: int) -> tuple[str, ...]:
     """The class list of the image set that has `size` classes. Raises UsageError where none has."""
-    by_size = {len(classes): classes for classes in CLASS_LISTS.values()}
+    by_size = {len(classes): classes for classes in DOMAINBED.values()}
     if size not in by_size:
         raise UsageError(f"no class list of {size} classes", do=f"choose from {', '.join(map(str, sorted(by_size)))}")
     return by_size[size]
@@ -90,7 +90,7 @@ def random_model(geometry: str, **options: Any) -> Mllm:
 
 def tokenizer_texts() -> list[str]:
     """Chains, and every question often enough to be learnt."""
-    questions = [make_question_set(classes).reasoning for classes in CLASS_LISTS.values()]
+    questions = [make_question_set(classes).reasoning for classes in DOMAINBED.values()]
     return [chain for _, _, chain in described_scenes()] + questions * 20
 
 

@@ -23,6 +23,7 @@ from throughline.cli.text import count_table, counted, json_text
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import require_free_folder
 from throughline.core.settings import Settings
+from throughline.core.table import Table
 from throughline.domains.folders import read_images
 from throughline.domains.samples import balanced, composed
 from throughline.domains.splits import SplitRule
@@ -124,15 +125,14 @@ class Corrupt(Settings):
 
 
 class Fetch(Settings):
-    """Build open_styles, real images in many styles, out of openly licensed packages; or print where to get another
-    benchmark and its layout, and with --hub download it from the Hugging Face Hub."""
+    """Build open_styles, real images in many styles, out of openly licensed packages; or print licence, source and
+    layout of another benchmark and the command that converts it, and with --hub download it from the Hugging Face
+    Hub."""
 
-    name: Annotated[
-        Literal["open_styles", "pacs", "vlcs", "office_home", "terra_incognita"], Shown("NAME", positional=True)
-    ]
-    """One of open_styles, pacs, vlcs, office_home, terra_incognita."""
-    folder: Folder
-    """Folder for the images."""
+    name: Annotated[str | None, Shown("NAME", positional=True)] = None
+    """open_styles, or one of the 20 sets of arXiv 2402.06599, such as pacs or camelyon17; all are listed without it."""
+    folder: Annotated[Path | None, Shown("DIR", positional=True)] = None
+    """Folder for the images (default: NAME)."""
     hub: bool = False
     """Of the others: download it now and write the folder; a stopped download is resumed."""
     archives: Annotated[Path | None, Shown("DIR")] = None
@@ -205,8 +205,7 @@ def _print_report(report: CheckReport) -> None:
         print(_describe(defect))
     warnings = len(report.defects) - len(report.errors)
     ending = "training would be wrong" if report.errors else "fit for training"
-    total = sum(sum(row.values()) for row in report.counts.values())
-    counts = (counted(total, "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
+    counts = (counted(report.images, "image"), counted(len(report.errors), "error"), counted(warnings, "warning"))
     print(f"{', '.join(counts)}: {ending}")
 
 
@@ -260,12 +259,9 @@ def _sample(arguments: argparse.Namespace) -> int:
     if out.suffix.lower() not in (".csv", ".tsv"):
         raise UsageError("images are listed in a table", out, "name a .csv, or a .tsv for VLMEvalKit")
     images = read_images(arguments.source)
-    chosen = images.samples
-    if arguments.per_class is not None:
-        chosen = balanced(chosen, arguments.per_class, arguments.seed)
+    chosen = balanced(images.samples, arguments.per_class or len(images.samples), arguments.seed)
     write_manifest(images, chosen, out, LABEL_QUESTION)
-    size = f"{len(images.classes):,} classes in {counted(len(images.domains), 'domain')}"
-    print(f"{counted(len(chosen), 'image')} of {size} in {out}; next: throughline data check {out}")
+    print(f"{counted(len(chosen), 'image')} in {out}; next: throughline data check {out}")
     return 0
 
 
@@ -284,15 +280,20 @@ def _corrupt(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from throughline.domains.benchmarks import BENCHMARKS, write_rows
+    from throughline.domains.benchmarks import BENCHMARKS, benchmark_of, write_rows
 
+    if arguments.name is None:
+        columns = ("name", "group", "subject", "domains", "classes", "licence")
+        print(to_terminal(Table("benchmarks", columns, tuple(each.row for each in BENCHMARKS.values()))), end="")
+        return 0
+    arguments.folder = arguments.folder or Path(arguments.name)
     if arguments.name == "open_styles":
         if arguments.hub:
             raise ThroughlineError("open_styles is not on the hub", do="leave --hub out: it is built from packages")
         return _build_open_styles(arguments)
     if arguments.archives is not None or arguments.more:
         raise ThroughlineError("--archives and --more are options of open_styles", arguments.name, "leave them out")
-    benchmark = BENCHMARKS[arguments.name]
+    benchmark = benchmark_of(arguments.name)
     if not arguments.hub:
         print(benchmark.describe(arguments.folder))
         return 0

@@ -18,7 +18,7 @@ from throughline.core.settings import Settings
 if TYPE_CHECKING:
     from throughline.domains.archives import Archive
 
-ColumnName = Annotated[str, Field(pattern="^(image|domain|label|group|class_name)=.+$")]
+ColumnName = Annotated[str, Field(pattern="^(image|domain|label|labels|group|class_name)=.+$")]
 
 
 class Import(Settings):
@@ -32,12 +32,16 @@ class Import(Settings):
     """What is written: a new folder <domain>/<class>/<image> with copies of the images; or NAME.csv, a table of images
     that stay where they are."""
     columns: Annotated[tuple[ColumnName, ...], Shown("image=A,domain=B,label=C")] = ()
-    """Which columns of a table have image path, domain and label; also group (images that stay in one part of a split)
-    and class_name (default: guessed from the column names and printed)."""
+    """Which columns of a table have image path, domain and label, or templates of columns such as `{image_id}.jpg`;
+    also group (images that stay in one part of a split), class_name, and labels: all labels of an image, with `|`
+    between them (default: guessed from the column names and printed)."""
     separator: Annotated[Literal[",", ";", "|", "tab"] | None, Shown("SIGN")] = None
     """Separator of a CSV file: `,` `;` `|` or tab (default: the one that its first line has most of)."""
     encoding: str | None = None
     """Encoding of a CSV file, such as cp1252 (default: UTF-8, UTF-16 if the file is marked so, else cp1252)."""
+    form: Annotated[str | None, Shown("NAME")] = None
+    """Read SOURCE as the official file of a benchmark, such as camelyon17 or ham10000 (`throughline data fetch` lists
+    them); --columns go before."""
     images: Annotated[Path | None, Shown("DIR")] = None
     """Folder in which the image paths of SOURCE begin (default: SOURCE's folder, or the first folder in it that has the
     images)."""
@@ -63,7 +67,7 @@ def import_images(arguments: argparse.Namespace) -> int:
     """Reads, crops, writes, and prints what came out."""
     from throughline.core.files import require_free_folder
     from throughline.domains.archives import crop_to_boxes, read_archive
-    from throughline.domains.benchmarks import TABLE
+    from throughline.domains.benchmarks import TABLE, benchmark_of
     from throughline.domains.transfer import find_truncated, write_folder, write_table
 
     settings = read_settings(arguments, Import)
@@ -75,9 +79,10 @@ def import_images(arguments: argparse.Namespace) -> int:
     if not as_table:
         require_free_folder(out)
     columns = dict(pair.split("=", 1) for pair in settings.columns)
-    reading = (settings.separator, settings.encoding, settings.images, settings.without)
+    form = benchmark_of(settings.form).form if settings.form else None
+    reading = (settings.separator, settings.encoding, settings.images, settings.without, form)
     archive = read_archive(source, columns, *reading)
-    if archive.table.embedded and changes:
+    if archive.table.pictures is not None and changes:
         remedy = "import it as it is, then import the folder with these options"
         raise ThroughlineError("images inside a table cannot be changed", source, remedy)
     if settings.boxes is not None:
@@ -109,5 +114,5 @@ def _print(archive: Archive, source: Path, out: Path, listed: Path, as_json: boo
     for reason, count in left_out.items():
         print(f"left out: {counted(count, 'image')} {reason}")
     if listed != out:
-        print(f"groups and names of classes are in {listed}: name that file, and they count")
+        print(f"groups, several labels and names of classes are in {listed}: name that file, and they count")
     print(f"{counted(total, 'image')} in {out}; next: {following}")

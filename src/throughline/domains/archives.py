@@ -1,5 +1,5 @@
 """Reads an archive of labelled images as it lies into rows: camera traps in COCO's form, a CSV of any form, Parquet
-with paths or with the images themselves, a folder. What becomes no row is counted, by the reason.
+with paths or with the images themselves, DrugOOD's molecules, a folder. What becomes no row is counted, by the reason.
 
 `throughline data import` calls this, and `transfer` to write what came out.
 """
@@ -20,7 +20,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.nearest import did_you_mean
 from throughline.domains.folders import require_unicode, with_slashes
 from throughline.domains.listing import is_folder_name, is_there, list_folder
-from throughline.domains.tables import COLUMNS, Row, TableRows, cell, read_csv, read_parquet, read_text
+from throughline.domains.molecules import read_molecules
+from throughline.domains.tables import COLUMNS, Row, TableRows, fill, labels_of, read_csv, read_parquet, read_text, used
 
 KNOWN = {
     "image": ("image", "filename", "file_name"),
@@ -28,14 +29,27 @@ KNOWN = {
     "label": ("label", "category", "category_name", "name", "y", "category_id"),
     "group": ("group", "seq_id", "sequence_remapped"),
     "class_name": ("class_name",),
+    "labels": ("labels",),
 }
 """Columns that need not be named: the project's own, and those of iWildCam (WILDS' metadata.csv, Kaggle's)."""
-FORMS = "COCO Camera Traps JSON, CSV, Parquet, or a folder <domain>/<class>/<image>"
+FORMS = "COCO Camera Traps JSON, DrugOOD JSON, CSV, Parquet, or a folder <domain>/<class>/<image>"
 # So many images are looked for until one is there; the others lie as that one does.
 LOOKED_FOR = 1000
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height as shares of the upright image."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an official archive is read: its main file, and for our columns its columns or templates of them; `lookups`
+    replace a value by what a file beside it says: file, its columns for key and value, and what all other keys are;
+    `values` replace it by another. `benchmarks` has them as data."""
+
+    source: str
+    columns: Mapping[str, str]
+    lookups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +72,7 @@ class Archive:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by domain and class, both in sorted order."""
-        tally = Counter((row["domain"], row["label"]) for row in self.rows)
+        tally = Counter((row["domain"], label) for row in self.rows for label in labels_of(row))
         domains, labels = ({names[place] for names in tally} for place in (0, 1))
         return {domain: {label: tally[domain, label] for label in sorted(labels)} for domain in sorted(domains)}
 
@@ -76,14 +90,18 @@ def read_archive(
     encoding: str | None = None,
     images: Path | None = None,
     without: Sequence[str] = (),
+    form: Form | None = None,
 ) -> Archive:
     """The images of `source`, whose form is told by its content.
 
-    `columns` names a table's columns where they are not in `KNOWN`. `images` is where its paths begin; by default its
+    `columns` names a table's columns where they are neither in `form` nor in `KNOWN`; one may be a template such as
+    `{image_id}.jpg`, in which `{row}` is the row's number from 0. `images` is where its paths begin; by default its
     own folder, or the first folder in it that holds them. Images of the classes `without` are left out; so is an image
     without domain or label, with several, or whose file is not there. Raises a ThroughlineError for a source in no
     known form, a path that leads out of `images`, a domain or class that can be no folder, and when nothing is left.
     """
+    form = form or Form("", {})
+    columns = {**form.columns, **columns}
     choose = partial(_choose_columns, source, columns)
     files, base, left_out = [source], source.parent, Counter[str]()
     if source.is_dir():
@@ -96,17 +114,23 @@ def read_archive(
     elif (start := _first_bytes(files[0])).startswith(b"PAR1"):
         table = read_parquet(files, choose)
     elif start.startswith(b"{"):
-        table = _read_camera_traps(source, columns)
+        table = _read_json(source, columns)
     else:
-        table = _with_category_names(read_csv(source, choose, separator, encoding), base)
+        table = read_csv(source, choose, separator, encoding)
+        with contextlib.suppress(ThroughlineError):  # iWildCam's classes are numbers
+            table = _looked_up(table, "label", base / "categories.csv", table.columns["label"], "name")
+    for ours, (file, *how) in form.lookups.items():
+        table = _looked_up(table, ours, base / file, *how)
+    for ours, values in form.values.items():
+        table = replace(table, rows=[{**row, ours: _replaced(row[ours], values)} for row in table.rows])
     archive = _archive_of(table, files or [source], images or base, guess=images is None)
     archive.left_out += left_out
     for name in without:
-        if not any(row["label"] == name for row in archive.rows):
-            known = sorted({row["label"] for row in archive.rows})
+        known = sorted({label for row in archive.rows for label in labels_of(row)})
+        if name not in known:
             raise ThroughlineError(f"no class named {name}", source, did_you_mean(name, known, "the classes"))
-    archive.left_out.update(f"of class {row['label']}" for row in archive.rows if row["label"] in without)
-    archive.rows = [row for row in archive.rows if row["label"] not in without]
+        archive.left_out[f"of class {name}"] += sum(name in labels_of(row) for row in archive.rows)
+        archive.rows = [row for row in archive.rows if name not in labels_of(row)]
     archive.require_images()
     return archive
 
@@ -150,10 +174,11 @@ def _first_bytes(source: Path) -> bytes:
 
 
 def _choose_columns(source: Path, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    for column in given.values():
-        if column not in names:
+    for column in (name for source_column in given.values() for name in used(source_column)):
+        if column not in (*names, "row"):
             raise ThroughlineError(f"no column named {column}", source, did_you_mean(column, names, "the columns"))
     known = {ours: next((name for name in theirs if name in names), "") for ours, theirs in KNOWN.items()}
+    known["label"] = given.get("labels") or known["label"]
     chosen = {ours: name for ours, name in {**known, **given}.items() if name}
     for ours in COLUMNS:
         if ours not in chosen:
@@ -174,34 +199,38 @@ def _reading(form: str, path: Path) -> Iterator[Any]:
         raise ThroughlineError(f"not {form} ({fault})", path, "give a file in that form") from error
 
 
-def _read_camera_traps(source: Path, given: Mapping[str, str]) -> TableRows:
-    """A row for each category of an image; of an image without one, a row without a label. `given` columns are keys of
-    an image.
+def _read_json(source: Path, given: Mapping[str, str]) -> TableRows:
+    """Of camera traps a row for each category of an image; of an image without one, a row without a label. `given`
+    columns are keys of an image.
     """
     columns = {"image": "file_name", "domain": "location", "group": "seq_id", **given}
     labels: dict[object, set[str]] = defaultdict(set)
-    with _reading("COCO Camera Traps JSON with images, annotations and categories", source) as traps:
-        names = {category["id"]: category["name"] for category in traps["categories"]}
+    with _reading("COCO Camera Traps JSON with images, annotations and categories, or DrugOOD's", source) as traps:
+        if "split" in traps:
+            return read_molecules(traps, given)
+        names = {category["id"]: category for category in traps["categories"]}
         for annotation in traps["annotations"]:
-            labels[annotation["image_id"]].add(cell(names.get(annotation["category_id"])))
+            labels[annotation["image_id"]].add(fill("name", names.get(annotation["category_id"], {})))
         rows = [
-            {**{ours: cell(image.get(theirs)) for ours, theirs in columns.items()}, "label": label}
+            {**{ours: fill(theirs, image) for ours, theirs in columns.items()}, "label": label}
             for image in traps["images"]
             for label in labels.get(image["id"], {""})
         ]
     return TableRows("COCO Camera Traps JSON", {**columns, "label": "category"}, rows)
 
 
-def _with_category_names(table: TableRows, folder: Path) -> TableRows:
-    """iWildCam's classes are numbers; their names are in a file beside the table."""
-    column = table.columns["label"]
-    try:
-        read = read_csv(folder / "categories.csv", lambda names: {column: column, "name": "name"})
-    except (ThroughlineError, KeyError):  # there is none, or it is about something else
-        return table
-    names = {row[column]: row["name"] for row in read.rows}
-    rows = [{**row, "label": names.get(row["label"], row["label"])} for row in table.rows]
-    return replace(table, form=f"{table.form}, class names from categories.csv", rows=rows)
+def _looked_up(table: TableRows, ours: str, file: Path, key: str, value: str, *others: str) -> TableRows:
+    """The table with a column's values replaced by what another file calls them."""
+    names = {row["key"]: row["value"] for row in read_csv(file, lambda _: {"key": key, "value": value}).rows}
+    rows = [{**row, ours: names.get(row[ours], *others or [row[ours]])} for row in table.rows]
+    return (
+        table if rows == table.rows else replace(table, form=f"{table.form}, {ours} names from {file.name}", rows=rows)
+    )
+
+
+def _replaced(text: str, values: Mapping[str, str]) -> str:
+    """A cell, or each of several labels in it, replaced where there is something to replace it by."""
+    return "|".join(values.get(part, part) for part in text.split("|"))
 
 
 # rows ---------------------------------------------------------------------------------------------------------------
@@ -209,10 +238,11 @@ def _with_category_names(table: TableRows, folder: Path) -> TableRows:
 
 def _archive_of(table: TableRows, files: Sequence[Path], base: Path, guess: bool) -> Archive:
     paths = [posixpath.normpath(with_slashes(row["image"], base)) for row in table.rows]
-    folder, start = (base, "") if table.embedded else _locate(paths, base, guess)
+    inside = table.pictures is not None
+    folder, start = (base, "") if inside else _locate(paths, base, guess)
     archive = Archive(table, files, folder, [])
     archive.notes = [f"{table.form}: {', '.join(map('='.join, table.columns.items()))}".removesuffix(": ")]
-    archive.notes += [] if table.embedded else [f"images in {folder}" + (f", which is {start} there" if start else "")]
+    archive.notes += [] if inside else [f"images in {folder}" + (f", which is {start} there" if start else "")]
     by_image: dict[str, list[Row]] = defaultdict(list)
     for number, (path, row) in enumerate(zip(paths, table.rows, strict=True), start=1):
         if not row["image"]:
@@ -230,7 +260,7 @@ def _archive_of(table: TableRows, files: Sequence[Path], base: Path, guess: bool
             archive.left_out[f"without {lacking}"] += 1
         elif len({(row["domain"], row["label"]) for row in rows}) > 1:
             archive.left_out["with several labels or domains"] += 1
-        elif table.embedded or is_there(folder, image):
+        elif inside or is_there(folder, image):
             archive.rows.append(rows[0])
         else:
             archive.left_out[f"not in {folder}"] += 1

@@ -1,21 +1,25 @@
-"""The field's benchmarks: where each is to be had, how its folder must look, and a writer for rows of the
-hub.
+"""The field's benchmarks: where each is to be had, on which terms, how its folder must look, how its own form is read,
+and a writer for rows of the hub.
 
 `throughline data fetch` prints the one and calls the other; nothing here opens a network connection.
 Sources and layouts are those of facebookresearch/DomainBed (`domainbed/scripts/download.py`,
-`domainbed/datasets.py`).
+`domainbed/datasets.py`) and of p-lambda/wilds (`wilds/datasets`).
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from throughline.core.errors import ThroughlineError
+from pydantic import TypeAdapter
+
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.files import whole_folder, write_atomically
+from throughline.core.nearest import did_you_mean
+from throughline.domains.archives import Form
+from throughline.domains.class_lists import CLASS_LISTS
 from throughline.domains.listing import is_folder_name, is_image_name
 from throughline.domains.tables import OPTIONAL, Row, image_table
 
@@ -25,33 +29,66 @@ TABLE = "images.csv"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One data set: its domains as folder names, its size, its source, and its name on the hub, if it is
-    there.
-    """
+    """One data set: its key in `dataset_info.json` of jiansheng-li/MLLMs, its group (common things or a special field),
+    its domains as folder names or their number, its class list (in `CLASS_LISTS`), terms and source, its name on the
+    hub, and the form of its official file, if it is not a folder. What is not known is `unknown`."""
 
     name: str
-    domains: tuple[str, ...]
-    classes: int
+    key: str
+    group: str
+    subject: str
+    lists: str
+    domains: tuple[str, ...] | int
     images: str
+    licence: str
+    citation: str
     source: str
+    note: str = ""
     hub: str | None = None
+    form: Form | None = None
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Of the table of all benchmarks: name, group, subject, how many domains and classes, licence."""
+        domains = self.domains if isinstance(self.domains, int) else len(self.domains)
+        return self.name, self.group, self.subject, f"{domains:,}", f"{len(CLASS_LISTS[self.lists]):,}", self.licence
 
     def describe(self, folder: Path) -> str:
-        """What to download and how it must lie below `folder`, as lines of text."""
-        tree = "\n".join(f"  {folder}/{domain}/<class>/<image>" for domain in self.domains)
-        hub = f"or from the hub: throughline data fetch {self.name} {folder} --hub   ({self.hub})\n"
-        return (
-            f"{self.name}: {self.images} images, {len(self.domains)} domains, {self.classes} classes\n"
-            f"source: {self.source}\n{hub if self.hub else ''}"
-            f"expected layout:\n{tree}\nthen: throughline data check {folder}"
-        )
+        """What to download, how it must lie below `folder`, and the command that converts it, as lines of text."""
+        named = ("<domain>",) if isinstance(self.domains, int) else self.domains
+        _, _, _, domains, classes, _ = self.row
+        lines = [
+            f"{self.name}: {self.images} images, {domains} domains, {classes} classes; {self.group}, {self.subject}",
+            f"licence: {self.licence}",
+            f"citation: {self.citation}",
+            f"source: {self.source}",
+            *([f"note: {self.note}"] if self.note else []),
+            *(
+                [f"or from the hub: throughline data fetch {self.name} {folder} --hub   ({self.hub})"]
+                if self.hub
+                else []
+            ),
+            "expected layout:",
+            *(f"  {folder}/{domain}/<class>/<image>" for domain in named),
+        ]
+        if self.form is not None:
+            out = f"{folder}.csv" if "labels" in self.form.columns else folder
+            lines.append(f"its own form: throughline data import {self.form.source} {out} --form {self.name}")
+            folder = Path(out)
+        return "\n".join([*lines, f"then: throughline data check {folder}"])
 
 
-BENCHMARKS = {
-    name: Benchmark(name, tuple(row.pop("domains")), **row)
-    for name, row in json.loads(resources.files(__package__).joinpath("benchmarks.json").read_text("utf-8")).items()
-}
-"""By name, in the spelling of the command line; `benchmarks.json` has them as data."""
+_FILE = resources.files(__package__).joinpath("benchmarks.json")
+BENCHMARKS = {row.name: row for row in TypeAdapter(list[Benchmark]).validate_json(_FILE.read_bytes())}
+"""By name, in the spelling of the command line: the 20 sets of arXiv 2402.06599. `benchmarks.json` has them as data."""
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """Raises a UsageError for a name that none has."""
+    if name not in BENCHMARKS:
+        raise UsageError(f"no benchmark named {name}", do=did_you_mean(name, BENCHMARKS, "the benchmarks"))
+    return BENCHMARKS[name]
+
 
 # What a picture's first bytes say about its format, for rows that come without a file name.
 SIGNATURES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"), (b"RIFF", ".webp"), (b"GIF8", ".gif"))

@@ -40,7 +40,7 @@ class Defect:
 @dataclass(frozen=True)
 class CheckReport:
     """Counts of images, `counts[domain][class]`, over all domains and classes, and the defects, errors
-    first.
+    first. An image with several labels counts in each of its classes, and once in `images`.
     """
 
     root: Path
@@ -50,6 +50,7 @@ class CheckReport:
     defects: tuple[Defect, ...]
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of classes that are not written as their folders: the display name, then synonyms."""
+    images: int = 0
 
     @property
     def errors(self) -> tuple[Defect, ...]:
@@ -58,8 +59,7 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        images = sum(sum(row.values()) for row in self.counts.values())
-        return {**asdict(self), "root": str(self.root), "ok": not self.errors, "images": images}
+        return {**asdict(self), "root": str(self.root), "ok": not self.errors}
 
 
 def check_images(
@@ -74,8 +74,8 @@ def check_images(
     listing = read_listing(root)
     samples = listing.samples
     domains = tuple(sorted({*listing.folders, *(sample.domain for sample in samples)}))
-    classes = tuple(sorted({sample.label for sample in samples}))
-    tally = Counter((sample.domain, sample.label) for sample in samples)
+    classes = tuple(sorted({label for sample in samples for label in sample.labels}))
+    tally = Counter((sample.domain, label) for sample in samples for label in sample.labels)
     counts = {domain: {label: tally[domain, label] for label in classes} for domain in domains}
     defects = [
         *_layout_defects(listing),
@@ -86,7 +86,7 @@ def check_images(
         *_copies(samples),
     ]
     defects.sort(key=lambda defect: defect.severity != "error")
-    return CheckReport(root, domains, classes, counts, tuple(defects), listing.names)
+    return CheckReport(root, domains, classes, counts, tuple(defects), listing.names, len(samples))
 
 
 def quick_check(images: ImageSet) -> Iterator[Defect]:
@@ -225,7 +225,7 @@ def _copies(samples: list[Sample]) -> Iterable[Defect]:
         if len(copies) < 2:
             continue
         ids = tuple(sample.id for sample in copies)
-        labels = sorted({sample.label for sample in copies})
+        labels = sorted({" + ".join(sample.labels) for sample in copies})
         domains = sorted({sample.domain for sample in copies})
         if len(labels) > 1:
             what = f"same bytes under two labels ({', '.join(labels)})"

@@ -14,7 +14,7 @@ from throughline.core.files import file_sha256, in_threads
 from throughline.domains.listing import Listing, is_there, list_folder, require_single, split_fault
 from throughline.domains.manifests import LETTERS, QUESTIONS, require_answer
 from throughline.domains.samples import ImageSet, Sample
-from throughline.domains.tables import COLUMNS, OPTIONAL, Row, read_csv, read_parquet
+from throughline.domains.tables import COLUMNS, OPTIONAL, Row, labels_of, read_csv, read_parquet
 
 SPLIT_REMEDY = "move their images into <domain>/<class>: throughline makes its own splits"
 
@@ -34,7 +34,7 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
     fault = split_fault(listing.samples)
     if fault is not None:
         raise ThroughlineError(fault, source, SPLIT_REMEDY)
-    labels: dict[str, tuple[str, ...]] = {}  # one tuple for all images of a class
+    labels: dict[tuple[str, ...], tuple[str, ...]] = {}  # one tuple for all images of a class
     samples = []
     for sample, value in zip(listing.samples, hash_files(sample.path for sample in listing.samples), strict=True):
         if isinstance(value, OSError):
@@ -43,13 +43,13 @@ def read_images(source: str | Path, name: str | None = None) -> ImageSet:
         if sample.image_sha256 not in ("", value):
             what = "the file is not the one that the table was made from: its SHA-256 is another"
             raise ThroughlineError(what, sample.path, f"restore it, or make {source} anew: throughline data sample")
-        own = labels.setdefault(sample.label, sample.labels)
+        own = labels.setdefault(sample.labels, sample.labels)
         samples.append(replace(sample, labels=own, image_sha256=value))
     return ImageSet(
         name=name or default_name(source),
         root=listing.root,
         domains=tuple(sorted({sample.domain for sample in samples})),
-        classes=tuple(sorted({sample.label for sample in samples})),
+        classes=tuple(sorted({label for sample in samples for label in sample.labels})),
         samples=tuple(samples),
         names=listing.names,
         empty=tuple(listing.empty),
@@ -118,16 +118,18 @@ def list_table(table: Path) -> Listing:
     A CSV may have any separator and encoding that `tables.read_csv` finds. Spaces around a value are dropped, and
     backslashes are read as Windows means them where no file has them in its name. A cell of `class_name` is how the
     row's class is written, and synonyms behind it, with `|` between them; one row of a class is enough. `parent_id` is
-    the id of the image, in whatever set, that the row's was made from; `image_sha256` the hash that its file had. A
-    table of multiple-choice questions is read as `manifests` has it. Raises a
-    ThroughlineError for a missing column, an empty cell, a path listed twice, two names of one class, or an absolute
-    path outside the table's folder (an id must not name a machine's own folders).
+    the id of the image, in whatever set, that the row's was made from; `image_sha256` the hash that its file had.
+    `labels` are all labels of an image that may have several, with `|` between them; its `label` is then not read. A
+    table of multiple-choice questions is read as `manifests` has it.
+
+    Raises a ThroughlineError for a missing column, an empty cell, a path listed twice, two names of one class, or an
+    absolute path outside the table's folder (an id must not name a machine's own folders).
     """
     if not table.is_file():
         raise ThroughlineError("no such file", table, "give a folder, .csv, .tsv or .parquet")
     choose = partial(_own_columns, table)
     read = read_parquet([table], choose) if table.suffix.lower() == ".parquet" else read_csv(table, choose)
-    if read.embedded:
+    if read.pictures is not None:
         remedy = f"write them as a folder: throughline data import {table} DIR"
         raise ThroughlineError("the images are inside the table", table, remedy)
     listing = Listing(table.parent)
@@ -135,12 +137,12 @@ def list_table(table: Path) -> Listing:
         sample, named = _sample_of_row(table, number, row)
         listing.samples.append(sample)
         names = tuple(name.strip() for name in named.split("|") if name.strip())
-        if names and listing.names.setdefault(sample.label, names) != names:
-            raise ThroughlineError(f"the class {sample.label} has two names", table, "give each class one class_name")
+        if names and listing.names.setdefault(row["label"], names) != names:
+            raise ThroughlineError(f"the class {row['label']} has two names", table, "give each class one class_name")
     if not listing.samples:
         raise ThroughlineError("the table lists no images", table, f"it needs rows of {', '.join(COLUMNS)}")
     require_single(listing.samples, table)
-    listing.samples.sort(key=lambda sample: (sample.domain, sample.label, *posixpath.split(sample.id)))
+    listing.samples.sort(key=lambda sample: (sample.domain, sample.labels, *posixpath.split(sample.id)))
     return listing
 
 
@@ -159,7 +161,7 @@ def _own_columns(table: Path, names: Sequence[str]) -> dict[str, str]:
 def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     """The sample, and its class's names."""
     cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
-    image, domain, label, group, named, parent, sha256 = cells
+    image, domain, _, group, named, parent, sha256, several = cells
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(with_slashes(image, table.parent))
@@ -172,7 +174,8 @@ def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     id = posixpath.normpath(relative.as_posix())
     require_unicode(id, table)
     require_answer(table, number, row)
-    return Sample(id, table.parent, domain, (label,), sha256, group=group or None, parent_id=parent or None), named
+    labels, task = tuple(labels_of(row)), "multi" if several else "single"
+    return Sample(id, table.parent, domain, labels, sha256, task, group or None, parent or None), named
 
 
 def with_slashes(image: str, folder: Path) -> str:

@@ -56,7 +56,7 @@ class Listing:
     @property
     def empty(self) -> list[str]:
         """Class folders without an image, as `domain/class`."""
-        filled = {f"{sample.domain}/{sample.label}" for sample in self.samples}
+        filled = {f"{sample.domain}/{label}" for sample in self.samples for label in sample.labels}
         folders = [f"{domain}/{label}" for domain, labels in self.folders.items() for label in labels]
         return [folder for folder in folders if folder not in filled]
 
@@ -94,7 +94,7 @@ def split_fault(samples: Sequence[Sample]) -> str | None:
     flat = {sample.domain for sample in samples if sample.id.count("/") < 3}
     names = {"domains": ({sample.domain for sample in samples}, not flat)}
     for sample in samples:
-        names.setdefault(f"classes of {sample.domain}", (set(), sample.domain not in flat))[0].add(sample.label)
+        names.setdefault(f"classes of {sample.domain}", (set(), sample.domain not in flat))[0].update(sample.labels)
     for level, (given, nested) in names.items():
         splits = sorted(filter(_SPLIT.fullmatch, given))
         if len(splits) > 1 or (splits and nested and len(given) == 1):

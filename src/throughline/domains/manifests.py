@@ -10,7 +10,7 @@ The TSV has the fields of open-compass/VLMEvalKit, `docs/en/Development.md`; the
 """
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from throughline.core.errors import ThroughlineError
@@ -25,11 +25,12 @@ def manifest_rows(images: ImageSet, samples: Iterable[Sample]) -> list[Row]:
         {
             "image": sample.id,
             "domain": sample.domain,
-            "label": sample.label,
+            "label": "|".join(sample.labels),
             "group": sample.group or "",
-            "class_name": "|".join(images.names.get(sample.label, ())),
+            "class_name": "|".join(images.names.get("|".join(sample.labels), ())),
             "parent_id": sample.parent_id or "",
             "image_sha256": sample.image_sha256,
+            "labels": "|".join(sample.labels) if sample.task == "multi" else "",
         }
         for sample in samples
     ]
@@ -44,9 +45,7 @@ def write_manifest(images: ImageSet, samples: Iterable[Sample], out: Path, quest
     """
     rows = beside(out, images.root, manifest_rows(images, samples))
     is_choice = out.suffix.lower() == ".tsv"
-    write_atomically(
-        out, question_table(rows, images.classes, images.names, question) if is_choice else image_table(rows)
-    )
+    write_atomically(out, question_table(rows, images, question) if is_choice else image_table(rows))
 
 
 # the form of VLMEvalKit ----------------------------------------------------------------------------------------------
@@ -56,17 +55,18 @@ QUESTIONS = {"image": "image_path", "domain": "l2-category", "label": "category"
 LETTERS = string.ascii_uppercase
 
 
-def question_table(
-    rows: Sequence[Row], classes: Sequence[str], names: Mapping[str, Sequence[str]], question: str
-) -> str:
-    """Rows of the image table as questions with the classes as options, in their order, by display name where `names`
-    has one. What the form has no place for, groups and hashes, stands in columns behind it.
+def question_table(rows: Sequence[Row], images: ImageSet, question: str) -> str:
+    """Rows of the image table as questions with the classes as options, in their order, by display name where they have
+    one. What the form has no place for, groups and hashes, stands in columns behind it.
 
     Raises a ThroughlineError for more classes than there are letters.
     """
+    classes, names = images.classes, images.names
     if len(classes) > len(LETTERS):
         what = f"the form has {len(LETTERS)} options, A to Z, and there are {len(classes)} classes"
         raise ThroughlineError(what, do="name a .csv, which has no such limit")
+    if any(row["labels"] for row in rows):
+        raise ThroughlineError("the form has one answer, and images here may have several labels", do="name a .csv")
     options = dict(zip(LETTERS, (in_words(names.get(label, [label])[0]) for label in classes), strict=False))
     optional = [name for name in OPTIONAL if any(row.get(name) for row in rows)]
     head = ["index", "image_path", "question", *options, "answer", "category", "l2-category", "split", *optional]

@@ -70,7 +70,8 @@ class Sample:
     def label(self) -> str:
         """The one label of a single-label sample."""
         if self.task != "single" or len(self.labels) != 1:
-            raise ValueError(f"sample {self.id} has task {self.task!r} and labels {self.labels}, not one label")
+            what = f"{self.id} may have several labels, and this takes images with one"
+            raise ThroughlineError(what, self.root, "ask for the answer paths of zero_shot, which take them")
         return self.labels[0]
 
 
@@ -92,6 +93,11 @@ class ImageSet:
     """Of classes that are not written as they are called here: the display name, then synonyms."""
     empty: tuple[str, ...] = ()
     """Class folders without an image, as `domain/class`."""
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return any(sample.task == "multi" for sample in self.samples)
 
     @cached_property
     def by_id(self) -> dict[str, Sample]:
@@ -133,11 +139,13 @@ class ImageSet:
 
 
 def balanced(samples: Sequence[Sample], per_class: int, seed: int) -> tuple[Sample, ...]:
-    """At most `per_class` of each class and domain, in their own order. Whether a sample is chosen depends on no other
-    class, and with a smaller number the choice is a part of this one."""
-    cells: dict[tuple[str, tuple[str, ...]], list[Sample]] = {}
+    """At most `per_class` of each class and domain, in their own order; of samples with several labels, those that are
+    among so many of any of theirs. Whether a sample is chosen depends on no other class, and with a smaller number the
+    choice is a part of this one."""
+    cells: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
-        cells.setdefault((sample.domain, sample.labels), []).append(sample)
+        for label in sample.labels:
+            cells.setdefault((sample.domain, label), []).append(sample)
     drawn = (sorted(cell, key=lambda sample: seed_of(seed, "asked", sample.id))[:per_class] for cell in cells.values())
     chosen = {sample.id for cell in drawn for sample in cell}
     return tuple(sample for sample in samples if sample.id in chosen)
@@ -146,7 +154,7 @@ def balanced(samples: Sequence[Sample], per_class: int, seed: int) -> tuple[Samp
 def spread(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
     """At most `limit` of the samples in their own order, taken from the domains in turn and within each from its
     classes in turn."""
-    domains, classes = sorted({sample.domain for sample in samples}), sorted({sample.label for sample in samples})
+    domains, classes = sorted({sample.domain for sample in samples}), sorted({sample.labels[0] for sample in samples})
     by_domain = []
     for number, domain in enumerate(domains):
         # each domain begins with another class, so that few images show many classes
@@ -154,7 +162,7 @@ def spread(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
         by_class: dict[str, list[Sample]] = {label: [] for label in classes[first:] + classes[:first]}
         for sample in samples:
             if sample.domain == domain:
-                by_class[sample.label].append(sample)
+                by_class[sample.labels[0]].append(sample)
         by_domain.append(_in_turn(by_class.values()))
     chosen = {sample.id for sample in _in_turn(by_domain)[:limit]}
     return tuple(sample for sample in samples if sample.id in chosen)

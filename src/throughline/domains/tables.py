@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import composed
 
 COLUMNS = ("image", "domain", "label")
-OPTIONAL = ("group", "class_name", "parent_id", "image_sha256")
+OPTIONAL = ("group", "class_name", "parent_id", "image_sha256", "labels")
+_FIELD = re.compile(r"\{([^{}]+)\}")
 SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
 """By the name that a user gives them."""
 
@@ -27,14 +29,15 @@ Choice = Callable[[Sequence[str]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class TableRows:
-    """What was read: the form of the file in words, the table's column for each of ours, the rows, and whether the
-    images themselves are in the table: `embedded_images` gives them, and the cell `image` is the row's number from 0.
+    """What was read: the form of the file in words, the table's column for each of ours, the rows, and, where the
+    images themselves are in the table, these as `{bytes, path}`, in the order of the rows; the cell `image` is then the
+    row's number from 0.
     """
 
     form: str
     columns: Mapping[str, str]
     rows: list[Row]
-    embedded: bool = False
+    pictures: Iterable[Mapping[str, Any] | None] | None = None
 
 
 def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
@@ -68,7 +71,8 @@ def read_csv(table: Path, choose: Choice, separator: str | None = None, encoding
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=SEPARATORS[separator])
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         columns = choose(reader.fieldnames)
-        rows = [{name: cell(row[column]) for name, column in columns.items()} for row in reader]
+        numbered = ({"row": number, **row} for number, row in enumerate(reader))
+        rows = [{name: fill(column, row) for name, column in columns.items()} for row in numbered]
     except csv.Error as error:
         raise ThroughlineError(f"not a CSV file: {error}", table) from error
     form = f"CSV, {encoding.removesuffix('-sig')}, separated by {separator}"
@@ -86,17 +90,21 @@ def read_parquet(files: Sequence[Path], choose: Choice) -> TableRows:
     try:
         schema = parquet.read_schema(files[0])
         columns = choose(schema.names)
-        embedded = bool(pyarrow.types.is_struct(schema.field(columns["image"]).type))
+        image = columns["image"]
+        embedded = image in schema.names and bool(pyarrow.types.is_struct(schema.field(image).type))
         read = {name: column for name, column in columns.items() if not (embedded and name == "image")}
+        needed = dict.fromkeys(name for column in read.values() for name in used(column))
         for file in files:
-            cells += parquet.read_table(file, columns=[*dict.fromkeys(read.values())]).to_pylist()
+            cells += parquet.read_table(file, columns=[*needed]).to_pylist()
     except pyarrow.ArrowException as error:
         raise ThroughlineError(f"not a Parquet file: {error}", files[0]) from error
     named = _class_labels(schema.metadata)
-    rows = [{name: cell(row[column], named.get(column, ())) for name, column in read.items()} for row in cells]
-    if embedded:
-        rows = [{**row, "image": str(number)} for number, row in enumerate(rows)]
-    return TableRows(f"Parquet with {'embedded images' if embedded else 'paths'}", columns, rows, embedded)
+    cells = [{column: cell(value, named.get(column, ())) for column, value in row.items()} for row in cells]
+    rows = [{name: fill(column, row) for name, column in read.items()} for row in cells]
+    if not embedded:
+        return TableRows("Parquet with paths", columns, rows)
+    rows = [{**row, "image": str(number)} for number, row in enumerate(rows)]
+    return TableRows("Parquet with embedded images", columns, rows, embedded_images(files, image))
 
 
 def embedded_images(files: Iterable[Path], column: str) -> Iterator[Mapping[str, Any] | None]:
@@ -106,6 +114,25 @@ def embedded_images(files: Iterable[Path], column: str) -> Iterator[Mapping[str,
     for file in files:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=64, columns=[column]):
             yield from batch.column(0).to_pylist()
+
+
+def used(column: str) -> list[str]:
+    """The columns that a column uses: itself, or those in the braces of a template such as `{image_id}.jpg`."""
+    return _FIELD.findall(column) or [column]
+
+
+def fill(column: str, row: Mapping[str, Any]) -> str:
+    """A row's cell of a column or template, composed; empty where a column of the template is."""
+    cells = {name: cell(row.get(name)) for name in used(column)}
+    if column in cells:
+        return cells[column]
+    return _FIELD.sub(lambda field: cells[field[1]], column) if all(cells.values()) else ""
+
+
+def labels_of(row: Row) -> list[str]:
+    """The one label of a row, or those in its cell `labels`, where an image may have several."""
+    several = [label.strip() for label in row.get("labels", "").split("|") if label.strip()]
+    return [*dict.fromkeys(several)] or [row["label"]]
 
 
 def image_table(rows: Iterable[Row]) -> str:

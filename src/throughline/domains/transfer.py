@@ -21,7 +21,7 @@ from throughline.domains.benchmarks import write_rows
 from throughline.domains.images import ImageError, bits_in_use, image_bytes, image_fault, load_image
 from throughline.domains.manifests import manifest_rows
 from throughline.domains.samples import ImageSet, on_disk
-from throughline.domains.tables import beside, embedded_images, image_table
+from throughline.domains.tables import beside, image_table
 from throughline.domains.views import View, load_sample, view_of
 
 Report = Callable[[int, int | None], None]
@@ -33,7 +33,7 @@ def write_table(archive: Archive, out: Path) -> None:
 
     Raises a ThroughlineError where it is there already, and where images do not lie below its folder.
     """
-    if archive.table.embedded:
+    if archive.table.pictures is not None:
         raise ThroughlineError("the images are inside the source, a table cannot name them", out, "name a folder")
     write_atomically(out, image_table(beside(out, archive.folder, archive.rows)))
 
@@ -42,7 +42,7 @@ def find_truncated(archive: Archive, fill: bool, report_progress: Report) -> set
     """Decodes every image; gives the truncated ones. Raises a ThroughlineError for one that cannot be read, and, unless
     they are to be filled, for a truncated one. Images inside a table are not looked at.
     """
-    images = () if archive.table.embedded else dict.fromkeys(row["image"] for row in archive.rows)
+    images = () if archive.table.pictures is not None else dict.fromkeys(row["image"] for row in archive.rows)
     truncated, paths = [], [on_disk(archive.folder, image) for image in images]
     for number, (path, fault) in enumerate(zip(paths, in_threads(image_fault, paths), strict=True), start=1):
         if fault is not None:
@@ -66,8 +66,8 @@ def write_folder(
     domain become 16: sites differ in their cameras.
     """
     pictures: Iterable[Mapping[str, Any]]
-    if archive.table.embedded:
-        numbered = enumerate(embedded_images(archive.files, archive.table.columns["image"]))
+    if archive.table.pictures is not None:
+        numbered = enumerate(archive.table.pictures)
         rows = {int(row["image"]): row for row in archive.rows}
         pictures = ({**rows[number], "image": image} for number, image in numbered if number in rows)
     else:

@@ -17,29 +17,26 @@ from throughline.domains.tables import COLUMNS, Row, image_table, read_csv
 from throughline.evaluation.folds import measure_only
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
-from throughline.experiment.plan import FOLD
 from throughline.experiment.preparation import place_of
-from throughline.runs.unit import EVALUATE, PROBE, Unit
-
-MANIFEST = "manifest"
-"""The name of the files, of which each image set has one: manifest.csv, manifest-2.csv, ..."""
+from throughline.runs.unit import VALIDATE, Unit
 
 
 def fix_manifests(
     run_folder: Path, units: Sequence[Unit], config: RunConfig, sets: Sequence[ImageSet], renew: bool
 ) -> None:
-    """Writes what the units ask about. Unless `renew`, raises a ThroughlineError where an earlier call on the folder
-    fixed other images in a domain that is asked about; further ones may be added."""
+    """Writes what the units ask about: manifest.csv, manifest-2.csv, ... of each image set. Unless `renew`, raises a
+    ThroughlineError where an earlier call on the folder fixed other images in a domain that is asked about; further
+    ones may be added."""
     named = {images.name: images for images in sets}
     images_of = cache(lambda name, *fold: measure_only(named[name], *fold).test)
     asked: dict[str, set[str]] = {name: set() for name in named}
     for unit in units:
-        if unit.kind in (FOLD, EVALUATE, PROBE):
+        if unit.targets and unit.kind != VALIDATE:
             own, _ = own_config(unit, config, sets)
             of_targets = images_of(unit.dataset, unit.targets, own.data.trial_seed, own.data.split_rule)
             asked[unit.dataset].update(sample.id for sample in own.evaluation.chosen(of_targets))
     for position, (name, images) in enumerate(named.items()):
-        path = run_folder / f"{place_of(MANIFEST, position)}.csv"
+        path = run_folder / f"{place_of('manifest', position)}.csv"
         rows = manifest_rows(images, (sample for sample in images.samples if sample.id in asked[name]))
         if path.is_file() and not renew:
             _require_same(path, rows)
