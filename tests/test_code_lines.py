@@ -18,8 +18,8 @@ Asking apart from training, about a sample or a view of the images and behind la
 features and probes 120, three ways to count likelihoods, several models in one run and models behind endpoints 230,
 the verb `ood` with its factors, curves and causes of errors 390. Manifests, of runs and as tables that are compared,
 and VLMEvalKit's form of them are 128, concept graphs 208. Options in an order of each sample's own, at an endpoint,
-too, are 48. Wordings from a file, with the classes in words, and descriptions in the place of images are 71. The catalogue of 20 sets,
-their official forms and DrugOOD's molecules are 101."""
+too, are 48. Wordings from a file, with the classes in words, and descriptions in the place of images are 71. The
+catalogue of 20 sets, their official forms and DrugOOD's molecules are 101, answers of several labels 21."""
 
 SOURCE = '''"""A module.
 

@@ -14,6 +14,7 @@ from tests.mllm.tiny import FAMILIES, write_checkpoint
 from tests.training.small import chain_of, with_lora
 
 from throughline.chains.outcomes import Outcome
+from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import ImageSet, Sample
 from throughline.evaluation import answers
 from throughline.evaluation.answers import answer_samples
@@ -24,6 +25,7 @@ from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import Continuation
 from throughline.questions.prompt import Prompt, user_prompt
 from throughline.questions.question import Generated, Likelihood, Question, Reading
+from throughline.questions.question_set import make_question_set
 from throughline.runs.records import Prediction
 from throughline.runs.unit import Unit
 
@@ -249,6 +251,10 @@ def test_an_answer_of_several_classes_is_right_when_the_set_is_equal(
     replies(monkeypatch, "a dog and a cat", "a dog and a cat", "a dog, a cup", "")
     question = Question("classes", lambda sample: user_prompt(sample, "Which?"), Generated(read_words, 8))
     predictions = answer_samples(tiny_mllm, samples, [question], batch=4)
+    (ours,) = make_question_set(CLASSES, several=True).build(AnswerSettings(answers=("label",)))
+    assert answer_samples(tiny_mllm, samples, [ours], batch=4) == [
+        replace(p, answer="label", predicted=tuple(sorted(p.predicted)) if p.predicted else None) for p in predictions
+    ]
     assert [p.predicted for p in predictions] == [("cat", "dog"), ("cat", "dog"), ("dog", "cup"), None]
     assert [p.correct for p in predictions] == [True, False, True, False]
     unit = Unit("evaluate", "d", ("sketch",), "zero_shot", "m", 0)

@@ -103,11 +103,23 @@ def test_a_split_without_samples_is_told_as_such() -> None:
     assert found.metrics == {}
 
 
-@pytest.mark.parametrize("said", [("cat",), ("cat", "cup"), None])
-def test_samples_with_several_labels_have_no_measure_that_counts_classes(said: tuple[str, ...] | None) -> None:
-    several = replace(predicted("b", "cat", "cat"), labels=("cat", "cup"), predicted=said)
-    (found,) = results_lines([LABEL[0], several], CLASSES, {"all": None}, UNIT, {})
-    assert (found.correct, found.metrics) == (1 + (said == ("cat", "cup")), {})
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_with_several_labels_are_right_as_sets_and_measured_class_by_class(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    true, given = (rng.uniform(size=(2, 40, len(CLASSES))) < 0.4).tolist()
+    true[0] = [True] * len(CLASSES)
+    sets = [
+        [tuple(c for c, shown in zip(CLASSES, row, strict=True) if shown) for row in side] for side in (true, given)
+    ]
+    answers = [
+        replace(predicted(str(n), "cat", "cat"), labels=labels, predicted=said or None)
+        for n, (labels, said) in enumerate(zip(*sets, strict=True))
+    ]
+    (found,) = results_lines(answers, CLASSES, {"all": None}, UNIT, {})
+    assert found.correct == sum(labels == said and said != () for labels, said in zip(*sets, strict=True))
+    options = {"average": "macro", "zero_division": 0}
+    assert found.metrics["macro_f1"] == pytest.approx(f1_score(true, given, **options))
+    assert found.metrics["balanced_accuracy"] == pytest.approx(recall_score(true, given, **options))
 
 
 @pytest.mark.parametrize("seed", range(8))

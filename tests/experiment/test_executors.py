@@ -1,5 +1,6 @@
 """The real executor on the smallest of everything: what it leaves, and that nothing but `seconds` ever differs."""
 
+import csv
 import json
 import math
 import os
@@ -49,6 +50,7 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
+from throughline.questions.wording import with_options
 from throughline.reporting.page import write_page
 from throughline.reporting.results import groups, summarise
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
@@ -691,6 +693,30 @@ def test_descriptions_are_asked_about_in_the_place_of_images(here: Run, tiny_mll
     assert set(group.predictions["domain"]) == {"photo", "sketch"}
     page = write_page(finished.folder).read_text()
     assert "told described" in page
+
+
+def test_images_with_several_labels_are_asked_about_all_of_them(
+    here: Run, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_images.root, tmp_path / "images")
+    table = tmp_path / "images" / "several.csv"
+    rows = [f"{s.id},{s.domain},x,{s.label}|{tiny_images.classes[n % 3]}" for n, s in enumerate(tiny_images.samples)]
+    table.write_text("\n".join(["image,domain,label,labels", *rows]))
+    asked: list[str] = []
+    ask = "throughline.questions.question_set.with_options"
+    monkeypatch.setattr(ask, lambda *of: asked.append(with_options(*of)) or asked[-1])
+    finished = here(tmp_path / "run", "methods=zero_shot", f"data={{images: {table}, targets: [sketch]}}")
+    assert any("Name all that apply" in question for question in asked)
+    (unit,) = read_run(finished.folder).units.values()
+    images = read_images(table)
+    assert {p.labels for p in unit.predictions()} == {s.labels for s in images.in_domain("sketch")}
+    for p in unit.predictions():
+        assert p.predicted is None or isinstance(p.predicted, tuple if p.answer != "likelihood" else str)
+    assert {row["n"] for row in results(finished.folder) if row["split"] == "all"} == {15}
+    with (finished.folder / "manifest.csv").open(newline="") as file:
+        assert [row["labels"] for row in csv.DictReader(file)] == [
+            "|".join(s.labels) for s in images.in_domain("sketch")
+        ]
 
 
 def test_two_models_of_one_run_give_what_each_gives_alone(here: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:

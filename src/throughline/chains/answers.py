@@ -3,38 +3,41 @@ verdict rules all read answers through here: no random choice, no first class of
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from throughline.chains.mentions import Mentions, classes_of, find_mentions, words_in
-from throughline.chains.names import COMMA, STOP, Aliases, Prose, words_of
+from throughline.chains.names import ARTICLES, COMMA, STOP, Aliases, Prose, words_of
 from throughline.chains.outcomes import Outcome
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`label` is a class of the list exactly when `outcome` is ok, else None."""
+    """`label` is a class of the list exactly when `outcome` is ok, else None. `labels` are then the classes named,
+    sorted: more than that one where several may be right."""
 
     label: str | None
     outcome: Outcome
+    labels: tuple[str, ...] = ()
 
 
-def parse_answer(text: str, classes: Sequence[str], aliases: Aliases | None = None) -> Answer:
+def parse_answer(text: str, classes: Sequence[str], aliases: Aliases | None = None, several: bool = False) -> Answer:
     """The one class of `classes` that `text` asserts.
 
     Thinking before the answer is not read. What is stated as the answer ("Answer: …", `\\boxed`, JSON, `<answer>`, "I
     settle on …") stands before what is weighed. Names are compared after normalisation: case, articles, punctuation,
     underscores, plurals, and `aliases` (class → other names). The longest name wins ("coffee mug" over "mug"); names
     stand between word boundaries. Outcomes: ok, ambiguous, negated, out_of_list, refusal, empty, and truncated for
-    thinking that does not end. Never raises on any text; ThroughlineError for a class list or aliases that cannot be
-    told apart. Linear time.
+    thinking that does not end. With `several`, an image may be of several classes, and an answer that asserts them is
+    not ambiguous, unless it says "or". Never raises on any text; ThroughlineError for a class list or aliases that
+    cannot be told apart. Linear time.
     """
     spoken = _without_thinking(text)
     if text.strip() and spoken is None:
         return Answer(None, Outcome.TRUNCATED)
     spoken = _SPECIAL_TOKEN.sub(" ", spoken or "")
     marked = [part for match in _MARKED.finditer(spoken) for part in match.groups() if part and words_of(part)]
-    answers = {_read(find_mentions(part, classes, aliases)) for part in marked or [spoken]}
+    answers = {_read(find_mentions(part, classes, aliases), several) for part in marked or [spoken]}
     return answers.pop() if len(answers) == 1 else Answer(None, Outcome.AMBIGUOUS)
 
 
@@ -59,17 +62,18 @@ def _without_thinking(text: str) -> str | None:
     return None if _THINKING_STARTS.match(text) else text
 
 
-def _read(mentions: Mentions) -> Answer:
+def _read(mentions: Mentions, several: bool) -> Answer:
     """What a text without marks asserts: where it states an answer, else all of it but what declines to answer."""
     if not mentions.prose.words:
         return Answer(None, Outcome.EMPTY)
     if mentions.whole:
-        return _of(mentions)
+        return _of(mentions, several)
     statements = list(_statements(mentions.prose))
-    stated = [part for part in _stated(mentions, statements) if part.named]
+    listed = {span.start for span in mentions.asserted} if several else set[int]()
+    stated = [part for part in _stated(mentions, statements, listed) if part.named]
     asserting = [part for part in stated if part.asserted]
     if stated:
-        answers = {_of(part) for part in asserting or stated}
+        answers = {_of(part, several) for part in asserting or stated}
         return answers.pop() if len(answers) == 1 else Answer(None, Outcome.AMBIGUOUS)
     if any(binding for _, binding in statements):  # "Answer: a wolf" is answered, whatever else is named
         return Answer(None, Outcome.OUT_OF_LIST)
@@ -77,17 +81,22 @@ def _read(mentions: Mentions) -> Answer:
     mentions = mentions.without({place for start, end in refusals for place in range(start, end)})
     if refusals and not mentions.asserted:
         return Answer(None, Outcome.REFUSAL)
-    return _of(mentions)
+    return _of(mentions, several)
 
 
-def _of(mentions: Mentions) -> Answer:
+def _of(mentions: Mentions, several: bool) -> Answer:
     asserted, denied = classes_of(mentions.asserted), classes_of(mentions.denied)
     if not mentions.named:
         return Answer(None, Outcome.OUT_OF_LIST)
-    if len(asserted) == 1 and not asserted & denied:
-        return Answer(next(iter(asserted)), Outcome.OK)
+    unsure = any(len(span.classes) > 1 or _follows_or(mentions.prose, span.start) for span in mentions.asserted)
+    if (len(asserted) == 1 or (asserted and several and not unsure)) and not asserted & denied:
+        return Answer(min(asserted), Outcome.OK, tuple(sorted(asserted)))
     negated = not asserted and not mentions.considered
     return Answer(None, Outcome.NEGATED if negated else Outcome.AMBIGUOUS)
+
+
+def _follows_or(prose: Prose, start: int) -> bool:
+    return [word for word in prose.words[max(start - 2, 0) : start] if word not in ARTICLES][-1:] == ["or"]
 
 
 # what is stated as the answer ----------------------------------------------------------------------------------------
@@ -134,15 +143,19 @@ def _same_clause(prose: Prose, start: int, end: int) -> set[str]:
     return words
 
 
-def _stated(mentions: Mentions, statements: Sequence[tuple[int, bool]]) -> Iterator[Mentions]:
-    """What each statement names: its first clause, or its whole line where that clause only denies. A statement within
-    another one adds nothing, and is left out, so that a long text is read once."""
+def _stated(
+    mentions: Mentions, statements: Sequence[tuple[int, bool]], listed: Collection[int] = ()
+) -> Iterator[Mentions]:
+    """What each statement names: its first clause, or its whole line where that clause only denies; and the clauses
+    behind that begin with a word of `listed`. A statement within another one adds nothing, and is left out, so that a
+    long text is read once."""
     prose, end = mentions.prose, 0
     for start, _ in sorted(statements):
         if start < end:
             continue
         places = range(start + 1, len(prose.words))
-        end = next((at for at in places if prose.gaps[at] == STOP or at in prose.lines), len(prose.words))
+        ends = (at for at in places if (prose.gaps[at] == STOP or at in prose.lines) and at not in listed)
+        end = next(ends, len(prose.words))
         part = mentions.within(start, end)
         if part.named and not part.asserted:
             end = next((at for at in places if at in prose.lines), len(prose.words))

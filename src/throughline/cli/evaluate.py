@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     images = read_images(arguments.images)
     record = find_record(arguments.model, arguments.hub)
     compare_classes(record.classes if record is not None else images.classes, images)
-    questions = record.questions if record else make_question_set(images.classes, names=images.names)
+    questions = make_question_set(images.classes, names=images.names, several=images.several)
+    questions = record.questions if record else questions
     if arguments.out is not None:
         require_writable(arguments.out)
     model = replace(open_chosen(arguments, None if record else images.classes), questions=questions)

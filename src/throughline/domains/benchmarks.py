@@ -71,11 +71,10 @@ class Benchmark:
             "expected layout:",
             *(f"  {folder}/{domain}/<class>/<image>" for domain in named),
         ]
+        out = f"{folder}.csv" if self.form is not None and "labels" in self.form.columns else folder
         if self.form is not None:
-            out = f"{folder}.csv" if "labels" in self.form.columns else folder
             lines.append(f"its own form: throughline data import {self.form.source} {out} --form {self.name}")
-            folder = Path(out)
-        return "\n".join([*lines, f"then: throughline data check {folder}"])
+        return "\n".join([*lines, f"then: throughline data check {out}"])
 
 
 _FILE = resources.files(__package__).joinpath("benchmarks.json")

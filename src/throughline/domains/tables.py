@@ -131,8 +131,7 @@ def fill(column: str, row: Mapping[str, Any]) -> str:
 
 def labels_of(row: Row) -> list[str]:
     """The one label of a row, or those in its cell `labels`, where an image may have several."""
-    several = [label.strip() for label in row.get("labels", "").split("|") if label.strip()]
-    return [*dict.fromkeys(several)] or [row["label"]]
+    return [*dict.fromkeys(part.strip() for part in row.get("labels", "").split("|") if part.strip())] or [row["label"]]
 
 
 def image_table(rows: Iterable[Row]) -> str:

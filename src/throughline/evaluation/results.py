@@ -51,15 +51,17 @@ def results_lines(
 
 
 def _class_measures(chosen: Sequence[Prediction]) -> dict[str, float]:
-    """CLASS_MEASURES: mean recall and mean F1 over the classes that the samples show. An answer without a class costs
-    its sample's class recall and no class precision, and so does a class that no sample shows."""
-    from sklearn.metrics import precision_recall_fscore_support as scores_of
-
-    if not chosen or any(len(p.labels) != 1 or isinstance(p.predicted, tuple) for p in chosen):
+    """CLASS_MEASURES: mean recall and mean F1 over the classes that the samples show, each class by itself where a
+    sample has several. An answer without a class costs its sample's classes recall and no class precision, and so does
+    a class that no sample shows."""
+    if not any(p.labels for p in chosen):
         return {}
-    true, given = [p.labels[0] for p in chosen], [p.predicted or "" for p in chosen]
-    _, recall, f1, _ = scores_of(true, given, labels=sorted(set(true)), average="macro", zero_division=0)
-    return {"balanced_accuracy": float(recall), "macro_f1": float(f1)}
+    labels = sorted({label for p in chosen for label in p.labels})
+    said = [(p.predicted,) if isinstance(p.predicted, str) else p.predicted or () for p in chosen]
+    sides = [p.labels for p in chosen], said
+    true, given = (np.array([[label in own for label in labels] for own in side]) for side in sides)
+    right, shown, named = (counted.sum(axis=0) for counted in (true & given, true, given))
+    return {"balanced_accuracy": float((right / shown).mean()), "macro_f1": float((2 * right / (shown + named)).mean())}
 
 
 def _calibration(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[str, float]:

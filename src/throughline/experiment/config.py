@@ -224,10 +224,10 @@ class RunConfig(Settings):
             )
         return self
 
-    def question_set(self, classes: Sequence[str], names: Aliases | None = None) -> QuestionSet:
+    def question_set(self, classes: Sequence[str], names: Aliases | None = None, several: bool = False) -> QuestionSet:
         """The questions about images of these classes, as this config words them, with the names that images have."""
         described = self.evaluation.described
-        return make_question_set(classes, FORMATS[self.chains.format], self.questions, names, described)
+        return make_question_set(classes, FORMATS[self.chains.format], self.questions, names, described, several)
 
     def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         """What is asked about: of a target's samples some, as they are shown; or all descriptions of classes."""

@@ -109,7 +109,7 @@ def _open_session(task: Task, fold: Fold) -> _Session:
     record_environment(task.run_folder, {"device": device_name(mllm.device)})
     room = int(config.data.cache_gb * 1e9)
     cache = PixelCache(task.run_folder / PIXELS, room, processor_settings(mllm.chat)) if room else None
-    questions = config.question_set(task.images.classes, task.images.names)
+    questions = config.question_set(task.images.classes, task.images.names, task.images.several)
     return _Session(task, fold, mllm, questions, ImageReader(mllm.chat, cache=cache))
 
 
@@ -263,7 +263,7 @@ def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
 
     config, seconds = task.config, Counter[str]()
     asked = config.asked(fold.test)
-    questions = config.question_set(task.images.classes, task.images.names)
+    questions = config.question_set(task.images.classes, task.images.names, task.images.several)
     predictions = ask_endpoint(
         config.model,
         replace(task.images, samples=asked),

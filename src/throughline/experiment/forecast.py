@@ -216,7 +216,7 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
     width, height = _typical_size(config, images)
     image = chat.encode_image(Image.new("RGB", (width, height)), "typical")
     chains, source = sample_chains(config, images)
-    prompts = config.question_set(images.classes, images.names)
+    prompts = config.question_set(images.classes, images.names, images.several)
     # Every class counts once more, so that those without a sample have their place in the trie.
     labels = [*images.classes, *(label for sample in images.samples for label in sample.labels)]
     paths, typical = count_paths(chat, prompts, image, labels, chains)

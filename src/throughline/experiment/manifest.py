@@ -34,7 +34,7 @@ def fix_manifests(
         if unit.targets and unit.kind != VALIDATE:
             own, _ = own_config(unit, config, sets)
             of_targets = images_of(unit.dataset, unit.targets, own.data.trial_seed, own.data.split_rule)
-            asked[unit.dataset].update(sample.id for sample in own.evaluation.chosen(of_targets))
+            asked[unit.dataset].update(s.id for s in own.evaluation.chosen(of_targets) if not own.evaluation.described)
     for position, (name, images) in enumerate(named.items()):
         path = run_folder / f"{place_of('manifest', position)}.csv"
         rows = manifest_rows(images, (sample for sample in images.samples if sample.id in asked[name]))

@@ -66,14 +66,21 @@ class Question:
     answer: Generated | Likelihood
 
 
-def read_label(classes: tuple[str, ...], names: Aliases, text: str, finish_reason: str) -> Reading:
-    """The one class that a text names; `names` are further ones of the classes."""
-    answer = parse_answer(text, classes, names)
-    return Reading(answer.label, answer.outcome)
+def read_label(
+    classes: tuple[str, ...], names: Aliases, text: str, finish_reason: str, several: bool = False
+) -> Reading:
+    """The one class that a text names, or all that it names, where an image may be of `several`; `names` are further
+    ones of the classes."""
+    answer = parse_answer(text, classes, names, several)
+    return Reading((answer.labels or None) if several else answer.label, answer.outcome)
 
 
-def read_chain(classes: tuple[str, ...], format: ChainFormat, names: Aliases, text: str, finish_reason: str) -> Reading:
-    """The class that a chain concludes in. A chain that is not well formed gives no class: a name somewhere in it is
-    not its conclusion."""
+def read_chain(
+    classes: tuple[str, ...], format: ChainFormat, names: Aliases, text: str, finish_reason: str, several: bool = False
+) -> Reading:
+    """The class that a chain concludes in, or all. A chain that is not well formed gives no class: a name somewhere in
+    it is not its conclusion."""
     parsed = parse_chain(text, format, classes, finish_reason, names)
+    if several and parsed.chain is not None:
+        return read_label(classes, names, parsed.chain.answer, finish_reason, several)
     return Reading(parsed.label, parsed.outcome)

@@ -16,7 +16,7 @@ from throughline.domains.samples import Sample
 from throughline.questions.in_context import with_descriptions
 from throughline.questions.prompt import ImageThenText, Prompt, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
-from throughline.questions.wording import LABEL_TEMPLATE, class_name, listed, stage_instruction, with_options
+from throughline.questions.wording import class_name, label_template, listed, stage_instruction, with_options
 
 LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast", "prior"]] = {
     "likelihood": "sum",
@@ -37,6 +37,8 @@ class QuestionSet:
     reasoning: str
     names: Aliases = field(default_factory=dict)
     """Of classes that are not written as their folders: the display name, and synonyms that answers may use."""
+    several: bool = False
+    """Whether an image may be of several classes."""
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -56,8 +58,9 @@ class QuestionSet:
             about = partial(ShuffledOptions, self.class_names, about, shuffled)
         about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None
-        label = Generated(partial(read_label, self.classes, self.names), settings.label_tokens)
-        read = partial(read_chain, self.classes, self.format, self.names)
+        read_text = partial(read_label, self.classes, self.names, several=self.several)
+        label = Generated(read_text, settings.label_tokens)
+        read = partial(read_chain, self.classes, self.format, self.names, several=self.several)
         questions = {
             "label": Question("label", about_label, label),
             "reasoning": Question("reasoning", about_reasoning, Generated(read, settings.chain_tokens, format)),
@@ -95,9 +98,11 @@ def make_question_set(
     wording: WordingSettings | None = None,
     names: Aliases | None = None,
     described: bool = False,
+    several: bool = False,
 ) -> QuestionSet:
     """Both questions for a class list, options in the order given; `wording` replaces ours. `names` are display name
     and synonyms of some classes. `described` classes are asked about by their descriptions, which stand in no question.
+    With `several`, an image may be of several classes, and an answer names all.
 
     ThroughlineError for a label question without `{options}`, for an empty class list, for names of no class or of two,
     and for descriptions of other classes.
@@ -105,7 +110,7 @@ def make_question_set(
     wording = wording or WordingSettings()
     if names:
         matcher_of(classes, names)  # raises what they cannot be
-    label, told = with_options(wording.label or LABEL_TEMPLATE, classes, names), wording.descriptions
+    label, told = with_options(wording.label or label_template(several), classes, names), wording.descriptions
     if (told or described) and set(told) != set(classes):
         lacking, unknown = set(classes) - set(told), set(told) - set(classes)
         what = [f"no description of {', '.join(sorted(lacking))}"] if lacking else []
@@ -117,4 +122,4 @@ def make_question_set(
         label = with_descriptions(label, {class_name(name, names): "; ".join(told[name]) for name in classes})
     label = f"{wording.frame}\n{label}" if wording.frame else label
     reasoning = f"{label}\n{wording.instruction or stage_instruction(format)}"
-    return QuestionSet(tuple(classes), format, label, reasoning, names or {})
+    return QuestionSet(tuple(classes), format, label, reasoning, names or {}, several)

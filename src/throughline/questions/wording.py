@@ -20,6 +20,12 @@ LABEL_TEMPLATE = f"{LABEL_QUESTION} Choose from the following options: {OPTIONS_
 line break that follows in the reasoning question, and the two questions would share one token less."""
 
 
+def label_template(several: bool = False) -> str:
+    """The label question of ours, where an image may have `several` labels and where it has one."""
+    all_of_them = f"What is in this photo? Name all that apply of the following options: {OPTIONS_PLACE}"
+    return all_of_them if several else LABEL_TEMPLATE
+
+
 def class_name(label: str, names: Aliases | None = None) -> str:
     """How a class is written in prompts and chains: the first of its `names`, or its folder name without them, with
     blanks for underscores."""

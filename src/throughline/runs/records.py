@@ -17,7 +17,8 @@ SCHEMA = 1
 
 CLASS_MEASURES = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1"}
 """Those of a results line's metrics that count every class alike, with their headings. Lines of earlier versions have
-none, nor have lines about no sample, or about samples with several labels: there an answer is right as a set."""
+none, nor have lines about no sample. Of samples with several labels an answer is right as a set, and each class is
+measured by itself."""
 
 Record = TypeVar("Record")
 Factor = str | int | float | bool
