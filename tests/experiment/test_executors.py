@@ -745,7 +745,8 @@ def test_probes_stand_beside_the_answers_and_scikit_learn_gives_the_same(here: R
     asked = [row.sample_id for row in answered.predictions()]
     kept = np.load(probed.folder / "features.npz")
     ids, train = kept["ids"].tolist(), [name for name in kept["ids"].tolist() if name not in asked]
-    points = [name for name in kept.files if name != "ids"]
+    points = [name for name in kept.files if name not in {"ids", "labels", "groups"}]
+    assert kept["labels"].tolist() == [name.split("/")[1] for name in ids] and kept["groups"].tolist() == ids
     assert points[:3] == ["tower", "projector", "layer 0, image"] and len(points) == 2 + 2 * 3
     for point in points:
         said = {row.sample_id: row.predicted for row in probed.predictions() if row.answer == f"probe: {point}"}

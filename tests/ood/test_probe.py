@@ -1,6 +1,7 @@
 """What a probe can and cannot read, on features that are made for it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.ood.probe import Features, probe, probe_predictions
+from throughline.ood.probe import FEATURES, Features, probe, probe_predictions, read_by
 
 CLASSES = ("boat", "cat", "dog")
 
@@ -62,3 +63,45 @@ def test_an_image_that_cannot_be_read_is_an_error_at_every_point() -> None:
         (Outcome.OK, False, ""),
         (Outcome.ERROR, True, "torn"),
     ] * 2
+
+
+def test_another_models_probe_reads_what_lies_where_it_was(tmp_path: Path) -> None:
+    """On its own features it is its own; turned round, they tell it nothing, though a probe of their own reads them."""
+    rows, labels, groups = drawn(30, 0.2, seed=0)
+    samples = [
+        Sample(f"{n}.png", Path(), "d", (label,), str(n), group=group)
+        for n, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
+    asked, pool = samples[::3], [sample for number, sample in enumerate(samples) if number % 3]
+    turned = np.linalg.qr(np.random.default_rng(5).normal(size=(20, 20)))[0]
+    units = {"own": rows, "copy": rows, "turned": rows @ turned, "narrow": rows[:, :10]}
+    for name, values in units.items():
+        (tmp_path / name).mkdir()
+        content = Features(tuple(sample.id for sample in samples), {"tower": values}).to_bytes(samples)
+        (tmp_path / name / FEATURES).write_bytes(content)
+
+    def read(name: str) -> Any:
+        return read_by(tmp_path / "own", tmp_path / name, "tower", [sample.id for sample in asked], seed=0)
+
+    def own(name: str) -> list[bool]:
+        features = Features(
+            tuple(sample.id for sample in samples), {"tower": units[name].astype(np.float32).astype(np.float64)}
+        )
+        return [row.predicted in row.labels for row in probe_predictions(features, pool, asked, {}, seed=0)]
+
+    assert read("copy").tolist() == own("own") and np.mean(own("own")) > 0.9
+    assert np.mean(own("turned")) > 0.9 and np.mean(read("turned")) < 0.6
+    assert read("narrow") is None
+    (tmp_path / "narrow" / FEATURES).unlink()
+    assert read("narrow") is None
+
+
+def test_an_image_without_features_is_wrong(tmp_path: Path) -> None:
+    rows, labels, _ = drawn(10, 0.2, seed=0)
+    samples = [Sample(f"{n}.png", Path(), "d", (label,), str(n)) for n, label in enumerate(labels)]
+    for name, kept in (("reference", samples), ("changed", samples[1:])):
+        (tmp_path / name).mkdir()
+        features = Features(tuple(sample.id for sample in kept), {"tower": rows[-len(kept) :]})
+        (tmp_path / name / FEATURES).write_bytes(features.to_bytes(samples))
+    right = read_by(tmp_path / "reference", tmp_path / "changed", "tower", [sample.id for sample in samples[:2]], 0)
+    assert right is not None and right.tolist() == [False, True]

@@ -79,11 +79,11 @@ class Probe(Asking):
 
 
 class Diagnose(Probe):
-    """Say how much of the error each cause explains: features that lack the class, a decoder that loses it, words that
-    do not say it. Linear probes beside the answers, with intervals; no verdict where causes cannot be told apart."""
+    """Say how much of the error each cause explains: a vision tower that lacks the class, a way to the answer that
+    loses it, words that stand for other classes. With intervals; no verdict where causes cannot be told apart."""
 
     reference: Annotated[str | None, Shown("CHECKPOINT")] = None
-    """A model on the same images: what is explained is the error beyond that model's."""
+    """The model that this one was before it changed: what is explained is the error that was added."""
 
 
 class InContext(Asking):

@@ -220,7 +220,7 @@ def execute_probes(task: Task) -> None:
     features, faults = read_features(
         session.mllm, (*pool, *asked), encode, lambda n, of: task.report_progress(f"features: {n}/{of} images")
     )
-    write_atomically(task.folder / FEATURES, features.to_bytes())
+    write_atomically(task.folder / FEATURES, features.to_bytes((*pool, *asked)))
     predictions = probe_predictions(features, pool, asked, faults, task.unit.seed)
     answers = {prediction.answer for prediction in predictions}
     seconds = dict.fromkeys(answers, (time.monotonic() - began) / len(answers))

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # brings torch
     from throughline.mllm.load import Mllm
 
 FEATURES = "features.npz"
-"""In a unit's folder: `ids`, and an array `(images, width)` for each point."""
+"""In a unit's folder: `ids`, `labels` and `groups`, and an array `(images, width)` for each point."""
 ALPHAS = tuple(10.0**exponent for exponent in range(-1, 6))
 """Strengths of the penalty that are tried."""
 FOLDS = 5
@@ -45,10 +46,13 @@ class Features:
         place = {name: row for row, name in enumerate(self.ids)}
         return self.points[point][[place[sample.id] for sample in samples]]
 
-    def to_bytes(self) -> bytes:
-        """The content of `FEATURES`, which `numpy.load` reads."""
-        buffer = io.BytesIO()
+    def to_bytes(self, samples: Sequence[Sample]) -> bytes:
+        """The content of `FEATURES`, which `numpy.load` reads; `samples` are those of the ids, and may be more."""
+        own = {sample.id: sample for sample in samples}
         rows: dict[str, Any] = {name: np.float32(values) for name, values in self.points.items()}
+        rows["labels"] = np.array([own[name].label for name in self.ids])
+        rows["groups"] = np.array([group_of(own[name]) for name in self.ids])
+        buffer = io.BytesIO()
         np.savez_compressed(buffer, ids=np.array(self.ids), **rows)
         return buffer.getvalue()
 
@@ -77,6 +81,11 @@ def read_features(
     return Features(tuple(rows), {name: np.array([row[name] for row in rows.values()]) for name in names}), faults
 
 
+def group_of(sample: Sample) -> str:
+    """What stays together while a probe chooses its penalty."""
+    return sample.group or sample.id
+
+
 def probe_predictions(
     features: Features, pool: Sequence[Sample], asked: Sequence[Sample], faults: Mapping[str, str], seed: int
 ) -> list[Prediction]:
@@ -84,7 +93,7 @@ def probe_predictions(
     fault."""
     train, test = ([sample for sample in samples if sample.id not in faults] for samples in (pool, asked))
     labels = [sample.label for sample in train]
-    groups = [sample.group or sample.id for sample in train]
+    groups = [group_of(sample) for sample in train]
     predictions = []
     for point in features.points:
         said = probe(features.of(point, train), labels, groups, features.of(point, test), seed)
@@ -102,6 +111,22 @@ def probe_predictions(
             for sample in asked
         ]
     return predictions
+
+
+def read_by(reference: Path, changed: Path, point: str, asked: Sequence[str], seed: int) -> Rows | None:
+    """Right, 1, or wrong, 0, about each image asked about: the probe of another unit's model at a point, on the
+    features of this one's. None where the two folders do not hold features of one width there."""
+    if not all((folder / FEATURES).is_file() for folder in (reference, changed)):
+        return None
+    theirs, ours = (np.load(folder / FEATURES) for folder in (reference, changed))
+    if theirs[point].shape[1:] != ours[point].shape[1:]:
+        return None
+    train = ~np.isin(theirs["ids"], asked)
+    labels, groups = (theirs[name][train].tolist() for name in ("labels", "groups"))
+    train_rows, rows = (values.astype(np.float64) for values in (theirs[point][train], ours[point]))
+    said = probe(train_rows, labels, groups, rows, seed)
+    right = dict(zip(ours["ids"].tolist(), said == ours["labels"], strict=True))
+    return np.array([right.get(name, False) for name in asked], dtype=np.float64)
 
 
 def probe(train: Rows, labels: Sequence[str], groups: Sequence[str], test: Rows, seed: int) -> list[str]:

@@ -3,15 +3,17 @@ answers are wrong. Called by `page` and by the verb `ood`."""
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval
-from throughline.ood.diagnosis import CAUSES, Diagnosis, Evidence, diagnose
-from throughline.reporting.results import Group, Right, Setup, summarise
+from throughline.ood.diagnosis import CAUSES, FOLDS, Diagnosis, Evidence, diagnose, reread
+from throughline.ood.probe import read_by
+from throughline.reporting.results import Group, Right, Setup, same_samples, summarise
 from throughline.reporting.tables import drawn_notes
 from throughline.runs.unit import PROBE
 
@@ -66,7 +68,7 @@ def diagnosis_table(group: Group, reference: Group | None = None) -> Table | Non
     rows = []
     for setup in group.setups.values():
         for answer in group.answers if setup.method == ANSWERED else ():
-            found = evidence_of(group, setup, answer)
+            found = evidence_of(group, setup, answer, reference)
             before = None if reference is None else evidence_of(reference, setup, answer)
             if found is not None and (reference is None or before is not None):
                 rows.append((*setup.cells, answer, *_cells(diagnose(found, before))))
@@ -74,9 +76,11 @@ def diagnosis_table(group: Group, reference: Group | None = None) -> Table | Non
         return None
     beyond = "" if reference is None else f" beyond that of {reference.model}"
     notes = (
-        "Points with 95 % intervals over seeds and images. Visual: what a linear probe on the vision tower lacks. "
-        "Mapping: what a probe on the decoder's last token lacks of that. Semantic: what the answers lack of that. "
-        "Refused: no cause is surely ahead of every other one, or there is too little error.",
+        "Points with 95 % intervals over seeds and images. Visual: what a linear probe on the vision tower lacks; "
+        "beside a reference, that one's own probe, where both towers have one width. Mapping: what the answers lack "
+        "of that, even with each word read as the class that it most often stands for. Semantic: what this reading "
+        "mends. Refused: no cause is surely ahead of every other one, the answers say more than the probe reads, or "
+        "there is too little error.",
         *drawn_notes(group.drawn),
     )
     columns = (*group.heads, "answer path", "error", *CAUSES, "verdict")
@@ -93,21 +97,45 @@ def _points(probes: Group) -> list[str]:
     return sorted(probes.answers, key=place)
 
 
-def evidence_of(group: Group, setup: Setup, answer: str) -> Evidence | None:
-    """Answers and probes of one combination of levels on the images that all are about; None where one is missing."""
+def evidence_of(group: Group, setup: Setup, answer: str, reference: Group | None = None) -> Evidence | None:
+    """Answers and probes of one combination of levels on the images that all are about; None where one is missing. With
+    a reference, the probes are that one's on the features of this model's tower, where both have one width."""
     probes = probes_beside(group)
     if probes is None:
         return None
-    *_, last = (point for point in _points(probes) if point.endswith(", last"))
-    named = setup.of_method(PROBE)
-    parts = [group.right(setup.name, answer), probes.right(named, TOWER), probes.right(named, last)]
-    if not all(parts) or len({frozenset(part) for part in parts}) > 1:
+    answers, tower = group.right(setup.name, answer), probes.right(setup.of_method(PROBE), TOWER)
+    if not tower or not same_samples(answers, tower):
         return None
-    return Evidence(*(_aligned(part, parts[0]) for part in parts))
+    if reference is not None:
+        tower = _read_by(reference, probes, setup.of_method(PROBE), tower)
+    return Evidence(answers, _reread(group, setup.name, answer), tower)
 
 
-def _aligned(rows: Right, like: Right) -> dict[tuple[str, int], NDArray[np.bool_]]:
-    return {key: rows[key].reindex(like[key].index, fill_value=False).to_numpy(bool) for key in like}
+def _reread(group: Group, setup: str, answer: str) -> Right:
+    """The answers of all targets and seeds, their words read anew; the images of each target are dealt to folds."""
+    rows = group.predictions[(group.predictions["setup"] == setup) & (group.predictions["answer"] == answer)]
+    folds = rows.groupby(["target", "seed"]).cumcount() % FOLDS
+    said = [name if isinstance(name, str) else None for name in rows["predicted"]]
+    right = rows.assign(right=reread(said, [labels[0] for labels in rows["labels"]], folds.tolist()))
+    return {key: own.set_index("sample_id")["right"] for key, own in right.groupby(["target", "seed"])}
+
+
+def _read_by(reference: Group, probes: Group, setup: str, tower: Right) -> Right:
+    """What the reference's probe reads in the tower's features of each target and seed; `tower` where it cannot."""
+    theirs, ours = (_folders(of, setup) for of in (replace(reference, probes=True), probes))
+    read = {}
+    for (target, seed), own in tower.items():
+        place = theirs.get((target, seed))
+        right = None if place is None else read_by(place, ours[target, seed], "tower", list(own.index), seed)
+        read[target, seed] = own if right is None else pd.Series(right, own.index)
+    return read
+
+
+def _folders(probes: Group, setup: str) -> dict[tuple[str, int], Path]:
+    """Of the units that probed, by target and seed."""
+    rows = probes.final[probes.final["setup"] == setup].drop_duplicates("unit")
+    names = zip(rows["target"], rows["seed"], rows["unit"], strict=True)
+    return {(target, seed): probes.run.units[unit].folder for target, seed, unit in names}
 
 
 def _cells(found: Diagnosis) -> tuple[str, ...]:
