@@ -74,11 +74,14 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-score
 	$(VENV)/bin/python bench/evidence.py bench-sample
 	$(VENV)/bin/python bench/evidence.py bench-evaluate
+	$(VENV)/bin/python bench/evidence.py bench-ood
 	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
 	$(VENV)/bin/python bench/evidence.py budgets
 	$(VENV)/bin/python bench/evidence.py dependence
+	$(VENV)/bin/python bench/evidence.py damage
+	$(VENV)/bin/python bench/evidence.py in-context
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
 

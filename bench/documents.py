@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import command_reference
+import damage_block
+import in_context_block
 import open_styles
 import open_styles_head_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
@@ -397,5 +399,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "gpu-memory": gpu_memory,
     **open_styles.BLOCKS,
     **open_styles_head_block.BLOCKS,
+    **damage_block.BLOCKS,
+    **in_context_block.BLOCKS,
     **command_reference.BLOCKS,
 }

@@ -229,13 +229,14 @@ def plain_batches(
 
 def answer_plainly(mllm: Mllm, batches: Sequence[PlainBatch], answering: AnswerSettings) -> Answers:
     """One pass over all images for each answer, one after another, as three programs would."""
-    label = [text for batch in batches for text in _written(mllm, batch.label.prompt, answering.label_tokens)]
-    reasoning = [text for batch in batches for text in _written(mllm, batch.reasoning, answering.chain_tokens)]
+    label = [text for batch in batches for text in written(mllm, batch.label.prompt, answering.label_tokens)]
+    reasoning = [text for batch in batches for text in written(mllm, batch.reasoning, answering.chain_tokens)]
     scores = torch.cat([one_pass_per_label(mllm.model, batch.label) for batch in batches])
     return Answers(tuple(label), tuple(reasoning), torch.log_softmax(scores.double(), dim=1))
 
 
-def _written(mllm: Mllm, prompt: Inputs, tokens: int) -> list[str]:
+def written(mllm: Mllm, prompt: Inputs, tokens: int) -> list[str]:
+    """What `generate` writes behind a batch of prompts, greedily."""
     out = mllm.model.generate(**prompt, do_sample=False, max_new_tokens=tokens)
     new = out[:, prompt["input_ids"].shape[1] :]
     return [text.strip() for text in mllm.chat.processor.batch_decode(new, skip_special_tokens=True)]

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import damage_block
 import documents
 import open_styles
 import open_styles_head_block
@@ -26,9 +27,11 @@ from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
 from cost_model import compare_with_run
+from damage import study_damage
 from demo_profile import profile_demo
 from dependence import study_dependence
 from dependence_block import RECORD, write_plots
+from in_context import ask_in_context
 from kills import Plan, measure_kills
 from merged_runs import merge_runs, reduce_part
 from open_styles_head import SEEDS, ask, kinds_of, pooled_features, summarise
@@ -184,6 +187,7 @@ BENCH_COMMANDS = {
     "sample": "throughline bench sample --ablate",
     "gpu": "throughline bench gpu",
     "evaluate": "python bench/evaluate.py --ablate",
+    "ood": "python bench/ood.py",
     "input": "python bench/input.py",
     "scale": "python bench/scale.py",
     "teacher": "python bench/teacher.py",
@@ -317,6 +321,21 @@ def dependence() -> None:
     shutil.rmtree(parts)
 
 
+def damage() -> None:
+    """Whether `ood diagnose` names the cause, on damaged copies of the pocket; one part a copy."""
+    parts = EVIDENCE / "damage_parts"
+    found = study_damage(ROOT, throughline, parts)
+    write_record(EVIDENCE / damage_block.RECORD, found)
+    shutil.rmtree(parts)
+    for judged in damage_block.JUDGED:
+        print(f"{judged}: {sum(verdict.judged == judged for verdict in found.verdicts)} of {len(found.verdicts)}")
+
+
+def in_context() -> None:
+    """What labelled examples mend, on the drawn world and on handwriting scans under both shifts."""
+    ask_in_context(ROOT, EVIDENCE, throughline)
+
+
 def executable() -> Path:
     """The `throughline` of the Python that runs this file, as a user would start it."""
     path = Path(sys.executable).with_name("throughline")
@@ -345,6 +364,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "sensitivity": sensitivity,
     "budgets": budgets,
     "dependence": dependence,
+    "damage": damage,
+    "in-context": in_context,
     "open-styles": build_open_styles,
     "open-styles-head": open_styles_head,
     "smol": smol,

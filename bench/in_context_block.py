@@ -1,0 +1,88 @@
+"""Labelled examples as tables: accuracy by number and kind of examples, and what the target's own are worth beside each
+other kind. Called by `documents.py`."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from certificate_block import NOT_MEASURED
+from in_context import PATHS, PER_CLASS, record_name
+from throughline.core.table import Table
+from throughline.metrics.intervals import Interval, bootstrap_generator
+from throughline.metrics.paired import paired_difference
+from throughline.reporting.results import Group, groups, same_samples
+from throughline.reporting.shifts import DRAWS, Curve, Point, shot_curves
+from throughline.reporting.tables import drawn_notes
+from throughline.reporting.text import to_markdown
+from throughline.runs.reader import read_run
+
+TARGET = "target"
+"""The kind that the others stand beside."""
+
+
+def in_context(name: str) -> Callable[[Path], str]:
+    """The block of one image set: both tables on every answer path."""
+
+    def block(evidence: Path) -> str:
+        folder = evidence / record_name(name)
+        if not folder.is_dir():
+            return NOT_MEASURED
+        (group,) = groups(read_run(folder))
+        return "\n".join(to_markdown(table) for path in PATHS for table in _tables(group, path))
+
+    return block
+
+
+def _tables(group: Group, path: str) -> list[Table]:
+    curves = shot_curves(group, path)
+    shots = sorted({point.x for curve in curves for point in curve.points[1:]})
+    heads = [f"{count:g}" for count in shots]
+    (none,) = {_shown(curve.points[0].accuracy) for curve in curves}
+    own = {point.x: point for curve in curves if curve.name == TARGET for point in curve.points[1:]}
+    accuracies = tuple((curve.name, *(_cell(curve, count, _accuracy) for count in shots)) for curve in curves)
+    gaps = tuple(
+        (curve.name, *(_cell(curve, count, partial(_gap, own[count])) for count in shots))
+        for curve in curves
+        if curve.name != TARGET
+    )
+    images = group.final.query("split == 'all'").drop_duplicates("target")["n"].sum()
+    title = f"{group.title} · {path} path"
+    notes = (
+        f"`python bench/evidence.py in-context`: accuracy in percent over {len(group.targets)} domains, {images:,} "
+        f"images; without examples {none}. 95 % intervals over draws of examples and images.",
+        *drawn_notes(group.drawn),
+    )
+    beside = "Points that the target's own examples are ahead of the other kind, on the same images, draw by draw."
+    return [
+        Table(f"{title} · number of examples", ("examples", *heads), accuracies, notes),
+        Table(f"{title} · the target's own minus others", ("minus", *heads), gaps, (beside,)),
+    ]
+
+
+def _cell(curve: Curve, shots: float, shown: Callable[[Point], str]) -> str:
+    return next((shown(point) for point in curve.points[1:] if point.x == shots), "")
+
+
+def _accuracy(point: Point) -> str:
+    return _shown(point.accuracy)
+
+
+def _gap(first: Point, second: Point) -> str:
+    """First minus second; what is not drawn stands beside every draw of the other."""
+    ours = {place: row.to_numpy(np.float64) for place, row in first.right.items()}
+    beside = {
+        (target, run): second.right.get((target, run), second.right[target, run - run % DRAWS])
+        for target, run in first.right
+    }
+    assert same_samples(first.right, beside)
+    theirs = {place: row.to_numpy(np.float64) for place, row in beside.items()}
+    return _shown(paired_difference(ours, theirs, bootstrap_generator()).interval.scaled(100), "+")
+
+
+def _shown(value: Interval, sign: str = "") -> str:
+    return "{} ({} to {})".format(*(f"{number:{sign}.1f}" for number in (value.mean, value.low, value.high)))
+
+
+BLOCKS = {f"in-context-{name.replace('_', '-')}": in_context(name) for name in PER_CLASS}
