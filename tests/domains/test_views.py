@@ -20,7 +20,7 @@ from throughline.core.seeding import seed_of
 from throughline.domains import views
 from throughline.domains.checks import check_images
 from throughline.domains.corruptions import CORRUPTIONS, corrupt
-from throughline.domains.distortions import DISTORTIONS, OCCLUSIONS
+from throughline.domains.distortions import DISTORTIONS, REMOVALS
 from throughline.domains.folders import read_images
 from throughline.domains.images import ImageError, load_image
 from throughline.domains.samples import ImageSet, Sample
@@ -29,17 +29,17 @@ from throughline.drawn.world import write_world
 
 COMPILED = "glass_blur"
 """Its first call in a process compiles for seconds."""
-QUICK = ("fog", "gaussian_noise", "impulse_noise", "spatter", "frost", "pixelate", *DISTORTIONS, *OCCLUSIONS)
+QUICK = ("fog", "gaussian_noise", "impulse_noise", "spatter", "frost", "pixelate", *DISTORTIONS, *REMOVALS)
 SEEDED_BY_NUMPY = [kind for kind in CORRUPTIONS if kind not in ("impulse_noise", COMPILED)]
 
-NOT_BY_SEVERITY = ("saturate", "glass_blur", "frost", "fog", "glitched")
+NOT_BY_SEVERITY = ("saturate", "glass_blur", "frost", "fog", "glitched", "crop")
 """`saturate` changes direction. The others change in several numbers at once, and not every step is further away: on
-glass at severity 2, frost at 4, fog at 4, glitches at 5, by turns that come round again."""
+glass at severity 2, frost at 4, fog at 4, glitches at 5, by turns that come round again; a crop by where it is."""
 
 
 def strength(kind: str, level: int = 3) -> float:
     """A severity of 1 to 5 as the kind has it."""
-    return level / 5 if kind in OCCLUSIONS else level
+    return level / 5 if kind in REMOVALS else level
 
 
 def pixels(sample: Sample) -> NDArray[np.int16]:
@@ -301,6 +301,36 @@ def test_the_share_is_covered_by_rectangles(sample_of: Callable[..., Sample]) ->
     sample = sample_of(np.full((100, 100, 3), 250, np.uint8))
     covered = (pixels(view_of(sample, View("occlusion_grey", 0.3))) == 127).all(axis=2)
     assert (covered[1:, 1:] & covered[:-1, 1:] & covered[1:, :-1]).sum() > 0.8 * covered.sum()
+
+
+@pytest.mark.parametrize("kind", ["occlusion_grey", "occlusion_noise", "crop", "diffusion_noise"])
+def test_taking_nothing_away_leaves_the_image(sample_of: Callable[..., Sample], kind: str) -> None:
+    sample = sample_of(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    assert (pixels(view_of(sample, View(kind, 0))) == pixels(sample)).all()
+
+
+@pytest.mark.parametrize("share", [0.36, 0.75, 0.99])
+def test_a_crop_shows_the_rest_of_the_image_as_large_as_the_whole(
+    sample_of: Callable[..., Sample], share: float
+) -> None:
+    across = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (100, 200, 3))
+    sample = sample_of(across)
+    for seed in range(3):
+        seen = pixels(view_of(sample, View("crop", share, seed)))[..., 0].astype(int)
+        assert seen.shape == (100, 200)
+        assert (seen[:, -1] - seen[:, 0]).mean() == pytest.approx(255 * (1 - share) ** 0.5, abs=4)
+
+
+def test_diffusion_noise_keeps_what_its_step_keeps(sample_of: Callable[..., Sample]) -> None:
+    """The slope of the noisy pixels over the true ones is the root of the product of 1 - beta."""
+    true = np.random.default_rng(1).integers(100, 156, (200, 200, 3), dtype=np.uint8)
+    seen = pixels(view_of(sample_of(true), View("diffusion_noise", 0.05))).astype(float)
+    kept = 1.0
+    for step in range(50):
+        kept *= 1 - (1e-4 + (0.02 - 1e-4) * step / 999)
+    slope = np.polyfit(true.ravel().astype(float), seen.ravel(), 1)[0]
+    assert slope == pytest.approx(kept**0.5, abs=0.03)
+    assert np.std(seen - slope * true) == pytest.approx(127.5 * (1 - kept) ** 0.5, rel=0.05)
 
 
 def test_the_checkerboard_brightens_and_darkens_by_turns_within_its_bounds(sample_of: Callable[..., Sample]) -> None:

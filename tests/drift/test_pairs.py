@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, list[Pair]]:
     """Through the command line, with every source."""
     out = tmp_path_factory.mktemp("pairs") / "pairs"
-    sources = "thinking,perception,random_image,random_answer,mask"
+    sources = "thinking,perception,random_image,random_answer,mask,crop,noise"
     assert main(["drift", "pairs", str(world), "--out", str(out), "--source", sources]) == 0
     images = read_images(world)
     return images, read_pairs(out, images)
@@ -83,9 +83,10 @@ def test_other_sides_are_of_another_class_and_the_same_style(made: tuple[ImageSe
         is_image = pair.source == "random_image"
         assert (pair.rejected.sample != pair.chosen.sample) == is_image
         assert not is_image or images.by_id[pair.rejected.sample.id].label == pair.rejected.label
-    masked = of(made, "mask")[0].rejected.sample
-    assert masked.view is not None
-    assert (np.asarray(load_sample(masked)) != np.asarray(Image.open(masked.path).convert("RGB"))).any()
+    for source in ("mask", "crop", "noise"):
+        changed = of(made, source)[0].rejected.sample
+        assert changed.view is not None
+        assert (np.asarray(load_sample(changed)) != np.asarray(Image.open(changed.path).convert("RGB"))).any()
 
 
 def test_the_same_arguments_give_the_same_pairs(world: Path, made: tuple[ImageSet, list[Pair]], tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from throughline.experiment.plan import PlannedSet, plan
 from throughline.experiment.preparation import preview_images
 from throughline.training import methods
 
-METHODS = tuple(name for name, method in methods.METHODS.items() if not method.needs_pairs)
+METHODS = tuple(
+    name for name in methods.METHODS if not any(method.needs_pairs for method in methods.method_table([name]).values())
+)
 ALL = ",".join(METHODS)
 DOMAINS = ("photo", "real world", "sketch")
 CHAINS = {f"{domain}/{label}/{i}.png": ("a",) for domain in DOMAINS for label in ("cat", "dog") for i in range(5)}

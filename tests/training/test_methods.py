@@ -12,7 +12,8 @@ OWN = Path(__file__).with_name("my_method.py")
 
 def test_a_method_goes_on_from_the_one_that_has_its_first_stages():
     parents = {name: parent.name if (parent := parent_of(method)) else None for name, method in METHODS.items()}
-    from_mtct = dict.fromkeys(("mtct_sarr", "cfp_thinking", "cfp_perception", "cfp"), "mtct")
+    paired = (name for name in METHODS if name.startswith(("cfp", "dpo")))
+    from_mtct = dict.fromkeys(("mtct_sarr", *paired), "mtct")
     assert parents == dict.fromkeys(METHODS) | {"sarr": "reasoning", **from_mtct}
 
 

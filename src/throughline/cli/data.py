@@ -119,7 +119,7 @@ class Corrupt(Settings):
     geometric_shapes or luminance_checkerboard; occlusion_grey or occlusion_noise, rectangles over a share of the
     image."""
     severity: float
-    """1 to 5; of the occlusions the share that is covered, 0 to 1."""
+    """1 to 5; of occlusions, crop and diffusion_noise the share that is taken away, 0 to 1."""
     seed: int = 0
     """Whole number; the same seed gives the same pixels."""
 

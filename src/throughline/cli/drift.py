@@ -11,7 +11,7 @@ from pydantic import Field
 from throughline.cli.options import Shown, Subcommands, add_subcommands
 from throughline.core.settings import Settings
 
-Source = Literal["thinking", "perception", "random_image", "random_answer", "mask"]
+Source = Literal["thinking", "perception", "random_image", "random_answer", "mask", "crop", "noise"]
 
 
 class Pairs(Settings):
@@ -24,7 +24,7 @@ class Pairs(Settings):
     """Folder for the pairs and the images made for them; a config names it as `chains.pairs`."""
     source: tuple[Source, ...] = ("thinking", "perception")
     """Kinds of rejected sides: thinking (another chain), perception (another image), random_image, random_answer, or
-    mask (part of the image covered)."""
+    part of the image taken away by a mask, a crop, or noise."""
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
     """Format of the chains."""
     seed: int = Field(default=0, ge=0)

@@ -1,4 +1,5 @@
-"""Changes of an image that are drawn here: four distortions of LAION-C, and rectangles that cover a share of the image.
+"""Changes of an image that are drawn here: four distortions of LAION-C, and those that take a share of the image away:
+by rectangles that cover it, by a crop, or by the noise of a diffusion model.
 
 LAION-C (arXiv 2506.16950) has six. Mosaic and stickers paste pieces of other pictures and are left out. The four are
 written anew: what a severity changes, and by how much, is as in FanfeiLi/LAION-C, `distortions/apply_distortions.py`;
@@ -16,8 +17,8 @@ from PIL import Image, ImageDraw
 
 Distortion = Callable[[Image.Image, int, np.random.Generator], Image.Image]
 """The RGB image at a severity of 1 to 5, in its own size."""
-Occlusion = Callable[[Image.Image, float, np.random.Generator], Image.Image]
-"""The RGB image with a share of its pixels covered."""
+Removal = Callable[[Image.Image, float, np.random.Generator], Image.Image]
+"""The RGB image with a share of it, 0 to 1, taken away, in its own size."""
 
 _SHAPES = ((24, 0.5, 0.5), (4, 0.71, 0.71), (3, 0.6, 0.6), (10, 0.83, 0.42))
 """Circle, square, triangle, star: corners, and how far these are from the middle, by turns, where the size is 1."""
@@ -111,13 +112,33 @@ def _occluded(image: Image.Image, share: float, draws: np.random.Generator, nois
     return Image.fromarray(pixels)
 
 
+def _cropped(image: Image.Image, share: float, draws: np.random.Generator) -> Image.Image:
+    """A rectangle of the image's form, with a share of its pixels left out, enlarged to the whole (mDPO, arXiv
+    2406.11839, keeps 1 to 20 %)."""
+    width, height = (max(1, round(side * math.sqrt(1 - share))) for side in image.size)
+    left, top = draws.integers(image.width - width + 1), draws.integers(image.height - height + 1)
+    box = (int(left), int(top), int(left) + width, int(top) + height)
+    return image.resize(image.size, Image.Resampling.BICUBIC, box)
+
+
+def _diffused(image: Image.Image, share: float, draws: np.random.Generator) -> Image.Image:
+    """The image after this share of a thousand steps of DDPM's forward process (arXiv 2006.11239, beta from 1e-4 to
+    0.02); POVID and CHiP take half of them."""
+    kept = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: round(1000 * share)])
+    pixels = np.asarray(image) / 127.5 - 1
+    noisy = math.sqrt(kept) * pixels + math.sqrt(1 - kept) * draws.standard_normal(pixels.shape)
+    return Image.fromarray(np.clip(np.rint((noisy + 1) * 127.5), 0, 255).astype(np.uint8))
+
+
 DISTORTIONS: dict[str, Distortion] = {
     "glitched": glitched,
     "vertical_lines": vertical_lines,
     "geometric_shapes": geometric_shapes,
     "luminance_checkerboard": luminance_checkerboard,
 }
-OCCLUSIONS: dict[str, Occlusion] = {
+REMOVALS: dict[str, Removal] = {
     "occlusion_grey": partial(_occluded, noise=False),
     "occlusion_noise": partial(_occluded, noise=True),
+    "crop": _cropped,
+    "diffusion_noise": _diffused,
 }

@@ -17,13 +17,13 @@ from throughline.core.files import content_hash
 from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import generator, seed_of
 from throughline.domains.corruptions import CORRUPTIONS, SMALLEST, corrupt
-from throughline.domains.distortions import DISTORTIONS, OCCLUSIONS
+from throughline.domains.distortions import DISTORTIONS, REMOVALS
 from throughline.domains.images import ImageError, load_image
 
 if TYPE_CHECKING:
     from throughline.domains.samples import Sample
 
-KINDS = (*CORRUPTIONS, *DISTORTIONS, *OCCLUSIONS)
+KINDS = (*CORRUPTIONS, *DISTORTIONS, *REMOVALS)
 VERSION = 1
 """Of the code that draws: raised when it draws other pixels, so that no answer about the old ones is taken for one
 about the new."""
@@ -35,13 +35,13 @@ class View:
 
     kind: str
     severity: float
-    """1 to 5, whole; of the two kinds of occlusion the share of the image that is covered, 0 to 1."""
+    """1 to 5, whole; of occlusions, `crop` and `diffusion_noise` the share of the image that is taken away, 0 to 1."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ThroughlineError(f"no view named {self.kind}", do=did_you_mean(self.kind, KINDS, "the views"))
-        share = self.kind in OCCLUSIONS
+        share = self.kind in REMOVALS
         if not (0 <= self.severity <= 1 if share else self.severity in range(1, 6)):
             do = "give a share from 0 to 1" if share else "give 1, 2, 3, 4 or 5"
             raise ThroughlineError(f"{self.kind} has no severity {self.severity:g}", do=do)
@@ -72,8 +72,8 @@ def load_sample(sample: Sample) -> Image.Image:
     if view is None:
         return image
     names = (view.seed, "view", sample.image_sha256)
-    if view.kind in OCCLUSIONS:
-        return OCCLUSIONS[view.kind](image, view.severity, generator(*names))
+    if view.kind in REMOVALS:
+        return REMOVALS[view.kind](image, view.severity, generator(*names))
     if view.kind in DISTORTIONS:
         return DISTORTIONS[view.kind](image, int(view.severity), generator(*names))
     if min(image.size) < SMALLEST:

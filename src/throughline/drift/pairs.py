@@ -6,7 +6,7 @@ Beside the two sources of arXiv 2604.15705 stand those that it compares with: an
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from throughline.chains.concepts import stated_attributes
@@ -26,8 +26,9 @@ from throughline.drawn.styles import render
 
 CANDIDATES = 4
 """How often the describer is asked about a scene, until it concludes in the class."""
-MASKED = 0.3
-"""Share of the image that a mask covers."""
+VIEWS = {"mask": ("occlusion_grey", 0.3), "crop": ("crop", 0.9), "noise": ("diffusion_noise", 0.5)}
+"""What is left of an image in a pair of these sources: 70 % beside a mask (OPA-DPO), a tenth (mDPO), what half of the
+steps of a diffusion model leave (POVID, CHiP)."""
 IMAGES = "images"
 """Below the folder of pairs: the images that were made for them."""
 
@@ -121,9 +122,9 @@ def _other(world: DrawnWorld, chosen: Side) -> Side:
     return Side(other, other.label, world.chains[other.id][0])
 
 
-def _mask(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """The image with a rectangle of it covered."""
-    return Side(view_of(chosen.sample, View("occlusion_grey", MASKED, world.seed)), chosen.label, None), ()
+def _view(source: str, world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The image with a part of it taken away."""
+    return Side(view_of(chosen.sample, View(*VIEWS[source], world.seed)), chosen.label, None), ()
 
 
 SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] = {
@@ -131,6 +132,6 @@ SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] =
     "perception": _perception,
     "random_image": _random_image,
     "random_answer": _random_answer,
-    "mask": _mask,
+    **{source: partial(_view, source) for source in VIEWS},
 }
 """By name, what makes the rejected side of a pair, and the attributes in which the sides differ."""

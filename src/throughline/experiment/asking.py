@@ -42,7 +42,7 @@ class ViewConfig(Settings):
     kind: str
     """As `throughline data corrupt` names them, e.g. fog."""
     severity: float
-    """1 to 5, whole; of occlusions the share of the image that is covered, 0 to 1."""
+    """1 to 5, whole; of occlusions, `crop` and `diffusion_noise` the share of the image that is taken away, 0 to 1."""
     seed: int = Field(default=0, ge=0)
     """Seed of what is random in it."""
 

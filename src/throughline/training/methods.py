@@ -121,6 +121,26 @@ METHODS: dict[str, Method] = {
             (Sft(BOTH), PreferenceStage(("thinking", "perception"))),
             "as mtct, then both preferences: counterfactual preference (CPO++)",
         ),
+        *(
+            Method(f"dpo_{name}", (Sft(BOTH), PreferenceStage((source,))), f"as mtct, then a preference for {what}")
+            for name, source, what in (
+                ("random", "random_answer", "its chain over one about an image of another class"),
+                ("crop", "crop", "its image over a small part of it"),
+                ("noise", "noise", "its image over the same in noise"),
+                ("mask", "mask", "its image over the same in part covered"),
+            )
+        ),
+        Method(
+            "dpo_symmetric",
+            (Sft(BOTH), PreferenceStage(("perception",), symmetric=True)),
+            "as mtct, then for each of two images a preference for its own chain over that of the other",
+        ),
+        Method(
+            "sft_more",
+            (Sft(BOTH, steps_like="cfp"),),
+            "labels and a teacher's chains, as many optimiser steps as cfp",
+            control=True,
+        ),
         # The control the paper lacks: as many optimiser steps as mtct_sarr, no self-labelled chains.
         Method(
             "cls_matched",

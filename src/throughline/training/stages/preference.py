@@ -20,6 +20,8 @@ class PreferenceStage:
     """Learns from the pairs of these sources; all of them where none is named."""
 
     sources: tuple[str, ...] = ()
+    symmetric: bool = False
+    """Whatever the config says: for either of two images its own chain is preferred."""
     objective: Preference = field(default_factory=Preference)
     needs_chains = False
     steps_like = None
@@ -30,6 +32,7 @@ class PreferenceStage:
         from throughline.training.trainer import forget_checkpoints, train_examples
 
         settings = context.settings.preference
+        settings = settings.model_copy(update={"symmetric": self.symmetric or settings.symmetric})
         pairs = [pair for pair in context.pairs if not self.sources or pair.source in self.sources]
         if not pairs:
             wanted = f" from {' or '.join(self.sources)}" if self.sources else ""
