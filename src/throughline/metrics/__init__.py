@@ -1,1 +1,1 @@
-"""Calibration, intervals and paired tests. Arrays in, numbers out; no torch."""
+"""Calibration, intervals, paired tests and robustness. Arrays in, numbers out; no torch."""
