@@ -86,8 +86,8 @@ def test_the_forest_plot_holds_the_numbers_of_the_comparisons(fake_run: FakeRun)
     (group,) = groups(run)
     plot = plots(run)[3]
     assert plot is not None and [panel.title for panel in plot.panels] == [
-        "label path, minus cls",
-        "reasoning path, minus cls",
+        "label path,\nminus cls",
+        "reasoning path,\nminus cls",
     ]
     expected = {row.setup.name: row for row in against_baseline(group, "label")}
     drawn = {str(row[1]): row[2:] for row in plot.rows if row[0] == "label"}

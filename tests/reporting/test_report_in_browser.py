@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.reporting.analysis_fixture import HOSTILE, write_full_analysis
+from tests.reporting.asked import write_asked
 from tests.reporting.conftest import ATTACK, CLASSES, FakeRun, chain, line, write_run
 
 from browser import BROWSER, Browser
@@ -216,6 +217,23 @@ def test_nothing_is_cut(browser: Browser, page: Path, width: int, scheme: str) -
         browser.evaluate(prepare)
         assert browser.evaluate("document.scrollingElement.scrollWidth") <= width
         assert browser.evaluate(CUT.replace("RIGHT", str(width))) == []
+    browser.emulate()
+
+
+def test_nothing_is_cut_of_a_run_that_only_asks(browser: Browser, tmp_path: Path) -> None:
+    levels = ("clean", "luminance_checkerboard-3", "occlusion_grey-0.5")
+    rates = {(model, level): 0.5 for model in ("smol", "OpenGVLab/InternVL3-1B-hf") for level in levels}
+    write_asked(tmp_path / "run", rates, dataset="iwildcam_v2.0_processed", pictures=tmp_path / "images")
+    page = write_page(tmp_path / "run", tmp_path / "images")
+    for scheme in ("light", "dark"):
+        browser.emulate(scheme=scheme)
+        browser.open(page, width=1200)
+        browser.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        browser.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+        assert browser.requests == [] and browser.complaints == []
+        assert browser.evaluate("document.querySelectorAll('.changed img').length") >= 4
+        assert browser.evaluate("document.scrollingElement.scrollWidth") <= 1200
+        assert browser.evaluate(CUT.replace("RIGHT", "1200")) == []
     browser.emulate()
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import Field
 from throughline.cli.options import Shown, Subcommands, add_subcommands
 from throughline.cli.run import run_and_report, show_forecast
 from throughline.core.settings import AnswerPath, Settings
+from throughline.core.table import Table
 from throughline.domains.folders import is_table
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import make_config, read_mapping
@@ -24,7 +24,7 @@ from throughline.mllm.checkpoints import POCKET, checkpoint_name
 from throughline.ood import factors
 from throughline.ood.factors import Levels
 from throughline.reporting.text import to_terminal
-from throughline.runs.reader import read_run
+from throughline.runs.reader import Run, read_run
 
 
 class Asking(Settings):
@@ -124,20 +124,37 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _shifts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
+    from throughline.reporting.results import groups
+    from throughline.reporting.robustness import robustness_tables, shift_tables
+
+    return (*shift_tables(groups(run)), *robustness_tables(groups(run)))
+
+
+def _verdicts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
+    from throughline.reporting.probes import diagnosis_table
+    from throughline.reporting.results import groups
+
+    every = groups(run)
+    reference = next((own for own in every if own.model == checkpoint_name(arguments.reference or "")), None)
+    return filter(None, (diagnosis_table(group, reference) for group in every if group is not reference))
+
+
 def _run(
     arguments: argparse.Namespace,
     *more_methods: str,
-    then: Callable[[Path], None] = lambda folder: None,
+    tables: Callable[[argparse.Namespace, Run], Iterable[Table]] = _shifts,
     **varied: Levels,
 ) -> int:
-    """The run with these factors; `then` gets its folder once it is finished."""
+    """The run with these factors; `tables` are printed once it is finished."""
     varied = {name: levels for name, levels in varied.items() if len(levels) > 1 or any(levels.values())}
     config = _config(arguments, varied, more_methods)
     folder = arguments.out or Path("runs") / config.name
     if arguments.dry_run:
         return show_forecast(config, folder, as_json=arguments.json)
     run_and_report(config, folder, as_json=arguments.json)
-    then(folder)
+    for table in tables(arguments, read_run(folder)):
+        print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
@@ -145,19 +162,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     """Probes of all models in one run, the reference among them; then the verdicts."""
     if arguments.reference is not None:
         arguments.model = tuple(dict.fromkeys((*(arguments.model or (POCKET,)), arguments.reference)))
-    return _run(arguments, "probe", then=partial(_show_verdicts, arguments))
-
-
-def _show_verdicts(arguments: argparse.Namespace, folder: Path) -> None:
-    from throughline.reporting.probes import diagnosis_table
-    from throughline.reporting.results import groups
-
-    every = groups(read_run(folder))
-    reference = next((own for own in every if own.model == checkpoint_name(arguments.reference or "")), None)
-    for group in every:
-        table = diagnosis_table(group, reference) if group is not reference else None
-        if table is not None:
-            print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
+    return _run(arguments, "probe", tables=_verdicts)
 
 
 def _config(arguments: argparse.Namespace, varied: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:

@@ -13,3 +13,8 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = inner
     return flat
+
+
+def shown_settings(value: Mapping[str, Any]) -> dict[str, str]:
+    """A nested mapping as dotted names with their values as text, in its own order."""
+    return {name: " ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in flattened(value).items()}

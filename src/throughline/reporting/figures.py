@@ -70,7 +70,7 @@ def differences_figure(group: Group, compared: Mapping[str, Sequence[Comparison]
         panels.append(
             Panel(
                 (_dots("", measured, places, group.answers.index(answer)),),
-                title=f"{answer} path, minus {baseline}",
+                title=f"{answer} path,\nminus {baseline}",
                 y_ticks=list(enumerate(setups)),
                 y_limits=(len(setups) - 0.5, -0.5),
                 rulers=(0,),

@@ -1,6 +1,6 @@
 """The gallery of held-out images: which images, with what every method said about them on each answer path; and the
-three with their chains beside the card. Text of a model is untrusted and stays text: it travels as JSON, or is escaped
-by the template. Called by `page`."""
+three with their chains beside the card; and those whose answer a view of them changed. Text of a model is untrusted and
+stays text: it travels as JSON, or is escaped by the template. Called by `page`."""
 
 import base64
 import hashlib
@@ -14,8 +14,13 @@ from typing import Any
 import pandas as pd
 
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import file_sha256
 from throughline.core.seeding import generator
 from throughline.core.untrusted import one_line, visible
+from throughline.domains.images import image_bytes
+from throughline.domains.samples import Sample, on_disk
+from throughline.domains.views import View, load_sample, view_of
+from throughline.ood.factors import CLEAN, VIEW
 from throughline.reporting.results import Group
 from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
@@ -24,6 +29,8 @@ from throughline.training.methods import METHODS
 # A reader turns no more pages than that, and a browser filters them in a few milliseconds.
 MOST_IMAGES = 5000
 THUMBNAIL_PIXELS = 160
+LOST, WON = 6, 3
+"""Images shown whose answer became wrong under a view, and right."""
 # A chain longer than this (a model that never stops) would swell the page for nothing.
 LONGEST_TEXT = 4000
 # Whose answers decide what is shown, the first that ran: the full method, then what it is made of.
@@ -123,9 +130,32 @@ def make_examples(group: Group, images_root: Path | None, count: int = 3) -> Exa
     setup = _deciding_setup(group, chains["setup"].unique())
     chains = chains[chains["setup"] == setup].drop_duplicates("sample_id")
     chosen = chains.sort_values("sample_id", key=lambda ids: ids.map(_id_hash)).head(count)
-    pictures = [thumbnail(images_root, name) if images_root else None for name in chosen["sample_id"]]
+    pictures = [thumbnail(images_root, name) for name in chosen["sample_id"]]
     chosen = chosen.assign(picture=pictures, parts=[parts(text) for text in chosen["text"]])
     return Examples(setup, tuple(chosen.itertuples()))
+
+
+def changed_answers(group: Group, answer: str, images_root: Path | None) -> tuple[Any, ...]:
+    """Rows with `setup`, `sample_id`, `labels`, `domain`, the level `shown`, `pictures` (data URIs or None of image and
+    view), and `predicted`, `confidence` and `correct`, each `_before` and `_after`: LOST images, then WON. Of all
+    changes those whose id and level have the smallest SHA-256, each image once. Empty without views."""
+    if VIEW not in group.factors or group.predictions.empty:
+        return ()
+    rows = group.predictions[group.predictions["answer"] == answer].rename(columns={VIEW: "shown"})
+    rows = rows.assign(setup=[group.setups[name].without(VIEW).name for name in rows["setup"]])
+    same = ["setup", "target", "seed", "sample_id", "domain", "labels"]
+    clean = rows.loc[rows["shown"] == CLEAN, [*same, "predicted", "confidence", "correct"]]
+    both = rows[rows["shown"] != CLEAN].merge(clean, on=same, suffixes=("_after", "_before"))
+    both = both[both["correct_after"] != both["correct_before"]]
+    both = (
+        both.assign(at=(both["sample_id"] + both["shown"]).map(_id_hash)).sort_values("at").drop_duplicates("sample_id")
+    )
+    chosen = pd.concat([both[~both["correct_after"]].head(LOST), both[both["correct_after"]].head(WON)])
+    levels = group.run.config.get("factors", {}).get(VIEW, {})
+    views = {level: View(**keys["evaluation.view"]) for level, keys in levels.items() if "evaluation.view" in keys}
+    shown = zip(chosen["sample_id"], map(views.get, chosen["shown"]), strict=True)
+    pictures = [(thumbnail(images_root, name), view and thumbnail(images_root, name, view)) for name, view in shown]
+    return tuple(chosen.assign(pictures=pictures).itertuples())
 
 
 def parts(text: str) -> tuple[Part, ...]:
@@ -142,19 +172,18 @@ def parts(text: str) -> tuple[Part, ...]:
     return tuple(part for part in shown if any(part))
 
 
-def thumbnail(images_root: Path, sample_id: str) -> str | None:
-    """The image as a JPEG data URI at most 160 pixels wide or high; None where it is missing, unreadable or outside."""
-    from throughline.domains.images import image_bytes, load_image
-    from throughline.domains.samples import on_disk
-
+def thumbnail(images_root: Path | None, sample_id: str, view: View | None = None) -> str | None:
+    """The image, or a view of it, as a JPEG data URI at most 160 pixels wide or high; None where it is missing,
+    unreadable or outside, or the view cannot be drawn."""
     relative = PurePosixPath(sample_id)
-    path = on_disk(images_root, sample_id)
     # predictions may come from elsewhere: an id must not lead out of the image folder
-    if relative.is_absolute() or ".." in relative.parts or not path.is_file():
+    if images_root is None or relative.is_absolute() or ".." in relative.parts:
         return None
     try:
-        image = load_image(path)
-    except ThroughlineError:  # an unreadable picture must not cost the report
+        # what is random in a view is drawn from the bytes of the image
+        own = Sample(sample_id, images_root, "", (), file_sha256(on_disk(images_root, sample_id)) if view else "")
+        image = load_sample(view_of(own, view) if view else own)
+    except (ThroughlineError, OSError):  # an unreadable picture must not cost the report
         return None
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return "data:image/jpeg;base64," + base64.b64encode(image_bytes(image, jpeg_quality=82)).decode()
@@ -216,7 +245,7 @@ def _image(
             for row in answers
         ]
         entries.append([place["methods"][setup], int(answers[0].seed), said])
-    picture = thumbnail(images_root, first.sample_id) if images_root and with_text else None
+    picture = thumbnail(images_root, first.sample_id) if with_text else None
     labels = [place["classes"][label] for label in first.labels]
     return [one_line(first.sample_id), place["domains"][first.domain], labels, picture, entries]
 

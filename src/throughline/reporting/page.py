@@ -2,14 +2,13 @@
 thumbnails stand inside it; what a model wrote is escaped, and a content policy forbids every other script and
 every request. Called by the report verb and at the end of a run."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from throughline.analysis.document import sections as analysis_sections
 from throughline.core.files import write_atomically
-from throughline.core.nested import flattened
+from throughline.core.nested import shown_settings
 from throughline.core.plot import Plot
 from throughline.core.untrusted import embedded
 from throughline.drawn import DRAWN_NOTE
@@ -20,12 +19,13 @@ from throughline.reporting.confidence import abstention_figure, confidence_table
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import write_figures
 from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
-from throughline.reporting.gallery import make_examples, make_gallery
+from throughline.reporting.gallery import changed_answers, make_examples, make_gallery
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
 from throughline.reporting.probes import diagnosis_table, probe_figure
-from throughline.reporting.published import published_ablation, published_methods
+from throughline.reporting.published import published_ablation, published_methods, published_shift
 from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
+from throughline.reporting.robustness import is_shifted, robustness_tables, shift_figures, shift_tables
 from throughline.reporting.selection import selection_tables
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.shifts import curve_figure, curve_table, severity_curves, shot_curves
@@ -60,14 +60,17 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         _part(group, images_root, WITH_TEXTS // max(1, len(all_groups)), "" if number == 0 else f"-{number + 1}")
         for number, group in enumerate(all_groups)
     ]
+    shift = shift_figures(all_groups)
     analysis, notes = find_analysis(run)
     sections = analysis_sections(analysis)
-    plots = [plot for part in parts for plot in (*part["figures"].values(), *part["confusion_figures"])]
+    plots = [*shift, *(plot for part in parts for plot in (*part["figures"].values(), *part["confusion_figures"]))]
     plots += [plot for section in sections for plot in section.figures]
     shaded = shaded_data(analysis)
     shown = {
         "run": run,
         "parts": parts,
+        "shift": (shift, shift_tables(all_groups)),
+        "robustness": robustness_tables(all_groups),
         "selection": selection_tables(run),
         "sections": {section.id: section for section in sections},
         "analysis": analysis,
@@ -91,14 +94,6 @@ def images_of(run: Run) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def shown_settings(value: Mapping[str, Any]) -> dict[str, str]:
-    """A nested mapping as dotted names with their values as text, in its own order."""
-    return {
-        name: " ".join(map(str, item)) if isinstance(item, list) else str(item)
-        for name, item in flattened(value).items()
-    }
-
-
 def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) -> dict[str, Any]:
     """All that the page shows of one group of results; figures by name, the same in every part."""
     split, answers, main = group.main_split, group.answers, group.main_answer
@@ -107,6 +102,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
     compared = {answer: against_baseline(group, answer) for answer in answers}
     ahead = {answer: ahead_of_all(group, answer, summaries[answer]) for answer in answers}
     sure, mixed = confidences(group), confusions(group)
+    plain = [entry for entry in sure if not is_shifted(entry.setup)]
     card = overview(group, summaries.get(main, {}), compared, ahead.get(main))
     gallery = make_gallery(group, images_root, with_texts)
     by_severity, by_shots = severity_curves(group, main), shot_curves(group, main)
@@ -115,8 +111,8 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         differences_figure(group, compared),
         rounds_figure(group, split),
         loss_figure(group),
-        reliability_figure(sure),
-        abstention_figure(sure),
+        reliability_figure(plain),
+        abstention_figure(plain),
         class_figure(group, main),
         probe_figure(group),
         curve_figure(group, main, by_severity, "severities", "severity"),
@@ -127,7 +123,9 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "overview": card,
         "headline": headline_table(group, split),
         "ablations": existing(ablation_table(group, answer, summaries[answer]) for answer in answers),
-        "published": existing([published_ablation(group, reported), published_methods(group)]),
+        "published": existing(
+            (published_ablation(group, reported), published_methods(group), published_shift(group, summaries))
+        ),
         "tables": {
             (name, answer): page_table(group, name, answer, compared[answer], ahead[answer])
             for answer in answers
@@ -138,6 +136,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "loss": loss_table(group),
         "diagnosis": diagnosis_table(group),
         "severities": curve_table(group, main, by_severity, ("view", "severity")),
+        "changed": changed_answers(group, "likelihood" if "likelihood" in answers else main, images_root),
         "shots": curve_table(group, main, by_shots, ("examples", "shots")),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},

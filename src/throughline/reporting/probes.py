@@ -10,11 +10,10 @@ import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
-from throughline.metrics.intervals import Interval
 from throughline.ood.diagnosis import CAUSES, FOLDS, Diagnosis, Evidence, diagnose, reread
 from throughline.ood.probe import read_by
 from throughline.reporting.results import Group, Right, Setup, same_samples, summarise
-from throughline.reporting.tables import drawn_notes
+from throughline.reporting.tables import drawn_notes, share_cell
 from throughline.runs.unit import PROBE
 
 TOWER, PROJECTOR, LAYER = f"{PROBE}: tower", f"{PROBE}: projector", f"{PROBE}: layer "
@@ -33,25 +32,28 @@ def probe_figure(group: Group) -> Plot | None:
     probes = probes_beside(group)
     if probes is None:
         return None
-    setups = {setup.name: setup for setup in probes.setups.values()}
     rows: list[tuple[object, ...]] = []
     panels = []
     for where in ("image", "last"):
         points = [point for point in _points(probes) if not point.startswith(LAYER) or point.endswith(where)]
         places = list(range(len(points)))
         series = []
-        for number, setup in enumerate(setups):
-            found = [summarise(probes, "all", answer).get(setup) for answer in points]
-            values = [np.nan if row is None or row.average is None else 100 * row.average.mean for row in found]
-            series.append(Series(setup, places, values, colour=number, marker=number))
+        for number, (name, setup) in enumerate(probes.setups.items()):
+            values = [_average(probes, point, name) for point in points]
+            series.append(Series(name, places, values, colour=number, marker=number))
             named = (point.removeprefix(f"{PROBE}: ") for point in points)
-            rows += [(setup, point, round(value, 2)) for point, value in zip(named, values, strict=True)]
+            rows += [(name, point, round(value, 2)) for point, value in zip(named, values, strict=True)]
+            asked = setup.of_method(ANSWERED)
+            for dash, answer in enumerate(group.answers, start=1):
+                said = _average(group, answer, asked)
+                series.append(Series(f"{asked}, {answer} path", (0, places[-1]), (said, said), colour=dash, dash=dash))
+                rows.append((asked, f"{answer} path", round(said, 2)))
         names = [re.sub(r".*: (layer (?=\d))?|, .*", "", point) for point in points]
         title = {"image": "mean over the image's tokens", "last": "the prompt's last token"}[where]
         panels.append(Panel(tuple(series), title, x_ticks=list(zip(places, names, strict=True))))
     return Plot(
         "probes",
-        "Accuracy of linear probes from the vision tower to the decoder's last layer",
+        "Accuracy of linear probes from the vision tower to the decoder's last layer; level lines: the model's answers",
         tuple(panels),
         ("setup", "point", "accuracy, %"),
         tuple(dict.fromkeys(rows)),
@@ -85,6 +87,12 @@ def diagnosis_table(group: Group, reference: Group | None = None) -> Table | Non
     )
     columns = (*group.heads, "answer path", "error", *CAUSES, "verdict")
     return Table(f"{group.title} · causes of the error{beyond}", columns, tuple(rows), notes)
+
+
+def _average(group: Group, answer: str, setup: str) -> float:
+    """In percent; NaN where a domain is missing."""
+    row = summarise(group, "all", answer).get(setup)
+    return np.nan if row is None or row.average is None else 100 * row.average.mean
 
 
 def _points(probes: Group) -> list[str]:
@@ -140,9 +148,4 @@ def _folders(probes: Group, setup: str) -> dict[tuple[str, int], Path]:
 
 def _cells(found: Diagnosis) -> tuple[str, ...]:
     shares = (found.error, *(found.causes[name] for name in CAUSES))
-    return (*map(_share, shares), found.cause or f"refused: {found.why}")
-
-
-def _share(share: Interval) -> str:
-    points = share.scaled(100)
-    return f"{points.mean:.1f} ({points.low:.1f} to {points.high:.1f})"
+    return (*map(share_cell, shares), found.cause or f"refused: {found.why}")

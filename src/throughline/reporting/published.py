@@ -1,5 +1,7 @@
-"""The paper's tables of accuracies beside a run's own numbers (see `analysis.paper`). Called by `page`."""
+"""The papers' tables of accuracies beside a run's own numbers: RD-MLDG's (see `analysis.paper`), and those of models as
+they are under shift. Called by `page`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -9,6 +11,7 @@ import pandas as pd
 from throughline.analysis.paper import DATASETS, NOTE, PAPER, SARR_NOTE, dataset_of
 from throughline.core.table import MISSING, Table
 from throughline.reporting.results import Group, Summary
+from throughline.reporting.robustness import is_shifted
 from throughline.reporting.tables import average_cell
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
@@ -54,3 +57,18 @@ def published_methods(group: Group) -> Table | None:
         rows=tuple((name, backbone, f"{accuracy:.2f}") for name, backbone, accuracy in printed),
         notes=(f"Accuracy in percent, mean over targets, from summaries of {PAPER}; not measured by us.",),
     )
+
+
+def published_shift(group: Group, summaries: Mapping[str, Mapping[str, Summary]]) -> Table | None:
+    """This run, then what was published of models as they are on its data set (arXiv 2402.06599 and 2312.07424); None
+    for a data set of which nothing was. A name such as `iwildcam_v2.0_processed` is that of `iwildcam`."""
+    name = re.sub(r"_v\d.*|[^a-z0-9]", "", group.dataset.lower())
+    published = [tuple(row) for row in _PRINTED["shift"].get(name, ())]
+    here = [
+        (f"here: {group.model}", f"{setup}, {answer} path", average_cell(row), "this run")
+        for answer, by_setup in summaries.items()
+        for setup, row in by_setup.items()
+        if not is_shifted(row.setup)
+    ]
+    title, columns = f"{group.dataset}: this run and models under shift", ("model", "asked", "accuracy", "source")
+    return Table(title, columns, (*here, *published), (_PRINTED["shift_note"],)) if published else None

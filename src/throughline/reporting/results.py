@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,6 +62,10 @@ class Setup:
     def of_method(self, method: str | None) -> str:
         """The name of another method at the same levels."""
         return Setup(method or "", self.levels).name
+
+    def without(self, *factors: str) -> Setup:
+        """It without the levels of these factors."""
+        return Setup(self.method, {name: level for name, level in self.levels.items() if name not in factors})
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,9 +241,11 @@ class Comparison:
 
 
 def groups(run: Run) -> tuple[Group, ...]:
-    """All groups of a run, by dataset and model."""
-    answered = (line for line in run.results if not line.answer.startswith(PROBE))
-    return tuple(Group(run, *names) for names in sorted({(line.dataset, line.model) for line in answered}))
+    """All groups of a run, by dataset and model, the first model of the config before the others."""
+    answered = {(line.dataset, line.model) for line in run.results if not line.answer.startswith(PROBE)}
+    first = str(run.config.get("model", {}).get("checkpoint")).partition("@http")[0]
+    order = sorted(answered, key=lambda names: (names[0], names[1] not in {first, Path(first).name}, names[1]))
+    return tuple(Group(run, *names) for names in order)
 
 
 def summarise(group: Group, split: str, answer: str, measure: str = "accuracy") -> dict[str, Summary]:

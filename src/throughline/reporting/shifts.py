@@ -12,7 +12,7 @@ from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import PairedDifference, paired_difference
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
-from throughline.reporting.results import Group, Right, Setup
+from throughline.reporting.results import Group, Right
 from throughline.reporting.tables import bracketed, drawn_notes
 
 DRAWS = 1000
@@ -126,7 +126,7 @@ def _curves(
         right = group.right(setup.name, answer)
         if level is None or not right:
             continue
-        about = Setup(setup.method, {name: own for name, own in setup.levels.items() if name != factor}).name
+        about = setup.without(factor).name
         kind, x, draw = place(str(level))
         runs = {(target, seed * DRAWS + draw): row for (target, seed), row in right.items()}
         if level == without:

@@ -8,6 +8,7 @@ from pathlib import Path
 from throughline.analysis.document import sections as analysis_sections
 from throughline.analysis.section import Section
 from throughline.core.files import write_atomically
+from throughline.core.nested import shown_settings
 from throughline.core.plot import Plot
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
@@ -15,7 +16,6 @@ from throughline.reporting.analyses import find_analysis
 from throughline.reporting.confidence import confidence_table, confidences
 from throughline.reporting.drawing import svg_of
 from throughline.reporting.figures import accuracy_figure
-from throughline.reporting.page import shown_settings
 from throughline.reporting.results import MEASURES, Group, differences, drawn_over, groups, same_samples, summarise
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import average_cell, difference_cells, drawn_notes, existing, of_measure

@@ -229,6 +229,11 @@ def percent_interval(value: Interval) -> str:
     return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
 
 
+def share_cell(value: Interval) -> str:
+    """`84.5 (83.1 to 86.0)`; of NaN MISSING."""
+    return MISSING if pd.isna(value.mean) else f"{100 * value.mean:.1f} ({percent_interval(value)})"
+
+
 def of_measure(measure: str) -> str:
     """What a table's title has to say of its measure; nothing of accuracy, which is meant where none is named."""
     return "" if measure == "accuracy" else f" · {MEASURES[measure]}"
