@@ -39,12 +39,12 @@ def images(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def started(images: ImageSet, checkpoint: Path, folder: Path) -> Any:
     words = ["ood", "icl", str(images.root), "--model", str(checkpoint), "--out", str(folder), "--draws", "2"]
-    words += ["--shots", "0,1,2", "--examples", "target,sources,shuffled", "--answers", "label,likelihood"]
+    words += ["--shots", "0,1,2", "--examples", "target,sources", "--answers", "label,likelihood"]
     return typed([*words, "--per-class", str(PER_CLASS)], folder.with_name(f"{folder.name} said"))
 
 
 def end_of(process: Any, folder: Path) -> None:
-    process.join(240)
+    process.join(600)
     assert process.exitcode == 0, folder.with_name(f"{folder.name} said").read_text()
 
 
@@ -93,7 +93,7 @@ def test_every_planned_image_is_answered_once_and_the_torn_one_counts(undisturbe
         )
         assert {row["sample_id"] for row in rows if row["outcome"] == "error"} == {planned[0].id} & set(own)
         levels.add(unit["factors"]["examples"])
-    assert len(levels) == 1 + 2 * 3 * 2
+    assert len(levels) == 1 + 2 * 2 * 2
 
 
 def test_ten_kills_change_nothing(images: ImageSet, tiny_checkpoint: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_ten_kills_change_nothing(images: ImageSet, tiny_checkpoint: Path, undis
     for _ in range(KILLS):
         seen = files_in(folder)
         process = started(images, tiny_checkpoint, folder)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while files_in(folder) <= seen + 1:  # until it is at work: killing the interpreter's start shows nothing
             assert process.is_alive() and time.monotonic() < deadline, "it was over before it could be killed"
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.1))
         assert process.is_alive(), "it was over before it could be killed"
         process.kill()
         process.join()

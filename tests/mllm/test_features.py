@@ -6,8 +6,8 @@ import torch
 from tests.mllm.reference import Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
-from throughline.mllm.chat import EncodedPrompt, user_turn
-from throughline.mllm.features import PROJECTOR, TOWER, image_features, point_features
+from throughline.mllm.chat import EncodedImage, EncodedPrompt, user_turn
+from throughline.mllm.features import PROJECTOR, TOWER, image_features, point_features, shape_of
 from throughline.mllm.load import Mllm
 
 QUESTION = user_turn("What type of object is in this photo?")
@@ -25,7 +25,7 @@ def test_every_point_is_what_a_plain_pass_has_there(mllm: Mllm, family: str) -> 
     hook = model.get_decoder().layers[0].register_forward_hook(lambda module, args, output: held.update(first=output))
     output = model(**inputs, output_hidden_states=True)
     hook.remove()
-    features = point_features(mllm, prompt_of(mllm, 3))
+    (features,) = point_features(mllm, [prompt_of(mllm, 3)])
     layers = len(model.get_decoder().layers)
     assert list(features) == [
         TOWER,
@@ -44,7 +44,7 @@ def test_every_point_is_what_a_plain_pass_has_there(mllm: Mllm, family: str) -> 
 
 def test_an_image_alone_has_the_same_features(mllm: Mllm) -> None:
     prompt = prompt_of(mllm, 1)
-    alone, within = image_features(mllm, prompt.images[0]), point_features(mllm, prompt)
+    alone, (within,) = image_features(mllm, prompt.images[0]), point_features(mllm, [prompt])
     assert list(alone) == [TOWER, PROJECTOR]
     for name, value in alone.items():
         assert value.dtype == torch.float32 and torch.equal(value, within[name])
@@ -52,14 +52,28 @@ def test_an_image_alone_has_the_same_features(mllm: Mllm) -> None:
 
 def test_of_several_images_the_last_one_counts(mllm: Mllm) -> None:
     first, last = prompt_of(mllm, 1).images[0], prompt_of(mllm, 2).images[0]
-    both = point_features(
-        mllm,
-        EncodedPrompt(
-            [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "cat"}]}, *QUESTION], (first, last)
-        ),
-    )
-    alone = point_features(mllm, prompt_of(mllm, 2))
+    both = behind(first, last)
+    (found,), (alone,) = point_features(mllm, [both]), point_features(mllm, [prompt_of(mllm, 2)])
     for name in (TOWER, PROJECTOR):
-        torch.testing.assert_close(both[name], alone[name])
-    torch.testing.assert_close(both["layer 0, image"], alone["layer 0, image"], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(both["layer 1, image"], alone["layer 1, image"], atol=1e-5)
+        torch.testing.assert_close(found[name], alone[name])
+    torch.testing.assert_close(found["layer 0, image"], alone["layer 0, image"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found["layer 1, image"], alone["layer 1, image"], atol=1e-5)
+
+
+def behind(*images: EncodedImage) -> EncodedPrompt:
+    """A question about the last of two images, behind the first one with its label."""
+    said = {"role": "assistant", "content": [{"type": "text", "text": "cat"}]}
+    return EncodedPrompt([*QUESTION, said, *QUESTION], images)
+
+
+def test_prompts_of_one_shape_go_together_and_have_what_each_has_alone(mllm: Mllm) -> None:
+    images = [prompt_of(mllm, seed).images[0] for seed in range(4)]
+    for prompts in ([prompt_of(mllm, seed) for seed in range(3)], [behind(images[n], images[n + 1]) for n in range(3)]):
+        assert len({str(shape_of(mllm, prompt)) for prompt in prompts}) == 1
+        together = point_features(mllm, prompts)
+        for prompt, found in zip(prompts, together, strict=True):
+            (alone,) = point_features(mllm, [prompt])
+            assert alone.keys() == found.keys()
+            for name, value in alone.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert shape_of(mllm, prompts[0]) != shape_of(mllm, prompt_of(mllm, 0))

@@ -1,5 +1,6 @@
 """What a probe can and cannot read, on features that are made for it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
-from throughline.domains.samples import Sample
-from throughline.ood.probe import FEATURES, Features, probe, probe_predictions, read_by
+from throughline.domains.samples import ImageSet, Sample
+from throughline.ood import probe as ood_probe
+from throughline.ood.probe import FEATURES, Features, probe, probe_predictions, read_by, read_features
 
 CLASSES = ("boat", "cat", "dog")
 
@@ -105,3 +107,25 @@ def test_an_image_without_features_is_wrong(tmp_path: Path) -> None:
         (tmp_path / name / FEATURES).write_bytes(features.to_bytes(samples))
     right = read_by(tmp_path / "reference", tmp_path / "changed", "tower", [sample.id for sample in samples[:2]], 0)
     assert right is not None and right.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 4096])
+def test_features_are_those_of_each_image_alone_and_a_torn_one_is_named(
+    at_once: int, tiny_mllm: Any, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughline.mllm.features import point_features
+    from throughline.mllm.images import ImageReader
+    from throughline.questions.prompt import ImageThenText
+
+    monkeypatch.setattr(ood_probe, "AT_ONCE", at_once)
+    reader, make = ImageReader(tiny_mllm.chat), ImageThenText("What is shown?")
+    gone = replace(tiny_images.samples[2], root=tmp_path, image_sha256="gone")
+    samples = [*tiny_images.samples[:2], gone, *tiny_images.samples[3:7]]
+    told: list[tuple[int, int]] = []
+    found, faults = read_features(tiny_mllm, samples, lambda s: make(s).encode(reader), lambda *n: told.append(n))
+    assert list(faults) == [gone.id] and found.ids == tuple(sample.id for sample in samples if sample is not gone)
+    assert told == [(number, 7) for number in range(1, 8)]
+    for place, name in enumerate(found.ids):
+        (alone,) = point_features(tiny_mllm, [make(tiny_images.by_id[name]).encode(reader)])
+        for point, value in alone.items():
+            assert found.points[point][place] == pytest.approx(value.numpy(), rel=1e-4, abs=1e-5)

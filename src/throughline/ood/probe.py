@@ -7,8 +7,9 @@ one setting is chosen on groups of these, so that no tested image has a part in 
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ FEATURES = "features.npz"
 ALPHAS = tuple(10.0**exponent for exponent in range(-1, 6))
 """Strengths of the penalty that are tried."""
 FOLDS = 5
+AT_ONCE = 4096
+"""Tokens in one pass: their states at every layer are in memory."""
 Rows = NDArray[np.float64]
 """`(images, width)`."""
 
@@ -64,21 +67,28 @@ def read_features(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Features, dict[str, str]]:
     """What the model makes of each sample at every point (`mllm.features`), and why some could not be read, by id."""
-    from throughline.mllm.features import point_features
+    from throughline.mllm.features import point_features, shape_of
 
     rows: dict[str, dict[str, Rows]] = {}
     faults: dict[str, str] = {}
-    for number, sample in enumerate(samples, start=1):
-        try:
-            points = point_features(mllm, encode(sample))
-            rows[sample.id] = {name: value.double().numpy() for name, value in points.items()}
-        except ThroughlineError as error:
-            faults[sample.id] = str(error)
-        on_progress(number, len(samples))
+
+    def readable() -> Iterator[tuple[str, "EncodedPrompt"]]:
+        for number, sample in enumerate(samples, start=1):
+            try:
+                yield sample.id, encode(sample)
+            except ThroughlineError as error:
+                faults[sample.id] = str(error)
+            on_progress(number, len(samples))
+
+    for (tokens, _), together in groupby(readable(), lambda named: shape_of(mllm, named[1])):
+        while batch := list(islice(together, max(1, AT_ONCE // tokens))):
+            names, prompts = zip(*batch, strict=True)
+            for name, points in zip(names, point_features(mllm, prompts), strict=True):
+                rows[name] = {point: value.double().numpy() for point, value in points.items()}
     if not rows:
         raise ThroughlineError("no image could be read", do=next(iter(faults.values()), None))
-    names = next(iter(rows.values()))
-    return Features(tuple(rows), {name: np.array([row[name] for row in rows.values()]) for name in names}), faults
+    every = next(iter(rows.values()))
+    return Features(tuple(rows), {point: np.array([row[point] for row in rows.values()]) for point in every}), faults
 
 
 def group_of(sample: Sample) -> str:
