@@ -3,9 +3,11 @@
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.evaluation.questions import ANSWERS, CLASSES, QUESTIONS, answers_of, asked
@@ -20,9 +22,11 @@ from throughline.evaluation import answers
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.results import results_lines
 from throughline.mllm.chat import user_turn
+from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.plan import Plan
 from throughline.mllm.sampling import Continuation
+from throughline.questions.in_context import WithExamples
 from throughline.questions.prompt import Prompt, user_prompt
 from throughline.questions.question import Generated, Likelihood, Question, Reading
 from throughline.questions.question_set import make_question_set
@@ -174,6 +178,33 @@ def test_asked_together_every_way_gives_what_it_gives_alone(family: str, tiny_im
         for one, two in zip(together, other, strict=True):
             assert replace(one, probabilities=None) == replace(two, probabilities=None)
             assert (one.probabilities or ()) == pytest.approx(two.probabilities or (), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_likelihoods_behind_examples_are_those_of_a_naive_loop(
+    family: str, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 1e-4, as logarithms: every image's whole conversation goes through the model, once for each class."""
+    mllm = load_mllm(str(write_checkpoint(family, tmp_path)))
+    scores: list[torch.Tensor] = []
+
+    def noted(*given: Any) -> torch.Tensor:
+        scores.append(label_log_likelihood(*given))
+        return scores[-1]
+
+    monkeypatch.setattr(answers, "label_log_likelihood", noted)
+    make = partial(WithExamples, tuple((sample, sample.label) for sample in tiny_images.samples[9:13]))
+    samples = tiny_images.samples[:5]
+    found = answer_samples(mllm, samples, QUESTIONS.build(asked(answers=("likelihood",)), make), batch=2)
+    naive = []
+    for sample in samples:
+        prompt = make(QUESTIONS.label)(sample)
+        pictures = [picture(tiny_images.samples.index(image)) for image in prompt.images]
+        spoken = [Spoken(prompt.messages, pictures, name) for name in CLASSES]
+        with torch.no_grad():
+            naive.append([-float(nll_alone(mllm.model, mllm.chat.processor, family, one).sum()) for one in spoken])
+    assert torch.cat(scores).numpy() == pytest.approx(np.array(naive), abs=1e-4)
+    assert [row.predicted for row in found] == [CLASSES[place] for place in np.argmax(naive, axis=1)]
 
 
 def test_the_seconds_of_every_way_add_up_to_no_more_than_all(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
