@@ -63,7 +63,7 @@ class OodSettings(BenchSettings):
     """Of these, the images that a rival is measured on."""
     shots: PositiveInt = 8
     """Examples."""
-    trials: PositiveInt = 3
+    trials: PositiveInt = 2
     """Timed runs of each side."""
     batch: PositiveInt = AnswerSettings().batch
     """Images asked together."""

@@ -38,8 +38,8 @@ def images(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def started(images: ImageSet, checkpoint: Path, folder: Path) -> Any:
-    words = ["ood", "icl", str(images.root), "--model", str(checkpoint), "--out", str(folder), "--draws", "2"]
-    words += ["--shots", "0,1,2", "--examples", "target,sources", "--answers", "label,likelihood"]
+    words = ["ood", "icl", str(images.root), "--model", str(checkpoint), "--out", str(folder), "--draws", "1"]
+    words += ["--shots", "0,1,2", "--examples", "target,sources,shuffled", "--answers", "label,likelihood"]
     return typed([*words, "--per-class", str(PER_CLASS)], folder.with_name(f"{folder.name} said"))
 
 
@@ -93,7 +93,7 @@ def test_every_planned_image_is_answered_once_and_the_torn_one_counts(undisturbe
         )
         assert {row["sample_id"] for row in rows if row["outcome"] == "error"} == {planned[0].id} & set(own)
         levels.add(unit["factors"]["examples"])
-    assert len(levels) == 1 + 2 * 2 * 2
+    assert len(levels) == 1 + 2 * 3
 
 
 def test_ten_kills_change_nothing(images: ImageSet, tiny_checkpoint: Path, undisturbed: Path, tmp_path: Path) -> None:
