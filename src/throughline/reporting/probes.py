@@ -48,7 +48,7 @@ def probe_figure(group: Group) -> Plot | None:
                 said = _average(group, answer, asked)
                 series.append(Series(f"{asked}, {answer} path", (0, places[-1]), (said, said), colour=dash, dash=dash))
                 rows.append((asked, f"{answer} path", round(said, 2)))
-        names = [re.sub(r".*: (layer (?=\d))?|, .*", "", point) for point in points]
+        names = [re.sub(r".*: (layer (?=\d))?|, .*", "", point).replace("projector", "\nprojector") for point in points]
         title = {"image": "mean over the image's tokens", "last": "the prompt's last token"}[where]
         panels.append(Panel(tuple(series), title, x_ticks=list(zip(places, names, strict=True))))
     return Plot(
