@@ -20,7 +20,7 @@ from throughline.core.files import write_json, write_json_lines
 from throughline.domains.digits import write_digits
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config_files import load_config
-from throughline.ood.factors import CONTROLS, example_levels, examples_of_level
+from throughline.ood.factors import CONTROLS, examples_of_level
 from throughline.runs.unit import Unit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,8 +75,9 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def run(*words: str) -> None:
         calls.append(words)
         if words[0] == "ood":
-            levels = list(example_levels((0, 1, 4), ("target", "sources", "nearest", "shuffled"), 2))
-            write_run(tmp_path / words[words.index("--out") + 1], levels)
+            drawn = itertools.product((1, 4), ("target", "sources", "shuffled"), range(2))
+            levels = [*(f"{shots} {kind} {draw}" for shots, kind, draw in drawn), "1 nearest 0", "4 nearest 0"]
+            write_run(tmp_path / words[words.index("--out") + 1], ["0", *levels])
 
     ask_in_context(tmp_path, tmp_path / "evidence", run)
     assert [words[0] for words in calls] == ["ood", "data", "ood", "data", "ood"]
