@@ -15,6 +15,7 @@ from throughline.evaluation.examples import (
     in_order,
     nearest_examples,
     spread_examples,
+    vote,
     with_labels,
 )
 
@@ -98,6 +99,8 @@ def test_a_spurious_domain_goes_with_its_class_as_often_as_said() -> None:
             )
         )
 
+    with pytest.raises(ThroughlineError, match="needs 2 domains"):
+        draw_examples(IMAGES.in_domain("park"), 4, seed=0, spurious=0.5)
     assert agreement(1.0) == 1.0
     assert agreement(0.0) < agreement(0.7) < 1.0
 
@@ -107,6 +110,14 @@ def test_nearest_are_those_of_scikit_learn_with_the_nearest_last() -> None:
     pool, asked = rng.normal(size=(len(SAMPLES), 5)), rng.normal(size=(4, 5))
     rows = NearestNeighbors(n_neighbors=3, metric="cosine").fit(pool).kneighbors(asked, return_distance=False)
     assert nearest_examples(SAMPLES, pool, asked, 3) == [tuple(SAMPLES[place] for place in row[::-1]) for row in rows]
+
+
+def test_the_nearest_examples_vote() -> None:
+    rows, labels = np.array([[1.0, 0], [0.9, 0.2], [0.8, 0.3], [0, 1]]), ["cat", "dog", "dog", "boat"]
+    for scale in (1, 100):  # the cosine knows no lengths
+        asked = scale * np.array([1.0, 0.05])
+        assert [vote(list(rows), labels, asked, neighbours) for neighbours in (1, 3, 9)] == ["cat", "dog", "dog"]
+    assert vote(list(rows), labels, np.array([0.1, 1]), 1) == "boat"
 
 
 def test_spread_examples_cover_every_cluster_before_any_twice() -> None:
@@ -120,12 +131,12 @@ def test_spread_examples_cover_every_cluster_before_any_twice() -> None:
 
 def test_shuffled_labels_are_wrong_and_as_many_of_each() -> None:
     chosen = draw_examples(SAMPLES, 8, seed=0)
-    true, shuffled = with_labels(chosen, str.upper), with_labels(chosen, str.upper, shuffled=True)
-    assert [label for _, label in true] == [s.label.upper() for s in chosen]
+    true, shuffled = with_labels(chosen), with_labels(chosen, shuffled=True)
+    assert [label for _, label in true] == [s.label for s in chosen]
     assert [s for s, _ in shuffled] == list(chosen)
     assert Counter(label for _, label in shuffled) == Counter(label for _, label in true)
-    assert all(label != s.label.upper() for s, label in shuffled)
-    assert with_labels((), str.upper, shuffled=True) == ()
+    assert all(label != s.label for s, label in shuffled)
+    assert with_labels((), shuffled=True) == ()
 
 
 def test_an_order_is_drawn_and_0_is_that_of_the_choice() -> None:

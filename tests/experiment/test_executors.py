@@ -19,6 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics.pairwise import cosine_distances
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -34,9 +35,10 @@ from throughline.chains.pairs import Pair, Side, write_pairs
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
-from throughline.domains.samples import ImageSet
+from throughline.domains.samples import ImageSet, Sample, balanced
 from throughline.domains.views import load_sample
 from throughline.evaluation import selection
+from throughline.evaluation.examples import draw_examples, with_labels
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
 from throughline.experiment.config_files import load_config
@@ -46,6 +48,7 @@ from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.mllm import sampling as sampler
 from throughline.mllm.chat import user_turn
+from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
@@ -67,6 +70,7 @@ EXECUTORS = {
     "validate": execute_training,
     "evaluate": execute_evaluation,
     "probe": execute_probes,
+    "few_shot": execute_evaluation,
 }
 Run = Callable[..., FinishedRun]
 
@@ -619,6 +623,7 @@ def test_labelled_examples_are_levels_of_a_factor(here: Run, tmp_path: Path) -> 
         "ordinal": "shots: 2, layout: ordinal",
         "nearest": "shots: 2, choice: nearest, domains: sources",
         "spread": "shots: 2, choice: spread, domains: [photo], order: 1",
+        "blank": "shots: 2, pictures: blank",
     }
     levels = ", ".join(f"{name}: {{evaluation.examples: {{{keys}}}}}" for name, keys in kinds.items())
     few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood,label]")
@@ -633,6 +638,91 @@ def test_labelled_examples_are_levels_of_a_factor(here: Run, tmp_path: Path) -> 
     (alone,) = read_run(plain.folder).units.values()
     assert said.pop("none") == [(row.sample_id, row.probabilities) for row in alone.predictions()]
     assert len({str(rows) for rows in said.values()}) == len(said)
+
+
+def test_controls_answer_for_the_examples_that_stand_in_the_prompt(
+    here: Run, tiny_images: ImageSet, tiny_mllm: Mllm, tmp_path: Path
+) -> None:
+    """Votes by scikit-learn's distances between projected features; retrieval over the whole pool; the share of the
+    class among the labels shown."""
+    kinds = {
+        "shown": "shots: 4",
+        "knn": "shots: 4, vote: 3",
+        "shuffled": "shots: 4, labels: shuffled, vote: 1",
+        "retrieval": "shots: 2, choice: nearest, vote: 1",
+    }
+    levels = ", ".join(f"{name}: {{evaluation.examples: {{{keys}}}}}" for name, keys in kinds.items())
+    few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood,label]", "methods=zero_shot")
+    torn = tmp_path / "images"
+    shutil.copytree(tiny_images.root, torn)
+    asked = balanced(tiny_images.in_domain("sketch"), 2, 0)
+    (torn / asked[0].id).write_bytes(b"no image")
+    images = read_images(torn)
+    assert [sample.id for sample in balanced(images.in_domain("sketch"), 2, 0)] == [sample.id for sample in asked]
+    finished = here(tmp_path / "run", f"data.images={torn}", f"factors={{examples: {{{levels}}}}}", *few)
+    run = read_run(finished.folder)
+    by_level = {unit.unit.factors["examples"]: list(unit.predictions()) for unit in run.units.values()}
+    pool = [sample for sample in images.in_domain("sketch") if sample not in balanced(images.in_domain("sketch"), 2, 0)]
+    reader = ImageReader(tiny_mllm.chat)
+
+    def features(sample: Sample) -> Any:
+        with torch.no_grad():
+            encoded = tiny_mllm.model.get_image_features(**reader.encode(sample).inputs, return_dict=True).pooler_output
+        return torch.cat([own.flatten(0, -2) for own in encoded]).mean(dim=0).numpy()
+
+    drawn = with_labels(draw_examples(pool, 4, 0))
+    for rows in by_level.values():
+        assert [row.sample_id for row in rows] == [sample.id for _ in range(2) for sample in asked]
+    for level, examples, count in (
+        ("knn", drawn, 3),
+        ("shuffled", with_labels(draw_examples(pool, 4, 0), shuffled=True), 1),
+        ("retrieval", with_labels(pool), 1),
+    ):
+        first, *others = by_level[level][:6]
+        assert first.outcome == "error" and first.predicted is None and asked[0].id in first.text
+        assert [row.predicted for row in by_level[level][6:]] == [row.predicted for row in (first, *others)]
+        for row, sample in zip(others, asked[1:], strict=True):
+            near = cosine_distances([features(sample)], [features(example) for example, _ in examples])[0].argsort()
+            labels = [examples[place][1] for place in near[:count]]
+            assert row.predicted == min(labels, key=lambda label: (-labels.count(label), label)), level
+    frame = run.frames.results.query("split == 'all'").set_index(["examples", "answer"])
+    assert set(frame["n"]) == {6} and set(frame.loc[["knn", "retrieval"], "errors"]) == {1}
+    labels = [label for _, label in drawn]
+    expected = np.mean([labels.count(sample.label) / 4 for sample in asked])
+    assert frame.loc[("shown", "label"), "copied"] == pytest.approx(expected, abs=1e-6)
+    assert frame.loc[["knn", "retrieval"], "copied"].isna().all()
+
+
+def test_an_adapter_is_trained_on_the_shots_alone(here: Run, tiny_images: ImageSet, tmp_path: Path) -> None:
+    """One that `cls` trains on the same images is the same: a set with these as its only source."""
+    few = ("evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood]", "model.lora.dropout=0")
+    shots = ("methods=zero_shot", "evaluation.examples={shots: 3, epochs: 2, seed: 1}")
+    finished = here(tmp_path / "run", *few, *shots)
+    (unit,) = finished.units
+    folder = finished.folder / "units" / unit.name
+    asked = balanced(tiny_images.in_domain("sketch"), 2, 0)
+    drawn = draw_examples([sample for sample in tiny_images.in_domain("sketch") if sample not in asked], 3, 1)
+    assert json.loads((folder / "stage.json").read_text())["images"] == 3
+    for domain, samples in (("shots", drawn), ("sketch", asked)):
+        for sample in samples:
+            copied = tmp_path / "images" / domain / sample.label / Path(sample.id).name
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sample.path, copied)
+    source = f"data.images={tmp_path / 'images'}"
+    alone = here(tmp_path / "alone", "methods=cls", source, "training.stage.epochs=2", *few[1:])
+    trained = load_file(folder_of(alone, "cls") / "adapter" / "adapter_model.safetensors")
+    ours = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert ours.keys() == trained.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, trained[name], rtol=1e-2, atol=1e-5)
+    assert any(value.count_nonzero() for name, value in ours.items() if "lora_B" in name)
+    said = [row.probabilities for row in read_run(finished.folder).units[unit.name].predictions()]
+    by_cls = [row.probabilities for row in read_run(alone.folder).units[folder_of(alone, "cls").name].predictions()]
+    assert all(row == pytest.approx(other, rel=1e-2) for row, other in zip(said, by_cls, strict=True))
+    before = (folder / "predictions.jsonl").read_bytes()
+    (folder / "done").unlink()
+    here(tmp_path / "run", *few, *shots)
+    assert (folder / "predictions.jsonl").read_bytes() == before
 
 
 def test_options_are_shuffled_for_each_image_and_classes_scored_under_their_names(here: Run, tmp_path: Path) -> None:

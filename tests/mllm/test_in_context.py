@@ -21,7 +21,7 @@ from throughline.questions.in_context import EXAMPLE_QUESTION, WithExamples, wit
 from throughline.questions.probing import parts_question, question_from_words
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question import Likelihood, Question
-from throughline.questions.question_set import ShuffledOptions, make_question_set
+from throughline.questions.question_set import make_question_set, shuffled_options
 
 CLASSES = ("cat", "dog", "boat")
 ANSWER = Likelihood(CLASSES, CLASSES)
@@ -71,7 +71,7 @@ def test_likelihoods_count_what_plain_passes_give(mllm: Mllm, family: str, sampl
     settings = AnswerSettings(answers=("likelihood", "mean_likelihood", "contrast", "prior"))
     shown = ((samples[0], "boat"),)
     behind = partial(WithExamples, shown)
-    for about in (ImageThenText, behind, partial(ShuffledOptions, classes, behind, 0)):
+    for about in (ImageThenText, behind, partial(shuffled_options, classes, behind, 0)):
         rows = answer_samples(mllm, samples[2:4], built.build(settings, about), batch=2)
         for place, sample in enumerate(samples[2:4]):
             prompt = about(built.label)(sample)

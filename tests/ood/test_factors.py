@@ -11,6 +11,7 @@ from throughline.experiment.config_files import load_config
 from throughline.ood.factors import (
     CONTROLS,
     PAPER,
+    example_kinds,
     example_levels,
     examples_of_level,
     prompt_levels,
@@ -33,20 +34,48 @@ def test_views_are_named_by_kind_and_severity() -> None:
 
 
 def test_no_shots_are_one_level_and_what_is_not_drawn_has_one_draw() -> None:
-    levels = example_levels([0, 2], ["target", "nearest"], draws=3)
+    levels = example_levels([0, 2], example_kinds(["target", "nearest"]), draws=3)
     assert [examples_of_level(name) for name in levels] == [
         (0, "", 0),
         *((2, "target", draw) for draw in range(3)),
         (2, "nearest", 0),
     ]
     with pytest.raises(ThroughlineError, match="no examples of kind nearst"):
-        example_levels([2], ["nearst"], 1)
+        example_kinds(["nearst"])
+
+
+def test_orders_are_further_draws_of_what_is_shown() -> None:
+    levels = example_levels([4], example_kinds(["target", "knn", "nearest", "lora"]), draws=2, orders=3)
+    keys = {
+        name: (own["evaluation.examples"]["seed"], own["evaluation.examples"]["order"]) for name, own in levels.items()
+    }
+    assert keys == {
+        **{f"4 target {number}": (number // 3, number % 3) for number in range(6)},
+        **{f"4 {kind} {draw}": (draw, 0) for kind in ("knn", "lora") for draw in range(2)},
+        **{f"4 nearest {order}": (0, order) for order in range(3)},
+    }
+
+
+def test_shares_and_strengths_are_kinds_of_their_own() -> None:
+    kinds = example_kinds(["knn"], ["hot dog=3, bowl=1"], [0, 0.5], knn={"vote": 3})
+    assert kinds == {
+        "knn": {"domains": "target", "vote": 3},
+        "hot dog=3, bowl=1": {"domains": "target", "shares": {"hot dog": "3", "bowl": "1"}},
+        "spurious 0": {"domains": "sources", "spurious": 0},
+        "spurious 0.5": {"domains": "sources", "spurious": 0.5},
+    }
+    levels = example_levels([2], kinds, draws=2)
+    assert [examples_of_level(name) for name in levels] == [(2, kind, draw) for kind in kinds for draw in range(2)]
+    for wrong in ("cup", "cup=", "cup=many", "cup=3,"):
+        levels = example_levels([2], example_kinds([], [wrong]), 1)
+        with pytest.raises(ThroughlineError, match=r"factors.examples.2 cup.*: a valid number"):
+            load_config("demo", changes={"methods": ["zero_shot"], "factors": {"examples": levels}})
 
 
 def test_every_level_fits_into_a_config_and_is_only_about_asking() -> None:
     levels = {
         "view": view_levels(["all"], [1, 5], 0),
-        "examples": example_levels([0, 1, 8], CONTROLS, 2),
+        "examples": example_levels([0, 1, 8], example_kinds(CONTROLS, ["car=3,raft=1"], [0.5]), 2),
         "prompt": prompt_levels(["ours", "paper"]),
     }
     config = load_config("demo", changes={"methods": ["zero_shot"], "factors": levels})
@@ -80,13 +109,15 @@ def test_a_file_of_wordings_has_a_level_for_each_and_for_what_is_described_in_it
         "plain": {"questions.label": "Which? {options}"},
     }
     for text, said in (
-        ("expert: a potter", "expert is not a mapping"),
         ("- expert", "not a mapping"),
         ("a: [", "YAML"),
     ):
         own.write_text(text)
         with pytest.raises(ThroughlineError, match=said):
             prompt_levels([str(own)])
+    own.write_text("expert: a potter")
+    with pytest.raises(ThroughlineError, match=r"factors.prompt.expert.*no \{options\}"):
+        load_config("demo", changes={"factors": {"prompt": prompt_levels([str(own)])}})
     own.write_text("expert: {farme: You are a potter.}")
     with pytest.raises(ThroughlineError, match=r"factors.prompt.expert .*farme: did you mean questions.frame"):
         load_config("demo", changes={"factors": {"prompt": prompt_levels([str(own)])}})

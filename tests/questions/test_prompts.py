@@ -12,7 +12,7 @@ from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.questions.prompt import ImageThenText, user_prompt
 from throughline.questions.question import Generated, Likelihood
-from throughline.questions.question_set import ShuffledOptions, make_question_set
+from throughline.questions.question_set import make_question_set, shuffled_options
 
 CAT, DOG = (Sample(f"{name}.png", Path("images"), "photo", (name,), name) for name in ("cat", "dog"))
 QUESTIONS = make_question_set(("hot_dog", "cat"), FIVE_STAGE)
@@ -57,7 +57,7 @@ def test_sixty_options_stand_in_an_order_of_each_samples_own() -> None:
 
     def offered(sample: Sample, seed: int = 0, text: str = built.label) -> list[str]:
         return (
-            ShuffledOptions(built.class_names, ImageThenText, seed, text)(sample).text.rpartition(": ")[2].split(", ")
+            shuffled_options(built.class_names, ImageThenText, seed, text)(sample).text.rpartition(": ")[2].split(", ")
         )
 
     of_cat, of_dog = offered(CAT), offered(DOG)
@@ -67,7 +67,7 @@ def test_sixty_options_stand_in_an_order_of_each_samples_own() -> None:
     firsts = [offered(Sample(f"{number}.png", Path(), "photo", ("cat",), "")) for number in range(600)]
     assert len({order[0] for order in firsts}) > 50  # no class has the first place to itself
     label, reasoning = (
-        ShuffledOptions(built.class_names, ImageThenText, 0, text)(CAT).text for text in (built.label, built.reasoning)
+        shuffled_options(built.class_names, ImageThenText, 0, text)(CAT).text for text in (built.label, built.reasoning)
     )
     assert reasoning.startswith(f"{label}\n")
 

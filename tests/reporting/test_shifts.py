@@ -21,8 +21,11 @@ TARGETS, IMAGES = ("photo", "sketch"), 40
 Right = Mapping[tuple[str, str], NDArray[np.bool_]]
 
 
-def group_with(folder: Path, factor: str, levels: list[str], rate_of: Mapping[str, float]) -> tuple[Group, Right]:
-    """A run of one checkpoint on 40 images of two domains, and the right answers by level and domain."""
+def group_with(
+    folder: Path, factor: str, levels: list[str], rate_of: Mapping[str, float], copied: Mapping[str, float] = {}
+) -> tuple[Group, Right]:
+    """A run of one checkpoint on 40 images of two domains, and the right answers by level and domain. `copied` is what
+    copying labels would give at some levels."""
     lines, right = [], {}
     for number, level in enumerate(levels):
         for place, target in enumerate(TARGETS):
@@ -41,6 +44,7 @@ def group_with(folder: Path, factor: str, levels: list[str], rate_of: Mapping[st
             write_json_lines(own / "predictions.jsonl", said)
             (own / "done").write_text("x")
             common = {"unit": unit.name, **named, "factors": {factor: level}, "round": None, "answer": "likelihood"}
+            common["metrics"] = {"copied": copied[level]} if level in copied else {}
             lines.append({**common, "split": "all", "n": IMAGES, "correct": int(hits.sum()), "accuracy": hits.mean()})
     write_json_lines(folder / "results.jsonl", lines)
     write_json(folder / "environment.json", {})
@@ -96,6 +100,27 @@ def test_draws_of_examples_are_the_spread_of_a_point(tmp_path: Path) -> None:
             assert point.accuracy.low < point.accuracy.mean < point.accuracy.high
     plot = curve_figure(group, "likelihood", list(curves.values()), "shots", "labelled examples")
     assert plot is not None and [panel.title for panel in plot.panels] == list(curves) and len(plot.rows) == 6
+
+
+def test_what_copying_labels_would_give_stands_beside_the_curve(tmp_path: Path) -> None:
+    levels = ["0", "2 target 0", "2 target 1", "4 target 0", "2 knn 0"]
+    copied = {"2 target 0": 0.1, "2 target 1": 0.3, "4 target 0": 0.25}
+    group, _ = group_with(tmp_path, EXAMPLES, levels, dict.fromkeys(levels, 0.5), copied)
+    curves = shot_curves(group, "likelihood")
+    table = curve_table(group, "likelihood", curves, ("examples", "shots"))
+    assert table is not None
+    column = table.columns.index("labels copied")
+    assert {row[:2]: row[column] for row in table.rows} == {
+        ("target", "2"): "20.0",
+        ("target", "4"): "25.0",
+        ("knn", "2"): "–",
+    }
+    plot = curve_figure(group, "likelihood", curves, "shots", "labelled examples")
+    assert plot is not None
+    lines = {panel.title: [series.name for series in panel.series] for panel in plot.panels}
+    assert lines == {"target": ["zero_shot", "labels copied"], "knn": ["zero_shot"]}
+    _, line = next(panel.series for panel in plot.panels if panel.title == "target")
+    assert line.y[1:] == pytest.approx([20, 25])
 
 
 def test_without_such_a_factor_there_is_nothing_to_show(tmp_path: Path) -> None:

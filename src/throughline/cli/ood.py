@@ -91,11 +91,22 @@ class InContext(Asking):
 
     shots: tuple[int, ...] = (0, 1, 2, 4, 8)
     """Numbers of examples."""
-    examples: tuple[str, ...] = ("target", "sources", "shuffled", "text")
-    """Kinds of examples: target, sources (other domains), nearest, spread, shuffled (labels), text (without images),
-    ordinal (layout)."""
+    examples: tuple[str, ...] = ("target", "sources", "shuffled", "text", "blank", "knn", "retrieval")
+    """Kinds of examples: target, sources (other domains), nearest, spread, ordinal (layout); controls: shuffled
+    (labels), text (without images), blank (grey images), knn (vote of the nearest of them), retrieval (label of the
+    nearest of all), lora (an adapter trained on them)."""
+    shares: Annotated[tuple[str, ...], Shown("CLASS=N,CLASS=N", several="append")] = ()
+    """Label shift: examples of the target domain with these shares of the classes; may be given several times."""
+    spurious: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """Spurious correlation: examples of the other domains, so often of the domain that goes with their class."""
     draws: int = Field(default=3, ge=1)
     """How many times examples are drawn."""
+    orders: int = Field(default=1, ge=1)
+    """In how many orders each draw is shown."""
+    neighbours: int = Field(default=1, ge=1)
+    """How many of the examples vote in knn."""
+    epochs: float = Field(default=30, gt=0)
+    """Passes over the examples in lora."""
     per_class: int | None = Field(default=10, ge=1)
     """Images of each class and domain to ask about; examples come from the others."""
 
@@ -103,17 +114,11 @@ class InContext(Asking):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
     commands: Subcommands = {
-        "zero-shot": (
-            ZeroShot,
-            lambda own: _run(own, prompt=factors.prompt_levels(own.prompt), options=factors.option_levels(own.options)),
-        ),
-        "corrupt": (Corrupt, lambda own: _run(own, view=factors.view_levels(own.kind, own.severity, own.seed))),
-        "probe": (Probe, lambda own: _run(own, "probe")),
+        "zero-shot": (ZeroShot, lambda own: _run(own, factors.asking(own.prompt, own.options))),
+        "corrupt": (Corrupt, lambda own: _run(own, {"view": factors.view_levels(own.kind, own.severity, own.seed)})),
+        "probe": (Probe, lambda own: _run(own, {}, "probe")),
         "diagnose": (Diagnose, _diagnose),
-        "icl": (
-            InContext,
-            lambda own: _run(own, examples=factors.example_levels(own.shots, own.examples, own.draws)),
-        ),
+        "icl": (InContext, lambda own: _run(own, {"examples": _example_levels(own)})),
     }
     add_subcommands(parser, commands, json_of=tuple(commands))
 
@@ -140,11 +145,17 @@ def _verdicts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
     return filter(None, (diagnosis_table(group, reference) for group in every if group is not reference))
 
 
+def _example_levels(own: argparse.Namespace) -> Levels:
+    settings = {"knn": {"vote": own.neighbours}, "lora": {"epochs": own.epochs}}
+    kinds = factors.example_kinds(own.examples, own.shares, own.spurious, **settings)
+    return factors.example_levels(own.shots, kinds, own.draws, own.orders)
+
+
 def _run(
     arguments: argparse.Namespace,
+    varied: dict[str, Levels],
     *more_methods: str,
     tables: Callable[[argparse.Namespace, Run], Iterable[Table]] = _shifts,
-    **varied: Levels,
 ) -> int:
     """The run with these factors; `tables` are printed once it is finished."""
     varied = {name: levels for name, levels in varied.items() if len(levels) > 1 or any(levels.values())}
@@ -162,7 +173,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     """Probes of all models in one run, the reference among them; then the verdicts."""
     if arguments.reference is not None:
         arguments.model = tuple(dict.fromkeys((*(arguments.model or (POCKET,)), arguments.reference)))
-    return _run(arguments, "probe", tables=_verdicts)
+    return _run(arguments, {}, "probe", tables=_verdicts)
 
 
 def _config(arguments: argparse.Namespace, varied: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:

@@ -17,7 +17,7 @@ from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, T
 from throughline.reporting.results import Setup
 from throughline.reporting.text import to_terminal
 from throughline.reporting.warnings import coverage
-from throughline.runs.unit import DRAW, EVALUATE, Unit
+from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, Unit
 
 _COUNTED = ("training_samples", "optimiser_steps", "chains_sampled", "answers")
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
@@ -51,7 +51,7 @@ def warnings_of(preview: Preview) -> list[str]:
 
 def learning(preview: Preview) -> pd.DataFrame:
     """What will stand behind the weights of each unit that trains, by image set and setup, as a run's frame has it."""
-    trains = (unit for unit in preview.units if unit.kind != EVALUATE and len(unit.targets) == 1)
+    trains = (unit for unit in preview.units if unit.kind not in (EVALUATE, FEW_SHOT) and len(unit.targets) == 1)
     trained = ((unit, preview.costs[unit.name]) for unit in trains)
     rows = [
         (unit.dataset, Setup(unit.method, unit.factors).name, cost.images, cost.images_with_chain, cost.steps_from_base)

@@ -33,9 +33,8 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else path
-        raise ThroughlineError(
-            f"the {what} is not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})", place
-        ) from None
+        why = getattr(error, "problem", None) or "unreadable"
+        raise ThroughlineError(f"the {what} is not valid YAML ({why})", place) from None
     if not isinstance(values, dict):
         raise ThroughlineError(f"the {what} is not a mapping of keys to values", path)
     return values

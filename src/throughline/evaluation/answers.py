@@ -13,7 +13,7 @@ from torch import Tensor
 
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import canonical_json
+from throughline.core.files import content_hash
 from throughline.core.settings import SamplingSettings
 from throughline.domains.samples import Sample
 from throughline.mllm.chat import EncodedPrompt, Path
@@ -142,12 +142,11 @@ class _Asking:
         """`(prompts, continuations)` behind the prompts without the images asked about, of which many are the same."""
         blind = [prompt.without_last_image() for prompt in prompts]
         shown = ([list(own.messages), [image.key for image in own.images], answer.continuations] for own in blind)
-        keys = list(map(canonical_json, shown))
+        keys = list(map(content_hash, shown))
         new = {key: own for key, own in zip(keys, blind, strict=True) if key not in self._priors}
         if new:
-            known = {key: self._priors[key] for key in keys if key in self._priors}
             found = label_log_likelihood(self.mllm, list(new.values()), answer.continuations)
-            self._priors = known | dict(zip(new, found, strict=True))
+            self._priors |= zip(new, found, strict=True)
         return torch.stack([self._priors[key] for key in keys])
 
 

@@ -1,11 +1,11 @@
 """Labelled examples for prompts (in-context learning): which images of a pool, in what order, with which labels.
 
 A choice is drawn from its seed alone. With fewer shots it is the beginning of the same choice, so that a curve over
-shots adds examples and exchanges none. Called by `experiment.executors`.
+shots adds examples and exchanges none. Called by `experiment.shots`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def draw_examples(
 
     With `spurious`, the share of examples that come from a domain which goes with their class: classes are dealt to the
     pool's domains in a drawn order. The other examples are of any domain. Raises a ThroughlineError for a class of
-    `shares` that is not in the pool, and where a class has too few images.
+    `shares` that is not in the pool, where a class has too few images, and for a correlation with the one domain.
     """
     classes = sorted({sample.label for sample in pool})
     if unknown := sorted(set(shares or {}) - set(classes)):
@@ -55,6 +55,8 @@ def draw_examples(
     drawn = generator(seed, "classes").permutation(len(classes))
     turn = [classes[place] for place in drawn]  # whose turn it is among equals
     domains = sorted({sample.domain for sample in pool})
+    if spurious and len(domains) < 2:
+        raise ThroughlineError("a spurious correlation needs 2 domains", do="name them in evaluation.examples.domains")
     domain_of = {label: domains[place % len(domains)] for place, label in enumerate(turn)}
     left = sorted(pool, key=lambda sample: seed_of(seed, "example", sample.id))
     counts, chosen = Counter[str](), list[Sample]()
@@ -103,13 +105,21 @@ def in_order(chosen: Sequence[Sample], order: int) -> tuple[Sample, ...]:
     return tuple(sorted(chosen, key=lambda sample: seed_of(order, "order", sample.id))) if order else tuple(chosen)
 
 
-def with_labels(chosen: Sequence[Sample], shown: Callable[[str], str], shuffled: bool = False) -> tuple[Example, ...]:
-    """The examples with their classes as `shown` in a prompt. Shuffled, each has the label of another one, of another
-    class wherever no class has more than half of them; every label occurs as often as before."""
+def vote(rows: Embeddings, labels: Sequence[str], asked: NDArray[np.float64], neighbours: int) -> str:
+    """The class of most of the labelled rows nearest to `asked` `(width,)` by cosine, of all where there are fewer."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(min(neighbours, len(labels)), metric="cosine")
+    return str(model.fit(rows, labels).predict([asked])[0])
+
+
+def with_labels(chosen: Sequence[Sample], shuffled: bool = False) -> tuple[Example, ...]:
+    """The examples with their classes. Shuffled, each has the label of another one, of another class wherever no class
+    has more than half of them; every label occurs as often as before."""
     labels = [sample.label for sample in chosen]
     if shuffled and labels:
         by_label = sorted(range(len(labels)), key=lambda place: (labels[place], place))
         step = max(Counter(labels).values())
         moved = dict(zip(by_label, by_label[step:] + by_label[:step], strict=True))
         labels = [labels[moved[place]] for place in range(len(labels))]
-    return tuple((sample, shown(label)) for sample, label in zip(chosen, labels, strict=True))
+    return tuple(zip(chosen, labels, strict=True))

@@ -73,8 +73,8 @@ class ExamplesConfig(Settings):
     """Spurious correlation: share of the examples whose domain goes with their class."""
     labels: Literal["true", "shuffled"] = "true"
     """`shuffled` is a control: each example has the label of another one."""
-    pictures: bool = True
-    """False is a control: examples without their images."""
+    pictures: bool | Literal["blank"] = True
+    """False is a control: examples without their images. So is `blank`: grey images of the same size."""
     layout: Literal["interleaved", "ordinal"] = "interleaved"
     """`interleaved`: a turn of the user and one of the assistant for each example. `ordinal`: all images in one turn,
     then `Image 1 is: cup.`"""
@@ -82,11 +82,16 @@ class ExamplesConfig(Settings):
     """Seed of the choice."""
     order: int = Field(default=0, ge=0)
     """Seed of the order; 0 leaves the order of the choice."""
+    vote: int | None = Field(default=None, ge=1)
+    """A control that asks no model: the class of most of so many examples, those nearest to the image by the projected
+    features of the model's own vision tower."""
+    epochs: float | None = Field(default=None, gt=0)
+    """A control that shows no examples: an adapter is trained on their labels (`cls`) for so many epochs, and asked."""
 
     @model_validator(mode="after")
     def _drawn(self) -> ExamplesConfig:
-        if self.choice != "random" and (self.shares or self.spurious):
-            raise ValueError(f"shares and spurious are drawn at random: leave them out, or choice {self.choice}")
+        if self.choice != "random" and (self.shares or self.spurious or self.epochs):
+            raise ValueError(f"shares, spurious and epochs draw at random: leave them out, or choice {self.choice}")
         if self.shares and not sum(self.shares.values()):
             raise ValueError("shares are all 0: give one class at least a part")
         return self
@@ -112,6 +117,17 @@ class EvaluationConfig(Settings):
     selection: Literal["last", "validation"] = "last"
     """Use the last checkpoint, or the one that is best on the `out` splits of the source domains (open in the
     paper)."""
+
+    @property
+    def few_shot_epochs(self) -> float | None:
+        """Epochs of an adapter that the examples train instead of being shown; None where they are shown."""
+        return self.examples.epochs if self.examples is not None and self.examples.shots else None
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the examples need more of a model than its answers."""
+        shown = self.examples
+        return shown is not None and (shown.choice != "random" or bool(shown.vote or shown.epochs))
 
     def chosen(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         """Those of a target's samples that are asked about."""

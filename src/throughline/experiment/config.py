@@ -324,21 +324,19 @@ class RunConfig(Settings):
         named = {name: level for name, level in levels.items() if name in self.factors}
         keys |= {key: v for name, level in named.items() for key, v in self.factors[name][str(level)].items()}
         own = self._with_these_alone(data, {"model": (model or self.model).model_dump(mode="json"), **keys})
-        asked, refused, why = own.evaluation.answering.answers, frozenset[str](), ""
-        if endpoint_of(own.model.checkpoint) is not None:
-            refused, why = frozenset(LIKELIHOODS), "an endpoint tells no likelihoods"
-        elif own.evaluation.described:
-            refused, why = frozenset({"contrast", "prior"}), "contrast and prior need an image"
-        if refused.isdisjoint(asked):
-            return own
-        answers = [answer for answer in asked if answer not in refused]
+        if epochs := own.evaluation.few_shot_epochs:
+            own = own.with_keys({"training.stage.epochs": epochs})
+        endpoint, asked = endpoint_of(own.model.checkpoint) is not None, own.evaluation
+        refused = [*LIKELIHOODS] if endpoint else ["contrast", "prior"] if asked.described else []
+        answers = [answer for answer in asked.answering.answers if answer not in refused]
         if not answers:
+            why = "an endpoint tells no likelihoods" if endpoint else "contrast and prior need an image"
             raise ThroughlineError(
                 f"{why}, and no other answer is asked for",
                 own.model.checkpoint,
                 "add label or reasoning to evaluation.answering.answers",
             )
-        return own.with_keys({"evaluation.answering.answers": answers})
+        return own.with_keys({"evaluation.answering.answers": answers}) if refused else own
 
     def keys_of(self, method: str, targets: Sequence[str] = ()) -> dict[str, Any]:
         """What `per_method` sets for a method with these targets: the keys of its parent, then its own."""

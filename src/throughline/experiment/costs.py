@@ -18,8 +18,8 @@ from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.experiment.plan import STEPS, PlannedSet
 from throughline.mllm.checkpoints import checkpoint_name
-from throughline.runs.unit import DRAW, EVALUATE, PROBE, START, VALIDATE, Unit
-from throughline.training.methods import Method, method_table
+from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, PROBE, START, VALIDATE, Unit
+from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import Stage
 from throughline.training.stages.preference import PreferenceStage
 from throughline.training.stages.rounds import Rounds
@@ -86,6 +86,8 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage, *how)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
         trained = Cost()
+        if unit.kind == FEW_SHOT and at.evaluation.examples is not None:
+            method, fold = METHODS["cls"], _Material(at.evaluation.examples.shots, 0, 0, ())
         if unit.kind == EVALUATE:
             cost = _asking_cost(at, measured)
         elif unit.kind == PROBE:

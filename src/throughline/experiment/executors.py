@@ -17,23 +17,14 @@ from typing import Any
 import numpy as np
 
 from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
-from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
-from throughline.evaluation.examples import (
-    Embeddings,
-    Example,
-    draw_examples,
-    example_pool,
-    in_order,
-    nearest_examples,
-    spread_examples,
-    with_labels,
-)
+from throughline.evaluation.examples import Embeddings, example_pool
 from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
 from throughline.evaluation.selection import select_best
+from throughline.experiment import shots
 from throughline.experiment.engine.worker import Task
 from throughline.experiment.plan import STEPS
 from throughline.experiment.preparation import read_accepted_chains
@@ -47,10 +38,7 @@ from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.pixel_cache import PixelCache, processor_settings
 from throughline.ood.probe import FEATURES, probe_predictions, read_features
-from throughline.questions.in_context import EachItsOwn, InOneTurn, WithExamples
-from throughline.questions.probing import about_words
-from throughline.questions.prompt import ImageThenText, PromptMaker
-from throughline.questions.question import Question
+from throughline.questions.prompt import ImageThenText
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
 from throughline.runs.folder import (
@@ -64,9 +52,9 @@ from throughline.runs.folder import (
     round_folders,
     write_metrics,
 )
-from throughline.runs.records import Prediction, ResultsLine, read_record
+from throughline.runs.records import COPIED, Prediction, ResultsLine, read_record
 from throughline.runs.unit import DRAW, START
-from throughline.training.methods import method_table
+from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
 
@@ -113,15 +101,17 @@ def _open_session(task: Task, fold: Fold) -> _Session:
     return _Session(task, fold, mllm, questions, ImageReader(mllm.chat, cache=cache))
 
 
-def _train(session: _Session, after_round: Callable[[int, Path], None]) -> int | None:
-    """Runs the stages of the unit's method that no other unit has run; leaves the adapter in the unit's folder and on
-    the loaded checkpoint.
+def _train(
+    session: _Session, after_round: Callable[[int, Path], None] = lambda n, folder: None, method: Method | None = None
+) -> int | None:
+    """Runs the stages of the unit's method, or of another, that no other unit has run; leaves the adapter in the unit's
+    folder and on the loaded checkpoint.
 
     `after_round(number, folder)` is called with a round's weights in place, before the round counts as whole. Returns
     the round whose weights the unit's are, None where there was none or another was selected.
     """
     task, config = session.task, session.task.config
-    method = method_table(config.methods)[task.unit.method]
+    method = method or method_table(config.methods)[task.unit.method]
     chains = read_accepted_chains(task.chains)
     samples = session.fold.train
     if config.chains.coverage == "shared":
@@ -195,8 +185,8 @@ def _held_out(task: Task) -> Fold:
 
 
 def execute_evaluation(task: Task) -> None:
-    """Asks about the images of the targets: the checkpoint as it is, or with the adapter of the unit that this one
-    needs."""
+    """Asks about the images of the targets: the checkpoint as it is, with the adapter of the unit that this one needs,
+    or with one that the labels of its examples train here, which are then not shown."""
     data = task.config.data
     fold = measure_only(task.images, task.unit.targets, data.trial_seed, data.split_rule)
     if endpoint_of(task.config.model.checkpoint) is not None:
@@ -206,6 +196,10 @@ def execute_evaluation(task: Task) -> None:
     trained = task.needed(START)
     if trained is not None:
         load_adapter(session.mllm.model, trained / ADAPTER)
+    if task.config.evaluation.few_shot_epochs:
+        shown = shots.choose(task, task.config.asked(fold.test))
+        train = tuple(sample for sample, _ in next(iter(shown.values())))
+        _train(replace(session, fold=replace(fold, train=train)), method=METHODS["cls"])
     write_metrics(task.folder, _measure(session, task.folder, None))
 
 
@@ -235,7 +229,7 @@ def _encoded(session: _Session, sample: Sample) -> EncodedPrompt:
 def execute_training(task: Task) -> None:
     """Trains on the source domains, for a search, or on all images where no target is held out; measures nothing."""
     fold = _held_out(task) if task.unit.targets else keep_all(task.images)
-    _train(_open_session(task, fold), lambda number, folder: None)
+    _train(_open_session(task, fold))
     write_metrics(task.folder, [])
 
 
@@ -244,17 +238,23 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     task, fold, answering = session.task, session.fold, session.task.config.evaluation.answering
     seconds: Counter[str] = Counter()
     asked = task.config.asked(fold.test)
-    predictions = answer_samples(
-        session.mllm,
-        asked,
-        _questions(task, session.questions, asked, partial(_features, session)),
-        answering.batch,
-        reader=session.reader,
-        on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
-        seconds=seconds,
-    )
+    settings, features = task.config.evaluation.examples, partial(_features, session, {})
+    shown = {} if task.config.evaluation.few_shot_epochs else shots.choose(task, asked, features)
+    questions = shots.questions_behind(task.config, session.questions, shown, task.unit.seed)
+    if shown and settings is not None and settings.vote is not None:
+        predictions, shown = list(shots.votes(asked, questions, shown, features, settings.vote)), {}
+    else:
+        predictions = answer_samples(
+            session.mllm,
+            asked,
+            questions,
+            answering.batch,
+            reader=session.reader,
+            on_progress=lambda n, of: task.report_progress(f"{', '.join(answering.answers)}: {n}/{of} images"),
+            seconds=seconds,
+        )
     predictions.sort(key=lambda prediction: answering.answers.index(prediction.answer))
-    return _written(task, fold, predictions, folder, seconds, number)
+    return _written(task, fold, predictions, folder, seconds, number, shown)
 
 
 def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
@@ -264,16 +264,17 @@ def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
     config, seconds = task.config, Counter[str]()
     asked = config.asked(fold.test)
     questions = config.question_set(task.images.classes, task.images.names, task.images.several)
+    shown = shots.choose(task, asked)
     predictions = ask_endpoint(
         config.model,
         replace(task.images, samples=asked),
-        _questions(task, questions, asked),
+        shots.questions_behind(config, questions, shown, task.unit.seed),
         questions.format,
         task.folder,
         on_progress=lambda n, of: task.report_progress(f"answers: {n}/{of}"),
         seconds=seconds,
     )
-    return _written(task, fold, predictions, task.folder, seconds)
+    return _written(task, fold, predictions, task.folder, seconds, shown=shown)
 
 
 def _written(
@@ -283,60 +284,21 @@ def _written(
     folder: Path,
     seconds: Mapping[str, float],
     number: int | None = None,
+    shown: shots.Shown | None = None,
 ) -> list[ResultsLine]:
-    """Writes the predictions and returns their results lines."""
+    """Writes the predictions and returns their results lines, with what copying from the examples shown would give."""
     write_json_lines(folder / PREDICTIONS, (prediction.to_json() for prediction in predictions))
     out = {prediction.sample_id for prediction in predictions} - fold.target_in
     splits = {"in": fold.target_in, "out": out} if not task.config.evaluation.described else {}
-    return results_lines(predictions, task.images.classes, {**splits, "all": None}, task.unit, seconds, number)
+    lines = results_lines(predictions, task.images.classes, {**splits, "all": None}, task.unit, seconds, number)
+    copied = {COPIED: shots.copied_accuracy(predictions, shown)} if shown else {}
+    return [replace(line, metrics={**line.metrics, **copied}) if line.split == "all" else line for line in lines]
 
 
-def _questions(
-    task: Task,
-    questions: QuestionSet,
-    asked: Sequence[Sample],
-    features: Callable[[Sequence[Sample]], Embeddings] | None = None,
-) -> tuple[Question, ...]:
-    """What is asked about the samples, with the options in their order or shuffled."""
-    settings = task.config.evaluation
-    about = _prompts_about(task, questions, asked, features)
-    return questions.build(settings.answering, about, task.unit.seed if settings.options == "shuffled" else None)
-
-
-def _prompts_about(
-    task: Task,
-    questions: QuestionSet,
-    asked: Sequence[Sample],
-    features: Callable[[Sequence[Sample]], Embeddings] | None,
-) -> Callable[[str], PromptMaker]:
-    """Makes a question's text into prompts: the image alone, or behind labelled examples, which may be chosen by
-    `features`."""
-    if task.config.evaluation.described:
-        return partial(about_words, task.config.questions.descriptions)
-    settings = task.config.evaluation.examples
-    if settings is None or not settings.shots:
-        return ImageThenText
-    pool = example_pool(task.images, task.unit.targets, settings.domains, asked)
-    make = partial(InOneTurn if settings.layout == "ordinal" else WithExamples, pictures=settings.pictures)
-
-    def shown(chosen: Sequence[Sample]) -> tuple[Example, ...]:
-        names = dict(zip(questions.classes, questions.class_names, strict=True))
-        return with_labels(in_order(chosen, settings.order), names.__getitem__, settings.labels == "shuffled")
-
-    if settings.choice == "random":
-        drawn = draw_examples(pool, settings.shots, settings.seed, settings.shares, settings.spurious)
-        return partial(make, shown(drawn))
-    if features is None:
-        what = f"examples of choice {settings.choice} need the model's own tower, which an endpoint does not show"
-        raise ThroughlineError(what, task.config.model.checkpoint, "use evaluation.examples.choice random")
-    if settings.choice == "spread":
-        return partial(make, shown(spread_examples(pool, features(pool), settings.shots, settings.seed)))
-    chosen = nearest_examples(pool, features(pool), features(asked), settings.shots)
-    own = {sample.id: shown(examples) for sample, examples in zip(asked, chosen, strict=True)}
-    return lambda text: EachItsOwn(own, text, make)
-
-
-def _features(session: _Session, samples: Sequence[Sample]) -> Embeddings:
-    """What the model's decoder is given of each image."""
-    rows = [image_features(session.mllm, session.reader.encode(sample))[PROJECTOR].numpy() for sample in samples]
-    return np.array(rows, dtype=np.float64)
+def _features(session: _Session, known: dict[str, Embeddings], samples: Sequence[Sample]) -> Embeddings:
+    """What the model's decoder is given of each image; `known` keeps it by the image's hash."""
+    for sample in samples:
+        if sample.image_sha256 not in known:
+            encoded = session.reader.encode(sample)
+            known[sample.image_sha256] = image_features(session.mllm, encoded)[PROJECTOR].double().numpy()
+    return np.array([known[sample.image_sha256] for sample in samples])

@@ -5,7 +5,6 @@ weights) and a few hundred chains; where the outline cannot be read, the forecas
 this machine are corrected by those of the units that the run folder has finished.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +24,7 @@ from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import read_scenes
 from throughline.drawn.world import planned_scenes
 from throughline.experiment.config import RunConfig
+from throughline.experiment.context import some_sizes
 from throughline.experiment.costs import longest_paths, own_config
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.run import Preview
@@ -50,8 +50,6 @@ from throughline.training.paths import PathRenderer
 
 SAMPLED_CHAINS = 300
 """Chains that are looked at: their mean is then known to a few per cent."""
-SAMPLED_IMAGES = 100
-"""Images whose size is read."""
 
 
 @dataclass(frozen=True)
@@ -269,13 +267,6 @@ def _described(config: RunConfig, images: ImageSet) -> tuple[str, ...]:
 
 
 def _typical_size(config: RunConfig, images: ImageSet) -> tuple[int, int]:
-    """Mean width and height of some of the images, from their headers."""
-    if config.data.drawn is not None:
-        return config.data.drawn.size, config.data.drawn.size
-    sizes = []
-    for sample in images.samples[:: max(1, len(images.samples) // SAMPLED_IMAGES)]:
-        # `data check` names the unreadable
-        with contextlib.suppress(OSError), Image.open(sample.path) as image:
-            sizes.append(image.size)
-    width, height = (round(sum(side) / len(sizes)) for side in zip(*sizes, strict=True))
+    """Mean width and height of some of the images."""
+    width, height = (round(sum(side) / len(side)) for side in zip(*some_sizes(config.data, images), strict=True))
     return width, height

@@ -20,7 +20,7 @@ from throughline.domains.views import VERSION as VIEW_VERSION
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
 from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
-from throughline.runs.unit import DRAW, EVALUATE, PROBE, START, VALIDATE, Unit
+from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
 VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4, "probing": 2}
@@ -110,7 +110,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
             raise ThroughlineError(
                 "no method trains, so there is nothing to validate", "methods", "add cls, for example"
             )
-        raise ThroughlineError("a model behind an endpoint cannot be trained", "methods", "add zero_shot")
+        raise ThroughlineError("a model behind an endpoint cannot be trained or probed", "methods", "add zero_shot")
     return tuple(known.values())
 
 
@@ -175,8 +175,11 @@ def _add_units(
     chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, [m for m, _ in configs])
     units: dict[str, Unit] = {}
     for method, config in configs:
+        if config.evaluation.needs_weights and endpoint_of(config.model.checkpoint) is not None:
+            continue
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
-        own = kind if method.trains or not targets else method.kind or EVALUATE
+        asks = FEW_SHOT if config.evaluation.few_shot_epochs else EVALUATE
+        own = kind if method.trains or not targets else method.kind or asks
         if own in ASKING:
             needs = {START: trained[method.name]} if trained and method.trains else {}
         else:
@@ -233,9 +236,8 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["view_version"] = VIEW_VERSION
     version = "probing" if kind == PROBE else "answering"
     versions = {version: VERSIONS[version]}
-    later = {"frame", "descriptions"}
-    inputs["questions"] = config.questions.model_dump(mode="json", exclude=later)
-    inputs["questions"] |= config.questions.model_dump(mode="json", include=later, exclude_defaults=True)
+    wording = config.questions.model_dump(mode="json")
+    inputs["questions"] = {key: value for key, value in wording.items() if value or key in {"label", "instruction"}}
     if (trains and method.needs_chains) or (kind != PROBE and "reasoning" in answering.answers):
         inputs["format"] = config.chains.format  # words the reasoning question
     if trains:

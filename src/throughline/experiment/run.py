@@ -87,7 +87,7 @@ class FinishedRun:
 
 def preview_run(config: RunConfig) -> Preview:
     """Finds every fault that can be found in seconds and without writing; raises ThroughlineError for the first. Brings
-    torch only where the config asks for a GPU or names layers for LoRA.
+    torch only where the config asks for a GPU, names layers for LoRA or shows examples.
 
     What only the machine that computes must have, a server's program, is not looked for.
     """
@@ -99,6 +99,10 @@ def preview_run(config: RunConfig) -> Preview:
         for data, images in zip(config.image_sets, sets, strict=True)
     )
     units = plan(config, planned, *sources)
+    if any("examples" in unit.inputs for unit in units):  # others hardly fill a context
+        from throughline.experiment.context import require_context  # brings torch
+
+        require_context(units, config, sets)
     warnings = tuple(line for images in sets for line in image_warnings(images))
     return Preview(config, planned, units, estimate_costs(units, config, planned), warnings)
 

@@ -3,6 +3,7 @@
 `cli.ood` puts them into a config; whatever reads the results knows by the same names what a level is.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,15 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = {
     "spread": {"domains": "target", "choice": "spread"},
     "shuffled": {"domains": "target", "labels": "shuffled"},
     "text": {"domains": "target", "pictures": False},
+    "blank": {"domains": "target", "pictures": "blank"},
     "ordinal": {"domains": "target", "layout": "ordinal"},
+    "knn": {"domains": "target", "vote": 1},
+    "retrieval": {"domains": "target", "choice": "nearest", "vote": 1},
+    "lora": {"domains": "target", "epochs": 30},
 }
 """By name, what examples are: from the target domain or from others, nearest to the image or unlike one another; and
-the controls: with labels that are not theirs, without their images, in another layout."""
+the controls: with labels that are not theirs, without their images or with grey ones, in another layout; the vote of
+the nearest of them, the label of the nearest of all, and an adapter that is trained on them."""
 
 
 def view_levels(kinds: Iterable[str], severities: Sequence[float], seed: int) -> Levels:
@@ -58,42 +64,53 @@ def view_of_level(level: str) -> tuple[str, float]:
     return (kind, float(severity)) if kind else (level, 0.0)
 
 
-def example_levels(shots: Sequence[int], kinds: Iterable[str], draws: int) -> Levels:
-    """No examples, and for each number of shots the examples of each kind of `CONTROLS`, drawn so many times; what is
-    not drawn, the nearest, once."""
+def example_kinds(
+    names: Iterable[str], shares: Iterable[str] = (), spurious: Iterable[float] = (), **settings: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """By name, what the kinds of examples set in `evaluation.examples`: those of `CONTROLS`, with `settings` of some;
+    for label shift one for each of `shares`, as `cup=3,bowl=1`; and one for each strength of spurious correlation."""
+    kinds: dict[str, Mapping[str, Any]] = {}
+    for name in names:
+        if name not in CONTROLS:
+            raise ThroughlineError(f"no examples of kind {name}", do=f"choose from {', '.join(CONTROLS)}")
+        kinds[name] = {**CONTROLS[name], **settings.get(name, {})}
+    for given in shares:
+        parts = [part.partition("=") for part in given.split(",")]
+        kinds[given] = {"domains": "target", "shares": {label.strip(): number for label, _, number in parts}}
+    return kinds | {f"spurious {s:g}": {"domains": "sources", "spurious": s} for s in spurious}
+
+
+def example_levels(shots: Sequence[int], kinds: Mapping[str, Mapping[str, Any]], draws: int, orders: int = 1) -> Levels:
+    """No examples, and for each number of shots the examples of each kind, drawn so many times, in so many orders each;
+    what is not drawn, the nearest, once, and what is not shown in one order."""
     levels: Levels = {}
-    for count in shots:
-        for kind in kinds:
-            if kind not in CONTROLS:
-                raise ThroughlineError(f"no examples of kind {kind}", do=f"choose from {', '.join(CONTROLS)}")
-            for draw in range(draws if CONTROLS[kind].get("choice") != "nearest" else 1):
-                keys = {"shots": count, **CONTROLS[kind], "seed": draw}
-                levels[f"{count} {kind} {draw}" if count else "0"] = {"evaluation.examples": keys} if count else {}
+    for count, (kind, keys) in itertools.product(shots, kinds.items()):
+        shown = 1 if "vote" in keys or "epochs" in keys else orders
+        for number in range(shown * (draws if keys.get("choice") != "nearest" else 1)):
+            drawn = {"shots": count, **keys, "seed": number // shown, "order": number % shown}
+            levels[f"{count} {kind} {number}" if count else "0"] = {"evaluation.examples": drawn} if count else {}
     return levels
 
 
 def examples_of_level(level: str) -> tuple[int, str, int]:
-    """Shots, kind and number of the draw of a level of the factor `examples`."""
+    """Shots, kind and number of the draw and order of a level of the factor `examples`."""
     count, _, rest = level.partition(" ")
-    kind, _, draw = rest.partition(" ")
-    return int(count), kind, int(draw or 0)
+    kind, _, number = rest.rpartition(" ")
+    return int(count), kind, int(number or 0)
 
 
 def prompt_levels(names: Iterable[str]) -> Levels:
     """Wordings of the label question: `ours`, `paper`, text files with `{options}` in the place of the classes, and
-    YAML files of wordings by name, whose keys are those of `questions` in a config. Where one has descriptions of
-    classes, these are asked about in a further level."""
+    YAML files of wordings by name, whose keys are those of `questions` in a config; a lone text is the label. Where one
+    has descriptions of classes, these are asked about in a further level."""
     levels: Levels = {}
     for name in names:
         path = Path(name)
         if path.suffix in {".yaml", ".yml"}:
             for wording, given in read_yaml(path, "file of wordings").items():
-                if not isinstance(given, dict):
-                    do = "write under it frame, descriptions or label"
-                    raise ThroughlineError(f"the wording {wording} is not a mapping of keys to values", path, do)
-                keys = {f"questions.{key}": value for key, value in given.items()}
-                levels[str(wording)] = keys
-                if given.get("descriptions"):
+                own = given if isinstance(given, dict) else {"label": given}
+                keys = levels[str(wording)] = {f"questions.{key}": value for key, value in own.items()}
+                if own.get("descriptions"):
                     levels[f"{wording} described"] = {**keys, "evaluation.described": True}
         else:
             known = {"ours": {}, "paper": {"questions.label": PAPER}}
@@ -101,6 +118,7 @@ def prompt_levels(names: Iterable[str]) -> Levels:
     return levels
 
 
-def option_levels(orders: Iterable[str]) -> Levels:
-    """The options in the order of the class list, `fixed`, or `shuffled` for each image."""
-    return {order: {} if order == "fixed" else {"evaluation.options": order} for order in orders}
+def asking(prompts: Iterable[str], orders: Iterable[str]) -> dict[str, Levels]:
+    """The factors of a question: its wording, and the options in the order of the class list or shuffled."""
+    options: Levels = {order: {} if order == "fixed" else {"evaluation.options": order} for order in orders}
+    return {"prompt": prompt_levels(prompts), "options": options}

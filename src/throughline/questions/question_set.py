@@ -16,7 +16,7 @@ from throughline.domains.samples import Sample
 from throughline.questions.in_context import with_descriptions
 from throughline.questions.prompt import ImageThenText, Prompt, PromptMaker
 from throughline.questions.question import Generated, Likelihood, Question, read_chain, read_label
-from throughline.questions.wording import class_name, label_template, listed, stage_instruction, with_options
+from throughline.questions.wording import class_name, label_template, stage_instruction, with_options
 
 LIKELIHOODS: dict[str, Literal["sum", "mean", "contrast", "prior"]] = {
     "likelihood": "sum",
@@ -46,16 +46,13 @@ class QuestionSet:
         return self.label, self.reasoning
 
     def build(
-        self,
-        settings: AnswerSettings,
-        about: Callable[[str], PromptMaker] = ImageThenText,
-        shuffled: int | None = None,
+        self, settings: AnswerSettings, about: Callable[[str], PromptMaker] = ImageThenText, shuffled: int | None = None
     ) -> tuple[Question, ...]:
         """The questions of these settings, in their order: the label path, the reasoning path, and by likelihood of
         every class as the answer to the label question, in four ways of counting it. `about` makes the prompts of a
         question's text; `shuffled` is the seed of the orders of options where each sample has its own."""
         if shuffled is not None:
-            about = partial(ShuffledOptions, self.class_names, about, shuffled)
+            about = partial(shuffled_options, self.class_names, about, shuffled)
         about_label, about_reasoning = about(self.label), about(self.reasoning)
         format = self.format if settings.constrained else None
         read_text = partial(read_label, self.classes, self.names, several=self.several)
@@ -76,20 +73,17 @@ class QuestionSet:
         return tuple(class_name(label, self.names) for label in self.classes)
 
 
-@dataclass(frozen=True)
-class ShuffledOptions:
+def shuffled_options(
+    options: tuple[str, ...], about: Callable[[str], PromptMaker], seed: int, text: str
+) -> PromptMaker:
     """Makes each sample's prompt with the options in an order of its own, drawn from `seed` and the sample's id. `text`
-    lists `options` as `with_options` does; `about` makes the prompts of what it becomes."""
+    lists them as `with_options` does; `about` makes the prompts of what it becomes."""
 
-    options: tuple[str, ...]
-    about: Callable[[str], PromptMaker]
-    seed: int
-    text: str
+    def prompt(sample: Sample) -> Prompt:
+        order = sorted(options, key=lambda name: seed_of(seed, "options", sample.id, name))
+        return about(text.replace(", ".join(options), ", ".join(order)))(sample)
 
-    def __call__(self, sample: Sample) -> Prompt:
-        """The sample's prompt."""
-        shuffled = sorted(self.options, key=lambda name: seed_of(self.seed, "options", sample.id, name))
-        return self.about(self.text.replace(listed(self.options), listed(shuffled)))(sample)
+    return prompt
 
 
 def make_question_set(
@@ -111,13 +105,10 @@ def make_question_set(
     if names:
         matcher_of(classes, names)  # raises what they cannot be
     label, told = with_options(wording.label or label_template(several), classes, names), wording.descriptions
-    if (told or described) and set(told) != set(classes):
-        lacking, unknown = set(classes) - set(told), set(told) - set(classes)
-        what = [f"no description of {', '.join(sorted(lacking))}"] if lacking else []
-        what += [f"no class is called {', '.join(sorted(unknown))}"] if unknown else []
-        raise ThroughlineError(
-            "; ".join(what), "questions.descriptions", "describe each class by the name of its folder"
-        )
+    faults = {"no description of": set(classes) - set(told), "no class is called": set(told) - set(classes)}
+    if (told or described) and any(faults.values()):
+        what = "; ".join(f"{fault} {', '.join(sorted(own))}" for fault, own in faults.items() if own)
+        raise ThroughlineError(what, "questions.descriptions", "describe each class by its folder's name")
     if told and not described:
         label = with_descriptions(label, {class_name(name, names): "; ".join(told[name]) for name in classes})
     label = f"{wording.frame}\n{label}" if wording.frame else label

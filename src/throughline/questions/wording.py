@@ -4,7 +4,7 @@ The label question is the paper's (q_cls of arXiv 2602.23777). The text of the p
 instruction that names the stages is **ours**. `core.settings.WordingSettings` replaces either.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from throughline.chains.formats import ChainFormat
@@ -50,12 +50,7 @@ def with_options(template: str, classes: Sequence[str], names: Aliases | None = 
     if not classes:
         raise ThroughlineError("a prompt needs at least one class")
     matcher_of(classes, names)  # raises now, not at the first answer, which a teacher is paid for
-    return template.strip().replace(OPTIONS_PLACE, listed(class_name(label, names) for label in classes))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Class names as a question offers them."""
-    return ", ".join(names)
+    return template.strip().replace(OPTIONS_PLACE, ", ".join(class_name(label, names) for label in classes))
 
 
 def require_options_place(template: str, path: Path | None = None) -> None:

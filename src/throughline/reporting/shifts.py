@@ -14,6 +14,7 @@ from throughline.metrics.paired import PairedDifference, paired_difference
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
 from throughline.reporting.results import Group, Right
 from throughline.reporting.tables import bracketed, drawn_notes
+from throughline.runs.records import COPIED
 
 DRAWS = 1000
 """More than examples are ever drawn: tells the draws of one seed from those of the next."""
@@ -25,6 +26,8 @@ class Point:
 
     x: float
     right: Right
+    copied: float = np.nan
+    """In percent, what copying the label of one of the examples would give."""
 
     @property
     def accuracy(self) -> Interval:
@@ -67,17 +70,20 @@ def curve_table(group: Group, answer: str, curves: Sequence[Curve], heads: tuple
     if not curves:
         return None
     several = len({curve.about for curve in curves}) > 1
+    with_copying = any(not np.isnan(point.copied) for curve in curves for point in curve.points)
     rows = []
     for curve in curves:
         first, *others = curve.points
         for point in others:
             name = (curve.about, curve.name) if several else (curve.name,)
+            copying = ("–" if np.isnan(point.copied) else f"{point.copied:.1f}",) if with_copying else ()
             shares = (_percent(own.accuracy) for own in (point, first))
-            rows.append((*name, f"{point.x:g}", *shares, bracketed(point.minus(first))))
-    columns = (*(("method",) if several else ()), heads[0], heads[1], "accuracy", "without", "difference")
+            rows.append((*name, f"{point.x:g}", *shares, *copying, bracketed(point.minus(first))))
+    columns = (*("method",) * several, *heads, "accuracy", "without", *("labels copied",) * with_copying, "difference")
     notes = (
         "Accuracy in percent, the mean over the domains; 95 % intervals over images, seeds and draws of examples, the "
         "difference on the same images.",
+        *(("Labels copied: the expected accuracy of repeating the label of any example shown.",) * with_copying),
         *drawn_notes(group.drawn),
     )
     return Table(f"{group.title} · {answer} path · {heads[0]}", columns, tuple(rows), notes)
@@ -98,6 +104,8 @@ def curve_figure(group: Group, answer: str, curves: Sequence[Curve], name: str, 
             series.append(
                 Series(curve.about, xs, [own.mean for own in found], colour=number, marker=number, whiskers=whiskers)
             )
+            if number == 0 and not np.isnan(copied := [point.copied for point in curve.points]).all():
+                series.append(Series("labels copied", xs, copied, colour=None, marker=1, dash=1))
             rows += [
                 (kind, curve.about, x, *(round(value, 2) for value in (own.mean, own.low, own.high)))
                 for x, own in zip(xs, found, strict=True)
@@ -121,6 +129,8 @@ def _curves(
     """`place` gives the curve, the x and the number of the draw of a level; all begin at the level `without`."""
     first: dict[str, Right] = {}
     found: dict[tuple[str, str], dict[float, Right]] = {}
+    copied: dict[tuple[str, str, float], list[float]] = {}
+    expected = group.final[group.final["answer"] == answer].groupby("setup")[COPIED].mean()
     for setup in group.setups.values():
         level = setup.levels.get(factor)
         right = group.right(setup.name, answer)
@@ -134,9 +144,11 @@ def _curves(
         else:
             points = found.setdefault((about, kind), {})
             points[x] = {**points.get(x, {}), **runs}
+            copied.setdefault((about, kind, x), []).append(100 * expected[setup.name])
     for (about, kind), points in found.items():
         if about in first:
-            yield Curve(about, kind, (Point(0, first[about]), *(Point(x, points[x]) for x in sorted(points))))
+            own = (Point(x, points[x], float(np.mean(copied[about, kind, x]))) for x in sorted(points))
+            yield Curve(about, kind, (Point(0, first[about]), *own))
 
 
 def _vectors(right: Right) -> dict[tuple[str, int], NDArray[np.float64]]:

@@ -25,7 +25,8 @@ def warnings(run: Run) -> tuple[str, ...]:
 
 
 def _coverage(group: Group) -> Iterator[str]:
-    return coverage(group.with_setup(group.run.frames.units).dropna(subset=["images"]))
+    # zero_shot trains at most on the examples of a prompt
+    return coverage(group.with_setup(group.run.frames.units.query("method != 'zero_shot'")).dropna(subset=["images"]))
 
 
 def coverage(units: pd.DataFrame) -> Iterator[str]:
@@ -58,7 +59,7 @@ def _unparsed(group: Group) -> Iterator[str]:
 
 
 def _losses(group: Group) -> Iterator[str]:
-    lines = group.with_setup(group.run.frames.training)
+    lines = group.with_setup(group.run.frames.training.query("method != 'zero_shot'"))
     whole = lines[(lines["part"] == "loss") & lines["setup"].isin(group.final["setup"])]
     for (setup, stage), ours in whole.groupby(["setup", "stage"], sort=False):
         quarter = ours["step"] * 4 > ours["step"].max() * 3

@@ -4,7 +4,7 @@ Every frame begins with the columns that say what unit a row is of: `unit, datas
 one column for each factor of the run, under the factor's name (None where a unit does not have it).
 
     results      one row for each results line: round (missing: the finished unit), answer, split, n, correct, accuracy,
-                 unparsed, errors, seconds, balanced_accuracy, macro_f1 (missing where the line has none)
+                 unparsed, errors, seconds, balanced_accuracy, macro_f1, copied (missing where the line has none)
     predictions  one row for each answer of a finished unit: sample_id, domain, labels (a tuple), answer, predicted,
                  outcome, correct, confidence, text
     training     one row for each logged optimiser step and part of the loss: stage, round, step, epoch, lr, part
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from throughline.runs.records import CLASS_MEASURES, ResultsLine, TrainingLine
+from throughline.runs.records import CLASS_MEASURES, COPIED, ResultsLine, TrainingLine
 from throughline.runs.unit import Unit
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Frames:
     def results(self) -> pd.DataFrame:
         """One row for each results line."""
         rows = ((*self._keys(line.unit, line), *_values(line, RESULTS)) for line in self.run.results)
-        measures = {name: [line.metrics.get(name) for line in self.run.results] for name in CLASS_MEASURES}
-        types = {"round": "Int64", **dict.fromkeys(CLASS_MEASURES, "float64")}
+        measures = {name: [line.metrics.get(name) for line in self.run.results] for name in (*CLASS_MEASURES, COPIED)}
+        types = {"round": "Int64", **dict.fromkeys(measures, "float64")}
         return self._frame(RESULTS, rows).assign(**measures).astype(types)
 
     @cached_property

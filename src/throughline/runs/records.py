@@ -20,6 +20,9 @@ CLASS_MEASURES = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1"}
 none, nor have lines about no sample. Of samples with several labels an answer is right as a set, and each class is
 measured by itself."""
 
+COPIED = "copied"
+"""The metric of a results line about answers behind examples: the expected accuracy of copying one of their labels."""
+
 Record = TypeVar("Record")
 Factor = str | int | float | bool
 """The level of a factor of a unit: a name or a number."""

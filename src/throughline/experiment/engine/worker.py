@@ -23,18 +23,19 @@ from throughline.experiment.costs import own_config
 from throughline.experiment.plan import FINAL, FOLD
 from throughline.experiment.preparation import CHAINS, place_of
 from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker, unit_folder
-from throughline.runs.unit import EVALUATE, PROBE, VALIDATE, Unit
+from throughline.runs.unit import EVALUATE, FEW_SHOT, PROBE, VALIDATE, Unit
 
 EXECUTORS: dict[str, str] = {
     FOLD: "throughline.experiment.executors:execute_fold",
     VALIDATE: "throughline.experiment.executors:execute_training",
     EVALUATE: "throughline.experiment.executors:execute_evaluation",
     PROBE: "throughline.experiment.executors:execute_probes",
+    FEW_SHOT: "throughline.experiment.executors:execute_evaluation",
     FINAL: "throughline.experiment.executors:execute_training",
 }
 """`module:function` of each kind of unit, imported in the worker that needs it and called with a `Task`: trains on the
 sources and measures on the targets; only trains on the sources, for a search; measures without training; fits
-linear probes; trains on all images without measuring."""
+linear probes; measures behind training on the examples alone; trains on all images without measuring."""
 
 FAILURE = "failure.txt"
 """In a unit's folder: the traceback of a fault that is not the user's."""
