@@ -3,12 +3,13 @@ other kind. Called by `documents.py`."""
 
 from collections.abc import Callable
 from functools import partial
+from math import isnan
 from pathlib import Path
 
 import numpy as np
 
 from certificate_block import NOT_MEASURED
-from in_context import PATHS, PER_CLASS, record_name
+from in_context import PATH, SETS, record_name
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator
 from throughline.metrics.paired import paired_difference
@@ -23,20 +24,20 @@ TARGET = "target"
 
 
 def in_context(name: str) -> Callable[[Path], str]:
-    """The block of one image set: both tables on every answer path."""
+    """The block of one image set."""
 
     def block(evidence: Path) -> str:
         folder = evidence / record_name(name)
         if not folder.is_dir():
             return NOT_MEASURED
         (group,) = groups(read_run(folder))
-        return "\n".join(to_markdown(table) for path in PATHS for table in _tables(group, path))
+        return "\n".join(to_markdown(table, with_title=False) for table in _tables(group))
 
     return block
 
 
-def _tables(group: Group, path: str) -> list[Table]:
-    curves = shot_curves(group, path)
+def _tables(group: Group) -> list[Table]:
+    curves = shot_curves(group, PATH)
     shots = sorted({point.x for curve in curves for point in curve.points[1:]})
     heads = [f"{count:g}" for count in shots]
     (none,) = {_shown(curve.points[0].accuracy) for curve in curves}
@@ -47,17 +48,23 @@ def _tables(group: Group, path: str) -> list[Table]:
         for curve in curves
         if curve.name != TARGET
     )
+    copied = tuple(
+        (curve.name, *(_cell(curve, count, lambda point: f"{point.copied:.1f}") for count in shots))
+        for curve in curves
+        if not any(isnan(point.copied) for point in curve.points[1:])
+    )
     images = group.final.query("split == 'all'").drop_duplicates("target")["n"].sum()
-    title = f"{group.title} · {path} path"
     notes = (
-        f"`python bench/evidence.py in-context`: accuracy in percent over {len(group.targets)} domains, {images:,} "
-        f"images; without examples {none}. 95 % intervals over draws of examples and images.",
+        "`python bench/evidence.py in-context`: accuracy in percent by label likelihood, by number and kind of "
+        f"examples, over {len(group.targets)} domains and {images:,} images; without examples {none}. 95 % intervals "
+        "over draws of examples and images.",
         *drawn_notes(group.drawn),
     )
     beside = "Points that the target's own examples are ahead of the other kind, on the same images, draw by draw."
     return [
-        Table(f"{title} · number of examples", ("examples", *heads), accuracies, notes),
-        Table(f"{title} · the target's own minus others", ("minus", *heads), gaps, (beside,)),
+        Table("accuracy", ("examples", *heads), accuracies, notes),
+        Table("gaps", ("the target's own minus", *heads), gaps, (beside,)),
+        Table("copied", ("a label copied from", *heads), copied, ("Percent that copying one of its labels scores.",)),
     ]
 
 
@@ -85,4 +92,4 @@ def _shown(value: Interval, sign: str = "") -> str:
     return "{} ({} to {})".format(*(f"{number:{sign}.1f}" for number in (value.mean, value.low, value.high)))
 
 
-BLOCKS = {f"in-context-{name.replace('_', '-')}": in_context(name) for name in PER_CLASS}
+BLOCKS = {f"in-context-{name.replace('_', '-')}": in_context(name) for name in SETS}

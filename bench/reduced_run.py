@@ -3,7 +3,7 @@ versions, results, rounds, steps and images of every unit, and every answer's cl
 commands that write evidence/; `runs.reader` reads what stands there."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from throughline.analysis.document import Analysis, read_analysis, write_analysi
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.reporting.results import contradictions
+from throughline.runs.order import SPLIT_ORDER
 from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
 
 # Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
@@ -21,9 +22,9 @@ UNITS = "units.csv"
 """Of a reduced run: the frame `units`."""
 
 
-def reduce_run(run_folder: Path, reduced: Path) -> Run:
-    """Writes `reduced`: config.yaml, environment.json, results.jsonl, rounds.jsonl, units.csv, predictions.parquet,
-    where there is one analysis.json; reads it back.
+def reduce_run(run_folder: Path, reduced: Path, splits: Collection[str] = SPLIT_ORDER) -> Run:
+    """Writes `reduced`: config.yaml, environment.json, results.jsonl (of these splits), rounds.jsonl, units.csv,
+    predictions.parquet, where there is one analysis.json; reads it back.
 
     Raises a ThroughlineError for a run that is not whole, whose results contradict its predictions, whose config names
     an absolute path, or whose samples have several labels. The predictions are written last: a reduction that was
@@ -36,7 +37,8 @@ def reduce_run(run_folder: Path, reduced: Path) -> Run:
     (reduced / REDUCED_PREDICTIONS).unlink(missing_ok=True)
     write_atomically(reduced / "config.yaml", run.config_text)
     write_json(reduced / "environment.json", reduced_environment(run.environment))
-    write_json_lines(reduced / "results.jsonl", read_json_lines(run_folder / "results.jsonl"))
+    lines = (line for line in read_json_lines(run_folder / "results.jsonl") if line["split"] in splits)
+    write_json_lines(reduced / "results.jsonl", lines)
     write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
     run.frames.units.sort_values("unit").to_csv(reduced / UNITS, index=False)
     analysis = read_analysis(run_folder / ANALYSIS)
