@@ -55,6 +55,24 @@ def test_all_labels_in_one_pass_are_as_one_by_one(
         torch.testing.assert_close(label_log_likelihood(mllm, asking([image]), LABELS)[0], found[i])
 
 
+def test_labels_are_cut_once_behind_prompts_of_many_words(
+    mllm: Mllm, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a special token closes the question, as in chat templates but LLaVA's."""
+    image = mllm.chat.encode_image(image_of(0), "0")
+    prompts = [EncodedPrompt(user_turn(f"Choose: {', '.join(LABELS[n:] + LABELS[:n])}"), [image]) for n in range(4)]
+    alone = [label_crown(mllm.chat, [prompt], LABELS) for prompt in prompts]
+    calls, answered = [], mllm.chat.answered
+    monkeypatch.setattr(mllm.chat, "answered", lambda *given: [calls.append(given), answered(*given)][1])
+    together = label_crown(mllm.chat, prompts, LABELS)
+    assert sum(answer is not None for *_, answer in calls) == len(LABELS) * (4 if family == "llava" else 1)
+    assert together is not None
+    for crown in alone:
+        assert crown is not None
+        for name in ("tokens", "offsets", "visible", "targets", "predictors", "owner"):
+            assert torch.equal(getattr(crown, name), getattr(together, name))
+
+
 def test_a_label_and_its_continuation_share_no_mass(mllm: Mllm) -> None:
     """Both end their turn: summed over everything one could say, probabilities stay below one."""
     image = mllm.chat.encode_image(image_of(0), "0")

@@ -112,6 +112,7 @@ class Chat:
         self._lead, self.end_of_turn = self._find_ends_of_turn()
         self.end_of_turn_id: int = self.tokenizer(self.end_of_turn, add_special_tokens=False)["input_ids"][0]
         pad = self.tokenizer.pad_token_id
+        self.special_ids = frozenset[int](self.tokenizer.all_special_ids)
         self.pad_id: int = pad if pad is not None else self.end_of_turn_id
 
     # images -----------------------------------------------------------------------------------------------------

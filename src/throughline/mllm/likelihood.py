@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughline.core.files import canonical_json
 from throughline.mllm.chat import Chat, EncodedPrompt, Path
 from throughline.mllm.forward import score_trees
 from throughline.mllm.head import marked_nll
@@ -45,8 +44,7 @@ def label_log_likelihood(
             batch = mllm.collate([[label_trie(mllm, prompt, labels)] for prompt in prompts]).to(mllm.device)
             return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(prompts), len(labels)))
         paths = [prompt.path(mllm.chat) for prompt in prompts]
-        if prefix is None:
-            prefix = encode_prefix(mllm.model, paths, common_path(paths, mllm.chat.image_token_id))
+        prefix = prefix or encode_prefix(mllm.model, paths, common_path(paths, mllm.chat.image_token_id))
         rest = prefix.rest_of(paths)
         tokens = max(1, len(crown.tokens) + rest.shape[1])
         turns = torch.arange(len(prompts), device=mllm.device).split(max(1, AT_ONCE // tokens))
@@ -76,9 +74,9 @@ class Crown:
 
 
 def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[str]) -> Crown | None:
-    """None where no crown is the same for all prompts: a label's first token merges with a prompt's last, or prompts of
-    different messages end in different tokens."""
-    different = {canonical_json(list(prompt.messages)): prompt for prompt in prompts}.values()
+    """None where no crown is the same for all prompts: a label's first token merges with a prompt's last, or prompts
+    end in different tokens."""
+    different = {_tail(chat, prompt): prompt for prompt in prompts}.values()
     ends, *further = [_label_ends(chat, prompt, labels) for prompt in different]
     if ends is None or any(other != ends for other in further):
         return None
@@ -98,6 +96,14 @@ def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[s
         owner=torch.repeat_interleave(torch.tensor([len(branch.scored) for branch in tree.branches])),
         labels=len(labels),
     )
+
+
+def _tail(chat: Chat, prompt: EncodedPrompt) -> tuple[int, ...]:
+    """The prompt's tokens from the last special one on: how the text behind that is cut does not depend on what stands
+    before it."""
+    tokens = prompt.path(chat).tokens.tolist()
+    last = max((place for place, token in enumerate(tokens) if token in chat.special_ids), default=0)
+    return tuple(tokens[last:])
 
 
 def _label_ends(chat: Chat, prompt: EncodedPrompt, labels: Sequence[str]) -> list[list[int]] | None:

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,13 @@ def view_of_level(level: str) -> tuple[str, float]:
 
 
 def example_kinds(
-    names: Iterable[str], shares: Iterable[str] = (), spurious: Iterable[float] = (), **settings: Mapping[str, Any]
+    names: Collection[str], shares: Iterable[str] = (), spurious: Iterable[float] = (), **settings: Mapping[str, Any]
 ) -> dict[str, Mapping[str, Any]]:
     """By name, what the kinds of examples set in `evaluation.examples`: those of `CONTROLS`, with `settings` of some;
     for label shift one for each of `shares`, as `cup=3,bowl=1`; and one for each strength of spurious correlation."""
-    kinds: dict[str, Mapping[str, Any]] = {}
-    for name in names:
-        if name not in CONTROLS:
-            raise ThroughlineError(f"no examples of kind {name}", do=f"choose from {', '.join(CONTROLS)}")
-        kinds[name] = {**CONTROLS[name], **settings.get(name, {})}
+    if unknown := [name for name in names if name not in CONTROLS]:
+        raise ThroughlineError(f"no examples of kind {unknown[0]}", do=f"choose from {', '.join(CONTROLS)}")
+    kinds: dict[str, Mapping[str, Any]] = {name: {**CONTROLS[name], **settings.get(name, {})} for name in names}
     for given in shares:
         parts = [part.partition("=") for part in given.split(",")]
         kinds[given] = {"domains": "target", "shares": {label.strip(): number for label, _, number in parts}}
