@@ -9,7 +9,7 @@ from throughline.reporting.tables import average_cell, difference_cells, drawn_n
 from throughline.training.methods import METHODS
 
 FULL = next(method.name for method in METHODS.values() if method.full)
-CONTROLS = tuple(method.name for method in METHODS.values() if method.control)
+CONTROLS = tuple(method.name for method in METHODS.values() if method.control and method.steps_like == FULL)
 
 
 def ablation_table(group: Group, answer: str, summaries: Mapping[str, Summary]) -> Table | None:
