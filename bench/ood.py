@@ -227,7 +227,7 @@ WHOLE_PROMPTS = "whole prompts, likelihoods on a batched cache"
 
 
 def one_by_one(work: Work, samples: Sequence[Sample]) -> Said:
-    """`generate` as model cards and the source's scripts call it."""
+    """`generate` as model cards call it."""
     return _generated(work, [[sample] for sample in samples])
 
 
