@@ -1,6 +1,8 @@
 """Pairs about drawn images differ in exactly what they are meant to; the scenes say what is true."""
 
+import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from throughline.chains.concepts import check_statements, stated_attributes
 from throughline.chains.formats import FIVE_STAGE, FORMATS
 from throughline.chains.pairs import Pair, read_pairs
 from throughline.chains.parsing import parse_chain
+from throughline.cli.drift import Source
 from throughline.cli.main import main
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
@@ -18,7 +21,7 @@ from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of, family_of
 from throughline.drawn.scenes import read_scenes
 from throughline.drawn.styles import part_box
 from throughline.drawn.world import write_world
-from throughline.drift.pairs import DrawnWorld, make_pairs
+from throughline.drift.pairs import SOURCES, DrawnWorld, make_pairs
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,20 @@ def test_the_same_arguments_give_the_same_pairs(world: Path, made: tuple[ImageSe
     again = list(make_pairs(drawn, ["thinking", "perception"]))
     first = [pair for pair in made[1] if pair.source in ("thinking", "perception")]
     assert [pair.identity for pair in again] == [pair.identity for pair in first]
+
+
+def test_an_image_that_lies_among_drawn_ones_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    shutil.copy(next((world / "photo" / "cup").iterdir()), tmp_path / "world" / "photo" / "cup" / "mine.png")
+    assert main(["drift", "pairs", str(tmp_path / "world"), "--out", str(tmp_path / "pairs")]) == 1
+    assert "photo/cup/mine.png" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_the_command_line_offers_every_source() -> None:
+    assert get_args(Source) == tuple(SOURCES)
 
 
 def test_images_that_were_not_drawn_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

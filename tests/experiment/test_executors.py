@@ -532,6 +532,28 @@ def test_counterfactual_preference_goes_on_from_mtct_with_the_pairs_of_its_sourc
     assert isinstance(forecast_run(preview), Forecast)
 
 
+def test_preference_selects_among_its_epochs_and_says_what_its_pairs_lack(
+    here: Run, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    images = read_images(tiny_images.root)
+    others = {label: images.classes[(place + 1) % 3] for place, label in enumerate(images.classes)}
+    pairs = [
+        Pair("perception", Side(own, own.label, chain_of(own.label)), Side(other, other.label, None))
+        for own in images.samples
+        for other in images.samples
+        if other.domain == own.domain and other.label == others[own.label] and other.id[-5] == own.id[-5]
+    ]
+    write_pairs(tmp_path, pairs)
+    asked = ("methods=cfp_perception", f"chains.pairs={tmp_path}", "training.stage.epochs=2")
+    finished = here(tmp_path / "run", *asked, "evaluation.selection=validation")
+    lines = read_json_lines(folder_of(finished, "cfp_perception") / "validation.jsonl")
+    assert [line["candidate"] for line in lines] == ["epoch 1", "epoch 2"]
+    with pytest.raises(ThroughlineError, match="needs a chain about the other image"):
+        here(tmp_path / "symmetric", *asked, "training.preference.symmetric=true")
+    with pytest.raises(ThroughlineError, match="no pair is of the source percption"):
+        here(tmp_path / "weights", *asked, "training.preference.weights={percption: 2}")
+
+
 def test_a_method_that_needs_pairs_says_so(here: Run, tmp_path: Path) -> None:
     with pytest.raises(ThroughlineError, match=r"cfp learn.* from preference pairs, and the config names none"):
         here(tmp_path / "run", "methods=cfp")

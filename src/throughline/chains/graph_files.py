@@ -24,6 +24,7 @@ from throughline.chains.names import words_of
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.core.nearest import did_you_mean
+from throughline.domains.tables import read_text
 
 PARTS = ("categories", "synonyms", "classes")
 
@@ -59,10 +60,7 @@ def read_graph(path: Path) -> ConceptGraph:
     two edges that contradict each other, a name for two attributes, categories in a circle, and a class that no
     attribute tells from any other.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ThroughlineError(f"cannot read the concept graph ({error})", path, "name a YAML or CSV file") from error
+    text, _ = read_text(path)
     return _checked(_from_csv(path, text) if path.suffix.lower() == ".csv" else _from_yaml(path, text))
 
 

@@ -18,7 +18,7 @@ TAMPERED = ("zero_shot", "mtct_sarr")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `demo`."""
     parser.add_argument(
-        "--full", action="store_true", help="4 held-out styles, 3 seeds, 2 control methods: about an hour on two cores"
+        "--full", action="store_true", help="4 held-out styles, 3 seeds, 2 control methods: hours on two cores"
     )
     add_settings(parser, RunConfig, ["workers"], "2")
     add_settings(parser, Running, ["out", "fail_fast"])

@@ -55,7 +55,7 @@ def _pairs(arguments: argparse.Namespace) -> int:
 
     out, format = arguments.out, FORMATS[arguments.format]
     scenes, images = read_scenes(arguments.images), read_images(arguments.images)
-    with whole_folder(out, keep=True) as folder, progress("making pairs", "images") as report:
+    with whole_folder(out) as folder, progress("making pairs", "images") as report:
         world = DrawnWorld(images, scenes, folder, format, arguments.seed, read_size(arguments.images))
         pairs = list(make_pairs(world, arguments.source, lambda done: report(done, len(images.samples))))
         write_pairs(folder, pairs)

@@ -71,16 +71,8 @@ def contrast_of(cls: str) -> str:
     return second if cls == first else first
 
 
-def violations(cls: str, parts: Iterable[str]) -> int:
-    """How many entries of the class's row the set of parts breaks: required ones absent, excluded ones there."""
-    seen = set(parts)
-    return sum(
-        (sign == 1 and part not in seen) or (sign == -1 and part in seen) for part, sign in CONCEPTS[cls].items()
-    )
-
-
 def nearest_classes(parts: Iterable[str]) -> tuple[str, ...]:
     """The classes, sorted, with the fewest broken entries: what a mistaken reader of parts would still conclude."""
     seen = frozenset(parts)
-    counts = {cls: violations(cls, seen) for cls in CLASSES}
+    counts = {cls: GRAPH.violations(cls, seen) for cls in CLASSES}
     return tuple(cls for cls in CLASSES if counts[cls] == min(counts.values()))

@@ -13,6 +13,7 @@ from throughline.chains.concepts import stated_attributes
 from throughline.chains.formats import ChainFormat
 from throughline.chains.pairs import Pair, Side
 from throughline.chains.parsing import parse_chain
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, write_atomically
 from throughline.core.seeding import generator
 from throughline.domains.images import image_bytes
@@ -36,7 +37,7 @@ IMAGES = "images"
 @dataclass(frozen=True)
 class DrawnWorld:
     """Images with their scenes, and how the describer writes about them; images are made below `folder`, `size` pixels
-    wide."""
+    wide. ThroughlineError for an image that was not drawn."""
 
     images: ImageSet
     scenes: Mapping[str, Scene]
@@ -50,6 +51,8 @@ class DrawnWorld:
         """Of every image that the describer names rightly its first right chain, and the number of the attempt."""
         found: dict[str, tuple[str, int]] = {}
         for sample, number in ((s, n) for s in self.images.samples for n in range(CANDIDATES)):
+            if sample.id not in self.scenes:
+                raise ThroughlineError("the describer knows drawn images only", sample.id, "take it out of the folder")
             if sample.id not in found:
                 text = self.chain(self.scenes[sample.id], sample, number)
                 if parse_chain(text, self.format, CLASSES).label == sample.label:
@@ -86,9 +89,8 @@ def _perception(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]
     chain, changed = _counterfactual_chain(world, chosen)
     sample, name = chosen.sample, f"{IMAGES}/{chosen.sample.id}"
     path = world.folder / name
-    if not path.is_file():
-        image = render(counterfactual(world.scenes[sample.id]), sample.domain, world.size)
-        write_atomically(path, image_bytes(image), durable=False)
+    image = render(counterfactual(world.scenes[sample.id]), sample.domain, world.size)
+    write_atomically(path, image_bytes(image), durable=False)
     label = contrast_of(chosen.label)
     made = Sample(name, world.folder, sample.domain, (label,), file_sha256(path), parent_id=sample.id)
     return Side(made, label, chain), changed

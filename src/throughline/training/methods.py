@@ -106,28 +106,16 @@ METHODS: dict[str, Method] = {
             "labels and reasoning chains together (MTCT), then rounds on its own accepted chains (SARR)",
             full=True,
         ),
-        Method(
-            "cfp_thinking",
-            (Sft(BOTH), PreferenceStage(("thinking",))),
-            "as mtct, then a preference for its chain over another one about the same image",
-        ),
-        Method(
-            "cfp_perception",
-            (Sft(BOTH), PreferenceStage(("perception",))),
-            "as mtct, then a preference for its image over another one with the same chain",
-        ),
-        Method(
-            "cfp",
-            (Sft(BOTH), PreferenceStage(("thinking", "perception"))),
-            "as mtct, then both preferences: counterfactual preference (CPO++)",
-        ),
         *(
-            Method(f"dpo_{name}", (Sft(BOTH), PreferenceStage((source,))), f"as mtct, then a preference for {what}")
-            for name, source, what in (
-                ("random", "random_answer", "its chain over one about an image of another class"),
-                ("crop", "crop", "its image over a small part of it"),
-                ("noise", "noise", "its image over the same in noise"),
-                ("mask", "mask", "its image over the same in part covered"),
+            Method(name, (Sft(BOTH), PreferenceStage(sources)), f"as mtct, then {what}")
+            for name, sources, what in (
+                ("cfp_thinking", ("thinking",), "a preference for its chain over another one about the same image"),
+                ("cfp_perception", ("perception",), "a preference for its image over another one with the same chain"),
+                ("cfp", ("thinking", "perception"), "both preferences: counterfactual preference (CPO++)"),
+                ("dpo_random", ("random_answer",), "a preference for its chain over one about another class's image"),
+                ("dpo_crop", ("crop",), "a preference for its image over a small part of it"),
+                ("dpo_noise", ("noise",), "a preference for its image over the same in noise"),
+                ("dpo_mask", ("mask",), "a preference for its image over the same in part covered"),
             )
         ),
         Method(

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from throughline.core.errors import ThroughlineError
-from throughline.runs.folder import ADAPTER
+from throughline.core.nearest import did_you_mean
 from throughline.training.objectives import Preference
-from throughline.training.stages.context import StageContext, StageResult, is_whole, mark_whole, save_stage
+from throughline.training.stages.context import StageContext, StageResult
+from throughline.training.stages.fine_tuning import fine_tune
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,22 @@ class PreferenceStage:
     steps_like = None
 
     def run(self, context: StageContext) -> StageResult:
-        """Trains from the stage before. ThroughlineError where no source image has a pair."""
-        from throughline.mllm.lora import load_adapter
-        from throughline.training.trainer import forget_checkpoints, train_examples
-
+        """Trains from the stage before. ThroughlineError where no source image has a pair, for a weight of a source
+        that no pair has, and where the symmetric form lacks a chain."""
         settings = context.settings.preference
         settings = settings.model_copy(update={"symmetric": self.symmetric or settings.symmetric})
         pairs = [pair for pair in context.pairs if not self.sources or pair.source in self.sources]
+        known = {pair.source for pair in context.pairs}
+        for source in settings.weights.keys() - known:
+            remedy = did_you_mean(source, sorted(known), "the sources")
+            raise ThroughlineError(f"no pair is of the source {source}", "training.preference.weights", remedy)
         if not pairs:
             wanted = f" from {' or '.join(self.sources)}" if self.sources else ""
             raise ThroughlineError(f"no source image has a pair{wanted}", context.folder.name, "make pairs of these")
-        if is_whole(context.folder):
-            model = load_adapter(context.mllm.model, context.folder / ADAPTER)
-        else:
-            model = context.open_adapter()
-            objective = replace(self.objective, settings=settings)
-            weights = [settings.weights.get(pair.source, 1.0) for pair in pairs]
-            examples = [partial(context.pair_example, *pair) for pair in zip(pairs, weights, strict=True)]
-            steps, lines = train_examples(context, model, objective, examples, folder=context.folder)
-            save_stage(context.folder, model, lines)
-            mark_whole(context, context.folder, steps, [(pair.chosen.sample, pair.chosen.chain) for pair in pairs])
-        forget_checkpoints(context.folder)
-        return StageResult(model)
+        if settings.symmetric and any(pair.rejected.chain is None for pair in pairs):
+            what = "the symmetric form needs a chain about the other image, and a pair has none"
+            raise ThroughlineError(what, context.folder.name, "give every pair a `rejected` chain")
+        weights = [settings.weights.get(pair.source, 1.0) for pair in pairs]
+        examples = [partial(context.pair_example, *pair) for pair in zip(pairs, weights, strict=True)]
+        seen = [(pair.chosen.sample, pair.chosen.chain) for pair in pairs]
+        return fine_tune(context, replace(self.objective, settings=settings), examples, seen)
