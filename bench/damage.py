@@ -39,17 +39,17 @@ PER_CLASS, ASKED = 40, 10
 PATH = "likelihood"
 STRENGTHS: dict[Damage, tuple[float, ...]] = {
     "tower": (0.5, 0.7, 1),
-    "noise": (2.5, 3, 5),
+    "noise": (3, 4, 6),
     "rotation": (0.6, 1),
-    "words": (2, 4, 8),
+    "words": (3, 5, 8),
     "task": (4, 8),
     "harmless": (0.01, 0.03),
 }
 PAIRS: tuple[tuple[tuple[Damage, float], tuple[Damage, float]], ...] = (
-    (("tower", 0.5), ("words", 4)),
-    (("tower", 0.5), ("noise", 3)),
-    (("noise", 3), ("words", 4)),
-    (("rotation", 1), ("words", 2)),
+    (("tower", 0.5), ("words", 5)),
+    (("tower", 0.5), ("noise", 4)),
+    (("noise", 4), ("words", 5)),
+    (("rotation", 1), ("words", 3)),
 )
 
 
@@ -59,7 +59,7 @@ class Verdict(Record):
     name: str
     damages: list[tuple[Damage, float]] = Field(min_length=1)
     causes: list[str]
-    cause: str | None
+    named: tuple[str, ...]
     why: str
     error: Interval
     shares: dict[str, Interval]
@@ -69,10 +69,11 @@ class Verdict(Record):
 
     @property
     def judged(self) -> Literal["right", "wrong", "refused"]:
-        """Naming a cause that is one is right, and refusing where there is none; so is naming either of two."""
-        if self.cause is None:
+        """Naming a cause that is one is right, and refusing where there is none; so is naming either of two, or both.
+        Two that are named where one is a cause are wrong."""
+        if not self.named:
             return "refused" if self.causes else "right"
-        return "right" if self.cause in self.causes else "wrong"
+        return "right" if set(self.named) <= set(self.causes) else "wrong"
 
 
 class DamageStudy(Record):
@@ -143,7 +144,7 @@ def judge(case: Case, group: Group, undamaged: Group, seconds: float) -> Verdict
         name=case.name,
         damages=list(case.damages),
         causes=list(case.causes),
-        cause=diagnosis.cause,
+        named=diagnosis.named,
         why=diagnosis.why,
         error=diagnosis.error,
         shares={name: diagnosis.causes[name] for name in CAUSES},

@@ -38,7 +38,7 @@ def _tables(found: DamageStudy) -> list[Table]:
             name,
             " or ".join(own[0].causes) or "none",
             f"{100 * fmean(verdict.accuracy for verdict in own):.0f}",
-            ", ".join(verdict.cause or "refused" for verdict in own),
+            ", ".join(" and ".join(verdict.named) or "refused" for verdict in own),
         )
         for name, own in by_damage.items()
     )

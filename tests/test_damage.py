@@ -105,13 +105,13 @@ def test_a_copy_with_exchanged_words_says_what_the_pocket_says_in_other_words(co
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-4)
 
 
-def verdict(*damages: tuple[Damage, float], cause: str | None, seed: int = 11, seconds: float = 60) -> Verdict:
+def verdict(*damages: tuple[Damage, float], named: str = "", seed: int = 11, seconds: float = 60) -> Verdict:
     case, nothing = Case(damages, seed), Interval(0.0, 0.0, 0.0)
     return Verdict(
         name=case.name,
         damages=list(damages),
         causes=list(case.causes),
-        cause=cause,
+        named=tuple(named.split()),
         why="",
         error=nothing,
         shares=dict.fromkeys(CAUSES, nothing),
@@ -121,31 +121,34 @@ def verdict(*damages: tuple[Damage, float], cause: str | None, seed: int = 11, s
 
 
 @pytest.mark.parametrize(
-    ("damages", "cause", "judged"),
+    ("damages", "named", "judged"),
     [
         ([("tower", 1)], "visual", "right"),
         ([("tower", 1)], "mapping", "wrong"),
-        ([("tower", 1)], None, "refused"),
+        ([("tower", 1)], "", "refused"),
+        ([("tower", 1)], "visual mapping", "wrong"),
         ([("noise", 3), ("words", 4)], "mapping", "right"),
         ([("noise", 3), ("words", 4)], "semantic", "right"),
         ([("noise", 3), ("words", 4)], "visual", "wrong"),
-        ([("harmless", 0.01)], None, "right"),
+        ([("noise", 3), ("words", 4)], "semantic mapping", "right"),
+        ([("noise", 3), ("words", 4)], "semantic visual", "wrong"),
+        ([("harmless", 0.01)], "", "right"),
         ([("harmless", 0.01)], "visual", "wrong"),
     ],
 )
 def test_either_of_two_causes_is_right_and_refusing_is_where_there_is_none(
-    damages: list[tuple[Damage, float]], cause: str | None, judged: str
+    damages: list[tuple[Damage, float]], named: str, judged: str
 ) -> None:
-    assert verdict(*damages, cause=cause).judged == judged
+    assert verdict(*damages, named=named).judged == judged
 
 
 def test_the_block_counts_verdicts(tmp_path: Path) -> None:
     assert documents.BLOCKS["damage"](tmp_path) == documents.NOT_MEASURED
     verdicts = [
-        *(verdict(("tower", 0.5), cause=cause, seed=seed) for seed, cause in enumerate(("visual", None, "mapping"))),
-        verdict(("words", 2), cause="semantic", seconds=99),
-        verdict(("noise", 3), ("words", 4), cause="mapping"),
-        verdict(("harmless", 0.01), cause=None),
+        *(verdict(("tower", 0.5), named=named, seed=seed) for seed, named in enumerate(("visual", "", "mapping"))),
+        verdict(("words", 2), named="semantic", seconds=99),
+        verdict(("noise", 3), ("words", 4), named="mapping semantic"),
+        verdict(("harmless", 0.01)),
     ]
     study = DamageStudy(command="x", images=80, asked=20, accuracy=0.7, verdicts=verdicts, environment=this_machine())
     write_record(tmp_path / RECORD, study)
@@ -176,7 +179,7 @@ def test_a_study_of_two_copies_is_run_once(
 
     monkeypatch.setattr(damage, "cases", lambda seeds: [*cases(seeds[:1])])
     found = study_damage(tmp_path, run, tmp_path / "parts", seeds=(1, 1))
-    assert [(v.name, v.cause) for v in found.verdicts] == [("words-8-seed1", "semantic"), ("task-8-seed1", "semantic")]
+    assert {v.name: v.named for v in found.verdicts} == dict.fromkeys(("words-8-seed1", "task-8-seed1"), ("semantic",))
     assert all(v.error.mean == pytest.approx(found.accuracy - v.accuracy) for v in found.verdicts)
     assert len(typed) == 3 and not list((tmp_path / "runs").rglob("checkpoint"))
     again = study_damage(tmp_path, run, tmp_path / "parts", seeds=(1, 1))

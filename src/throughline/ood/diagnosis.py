@@ -12,8 +12,10 @@ With a reference, of which the model is a changed copy, the same terms of that o
 the error that was added. T is then the reference's own probe on the features of both. What stands behind the tower
 reads features where they were; a probe that is fitted anew finds classes that nothing behind it can use any more.
 
-A cause is named where it explains more than each other one, by the paired interval. None is named where the answers say
-more than the probe reads: then it has learnt from too few images, or what stands behind the tower has changed with it.
+A cause is named where it explains more than each other one, by the paired interval; two are where both surely add to
+the error, more than the third, and are as large as each other as far as can be told. None is named where the answers
+say far more than the probe reads: then it has learnt from too few images, or what stands behind the tower has changed
+with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,8 @@ Rows = dict[tuple[str, int], NDArray[np.float64]]
 FOLDS = 5
 """Of images: how the words of one are read is learnt from the others."""
 LEAST = 0.1
-"""Of all images: where the error that is explained is smaller, there is nothing to explain."""
+"""Of all images: where the error that is explained is smaller, there is nothing to explain; and where the answers say
+more than the probe by more than this, the probe is not what the model sees."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ class Evidence:
 @dataclass(frozen=True)
 class Diagnosis:
     """Shares of all images, 0 to 1, with 95 % intervals over seeds and images: the error that is explained, and what
-    each cause adds to it. `cause` is None where no cause explains more than every other one, or there is too little
-    error; `why` says which."""
+    each cause adds to it. `named` has the cause that explains most, or two, the larger first; it is empty where causes
+    cannot be told apart or there is too little error; `why` says which."""
 
     error: Interval
     causes: Mapping[str, Interval]
-    cause: str | None
+    named: tuple[str, ...]
     why: str
 
 
@@ -102,23 +105,27 @@ def reread(said: Sequence[str | None], true: Sequence[str], folds: Sequence[int]
 def diagnose(evidence: Evidence, reference: Evidence | None = None) -> Diagnosis:
     """The causes of a model's error, or of what it has beyond that of a reference on the same images."""
     terms = evidence.terms()
-    unread = _interval(terms["mapping"]).high < 0
+    unread = _interval(terms["mapping"]).high < -LEAST
     if reference is not None:
         before = reference.terms()
         terms = {name: _less(rows, before[name]) for name, rows in terms.items()}
-    intervals = {name: _interval(rows) for name, rows in terms.items()}
-    causes = {name: intervals[name] for name in CAUSES}
-    first = max(CAUSES, key=lambda name: causes[name].mean)
-    ahead = {name: _interval(_less(terms[first], terms[name])) for name in CAUSES if name != first}
-    error = intervals["error"]
+    error, *shares = (_interval(terms[name]) for name in ("error", *CAUSES))
+    causes = dict(zip(CAUSES, shares, strict=True))
+    first, second, third = sorted(CAUSES, key=lambda name: -causes[name].mean)
+
+    def ahead(larger: str, smaller: str) -> bool:
+        return _interval(_less(terms[larger], terms[smaller])).low > 0
+
     if error.low < LEAST:
-        return Diagnosis(error, causes, None, f"the error is not surely above {100 * LEAST:g} % of the images")
+        return Diagnosis(error, causes, (), f"the error is not surely above {100 * LEAST:g} % of the images")
     if unread:
-        return Diagnosis(error, causes, None, "the answers say more than a probe reads in the tower")
-    close = [name for name, gap in ahead.items() if gap.low <= 0]
-    if close:
-        return Diagnosis(error, causes, None, f"{first} is not surely ahead of {' and '.join(close)}")
-    return Diagnosis(error, causes, first, f"{first} explains more than any other cause")
+        return Diagnosis(error, causes, (), "the answers say more than a probe reads in the tower")
+    if ahead(first, second) and ahead(first, third):
+        return Diagnosis(error, causes, (first,), f"{first} explains more than any other cause")
+    if ahead(first, third) and ahead(second, third) and causes[second].low > 0:
+        return Diagnosis(error, causes, (first, second), f"{first} and {second} explain more than {third}")
+    close = [name for name in (second, third) if not ahead(first, name)]
+    return Diagnosis(error, causes, (), f"{first} is not surely ahead of {' and '.join(close)}")
 
 
 def _less(first: Runs, second: Runs) -> Rows:

@@ -148,4 +148,4 @@ def _folders(probes: Group, setup: str) -> dict[tuple[str, int], Path]:
 
 def _cells(found: Diagnosis) -> tuple[str, ...]:
     shares = (found.error, *(found.causes[name] for name in CAUSES))
-    return (*map(share_cell, shares), found.cause or f"refused: {found.why}")
+    return (*map(share_cell, shares), " and ".join(found.named) or f"refused: {found.why}")
