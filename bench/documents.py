@@ -14,6 +14,7 @@ import damage_block
 import in_context_block
 import open_styles
 import open_styles_head_block
+import smol_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from budgets_block import budgets
 from certificate_block import NOT_MEASURED, certificate
@@ -401,5 +402,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **open_styles_head_block.BLOCKS,
     **damage_block.BLOCKS,
     **in_context_block.BLOCKS,
+    **smol_block.BLOCKS,
     **command_reference.BLOCKS,
 }

@@ -5,24 +5,23 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
+from tests.answered_run import Answered, write_answered
 
 import documents
 from in_context import CONFIG, DRAWS, PATH, SETS, SHOTS, SPURIOUS, ask_in_context, command, images_of, record_name
 from throughline.cli import ood
-from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.core.files import read_json_lines
 from throughline.domains.digits import Shift, write_digits
 from throughline.domains.folders import read_images
 from throughline.domains.samples import balanced
 from throughline.evaluation.examples import draw_examples, example_pool
 from throughline.experiment.config_files import load_config
 from throughline.ood.factors import CONTROLS, example_kinds, examples_of_level
-from throughline.runs.unit import Unit
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS, IMAGES = ("cartoon", "photo"), 40
@@ -37,34 +36,16 @@ def right(level: str, target: str) -> NDArray[np.bool_]:
 
 
 def write_run(folder: Path, levels: list[str]) -> None:
-    lines = []
-    for level, target in itertools.product(levels, TARGETS):
-        named: dict[str, Any] = {"dataset": "drawn", "model": "pocket", "method": "zero_shot", "targets": (target,)}
-        factors = {"examples": level}
-        unit = Unit(kind="evaluate", seed=0, factors=factors, inputs={**named, **factors}, **named)
-        place, answers = folder / "units" / unit.name, right(level, target)
-        common = {"unit": unit.name, **named, "seed": 0, "round": None, "factors": factors, "answer": PATH}
-        share = {"n": IMAGES, "correct": int(answers.sum()), "accuracy": answers.mean()}
-        metrics = {"copied": 0.25} if level != "0" and "nearest" not in level else {}
-        lines += [{**common, **share, "metrics": metrics, "split": split} for split in ("in", "out", "all")]
-        said = [
-            {
-                "sample_id": f"{target}/cup/{number:02}.png",
-                "domain": target,
-                "labels": ["cup"],
-                "answer": PATH,
-                "outcome": "ok",
-                "predicted": "cup" if hit else "bowl",
-            }
-            for number, hit in enumerate(answers)
-        ]
-        write_json(place / "unit.json", unit.to_json())
-        write_json(place / "metrics.json", [])
-        write_json_lines(place / "predictions.jsonl", said)
-        (place / "done").write_text("x")
-    write_json_lines(folder / "results.jsonl", lines)
-    write_json(folder / "environment.json", {})
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"drawn": {}}, "model": {"checkpoint": "pocket"}}))
+    units = [
+        Answered(
+            target,
+            {PATH: right(level, target)},
+            factors={"examples": level},
+            metrics={"copied": 0.25} if level != "0" and "nearest" not in level else {},
+        )
+        for level, target in itertools.product(levels, TARGETS)
+    ]
+    write_answered(folder, units, "drawn", "pocket")
 
 
 @pytest.fixture
