@@ -666,7 +666,7 @@ def test_controls_answer_for_the_examples_that_stand_in_the_prompt(
     here: Run, tiny_images: ImageSet, tiny_mllm: Mllm, tmp_path: Path
 ) -> None:
     """Votes by scikit-learn's distances between projected features; retrieval over the whole pool; the share of the
-    class among the labels shown."""
+    class among the labels shown. An image that cannot be read is asked about in vain, and is no example."""
     kinds = {
         "shown": "shots: 4",
         "knn": "shots: 4, vote: 3",
@@ -678,13 +678,16 @@ def test_controls_answer_for_the_examples_that_stand_in_the_prompt(
     torn = tmp_path / "images"
     shutil.copytree(tiny_images.root, torn)
     asked = balanced(tiny_images.in_domain("sketch"), 2, 0)
-    (torn / asked[0].id).write_bytes(b"no image")
+    lost = draw_examples([sample for sample in tiny_images.in_domain("sketch") if sample not in asked], 4, 0)[0]
+    for sample in (asked[0], lost):
+        (torn / sample.id).write_bytes(b"no image")
     images = read_images(torn)
     assert [sample.id for sample in balanced(images.in_domain("sketch"), 2, 0)] == [sample.id for sample in asked]
     finished = here(tmp_path / "run", f"data.images={torn}", f"factors={{examples: {{{levels}}}}}", *few)
     run = read_run(finished.folder)
     by_level = {unit.unit.factors["examples"]: list(unit.predictions()) for unit in run.units.values()}
-    pool = [sample for sample in images.in_domain("sketch") if sample not in balanced(images.in_domain("sketch"), 2, 0)]
+    no_examples = {lost.id, *(sample.id for sample in asked)}
+    pool = [sample for sample in images.in_domain("sketch") if sample.id not in no_examples]
     reader = ImageReader(tiny_mllm.chat)
 
     def features(sample: Sample) -> Any:

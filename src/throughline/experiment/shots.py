@@ -14,7 +14,7 @@ import numpy as np
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.domains.views import View, view_of
+from throughline.domains.views import View, readable, view_of
 from throughline.evaluation import examples
 from throughline.evaluation.answers import prediction_of
 from throughline.experiment.config import RunConfig
@@ -32,14 +32,23 @@ Shown = Mapping[str, tuple[examples.Example, ...]]
 
 
 def choose(task: Task, asked: Sequence[Sample], features: Features | None = None) -> Shown:
-    """The examples that the task's config asks for; none for no shots and for what is described in words."""
+    """The examples that the task's config asks for, of images that can be read; none for no shots and for what is
+    described in words."""
     settings = task.config.evaluation.examples
     if settings is None or not settings.shots or task.config.evaluation.described:
         return {}
     pool, shots = examples.example_pool(task.images, task.unit.targets, settings.domains, asked), settings.shots
     if settings.choice == "random":
-        drawn = examples.draw_examples(pool, shots, settings.seed, settings.shares, settings.spurious)
-        chosen = dict.fromkeys(asked, drawn)
+        draw = partial(
+            examples.draw_examples,
+            shots=shots,
+            seed=settings.seed,
+            shares=settings.shares,
+            spurious=settings.spurious,
+        )
+        while broken := readable(draw(pool))[1]:
+            pool = tuple(sample for sample in pool if sample.id not in broken)
+        chosen = dict.fromkeys(asked, draw(pool))
     else:
         assert features is not None, "an endpoint has no such unit"
         pool, rows = _readable(pool, features)
