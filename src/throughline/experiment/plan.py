@@ -83,7 +83,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
     unmeasured = search is not None and search.measure == "validation"
     apart = bool(config.asked_factors)
     for planned, (model, checkpoint) in itertools.product(sets, zip(config.models, checkpoints, strict=True)):
-        _require_chains(config, methods, planned)
+        _require_training_data(config, methods, planned)
         can_train = endpoint_of(model.checkpoint) is None
         for levels in config.combinations():
             targets = _targets(planned, methods)
@@ -256,7 +256,7 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
     return inputs | {"versions": versions}
 
 
-def _require_chains(config: RunConfig, methods: Mapping[str, Method], planned: PlannedSet) -> None:
+def _require_training_data(config: RunConfig, methods: Mapping[str, Method], planned: PlannedSet) -> None:
     paired = [method.name for method in methods.values() if method.needs_pairs]
     if paired and config.chains.pairs is None:
         what = f"{', '.join(paired)} learn from preference pairs, and the config names none"
