@@ -31,12 +31,15 @@ class Side:
 @dataclass(frozen=True)
 class Pair:
     """`source` says how it was made: `thinking`, `perception`, or the name of another kind of rejected side. `changed`
-    are the attributes in which the sides differ."""
+    are the attributes in which the sides differ as they should, `distance` counts all in which they do. `verdict` says
+    who knows it: the `scene`, the `graph`, `graph and model`; None where nobody does."""
 
     source: str
     chosen: Side
     rejected: Side
     changed: tuple[str, ...] = ()
+    distance: int | None = None
+    verdict: str | None = None
 
     @property
     def identity(self) -> list[object]:
@@ -49,9 +52,10 @@ class Pair:
         """Why it is no pair; None for one."""
         if self.chosen.chain is None:
             return "the preferred side has no chain"
-        if self.chosen.sample != self.rejected.sample:
-            return None
-        if self.rejected.chain in (None, self.chosen.chain):
+        own, other = self.chosen.sample, self.rejected.sample
+        if own != other and other.parent_id == own.id and self.source != "perception":
+            return None  # a part of the image taken away, which is of the same class
+        if own == other and self.rejected.chain in (None, self.chosen.chain):
             return "both sides are the same"
         return f"both sides are of the class {self.chosen.label}" if self.chosen.label == self.rejected.label else None
 
@@ -71,6 +75,8 @@ class _Line:
     made_image: str | None = None
     rejected_view: View | None = None
     changed: tuple[str, ...] = ()
+    distance: int | None = None
+    verdict: str | None = None
 
 
 _LINE = TypeAdapter(_Line)
@@ -100,6 +106,8 @@ def _row(folder: Path, pair: Pair) -> dict[str, Any]:
         **rejected,
         **image,
         "changed": list(pair.changed),
+        "distance": pair.distance,
+        "verdict": pair.verdict,
     }
 
 
@@ -143,4 +151,4 @@ def _pair(line: _Line, folder: Path, images: ImageSet) -> Pair:
     if line.rejected_view is not None:
         other = view_of(own, line.rejected_view)
     chosen, rejected = Side(own, line.label, line.chosen), Side(other, line.rejected_label, line.rejected)
-    return Pair(line.source, chosen, rejected, line.changed)
+    return Pair(line.source, chosen, rejected, line.changed, line.distance, line.verdict)
