@@ -5,7 +5,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,13 @@ def _parts(body: Any) -> Iterator[dict[str, Any]]:
                 yield part
 
 
-def completion_about(question: Question, label: str, fault: str | None, draws: random.Random) -> dict[str, Any]:
-    """A chat completion with a chain about `label`, whole or with this fault of content; always the same for the same
-    request and draws."""
-    chain, refusal, finish_reason = _chain_about(class_name(label), draws), None, "stop"
+def completion_about(
+    question: Question, label: str, fault: str | None, draws: random.Random, says: Callable[[str], str] | None = None
+) -> dict[str, Any]:
+    """A chat completion with a chain about `label`, or with what `says` makes of the prompt, whole or with this fault
+    of content; always the same for the same request and draws."""
+    chain = says(question.prompt) if says is not None else _chain_about(class_name(label), draws)
+    refusal, finish_reason = None, "stop"
     text: str | None = chain
     lines = chain.split("\n")  # one for each stage
     which = draws.randrange(len(lines))

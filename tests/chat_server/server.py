@@ -146,7 +146,7 @@ class ChatServer:
         label = question.first_option if settings.labels is None else settings.labels[known[0]]
         draws = self._draws("text", digest)
         content_fault = plan.draw(CONTENT_FAULTS, draws)
-        completion = completion_about(question, label, content_fault, draws)
+        completion = completion_about(question, label, content_fault, draws, settings.says)
         fault = plan.draw(TRANSPORT_FAULTS, self._draws(self._attempts[digest], digest))
         self._attempts[digest] += 1
         if fault is None:

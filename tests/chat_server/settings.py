@@ -1,7 +1,7 @@
 """What the chat server does: its capacity and latency, the labels it concludes, the shares of requests that fail."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class ServerSettings:
     counted nowhere."""
     first: Mapping[str, Sequence[tuple[int, Any]]] = field(default_factory=dict)
     """As `always`, for the first requests about an image, one after the other; by the SHA-256 (hex) of its bytes."""
+    says: Callable[[str], str] | None = None
+    """What is said to a prompt in the place of a chain; a function of a module, as the server is another process."""
     log: Path | None = None
     """JSONL, one line for each request when it ends; appended to."""
     seed: int = 0

@@ -153,7 +153,7 @@ def _teacher(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[End
     if kind == "endpoint":
         brief = endpoint_brief(arguments, plan)
         price = _price(arguments, brief.model)
-        endpoints.append(_endpoints(arguments, arguments.teacher, arguments.key_env))
+        endpoints.append(open_endpoints(arguments, arguments.teacher, arguments.key_env))
         from throughline.teaching.endpoint import EndpointTeacher
 
         return EndpointTeacher(brief, endpoints[0], price)
@@ -187,7 +187,8 @@ def _local(arguments: argparse.Namespace, plan: BuildPlan) -> Teacher:
     return LocalTeacher(mllm, prompt, sampling, arguments.seed, arguments.batch, constraint)
 
 
-def _endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
+def open_endpoints(arguments: argparse.Namespace, urls: list[str], key_env: str) -> Endpoints:
+    """Those at these base URLs, with the key in an environment variable and the patience that the options name."""
     from throughline.teaching.endpoint import Endpoints, Patience
 
     patience = Patience(timeout=arguments.timeout, attempts=arguments.attempts)
@@ -216,7 +217,7 @@ def _judge(arguments: argparse.Namespace, plan: BuildPlan, endpoints: list[Endpo
     from throughline.teaching.judge import Judge
 
     if arguments.judge_url is not None:
-        endpoints.append(_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
+        endpoints.append(open_endpoints(arguments, [arguments.judge_url], arguments.judge_key_env))
     question = make_question_set(plan.images.classes, plan.format, names=plan.images.names).label
     return Judge(endpoints[-1], arguments.judge, question, *_judge_options(arguments))
 

@@ -1,0 +1,53 @@
+"""Asks a teacher behind an endpoint about texts, such as chains. Requests and answers are those of a chain store: what
+it holds is never asked for again, whatever killed the command before. Called by `extraction` and `graph_pairs`."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from throughline.chains.formats import ChainFormat
+from throughline.chains.store import read_store
+from throughline.core.files import content_hash
+from throughline.domains.samples import ImageSet, Sample
+from throughline.questions.prompt import user_prompt
+from throughline.teaching.building import OnProgress, build
+from throughline.teaching.endpoint import Endpoints, EndpointTeacher
+from throughline.teaching.plan import BuildPlan
+from throughline.teaching.prices import price_of
+from throughline.teaching.teachers import Brief
+
+
+@dataclass(frozen=True)
+class TextTeacher:
+    """`brief` has the model and the parameters of the requests; `connect` opens the endpoints; answers are kept in the
+    folder `store`."""
+
+    brief: Brief
+    connect: Callable[[], Endpoints]
+    store: Path
+    on_progress: OnProgress = lambda progress: None
+
+    def ask(
+        self, template: str, prompts: Mapping[str, str], classes: Sequence[str], format: ChainFormat
+    ) -> dict[str, str]:
+        """The answers by the name of their prompt; without those to requests that failed for good. The store names the
+        prompts' `template`. Raises as `teaching.building.build` does."""
+        samples = tuple(
+            Sample(name, Path(), "", (classes[0],), content_hash(text)) for name, text in sorted(prompts.items())
+        )
+        brief = replace(self.brief, prompt=template, own=lambda sample: user_prompt(prompts[sample.id]))
+        asyncio.run(self._build(ImageSet("", Path(), (), tuple(classes), samples), brief, format))
+        keys = {sample.id: brief.key(sample.image_sha256, 0) for sample in samples}
+        answered = read_store(self.store)
+        candidates = answered.read(answered.answers.index)
+        return {line.sample_id: line.text for line in candidates if keys.get(line.sample_id) == line.key}
+
+    async def _build(self, texts: ImageSet, brief: Brief, format: ChainFormat) -> None:
+        endpoints = self.connect()
+        plan = BuildPlan(texts, format, rule="format", candidates=1, enough=None, go_on=True)
+        try:
+            teacher = EndpointTeacher(brief, endpoints, price_of(brief.model))
+            await build(plan, teacher, self.store, on_progress=self.on_progress)
+        finally:
+            await endpoints.close()
