@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from throughline.cli.options import Shown, Subcommands, add_subcommands
-from throughline.core.settings import Settings
+from throughline.cli.drift_graph import Asked, Graph, add_teacher_options, pairs_by_graph, run_graph
+from throughline.cli.options import Shown, Subcommands, add_settings, add_subcommands
+from throughline.core.errors import UsageError
+from throughline.core.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from throughline.chains.pairs import Pair
+    from throughline.domains.samples import ImageSet
 
 Source = Literal["thinking", "perception", "random_image", "random_answer", "mask", "crop", "noise"]
 
 
-class Pairs(Settings):
-    """Make preference pairs about drawn images: chains and images that differ in the part that decides between two
-    classes, and the other kinds of rejected sides that these are compared with."""
+class Pairs(Asked):
+    """Make preference pairs: chains and images that differ in the part that decides between two classes, and the other
+    kinds of rejected sides that these are compared with. About drawn images they are exact; about other images they
+    follow from a concept graph and accepted chains."""
 
     images: Annotated[Path, Shown("DIR", positional=True)]
-    """Drawn images (`throughline data draw`)."""
+    """Drawn images (`throughline data draw`); or with --graph any images by domain and class."""
     out: Annotated[Path, Shown("DIR")]
     """Folder for the pairs and the images made for them; a config names it as `chains.pairs`."""
     source: tuple[Source, ...] = ("thinking", "perception")
@@ -29,12 +36,22 @@ class Pairs(Settings):
     """Format of the chains."""
     seed: int = Field(default=0, ge=0)
     """Seed of the describer's wording and of what is random."""
+    graph: Annotated[Path | None, Shown("FILE")] = None
+    """Concept graph (YAML or CSV) of the classes, for images that were not drawn; needs --chains (default: none)."""
+    chains: Annotated[Path | None, Shown("STORE")] = None
+    """Chain store with accepted chains about the images (default: none)."""
+    model: str | None = None
+    """Keep only perception pairs whose chain this model finds less likely with the counterfactual image than with the
+    true one: a checkpoint, or a folder made by `fit` (default: keep all)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
-    commands: Subcommands = {"pairs": (Pairs, _pairs)}
-    add_subcommands(parser, commands, json_of=())
+    commands: Subcommands = {"graph": (Graph, run_graph), "pairs": (Pairs, _pairs)}
+    parsers = add_subcommands(parser, commands, json_of=())
+    for name in ("graph", "pairs"):
+        add_teacher_options(parsers[name])
+    add_settings(parsers["pairs"], ModelSettings, ["hub", "device"])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,22 +61,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pairs(arguments: argparse.Namespace) -> int:
-    from throughline.chains.formats import FORMATS
     from throughline.chains.pairs import write_pairs
-    from throughline.cli.progress import progress
     from throughline.core.files import whole_folder
     from throughline.domains.folders import read_images
+
+    images = read_images(arguments.images)
+    make = _about_drawn if arguments.graph is None else pairs_by_graph
+    with whole_folder(arguments.out) as folder:
+        pairs = make(arguments, images, folder)
+        write_pairs(folder, pairs)
+    named = len({pair.chosen.sample.id for pair in pairs})
+    print(f"{len(pairs):,} pairs about {named:,} of {len(images.samples):,} images in {arguments.out}", end="; ")
+    print(f"next: throughline run CONFIG --set methods=mtct,cfp --set chains.pairs={arguments.out}")
+    return 0
+
+
+def _about_drawn(arguments: argparse.Namespace, images: ImageSet, folder: Path) -> list[Pair]:
+    from throughline.chains.formats import FORMATS
+    from throughline.cli.progress import progress
     from throughline.drawn.scenes import read_scenes
     from throughline.drawn.world import read_size
     from throughline.drift.pairs import DrawnWorld, make_pairs
 
-    out, format = arguments.out, FORMATS[arguments.format]
-    scenes, images = read_scenes(arguments.images), read_images(arguments.images)
-    with whole_folder(out) as folder, progress("making pairs", "images") as report:
-        world = DrawnWorld(images, scenes, folder, format, arguments.seed, read_size(arguments.images))
-        pairs = list(make_pairs(world, arguments.source, lambda done: report(done, len(images.samples))))
-        write_pairs(folder, pairs)
-    named = len({pair.chosen.sample.id for pair in pairs})
-    print(f"{len(pairs):,} pairs about {named:,} of {len(images.samples):,} images in {out}", end="; ")
-    print(f"next: throughline run CONFIG --set methods=mtct,cfp --set chains.pairs={out}")
-    return 0
+    for name in ("chains", "model", "teacher"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
+    scenes, format = read_scenes(arguments.images), FORMATS[arguments.format]
+    world = DrawnWorld(images, scenes, folder, format, arguments.seed, read_size(arguments.images))
+    with progress("making pairs", "images") as report:
+        return list(make_pairs(world, arguments.source, lambda done: report(done, len(images.samples))))

@@ -1,12 +1,12 @@
 """Preference pairs about drawn images, whose content is known: a counterfactual changes the part that decides between
 two classes, and nothing else. Called by `throughline drift pairs`.
 
-Beside the two sources of arXiv 2604.15705 stand those that it compares with: another image, another answer, a mask.
+Beside the two sources of arXiv 2604.15705 stand those that it compares with, of `rivals`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from throughline.chains.concepts import stated_attributes
@@ -15,21 +15,17 @@ from throughline.chains.pairs import Pair, Side
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, write_atomically
-from throughline.core.seeding import generator
 from throughline.domains.images import image_bytes
 from throughline.domains.samples import ImageSet, Sample
-from throughline.domains.views import View, view_of
 from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of
 from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
 from throughline.drawn.styles import render
+from throughline.drift.rivals import RIVALS
 
 CANDIDATES = 4
 """How often the describer is asked about a scene, until it concludes in the class."""
-VIEWS = {"mask": ("occlusion_grey", 0.3), "crop": ("crop", 0.9), "noise": ("diffusion_noise", 0.5)}
-"""What is left of an image in a pair of these sources: 70 % beside a mask (OPA-DPO), a tenth (mDPO), what half of the
-steps of a diffusion model leave (POVID, CHiP)."""
 IMAGES = "images"
 """Below the folder of pairs: the images that were made for them."""
 
@@ -67,14 +63,18 @@ class DrawnWorld:
 def make_pairs(
     world: DrawnWorld, sources: Sequence[str], report_progress: Callable[[int], None] = lambda done: None
 ) -> Iterator[Pair]:
-    """A pair of every source, of `SOURCES`, about each image that the describer names rightly; the same arguments give
-    the same pairs."""
+    """A pair of every source, of `SOURCES` and `RIVALS`, about each image that the describer names rightly; the same
+    arguments give the same pairs."""
+    samples = world.images.by_id
+    sides = {id: Side(samples[id], samples[id].label, text) for id, (text, _) in world.chains.items()}
     for number, sample in enumerate(world.images.samples, start=1):
-        if sample.id in world.chains:
-            chosen = Side(sample, sample.label, world.chains[sample.id][0])
-            for source in sources:
+        for source in sources if sample.id in sides else ():
+            chosen = sides[sample.id]
+            if source in SOURCES:
                 rejected, changed = SOURCES[source](world, chosen)
-                yield Pair(source, chosen, rejected, changed)
+                yield Pair(source, chosen, rejected, changed, len(changed), "scene")
+            elif other := RIVALS[source](sides, chosen, world.seed):
+                yield Pair(source, chosen, other)
         report_progress(number)
 
 
@@ -104,36 +104,8 @@ def _counterfactual_chain(world: DrawnWorld, chosen: Side) -> tuple[str, tuple[s
     return chain, tuple(sorted(name for name in before | after if before.get(name) != after.get(name)))
 
 
-def _random_image(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """An image of another class in the same style."""
-    return _other(world, chosen), ()
-
-
-def _random_answer(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """The chain about such an image, of the image as it is."""
-    other = _other(world, chosen)
-    return Side(chosen.sample, other.label, other.chain), ()
-
-
-def _other(world: DrawnWorld, chosen: Side) -> Side:
-    own = chosen.sample
-    others = [
-        s for s in world.images.samples if s.domain == own.domain and s.label != own.label and s.id in world.chains
-    ]
-    other = others[int(generator(world.seed, "random side", own.id).integers(len(others)))]
-    return Side(other, other.label, world.chains[other.id][0])
-
-
-def _view(source: str, world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """The image with a part of it taken away."""
-    return Side(view_of(chosen.sample, View(*VIEWS[source], world.seed)), chosen.label, None), ()
-
-
 SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] = {
     "thinking": _thinking,
     "perception": _perception,
-    "random_image": _random_image,
-    "random_answer": _random_answer,
-    **{source: partial(_view, source) for source in VIEWS},
 }
-"""By name, what makes the rejected side of a pair, and the attributes in which the sides differ."""
+"""By name, what makes the rejected side of a pair of these sources, and the attributes in which the sides differ."""

@@ -167,14 +167,16 @@ class Stats(Settings):
 
 
 class View(Settings):
-    """Write one page to browse, filter and search images with their candidates and verdicts."""
+    """Write one page to browse, filter and search images with their candidates and verdicts; of a folder of preference
+    pairs a page with both sides of each."""
 
-    store: Store
+    store: Annotated[Path, Shown("STORE", positional=True)]
+    """Folder of journal-*.jsonl, one such file, or a folder made by `drift pairs` (with --images)."""
     page: Annotated[Path, Shown("PAGE.html", positional=True)]
     """The page to write."""
     images: Images = None
     limit: int = Field(default=500, ge=1)
-    """Largest number of images on the page."""
+    """Largest number of images, or of pairs, on the page."""
 
 
 class Export(Settings):

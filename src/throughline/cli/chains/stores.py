@@ -10,7 +10,7 @@ from throughline.cli.chains.options import Plan
 from throughline.cli.options import add_settings, given_settings
 from throughline.cli.progress import progress
 from throughline.cli.text import json_text
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, UsageError
 
 if TYPE_CHECKING:
     from throughline.domains.samples import ImageSet
@@ -45,9 +45,12 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def view(arguments: argparse.Namespace) -> int:
-    """Writes the page."""
+    """Writes the page of a store, or of a folder of pairs."""
+    from throughline.chains.pairs import FILE
     from throughline.reporting.chains_page import write_chains_page
 
+    if (arguments.store / FILE).is_file():
+        return _view_pairs(arguments)
     images = _images(arguments)
     with progress("reading the store", "lines") as report_progress:
         page = write_chains_page(
@@ -58,6 +61,17 @@ def view(arguments: argparse.Namespace) -> int:
             on_progress=lambda lines: report_progress(lines, None),
         )
     print(f"{page.images:,} of {page.images_in_store:,} images, {page.candidates:,} candidates: {arguments.page}")
+    return 0
+
+
+def _view_pairs(arguments: argparse.Namespace) -> int:
+    from throughline.domains.folders import read_images
+    from throughline.reporting.pairs_page import write_pairs_page
+
+    if arguments.images is None:
+        raise UsageError("a page of pairs needs their images", arguments.store, "name their folder with --images")
+    shown, pairs = write_pairs_page(arguments.store, arguments.page, read_images(arguments.images), arguments.limit)
+    print(f"{shown:,} of {pairs:,} pairs: {arguments.page}")
     return 0
 
 

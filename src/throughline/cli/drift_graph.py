@@ -1,0 +1,182 @@
+"""What `throughline drift` does with a concept graph: it is checked, shown and drawn, or made out of a chain store by a
+teacher; and pairs are made by one."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from throughline.cli.chains.build import open_endpoints
+from throughline.cli.chains.build_report import build_progress
+from throughline.cli.chains.options import Endpoint, with_params
+from throughline.cli.options import Shown, add_settings, given_settings
+from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.settings import ModelSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from throughline.chains.concepts import ConceptGraph
+    from throughline.chains.pairs import Pair
+    from throughline.domains.samples import ImageSet
+    from throughline.drift.teacher import TextTeacher
+
+DRAWN = "drawn"
+DEFAULT_PARAMS: dict[str, Any] = {"temperature": 0, "max_tokens": 2048}
+
+
+class Asked(Settings):
+    """Who is asked about chains, and where the answers go."""
+
+    teacher: Annotated[tuple[str, ...], Shown("URL", several="+")] = ()
+    """Base URLs of OpenAI-compatible endpoints with the same model."""
+    teacher_model: str | None = None
+    """Name of the model at the endpoint; needed with --teacher."""
+    answers: Annotated[Path | None, Shown("STORE")] = None
+    """Folder in which every answer of the teacher is recorded, so that the same command resumes and repeats no request
+    (default: beside --out, with the ending .answers)."""
+
+
+class Graph(Asked):
+    """Check a concept graph, show what decides between its classes, and draw it; or make one out of the accepted chains
+    of a store, by a teacher that lists the relations that each chain states."""
+
+    source: Annotated[str, Shown("GRAPH", positional=True)]
+    """A graph file (YAML or CSV), a chain store (with --teacher), or `drawn` for the exact graph of drawn images."""
+    out: Annotated[Path | None, Shown("FILE")] = None
+    """Also write the graph: as YAML; that of a store as CSV, with the number of chains behind each edge."""
+    figure: Annotated[Path | None, Shown("FILE.svg")] = None
+    """Also draw it as classes by attributes: required ones filled, excluded ones crossed."""
+    least: int = Field(default=2, ge=1)
+    """Number of chains that have to state an edge; other edges are left 0."""
+    agreement: float = Field(default=0.8, gt=0.5, le=1)
+    """Share of the chains about an edge that have to agree on it; other edges are left 0."""
+
+
+def add_teacher_options(parser: argparse.ArgumentParser) -> None:
+    """How requests are sent, as for `chains build`."""
+    add_settings(parser, Endpoint, ["at_once", "timeout", "attempts", "key_env"])
+    parser.add_argument(
+        "--param",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of the request; null leaves the parameter out (default: temperature=0, max_tokens=2048)",
+    )
+
+
+@contextmanager
+def text_teacher(arguments: argparse.Namespace) -> Iterator[TextTeacher]:
+    """The teacher that the options name. UsageError without a model's name or a place for the answers."""
+    from throughline.drift.teacher import TextTeacher
+    from throughline.teaching.endpoint import Endpoints
+    from throughline.teaching.teachers import Brief
+
+    if not arguments.teacher_model:
+        raise UsageError("no model is given", do="add --teacher-model NAME, as the endpoint calls it")
+    opened: list[Endpoints] = []
+
+    def connect() -> Endpoints:
+        opened.append(open_endpoints(arguments, arguments.teacher, arguments.key_env))
+        return opened[0]
+
+    # no image is sent; the key of a teacher's requests names the side of one all the same
+    params = with_params({**DEFAULT_PARAMS, "image_side": 1}, arguments.param)
+    store = arguments.answers or arguments.out.with_name(f"{arguments.out.name}.answers")
+    with build_progress(opened) as report_progress:
+        brief = Brief("endpoint", arguments.teacher_model, "", params)
+        yield TextTeacher(brief, connect, store, report_progress)
+
+
+def run_graph(arguments: argparse.Namespace) -> int:
+    """Reads or makes the graph; prints, writes and draws it."""
+    from throughline.chains.graph_files import read_graph, write_graph
+    from throughline.drift.graph_picture import graph_plot, graph_table
+    from throughline.reporting.text import to_terminal
+
+    source = Path(arguments.source)
+    if arguments.teacher:
+        graph = _extracted(arguments, source)
+    elif source.is_dir():
+        raise UsageError("a graph is made out of a store by a teacher", source, "add --teacher URL and --teacher-model")
+    else:
+        graph = _drawn() if arguments.source == DRAWN else read_graph(source)
+        if arguments.out is not None:
+            write_graph(arguments.out, graph)
+    print(to_terminal(graph_table(graph)), end="")
+    if arguments.figure is not None:
+        from throughline.core.files import write_atomically
+        from throughline.reporting.drawing import svg_of
+
+        write_atomically(arguments.figure, svg_of(graph_plot(graph)))
+    return 0
+
+
+def _drawn() -> ConceptGraph:
+    from throughline.drawn.concepts import GRAPH
+
+    return GRAPH
+
+
+def _extracted(arguments: argparse.Namespace, source: Path) -> ConceptGraph:
+    from throughline.chains.graph_files import read_graph
+    from throughline.chains.journal import require_journals
+    from throughline.chains.store import read_store
+    from throughline.drift.extraction import accepted_texts, gather_evidence, write_evidence
+
+    out: Path | None = arguments.out
+    if out is None or out.suffix.lower() != ".csv":
+        raise UsageError("the graph of a store is a CSV table", out or source, "name it with --out FILE.csv")
+    require_journals(source)
+    store = read_store(source)
+    texts = accepted_texts(store)
+    classes = sorted({name for _, header in store.headers for name in header.classes})
+    with text_teacher(arguments) as teacher:
+        evidence = gather_evidence(texts, classes, teacher)
+    if not evidence.read:
+        raise ThroughlineError("no answer is a list of relations", teacher.store, "look at them, or ask another model")
+    counts = write_evidence(out, evidence, arguments.least, arguments.agreement)
+    print(f"{evidence.read:,} of {len(texts):,} answers read; edges: ", end="")
+    print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items())) + f"; {out}")
+    notes = {
+        "answers are no list of relations": evidence.unread,
+        "requests failed; the same command asks again": evidence.unanswered,
+        f"relations are of unknown classes ({', '.join(sorted(evidence.strangers)[:5])})": evidence.strangers.total(),
+    }
+    print("".join(f"note: {count:,} {what}\n" for what, count in notes.items() if count), end="")
+    return read_graph(out)
+
+
+def pairs_by_graph(arguments: argparse.Namespace, images: ImageSet, folder: Path) -> list[Pair]:
+    """Pairs about images that were not drawn; prints how many images have none, and why. Nothing is written into
+    `folder`."""
+    from throughline.chains.formats import FORMATS
+    from throughline.chains.graph_files import read_graph
+    from throughline.chains.journal import require_journals
+    from throughline.chains.store import require_chains_about
+    from throughline.cli.progress import progress
+    from throughline.drift.graph_pairs import DescribedImages
+    from throughline.drift.reverse_match import likelier_with_true_image
+    from throughline.teaching.building import accepted_chains
+
+    if arguments.chains is None:
+        raise UsageError("pairs by a concept graph need chains about the images", do="add --chains STORE")
+    journals, format, graph = require_journals(arguments.chains), FORMATS[arguments.format], read_graph(arguments.graph)
+    require_chains_about(images, arguments.chains)
+    chains = accepted_chains(journals, images, format, "correct")
+    with (
+        text_teacher(arguments) if arguments.teacher else nullcontext() as teacher,
+        progress("matching", "pairs") as report,
+    ):
+        base = ModelSettings(**given_settings(arguments, ("hub", "device")))
+        matches = likelier_with_true_image(arguments.model, images, base, report) if arguments.model else None
+        described = DescribedImages(images, graph, chains, format, arguments.seed, teacher, matches)
+        pairs = described.make_pairs(arguments.source)
+    for (source, reason), count in sorted(described.dropped.items()):
+        if count:
+            print(f"{source}: {count:,} images without a pair: {reason}")
+    return pairs

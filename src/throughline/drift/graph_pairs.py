@@ -1,0 +1,212 @@
+"""Preference pairs about images that were not drawn, by a concept graph and the accepted chains about them. Called by
+`throughline drift pairs --graph`.
+
+After arXiv 2604.15705: *thinking* changes the deciding attributes in the chain, *perception* shows the nearest image by
+attributes in the place of the true one. Its metric and its filter are not known: both are ours. What is in an image is
+what its chain says; a pair that cannot be verified is dropped and counted.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from throughline.chains.concepts import ConceptGraph, check_statements, stated_attributes
+from throughline.chains.formats import ChainFormat
+from throughline.chains.pairs import Pair, Side
+from throughline.chains.parsing import parse_chain
+from throughline.chains.rules import judge
+from throughline.core.errors import ThroughlineError
+from throughline.core.nearest import did_you_mean
+from throughline.core.seeding import generator
+from throughline.domains.samples import ImageSet
+from throughline.drift.rivals import RIVALS
+from throughline.drift.substitution import substituted
+from throughline.drift.teacher import TextTeacher
+from throughline.questions.wording import class_name
+
+PROMPT = """A chain of reasoning about a picture concludes {label}:
+
+{chain}
+
+Rewrite it so that it concludes {other}. Change these attributes alone, wherever they are mentioned: {changes}. Leave \
+all else as it is, word for word: tags, order, and what is said of other attributes.
+
+What is known: {label} {known}; {other} {known_other}.
+
+Answer with the rewritten chain and nothing else."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A true side, the class that is to follow in its place, and the attributes to turn round for it."""
+
+    chosen: Side
+    label: str
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DescribedImages:
+    """Images with a graph of their classes and the accepted `chains` about them, by id of the image.
+
+    ThroughlineError for a class that is not in the graph. `matches` says of perception pairs which ones the model tells
+    apart.
+    """
+
+    images: ImageSet
+    graph: ConceptGraph
+    chains: Mapping[str, Sequence[str]]
+    format: ChainFormat
+    seed: int
+    teacher: TextTeacher | None = None
+    matches: Callable[[Sequence[Pair]], Sequence[bool]] | None = None
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Images without a pair, by source and reason."""
+
+    def __post_init__(self) -> None:
+        for label in self.images.classes:
+            if label not in self.graph.signs:
+                hint = did_you_mean(label, sorted(self.graph.signs), "its classes")
+                raise ThroughlineError(f"the graph has no class {label}", self.images.root, hint)
+
+    @cached_property
+    def sides(self) -> dict[str, Side]:
+        """Of every image the first accepted chain with nothing in it against the graph."""
+        sides: dict[str, Side] = {}
+        for sample in self.images.samples:
+            for text in self.chains.get(sample.id, ()):
+                if sample.id not in sides and check_statements(text, self.graph, sample.label).coherent:
+                    sides[sample.id] = Side(sample, sample.label, text)
+        return sides
+
+    def make_pairs(self, sources: Sequence[str]) -> list[Pair]:
+        """At most one pair of every source about each image, in the order of the images; the same arguments, and the
+        same answers of a teacher, give the same pairs."""
+        makers = {"thinking": self._thinking, "perception": self._perception}
+        made = {source: makers[source]() if source in makers else self._rivals(source) for source in sources}
+        for source in sources:
+            self.dropped[source, "no chain that agrees with the graph"] += len(self.images.samples) - len(self.sides)
+        return [made[source][id] for id in self.sides for source in sources if id in made[source]]
+
+    def _rivals(self, source: str) -> dict[str, Pair]:
+        rejected = {id: RIVALS[source](self.sides, side, self.seed) for id, side in self.sides.items()}
+        self.dropped[source, "no other class in its domain"] += list(rejected.values()).count(None)
+        return {id: Pair(source, self.sides[id], other) for id, other in rejected.items() if other}
+
+    def _thinking(self) -> dict[str, Pair]:
+        changes = dict(self._changes())
+        texts = self._asked(changes) if self.teacher else {id: self._said(change) for id, change in changes.items()}
+        pairs = {}
+        for id, change in changes.items():
+            text = texts.get(id)
+            fault = self._fault(change, text) if text else "its words cannot be changed"
+            if fault or text is None:
+                self.dropped["thinking", fault or ""] += 1
+                continue
+            rejected, changed = Side(change.chosen.sample, change.label, text), change.attributes
+            pairs[id] = Pair("thinking", change.chosen, rejected, changed, len(changed), "graph")
+        return pairs
+
+    def _changes(self) -> Iterator[tuple[str, Change]]:
+        """For each image the nearest class by the graph; of several, the one that takes the fewest changes."""
+        for id, side in self.sides.items():
+            said = stated_attributes(side.chain or "", self.graph)
+            changes = []
+            for distance, label in self._nearest(side.label):
+                against = self.graph.signs[label]
+                turned = tuple(sorted(name for name, value in said.items() if value * against.get(name, 0) == -1))
+                if {*turned} & {*self.graph.deciding(side.label, label)}:
+                    changes.append((distance, len(turned), Change(side, label, turned)))
+            if changes:
+                yield id, min(changes, key=lambda change: change[:2])[2]
+            else:
+                self.dropped["thinking", "its chain says nothing that decides"] += 1
+
+    def _nearest(self, label: str) -> list[tuple[int, str]]:
+        distances = [(len(self.graph.deciding(label, other)), other) for other in self.graph.nearest(label)]
+        return [(distance, other) for distance, other in distances if distance == distances[0][0]]
+
+    def _said(self, change: Change) -> str | None:
+        own = parse_chain(change.chosen.chain or "", self.format, self.images.classes, aliases=self.images.names).chain
+        names = tuple(
+            (class_name(label, self.images.names), *self.images.names.get(label, (label,)))
+            for label in (change.chosen.label, change.label)
+        )
+        return substituted(own, self.graph, change.attributes, names) if own else None  # type: ignore[arg-type]
+
+    def _asked(self, changes: Mapping[str, Change]) -> dict[str, str]:
+        assert self.teacher is not None
+        prompts = {id: self._prompt(change) for id, change in changes.items()}
+        return self.teacher.ask(PROMPT, prompts, self.images.classes, self.format)
+
+    def _prompt(self, change: Change) -> str:
+        label, other = change.chosen.label, change.label
+        wanted = self.graph.signs[other]
+        changes = (f"{name} is {'there' if wanted.get(name) == 1 else 'not there'}" for name in change.attributes)
+        words = {
+            "chain": change.chosen.chain or "",
+            "changes": ", ".join(changes),
+            "label": class_name(label, self.images.names),
+            "other": class_name(other, self.images.names),
+            "known": self._edges(label),
+            "known_other": self._edges(other),
+        }
+        return PROMPT.format_map(words)
+
+    def _edges(self, label: str) -> str:
+        signs = self.graph.signs[label]
+        required, excluded = ([name for name in sorted(signs) if signs[name] == sign] for sign in (1, -1))
+        return f"must have {', '.join(required) or 'nothing'} and must not have {', '.join(excluded) or 'anything'}"
+
+    def _fault(self, change: Change, text: str) -> str | None:
+        """Why a chain does not say what it should: exactly the intended attributes differ, and the class follows."""
+        parsed = parse_chain(text, self.format, self.images.classes, aliases=self.images.names)
+        judgement = judge("correct", parsed, self.images.classes, change.label, self.images.names)
+        if not judgement.accepted:
+            return "the new chain concludes otherwise"
+        before, after = (stated_attributes(chain, self.graph) for chain in (change.chosen.chain or "", text))
+        if {name for name in before | after if before.get(name) != after.get(name)} != {*change.attributes}:
+            return "other attributes differ"
+        follows = check_statements(text, self.graph, change.label).coherent
+        return None if follows else "the new class does not follow"
+
+    def _perception(self) -> dict[str, Pair]:
+        pairs = {}
+        for domain in self.images.domains:
+            sides = [side for side in self.sides.values() if side.sample.domain == domain]
+            stated = [stated_attributes(side.chain or "", self.graph) for side in sides]
+            names = self.graph.attributes
+            states = np.array([[said.get(name, 0) for name in names] for said in stated], np.int8)
+            for side, own in zip(sides, states, strict=True):
+                if pair := self._neighbour(side, own, sides, states):
+                    pairs[side.sample.id] = pair
+                else:
+                    self.dropped["perception", "no image of its domain differs in what decides"] += 1
+        if self.matches is None:
+            return pairs
+        kept = dict(zip(pairs, self.matches(list(pairs.values())), strict=True))
+        self.dropped["perception", "the model finds the chain no likelier with the true image"] += list(
+            kept.values()
+        ).count(False)
+        return {id: pair for id, pair in pairs.items() if kept[id]}
+
+    def _neighbour(self, side: Side, own: Any, sides: Sequence[Side], states: Any) -> Pair | None:
+        """The image of another class that differs in the fewest stated attributes, a deciding one among them. `states`
+        `(images, attributes)` has 1, -1, and 0 for what is not stated; of several as near one is drawn."""
+        names, opposite = self.graph.attributes, states * own == -1
+        decides = {
+            label: np.isin(names, self.graph.deciding(side.label, label)) for label in {other.label for other in sides}
+        }
+        masks = np.array([decides[other.label] for other in sides])
+        distances = np.where((opposite & masks).any(axis=1), (states != own).sum(axis=1), len(names) + 1)
+        if (nearest := int(distances.min())) > len(names):
+            return None
+        draw = generator(self.seed, "neighbour", side.sample.id)
+        place = int(draw.choice(np.flatnonzero(distances == nearest)))
+        changed = tuple(sorted(np.array(names)[opposite[place]].tolist()))
+        verdict = "graph" if self.matches is None else "graph and model"
+        return Pair("perception", side, sides[place], changed, nearest, verdict)

@@ -1,0 +1,225 @@
+"""Pairs about images that were not drawn differ in exactly what the graph says. The drawn world without its scenes
+stands for such images; the scenes, which only the tests have, say what is true."""
+
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.chat_server import ServerSettings, running_server
+from tests.drift.conftest import Undrawn
+from tests.drift.teachers import rewrites
+from tests.forks import typed
+
+from throughline.chains.concepts import ConceptGraph
+from throughline.chains.formats import FIVE_STAGE, Chain
+from throughline.chains.graph_files import write_graph
+from throughline.chains.pairs import FILE, Pair, read_pairs
+from throughline.chains.parsing import parse_chain
+from throughline.cli.main import main
+from throughline.drawn.concepts import CLASSES, contrast_of, family_of
+from throughline.drawn.counterfactuals import counterfactual
+from throughline.drift.substitution import substituted
+
+SOURCES = "thinking,perception,random_image,random_answer,mask,crop,noise"
+
+
+def typing(undrawn: Undrawn, out: Path, *more: str) -> list[str]:
+    words = ["drift", "pairs", str(undrawn.images.root), "--out", str(out)]
+    return [*words, "--graph", str(undrawn.graph), "--chains", str(undrawn.store), *more]
+
+
+@pytest.fixture(scope="module")
+def made(undrawn: Undrawn, tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    out = tmp_path_factory.mktemp("pairs") / "pairs"
+    assert main(typing(undrawn, out, "--source", SOURCES)) == 0
+    return read_pairs(out, undrawn.images)
+
+
+def of(pairs: list[Pair], source: str) -> list[Pair]:
+    return [pair for pair in pairs if pair.source == source]
+
+
+def test_a_thinking_pair_says_what_would_be_true_of_the_counterfactual_scene(
+    undrawn: Undrawn, made: list[Pair]
+) -> None:
+    pairs = of(made, "thinking")
+    assert len(pairs) > 0.8 * len(undrawn.images.samples)
+    for pair in pairs:
+        own, scene = pair.chosen.sample, undrawn.scenes[pair.chosen.sample.id]
+        other = counterfactual(scene)
+        assert pair.rejected.sample == own
+        assert {*pair.changed} == {*scene.parts} ^ {*other.parts}
+        assert parse_chain(pair.rejected.chain or "", FIVE_STAGE, CLASSES).label == other.cls == pair.rejected.label
+        assert (pair.distance, pair.verdict) == (1, "graph")
+        # the words that differ: a few beside those of the class and of its deciding part
+        before, after = (Counter(re.findall(r"\w+", side.chain or "")) for side in (pair.chosen, pair.rejected))
+        assert after.total() <= before.total() + 8
+        names = {*scene.parts} - {family_of(scene.cls).deciding}
+        assert all(before[name] == after[name] for name in names), "another part is spoken of otherwise"
+
+
+def test_a_perception_pair_shows_a_near_image_that_differs_in_what_decides(undrawn: Undrawn, made: list[Pair]) -> None:
+    pairs = of(made, "perception")
+    assert len(pairs) > 0.8 * len(undrawn.images.samples)
+    contrasts = 0
+    for pair in pairs:
+        own, other = (undrawn.scenes[side.sample.id] for side in (pair.chosen, pair.rejected))
+        assert pair.chosen.sample.domain == pair.rejected.sample.domain
+        assert own.cls != other.cls == pair.rejected.label
+        assert {*pair.changed} <= {*own.parts} ^ {*other.parts}, "the scenes differ in what the chains say"
+        assert 1 <= len(pair.changed) <= (pair.distance or 0)
+        contrasts += other.cls == contrast_of(own.cls)
+    assert contrasts > 0.9 * len(pairs), "the nearest class is that of the same family"
+
+
+def test_rivals_need_no_scene(made: list[Pair]) -> None:
+    for source in ("random_image", "random_answer", "mask", "crop", "noise"):
+        pairs = of(made, source)
+        assert len(pairs) == len(of(made, "thinking"))
+        assert all(pair.verdict is None for pair in pairs)
+        assert all(
+            (pair.rejected.label == pair.chosen.label) == (source in ("mask", "crop", "noise")) for pair in pairs
+        )
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_nothing_and_then_makes_the_same_pairs(
+    undrawn: Undrawn, made: list[Pair], tmp_path: Path
+) -> None:
+    out = tmp_path / "pairs"
+    words = typing(undrawn, out, "--source", SOURCES)
+    process = typed(words, tmp_path / "said")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".pairs.partial").exists() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert not out.exists()
+    assert main(words) == 0
+    assert [pair.identity for pair in read_pairs(out, undrawn.images)] == [pair.identity for pair in made]
+
+
+def test_a_teacher_that_changes_too_much_or_too_little_makes_no_pair(
+    undrawn: Undrawn, made: list[Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, log = tmp_path / "pairs", tmp_path / "log.jsonl"
+    bowls = [pair for pair in of(made, "thinking") if pair.chosen.label == "bowl"]
+    with running_server(ServerSettings(says=rewrites, log=log)) as server:
+        asked = ["--source", "thinking", "--teacher", server.url, "--teacher-model", "seer"]
+        assert main(typing(undrawn, out, *asked)) == 0
+    pairs = read_pairs(out, undrawn.images)
+    assert [pair.chosen for pair in pairs] == [pair.chosen for pair in bowls]
+    assert all(pair.rejected.label == "cup" and "i find a handle" in (pair.rejected.chain or "") for pair in pairs)
+    said = capsys.readouterr().out
+    assert re.search(r"thinking: \d+ images without a pair: the new chain concludes otherwise", said)
+    assert re.search(r"thinking: \d images without a pair: other attributes differ", said)
+    prompts = [json.loads(line)["body"]["messages"][0]["content"][0]["text"] for line in log.read_text().splitlines()]
+    assert any("Change these attributes alone, wherever they are mentioned: handle is there." in p for p in prompts)
+
+
+def test_the_model_keeps_pairs_whose_chain_it_finds_likelier_with_the_true_image(
+    undrawn: Undrawn, made: list[Pair], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.mllm import reference
+
+    from throughline.domains.views import load_sample
+    from throughline.mllm.chat import user_turn
+    from throughline.mllm.load import load_mllm
+    from throughline.questions.question_set import make_question_set
+
+    out = tmp_path / "pairs"
+    assert main(typing(undrawn, out, "--source", "perception", "--model", str(tiny_checkpoint))) == 0
+    kept = {pair.chosen.sample.id: pair for pair in read_pairs(out, undrawn.images)}
+    pairs, mllm = of(made, "perception"), load_mllm(str(tiny_checkpoint))
+    question = user_turn(make_question_set(undrawn.images.classes).reasoning)
+    assert 0 < len(kept) < len(pairs)
+    for pair in pairs[::5]:
+        sides, chain = (pair.chosen, pair.rejected), pair.chosen.chain or ""
+        monkeypatch.setattr(reference, "image_of", lambda place, *_, sides=sides: load_sample(sides[place].sample))
+        spoken = [reference.Spoken(question, [(place, 0, 0)], chain) for place in (0, 1)]
+        nlls = [reference.nll_alone(mllm.model, mllm.chat.processor, "internvl", one) for one in spoken]
+        assert (pair.chosen.sample.id in kept) == bool(nlls[0].sum() < nlls[1].sum())
+    assert all(pair.verdict == "graph and model" for pair in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--graph", "GRAPH"], "add --chains STORE"),
+        (["--chains", "STORE"], "add --graph FILE"),
+        (["--chains", "STORE", "--graph", "SMALL"], "the graph has no class boat"),
+    ],
+)
+def test_what_pairs_need_is_said_in_a_line(
+    undrawn: Undrawn, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    small = tmp_path / "small.yaml"
+    write_graph(small, ConceptGraph({"cup": {"handle": 1}, "bowl": {"handle": -1}}))
+    named = {"GRAPH": str(undrawn.graph), "STORE": str(undrawn.store), "SMALL": str(small)}
+    words = ["drift", "pairs", str(undrawn.images.root), "--out", str(tmp_path / "pairs")]
+    assert main([*words, *(named.get(word, word) for word in more)]) != 0
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+    assert not (tmp_path / "pairs").exists()
+
+
+BIRDS = ConceptGraph(
+    {"robin": {"red breast": 1, "eye ring": -1}, "american_wren": {"red breast": -1, "eye ring": 1}},
+    synonyms={"red breast": ("orange breast",)},
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "otherwise"),
+    [
+        ("A red breast is seen. This is a robin.", "No red breast is seen. This is an American wren."),
+        ("The large orange breast is clear.", "The absence of a large orange breast is clear."),
+        ("It comes without an eye ring.", "It comes with an eye ring."),
+        ("There is no eye ring, so it is a robin.", "There is an eye ring, so it is an American wren."),
+        ("It lacks an eye ring and a crest.", "It has an eye ring and a crest."),
+        ("An american wren would have no red breast.", "A robin would have a red breast."),
+        ("It is small. Is it an American wren? No, since the eye ring would be seen then.", "It is small."),
+    ],
+)
+def test_a_chain_is_said_otherwise_in_its_own_words(said: str, otherwise: str) -> None:
+    names = ("robin",), ("American wren", "american_wren")
+    chain = Chain(FIVE_STAGE, ("s", "c", said, "r", "robin"))
+    changed = substituted(chain, BIRDS, ["red breast", "eye ring"], names)
+    assert changed is not None
+    assert f"<REASONING> {otherwise} </REASONING>" in changed
+    assert "<CONCLUSION> American wren </CONCLUSION>" in changed
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "It has an eye ring or no eye ring.",
+        "The eye ring is missing.",
+        "Is it an American wren? No, without eye rings?",
+    ],
+)
+def test_what_cannot_be_turned_makes_no_chain(said: str) -> None:
+    chain = Chain(FIVE_STAGE, ("s", "c", said, "r", "robin"))
+    assert substituted(chain, BIRDS, ["eye ring"], (("robin",), ("American wren",))) is None
+
+
+def test_pairs_are_seen_side_by_side(undrawn: Undrawn, made: list[Pair], tmp_path: Path) -> None:
+    out, page = tmp_path / "pairs", tmp_path / "page.html"
+    assert main(typing(undrawn, out, "--source", SOURCES)) == 0
+    view = ["chains", "view", str(out), str(page)]
+    assert main([*view, "--images", str(undrawn.images.root), "--limit", "14"]) == 0
+    text = page.read_text()
+    assert text.count("<article") == 14
+    assert {source: text.count(f"<h3>{source}") for source in SOURCES.split(",")} == dict.fromkeys(
+        SOURCES.split(","), 2
+    )
+    assert text.count('<img src="data:image/jpeg') == 28
+    assert "<mark>" in text
+    assert main(view) == 2, "it does not know where the images are"
+    row = json.loads((out / FILE).read_text().splitlines()[0])
+    (out / FILE).write_text(json.dumps({**row, "chosen": "<script>alert(1)</script>"}) + "\n")
+    assert main([*view, "--images", str(undrawn.images.root)]) == 0
+    assert "<script>" not in page.read_text()
