@@ -151,6 +151,7 @@ def test_the_model_keeps_pairs_whose_chain_it_finds_likelier_with_the_true_image
         (["--graph", "GRAPH"], "add --chains STORE"),
         (["--chains", "STORE"], "add --graph FILE"),
         (["--chains", "STORE", "--graph", "SMALL"], "the graph has no class boat"),
+        (["--chains", "STORE", "--graph", "GRAPH", "--source", "deciding_mask"], "need the scene of a drawn image"),
     ],
 )
 def test_what_pairs_need_is_said_in_a_line(

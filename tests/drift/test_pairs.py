@@ -18,10 +18,12 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.domains.views import load_sample
 from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of, family_of
+from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.scenes import read_scenes
-from throughline.drawn.styles import part_box
+from throughline.drawn.styles import part_box, render
 from throughline.drawn.world import write_world
 from throughline.drift.pairs import SOURCES, DrawnWorld, make_pairs
+from throughline.drift.rivals import RIVALS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, list[Pair]]:
     """Through the command line, with every source."""
     out = tmp_path_factory.mktemp("pairs") / "pairs"
-    sources = "thinking,perception,random_image,random_answer,mask,crop,noise"
+    sources = "thinking,perception,deciding_mask,random_image,random_answer,mask,crop,noise"
     assert main(["drift", "pairs", str(world), "--out", str(out), "--source", sources]) == 0
     images = read_images(world)
     return images, read_pairs(out, images)
@@ -78,6 +80,19 @@ def test_a_perception_pair_shows_the_counterfactual_scene_and_nothing_else(
         assert parse_chain(pair.rejected.chain or "", FIVE_STAGE, CLASSES).label == other.label
 
 
+def test_a_deciding_mask_takes_away_what_tells_the_two_classes_apart(
+    world: Path, made: tuple[ImageSet, list[Pair]]
+) -> None:
+    scenes = read_scenes(world)
+    for pair in of(made, "deciding_mask")[::7]:
+        own, masked = pair.chosen.sample, np.asarray(load_sample(pair.rejected.sample))
+        left, top, right, bottom = part_box(scenes[own.id], family_of(own.label).deciding, own.domain)
+        assert (masked[top:bottom, left:right] == 128).all()
+        other = np.asarray(render(counterfactual(scenes[own.id]), own.domain, len(masked))).copy()
+        other[top:bottom, left:right] = 128
+        assert (masked == other).all(), "the other class looks the same behind the mask"
+
+
 def test_other_sides_are_of_another_class_and_the_same_style(made: tuple[ImageSet, list[Pair]]) -> None:
     images = made[0]
     for pair in (*of(made, "random_image"), *of(made, "random_answer")):
@@ -111,7 +126,7 @@ def test_an_image_that_lies_among_drawn_ones_is_refused(
 
 
 def test_the_command_line_offers_every_source() -> None:
-    assert get_args(Source) == tuple(SOURCES)
+    assert get_args(Source) == (*SOURCES, *RIVALS)
 
 
 def test_images_that_were_not_drawn_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from throughline.chains.pairs import Pair
     from throughline.domains.samples import ImageSet
 
-Source = Literal["thinking", "perception", "random_image", "random_answer", "mask", "crop", "noise"]
+Source = Literal["thinking", "perception", "deciding_mask", "random_image", "random_answer", "mask", "crop", "noise"]
 
 
 class Pairs(Asked):
@@ -31,7 +31,8 @@ class Pairs(Asked):
     """Folder for the pairs and the images made for them; a config names it as `chains.pairs`."""
     source: tuple[Source, ...] = ("thinking", "perception")
     """Kinds of rejected sides: thinking (another chain), perception (another image), random_image, random_answer, or
-    part of the image taken away by a mask, a crop, or noise."""
+    part of the image taken away by a mask, a crop, or noise, or by a deciding_mask over the deciding part (drawn images
+    only)."""
     format: Literal["five_stage", "four_stage", "think_answer"] = "five_stage"
     """Format of the chains."""
     seed: int = Field(default=0, ge=0)

@@ -87,6 +87,9 @@ class DescribedImages:
         """At most one pair of every source about each image, in the order of the images; the same arguments, and the
         same answers of a teacher, give the same pairs."""
         makers = {"thinking": self._thinking, "perception": self._perception}
+        if unknown := [source for source in sources if source not in {*makers, *RIVALS}]:
+            what = f"pairs of the source {unknown[0]} need the scene of a drawn image"
+            raise ThroughlineError(what, self.images.root, "leave that source out")
         made = {source: makers[source]() if source in makers else self._rivals(source) for source in sources}
         for source in sources:
             self.dropped[source, "no chain that agrees with the graph"] += len(self.images.samples) - len(self.sides)

@@ -9,25 +9,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from PIL.Image import Image
+
 from throughline.chains.concepts import stated_attributes
 from throughline.chains.formats import ChainFormat
 from throughline.chains.pairs import Pair, Side
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, write_atomically
-from throughline.domains.images import image_bytes
+from throughline.domains.images import image_bytes, load_image
 from throughline.domains.samples import ImageSet, Sample
-from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of
+from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of, family_of
 from throughline.drawn.counterfactuals import counterfactual
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
-from throughline.drawn.styles import render
+from throughline.drawn.styles import part_box, render
 from throughline.drift.rivals import RIVALS
 
 CANDIDATES = 4
 """How often the describer is asked about a scene, until it concludes in the class."""
-IMAGES = "images"
+IMAGES, MASKED = "images", "masked"
 """Below the folder of pairs: the images that were made for them."""
+GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,24 @@ def _thinking(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
 def _perception(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
     """The image of that scene, in the same style, with the chain that is true of it."""
     chain, changed = _counterfactual_chain(world, chosen)
-    sample, name = chosen.sample, f"{IMAGES}/{chosen.sample.id}"
-    path = world.folder / name
+    sample, label = chosen.sample, contrast_of(chosen.label)
     image = render(counterfactual(world.scenes[sample.id]), sample.domain, world.size)
+    return Side(_made(world, sample, IMAGES, label, image), label, chain), changed
+
+
+def _deciding_mask(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+    """The image with grey over the place of the deciding part, whether it is there or not."""
+    sample = chosen.sample
+    image, deciding = load_image(sample.path), family_of(chosen.label).deciding
+    image.paste(GREY, part_box(world.scenes[sample.id], deciding, sample.domain, world.size))
+    return Side(_made(world, sample, MASKED, chosen.label, image), chosen.label, None), (deciding,)
+
+
+def _made(world: DrawnWorld, sample: Sample, below: str, label: str, image: Image) -> Sample:
+    name = f"{below}/{sample.id}"
+    path = world.folder / name
     write_atomically(path, image_bytes(image), durable=False)
-    label = contrast_of(chosen.label)
-    made = Sample(name, world.folder, sample.domain, (label,), file_sha256(path), parent_id=sample.id)
-    return Side(made, label, chain), changed
+    return Sample(name, world.folder, sample.domain, (label,), file_sha256(path), parent_id=sample.id)
 
 
 def _counterfactual_chain(world: DrawnWorld, chosen: Side) -> tuple[str, tuple[str, ...]]:
@@ -107,5 +121,6 @@ def _counterfactual_chain(world: DrawnWorld, chosen: Side) -> tuple[str, tuple[s
 SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] = {
     "thinking": _thinking,
     "perception": _perception,
+    "deciding_mask": _deciding_mask,
 }
 """By name, what makes the rejected side of a pair of these sources, and the attributes in which the sides differ."""
