@@ -84,6 +84,7 @@ def test_a_dataset_is_the_papers_by_its_name_alone(name: str, known: str | None)
     assert dataset_of(name) == known
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_rows_stand_beside_ours_and_are_marked(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("zero_shot", "cls"), seeds=(0,), targets=("sketch",))
     rows = read_json_lines(fake.folder / "results.jsonl")

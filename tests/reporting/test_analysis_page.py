@@ -81,6 +81,7 @@ def test_every_section_has_something_when_everything_was_measured(analysed: Run)
     assert all(f'aria-label="{name}' not in page for name in ("None", "{"))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("parts", ["none", "empty", "broken"])
 def test_without_an_analysis_every_section_names_the_command(make_run: Callable[..., FakeRun], parts: str) -> None:
     run = small(make_run)

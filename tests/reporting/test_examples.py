@@ -16,7 +16,7 @@ from throughline.reporting.page import write_page
 if TYPE_CHECKING:
     from tests.reporting.conftest import FakeRun
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 
 def examples_of(page: str) -> tuple[str, list[str]]:

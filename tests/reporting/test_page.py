@@ -165,6 +165,7 @@ def test_without_script_every_table_of_results_is_there(page: str) -> None:
     assert not any("hidden" in sheet for sheet in sheets)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
     assert "--images DIR" in write_page(fake.folder).read_text()
@@ -174,6 +175,7 @@ def test_a_run_without_images_or_predictions_still_has_a_page(make_run: Callable
     assert "no predictions yet" in text and "no predictions in the" in text and "missing or unreadable" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("zero_shot",), seeds=(0,), targets=("sketch",))
     for file in fake.folder.glob("units/*/predictions.jsonl"):
@@ -194,7 +196,7 @@ def test_a_run_with_one_method_and_no_chains_says_what_is_missing(make_run: Call
 
 
 def test_a_method_whose_answers_are_lost_decides_nothing(make_run: Callable[..., FakeRun]) -> None:
-    run = make_run()
+    run = make_run(methods=("cls", "mtct_sarr"), targets=("sketch",), seeds=(0,), size=10)
     for path in run.folder.glob("units/*mtct_sarr*/predictions.jsonl"):
         path.write_text("")
     assert 'id="gallery"' in write_page(run.folder, run.images).read_text()
@@ -203,6 +205,7 @@ def test_a_method_whose_answers_are_lost_decides_nothing(make_run: Callable[...,
     write_page(run.folder, run.images)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_unit_is_told_and_the_others_are_shown(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls", "mtct"), seeds=(0,))
     (stopped,) = fake.folder.glob("units/mtct-sketch-0-*")
@@ -230,6 +233,7 @@ def test_several_groups_of_results_have_figures_of_their_own(make_run: Callable[
     assert text.count('class="gallery"') == 2 and "drawn · larger" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_factors_are_axes_of_one_table(make_run: Callable[..., FakeRun]) -> None:
     """Two units that differ in one factor alone stand in one table, each level set against the first."""
     fake = make_run(methods=("zero_shot", "cls"), seeds=(0,), targets=("sketch",))
@@ -268,12 +272,14 @@ def test_names_of_another_hand_stay_text_in_figures_and_data(make_run: Callable[
     assert gallery_of(text)["domains"] == [attack]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
     write_atomically(fake.folder / "config.yaml", f"data: {{images: {fake.images}}}\n")
     assert "data:image/jpeg" in write_page(fake.folder).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_on_what_device_a_run_was_computed(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
     assert "Computed on" not in write_page(fake.folder).read_text()

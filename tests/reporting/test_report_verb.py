@@ -26,6 +26,7 @@ def parse(*words: object) -> argparse.Namespace:
     return parser.parse_args([str(word) for word in words])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_prints_every_answer_path_and_writes_the_page(fake_run: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.run(parse(fake_run.folder, "--images", fake_run.images)) == 0
     printed = capsys.readouterr()
@@ -36,6 +37,7 @@ def test_it_prints_every_answer_path_and_writes_the_page(fake_run: FakeRun, caps
     assert printed.err.startswith("report: ")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("form,sign", [("markdown", "| zero\\_shot |"), ("latex", "\\toprule")])
 def test_stdout_is_the_table_alone_in_the_format_asked_for(
     small_run: FakeRun, capsys: pytest.CaptureFixture[str], form: str, sign: str

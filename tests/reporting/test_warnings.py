@@ -47,6 +47,7 @@ def test_a_run_that_is_fair_needs_no_warning(make_run: MakeRun) -> None:
     assert warnings(read_run(folder)) == ()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("images", "with_chain", "words"),
     [
@@ -68,6 +69,7 @@ def test_methods_that_saw_other_images_are_told_with_both_counts(
     assert words in write_page(folder).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_round_that_accepted_nothing_is_told_and_marked(make_run: MakeRun) -> None:
     folder = make_run(methods=("cls", "mtct_sarr"), **ONE_FOLD).folder
     rounds = unit_of(folder, "mtct_sarr") / "rounds.jsonl"

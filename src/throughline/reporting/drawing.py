@@ -80,7 +80,9 @@ def drawn_figure(plot: Plot) -> Figure:
         figure.supylabel(plot.y_label)
         if plot.legend == "above":
             _legend_above(figure, places[:count])
-        figure.draw_without_rendering()
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
         figure.set_layout_engine(None)
     return figure
 

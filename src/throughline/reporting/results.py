@@ -196,6 +196,11 @@ class Group:
         return next((setup.name for setup in setups if setup.method == chosen), None)
 
     @cached_property
+    def summaries(self) -> dict[tuple[str, str, str], dict[str, Summary]]:
+        """What `summarise` has found so far, by split, answer path and measure."""
+        return {}
+
+    @cached_property
     def _right(self) -> dict[tuple[str, str, tuple[str, int]], pd.Series[bool]]:
         units = self._answers.groupby(["setup", "answer", "target", "seed"], sort=False)
         return {
@@ -253,6 +258,13 @@ def summarise(group: Group, split: str, answer: str, measure: str = "accuracy") 
 
     Predictions are the target's `all` split, so there are intervals for that split only, and of accuracy only.
     """
+    key = split, answer, measure  # a page asks for the same several times
+    if key not in group.summaries:
+        group.summaries[key] = _summarised(group, *key)
+    return group.summaries[key]
+
+
+def _summarised(group: Group, split: str, answer: str, measure: str) -> dict[str, Summary]:
     with_interval = split == "all" and measure == "accuracy"
     rows = group.final[(group.final["split"] == split) & (group.final["answer"] == answer)].dropna(subset=[measure])
     targets = group.targets
@@ -369,7 +381,8 @@ def _average(rows: pd.DataFrame, cells: Mapping[str, MeanError], measure: str) -
 
     Where a seed lacks a target but every target has some seed, the mean of the cells stands without a spread.
     """
-    by_seed = rows.pivot_table(index="seed", columns="target", values=measure, aggfunc="last").to_numpy()
+    last = dict(zip(zip(rows["seed"], rows["target"], strict=True), rows[measure], strict=True))
+    by_seed = np.array([[last.get((seed, name), np.nan) for name in cells] for seed in sorted(set(rows["seed"]))])
     if not np.isnan(by_seed).any():
         return mean_and_error(list(map(float, by_seed.mean(axis=1))))
     return MeanError(mean=float(np.mean([cell.mean for cell in cells.values()])), error=0.0, count=1)
