@@ -83,15 +83,14 @@ def write_units(folder: Path, config: RunConfig, targets: Sequence[str] = TARGET
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Any:
+def make_runner(root: Path) -> Any:
     """Stands for `throughline run`: writes finished units, and keeps the configs that it was called with by folder.
 
     `study()` is the study with it, and with a full table over three targets that stands there."""
     settings = ["methods=[cls,mtct,mtct_sarr]", "per_method={}"]
     full = load_config("demo_full", settings)
-    write_units(tmp_path / "demo_full", full, targets=("cartoon", *TARGETS))
-    reduce_run(tmp_path / "demo_full", tmp_path / "full")
+    write_units(root / "demo_full", full, targets=("cartoon", *TARGETS))
+    reduce_run(root / "demo_full", root / "full")
     configs: dict[str, RunConfig] = {}
 
     def run(config: str, *words: str) -> None:
@@ -99,25 +98,38 @@ def runner(tmp_path: Path) -> Any:
         folder = Path(words[words.index("--out") + 1])
         assert folder.parent == Path("runs/dependence")
         configs[folder.name] = load_config(str(ROOT / config), settings)
-        write_units(tmp_path / folder, configs[folder.name])
+        write_units(root / folder, configs[folder.name])
 
     def study(run: Callable[..., None] = run) -> list[DependenceValue]:
-        return study_dependence(tmp_path, run, budgets(), tmp_path / "full", tmp_path / "parts")
+        return study_dependence(root, run, budgets(), root / "full", root / "parts")
 
-    return SimpleNamespace(run=run, configs=configs, root=tmp_path, study=study, full=full)
+    return SimpleNamespace(run=run, configs=configs, root=root, study=study, full=full)
 
 
-def test_each_point_is_run_once_and_with_as_many_steps_as_all_images(runner: Any) -> None:
-    runner.study()
+@pytest.fixture
+def runner(tmp_path: Path) -> Any:
+    """One that has run nothing yet."""
+    return make_runner(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One whose study is done, with its `values`; read only."""
+    runner = make_runner(tmp_path_factory.mktemp("studied"))
+    runner.values = runner.study()
+    return runner
+
+
+def test_each_point_is_run_once_and_with_as_many_steps_as_all_images(studied: Any) -> None:
     usual = DescriberSettings().part_mistakes
     assert usual == USUAL
     points = {
         (config.data.train_per_domain, usual if config.chains.part_mistakes is None else config.chains.part_mistakes)
-        for config in runner.configs.values()
+        for config in studied.configs.values()
     }
     assert points == {(20, 0.08), (40, 0.08), (80, 0.08), (160, 0.0), (160, 0.24), (160, 0.4)}
-    assert len(runner.configs) == len(points)
-    for name, config in runner.configs.items():
+    assert len(studied.configs) == len(points)
+    for name, config in studied.configs.items():
         assert config.methods == (METHODS if name.startswith("images") else METHODS[1:])
         for method, target in itertools.product(config.methods, config.data.targets):
             lr, epochs = CHOSEN["mtct" if method == "mtct_sarr" else method, target]
@@ -125,18 +137,15 @@ def test_each_point_is_run_once_and_with_as_many_steps_as_all_images(runner: Any
             assert (stage.lr, stage.steps(3 * config.data.train_per_domain)) == (lr, epochs * 3 * 160 / 16)
 
 
-def test_points_that_are_whole_are_not_run_again(runner: Any) -> None:
-    values = runner.study()
-
+def test_points_that_are_whole_are_not_run_again(studied: Any) -> None:
     def nothing(*words: str) -> None:
         raise AssertionError(words)
 
-    assert runner.study(nothing) == values
+    assert studied.study(nothing) == studied.values
 
 
-def test_what_is_not_varied_is_that_of_the_full_table(runner: Any) -> None:
-    runner.study()
-    config, full = runner.configs["mistakes-0"], load_config("demo_full")
+def test_what_is_not_varied_is_that_of_the_full_table(studied: Any) -> None:
+    config, full = studied.configs["mistakes-0"], load_config("demo_full")
     assert (config.data.targets, config.seeds) == (TARGETS, full.seeds) == (TARGETS, SEEDS)
     assert config.data.model_copy(update={"targets": "all"}) == full.data
     usual = {"part_mistakes": full.chains.part_mistakes}
@@ -160,8 +169,8 @@ def naive_interval(table: NDArray[np.float64], draws: int = 3000) -> list[float]
     return [float(end) for end in np.quantile(means, [0.025, 0.975])]
 
 
-def test_accuracies_and_differences_are_those_of_the_answers(runner: Any) -> None:
-    values = runner.study()
+def test_accuracies_and_differences_are_those_of_the_answers(studied: Any) -> None:
+    values = studied.values
     assert [(value.half, value.value) for value in values] == [
         *(("images", images) for images in IMAGES),
         *(("mistakes", share) for share in MISTAKES),
@@ -169,7 +178,7 @@ def test_accuracies_and_differences_are_those_of_the_answers(runner: Any) -> Non
     shared = [value.rows for value in values if value.value in (160, USUAL)]
     assert shared[0] == shared[1]
     for value in values:
-        config = runner.configs.get(f"{value.half}-{value.value:g}", runner.full)
+        config = studied.configs.get(f"{value.half}-{value.value:g}", studied.full)
 
         def table(method: str, path: str, config: RunConfig = config) -> NDArray[np.float64]:
             rows = [[answers(config, method, target, seed, path) for seed in SEEDS] for target in TARGETS]
@@ -211,13 +220,14 @@ def test_what_is_not_whole_makes_no_record(damage: str, runner: Any) -> None:
         runner.study(run)
 
 
-def test_the_block_and_the_figures_show_a_record_and_nothing_without(runner: Any) -> None:
-    evidence, images = runner.root / "evidence", runner.root / "images"
+def test_the_block_and_the_figures_show_a_record_and_nothing_without(studied: Any, tmp_path: Path) -> None:
+    evidence, images = tmp_path / "evidence", tmp_path / "images"
     write_plots(evidence, images)
     assert documents.BLOCKS["dependence"](evidence) == documents.NOT_MEASURED
     assert not images.exists()
-    values = runner.study()
-    record = Dependence(command="python bench/evidence.py dependence", values=values, environment=this_machine())
+    record = Dependence(
+        command="python bench/evidence.py dependence", values=studied.values, environment=this_machine()
+    )
     write_record(evidence / RECORD, record)
     block = documents.BLOCKS["dependence"](evidence)
     assert block.count("\n| 160 | mtct\\_sarr | 10 | 50 | ") == 1

@@ -6,11 +6,10 @@ import pytest
 from pydantic import ValidationError
 from tests.benchmarks.conftest import first_sample
 
-from throughline.benchmarks import memory, score
+from throughline.benchmarks import score
 from throughline.benchmarks.ablations import NODES, PLANS, training_without, with_plan
 from throughline.benchmarks.contenders import largest_difference, token_trees
 from throughline.benchmarks.settings import (
-    MemorySettings,
     SampleSettings,
     SamplingAblation,
     ScoreSettings,
@@ -67,11 +66,7 @@ def test_the_steps_of_an_ablation_have_a_row(work):
 
 
 @pytest.mark.slow
-def test_memory_and_scores_have_rows_of_what_was_left_out():
-    settings = MemorySettings(geometry="pocket", classes=(7,), batch=1, threads=1, ablate=("logits in chunks",))
-    plain, ablated, *_ = memory.measure(settings, print)
-    assert ablated.rival == "without logits in chunks" and ablated.ours_value == plain.ours_value
-    assert ablated.ratio == ablated.ours_value / ablated.rival_value
+def test_scores_have_rows_of_what_was_left_out():
     settings = ScoreSettings(geometry="pocket", classes=(7,), images=(1,), trials=1, threads=1, ablate=("all",))
     assert [row.rival for row in score.measure(settings, print)][-1] == "without layouts"
 

@@ -16,7 +16,7 @@ from throughline.domains.splits import split_domains
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=2, trials=1)
+SETTINGS = GpuSettings(geometry="pocket", device="cpu", batch=1, trials=1)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_every_number_of_a_row_follows_from_its_step_time(rows):
     step, samples, tokens = rows["step"], rows["samples"], rows["tokens"]
     assert step.name == "gpu pocket: step" and step.rival == "two separate sequences"
     assert step.ratio == step.rival_value / step.ours_value and 1 < step.predicted_ratio < 2
-    assert samples.ours_value == pytest.approx(2 / step.ours_value)
+    assert samples.ours_value == pytest.approx(1 / step.ours_value)
     assert samples.ratio == pytest.approx(step.ratio)
     assert tokens.ratio < samples.ratio  # for the same samples the tree has fewer
     share = step.settings["ours_gflops"] / step.ours_value / (step.settings["ceiling_tflops"] * 1e3)
@@ -62,6 +62,7 @@ def test_too_little_memory_is_one_line_wherever_it_runs_out(part, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError
 
+    monkeypatch.setattr(gpu, "checked_precision", lambda *_: (0.0, 0.0))  # what it gives has a test of its own
     monkeypatch.setattr(gpu, part, full)
     with pytest.raises(ThroughlineError, match="use a smaller --batch"):
         measure(SETTINGS, print)

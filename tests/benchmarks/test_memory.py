@@ -50,22 +50,31 @@ def test_a_step_is_its_inputs_and_its_peak_and_says_the_same_twice(work):
 
 @pytest.fixture(scope="module")
 def rows():
-    return measure(MemorySettings(geometry="pocket", classes=(7,), batch=2, threads=1), print)
+    settings = MemorySettings(geometry="pocket", classes=(7,), batch=2, threads=1, ablate=("logits in chunks",))
+    return measure(settings, print)
 
 
 def test_rows_say_how_it_was_measured_and_their_ratio_is_ours_over_the_rivals(rows):
     assert [row.name for row in rows] == [
         "memory pocket, 7 classes",
+        "memory pocket, 7 classes",
+        "memory pocket, 7 classes, gradient checkpointing",
         "memory pocket, 7 classes, gradient checkpointing",
     ]
-    for row in rows:
+    for row in rows[::2]:
         assert row.rival == "TRL SFTTrainer, length-grouped" and row.unit == "MiB"
         assert row.ratio == row.ours_value / row.rival_value
         assert row.settings["batch"] == 2 and "profile" in row.settings["method"]
         assert row.settings["ours_rows"].startswith("1x") and row.settings["rival_rows"].startswith("2x")
 
 
+def test_what_is_left_out_has_a_row_beside_the_rivals(rows):
+    plain, ablated, *_ = rows
+    assert ablated.rival == "without logits in chunks" and ablated.ours_value == plain.ours_value
+    assert ablated.ratio == ablated.ours_value / ablated.rival_value
+
+
 def test_gradient_checkpointing_lowers_both_sides(rows):
-    plain, checkpointed = rows
+    plain, checkpointed = rows[::2]
     assert checkpointed.ours_value < 0.7 * plain.ours_value
     assert checkpointed.rival_value < plain.rival_value

@@ -219,20 +219,20 @@ def test_not_this_but_that_never_gives_this(this, that):
 @pytest.mark.parametrize(
     "text",
     [
-        "not dog " * 125_000,
-        "ruled out dog " * 70_000,
-        "a" + "\u0301\u0316" * 500_000,
-        "dog? " * 200_000,
-        "\n \t" * 330_000,
-        "the answer is dog. " * 50_000,
-        "the answer is dog " * 50_000,
-        "the answer is not dog. " * 40_000,
-        "I cannot identify the dog. " * 40_000,
+        "not dog " * 62_500,
+        "ruled out dog " * 35_000,
+        "a" + "\u0301\u0316" * 250_000,
+        "dog? " * 100_000,
+        "\n \t" * 165_000,
+        "the answer is dog. " * 25_000,
+        "the answer is dog " * 25_000,
+        "the answer is not dog. " * 20_000,
+        "I cannot identify the dog. " * 20_000,
     ],
     ids=["denials", "rulings", "marks", "questions", "blanks", "statements", "run-on", "denied", "refusals"],
 )
-def test_a_megabyte_takes_linear_time(text):
+def test_half_a_megabyte_takes_linear_time(text):
     started = time.process_time()
     parse_answer(text, CLASSES)
     # quadratic time would be minutes
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 5

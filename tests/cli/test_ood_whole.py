@@ -40,6 +40,7 @@ def images(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> I
 def started(images: ImageSet, checkpoint: Path, folder: Path) -> Any:
     words = ["ood", "icl", str(images.root), "--model", str(checkpoint), "--out", str(folder), "--draws", "1"]
     words += ["--shots", "0,1,2", "--examples", "target,sources,shuffled", "--answers", "label,likelihood"]
+    words += ["--set", "data.targets=painting,sketch"]
     return typed([*words, "--per-class", str(PER_CLASS)], folder.with_name(f"{folder.name} said"))
 
 

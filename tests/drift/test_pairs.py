@@ -1,5 +1,6 @@
 """Pairs about drawn images differ in exactly what they are meant to; the scenes say what is true."""
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import get_args
@@ -48,7 +49,12 @@ def of(made: tuple[ImageSet, list[Pair]], source: str) -> list[Pair]:
 
 
 @pytest.mark.slow
-def test_a_thousand_thinking_pairs_differ_in_the_deciding_part_alone(tmp_path: Path) -> None:
+def test_a_thousand_thinking_pairs_differ_in_the_deciding_part_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of scenes alone: chains are made of these, so that each image is one small colour of its own."""
+    colours = (tuple(number.to_bytes(3, "big")) for number in itertools.count())
+    monkeypatch.setattr("throughline.drawn.world.render", lambda *_: Image.new("RGB", (8, 8), next(colours)))
     write_world(tmp_path / "world", per_class=23, seed=0)
     images = read_images(tmp_path / "world")
     drawn = DrawnWorld(images, read_scenes(tmp_path / "world"), tmp_path, FIVE_STAGE, 0, 64)

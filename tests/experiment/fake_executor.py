@@ -122,5 +122,10 @@ def main(arguments):
     return throughline()
 
 
+def main_of_a_fork(arguments):
+    """The same with its exit code, for `tests.forks.started`."""
+    sys.exit(main(arguments))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main_of_a_fork(sys.argv[1:])

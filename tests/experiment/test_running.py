@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.experiment.fake_executor import EXECUTORS, notes
+from tests.experiment.fake_executor import EXECUTORS, main_of_a_fork, notes
+from tests.forks import started
 
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
@@ -377,22 +378,28 @@ def test_what_a_kill_left_half_written_goes_when_its_unit_is_done(run):
     assert (unit / "done").is_file() and not list(unit.rglob(".*"))
 
 
-def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_results(run, process, tmp_path):
+def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_results(
+    run, config_file, tmp_path, monkeypatch
+):
+    def start(seconds):
+        monkeypatch.setenv("FAKE_SECONDS", str(seconds))
+        return started(main_of_a_fork, ([str(folder), str(config_file), ALL, "workers=2"],), said)
+
     undisturbed = results(run(ALL, out="undisturbed").folder)
     moments = random.Random(0)
-    folder = tmp_path / "run"
+    folder, said = tmp_path / "run", tmp_path / "said"
     for _ in range(4):
         # once while it starts, else at some point of the first units of its own
         enough = len(notes(folder)) + moments.randint(0, 3)
-        killed = process(ALL, "workers=2", seconds=0.1)
+        killed = start(seconds=0.3)
         wait_until(lambda enough=enough: len(notes(folder)) >= enough)
         time.sleep(moments.uniform(0, 0.1))
-        assert killed.poll() is None, "it was over before it could be killed"
+        assert killed.is_alive(), "it was over before it could be killed"
         killed.kill()
-        killed.communicate()
-    last = process(ALL, "workers=2")
-    assert last.wait(60) == 0, last.communicate()[1]
-    last.communicate()
+        killed.join()
+    last = start(seconds=0)
+    last.join(60)
+    assert last.exitcode == 0, said.read_text()
     assert results(folder) == undisturbed
     assert not list((folder / "units").rglob(".*")), "what a kill left half written"
 

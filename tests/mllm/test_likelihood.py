@@ -30,14 +30,15 @@ def asking(images: list[EncodedImage]) -> list[EncodedPrompt]:
 
 @pytest.fixture(scope="module")
 def one_by_one(mllms: dict[str, Mllm]) -> Callable[[str], torch.Tensor]:
-    """`(images, labels)` of a family, a forward pass for each."""
+    """Of a family, a forward pass for each: all labels about the first picture, then every fourth about the second."""
 
     @cache
     @torch.no_grad()
     def scores(family: str) -> torch.Tensor:
         model, processor = mllms[family].model, mllms[family].chat.processor
-        spoken = [[Spoken(QUESTION, [drawn], label) for label in LABELS] for drawn in PICTURES]
-        return torch.tensor([[-float(nll_alone(model, processor, family, one).sum()) for one in row] for row in spoken])
+        asked = [(PICTURES[0], label) for label in LABELS] + [(PICTURES[1], label) for label in LABELS[::4]]
+        spoken = [Spoken(QUESTION, [drawn], label) for drawn, label in asked]
+        return torch.tensor([-float(nll_alone(model, processor, family, one).sum()) for one in spoken])
 
     return scores
 
@@ -50,7 +51,8 @@ def test_all_labels_in_one_pass_are_as_one_by_one(
     images = [mllm.chat.encode_image(image_of(*drawn), str(drawn)) for drawn in PICTURES]
     found = label_log_likelihood(mllm, asking(images), LABELS)
     assert found.shape == (2, 65)
-    torch.testing.assert_close(found, one_by_one(family), atol=1e-4, rtol=1e-5)
+    compared = torch.cat([found[0], found[1, ::4]])
+    torch.testing.assert_close(compared, one_by_one(family), atol=1e-4, rtol=1e-5)
     for i, image in enumerate(images):
         torch.testing.assert_close(label_log_likelihood(mllm, asking([image]), LABELS)[0], found[i])
 

@@ -3,16 +3,13 @@
 A build is killed on the way and resumed, as a user's would be.
 """
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.chains.plain_fold import read_journal
+from tests.forks import typed
 from tests.teaching import serving
 
 from throughline.domains.folders import read_images
@@ -21,8 +18,6 @@ from throughline.drawn.world import write_world
 from throughline.mllm.checkpoints import checkpoint_source
 from throughline.questions.question_set import make_question_set
 from throughline.teaching.server_process import ServeCommand, running_server
-
-ENVIRONMENT = os.environ | serving.ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +47,24 @@ def test_chains_are_built_through_a_real_server_killed_and_resumed(
     store, question = tmp_path / "store", tmp_path / "question.txt"
     prompt = make_question_set(world.classes).reasoning
     question.write_text(prompt.replace(", ".join(world.classes), "{options}"))
-    command = [sys.executable, "-m", "throughline.cli.main", "chains", "build", str(world.root), "--out", str(store)]
-    command += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2"]
-    command += ["--prompt", str(question), "--param", "max_tokens=160", "--image-side", "64", "--at-once", "2"]
-    first = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    words = ["chains", "build", str(world.root), "--out", str(store)]
+    words += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2"]
+    words += ["--prompt", str(question), "--param", "max_tokens=160", "--image-side", "64", "--at-once", "2"]
+    first = typed(words, tmp_path / "said")
     journal = store / "journal-0.jsonl"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and first.poll() is None:
+    while time.monotonic() < deadline and first.is_alive():
         if journal.is_file() and journal.read_bytes().count(b'"kind":"candidate"') >= 3:
             break
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    _, told = first.communicate()
+    first.kill()
+    first.join()
     before = {candidate.key: candidate for candidate in read_journal(store).candidates}
-    assert 3 <= len(before) < 24, told.decode()
+    assert 3 <= len(before) < 24, (tmp_path / "said").read_text()
 
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = typed(words, tmp_path / "said")
+    done.join(300)
+    assert done.exitcode == 0, (tmp_path / "said").read_text()
     journal_after = read_journal(store)
     after = {candidate.key: candidate for candidate in journal_after.candidates}
     assert not journal_after.problems and not journal_after.duplicates
