@@ -75,6 +75,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-sample
 	$(VENV)/bin/python bench/evidence.py bench-evaluate
 	$(VENV)/bin/python bench/evidence.py bench-ood
+	$(VENV)/bin/python bench/evidence.py bench-drift
 	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher

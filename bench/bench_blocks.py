@@ -11,7 +11,10 @@ from records import Bench, BenchRow, CostOfDemo, DemoProfile, DemoTime, HelpTime
 from throughline.core.table import Table
 from throughline.reporting.text import to_markdown
 
-BENCHES = ("step", "step_ablated", "memory", "score", "sample", "evaluate", "ood", "input", "scale", "teacher", "gpu")
+BENCHES = (
+    *("step", "step_ablated", "memory", "score", "sample", "evaluate"),
+    *("ood", "drift", "input", "scale", "teacher", "gpu"),
+)
 """What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""
 
 

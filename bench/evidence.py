@@ -188,6 +188,7 @@ BENCH_COMMANDS = {
     "gpu": "throughline bench gpu",
     "evaluate": "python bench/evaluate.py --ablate",
     "ood": "python bench/ood.py",
+    "drift": "python bench/drift.py",
     "input": "python bench/input.py",
     "scale": "python bench/scale.py",
     "teacher": "python bench/teacher.py",

@@ -19,7 +19,7 @@ from throughline.chains.parsing import parse_chain
 from throughline.core.seeding import generator
 from throughline.domains.images import load_image
 from throughline.domains.samples import Sample
-from throughline.mllm.chat import EncodedImage, EncodedPrompt, user_turn
+from throughline.mllm.chat import Chat, EncodedImage, EncodedPrompt, user_turn
 from throughline.mllm.forward import measure_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.likelihood import label_trie
@@ -82,7 +82,8 @@ class ConclusionReader:
         passes: list[list[tuple[EncodedImage, Variants]]] = [
             [(image, some)] for some in self._in_turns(self._variants(own, other))
         ]
-        passes[-1].append((self._blank(own.sample), [("image blanked", own.stages, "image")]))
+        blank = blank_image(self.mllm.chat, own.sample)
+        passes[-1].append((blank, [("image blanked", own.stages, "image")]))
         passes[-1].append((another, [("another image", own.stages, "image")]))
         classes = self.questions.classes
         place, reads = classes.index(own.sample.label), []
@@ -121,10 +122,11 @@ class ConclusionReader:
         answers = [answer for _, stages, _ in variants for answer in tampered_answers(self.questions, stages)]
         return label_trie(self.mllm, prompt, answers)
 
-    def _blank(self, sample: Sample) -> EncodedImage:
-        """An even grey in the size of the image, which a view has, too."""
-        picture = Image.new("RGB", load_image(sample.path).size, (BLANK, BLANK, BLANK))
-        return self.mllm.chat.encode_image(picture, f"blank {sample.image_sha256}")
+
+def blank_image(chat: Chat, sample: Sample) -> EncodedImage:
+    """An even grey in the size of the image, which a view has, too."""
+    picture = Image.new("RGB", load_image(sample.path).size, (BLANK, BLANK, BLANK))
+    return chat.encode_image(picture, f"blank {sample.image_sha256}")
 
 
 def tampered_answers(questions: QuestionSet, stages: Stages) -> list[str]:

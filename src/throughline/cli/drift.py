@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from throughline.cli.drift_graph import Asked, Graph, add_teacher_options, pairs_by_graph, run_graph
-from throughline.cli.options import Shown, Subcommands, add_settings, add_subcommands
+from throughline.cli.drift_measure import Measure, run_measure
+from throughline.cli.options import Shown, Subcommands, add_model_options, add_settings, add_subcommands
 from throughline.core.errors import UsageError
 from throughline.core.settings import ModelSettings
 
@@ -48,8 +49,9 @@ class Pairs(Asked):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
-    commands: Subcommands = {"graph": (Graph, run_graph), "pairs": (Pairs, _pairs)}
+    commands: Subcommands = {"measure": (Measure, run_measure), "graph": (Graph, run_graph), "pairs": (Pairs, _pairs)}
     parsers = add_subcommands(parser, commands, json_of=())
+    add_model_options(parsers["measure"])
     for name in ("graph", "pairs"):
         add_teacher_options(parsers[name])
     add_settings(parsers["pairs"], ModelSettings, ["hub", "device"])

@@ -30,7 +30,7 @@ VERBS = {
     "predict": "give label, confidence and reasoning chain for images",
     "export": "write a trained model as one checkpoint, which vLLM and others can serve",
     "ood": "measure models on other domains: zero-shot, corruptions, linear probes, labelled examples in the prompt",
-    "drift": "make concept graphs, and preference pairs that differ in the part that decides between two classes",
+    "drift": "measure reasoning drift; make concept graphs, and preference pairs that differ in what decides a class",
     "report": "print the tables of a run and write its report page",
     "analyze": "examine the models of a run: token probabilities, distance between domains, effect of chains",
     "bench": "measure time and memory on this machine, compared with other tools",

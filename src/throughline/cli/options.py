@@ -202,10 +202,14 @@ def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) ->
     """The model that the options name, with its base loaded and its batch as they say."""
     from throughline.evaluation.saved_model import open_model
 
-    model = open_model(arguments.model, classes, base_of(arguments))
-    if arguments.batch is None:
+    return in_batches(open_model(arguments.model, classes, base_of(arguments)), arguments.batch)
+
+
+def in_batches(model: OpenedModel, batch: int | None) -> OpenedModel:
+    """The model with another batch size, where one is given."""
+    if batch is None:
         return model
-    return replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
+    return replace(model, answering=model.answering.model_copy(update={"batch": batch}))
 
 
 def base_of(arguments: argparse.Namespace) -> ModelSettings:

@@ -1,1 +1,1 @@
-"""Reasoning drift: counterfactuals that show it, and that training turns against it."""
+"""Reasoning drift: measured along chains; and counterfactuals that show it, and that training turns against it."""

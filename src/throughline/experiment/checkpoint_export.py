@@ -110,7 +110,7 @@ def _open_trained(name: str, base: ModelSettings, classes: Sequence[str] | None)
     """The model in memory, its base at full width; and the settings of its base in training, with where it lies now."""
     folder = Path(name).expanduser()
     if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
-        return _open_unit(folder, base, classes)
+        return open_unit(folder, base, classes, full_width=True)
     record = find_record(name, base.hub)
     if record is None:
         raise ThroughlineError("a plain checkpoint has no adapter to merge", name, "serve it as it is")
@@ -130,15 +130,20 @@ def _require_full_width(settings: ModelSettings, folder: Path) -> None:
         )
 
 
-def _open_unit(folder: Path, base: ModelSettings, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
-    """A unit's folder or a round's inside it: what the adapter does not say stands in the unit and the run."""
+def open_unit(
+    folder: Path, base: ModelSettings, classes: Sequence[str] | None = None, full_width: bool = False
+) -> tuple[OpenedModel, ModelSettings]:
+    """A unit's folder or a round's inside it, and how its base was loaded: what the adapter does not say stands in the
+    unit and the run. ThroughlineError for a folder that is neither, for another base, and with `full_width` for an
+    adapter that was trained on fewer bits."""
     read = read_unit(folder) or read_unit(folder.absolute().parent)
     if read is None:
         raise ThroughlineError("this adapter is not part of a unit of a run", folder, "name the run's own folder of it")
     unit, run = read.unit, load_config(str(read.folder.absolute().parent.parent / CONFIG))
     config = run.at(run.data, unit.factors)
     settings = laid_over(config.model, base).model_copy(update={"hub": base.hub or config.model.hub})
-    _require_full_width(settings, folder)
+    if full_width:
+        _require_full_width(settings, folder)
     is_local = checkpoint_folder(settings.checkpoint) is not None
     if not is_local and not settings.hub:
         raise ThroughlineError("no such checkpoint", settings.checkpoint, "name the unit's base with --checkpoint")

@@ -45,13 +45,7 @@ def label_log_likelihood(
             return -score_trees(mllm.model, batch).branch_nll().cpu().unflatten(0, (len(prompts), len(labels)))
         paths = [prompt.path(mllm.chat) for prompt in prompts]
         prefix = prefix or encode_prefix(mllm.model, paths, common_path(paths, mllm.chat.image_token_id))
-        rest = prefix.rest_of(paths)
-        tokens = max(1, len(crown.tokens) + rest.shape[1])
-        turns = torch.arange(len(prompts), device=mllm.device).split(max(1, AT_ONCE // tokens))
-        parts = [
-            _on_prefix(mllm, prefix if len(turns) == 1 else prefix.chosen(turn), rest[turn], crown) for turn in turns
-        ]
-    return torch.cat(parts).cpu()
+        return crown_log_likelihood(mllm, prefix, crown, prefix.rest_of(paths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +74,14 @@ def label_crown(chat: Chat, prompts: Sequence[EncodedPrompt], labels: Sequence[s
     ends, *further = [_label_ends(chat, prompt, labels) for prompt in different]
     if ends is None or any(other != ends for other in further):
         return None
-    leaves = [
-        Leaf(Path(np.array(end), np.arange(len(end))[None], (), 1), label, 0.0, "sum")
-        for end, label in zip(ends, labels, strict=True)
-    ]
+    return crown_of([end[1:] for end in ends])
+
+
+def crown_of(labels: Sequence[Sequence[int]]) -> Crown:
+    """The trie of labels that are given as their tokens behind a prompt."""
+    before = 0  # stands for the prompt's last token, whatever it is
+    paths = [Path(np.array([before, *label]), np.arange(len(label) + 1)[None], (), 1) for label in labels]
+    leaves = [Leaf(path, str(number), 0.0, "sum") for number, path in enumerate(paths)]
     tree = merge_paths(leaves, image_token_id=-1)
     predictors = np.concatenate([branch.predictors for branch in tree.branches])
     needed = np.unique(predictors)[1:]  # without 0, the prompt's last token; the end of a label predicts nothing
@@ -113,6 +111,17 @@ def _label_ends(chat: Chat, prompt: EncodedPrompt, labels: Sequence[str]) -> lis
     if any(path.answer_start != last + 1 for path in paths):
         return None
     return [path.tokens[last:].tolist() for path in paths]
+
+
+@torch.no_grad()
+def crown_log_likelihood(mllm: Mllm, prefix: Prefix, crown: Crown, rest: Tensor | None = None) -> Tensor:
+    """`(prompts, labels)` log-probabilities of a crown's labels behind the prompts of a prefix, fp32 on the CPU; `rest`
+    `(prompts, n)` is what the prompts have beyond it."""
+    rest = crown.tokens.new_empty(len(prefix), 0).to(mllm.device) if rest is None else rest
+    tokens = max(1, len(crown.tokens) + rest.shape[1])
+    turns = torch.arange(len(prefix), device=mllm.device).split(max(1, AT_ONCE // tokens))
+    parts = [_on_prefix(mllm, prefix if len(turns) == 1 else prefix.chosen(turn), rest[turn], crown) for turn in turns]
+    return torch.cat(parts).cpu()
 
 
 def _on_prefix(mllm: Mllm, prefix: Prefix, rest: Tensor, crown: Crown) -> Tensor:

@@ -53,10 +53,14 @@ class Prefix:
         return torch.from_numpy(np.stack(rests)).to(self.state.device)
 
     def chosen(self, prompts: Tensor) -> Prefix:
-        """The prefix of these prompts only."""
+        """The prefix of these prompts only; what all share is not copied."""
+
+        def of(row: Tensor) -> Tensor:
+            return row[: len(prompts)] if row.stride(0) == 0 else row[prompts]
+
         return Prefix(
-            tuple(key[prompts] for key in self.keys),
-            tuple(value[prompts] for value in self.values),
+            tuple(map(of, self.keys)),
+            tuple(map(of, self.values)),
             None if self.beyond is None else self.beyond[prompts],
             tuple(self.lengths[prompt] for prompt in prompts.tolist()),
             self.state[prompts],
@@ -71,25 +75,49 @@ def encode_prefix(model: Any, prompts: Sequence[Path], beginning: Path | None = 
     if beginning is not None and beginning.images and all(len(p.tokens) > len(beginning.tokens) for p in prompts):
         return _encode_behind(model, prompts, beginning)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
-    ordered = [prompts[index] for index in order]
-    lengths = [len(prompt.tokens) for prompt in ordered]
-    device = model.device
-    layout, cache = tree_layout([(length, np.empty((length, 0))) for length in lengths]), DynamicCache()
-    images = join_inputs([image for prompt in ordered for image in prompt.images])
-    positions = torch.from_numpy(np.concatenate([prompt.positions for prompt in ordered], axis=1)).to(device)
-    tokens = torch.from_numpy(np.concatenate([prompt.tokens for prompt in ordered])).to(device)
-    on_device = {name: value.to(device) for name, value in images.items()}
-    states = _states(model, tokens, positions, layout, use_cache=True, **{CACHE: cache}, **on_device)
-    back = torch.tensor(order, device=device).argsort()
+    lengths = [len(prompts[index].tokens) for index in order]
+    states, positions, cache = _through(model, [prompts[index] for index in order])
+    back = torch.tensor(order, device=model.device).argsort()
+    ends = torch.tensor(lengths, device=model.device)
     following = torch.stack([piece.amax() for piece in positions.split(lengths, dim=1)]) + 1
     return Prefix(
         tuple(_by_prompt(layer.keys[0], lengths, back) for layer in cache.layers),
         tuple(_by_prompt(layer.values[0], lengths, back) for layer in cache.layers),
-        _beyond(torch.tensor(lengths, device=device)[back]),
+        _beyond(ends[back]),
         tuple(len(prompt.tokens) for prompt in prompts),
-        states[torch.tensor(lengths, device=device).cumsum(0) - 1][back],
+        states[ends.cumsum(0) - 1][back],
         following[back].expand(len(positions), -1),
     )
+
+
+@torch.no_grad()
+def encode_beginnings(model: Any, path: Path) -> Prefix:
+    """A prompt for each token of a path's answer: all that stands before that token. The path goes through the model
+    once, and its prompts share its keys and values; `state` is what predicts the token."""
+    states, positions, cache = _through(model, [path])
+    start, most = path.answer_start, len(path.tokens) - 1
+    lengths = range(start, most + 1)
+    return Prefix(
+        tuple(layer.keys[:, :, :most].expand(len(lengths), -1, -1, -1) for layer in cache.layers),
+        tuple(layer.values[:, :, :most].expand(len(lengths), -1, -1, -1) for layer in cache.layers),
+        _beyond(torch.tensor(lengths, device=model.device)),
+        tuple(lengths),
+        states[start - 1 : -1],
+        positions[:, start:],
+    )
+
+
+def _through(model: Any, paths: Sequence[Path]) -> tuple[Tensor, Tensor, DynamicCache]:
+    """Images and tokens of these paths, the shortest first, through the model in one row: hidden states `(tokens,
+    width)`, positions `(axes, tokens)`, keys and values."""
+    device, cache = model.device, DynamicCache()
+    layout = tree_layout([(len(path.tokens), np.empty((len(path.tokens), 0))) for path in paths])
+    images = join_inputs([image for path in paths for image in path.images])
+    positions = torch.from_numpy(np.concatenate([path.positions for path in paths], axis=1)).to(device)
+    tokens = torch.from_numpy(np.concatenate([path.tokens for path in paths])).to(device)
+    on_device = {name: value.to(device) for name, value in images.items()}
+    states = _states(model, tokens, positions, layout, use_cache=True, **{CACHE: cache}, **on_device)
+    return states, positions, cache
 
 
 def _encode_behind(model: Any, prompts: Sequence[Path], beginning: Path) -> Prefix:
