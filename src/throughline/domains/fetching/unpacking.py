@@ -2,6 +2,7 @@
 written outside the folder, no link is made, and size and number of files are bounded.
 """
 
+import contextlib
 import io
 import lzma
 import shutil
@@ -20,6 +21,8 @@ from throughline.core.files import readable_os_errors
 
 LIMITS = (1_000_000, 200 * 2**30)
 """Files and bytes of one archive, unpacked: DomainNet, the largest benchmark, has 587,000 images."""
+LARGEST_FILE = 2**28
+"""Bytes of a file that is read into memory."""
 
 _NO_ARCHIVE = tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
 _BROKEN = *_NO_ARCHIVE, EOFError, OSError, RuntimeError, ValueError, LookupError
@@ -38,26 +41,54 @@ def unpack(
     Links and devices are passed over. Raises a ThroughlineError for an archive that is broken, that names a file
     outside the folder, or that is larger than allowed.
     """
-    written, (most, left) = list[PurePosixPath](), limits
-    try:
-        for name, size, open_file in _members(archive):
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-                raise ThroughlineError(f"the archive names {name!r}, outside its folder", archive, "do not use it")
-            if not wanted(str(path)):
-                continue
-            left -= size
-            if left < 0 or len(written) == most:
-                raise ThroughlineError("more than {:,} files or {:,} bytes".format(*limits), archive, "do not use it")
+    written = list[PurePosixPath]()
+    with _readable(archive):
+        for path, _, open_file in _wanted_members(archive, wanted, limits):
             target = folder / path
             with readable_os_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_file() as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)
             written.append(path)
+    return written
+
+
+def read_files(
+    archive: Path, wanted: Callable[[str], object] = bool, limits: tuple[int, int] = LIMITS, largest: int = LARGEST_FILE
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Name and content of each file that `unpack` would write, one at a time; none may have more than `largest` bytes.
+    Raises as `unpack` does."""
+    with _readable(archive):
+        for path, size, open_file in _wanted_members(archive, wanted, limits):
+            if size > largest:
+                raise ThroughlineError(f"{path} has {size:,} bytes, more than {largest:,}", archive, "do not use it")
+            with open_file() as source:
+                data = source.read()
+            yield path, data
+
+
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
     except _BROKEN as error:
         raise ThroughlineError(f"the archive cannot be unpacked ({error})", archive, "remove it and repeat") from error
-    return written
+
+
+def _wanted_members(
+    archive: Path, wanted: Callable[[str], object], limits: tuple[int, int]
+) -> Iterator[tuple[PurePosixPath, int, Callable[[], IO[bytes]]]]:
+    most, left = limits
+    for name, size, open_file in _members(archive):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+            raise ThroughlineError(f"the archive names {name!r}, outside its folder", archive, "do not use it")
+        if not wanted(str(path)):
+            continue
+        most, left = most - 1, left - size
+        if left < 0 or most < 0:
+            raise ThroughlineError("more than {:,} files or {:,} bytes".format(*limits), archive, "do not use it")
+        yield path, size, open_file
 
 
 def _members(archive: Path) -> Members:
