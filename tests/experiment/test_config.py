@@ -14,7 +14,7 @@ def told(name, *overrides):
 
 @pytest.mark.parametrize("name", preset_paths())
 def test_every_preset_is_a_config(name):
-    overrides = ["data.images=somewhere"] if name.startswith("paper/") else []
+    overrides = ["data.images=somewhere"] if name.startswith(("paper/", "models/")) else []
     config = load_config(name, overrides)
     assert config.name == name.rsplit("/", maxsplit=1)[-1]
     assert preset_summaries()[name]
@@ -30,6 +30,19 @@ def test_the_paper_presets_have_the_papers_values():
         stage = config.training.stage
         assert (stage.lr, stage.batch, stage.epochs, config.training.rounds) == (5e-4, 128, 3, 3)
         assert (config.model.lora.rank, config.training.rejected) == (8, "drop")
+
+
+def test_presets_of_other_models_are_the_papers_with_another_checkpoint():
+    checkpoints = set()
+    wanted = load_config("paper/pacs", ["data.images=somewhere"]).model_dump(exclude={"name"})
+    for name in (name for name in preset_paths() if name.startswith("models/")):
+        found = load_config(name, ["data.images=somewhere", "data.name=pacs"]).model_dump(exclude={"name"})
+        checkpoints.add(found["model"].pop("checkpoint"))
+        assert found == wanted | {"model": {k: v for k, v in wanted["model"].items() if k != "checkpoint"}}
+    families = ("OpenGVLab/InternVL3-2B-hf", "OpenGVLab/InternVL3_5-", "Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL-7B")
+    assert len(checkpoints) == 6
+    for family in (*families, "llava-hf/llava-1.5-7b-hf"):
+        assert any(checkpoint.startswith(family) for checkpoint in checkpoints)
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path):
