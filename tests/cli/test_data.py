@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -294,11 +293,15 @@ def test_a_place_that_cannot_be_written_is_one_line_and_nothing_half_written(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, capsys):
+def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for name, said in (("pacs", "art_painting"), ("office_home", "Real World"), ("terra_incognita", "LILA")):
-        assert main(["data", "fetch", name, str(tmp_path / name)]) == 0
-        assert said in capsys.readouterr().out
+        assert main(["data", "fetch", name]) == 0
+        told = capsys.readouterr().out
+        assert said in told and f"throughline data fetch {name} DIR" in told and "--source domainbed" in told
+    assert main(["data", "fetch", "nico", str(tmp_path / "nico")]) == 0
     assert list(tmp_path.iterdir()) == []
+    capsys.readouterr()
     assert main(["data", "fetch", "camelyon17"]) == 0
     said = capsys.readouterr().out
     assert "licence: CC0" in said and "data import metadata.csv camelyon17 --form camelyon17" in said
@@ -307,43 +310,6 @@ def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, capsys):
     assert len(listed) == 2 + 1 + 20 and ["pacs", "common", "nature", "4", "7", "unknown"] in listed
     assert main(["data", "fetch", "pasc", "X"]) == 2
     assert "did you mean pacs?" in capsys.readouterr().err
-
-
-class FakePart(list):
-    """As much of a `datasets.Dataset` as the command uses."""
-
-    features = {"label": SimpleNamespace(names=["dog", "cat"])}  # noqa: RUF012
-
-    def cast_column(self, column, feature):
-        assert (column, feature) == ("image", "undecoded")
-        return self
-
-
-@pytest.fixture
-def fake_hub(monkeypatch, folder):
-    """A `datasets` library that knows one data set, in memory."""
-    rows = [
-        {"image": {"bytes": s.path.read_bytes(), "path": f"{n}.png"}, "domain": s.domain, "label": n % 2}
-        for n, s in enumerate(read_images(folder).samples)
-    ]
-    library = ModuleType("datasets")
-    library.asked = []
-    library.load_dataset = lambda name: library.asked.append(name) or {"train": FakePart(rows)}
-    library.Image = lambda decode: "undecoded" if decode is False else "decoded"
-    library.exceptions = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
-    monkeypatch.setitem(sys.modules, "datasets", library)
-    return library
-
-
-def test_fetch_from_the_hub_writes_the_folder_layout(fake_hub, tmp_path, capsys):
-    out = tmp_path / "pacs"
-    assert main(["data", "fetch", "pacs", str(out), "--hub"]) == 0
-    assert fake_hub.asked == ["flwrlabs/pacs"]
-    images = read_images(out)
-    assert (images.domains, images.classes, len(images.samples)) == (("art", "photo"), ("cat", "dog"), 20)
-    assert "20 images" in capsys.readouterr().out
-    assert main(["data", "fetch", "pacs", str(out), "--hub"]) == 1
-    assert "not empty" in capsys.readouterr().err and fake_hub.asked == ["flwrlabs/pacs"]
 
 
 def test_a_table_with_the_images_in_it_is_told_and_becomes_a_folder(tmp_path, capsys):
@@ -362,22 +328,11 @@ def test_a_table_with_the_images_in_it_is_told_and_becomes_a_folder(tmp_path, ca
     assert (images.domains, images.classes, len(images.samples)) == (("art", "photo"), ("0", "1"), 4)
 
 
-def test_fetch_says_in_one_line_what_is_missing(fake_hub, tmp_path, capsys):
-    assert main(["data", "fetch", "vlcs", str(tmp_path / "v"), "--hub"]) == 1
-    assert "vlcs is not on the hub" in capsys.readouterr().err
-
-    def offline(name):
-        raise ConnectionError("no route\nto host")
-
-    fake_hub.load_dataset = offline
-    assert main(["data", "fetch", "pacs", str(tmp_path / "p"), "--hub"]) == 1
-    assert "cannot download: no route to host" in capsys.readouterr().err
-    assert not (tmp_path / "p").exists()
-
-
-def test_what_only_other_sets_take_is_refused_for_open_styles_and_the_other_way_round(tmp_path, capsys):
-    assert main(["data", "fetch", "open_styles", str(tmp_path / "set"), "--hub"]) == 1
-    assert "open_styles is not on the hub: leave --hub out" in capsys.readouterr().err
-    assert not (tmp_path / "set").exists()
-    assert main(["data", "fetch", "pacs", str(tmp_path / "pacs"), "--more"]) == 1
-    assert "--archives and --more are options of open_styles" in capsys.readouterr().err
+def test_what_only_other_sets_take_is_refused(tmp_path, capsys):
+    assert main(["data", "fetch", "open_styles", str(tmp_path / "set"), "--source", "hub"]) == 2
+    assert "leave --source out" in capsys.readouterr().err
+    assert main(["data", "fetch", "pacs", str(tmp_path / "pacs"), "--more"]) == 2
+    assert "--more is an option of other sets [pacs]" in capsys.readouterr().err
+    assert main(["data", "fetch", "nico", str(tmp_path / "nico"), "--archives", str(tmp_path)]) == 2
+    assert "--archives and --source are options of other sets [nico]" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,7 @@ Each subcommand parses, calls one function of `drawn` or `domains`, and prints. 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +18,7 @@ from throughline.cli.data_import import Import, import_images
 from throughline.cli.options import Shown, Source, Subcommands, add_subcommands
 from throughline.cli.progress import progress
 from throughline.cli.text import count_table, counted, json_text
-from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.errors import UsageError
 from throughline.core.files import require_free_folder
 from throughline.core.settings import Settings
 from throughline.core.table import Table
@@ -125,18 +123,21 @@ class Corrupt(Settings):
 
 
 class Fetch(Settings):
-    """Build open_styles, real images in many styles, out of openly licensed packages; or print licence, source and
-    layout of another benchmark and the command that converts it, and with --hub download it from the Hugging Face
-    Hub."""
+    """Download PACS, VLCS, OfficeHome, TerraIncognita or DomainNet; build open_styles, real images in many styles, out
+    of openly licensed packages; or print licence, source and layout of another benchmark and the command that
+    converts it."""
 
     name: Annotated[str | None, Shown("NAME", positional=True)] = None
     """open_styles, or one of the 20 sets of arXiv 2402.06599, such as pacs or camelyon17; all are listed without it."""
     folder: Annotated[Path | None, Shown("DIR", positional=True)] = None
-    """Folder for the images (default: NAME)."""
-    hub: bool = False
-    """Of the others: download it now and write the folder; a stopped download is resumed."""
+    """New folder for the images; without it, sets that can be downloaded are described, too (default of open_styles:
+    its name)."""
+    source: str | None = None
+    """Of a set that is downloaded: the one source to ask; without DIR all are listed (default: the first that can be
+    had)."""
     archives: Annotated[Path | None, Shown("DIR")] = None
-    """Of open_styles: folder with archives that you downloaded yourself, under any names; only the others are got."""
+    """Folder with archives that you downloaded yourself, known by SHA-256, or by name where none is known; only the
+    others are got."""
     more: bool = False
     """Of open_styles: three more families of flat emoji, too."""
 
@@ -280,31 +281,51 @@ def _corrupt(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from throughline.domains.benchmarks import BENCHMARKS, benchmark_of, write_rows
+    from throughline.domains.benchmarks import BENCHMARKS, benchmark_of
+    from throughline.domains.published import PUBLISHED
 
     if arguments.name is None:
         columns = ("name", "group", "subject", "domains", "classes", "licence")
         print(to_terminal(Table("benchmarks", columns, tuple(each.row for each in BENCHMARKS.values()))), end="")
         return 0
-    arguments.folder = arguments.folder or Path(arguments.name)
     if arguments.name == "open_styles":
-        if arguments.hub:
-            raise ThroughlineError("open_styles is not on the hub", do="leave --hub out: it is built from packages")
+        if arguments.source is not None:
+            raise UsageError("open_styles is built from many packages", do="leave --source out")
         return _build_open_styles(arguments)
-    if arguments.archives is not None or arguments.more:
-        raise ThroughlineError("--archives and --more are options of open_styles", arguments.name, "leave them out")
     benchmark = benchmark_of(arguments.name)
-    if not arguments.hub:
-        print(benchmark.describe(arguments.folder))
-        return 0
-    if benchmark.hub is None:
-        on_hub = ", ".join(name for name, other in BENCHMARKS.items() if other.hub)
-        raise ThroughlineError(f"{benchmark.name} is not on the hub", do=f"there are {on_hub}; leave --hub out")
-    require_free_folder(arguments.folder)
-    rows, label_names, total = _rows_of_hub(benchmark.hub)
+    published = PUBLISHED.get(benchmark.name)
+    if arguments.more or (published is None and (arguments.archives or arguments.source)):
+        options = "--more is an option" if arguments.more else "--archives and --source are options"
+        raise UsageError(f"{options} of other sets", arguments.name, "leave them out")
+    if published is not None and arguments.folder is not None:
+        return _fetch_published(arguments)
+    print(benchmark.describe(arguments.folder or Path(arguments.name)))
+    if published is not None:
+        print(f"download it: throughline data fetch {benchmark.name} DIR", "from:", sep="\n")
+        print(*(f"  {origin.line}" for origin in published.origins), sep="\n")
+    return 0
+
+
+def _fetch_published(arguments: argparse.Namespace) -> int:
+    from throughline.domains.fetching.sources import CACHE
+    from throughline.domains.published import RECORD, fetch_published
+
+    folder = arguments.folder
+    require_free_folder(folder)
+    print(f"archives that are downloaded are kept in {CACHE}", file=sys.stderr)
     with progress("writing", "images") as report_progress:
-        count = write_rows(rows, arguments.folder, label_names, lambda done: report_progress(done, total))
-    print(f"{count:,} images in {arguments.folder}; next: throughline data check {arguments.folder}")
+        record = fetch_published(arguments.name, folder, report_progress, arguments.archives, arguments.source)
+    print(to_terminal(count_table(folder, record["counts"])))
+    print(f"source: {record['source']}, {record['about']}")
+    for file in record["files"]:
+        print(f"  {file['file']}: SHA-256 {file['sha256']}, {file['known']}")
+    for reason, count in record["left_out"].items():
+        print(f"left out: {counted(count, 'image')} {reason}")
+    print(
+        f"{record['images']:,} images, {record['variant']}; by class: unverified, no published numbers are known here"
+    )
+    print(f"licence: {record['licence']}", f"citation: {record['citation']}", sep="\n")
+    print(f"all of this is in {folder / RECORD}; next: throughline data check {folder}")
     return 0
 
 
@@ -312,6 +333,7 @@ def _build_open_styles(arguments: argparse.Namespace) -> int:
     from throughline.domains.fetching.sources import CACHE
     from throughline.domains.open_styles.building import build_open_styles, compared
 
+    arguments.folder = arguments.folder or Path(arguments.name)
     require_free_folder(arguments.folder)
     print(f"archives that are downloaded are kept in {CACHE}", file=sys.stderr)
     with progress("drawing", "images") as report_progress:
@@ -319,16 +341,3 @@ def _build_open_styles(arguments: argparse.Namespace) -> int:
     counts = f"{record['images']:,} images in {arguments.folder}, {compared(record)}"
     print(f"{counts}; next: throughline data check {arguments.folder}")
     return 0
-
-
-def _rows_of_hub(name: str) -> tuple[Iterable[Mapping[str, Any]], list[str] | None, int]:
-    """All rows of a hub data set with undecoded images, its class names, and the number of rows."""
-    import datasets
-
-    try:
-        parts = datasets.load_dataset(name)
-    except (OSError, datasets.exceptions.DatasetsError) as error:  # no network, no such data set
-        raise ThroughlineError(f"cannot download: {error}", name, "check the network and try again") from error
-    parts = [parts[key].cast_column("image", datasets.Image(decode=False)) for key in sorted(parts)]
-    label_names = getattr(parts[0].features["label"], "names", None)
-    return itertools.chain.from_iterable(parts), label_names, sum(len(part) for part in parts)

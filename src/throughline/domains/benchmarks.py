@@ -30,8 +30,8 @@ TABLE = "images.csv"
 @dataclass(frozen=True)
 class Benchmark:
     """One data set: its key in `dataset_info.json` of jiansheng-li/MLLMs, its group (common things or a special field),
-    its domains as folder names or their number, its class list (in `CLASS_LISTS`), terms and source, its name on the
-    hub, and the form of its official file, if it is not a folder. What is not known is `unknown`."""
+    its domains as folder names or their number, its class list (in `CLASS_LISTS`), terms and source, and the form of
+    its official file, if it is not a folder. What is not known is `unknown`."""
 
     name: str
     key: str
@@ -44,7 +44,6 @@ class Benchmark:
     citation: str
     source: str
     note: str = ""
-    hub: str | None = None
     form: Form | None = None
 
     @property
@@ -63,11 +62,6 @@ class Benchmark:
             f"citation: {self.citation}",
             f"source: {self.source}",
             *([f"note: {self.note}"] if self.note else []),
-            *(
-                [f"or from the hub: throughline data fetch {self.name} {folder} --hub   ({self.hub})"]
-                if self.hub
-                else []
-            ),
             "expected layout:",
             *(f"  {folder}/{domain}/<class>/<image>" for domain in named),
         ]
