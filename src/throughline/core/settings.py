@@ -266,8 +266,11 @@ class TrainingSettings(Settings):
     """Stages of counterfactual preference."""
     rounds: int = Field(default=3, ge=1)
     """Rounds of self-labelling (paper: N = 3)."""
+    candidates: int = Field(default=4, ge=2)
+    """Chains that the model writes about each image in a round of `cfp_rounds` (ours)."""
     rejected: Literal["drop", "keep_last"] = "drop"
-    """If a sample's own chain is rejected, drop the sample from the round (paper), or keep its last accepted chain."""
+    """If a sample's own chain is rejected, drop the sample from the round (paper), or keep its last accepted chain.
+    Rounds of preference always drop it."""
     self_labelling: SelfLabelling = SelfLabelling()
     """How the model's own chains are sampled (open in the paper; the pipeline of OpenGVLab/InternVL: 0.7 and 1.0)."""
     sampler: SamplerSettings = SamplerSettings()

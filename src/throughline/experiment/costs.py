@@ -131,7 +131,8 @@ def _cost_of(stage: Stage, config: RunConfig, fold: _Material, copied: int | Non
     """`copied` are the steps of the method whose number of steps a stage may take."""
     if isinstance(stage, Rounds):
         once, rounds = _stage_cost(config, fold.images), config.training.rounds
-        return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, fold.images * rounds)
+        written = fold.images * rounds * (config.training.candidates if stage.objective.has_reference else 1)
+        return Cost(once.training_samples * rounds, once.optimiser_steps * rounds, written)
     if isinstance(stage, PreferenceStage):
         return _stage_cost(config, sum(1 for source in fold.pairs if not stage.sources or source in stage.sources))
     if stage.steps_like is not None and copied is not None:

@@ -45,6 +45,7 @@ from throughline.runs.folder import (
     ADAPTER,
     PIXELS,
     PREDICTIONS,
+    REFERENCES,
     RESULTS,
     VALIDATION,
     record_environment,
@@ -139,6 +140,7 @@ def _train(
             sampler=session.sampler,
             after_round=after_round,
             report_progress=task.report_progress,
+            references=task.run_folder / REFERENCES,
         )
         result = stage.run(context)
         last_round, start = result.round, context.folder

@@ -247,12 +247,13 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["stage"] = config.training.stage.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         inputs["selection"] = config.evaluation.selection
         inputs["method_source"] = method.source
-    if trains and method.needs_pairs:
+    if trains and method.prefers:
         inputs["preference"] = config.training.preference.model_dump(mode="json")
     if trains and method.self_labelled:
         versions["sampling"] = VERSIONS["sampling"]
         inputs |= config.training.model_dump(mode="json", include={"rounds", "rejected", "self_labelling"})
         inputs["sampler"] = config.training.sampler.identity
+        inputs |= {"candidates": config.training.candidates} if method.prefers else {}
     return inputs | {"versions": versions}
 
 

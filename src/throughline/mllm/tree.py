@@ -71,6 +71,13 @@ class Tree:
         """Tokens of the root node, which all branches share."""
         return int((self.node == 0).sum())
 
+    @property
+    def content(self) -> list[object]:
+        """All that its scores depend on besides the weights."""
+        arrays = (self.tokens, self.positions, self.node, self.parent, self.image_at)
+        branches = [[own.scored.tolist(), own.predictors.tolist(), own.reduce] for own in self.branches]
+        return [[array.tolist() for array in arrays], [image.key for image in self.images], branches]
+
     def with_references(self, references: Sequence[float]) -> Tree:
         """The tree with these reduced NLLs of frozen weights on its branches, in their order."""
         pairs = zip(self.branches, references, strict=True)

@@ -186,20 +186,22 @@ def rounds_table(group: Group) -> Table | None:
     if rounds.empty:
         return None
     outcomes = sorted({outcome for counts in rounds["outcomes"] for outcome in counts})
-    rows = []
+    rows, paired = [], bool(rounds["unpaired"].notna().any())
     for (name, number), lines in ordered(rounds, setup=group.setups).groupby(["setup", "round"], observed=True):
         sampled, accepted = int(lines["sampled"].sum()), int(lines["accepted"].sum())
         share = f"{100 * accepted / sampled:.1f}" if sampled else MISSING
         counts = (str(sum(of_unit.get(outcome, 0) for of_unit in lines["outcomes"])) for outcome in outcomes)
         changed = lines["adapter_changed"].dropna()
         verdict = f"{int(changed.sum())} of {len(changed)}" if len(changed) else MISSING
-        rows.append((*group.setups[name].cells, str(number), str(sampled), share, *counts, verdict))
-    columns = (*group.heads, "round", "sampled", "accepted %", *outcomes, "adapter changed")
+        alone = [str(int(lines["unpaired"].sum())) if lines["unpaired"].notna().any() else NO_LEVEL] if paired else []
+        rows.append((*group.setups[name].cells, str(number), str(sampled), share, *counts, *alone, verdict))
+    heads = ("round", "sampled", "accepted %", *outcomes, *["without both"] * paired, "adapter changed")
     note = (
         "Sampled chains and outcomes are counted over all units. Adapter changed: units whose output changed with the "
         "round."
     )
-    return Table(f"{group.title} · rounds of self-labelling", columns, tuple(rows), (note,))
+    note += " Without both: images without a right and a wrong chain, which a preference needs." if paired else ""
+    return Table(f"{group.title} · rounds of self-labelling", (*group.heads, *heads), tuple(rows), (note,))
 
 
 def drawn_notes(drawn: bool) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ ROUND, ACCEPTED, JOURNAL = "round.json", "accepted.jsonl", "journal-0.jsonl"
 PIXELS = ".pixels"
 """In a run folder: preprocessed images, shared by all units (`mllm.pixel_cache`). They can be made again and may take
 more room than all else, so they go when the run is finished; an unfinished run keeps them and resumes the faster."""
+REFERENCES = ".references"
+"""In a run folder: reference scores of preferences, each by a hash of all that it depends on."""
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")

@@ -9,7 +9,8 @@ one column for each factor of the run, under the factor's name (None where a uni
                  outcome, correct, confidence, text
     training     one row for each logged optimiser step and part of the loss: stage, round, step, epoch, lr, part
                  (`loss` is the sum), loss, class_probability
-    rounds       one row for each round of self-labelling: round, sampled, accepted, trained, adapter_changed, outcomes
+    rounds       one row for each round of self-labelling: round, sampled, accepted, trained, unpaired, adapter_changed,
+                 outcomes
     units        one row for each unit: kind, done, steps, images, images_with_chain
 """
 
@@ -34,7 +35,7 @@ RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "
 PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence", "text")
 TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
 UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain")
-ROUNDS = ("round", "sampled", "accepted", "trained", "adapter_changed", "outcomes")
+ROUNDS = ("round", "sampled", "accepted", "trained", "unpaired", "adapter_changed", "outcomes")
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ class RoundLine:
     """Whether the output of the model moved."""
     trained: int | None = None
     """Samples that the round trained on."""
+    unpaired: int | None = None
+    """Of a round of preference, the samples without both a right and a wrong chain."""
 
 
 def read_record(kind: type[Record], row: Mapping[str, Any]) -> Record:

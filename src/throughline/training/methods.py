@@ -13,7 +13,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
 from throughline.core.nearest import did_you_mean
 from throughline.runs.unit import PROBE
-from throughline.training.objectives import AnswerPath, MarkedPaths
+from throughline.training.objectives import AnswerPath, MarkedPaths, Preference
 from throughline.training.stages.context import Stage
 from throughline.training.stages.preference import PreferenceStage
 from throughline.training.stages.rounds import Rounds
@@ -54,6 +54,11 @@ class Method:
     def needs_pairs(self) -> bool:
         """Whether it learns from preference pairs."""
         return any(isinstance(stage, PreferenceStage) for stage in self.stages)
+
+    @property
+    def prefers(self) -> bool:
+        """Whether one of its objectives is a preference."""
+        return any(isinstance(stage.objective, Preference) for stage in self.stages)
 
     @property
     def self_labelled(self) -> bool:
@@ -117,6 +122,11 @@ METHODS: dict[str, Method] = {
                 ("dpo_noise", ("noise",), "a preference for its image over the same in noise"),
                 ("dpo_mask", ("mask",), "a preference for its image over the same in part covered"),
             )
+        ),
+        Method(
+            "cfp_rounds",
+            (Sft(BOTH), Rounds(Preference())),
+            "as mtct, then rounds of a preference for a right chain of its own over a wrong one",
         ),
         Method(
             "dpo_symmetric",

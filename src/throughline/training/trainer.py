@@ -7,6 +7,7 @@ completion mark.
 """
 
 import gc
+import json
 import logging
 import math
 import shutil
@@ -19,11 +20,11 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import write_atomically
+from throughline.core.files import content_hash, write_atomically
 from throughline.core.settings import StageSettings
 from throughline.mllm.batch import TreeBatch
 from throughline.mllm.forward import TreeScores, score_trees
-from throughline.mllm.lora import put_adapter
+from throughline.mllm.lora import adapter_fingerprint, put_adapter
 from throughline.mllm.plan import Collate
 from throughline.mllm.tree import Tree
 from throughline.runs.records import TrainingLine
@@ -215,7 +216,7 @@ def train_examples(
     def tree(index: int) -> Tree:
         return objective.tree(renderer, examples[index]())
 
-    references = _reference_scores(model, tree, len(examples), mllm.collate) if objective.has_reference else None
+    references = _reference_scores(context, model, tree, len(examples)) if objective.has_reference else None
     dataset = TreeDataset(
         len(examples), tree if references is None else lambda index: tree(index).with_references(references[index])
     )
@@ -236,11 +237,24 @@ def train_examples(
 
 
 @torch.no_grad()
-def _reference_scores(model: Any, tree: Callable[[int], Tree], count: int, collate: Collate) -> list[tuple[float, ...]]:
-    """The reduced NLL of every branch of every example's tree under the weights as they are now."""
+def _reference_scores(
+    context: StageContext, model: Any, tree: Callable[[int], Tree], count: int
+) -> list[tuple[float, ...]]:
+    """The reduced NLL of every branch of every example's tree under the weights as they are now. What lies in the
+    context's folder of references is not computed again: not after a kill, nor for another unit."""
     model.eval()
-    scores = (score_trees(model, collate([[tree(index)]]).to(model.device)) for index in range(count))
-    return [tuple(score.branch_nll().tolist()) for score in scores]
+    weights = [context.mllm.fingerprint, adapter_fingerprint(model), str(model.device.type)]
+    scores = []
+    for own in map(tree, range(count)):
+        kept = context.references / f"{content_hash([*weights, *own.content])}.json" if context.references else None
+        if kept is None or not kept.is_file():
+            score = score_trees(model, context.mllm.collate([[own]]).to(model.device)).branch_nll().tolist()
+            if kept is not None:
+                write_atomically(kept, json.dumps(score))
+        else:
+            score = json.loads(kept.read_text())
+        scores.append(tuple(score))
+    return scores
 
 
 def train_stage(

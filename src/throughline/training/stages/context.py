@@ -88,6 +88,8 @@ class StageContext:
     after_round: Callable[[int, Path], None] = lambda number, folder: None
     """Called with a round's weights in place, before the round counts as whole."""
     report_progress: Callable[[str], None] = lambda line: None
+    references: Path | None = None
+    """Where reference scores are kept by content; None for nowhere."""
 
     @property
     def renderer(self) -> PathRenderer:

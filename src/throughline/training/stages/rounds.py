@@ -1,20 +1,26 @@
 """Rounds of self-labelling (SARR): the model writes chains, keeps those that conclude in the truth, trains on them.
 
-Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to round.
+Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to round. With a preference as the objective
+(ours), the model writes several chains about each image and learns to prefer a right one to a wrong one; the reference
+are the weights at the start of the round.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from throughline.chains.pairs import Pair, Side
+from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.domains.samples import Sample
 from throughline.runs.folder import ACCEPTED, ADAPTER, JOURNAL, ROUND, ROUNDS, TRAINING, round_folder
 from throughline.runs.records import RoundLine, TrainingLine, read_record
-from throughline.training.objectives import Objective
+from throughline.training.objectives import Objective, Preference
+from throughline.training.paths import Example
 from throughline.training.stages.context import (
     StageContext,
     StageResult,
@@ -24,10 +30,14 @@ from throughline.training.stages.context import (
     save_stage,
 )
 
+ON_POLICY = "on_policy"
+"""The source of pairs of the model's own chains."""
+
 
 @dataclass(frozen=True)
 class Rounds:
-    """`settings.rounds` rounds, each of which minimises the objective over the samples with an accepted chain."""
+    """`settings.rounds` rounds, each of which minimises the objective over the samples with an accepted chain; of a
+    preference over those with a right and a wrong one."""
 
     objective: Objective
     needs_chains = False
@@ -70,24 +80,33 @@ class Rounds:
         from throughline.training.trainer import train_examples
 
         assert context.sampler is not None
-        sampling = context.settings.self_labelling
-        plan = RoundPlan(context.samples, context.questions, sampling, context.batch, context.seed, number)
+        objective, settings = self.objective, context.settings
+        if prefers := isinstance(objective, Preference):
+            objective = replace(objective, settings=settings.preference)
+        asked = context.samples, context.questions, settings.self_labelling, context.batch, context.seed, number
+        plan = RoundPlan(*asked, candidates=settings.candidates if prefers else 1)
         report = context.counter(f"round {number}", "chains")
         labelled = self_label(
             context.sampler(folder), plan, folder / JOURNAL, adapter_fingerprint(model), report_progress=report
         )
-        kept = {} if context.settings.rejected == "drop" else chains
-        chains = {**kept, **labelled.accepted}
+        if prefers:
+            chains = {name: text for name, text in labelled.accepted.items() if name in labelled.wrong}
+        else:
+            chains = {**({} if settings.rejected == "drop" else chains), **labelled.accepted}
         pairs = [(sample, chains[sample.id]) for sample in context.samples if sample.id in chains]
         before = probe_output(context)
         steps, lines = 0, list[TrainingLine]()
         if pairs:
             examples = [partial(context.example, sample, chain) for sample, chain in pairs]
-            steps, lines = train_examples(context, model, self.objective, examples, folder=folder, number=number)
+            if prefers:
+                examples = [_preference(context, *pair, labelled.wrong[pair[0].id]) for pair in pairs]
+            steps, lines = train_examples(context, model, objective, examples, folder=folder, number=number)
         changed = bool((probe_output(context) != before).any())
         if pairs and not changed:
             raise ThroughlineError(f"round {number} was trained, but the output did not change", context.folder.name)
-        line = RoundLine(number, labelled.sampled, len(labelled.accepted), labelled.outcomes, changed, len(pairs))
+        accepted = labelled.outcomes.get("accepted", 0)
+        unpaired = len(context.samples) - len(pairs) if prefers else None
+        line = RoundLine(number, labelled.sampled, accepted, labelled.outcomes, changed, len(pairs), unpaired)
         write_json(folder / ROUND, asdict(line))
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
         save_stage(folder, model, lines)
@@ -103,6 +122,14 @@ class Rounds:
         rounds = {f"round {number}": folder / ADAPTER for number, folder in enumerate(folders, start=1)}
         context.select(model, {"start": context.start / ADAPTER, **rounds})
         return None
+
+
+def _preference(context: StageContext, sample: Sample, right: str, wrong: str) -> Callable[[], Example]:
+    """The example of a chain about a sample that is preferred to one that concludes in another class."""
+    asked, weights = context.questions, context.settings.preference.weights
+    label = parse_chain(wrong, asked.format, asked.classes, aliases=asked.names).label
+    pair = Pair(ON_POLICY, Side(sample, sample.label, right), Side(sample, str(label), wrong))
+    return partial(context.pair_example, pair, weights.get(ON_POLICY, 1.0))
 
 
 def read_accepted(folder: Path) -> dict[str, str]:
