@@ -29,7 +29,7 @@ from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import preset_summaries
-from throughline.runs.folder import DONE, LOCK, PIXELS, STAGE, STALE, UNITS, WORKERS_LOCK
+from throughline.runs.folder import DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.training.methods import METHODS
 
 Row = tuple[str, ...]
@@ -303,6 +303,8 @@ RUN_FOLDER: tuple[tuple[str, str], ...] = (
     (ANALYSIS, "what `throughline analyze` measured"),
     ("analysis/…", "its measurements by image, so that a second call goes on"),
     (f"{PIXELS}/…", "preprocessed images, gone when the run is finished"),
+    (f"{REFERENCES}/…", "reference scores of preferences, computed once"),
+    ("interference/…", "images and chains that `throughline drift robustness` made"),
     (LOCK, "held by the process that is at work here"),
     (WORKERS_LOCK, "held by its workers"),
 )

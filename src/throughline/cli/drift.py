@@ -11,6 +11,7 @@ from pydantic import Field
 from throughline.cli.drift_graph import Asked, Graph, add_teacher_options, pairs_by_graph, run_graph
 from throughline.cli.drift_measure import Measure, run_measure
 from throughline.cli.options import Shown, Subcommands, add_model_options, add_settings, add_subcommands
+from throughline.cli.robustness import Robustness, robustness
 from throughline.core.errors import UsageError
 from throughline.core.settings import ModelSettings
 
@@ -49,8 +50,13 @@ class Pairs(Asked):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
-    commands: Subcommands = {"measure": (Measure, run_measure), "graph": (Graph, run_graph), "pairs": (Pairs, _pairs)}
-    parsers = add_subcommands(parser, commands, json_of=())
+    commands: Subcommands = {
+        "measure": (Measure, run_measure),
+        "graph": (Graph, run_graph),
+        "pairs": (Pairs, _pairs),
+        "robustness": (Robustness, robustness),
+    }
+    parsers = add_subcommands(parser, commands, json_of=("robustness",))
     add_model_options(parsers["measure"])
     for name in ("graph", "pairs"):
         add_teacher_options(parsers[name])

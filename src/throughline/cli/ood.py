@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,8 +159,15 @@ def _run(
 ) -> int:
     """The run with these factors; `tables` are printed once it is finished."""
     varied = {name: levels for name, levels in varied.items() if len(levels) > 1 or any(levels.values())}
-    config = _config(arguments, varied, more_methods)
-    folder = arguments.out or Path("runs") / config.name
+    methods = ["zero_shot", *more_methods]
+    return run_asking(arguments, asking_config(arguments, f"ood-{arguments.command}", varied, methods), tables)
+
+
+def run_asking(
+    arguments: argparse.Namespace, config: RunConfig, tables: Callable[[argparse.Namespace, Run], Iterable[Table]]
+) -> int:
+    """The run of a config, or its forecast; `tables` are printed once it is finished."""
+    folder = folder_of(arguments, config)
     if arguments.dry_run:
         return show_forecast(config, folder, as_json=arguments.json)
     run_and_report(config, folder, as_json=arguments.json)
@@ -176,14 +183,22 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return _run(arguments, {}, "probe", tables=_verdicts)
 
 
-def _config(arguments: argparse.Namespace, varied: dict[str, Levels], more_methods: tuple[str, ...]) -> RunConfig:
-    """The config that is named, or one about the images that are, with these factors beside its own."""
+def folder_of(arguments: argparse.Namespace, config: RunConfig) -> Path:
+    """The folder of the run."""
+    return arguments.out or Path("runs") / config.name
+
+
+def asking_config(
+    arguments: argparse.Namespace, name: str, varied: dict[str, Levels], methods: Sequence[str] = ()
+) -> RunConfig:
+    """The config that is named, or one called `name` about the images that are, with these factors beside its own;
+    without `methods` with those of the config."""
     source: str = arguments.source
-    values: dict[str, Any] = {"name": f"ood-{arguments.command}", "data": {"images": source}}
+    values: dict[str, Any] = {"name": name, "data": {"images": source}, "methods": ["zero_shot"]}
     if not (Path(source).is_dir() or is_table(Path(source))):
         values = read_mapping(source)
     changes: dict[str, Any] = {
-        "methods": ["zero_shot", *more_methods],
+        **({"methods": [*methods]} if methods else {}),
         "factors": {**(values.get("factors") or {}), **varied},
         "evaluation.answering.answers": list(arguments.answers),
     }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import content_hash
+from throughline.core.files import content_hash, file_sha256
 from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import generator, seed_of
 from throughline.domains.corruptions import CORRUPTIONS, SMALLEST, corrupt
@@ -60,6 +61,16 @@ def view_of(sample: Sample, view: View) -> Sample:
         raise ValueError(f"{sample.id} is a view already: {sample.view.name}")
     content = [sample.image_sha256, view.kind, float(view.severity), view.seed, VERSION]
     return replace(sample, parent_id=sample.id, image_sha256=content_hash(content), view=view)
+
+
+def remade(sample: Sample, folder: Path) -> Sample:
+    """The sample as an image of the same path in `folder` shows it, which was made from its own; ThroughlineError where
+    there is none."""
+    made = replace(sample, root=folder, parent_id=sample.id)
+    try:
+        return replace(made, image_sha256=file_sha256(made.path))
+    except OSError:
+        raise ThroughlineError(f"no image was made of {sample.id}", folder, "make one, or ask about others") from None
 
 
 def load_sample(sample: Sample) -> Image.Image:

@@ -54,7 +54,10 @@ def _row(family: Family, cls: str) -> dict[str, int]:
 # class -> part -> +1 required, -1 excluded, 0 free
 CONCEPTS: dict[str, dict[str, int]] = {cls: _row(family, cls) for family in FAMILIES for cls in sorted(family.classes)}
 
-GRAPH = ConceptGraph({cls: {part: sign for part, sign in row.items() if sign} for cls, row in CONCEPTS.items()})
+GRAPH = ConceptGraph(
+    {cls: {part: sign for part, sign in row.items() if sign} for cls, row in CONCEPTS.items()},
+    synonyms=read_data("world.yaml")["synonyms"],
+)
 """The same as the graph that any other set of classes has."""
 
 _FAMILY_OF = {cls: family for family in FAMILIES for cls in family.classes}

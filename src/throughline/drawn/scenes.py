@@ -200,6 +200,12 @@ def sample_scene(
     )
 
 
+def combination_of(scene: Scene) -> str:
+    """Class and free parts, e.g. `cup, steam, stripe`: what some combinations of can be held out."""
+    free = family_of(scene.cls).free
+    return ", ".join([scene.cls, *(part for part in scene.parts if part in free)])
+
+
 def read_scenes(root: Path) -> dict[str, Scene]:
     """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
     path = root / SCENES

@@ -118,8 +118,10 @@ class _Asking:
             return
         constraint = self.constraints.get(question.name)
         settings = SamplingSettings(max_new_tokens=answer.max_new_tokens, constrained=constraint is not None)
-        for (reply,) in continuations_of(self.mllm, paths, settings, prefix=prefix, constraint=constraint):
-            yield answer.read(reply.text, reply.finish_reason), reply.text
+        replies = continuations_of(self.mllm, paths, settings, prefix=prefix, constraint=constraint)
+        for prompt, (reply,) in zip(prompts, replies, strict=True):
+            text = f"{prompt.begun}\n{reply.text}" if prompt.begun else reply.text
+            yield answer.read(text, reply.finish_reason), text
 
     def _scores(self, answer: Likelihood, prompts: Sequence[EncodedPrompt], prefix: Prefix | None) -> Tensor:
         """`(prompts, continuations)`, what `Likelihood.score` says; the paths that count the same one differently share

@@ -6,14 +6,16 @@ A factor that only sets keys of these trains nothing: `plan` has a method traine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import content_hash, read_json_lines
 from throughline.core.settings import AnswerSettings, Settings, as_list
 from throughline.domains.samples import Sample, balanced, composed
-from throughline.domains.views import View, view_of
+from throughline.domains.views import View, remade, view_of
 
 
 def _named(value: Any) -> Any:
@@ -106,6 +108,13 @@ class EvaluationConfig(Settings):
     """Images to ask about; all by default."""
     view: ViewConfig | None = None
     """A view of the images asked about; by default they are shown as they are. Examples and training images are."""
+    made: str | None = None
+    """A folder of images that were made from those asked about, by the same paths, and are shown in their place."""
+    misled: Literal["hint", "another_image"] | None = None
+    """Controls: a hint at a wrong class before the question, or the image of another class in the place of the own."""
+    begun: str | None = None
+    """A JSONL file of `sample_id` and `text`: what the answer to the reasoning question begins with, whatever the model
+    would say. It goes on from there, and what is read is the whole."""
     described: bool = False
     """Ask about `questions.descriptions`, each in the place of an image, instead of images: does the model know what
     the words mean?"""
@@ -123,11 +132,20 @@ class EvaluationConfig(Settings):
         """Epochs of an adapter that the examples train instead of being shown; None where they are shown."""
         return self.examples.epochs if self.examples is not None and self.examples.shots else None
 
+    @model_validator(mode="after")
+    def _free_to_begin(self) -> EvaluationConfig:
+        if self.begun is not None and self.answering.constrained:
+            raise ValueError("a chain that is begun cannot be constrained: leave answering.constrained out")
+        return self
+
     @property
     def needs_weights(self) -> bool:
-        """Whether the examples need more of a model than its answers."""
+        """Whether an endpoint cannot be asked so: examples may need more of a model than its answers, and it begins its
+        answers itself."""
         shown = self.examples
-        return shown is not None and (shown.choice != "random" or bool(shown.vote or shown.epochs))
+        return self.begun is not None or (
+            shown is not None and (shown.choice != "random" or bool(shown.vote or shown.epochs))
+        )
 
     def chosen(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         """Those of a target's samples that are asked about."""
@@ -136,7 +154,28 @@ class EvaluationConfig(Settings):
     def asked(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         """Those of a target's samples that are asked about, as they are shown."""
         asked = self.chosen(samples)
+        if self.made is not None:
+            asked = tuple(remade(sample, Path(self.made)) for sample in asked)
         if self.view is None:
             return asked
         view = View(self.view.kind, self.view.severity, self.view.seed)
         return tuple(view_of(sample, view) for sample in asked)
+
+    def beginnings(self) -> dict[str, str]:
+        """What answers begin with, by sample id; ThroughlineError for a file that cannot be read as such."""
+        if self.begun is None:
+            return {}
+        try:
+            return {row["sample_id"]: row["text"] for row in read_json_lines(Path(self.begun))}
+        except (OSError, KeyError) as error:
+            what = f"no file of beginnings ({error})"
+            raise ThroughlineError(what, self.begun, "write lines of sample_id and text") from None
+
+    def given(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """Hashes of what files give about a target's samples, by the key that names the files."""
+        asked, texts, hashes = self.asked(samples), self.beginnings(), {}
+        if self.made is not None:
+            hashes["made"] = content_hash([sample.image_sha256 for sample in asked])
+        if self.begun is not None:
+            hashes["begun"] = content_hash([texts.get(sample.id) for sample in asked])
+        return hashes

@@ -85,6 +85,9 @@ class DataConfig(Settings):
     """`concepts`: sources train on half of the groups, the target is asked about the other half, so that no group is on
     both sides; `domainbed`: DomainBed's split, groups or not. Results have it as a factor. By default DomainBed's, with
     groups kept whole inside each domain, and no factor."""
+    group_by: Literal["combinations"] | None = None
+    """`combinations`: drawn images are grouped by their class and free parts, so that `split_rule: concepts` asks about
+    combinations that no image trained on has."""
     cache_gb: float = Field(default=8, ge=0)
     """Gigabytes of preprocessed images to keep in the run folder until the run is finished; a tile of 448 pixels takes
     2.4 MB. With 0, every unit decodes every image again. Changes no result."""
@@ -157,7 +160,7 @@ FIXED = (
         "data.names",
         "per_method",
     ),
-    "search",
+    *("search", "data.group_by"),
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""

@@ -242,7 +242,7 @@ def _measure(session: _Session, folder: Path, number: int | None) -> list[Result
     asked = task.config.asked(fold.test)
     settings, features = task.config.evaluation.examples, partial(_features, session, {})
     shown = {} if task.config.evaluation.few_shot_epochs else shots.choose(task, asked, features)
-    questions = shots.questions_behind(task.config, session.questions, shown, task.unit.seed)
+    questions = shots.questions_behind(task.config, session.questions, shown, task.unit.seed, asked)
     if shown and settings is not None and settings.vote is not None:
         predictions, shown = list(shots.votes(asked, questions, shown, features, settings.vote)), {}
     else:
@@ -270,7 +270,7 @@ def _measure_by_endpoint(task: Task, fold: Fold) -> list[ResultsLine]:
     predictions = ask_endpoint(
         config.model,
         replace(task.images, samples=asked),
-        shots.questions_behind(config, questions, shown, task.unit.seed),
+        shots.questions_behind(config, questions, shown, task.unit.seed, asked),
         questions.format,
         task.folder,
         on_progress=lambda n, of: task.report_progress(f"answers: {n}/{of}"),

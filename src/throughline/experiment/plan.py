@@ -30,7 +30,7 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-ASKED_OF = {"sample", "view", "described", "options", "examples"}
+ASKED_OF = {"sample", "view", "misled", "described", "options", "examples"}
 """Of the settings of evaluation: what is asked, besides how."""
 
 FOLD, FINAL = "fold", "final"
@@ -205,6 +205,7 @@ def _add_units(
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 "model": _model_inputs(config, own, fold.checkpoint),
                 **_stage_inputs(config, method, own),
+                **config.evaluation.given([s for target in targets for s in planned.images.in_domain(target)]),
                 "threads": config.threads,
             },
         )

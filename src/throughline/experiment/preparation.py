@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from throughline.chains.formats import FORMATS
 from throughline.chains.journal import require_journals
@@ -19,6 +20,9 @@ from throughline.questions.class_names import class_name_defects
 from throughline.runs.folder import ACCEPTED, JOURNAL
 from throughline.teaching.server_process import ServeCommand
 from throughline.training.methods import method_table
+
+if TYPE_CHECKING:
+    from throughline.drawn.scenes import Scene
 
 IMAGES, CHAINS = "images", "chains"
 SCENES = "scenes.jsonl"
@@ -52,12 +56,36 @@ def image_warnings(images: ImageSet) -> Iterator[str]:
 
 
 def _preview_set(data: DataConfig) -> ImageSet:
-    if data.drawn is not None:
-        return _undrawn(data.drawn, data.set_name)
     source = Path(data.images or "")
-    if is_table(source) and not source.is_file():
+    if data.drawn is not None:
+        images = _undrawn(data.drawn, data.set_name)
+    elif is_table(source) and not source.is_file():
         raise ThroughlineError("no such table of images", source, "give a folder, .csv or .parquet")
-    return read_images(source, name=dataset_name(data.set_name, source))
+    else:
+        images = read_images(source, name=dataset_name(data.set_name, source))
+    return grouped(images, data)
+
+
+def grouped(images: ImageSet, data: DataConfig) -> ImageSet:
+    """The images in groups where the config makes some. ThroughlineError for images that were not drawn."""
+    if data.group_by is None:
+        return images
+    from throughline.drawn.scenes import combination_of
+
+    scenes = scenes_of(data, images.root)
+    return replace(images, samples=tuple(replace(s, group=combination_of(scenes[s.id])) for s in images.samples))
+
+
+def scenes_of(data: DataConfig, root: Path) -> "dict[str, Scene]":
+    """What is in the drawn images of a set at `root`, by id, whether they are drawn already or not. ThroughlineError
+    for images that were not drawn."""
+    from throughline.drawn.scenes import read_scenes
+    from throughline.drawn.world import planned_scenes
+
+    if data.drawn is None:
+        return read_scenes(root)
+    planned = planned_scenes(per_class=data.drawn.per_class, seed=data.drawn.seed)
+    return {name: scene for name, _, scene in planned}
 
 
 def dataset_name(name: str, images: Path) -> str:
@@ -73,7 +101,7 @@ def draw_images(data: DataConfig, name: str, root: Path) -> ImageSet:
 
     assert data.drawn is not None
     write_world(root, per_class=data.drawn.per_class, seed=data.drawn.seed, size=data.drawn.size)
-    return read_images(root, name=name).with_names(data.names)
+    return grouped(read_images(root, name=name).with_names(data.names), data)
 
 
 def place_of(folder: str, position: int) -> str:

@@ -24,6 +24,7 @@ from throughline.questions.probing import about_words
 from throughline.questions.prompt import ImageThenText, PromptMaker
 from throughline.questions.question import Question, Reading
 from throughline.questions.question_set import QuestionSet
+from throughline.questions.tampered import begun_for, with_hint, with_other_image
 from throughline.runs.records import Prediction
 
 Features = Callable[[Sequence[Sample]], examples.Embeddings]
@@ -75,16 +76,25 @@ def _readable(samples: Sequence[Sample], features: Features) -> tuple[tuple[Samp
     return tuple(rows), np.array(list(rows.values()))
 
 
-def questions_behind(config: RunConfig, questions: QuestionSet, shown: Shown, seed: int) -> tuple[Question, ...]:
-    """What is asked behind the examples; about images or descriptions, options in their order or shuffled by `seed`."""
+def questions_behind(
+    config: RunConfig, questions: QuestionSet, shown: Shown, seed: int, asked: Sequence[Sample] = ()
+) -> tuple[Question, ...]:
+    """What is asked behind the examples; about images or descriptions, options in their order or shuffled by `seed`.
+    Whoever is misled sees the image of another one of those `asked` about."""
     settings, about = config.evaluation, cast(Callable[[str], PromptMaker], ImageThenText)
+    names = dict(zip(questions.classes, questions.class_names, strict=True))
     if settings.described:
         about = partial(about_words, config.questions.descriptions)
     elif shown and settings.examples is not None:
         layout = InOneTurn if settings.examples.layout == "ordinal" else WithExamples
-        names = dict(zip(questions.classes, questions.class_names, strict=True))
         named = {name: tuple((sample, names[label]) for sample, label in own) for name, own in shown.items()}
         about = partial(EachItsOwn, named, prompt=partial(layout, pictures=bool(settings.examples.pictures)))
+    if settings.misled == "hint":
+        about = partial(with_hint, names, about, seed)
+    if settings.misled == "another_image":
+        about = partial(with_other_image, asked, about, seed)
+    if settings.begun is not None:
+        about = partial(begun_for, settings.beginnings(), about, questions.reasoning)
     return questions.build(settings.answering, about, seed if settings.options == "shuffled" else None)
 
 

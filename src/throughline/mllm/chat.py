@@ -53,9 +53,13 @@ class EncodedPrompt:
 
     messages: Sequence[Message]
     images: Sequence[EncodedImage] = ()
+    begun: str = ""
+    """What the answer begins with."""
 
     def path(self, chat: Chat) -> Path:
-        """Rendered up to where the model speaks."""
+        """Rendered up to where the model speaks, or goes on."""
+        if self.begun:
+            return chat.begun(self.messages, self.images, self.begun)
         return chat.prompt(self.messages, self.images)
 
     def answered(self, chat: Chat, answer: str) -> Path:
@@ -135,6 +139,12 @@ class Chat:
     def prompt(self, messages: Sequence[Message], images: Sequence[EncodedImage]) -> Path:
         """The conversation up to where the model speaks."""
         return self.answered(messages, images, None)
+
+    def begun(self, messages: Sequence[Message], images: Sequence[EncodedImage], words: str) -> Path:
+        """The conversation with the first words of the answer behind it, from which the model goes on."""
+        whole = self.answered(messages, images, words)
+        end = len(whole.tokens) - len(self.tokenizer(self.end_of_turn, add_special_tokens=False)["input_ids"])
+        return Path(whole.tokens[:end], whole.positions[:, :end], whole.images, end)
 
     def answered(self, messages: Sequence[Message], images: Sequence[EncodedImage], answer: str | None) -> Path:
         """The conversation with `answer` and the end of the turn behind it; the answer starts at `answer_start`.

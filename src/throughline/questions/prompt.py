@@ -24,6 +24,8 @@ class Prompt:
 
     messages: tuple[Message, ...]
     images: tuple[Sample, ...] = ()
+    begun: str = ""
+    """What the model's answer begins with, whatever it would say; an endpoint is not sent it."""
 
     @property
     def text(self) -> str:
@@ -48,7 +50,7 @@ class Prompt:
         """With its images as the model takes them; ThroughlineError, naming the file, for one that cannot be read."""
         from throughline.mllm.chat import EncodedPrompt
 
-        return EncodedPrompt(self.messages, tuple(map(reader.encode, self.images)))
+        return EncodedPrompt(self.messages, tuple(map(reader.encode, self.images)), self.begun)
 
 
 def user_prompt(*parts: str | Sample) -> Prompt:

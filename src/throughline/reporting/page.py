@@ -20,6 +20,7 @@ from throughline.reporting.confusion import confusion_data, confusion_figures, c
 from throughline.reporting.drawing import write_figures
 from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
 from throughline.reporting.gallery import changed_answers, make_examples, make_gallery
+from throughline.reporting.interference import interference_tables
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
 from throughline.reporting.probes import diagnosis_table, probe_figure
@@ -138,6 +139,7 @@ def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) 
         "severities": curve_table(group, main, by_severity, ("view", "severity")),
         "changed": changed_answers(group, "likelihood" if "likelihood" in answers else main, images_root),
         "shots": curve_table(group, main, by_shots, ("examples", "shots")),
+        "interference": interference_tables(group),
         "confidence": confidence_table(sure),
         "figures": {plot.name: _named(plot, suffix) for plot in figures if plot is not None},
         "classes": existing(class_table(group, answer) for answer in answers),

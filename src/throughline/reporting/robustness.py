@@ -9,6 +9,7 @@ import pandas as pd
 
 from throughline.core.plot import Panel, Plot
 from throughline.core.table import MISSING, Table
+from throughline.drift.interference import FACTOR
 from throughline.metrics import robustness
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap, percentile_interval
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW
@@ -25,8 +26,8 @@ BESIDE = "CE (of all kinds: mCE) and relative CE: errors beside those of {}; X w
 
 
 def is_shifted(setup: Setup) -> bool:
-    """Whether it is asked about a view of the images, or behind examples."""
-    return setup.levels.get(VIEW) not in {None, CLEAN} or setup.levels.get(EXAMPLES) not in {None, "0"}
+    """Whether it is asked about a view of the images, behind examples, or under interference."""
+    return any(setup.levels.get(name) not in {None, CLEAN, "0"} for name in (VIEW, EXAMPLES, FACTOR))
 
 
 def shift_tables(every: Sequence[Group]) -> list[Table]:
@@ -119,7 +120,7 @@ def _answers(every: Sequence[Group]) -> tuple[str, ...]:
 def _asked(group: Group) -> pd.DataFrame:
     """The answers about images as they are, with the name of their `column`: the model and further levels."""
     shown = (setup for setup in group.setups.values() if not is_shifted(setup))
-    columns = {setup.name: Setup(group.model, setup.without(VIEW, EXAMPLES).levels).name for setup in shown}
+    columns = {setup.name: Setup(group.model, setup.without(VIEW, EXAMPLES, FACTOR).levels).name for setup in shown}
     return group.predictions.assign(column=group.predictions["setup"].map(columns)).dropna(subset="column")
 
 

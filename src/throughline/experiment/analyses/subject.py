@@ -22,7 +22,7 @@ from throughline.evaluation.folds import Fold, keep_all, leave_out
 from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import load_config
-from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, read_accepted_chains
+from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, grouped, read_accepted_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.questions.question_set import QuestionSet, make_question_set
@@ -141,7 +141,7 @@ def read_analyzed_run(
     root = images_root or own
     name = dataset_name(config.data.set_name, root)
     groups = fold_units(run, config, name)
-    images = read_images(root, name=name).with_names(config.data.names)
+    images = grouped(read_images(root, name=name).with_names(config.data.names), config.data)
     fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
     _require_same(run, groups, images, fingerprint)
     folds = []

@@ -1,0 +1,105 @@
+"""`throughline drift robustness`: how far answers hold when images, prompts and chains are interfered with.
+
+A run over the levels of one factor, as the subcommands of `ood` are; what the levels show is made before it begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+
+from throughline.cli.ood import Asking, asking_config, folder_of, run_asking
+from throughline.cli.progress import say
+from throughline.core.errors import ThroughlineError
+from throughline.core.settings import AnswerPath
+from throughline.core.table import Table
+from throughline.experiment.config import RunConfig
+from throughline.ood.factors import Levels
+from throughline.runs.folder import locked
+from throughline.runs.reader import Run
+
+PLACE = "interference"
+"""In the folder of the run: images and chains made for it."""
+
+
+class Robustness(Asking):
+    """Ask the methods of a config, or models, under interference: severest corruptions, covered parts, another style,
+    hints at a wrong class, chains begun wrongly; beside a blank image and that of another class."""
+
+    answers: tuple[AnswerPath, ...] = ("reasoning", "likelihood")
+    """Answer paths; only the reasoning path has chains that can be begun and held against the concept graph."""
+    kind: tuple[str, ...] = ("gaussian_noise", "motion_blur", "fog", "contrast")
+    """Corruptions at severity 5, as `throughline data corrupt` names them; all are the 19 of ImageNet-C."""
+    style: tuple[str, ...] = ("neon",)
+    """Styles in which drawn scenes are drawn anew; a source domain shows what the held-out style costs."""
+    pairs: Path | None = None
+    """Folder of preference pairs about the images, whose chains are begun (default: made of drawn images)."""
+    graph: Path | None = None
+    """Concept graph of the classes, YAML or CSV (default: that of drawn images)."""
+    combinations: bool = False
+    """Drawn images: train and ask twice, with any combinations of class and free parts, and with unseen ones."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of what is random in the interference."""
+
+
+def robustness(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    from throughline.drift.interference import FACTOR
+
+    plain = asking_config(arguments, "drift-robustness", {})
+    if len(plain.image_sets) > 1:
+        raise ThroughlineError("the config has several image sets", arguments.source, "keep one")
+    with contextlib.ExitStack() as stack:
+        if arguments.dry_run:  # nothing is left of it
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            place = folder_of(arguments, plain) / PLACE
+            with locked(place.parent):
+                place.mkdir(exist_ok=True)
+        factors = {FACTOR: _levels(arguments, plain, place)}
+        if arguments.combinations:
+            arguments.set = [*arguments.set, "data.group_by=combinations"]
+            rules = {"any": "domainbed", "unseen": "concepts"}
+            factors["combinations"] = {name: {"data.split_rule": rule} for name, rule in rules.items()}
+        return run_asking(arguments, asking_config(arguments, plain.name, factors), _tables)
+
+
+def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Levels:
+    from throughline.chains.formats import FORMATS
+    from throughline.chains.graph_files import read_graph
+    from throughline.chains.pairs import read_pairs
+    from throughline.drawn.concepts import GRAPH
+    from throughline.drawn.world import read_size
+    from throughline.drift.interference import Subject, make_levels
+    from throughline.experiment.preparation import SCENES, preview_images, scenes_of
+
+    data, (images,) = config.data, preview_images(config)
+    targets = images.domains if data.targets == "all" else data.targets
+    asked = config.evaluation.chosen([sample for target in targets for sample in images.in_domain(target)])
+    drawn = data.drawn is not None or (images.root / SCENES).is_file()
+    graph = read_graph(arguments.graph) if arguments.graph else GRAPH if drawn else None
+    subject = Subject(
+        images=replace(images, samples=asked),
+        scenes=scenes_of(data, images.root) if drawn else {},
+        size=data.drawn.size if data.drawn is not None else read_size(images.root) if drawn else 0,
+        pairs=read_pairs(arguments.pairs, images) if arguments.pairs else (),
+        graph=graph,
+        format=FORMATS[config.chains.format],
+        seed=arguments.seed,
+    )
+    return make_levels(subject, place, arguments.kind, arguments.style, "reasoning" in arguments.answers, say)
+
+
+def _tables(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
+    from throughline.chains.graph_files import read_graph
+    from throughline.reporting.interference import interference_tables
+    from throughline.reporting.results import groups
+
+    graph = read_graph(arguments.graph) if arguments.graph else None
+    return [table for group in groups(run) for table in interference_tables(group, graph)]

@@ -1,0 +1,151 @@
+"""The protocol of `throughline drift robustness`: what is put in a model's way, as levels of a factor of a run.
+
+arXiv 2604.15705 reports robustness to "extreme interference" and does not say what that is; this is ours. Levels only
+say how a finished model is asked. Images and chains that they need are made before the run.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from PIL import Image
+
+from throughline.chains.concepts import ConceptGraph
+from throughline.chains.formats import ChainFormat, between_tags
+from throughline.chains.pairs import Pair
+from throughline.chains.parsing import parse_chain
+from throughline.core.files import content_hash, write_atomically, write_json_lines
+from throughline.domains.images import image_bytes
+from throughline.domains.samples import ImageSet
+from throughline.domains.views import View
+from throughline.drawn.counterfactuals import covered
+from throughline.drawn.scenes import Scene
+from throughline.drawn.styles import render
+from throughline.drift.pairs import DrawnWorld, make_pairs
+from throughline.ood.factors import Levels, view_levels
+from throughline.questions.tampered import wrong_class
+from throughline.questions.wording import class_name
+
+FACTOR = "interference"
+SEVEREST = 5
+COVERED = View("occlusion_grey", 0.3)
+"""Of images that were not drawn, in the place of a part."""
+BLANK, ANOTHER, HINT = "blank image", "another image", "hint"
+TRUE, SYNONYMS, FALSE_START = "true chain", "true chain in synonyms", "false start"
+FORCED = {"thinking": "contradicted chain", "random_answer": "another chain"}
+"""What chains of pairs from these sources are called; of others, by the source."""
+BESIDE = {SYNONYMS: TRUE}
+"""With what a level is compared, where it is not the undisturbed answer."""
+CONTROLS = (BLANK, ANOTHER)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is asked about: a set's images, with their scenes if they were drawn, `size` pixels wide; pairs with other
+    chains about them, the graph of their classes, if there is one, and the format of chains."""
+
+    images: ImageSet
+    scenes: Mapping[str, Scene]
+    size: int
+    pairs: Sequence[Pair]
+    graph: ConceptGraph | None
+    format: ChainFormat
+    seed: int
+
+    @cached_property
+    def chains(self) -> dict[str, dict[str, str]]:
+        """What answers are made to begin with, by level and sample id."""
+        names, ids = {n: class_name(n, self.images.names) for n in self.images.classes}, self.images.by_id
+        first = self.format.stages[0]
+        begun = {s.id: f"<{first}> The answer is {wrong_class(names, s, self.seed)}." for s in self.images.samples}
+        levels: dict[str, dict[str, str]] = {FALSE_START: begun}
+        for pair in self.pairs or self._drawn_pairs():
+            sample, rejected = pair.chosen.sample, pair.rejected
+            texts = {TRUE: pair.chosen.chain}
+            if self.graph is not None and self.graph.synonyms:
+                texts[SYNONYMS] = in_synonyms(pair.chosen.chain or "", self.graph)
+            if rejected.sample == sample:
+                texts[FORCED.get(pair.source, f"{pair.source} chain")] = rejected.chain
+            for level, text in texts.items():
+                unfinished = without_answer(text or "", self.format, self.images.classes)
+                if sample.id in ids and unfinished is not None:
+                    levels.setdefault(level, {})[sample.id] = unfinished
+        return levels
+
+    def _drawn_pairs(self) -> Iterator[Pair]:
+        if self.scenes:
+            world = DrawnWorld(self.images, self.scenes, Path(), self.format, self.seed, self.size)
+            yield from make_pairs(world, tuple(FORCED))
+
+
+def make_levels(
+    subject: Subject,
+    folder: Path,
+    kinds: Sequence[str],
+    styles: Sequence[str],
+    reasons: bool,
+    report_progress: Callable[[str], None] = lambda line: None,
+) -> Levels:
+    """The levels, the undisturbed one first; what they show is written below `folder`. `kinds` are corruptions; of
+    answers only the reasoning path, if `reasons`, has chains that can be begun. What cannot be done is reported in one
+    line."""
+    levels = view_levels(kinds, [SEVEREST], subject.seed)
+    levels[BLANK] = {"evaluation.view": {"kind": "occlusion_grey", "severity": 1.0}}
+    levels |= {ANOTHER: {"evaluation.misled": "another_image"}, HINT: {"evaluation.misled": "hint"}}
+    if subject.scenes:
+        paints: dict[str, Callable[[Scene, str, int], Image.Image]] = {
+            "deciding part": covered,
+            "other part": partial(covered, deciding=False),
+            **{f"style {style}": partial(_restyled, style) for style in styles},
+        }
+        for level, paint in paints.items():
+            levels[level] = {"evaluation.made": str(_painted(subject, folder, level, paint))}
+    else:
+        levels[COVERED.name] = {"evaluation.view": {"kind": COVERED.kind, "severity": COVERED.severity}}
+        report_progress("no scenes, so no deciding part to cover and no other style: parts are covered at random")
+    for level, texts in subject.chains.items() if reasons else ():
+        path = folder / f"{_file_name(level)}.jsonl"
+        write_json_lines(path, [{"sample_id": name, "text": text} for name, text in sorted(texts.items())])
+        levels[level] = {"evaluation.begun": str(path), "evaluation.answering.answers": ["reasoning"]}
+        if lacking := len(subject.images.samples) - len(texts):
+            report_progress(f"{level}: {lacking} images have none, and are asked as they are")
+    return levels
+
+
+def _restyled(style: str, scene: Scene, domain: str, size: int) -> Image.Image:
+    return render(scene, style, size)
+
+
+def _painted(subject: Subject, folder: Path, level: str, paint: Callable[[Scene, str, int], Image.Image]) -> Path:
+    """A folder with an image of every sample. Its name says what is painted, so what is there is right."""
+    scenes = {sample.id: subject.scenes[sample.id] for sample in subject.images.samples}
+    content = content_hash([subject.size, {name: scene.to_json() for name, scene in scenes.items()}])
+    place = folder / f"{_file_name(level)}-{content[:8]}"
+    for sample in subject.images.samples:
+        if not (place / sample.id).is_file():
+            image = paint(scenes[sample.id], sample.domain, subject.size)
+            write_atomically(place / sample.id, image_bytes(image), durable=False)
+    return place
+
+
+def _file_name(level: str) -> str:
+    return level.replace(" ", "_")
+
+
+def without_answer(text: str, format: ChainFormat, classes: Sequence[str]) -> str | None:
+    """A chain up to where it concludes; None for what is no chain."""
+    chain = parse_chain(text, format, classes).chain
+    if chain is None:
+        return None
+    stages = dict(zip(format.stages, chain.stages, strict=True))
+    del stages[format.answer_stage]
+    return between_tags(format, stages | ({format.answer_stage: ""} if format.answer_is_tail else {})).rstrip()
+
+
+def in_synonyms(text: str, graph: ConceptGraph) -> str:
+    """The text with each attribute that has synonyms under the first of them."""
+    words = sorted(graph.synonyms, key=len, reverse=True)
+    pattern = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in words))
+    return pattern.sub(lambda found: graph.synonyms[found[0]][0], text)

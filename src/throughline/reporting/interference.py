@@ -1,0 +1,76 @@
+"""How answers hold under interference: the table of `throughline drift robustness`. Called by the page and by the verb;
+the levels are those of `drift.interference`."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from throughline.chains.concepts import ConceptGraph, check_statements
+from throughline.core.table import Table
+from throughline.drawn.concepts import GRAPH
+from throughline.drift.interference import ANOTHER, BESIDE, BLANK, FACTOR, SYNONYMS, TRUE
+from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
+from throughline.ood.factors import CLEAN
+from throughline.reporting.results import Group, Setup
+from throughline.reporting.tables import drawn_notes, share_cell
+
+NOTES = (
+    "In percent, with 95 % intervals over images and seeds. Lost and flipped: accuracy lost, and answers that name "
+    f"another class, against the undisturbed answers about the same images; of {SYNONYMS!r} against {TRUE!r}.",
+    f"Image dependence is what is lost with {BLANK!r} and with {ANOTHER!r}: answers that do not flip there do not "
+    "come from the image, however stable they are elsewhere.",
+)
+COHERENT = (
+    "Coherent: chains that conclude in a class and state nothing against its edges in the concept graph, what was "
+    "begun for the model included."
+)
+IMAGE = ["target", "seed", "sample_id"]
+
+
+def interference_tables(group: Group, graph: ConceptGraph | None = None) -> list[Table]:
+    """A table for each answer path of a run with that factor; none for another run. Drawn images have their graph."""
+    graph = graph or (GRAPH if group.drawn else None)
+    return [table for answer in group.answers if (table := _table(group, answer, graph)) is not None]
+
+
+def _table(group: Group, answer: str, graph: ConceptGraph | None) -> Table | None:
+    predictions = group.predictions.query("answer == @answer")
+    answered = {name: own.set_index(IMAGE) for name, own in predictions.groupby("setup", sort=False)}
+    rows, with_chains = [], graph is not None and answer == "reasoning"
+    for setup in group.setups.values():
+        level, own = setup.levels.get(FACTOR), answered.get(setup.name)
+        if level is None or own is None:
+            continue
+        beside = answered.get(_at(setup, BESIDE.get(str(level), CLEAN)).name)
+        cells = [share_cell(_interval(own["correct"]))]
+        if beside is None or level == CLEAN:
+            cells += ["–", "–"]
+        else:
+            both = own.join(beside, rsuffix="_before", how="inner")
+            flipped = [now != before for now, before in zip(both["predicted"], both["predicted_before"], strict=True)]
+            lost = both["correct_before"].astype(float) - both["correct"].astype(float)
+            cells += [share_cell(_interval(lost)), share_cell(_interval(pd.Series(flipped, both.index)))]
+        if with_chains:
+            cells.append(share_cell(_interval(own.apply(_is_coherent, axis=1, graph=graph))))
+        rows.append((*setup.cells, *cells))
+    if len(rows) < 2:
+        return None
+    columns = (*group.heads, "accuracy", "lost", "flipped", *["coherent"] * with_chains)
+    notes = (*NOTES, *[COHERENT] * with_chains, *drawn_notes(group.drawn))
+    return Table(f"{group.title} · {answer} path · interference", columns, tuple(rows), notes)
+
+
+def _at(setup: Setup, level: str) -> Setup:
+    """The setup at another level of interference."""
+    return Setup(setup.method, {**setup.levels, FACTOR: level})
+
+
+def _interval(values: "pd.Series[float]") -> Interval:
+    by_run: Iterable[tuple[tuple[str, int], pd.Series[float]]] = values.groupby(level=[0, 1])
+    return hierarchical_bootstrap({key: own.to_numpy(np.float64) for key, own in by_run}, bootstrap_generator())
+
+
+def _is_coherent(row: "pd.Series[str]", graph: ConceptGraph) -> bool:
+    label = row["predicted"]
+    return label in graph.signs and check_statements(row["text"], graph, label).coherent
