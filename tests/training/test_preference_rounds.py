@@ -1,6 +1,7 @@
 """Rounds of preference for the model's own chains: which pairs they make, and what a kill and a second unit cost. The
 chains are put in the model's mouth; training is the real thing."""
 
+import math
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
@@ -103,7 +104,7 @@ def test_a_right_chain_is_preferred_to_a_wrong_one_and_a_kill_changes_nothing(
     assert not same(start, load_file(whole / ADAPTER))
     lines = read_json_lines(whole / "training.jsonl")
     assert {(*line["losses"],) for line in lines} == {("chosen", "rejected")}
-    assert lines[0]["loss"] == pytest.approx(0.6931, abs=0.05)
+    assert all(line["loss"] < math.log(2) for line in lines)  # what it is while the weights are the reference's
 
     def killed_in_round_two(folder: Path) -> Mouth:
         return Mouth(samples, dies=folder.name == "round-2")

@@ -47,7 +47,7 @@ def _table(group: Group, answer: str, graph: ConceptGraph | None) -> Table | Non
         if beside is None or level == CLEAN:
             cells += ["–", "–"]
         else:
-            both = own.join(beside, rsuffix="_before", how="inner")
+            both = own.join(beside[["predicted", "correct"]].add_suffix("_before"), how="inner")
             flipped = [now != before for now, before in zip(both["predicted"], both["predicted_before"], strict=True)]
             lost = both["correct_before"].astype(float) - both["correct"].astype(float)
             cells += [share_cell(_interval(lost)), share_cell(_interval(pd.Series(flipped, both.index)))]
