@@ -38,7 +38,7 @@ FORCED = {"thinking": "contradicted chain", "random_answer": "another chain"}
 """What chains of pairs from these sources are called; of others, by the source."""
 BESIDE = {SYNONYMS: TRUE}
 """With what a level is compared, where it is not the undisturbed answer."""
-CONTROLS = (BLANK, ANOTHER)
+Paint = Callable[[Scene, str, int], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,15 @@ def make_levels(
     levels[BLANK] = {"evaluation.view": {"kind": "occlusion_grey", "severity": 1.0}}
     levels |= {ANOTHER: {"evaluation.misled": "another_image"}, HINT: {"evaluation.misled": "hint"}}
     if subject.scenes:
-        paints: dict[str, Callable[[Scene, str, int], Image.Image]] = {
-            "deciding part": covered,
-            "other part": partial(covered, deciding=False),
-            **{f"style {style}": partial(_restyled, style) for style in styles},
-        }
-        for level, paint in paints.items():
-            levels[level] = {"evaluation.made": str(_painted(subject, folder, level, paint))}
+        paints: dict[str, tuple[Paint, str | None]] = {f"style {style}": (render, style) for style in styles}
+        paints |= {"deciding part": (covered, None), "other part": (partial(covered, deciding=False), None)}
+        for level, painted in paints.items():
+            levels[level] = {"evaluation.made": str(_painted(subject, folder / level.replace(" ", "_"), *painted))}
     else:
         levels[COVERED.name] = {"evaluation.view": {"kind": COVERED.kind, "severity": COVERED.severity}}
         report_progress("no scenes, so no deciding part to cover and no other style: parts are covered at random")
     for level, texts in subject.chains.items() if reasons else ():
-        path = folder / f"{_file_name(level)}.jsonl"
+        path = folder / f"{level.replace(' ', '_')}.jsonl"
         write_json_lines(path, [{"sample_id": name, "text": text} for name, text in sorted(texts.items())])
         levels[level] = {"evaluation.begun": str(path), "evaluation.answering.answers": ["reasoning"]}
         if lacking := len(subject.images.samples) - len(texts):
@@ -114,24 +111,17 @@ def make_levels(
     return levels
 
 
-def _restyled(style: str, scene: Scene, domain: str, size: int) -> Image.Image:
-    return render(scene, style, size)
-
-
-def _painted(subject: Subject, folder: Path, level: str, paint: Callable[[Scene, str, int], Image.Image]) -> Path:
-    """A folder with an image of every sample. Its name says what is painted, so what is there is right."""
-    scenes = {sample.id: subject.scenes[sample.id] for sample in subject.images.samples}
-    content = content_hash([subject.size, {name: scene.to_json() for name, scene in scenes.items()}])
-    place = folder / f"{_file_name(level)}-{content[:8]}"
-    for sample in subject.images.samples:
+def _painted(subject: Subject, start: Path, paint: Paint, style: str | None) -> Path:
+    """A folder with an image of every sample, in a style or in that of its domain. Its name says what is painted, so
+    what is there is right."""
+    scenes = {sample: subject.scenes[sample.id] for sample in subject.images.samples}
+    content = content_hash([subject.size, [[sample.id, scene.to_json()] for sample, scene in scenes.items()]])
+    place = start.with_name(f"{start.name}-{content[:8]}")
+    for sample, scene in scenes.items():
         if not (place / sample.id).is_file():
-            image = paint(scenes[sample.id], sample.domain, subject.size)
+            image = paint(scene, style or sample.domain, subject.size)
             write_atomically(place / sample.id, image_bytes(image), durable=False)
     return place
-
-
-def _file_name(level: str) -> str:
-    return level.replace(" ", "_")
 
 
 def without_answer(text: str, format: ChainFormat, classes: Sequence[str]) -> str | None:
@@ -139,9 +129,9 @@ def without_answer(text: str, format: ChainFormat, classes: Sequence[str]) -> st
     chain = parse_chain(text, format, classes).chain
     if chain is None:
         return None
-    stages = dict(zip(format.stages, chain.stages, strict=True))
-    del stages[format.answer_stage]
-    return between_tags(format, stages | ({format.answer_stage: ""} if format.answer_is_tail else {})).rstrip()
+    answer = format.answer_stage
+    stages = {name: text for name, text in zip(format.stages, chain.stages, strict=True) if name != answer}
+    return between_tags(format, {**stages, answer: ""} if format.answer_is_tail else stages).rstrip()
 
 
 def in_synonyms(text: str, graph: ConceptGraph) -> str:

@@ -173,9 +173,6 @@ class EvaluationConfig(Settings):
 
     def given(self, samples: Sequence[Sample]) -> dict[str, str]:
         """Hashes of what files give about a target's samples, by the key that names the files."""
-        asked, texts, hashes = self.asked(samples), self.beginnings(), {}
-        if self.made is not None:
-            hashes["made"] = content_hash([sample.image_sha256 for sample in asked])
-        if self.begun is not None:
-            hashes["begun"] = content_hash([texts.get(sample.id) for sample in asked])
-        return hashes
+        asked, texts = self.asked(samples), self.beginnings()
+        made = {"made": content_hash([sample.image_sha256 for sample in asked])} if self.made is not None else {}
+        return made | ({"begun": content_hash([texts.get(sample.id) for sample in asked])} if texts else {})
