@@ -51,7 +51,7 @@ def sft_trainer(work: Workload, grouped: bool, gradient_checkpointing: bool = Fa
     trl, samples, paths = require_trl(), len(work.examples), work.paths()
     # In a micro-batch of its own a row is never padded: default padding means at least two.
     at_once = samples if grouped else max(2, samples)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         config = trl.SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=at_once,
@@ -71,10 +71,10 @@ def sft_trainer(work: Workload, grouped: bool, gradient_checkpointing: bool = Fa
             disable_tqdm=True,
         )
         trainer = trl.SFTTrainer(
-            model=_same_weights(work.model),
+            model=same_weights(work.model),
             args=config,
             train_dataset=_dataset(work, paths),
-            processing_class=_processor(work),
+            processing_class=processor_of(work),
             peft_config=LoraConfig(
                 r=LORA.rank,
                 lora_alpha=LORA.alpha,
@@ -130,13 +130,13 @@ def _rows(model: Any, micro_batches: Sequence[dict[str, Tensor]]) -> list[Row]:
     return rows
 
 
-def _same_weights(model: Any) -> Any:
+def same_weights(model: Any) -> Any:
     """The base once more, without adapter: modules of its own around the same frozen tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared).unload()
 
 
-def _processor(work: Workload) -> Any:
+def processor_of(work: Workload) -> Any:
     """The checkpoint's processor, cutting images into tiles as our chat does: TRL's collator has no option for it."""
     chat = work.mllm.chat
     processor = copy.copy(chat.processor)
@@ -193,7 +193,7 @@ def _content(ids: list[int], labels: list[int], pixels: Tensor) -> Hashable:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Standard output belongs to the bench, random numbers to whoever seeded them, and nothing is told to TRL's makers,
     to whom a trainer otherwise reports that it was made."""
     before = constants.HF_HUB_DISABLE_TELEMETRY

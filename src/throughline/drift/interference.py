@@ -96,7 +96,8 @@ def make_levels(
     levels |= {ANOTHER: {"evaluation.misled": "another_image"}, HINT: {"evaluation.misled": "hint"}}
     if subject.scenes:
         paints: dict[str, tuple[Paint, str | None]] = {f"style {style}": (render, style) for style in styles}
-        paints |= {"deciding part": (covered, None), "other part": (partial(covered, deciding=False), None)}
+        paints["deciding part"] = covered, None
+        paints["other part"] = partial(covered, deciding=False), None
         for level, painted in paints.items():
             levels[level] = {"evaluation.made": str(_painted(subject, folder / level.replace(" ", "_"), *painted))}
     else:

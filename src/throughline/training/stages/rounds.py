@@ -81,8 +81,9 @@ class Rounds:
 
         assert context.sampler is not None
         objective, settings = self.objective, context.settings
-        if prefers := isinstance(objective, Preference):
-            objective = replace(objective, settings=settings.preference)
+        prefers = False
+        if isinstance(objective, Preference):
+            objective, prefers = replace(objective, settings=settings.preference), True
         asked = context.samples, context.questions, settings.self_labelling, context.batch, context.seed, number
         plan = RoundPlan(*asked, candidates=settings.candidates if prefers else 1)
         report = context.counter(f"round {number}", "chains")
@@ -97,7 +98,7 @@ class Rounds:
         before = probe_output(context)
         steps, lines = 0, list[TrainingLine]()
         if pairs:
-            examples = [partial(context.example, sample, chain) for sample, chain in pairs]
+            examples: list[Callable[[], Example]] = [partial(context.example, *pair) for pair in pairs]
             if prefers:
                 examples = [_preference(context, *pair, labelled.wrong[pair[0].id]) for pair in pairs]
             steps, lines = train_examples(context, model, objective, examples, folder=folder, number=number)
