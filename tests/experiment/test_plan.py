@@ -99,15 +99,17 @@ def test_quantized_weights_change_every_unit(hashes):
 
 
 def test_rounds_change_self_labelled_methods_and_those_that_copy_their_steps(hashes):
-    expected = {"sarr", "mtct_sarr", "cls_matched", "mtct_matched"}
+    expected = {"sarr", "mtct_sarr", "cfp_rounds", "cls_matched", "mtct_matched"}
     assert changed(hashes(), hashes("training.rounds=7")) == expected
     assert changed(hashes(), hashes("training.self_labelling.temperature=0.1")) == expected
     assert changed(hashes(), hashes("training.self_labelling.constrained=true")) == expected
     assert not changed(hashes(), hashes("training.self_labelling.constrained=false"))
+    of_preference = (hashes("training.candidates=8"), hashes("training.preference.beta=0.2"))
+    assert [changed(hashes(), own) for own in of_preference] == [{"cfp_rounds"}] * 2
 
 
 def test_who_draws_the_rounds_chains_counts_where_it_is_not_this_process(hashes):
-    rounds = {"sarr", "mtct_sarr", "cls_matched", "mtct_matched"}
+    rounds = {"sarr", "mtct_sarr", "cfp_rounds", "cls_matched", "mtct_matched"}
     served = hashes("training.sampler.serve=vllm serve {checkpoint} --port {port}")
     assert changed(hashes(), served) == rounds
     elsewhere = "training.sampler.serve=/opt/env/bin/vllm serve {checkpoint} --port {port}"
@@ -331,7 +333,8 @@ def test_costs_count_the_source_images_and_the_targets_answers(config_file, imag
     assert (costs["cls"].training_samples, costs["cls"].optimiser_steps, costs["cls"].chains_sampled) == (32, 8, 0)
     assert (costs["sarr"].training_samples, costs["sarr"].optimiser_steps, costs["sarr"].chains_sampled) == (96, 24, 48)
     assert costs["cls_matched"].optimiser_steps == 8 + 24
-    rounds = {"sarr": 3, "mtct_sarr": 3}  # every round's weights are measured
+    assert costs["cfp_rounds"].chains_sampled == 4 * 48
+    rounds = {"sarr": 3, "mtct_sarr": 3, "cfp_rounds": 3}  # every round's weights are measured
     assert {name: cost.answers for name, cost in costs.items()} == {name: 30 * rounds.get(name, 1) for name in costs}
     assert all(cost.images_measured * 3 == cost.answers for cost in costs.values())
 
@@ -434,11 +437,11 @@ def test_no_level_of_a_factor_names_classes(config_file):
 def test_keys_of_a_method_are_those_of_what_starts_from_it_and_of_no_control(hashes, config_file, image_set):
     own = "per_method={mtct: {training.stage.lr: 0.1}, sarr: {training.rounds: 7, training.stage.lr: 0.2}}"
     # the two controls copy the steps of mtct_sarr, so that it is one of their inputs
-    expected = {"mtct", "mtct_sarr", "sarr", "cls_matched", "mtct_matched"}
+    expected = {"mtct", "mtct_sarr", "cfp_rounds", "sarr", "cls_matched", "mtct_matched"}
     assert changed(hashes(), hashes(own)) == expected
     units = planned(load_config(str(config_file), [f"methods={ALL}", own]), image_set)
     rates = {unit.method: unit.inputs["stage"]["lr"] for unit in units if unit.method != "zero_shot"}
-    assert {name for name, rate in rates.items() if rate == 0.1} == {"mtct", "mtct_sarr"}
+    assert {name for name, rate in rates.items() if rate == 0.1} == {"mtct", "mtct_sarr", "cfp_rounds"}
     assert {name for name, rate in rates.items() if rate == 0.2} == {"sarr"}
     assert {unit.method: unit.inputs["rounds"] for unit in units if unit.method in ("sarr", "mtct_sarr")} == {
         "sarr": 7,
@@ -480,7 +483,7 @@ def test_costs_count_each_method_with_its_own_keys(config_file, image_set):
     costs = costs_of(load_config(str(config_file), [*words, f"per_method={{{own}}}"]), image_set)
     plain = costs_of(load_config(str(config_file), words), image_set)
     assert {name for name in costs if costs[name] != plain[name]} == {
-        *("cls", "mtct", "mtct_sarr", "cls_matched", "mtct_matched")
+        *("cls", "mtct", "mtct_sarr", "cfp_rounds", "cls_matched", "mtct_matched")
     }
     # 16 images are 4 steps an epoch: 5 epochs of mtct, then one round of 5 epochs
     assert (costs["cls"].optimiser_steps, costs["mtct"].optimiser_steps) == (4 * 7, 4 * 5)
