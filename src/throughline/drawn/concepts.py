@@ -56,7 +56,7 @@ CONCEPTS: dict[str, dict[str, int]] = {cls: _row(family, cls) for family in FAMI
 
 GRAPH = ConceptGraph(
     {cls: {part: sign for part, sign in row.items() if sign} for cls, row in CONCEPTS.items()},
-    synonyms=read_data("world.yaml")["synonyms"],
+    synonyms={part: tuple(others) for part, others in read_data("world.yaml")["synonyms"].items()},
 )
 """The same as the graph that any other set of classes has."""
 
