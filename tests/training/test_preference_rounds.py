@@ -15,11 +15,11 @@ from tests.training.small import PROMPTS, chain_of, same, samples_of, settings, 
 from throughline.core.files import read_json_lines, write_json
 from throughline.core.settings import LoraSettings, SelfLabelling, TrainingSettings
 from throughline.domains.samples import ImageSet, Sample
+from throughline.mllm.forward import score_trees
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.lora import save_adapter
 from throughline.questions.sampler import Drawn, Reply, SamplingRequest
-from throughline.training import trainer
 from throughline.training.methods import METHODS
 from throughline.training.paths import Example, PathRenderer
 from throughline.training.stages.context import StageContext
@@ -120,13 +120,12 @@ def test_reference_scores_are_computed_once(
     tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, calls = samples_of(tiny_images, 7), Counter[str]()
-    scored = trainer.score_trees
 
     def counted(*given: Any) -> Any:
         calls[phase] += 1
-        return scored(*given)
+        return score_trees(*given)
 
-    monkeypatch.setattr(trainer, "score_trees", counted)
+    monkeypatch.setattr("throughline.training.trainer.score_trees", counted)
     phase = "first"
     run(context_of(tiny_checkpoint, samples, tmp_path))
     kept = {path.name: path.read_text() for path in (tmp_path / "references").iterdir()}
