@@ -88,8 +88,8 @@ def obtain(package: Package, cache: Path = CACHE, given: Mapping[str, Path] | No
                 else:
                     _download(source, part, package.bytes or LARGEST)
             except (httpx2.HTTPError, httpx2.InvalidURL, _SourceFault) as error:
-                faults[source] = " ".join(str(error).split()) or type(error).__name__
-                if part.stat().st_size != before:
+                faults[source] = str(error).partition("\n")[0] or type(error).__name__
+                if part.stat().st_size > before:
                     queue.append(source)  # it was cut, and goes on after the others
                 continue
             fault = package.fault(part)
@@ -153,7 +153,7 @@ def _download(address: str, part: Path, size: int) -> None:
         if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:  # there is no byte behind these
             if response.headers.get("Content-Range") == f"bytes */{there}":
                 return
-            part.write_bytes(b"")
+            part.write_bytes(b"")  # of a file that has changed since
         response.raise_for_status()
         there = there if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0
         with part.open("ab" if there else "wb") as file:
