@@ -91,21 +91,20 @@ class Meter:
             answers = self.answers(prefix, places)
         moved = [None, *(float(js_divergence(before, after)) for before, after in pairwise(answers))]
         found = zip(places, moved, answers.exp().tolist(), strict=True)
-        read = {place.token: (place.ended, jsd, z) for place, jsd, z in found}
+        read = {place.token: {"ended": place.ended, "answer_jsd": jsd, "answers": z} for place, jsd, z in found}
         parsed = parse_chain(chain.text, form, self.questions.classes, chain.finish_reason, self.questions.names)
-        known = {"sample_id": chain.sample.id, "chain": chain.key, "label": chain.sample.label}
+        known = {
+            "sample_id": chain.sample.id,
+            "chain": chain.key,
+            "label": chain.sample.label,
+            "concluded": parsed.label,
+        }
         words = chain_words(chain.text, spans, form, self.questions.class_names)
         rows: list[dict[str, Any]] = []
-        for number, (word, token_id, values) in enumerate(zip(words, ids.tolist(), measured, strict=True)):
-            ended, jsd, z = read.get(number, (None, None, None))
-            rows.append(
-                {
-                    **known,
-                    **dict(zip((*TOKEN_MEASURES, "image_kl"), values, strict=False)),
-                    **{"concluded": parsed.label, "text": word.text, "stage": word.stage, "ended": ended},
-                    **{"place": number, "token_id": token_id, "answer_jsd": jsd, "answers": z},
-                }
-            )
+        for place, (word, token_id, values) in enumerate(zip(words, ids.tolist(), measured, strict=True)):
+            of_token: dict[str, Any] = {"place": place, "token_id": token_id, "text": word.text, "stage": word.stage}
+            of_token |= zip((*TOKEN_MEASURES, "image_kl"), values, strict=False)
+            rows.append({**known, **of_token, **read.get(place, {})})  # what lacks is null
         return pa.Table.from_pylist(rows, SCHEMA)
 
     def _token_measures(self, prefix: Prefix, ids: Tensor, beside: Prefix | None) -> Tensor:

@@ -66,7 +66,7 @@ def measure_drift(
     asked = [questions.format.name, questions.reasoning, questions.class_names, settings.every, size, others is None]
     parts = folder / f"tokens-{content_hash([VERSION, loaded, asked, shown, content])[:12]}"
     parts.mkdir(parents=True, exist_ok=True)
-    with locked(parts, "another process is writing this folder"):
+    with locked(parts, "another process is writing this folder"), mllm.evaluating():  # adapters are folded once
         remove_leftovers(parts)
         for start in range(0, len(samples), size):
             part, batch = parts / f"part-{start // size:06}.parquet", samples[start : start + size]
