@@ -307,7 +307,7 @@ def test_fetch_names_source_and_layout_and_writes_nothing(tmp_path, monkeypatch,
     assert "licence: CC0" in said and "data import metadata.csv camelyon17 --form camelyon17" in said
     assert main(["data", "fetch"]) == 0
     listed = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()]
-    assert len(listed) == 2 + 1 + 20 and ["pacs", "common", "nature", "4", "7", "unknown"] in listed
+    assert len(listed) == 2 + 1 + 20 + 3 and ["pacs", "common", "nature", "4", "7", "unknown"] in listed
     assert main(["data", "fetch", "pasc", "X"]) == 2
     assert "did you mean pacs?" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The official form of each benchmark that is no folder, in a tiny file of the same form, through the command line."""
 
 import csv
+import gzip
 import json
 import sys
 
@@ -186,6 +187,86 @@ def test_what_takes_one_label_says_so_in_one_line(nih, convert):
         _ = sample.label
 
 
+CHEXPERT = CLASS_LISTS["CheXpert"]
+
+
+def test_mimic_cxr_has_the_marked_labels_and_the_findings_of_the_report_of_its_study(tmp_path, paint, convert):
+    """Packed by gzip as they lie on PhysioNet: images, labels of studies, and sections of reports."""
+    studies = {
+        50414267: ("10000032", {"Edema": "1.0", "Pneumonia": "1.0", "Fracture": "-1.0"}),
+        53189527: ("10000764", {}),
+    }
+    lines, labels = ["dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition"], []
+    for number, (study, (subject, marks)) in enumerate(studies.items()):
+        for view in ("PA", "LATERAL"):
+            paint(tmp_path / f"files/p10/p{subject}/s{study}/{view}-{number}.jpg")
+            lines.append(f"{view}-{number},{subject},{study},CHEST,{view}")
+        labels.append(",".join([subject, str(study), *(marks.get(name, "") for name in CHEXPERT)]))
+    tables = {"metadata": lines, "chexpert": [f"subject_id,study_id,{','.join(CHEXPERT)}", *labels]}
+    for name, content in tables.items():
+        (tmp_path / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(gzip.compress("\n".join(content).encode()))
+    report = 'study,impression,findings\ns50414267,"Worse.","Wet lungs,\nand more."\n'
+    (tmp_path / "mimic_cxr_sectioned.csv").write_text(report)
+    images = convert("mimic_cxr", tmp_path / "list.csv")  # the second study has no label
+    assert [(s.id, s.domain, s.labels, s.group) for s in images.samples] == [
+        (f"files/p10/p10000032/s50414267/{view}-0.jpg", view, ("Edema", "Pneumonia"), "10000032")
+        for view in ("LATERAL", "PA")
+    ]
+    with (tmp_path / "list.csv").open(newline="") as file:
+        assert {row["report"] for row in csv.DictReader(file)} == {"Wet lungs,\nand more."}
+
+
+def test_ms_cxr_t_has_both_images_in_one_picture_for_each_finding(tmp_path, paint, convert, capsys):
+    paths = {name: f"p10/p10002428/{study}/{name}" for name, study in {"now": "s2", "before": "s1"}.items()}
+    for name, colour in {"now": "red", "before": "blue"}.items():
+        path = tmp_path / f"files/{paths[name]}.jpg"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 20) if name == "now" else (20, 40), colour).save(path)
+    head = "subject_id,study_id,dicom_id,previous_study_id,previous_dicom_id,edema_progression,edema_label_quality"
+    cells = f"10002428,2,{paths['now']},1,{paths['before']},worsening,one_expert,stable,"
+    gone = cells.replace("/before", "/gone")
+    table = tmp_path / BENCHMARKS["ms_cxr_t"].form.source
+    table.write_text("\n".join([f"{head},pneumonia_progression,pneumonia_label_quality", cells, gone]))
+    assert main(["data", "import", str(table), str(tmp_path / "list.csv"), "--form", "ms_cxr_t"]) == 1
+    assert "two images become one picture" in capsys.readouterr().err
+    table.write_text("\n".join([f"{head},pneumonia_progression,pneumonia_label_quality", cells]))
+    images = convert("ms_cxr_t")
+    assert places(images) == [("edema", "worsening", "10002428"), ("pneumonia", "stable", "10002428")]
+    picture = np.asarray(Image.open(images.samples[0].path).convert("RGB")).astype(int)
+    assert picture.shape == (20, 10 + 40, 3)  # the earlier one at the height of the later one
+    assert picture[10, 2].argmax() == 2 and picture[10, 30].argmax() == 0
+
+
+def test_coda_lm_has_the_categories_of_its_regions_and_the_suggestion(tmp_path, paint, convert):
+    paint(tmp_path / "test/images/0001.jpg"), paint(tmp_path / "val/images/0002.jpg")
+    folder = tmp_path / "CODA-LM" / "Val"
+    folder.mkdir(parents=True)
+    regions = {
+        "test_0001": ["bollard", "truck", "bollard"],
+        "val_0002": ["dog"],
+    }
+    for name, categories in regions.items():
+        scene = {
+            "general_perception": {"vehicles": [], "description and explanation": "A road."},
+            "region_perception": {
+                str(number): {"description and explanation": "It stands.", "box": [0, 0, 1, 1], "category_name": label}
+                for number, label in enumerate(categories, start=1)
+            },
+            "driving_suggestion": "Slow down.",
+        }
+        (folder / f"{name}.json").write_text(json.dumps(scene))
+    words = ["--images", str(tmp_path), "--form", "coda_lm"]
+    assert main(["data", "import", str(folder), str(tmp_path / "list.csv"), *words]) == 0
+    images = read_images(tmp_path / "list.csv")
+    assert {s.id: (s.domain, s.labels) for s in images.samples} == {
+        "test/images/0001.jpg": ("coda_test", ("bollard", "truck")),
+        "val/images/0002.jpg": ("coda_val", ("dog",)),
+    }
+    assert (tmp_path / "list.csv").read_text().count("Slow down.") == 2
+    (folder / "val_0003.json").write_text('{"regions": 1}')
+    assert main(["data", "import", str(folder), str(tmp_path / "more.csv"), *words]) == 1
+
+
 @pytest.fixture
 def drugood(tmp_path):
     """DrugOOD's JSON: its splits, each a list of cases."""
@@ -234,6 +315,7 @@ def test_molecules_that_cannot_be_drawn_are_one_line(drugood, tmp_path, capsys, 
 
 def test_every_form_of_the_catalogue_is_tested_here():
     tested = {"terra_incognita", "iwildcam", "fmow", "camelyon17", "ham10000", "nih_chest"}
+    tested |= {"mimic_cxr", "ms_cxr_t", "coda_lm"}
     drawn = {name for name in BENCHMARKS if name.startswith("drugood")}
     assert {name for name, benchmark in BENCHMARKS.items() if benchmark.form is not None} == tested | drawn
 
@@ -242,15 +324,14 @@ FOLDERS = [name for name, benchmark in BENCHMARKS.items() if benchmark.form is N
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folders_are_read_as_they_are_published(tmp_path, paint, capsys, name):
+def test_folders_are_read_as_they_are_published(tmp_path, paint, name):
     benchmark = BENCHMARKS[name]
     for domain in benchmark.domains:
         for label in CLASS_LISTS[benchmark.lists][:2]:
             paint(tmp_path / name / domain / label / "0.png")
     images = read_images(tmp_path / name)
     assert images.domains == tuple(benchmark.domains)
-    assert main(["data", "fetch", name, str(tmp_path / name)]) == 0
-    assert f"{tmp_path / name}/{images.domains[0]}/<class>/<image>" in capsys.readouterr().out
+    assert f"{tmp_path / name}/{images.domains[0]}/<class>/<image>" in benchmark.describe(tmp_path / name)
 
 
 def test_a_template_names_columns_and_a_column_that_is_not_there_is_named(tmp_path, paint, capsys):

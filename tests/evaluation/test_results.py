@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
 from tests.evaluation.questions import CLASSES, predicted
 
 from throughline.evaluation.results import results_lines
@@ -120,6 +120,17 @@ def test_samples_with_several_labels_are_right_as_sets_and_measured_class_by_cla
     options = {"average": "macro", "zero_division": 0}
     assert found.metrics["macro_f1"] == pytest.approx(f1_score(true, given, **options))
     assert found.metrics["balanced_accuracy"] == pytest.approx(recall_score(true, given, **options))
+    assert "macro_auc" not in found.metrics  # nobody was asked for a likelihood
+    scores = rng.dirichlet(np.ones(len(CLASSES)), size=len(answers))
+    likely = [
+        replace(said, answer="likelihood", predicted=CLASSES[row.index(max(row))], probabilities=tuple(row))
+        for said, row in zip(answers, scores.tolist(), strict=True)
+    ]
+    (found,) = results_lines(likely, CLASSES, {"all": None}, UNIT, {})
+    assert found.metrics["macro_auc"] == pytest.approx(roc_auc_score(np.array(true), scores, average="macro"))
+    of_one = [replace(said, labels=("cat",)) for said in likely]
+    (found,) = results_lines(of_one, CLASSES, {"all": None}, UNIT, {})
+    assert "macro_auc" not in found.metrics
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -5,11 +5,12 @@ import hashlib
 import pytest
 from pydantic import ValidationError
 
-from throughline.chains.formats import FIVE_STAGE, FORMATS
+from throughline.chains.formats import FIVE_STAGE, FORMATS, THINK_ANSWER
 from throughline.chains.records import prompt_sha256
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import WordingSettings
 from throughline.domains.class_lists import CLASS_LISTS
+from throughline.questions.question import read_chain
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name, read_template, stage_instruction
 
@@ -35,6 +36,23 @@ def test_the_instruction_names_every_tag_and_is_short(format):
     assert len(instruction.split()) <= 35
     assert all(f"<{name}>" in instruction for name in format.tagged_stages)
     assert "only the option" in instruction
+    assert "only the options that apply" in stage_instruction(format, several=True)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "labels"),
+    [
+        ("The disease of this patient is Edema, Pleural Effusion.", ("Edema", "Pleural Effusion")),
+        ("The disease of this patient is Pneumonia.", ("Pneumonia",)),
+        ("The disease of this patient is Edema, not Pneumonia.", ("Edema",)),
+    ],
+)
+def test_a_chain_may_conclude_in_several_classes(sentence, labels):
+    chain = f"<think> Pneumonia was looked for; the lungs are wet. </think>\n{sentence}"
+    said = read_chain(CLASS_LISTS["CheXpert"], THINK_ANSWER, {}, chain, "stop", several=True)
+    assert (said.predicted, said.outcome) == (labels, "ok")
+    prompts = make_question_set(CLASS_LISTS["CheXpert"], THINK_ANSWER, several=True)
+    assert prompts.reasoning.endswith(stage_instruction(THINK_ANSWER, several=True))
 
 
 def test_the_hash_is_of_the_prompts_bytes():

@@ -128,7 +128,7 @@ class Fetch(Settings):
     converts it."""
 
     name: Annotated[str | None, Shown("NAME", positional=True)] = None
-    """open_styles, or one of the 20 sets of arXiv 2402.06599, such as pacs or camelyon17; all are listed without it."""
+    """open_styles, or one of the benchmarks, such as pacs or camelyon17; all are listed without it."""
     folder: Annotated[Path | None, Shown("DIR", positional=True)] = None
     """New folder for the images; without it, sets that can be downloaded are described, too (default of open_styles:
     its name)."""

@@ -33,9 +33,9 @@ class Reporting(Settings):
     no in; for several runs all)."""
     answer: AnswerPath | None = None
     """Only this answer path (default: all paths that were measured)."""
-    measure: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
-    """Measure of the printed tables: balanced_accuracy and macro_f1 weigh all classes equally; differences are printed
-    for accuracy only."""
+    measure: Literal["accuracy", "balanced_accuracy", "macro_f1", "macro_auc"] = "accuracy"
+    """Measure of the printed tables: the others weigh all classes equally, and macro_auc is there for likelihoods of
+    images with several labels; differences are printed for accuracy only."""
     baseline: Annotated[str | None, Shown("METHOD")] = None
     """Method that the others are compared with (default: cls, or zero_shot if there is no cls)."""
     images: Annotated[Path | None, Shown("DIR")] = None
@@ -107,7 +107,7 @@ def _tables(run: Run, split: str | None, answer: str | None, baseline: str | Non
         )
     if baseline is not None and baseline not in methods:
         raise ThroughlineError(f"no results of the method {baseline}", run.folder, f"choose from {', '.join(methods)}")
-    shown = [group for group in everything if measure == "accuracy" or group.class_measured]
+    shown = [group for group in everything if measure in ("accuracy", *group.class_measured)]
     if not shown:
         raise ThroughlineError(f"the results have no {measure}", run.folder, "ask for accuracy, which every run has")
     chosen = split or splits[0]

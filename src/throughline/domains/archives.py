@@ -30,6 +30,7 @@ KNOWN = {
     "group": ("group", "seq_id", "sequence_remapped"),
     "class_name": ("class_name",),
     "labels": ("labels",),
+    "report": ("report",),
 }
 """Columns that need not be named: the project's own, and those of iWildCam (WILDS' metadata.csv, Kaggle's)."""
 FORMS = "COCO Camera Traps JSON, DrugOOD JSON, CSV, Parquet, or a folder <domain>/<class>/<image>"
@@ -50,6 +51,34 @@ class Form:
     columns: Mapping[str, str]
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further tables, each row of which says more about those of the main file: its column, and what that is there."""
+    marked: Sequence[str] = ()
+    """Columns whose 1 says that the image is of the class that they are called by: the column `marked` names these."""
+    each: str = ""
+    """The end of the names of columns of which each is an answer of its own: a row for every one that has something
+    in it, in the column `cell`, with the beginning of its name in `column`."""
+
+    def reshape(self, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+        """The rows of a table with what these say of them; other files lie in `folder`."""
+        for file, (key, own) in self.beside.items():
+            found = {
+                row[key]: row for row in read_csv(folder / file, lambda names: {name: name for name in names}).rows
+            }
+            blank = dict.fromkeys(next(iter(found.values()), ()), "")
+            rows = [{**blank, **row, **found.get(fill(own, row), {})} for row in rows]
+        if self.marked:
+            marks = ("1", "1.0")
+            rows = [row | {"marked": "|".join(name for name in self.marked if row.get(name) in marks)} for row in rows]
+        if self.each:
+            ends = [name for name in rows[0] if name.endswith(self.each)] if rows else []
+            rows = [
+                row | {"column": name.removesuffix(self.each), "cell": row[name]}
+                for row in rows
+                for name in ends
+                if row[name]
+            ]
+        return rows
 
 
 @dataclass
@@ -108,7 +137,10 @@ def read_archive(
         listing = list_folder(source)
         left_out["outside <domain>/<class>"] = len(listing.misplaced)
         files, base = ([] if listing.samples else sorted(source.rglob("*.parquet"))), source
-    if not files:
+    scenes = [] if files or listing.samples else sorted(source.glob("*_*.json"))
+    if scenes:
+        table = _read_scenes(scenes, columns)
+    elif not files:
         rows = [{"image": sample.id, "domain": sample.domain, "label": sample.label} for sample in listing.samples]
         table = TableRows("folder <domain>/<class>/<image>", {}, rows)
     elif (start := _first_bytes(files[0])).startswith(b"PAR1"):
@@ -116,7 +148,7 @@ def read_archive(
     elif start.startswith(b"{"):
         table = _read_json(source, columns)
     else:
-        table = read_csv(source, choose, separator, encoding)
+        table = read_csv(source, choose, separator, encoding, lambda rows: form.reshape(rows, base))
         with contextlib.suppress(ThroughlineError):  # iWildCam's classes are numbers
             table = _looked_up(table, "label", base / "categories.csv", table.columns["label"], "name")
     for ours, (file, *how) in form.lookups.items():
@@ -219,6 +251,19 @@ def _read_json(source: Path, given: Mapping[str, str]) -> TableRows:
     return TableRows("COCO Camera Traps JSON", {**columns, "label": "category"}, rows)
 
 
+def _read_scenes(files: Sequence[Path], columns: Mapping[str, str]) -> TableRows:
+    """Of CODA-LM's folder, which has a file for each image, `test_0001.json` for `test/images/0001.jpg`: the categories
+    of the regions that are described are its labels, and the driving suggestion its report."""
+    rows = []
+    for file in files:
+        split, _, number = file.stem.partition("_")
+        with _reading("CODA-LM's JSON", file) as scene:
+            found = "|".join(sorted({region["category_name"] for region in scene["region_perception"].values()}))
+            row = {"image": f"{split}/images/{number}.jpg", "domain": f"coda_{split}", "label": found, "labels": found}
+            rows.append(row | {"report": str(scene.get("driving_suggestion") or "")})
+    return TableRows("CODA-LM's JSON", columns, rows)
+
+
 def _looked_up(table: TableRows, ours: str, file: Path, key: str, value: str, *others: str) -> TableRows:
     """The table with a column's values replaced by what another file calls them."""
     names = {row["key"]: row["value"] for row in read_csv(file, lambda _: {"key": key, "value": value}).rows}
@@ -237,30 +282,36 @@ def _replaced(text: str, values: Mapping[str, str]) -> str:
 
 
 def _archive_of(table: TableRows, files: Sequence[Path], base: Path, guess: bool) -> Archive:
-    paths = [posixpath.normpath(with_slashes(row["image"], base)) for row in table.rows]
+    def path_of(row: Row, kind: str) -> str:
+        return posixpath.normpath(with_slashes(row[kind], base)) if row.get(kind) else ""
+
+    paths = [path_of(row, "image") for row in table.rows]
     inside = table.pictures is not None
     folder, start = (base, "") if inside else _locate(paths, base, guess)
     archive = Archive(table, files, folder, [])
     archive.notes = [f"{table.form}: {', '.join(map('='.join, table.columns.items()))}".removesuffix(": ")]
     archive.notes += [] if inside else [f"images in {folder}" + (f", which is {start} there" if start else "")]
-    by_image: dict[str, list[Row]] = defaultdict(list)
+    by_image: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for number, (path, row) in enumerate(zip(paths, table.rows, strict=True), start=1):
         if not row["image"]:
             archive.left_out["without image"] += 1
             continue
-        image = path.removeprefix(start)
-        if image.split("/")[0] == ".." or _is_absolute(image):
-            what = f"row {number} names {row['image']}, outside the folder of the images"
-            raise ThroughlineError(what, folder, "name the folder that holds them all with --images")
-        require_unicode(image, folder)
-        by_image[image].append({**row, "image": image})
-    for image, rows in by_image.items():
+        image, earlier = path.removeprefix(start), path_of(row, "previous").removeprefix(start)
+        for kind, name in (("image", image), ("previous", earlier)):
+            if name.split("/")[0] == ".." or _is_absolute(name):
+                what = f"row {number} names {row[kind]}, outside the folder of the images"
+                raise ThroughlineError(what, folder, "name the folder that holds them all with --images")
+            require_unicode(name, folder)
+        # the same two images may be compared in several ways, each a domain
+        kept = {**row, "image": image} | ({"previous": earlier} if earlier else {})
+        by_image[image, row["domain"] if earlier else ""].append(kept)
+    for (image, _), rows in by_image.items():
         lacking = next((kind for kind in ("domain", "label") if not any(row[kind] for row in rows)), None)
         if lacking:
             archive.left_out[f"without {lacking}"] += 1
         elif len({(row["domain"], row["label"]) for row in rows}) > 1:
             archive.left_out["with several labels or domains"] += 1
-        elif inside or is_there(folder, image):
+        elif inside or all(is_there(folder, name) for name in (image, rows[0].get("previous") or image)):
             archive.rows.append(rows[0])
         else:
             archive.left_out[f"not in {folder}"] += 1

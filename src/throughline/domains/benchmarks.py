@@ -29,9 +29,10 @@ TABLE = "images.csv"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One data set: its key in `dataset_info.json` of jiansheng-li/MLLMs, its group (common things or a special field),
-    its domains as folder names or their number, its class list (in `CLASS_LISTS`), terms and source, and the form of
-    its official file, if it is not a folder. What is not known is `unknown`."""
+    """One data set: its key in `dataset_info.json` of jiansheng-li/MLLMs, its group (common things, a special field, or
+    drift for those of arXiv 2604.15705), its domains as folder names or their number, its class list (in `CLASS_LISTS`,
+    empty if unknown), terms and source, and the form of its official file, if it is not a folder. What is not
+    known is `unknown`."""
 
     name: str
     key: str
@@ -50,7 +51,8 @@ class Benchmark:
     def row(self) -> tuple[str, ...]:
         """Of the table of all benchmarks: name, group, subject, how many domains and classes, licence."""
         domains = self.domains if isinstance(self.domains, int) else len(self.domains)
-        return self.name, self.group, self.subject, f"{domains:,}", f"{len(CLASS_LISTS[self.lists]):,}", self.licence
+        classes = f"{len(CLASS_LISTS[self.lists]):,}" if self.lists else "unknown"
+        return self.name, self.group, self.subject, f"{domains:,}", classes, self.licence
 
     def describe(self, folder: Path) -> str:
         """What to download, how it must lie below `folder`, and the command that converts it, as lines of text."""
@@ -73,7 +75,8 @@ class Benchmark:
 
 _FILE = resources.files(__package__).joinpath("benchmarks.json")
 BENCHMARKS = {row.name: row for row in TypeAdapter(list[Benchmark]).validate_json(_FILE.read_bytes())}
-"""By name, in the spelling of the command line: the 20 sets of arXiv 2402.06599. `benchmarks.json` has them as data."""
+"""By name, in the spelling of the command line: the 20 sets of arXiv 2402.06599, then three of arXiv 2604.15705.
+`benchmarks.json` has them as data."""
 
 
 def benchmark_of(name: str) -> Benchmark:

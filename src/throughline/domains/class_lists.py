@@ -3,7 +3,8 @@ order, so that the answer parser can be tested on them, and prompts estimated, w
 
 Source: `data/dataset_info.json` of jiansheng-li/MLLMs (commit bc3a0f4), sorted here as DomainBed sorts folders
 (Python's order: capitals first). A name that stands there twice stands here once: Fibrosis of NIH-Chest, and iWildCam's
-`mazama temama`, once with two blanks. Otherwise the counts are those of arXiv 2402.06599.
+`mazama temama`, once with two blanks. Otherwise the counts are those of arXiv 2402.06599. CheXpert and
+Progression are of MIMIC-CXR and of MS-CXR-T.
 """
 
 import json

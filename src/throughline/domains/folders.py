@@ -161,7 +161,7 @@ def _own_columns(table: Path, names: Sequence[str]) -> dict[str, str]:
 def _sample_of_row(table: Path, number: int, row: Row) -> tuple[Sample, str]:
     """The sample, and its class's names."""
     cells = [row.get(column, "") for column in (*COLUMNS, *OPTIONAL)]
-    image, domain, _, group, named, parent, sha256, several = cells
+    image, domain, _, group, named, parent, sha256, several, _ = cells
     if not all(cells[:3]):
         raise ThroughlineError(f"row {number} has no {COLUMNS[cells.index('')]}", table)
     relative = Path(with_slashes(image, table.parent))

@@ -4,6 +4,7 @@ project's own column names; and writes the project's image table. `folders` and 
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import re
@@ -16,8 +17,8 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import composed
 
 COLUMNS = ("image", "domain", "label")
-OPTIONAL = ("group", "class_name", "parent_id", "image_sha256", "labels")
-_FIELD = re.compile(r"\{([^{}]+)\}")
+OPTIONAL = ("group", "class_name", "parent_id", "image_sha256", "labels", "report")
+_FIELD = re.compile(r"\{([^{}:]+)(?::(\d+))?\}")
 SEPARATORS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
 """By the name that a user gives them."""
 
@@ -42,10 +43,11 @@ class TableRows:
 
 def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
     """A file's text and its encoding: the one given, else what the byte order mark says, else UTF-8, else cp1252, which
-    Excel writes on Windows. Raises a ThroughlineError where it is none of these.
+    Excel writes on Windows. What gzip has packed is unpacked. Raises a ThroughlineError where it is none of these.
     """
     try:
         data = path.read_bytes()
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
         marked = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
         likely = (marked,) if b"\0" in data else (marked, "cp1252")  # no text on Windows holds a zero
         for name in (encoding,) if encoding else likely:
@@ -58,8 +60,15 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
     raise ThroughlineError(f"no text in {encoding or 'UTF-8 or cp1252'}", path, "name its encoding, or mend the file")
 
 
-def read_csv(table: Path, choose: Choice, separator: str | None = None, encoding: str | None = None) -> TableRows:
+def read_csv(
+    table: Path,
+    choose: Choice,
+    separator: str | None = None,
+    encoding: str | None = None,
+    reshape: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
+) -> TableRows:
     """The rows of a CSV file. Unless given, the separator is the one of `SEPARATORS` that the first line has most of.
+    `reshape` makes other rows of those that are there, with columns that `choose` may then take.
 
     Rows without any content, which spreadsheets leave at the end, are no rows.
     """
@@ -70,8 +79,11 @@ def read_csv(table: Path, choose: Choice, separator: str | None = None, encoding
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=SEPARATORS[separator])
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        columns = choose(reader.fieldnames)
-        numbered = ({"row": number, **row} for number, row in enumerate(reader))
+        names: Sequence[str] = reader.fieldnames
+        numbered: Iterable[dict[str, Any]] = ({"row": number, **row} for number, row in enumerate(reader))
+        if reshape is not None and (numbered := reshape([*numbered])):
+            names = [*numbered[0]]
+        columns = choose(names)
         rows = [{name: fill(column, row) for name, column in columns.items()} for row in numbered]
     except csv.Error as error:
         raise ThroughlineError(f"not a CSV file: {error}", table) from error
@@ -117,8 +129,9 @@ def embedded_images(files: Iterable[Path], column: str) -> Iterator[Mapping[str,
 
 
 def used(column: str) -> list[str]:
-    """The columns that a column uses: itself, or those in the braces of a template such as `{image_id}.jpg`."""
-    return _FIELD.findall(column) or [column]
+    """The columns that a column uses: itself, or those in the braces of a template such as `{image_id}.jpg`, or
+    `{image_id:2}` for its first two characters."""
+    return [name for name, _ in _FIELD.findall(column)] or [column]
 
 
 def fill(column: str, row: Mapping[str, Any]) -> str:
@@ -126,7 +139,8 @@ def fill(column: str, row: Mapping[str, Any]) -> str:
     cells = {name: cell(row.get(name)) for name in used(column)}
     if column in cells:
         return cells[column]
-    return _FIELD.sub(lambda field: cells[field[1]], column) if all(cells.values()) else ""
+    filled = _FIELD.sub(lambda field: cells[field[1]][: int(field[2]) if field[2] else None], column)
+    return filled if all(cells.values()) else ""
 
 
 def labels_of(row: Row) -> list[str]:

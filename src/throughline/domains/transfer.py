@@ -35,6 +35,8 @@ def write_table(archive: Archive, out: Path) -> None:
     """
     if archive.table.pictures is not None:
         raise ThroughlineError("the images are inside the source, a table cannot name them", out, "name a folder")
+    if any(row.get("previous") for row in archive.rows):
+        raise ThroughlineError("two images become one picture, a table cannot name that", out, "name a folder")
     write_atomically(out, image_table(beside(out, archive.folder, archive.rows)))
 
 
@@ -42,7 +44,8 @@ def find_truncated(archive: Archive, fill: bool, report_progress: Report) -> set
     """Decodes every image; gives the truncated ones. Raises a ThroughlineError for one that cannot be read, and, unless
     they are to be filled, for a truncated one. Images inside a table are not looked at.
     """
-    images = () if archive.table.pictures is not None else dict.fromkeys(row["image"] for row in archive.rows)
+    rows = () if archive.table.pictures is not None else archive.rows
+    images = dict.fromkeys(row[kind] for row in rows for kind in ("image", "previous") if row.get(kind))
     truncated, paths = [], [on_disk(archive.folder, image) for image in images]
     for number, (path, fault) in enumerate(zip(paths, in_threads(image_fault, paths), strict=True), start=1):
         if fault is not None:
@@ -108,7 +111,10 @@ def _pictures(
 
     for row, box in zip(archive.rows, archive.boxes or [None] * len(archive.rows), strict=True):
         path, name = on_disk(archive.folder, row["image"]), PurePosixPath(row["image"])
-        if box is None and path not in truncated and path not in bits:
+        if row.get("previous"):
+            both = pixels(on_disk(archive.folder, row["previous"])), pixels(path)
+            data, name = image_bytes(_beside(*both)), name.with_suffix(".png")
+        elif box is None and path not in truncated and path not in bits:
             data = path.read_bytes()
         else:
             lossy = box is not None and name.suffix.lower() in (".jpg", ".jpeg")
@@ -116,6 +122,15 @@ def _pictures(
             data = image_bytes(image, JPEG_QUALITY if lossy else None)
             name = name if lossy else name.with_suffix(".png")
         yield {**row, "image": {"bytes": data, "path": name.name}}
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Both in one picture of the right one's height."""
+    left = left.resize((max(1, round(left.width * right.height / left.height)), right.height), Image.Resampling.LANCZOS)
+    picture = Image.new("RGB", (left.width + right.width, right.height))
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width, 0))
+    return picture
 
 
 def _bits(archive: Archive) -> dict[Path, int]:

@@ -41,7 +41,10 @@ def results_lines(
                 n=len(chosen),
                 correct=correct,
                 accuracy=correct / len(chosen) if chosen else 0.0,
-                metrics=_class_measures(chosen) | _calibration(chosen, classes) | _agreement(chosen, predictions),
+                metrics=_class_measures(chosen)
+                | _macro_auc(chosen, classes)
+                | _calibration(chosen, classes)
+                | _agreement(chosen, predictions),
                 unparsed=sum(p.predicted is None and p.outcome != Outcome.ERROR for p in chosen),
                 errors=sum(p.outcome == Outcome.ERROR for p in chosen),
                 seconds=round(seconds.get(answer, 0.0), 3),
@@ -62,6 +65,21 @@ def _class_measures(chosen: Sequence[Prediction]) -> dict[str, float]:
     true, given = (np.array([[label in own for label in labels] for own in side]) for side in sides)
     right, shown, named = (counted.sum(axis=0) for counted in (true & given, true, given))
     return {"balanced_accuracy": float((right / shown).mean()), "macro_f1": float((2 * right / (shown + named)).mean())}
+
+
+def _macro_auc(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[str, float]:
+    """Of samples that may have several labels: how well the probability of a class ranks those that have it above those
+    that do not, the mean over the classes that some have and some do not."""
+    rows = [p for p in chosen if p.probabilities is not None]
+    if all(len(p.labels) == 1 for p in rows):
+        return {}
+    from sklearn.metrics import roc_auc_score
+
+    true = np.array([[name in p.labels for name in classes] for p in rows])
+    given = np.array([p.probabilities for p in rows])
+    told = np.flatnonzero(true.any(axis=0) & ~true.all(axis=0))
+    areas = [roc_auc_score(true[:, place], given[:, place]) for place in told]
+    return {"macro_auc": float(np.mean(areas))} if areas else {}
 
 
 def _calibration(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[str, float]:

@@ -112,5 +112,5 @@ def make_question_set(
     if told and not described:
         label = with_descriptions(label, {class_name(name, names): "; ".join(told[name]) for name in classes})
     label = f"{wording.frame}\n{label}" if wording.frame else label
-    reasoning = f"{label}\n{wording.instruction or stage_instruction(format)}"
+    reasoning = f"{label}\n{wording.instruction or stage_instruction(format, several)}"
     return QuestionSet(tuple(classes), format, label, reasoning, names or {}, several)

@@ -32,12 +32,14 @@ def class_name(label: str, names: Aliases | None = None) -> str:
     return in_words((names or {}).get(label, [label])[0])
 
 
-def stage_instruction(format: ChainFormat) -> str:
-    """Our instruction for a format: names the tags in order and says what the answer stage holds."""
+def stage_instruction(format: ChainFormat, several: bool = False) -> str:
+    """Our instruction for a format: names the tags in order and says what the answer stage holds, where an image may
+    have `several` labels all of them."""
+    option = "options that apply" if several else "option"
     tags = ", ".join(f"<{name}>" for name in format.tagged_stages)
     if format.answer_is_tail:
-        return f"Reason inside {tags} first, then answer with one sentence that names only the option."
-    return f"Answer in tagged stages: {tags}. {format.answer_stage} holds only the option."
+        return f"Reason inside {tags} first, then answer with one sentence that names only the {option}."
+    return f"Answer in tagged stages: {tags}. {format.answer_stage} holds only the {option}."
 
 
 def with_options(template: str, classes: Sequence[str], names: Aliases | None = None) -> str:

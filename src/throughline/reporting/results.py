@@ -32,7 +32,12 @@ from throughline.training.methods import METHODS
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
 BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
 NO_LEVEL = "–"
-MEASURES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro-F1"}
+MEASURES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "macro_auc": "Macro-AUC",
+}
 """Columns of the results that a table may be of, and what they are called."""
 
 Pair = TypeVar("Pair", bound=tuple[str, str])
@@ -154,9 +159,9 @@ class Group:
         return in_order(self.final["answer"], ANSWER_ORDER)
 
     @property
-    def class_measured(self) -> bool:
-        """Whether any final result has the measures that count every class alike."""
-        return bool(self.final[list(CLASS_MEASURES)].notna().any(axis=None))
+    def class_measured(self) -> tuple[str, ...]:
+        """The measures that count every class alike and that any final result has."""
+        return tuple(name for name in CLASS_MEASURES if self.final[name].notna().any())
 
     @property
     def main_answer(self) -> str:

@@ -131,7 +131,7 @@ def headline_table(group: Group, split: str) -> Table:
     notes = (
         "Mean over the held-out domains. The answer path of the paper's table is open in the paper, so all are shown.",
         *accuracy_notes(group, [row for found in by_answer.values() for row in found.values()], split, False),
-        *(["Balanced and macro-F1: one number per answer path, in their order."] if group.class_measured else []),
+        *(["Class measures: one number per answer path, in their order."] if group.class_measured else []),
         *(["†: a round of self-labelling accepted no chain."] if empty else []),
     )
     trained = group.with_setup(group.run.frames.units).groupby("setup")[["images", "steps"]].max()
@@ -157,9 +157,11 @@ def _class_measures(group: Group, split: str, answers: Collection[str]) -> pd.Da
     """Setups × headings: Avg in percent of the measures that count every class alike, a number for each answer path. No
     columns in a run without them."""
     columns = pd.DataFrame(index=list(group.setups))
-    for measure, head in CLASS_MEASURES.items() if answers and group.class_measured else ():
+    for measure in group.class_measured if answers else ():
         cells = averages(group, split, measure).map(lambda share: MISSING if pd.isna(share) else f"{100 * share:.1f}")
-        columns[head] = [" / ".join(cells.get((name, path), MISSING) for path in answers) for name in group.setups]
+        columns[CLASS_MEASURES[measure]] = [
+            " / ".join(cells.get((name, path), MISSING) for path in answers) for name in group.setups
+        ]
     return columns
 
 

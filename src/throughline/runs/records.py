@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 SCHEMA = 1
 """Raised when a line of today could no longer be read by yesterday's reader in yesterday's meaning."""
 
-CLASS_MEASURES = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1"}
+CLASS_MEASURES = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1", "macro_auc": "macro-AUC"}
 """Those of a results line's metrics that count every class alike, with their headings. Lines of earlier versions have
 none, nor have lines about no sample. Of samples with several labels an answer is right as a set, and each class is
 measured by itself."""

@@ -164,6 +164,9 @@ class Stats(Settings):
 
     store: Store
     images: Images = None
+    references: Annotated[Path | None, Shown("FILE")] = None
+    """CSV file with the columns image and report, such as the table of `data import`: also show BLEU and ROUGE-L of the
+    texts against the reports of their images."""
 
 
 class View(Settings):

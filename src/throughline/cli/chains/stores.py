@@ -33,14 +33,19 @@ def check(arguments: argparse.Namespace) -> int:
 def stats(arguments: argparse.Namespace) -> int:
     """Prints the tables of a store."""
     from throughline.reporting.text import to_terminal
+    from throughline.teaching.references import compare_with_references
     from throughline.teaching.statistics import summarise_chains
     from throughline.teaching.statistics_tables import statistics_tables
 
-    statistics = summarise_chains(arguments.store, _images(arguments))
+    statistics, named = summarise_chains(arguments.store, _images(arguments)), arguments.references
+    beside = [] if named is None else [compare_with_references(arguments.store, named)]
     if arguments.json:
-        print(json_text(statistics.as_data()))
+        references = {
+            "references": [dict(zip(table.columns, row, strict=True)) for table in beside for row in table.rows]
+        }
+        print(json_text({**statistics.as_data(), **(references if beside else {})}))
     else:
-        print("".join(to_terminal(table) for table in statistics_tables(statistics)), end="")
+        print("".join(to_terminal(table) for table in (*statistics_tables(statistics), *beside)), end="")
     return 0
 
 
