@@ -30,7 +30,7 @@ from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import preset_summaries
 from throughline.runs.folder import DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
-from throughline.training.methods import METHODS
+from throughline.training.methods import FEATURE_LEVEL, METHODS
 
 Row = tuple[str, ...]
 
@@ -210,7 +210,8 @@ def methods(_root: Path) -> str:
         )
         for method in METHODS.values()
     )
-    return _table(("method", "trains on", "rounds", "starts from", "steps of"), rows)
+    features = ((_code(name), "label", "no", "the backbone", _code("baselines.steps")) for name in FEATURE_LEVEL)
+    return _table(("method", "trains on", "rounds", "starts from", "steps of"), (*rows, *features))
 
 
 def vocabulary(_root: Path) -> str:
@@ -283,6 +284,7 @@ RUN_FOLDER: tuple[tuple[str, str], ...] = (
     ("chains/journal-0.jsonl", "what `chains.teacher` answered, where the run asks one itself"),
     (f"{UNIT}/unit.json", "what this unit is: method, targets, seed, and every input of its hash"),
     (f"{UNIT}/adapter/…", f"the LoRA adapter as PEFT writes it, {TRAINED}"),
+    (f"{UNIT}/weights.safetensors", "the classifier of a feature-level method"),
     (f"{UNIT}/{STAGE}", f"optimiser steps, {TRAINED}"),
     (f"{UNIT}/training.jsonl", f"losses by optimiser step, {TRAINED}"),
     (

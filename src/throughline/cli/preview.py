@@ -117,14 +117,14 @@ def _draws_table(preview: Preview) -> Iterator[Table]:
     levels, units = preview.config.factors[DRAW], preview.units
     rows = []
     for draw, keys in levels.items():
-        values = (str(keys.get(key, "as written")) for key in search.over)
+        values = (str(keys.get(key, "as written")) for key in search.keys)
         rows.append((draw, *values, *_counts(preview, [unit for unit in units if unit.factors[DRAW] == draw])))
     pairs = [unit for unit in units if len(unit.targets) > 1]
-    rows += [("of which pairs", *[""] * len(search.over), *_counts(preview, pairs))] if pairs else []
+    rows += [("of which pairs", *[""] * len(search.keys), *_counts(preview, pairs))] if pairs else []
     note = (
         "Nothing is computed twice: what a draw shares with an earlier one counts there. Pairs: two domains held out."
     )
-    columns = ("draw", *search.over, *(column.replace("_", " ") for column in _COUNTED))
+    columns = ("draw", *search.keys, *(column.replace("_", " ") for column in _COUNTED))
     title = f"{counted(len(levels), 'draw')} of the search, measured on the {search.measure}"
     yield Table(title, columns, tuple(rows), (note,))
 

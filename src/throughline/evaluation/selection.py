@@ -13,6 +13,7 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import put_adapter
 from throughline.questions.question_set import QuestionSet
+from throughline.runs.records import Prediction
 
 
 def select_best(
@@ -24,8 +25,7 @@ def select_best(
     settings: AnswerSettings,
     reader: ImageReader | None = None,
 ) -> list[dict[str, Any]]:
-    """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate, with the
-    accuracy of each domain besides.
+    """Puts the best candidate's weights into `model` (ties: the later one); returns one line a candidate.
 
     Accuracy is that of the first way of answering in the settings, so that selection and table speak of the same.
     """
@@ -34,18 +34,27 @@ def select_best(
     for name, adapter in adapters.items():
         put_adapter(model, adapter)
         predictions = answer_samples(mllm, validation, questions.build(first), first.batch, reader=reader)
-        correct, domains = sum(p.correct for p in predictions), dict.fromkeys(p.domain for p in predictions)
-        by_domain = {name: [p.correct for p in predictions if p.domain == name] for name in domains}
-        lines.append(
-            {
-                "candidate": name,
-                "answer": first.answers[0],
-                "n": len(predictions),
-                "correct": correct,
-                "accuracy": correct / len(predictions) if predictions else 0.0,
-                "domains": {name: sum(right) / len(right) for name, right in by_domain.items()},
-            }
-        )
+        lines.append(validation_line(name, first.answers[0], predictions))
+    lines = with_choice(lines)
+    put_adapter(model, adapters[next(line["candidate"] for line in lines if line["selected"])])
+    return lines
+
+
+def validation_line(candidate: str, answer: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """What a candidate answered, with the accuracy of each domain besides."""
+    correct, domains = sum(p.correct for p in predictions), dict.fromkeys(p.domain for p in predictions)
+    by_domain = {name: [p.correct for p in predictions if p.domain == name] for name in domains}
+    return {
+        "candidate": candidate,
+        "answer": answer,
+        "n": len(predictions),
+        "correct": correct,
+        "accuracy": correct / len(predictions) if predictions else 0.0,
+        "domains": {name: sum(right) / len(right) for name, right in by_domain.items()},
+    }
+
+
+def with_choice(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines, the best of which is `selected`, of equals the later one."""
     best = max(range(len(lines)), key=lambda i: (lines[i]["accuracy"], i))
-    put_adapter(model, adapters[lines[best]["candidate"]])
     return [{**line, "selected": i == best} for i, line in enumerate(lines)]

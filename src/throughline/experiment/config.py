@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from throughline.baselines.settings import BaselineSettings
 from throughline.chains.formats import FORMATS
 from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError, UsageError
@@ -196,11 +197,13 @@ class RunConfig(Settings):
     """Seeds; every method and target is run once per seed."""
     training: TrainingSettings = TrainingSettings()
     """Training and self-labelling."""
+    baselines: BaselineSettings = BaselineSettings()
+    """Feature-level methods (`erm` and others)."""
     per_method: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Keys of `training` for one method only, e.g. `cls: {training.stage.lr: 1.0e-3, training.stage.epochs: 6}`. A
-    method that starts from another one (`mtct_sarr` from `mtct`) has the keys of that one, then its own. A control such
-    as `cls_matched` has only its own. An entry `cls@sketch` holds where `sketch` is the target, over that of `cls`.
-    Levels of factors are set after these keys."""
+    """Keys of `training` or `baselines` for one method only, e.g. `cls: {training.stage.lr: 1.0e-3,
+    training.stage.epochs: 6}`. A method that starts from another one (`mtct_sarr` from `mtct`) has the keys of that
+    one, then its own. A control such as `cls_matched` has only its own. An entry `cls@sketch` holds where `sketch` is
+    the target, over that of `cls`. Levels of factors are set after these keys."""
     search: SearchConfig | None = None
     """Settings to try, and how to choose among them. Its draws become the levels of a factor called `draw`."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -251,7 +254,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _keys_fit(self) -> RunConfig:
         if self.search is not None:
-            self.factors[DRAW] = self.search.levels()
+            self.factors[DRAW] = self.search.levels(self.data.trial_seed)
         elif DRAW in self.factors:
             raise ValueError("factors.draw belongs to a search, and there is none: give the factor another name")
         names = [checkpoint_name(model.checkpoint) for model in self.models]
@@ -272,8 +275,8 @@ class RunConfig(Settings):
         for name, keys in self.per_method.items():
             where = f"per_method.{name}"
             for key in keys:
-                if not key.startswith("training."):
-                    raise ValueError(f"{where} sets {key}: only keys of training can be those of one method")
+                if not key.startswith(("training.", "baselines.")):
+                    raise ValueError(f"{where} sets {key}: only keys of training and baselines can be of one method")
             self._require_fit(where, keys)
         return self
 

@@ -88,7 +88,13 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         trained = Cost()
         if unit.kind == FEW_SHOT and at.evaluation.examples is not None:
             method, fold = METHODS["cls"], _Material(at.evaluation.examples.shots, 0, 0, ())
-        if unit.kind == EVALUATE:
+        if unit.feature_level:
+            sources = len(own) - len(unit.targets)
+            trained = _feature_cost(at, sources) if unit.kind != EVALUATE else trained
+            checkpoints = math.ceil(at.baselines.steps / at.baselines.checkpoint_every)
+            validated = validation * checkpoints if trained.optimiser_steps and at.evaluation.selection != "last" else 0
+            cost = trained + Cost(answers=measured + validated, images_measured=measured, images_validated=validated)
+        elif unit.kind == EVALUATE:
             cost = _asking_cost(at, measured)
         elif unit.kind == PROBE:
             cost = Cost(answers=inside + out, images_measured=inside + out)
@@ -98,10 +104,14 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         if DRAW in unit.factors and method.trains:
             again = inside if len(unit.targets) > 1 else validation if at.evaluation.selection == "last" else 0
             cost += Cost(answers=again, images_validated=again)
-        labels = method.self_labelled or any(stage.objective.learns_labels for stage in method.stages)
+        labels = (
+            method.self_labelled
+            or method.feature_level
+            or any(stage.objective.learns_labels for stage in method.stages)
+        )
         costs[unit.name] = replace(
             cost,
-            images=fold.images if labels else fold.with_chain if method.trains else 0,
+            images=fold.images if labels or method.feature_level else fold.with_chain if method.trains else 0,
             images_with_chain=fold.images if method.self_labelled else fold.with_chain if method.needs_chains else 0,
             steps_from_base=steps.get(START, 0) + trained.optimiser_steps,
         )
@@ -112,7 +122,8 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
     """The config of a unit's image set, model, levels, method and targets, and the set; `sets` are in the config's
     order."""
     position = [images.name for images in sets].index(unit.dataset)
-    model = next(model for model in config.models if checkpoint_name(model.checkpoint) == unit.model)
+    named = {checkpoint_name(model.checkpoint): model for model in config.models}
+    model = config.model if unit.feature_level else named[unit.model]
     return config.at(config.image_sets[position], unit.factors, unit.method, unit.targets, model), sets[position]
 
 
@@ -145,6 +156,11 @@ def _cost_of(stage: Stage, config: RunConfig, fold: _Material, copied: int | Non
 def _stage_cost(config: RunConfig, samples: int) -> Cost:
     stage = config.training.stage
     return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=stage.steps(samples))
+
+
+def _feature_cost(config: RunConfig, sources: int) -> Cost:
+    settings = config.baselines
+    return Cost(settings.steps * settings.batch_per_domain * sources, settings.steps)
 
 
 def _answering_cost(method: Method, config: RunConfig, images: int, validation: int) -> Cost:

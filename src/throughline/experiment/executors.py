@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from throughline.baselines.frozen import frozen_reader
+from throughline.baselines.images import image_readers
+from throughline.baselines.network import Classifier, open_backbone
+from throughline.baselines.training import ANSWER, TrainingTask, load_weights, predict, train
 from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
+from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.examples import Embeddings, example_pool
 from throughline.evaluation.folds import Fold, keep_all, leave_out, measure_only
 from throughline.evaluation.results import results_lines
-from throughline.evaluation.selection import select_best
+from throughline.evaluation.selection import select_best, validation_line, with_choice
 from throughline.experiment import shots
 from throughline.experiment.engine.worker import Task
 from throughline.experiment.plan import STEPS
@@ -31,7 +37,7 @@ from throughline.experiment.preparation import read_accepted_chains
 from throughline.mllm.chat import EncodedPrompt
 from throughline.mllm.checkpoints import endpoint_of
 from throughline.mllm.constraints import constraint_of
-from throughline.mllm.devices import device_name
+from throughline.mllm.devices import device_name, pick_device
 from throughline.mllm.features import PROJECTOR, image_features
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, open_checkpoint
@@ -54,7 +60,7 @@ from throughline.runs.folder import (
     write_metrics,
 )
 from throughline.runs.records import COPIED, Prediction, ResultsLine, read_record
-from throughline.runs.unit import DRAW, START
+from throughline.runs.unit import DRAW, START, VALIDATE
 from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
@@ -221,6 +227,60 @@ def execute_probes(task: Task) -> None:
     answers = {prediction.answer for prediction in predictions}
     seconds = dict.fromkeys(answers, (time.monotonic() - began) / len(answers))
     write_metrics(task.folder, _written(task, fold, predictions, task.folder, seconds))
+
+
+def execute_features(task: Task) -> None:
+    """Trains a classifier on the features of a backbone, unless the unit needs one that is trained, and asks it about
+    the images of the target, unless it is only to be validated."""
+    config, unit, fold = task.config, task.unit, _held_out(task)
+    settings, batch, device = config.baselines, config.evaluation.answering.batch, pick_device(config.model.device)
+    record_environment(task.run_folder, {"device": device_name(torch.device(device))})
+    asked = config.asked(fold.test) if unit.kind != VALIDATE else ()
+    backbone = open_backbone(settings).to(device)
+    width, (read, read_plain) = backbone.num_features, image_readers(settings, backbone)
+    if settings.frozen:
+        read = read_plain = frozen_reader(
+            task.images.samples,
+            asked,
+            settings,
+            backbone,
+            read_plain,
+            task.run_folder / PIXELS,
+            batch,
+            task.report_progress,
+        )
+        backbone = torch.nn.Identity()
+    torch.manual_seed(seed_of(unit.seed, "head"))
+    network = Classifier(backbone, width, len(task.images.classes), settings).to(device)
+    said_by_network = partial(predict, network, task.images.classes, read_plain, batch)
+    if (trained := task.needed(START)) is not None:
+        load_weights(network, trained)
+    else:
+        with_chain = read_accepted_chains(task.chains) if config.chains.coverage == "shared" else None
+        train(
+            TrainingTask(
+                method=method_table(config.methods)[unit.method],
+                settings=settings,
+                classes=task.images.classes,
+                samples=[sample for sample in fold.train if with_chain is None or sample.id in with_chain],
+                validation=fold.validation,
+                read=read,
+                predict=said_by_network,
+                seed=unit.seed,
+                folder=task.folder,
+                select=config.evaluation.selection == "validation",
+                report_progress=task.report_progress,
+            ),
+            network,
+        )
+        unselected = config.evaluation.selection == "last" or unit.method == "swad"
+        if DRAW in unit.factors and (len(unit.targets) > 1 or unselected):
+            lines = with_choice([validation_line("final", ANSWER, said_by_network(fold.judged))])
+            write_json_lines(task.folder / VALIDATION, lines)
+    began = time.monotonic()
+    predictions = said_by_network(asked, lambda n, of: task.report_progress(f"{ANSWER}: {n}/{of} images"))
+    seconds = {ANSWER: time.monotonic() - began}
+    write_metrics(task.folder, _written(task, fold, predictions, task.folder, seconds) if asked else [])
 
 
 def _encoded(session: _Session, sample: Sample) -> EncodedPrompt:

@@ -91,7 +91,11 @@ class Forecast:
 
 
 def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast | str:
-    """The forecast, or one line that says why there is none."""
+    """The forecast of all units but those of feature-level methods, or one line that says why there is none."""
+    asked = tuple(unit for unit in preview.units if not unit.feature_level)
+    if not asked:
+        return "what feature-level methods compute is not forecast"
+    preview = replace(preview, units=asked)
     workloads = read_workloads(preview)
     if isinstance(workloads, str):
         return workloads
@@ -231,7 +235,7 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
     trees = {
         method.name: method.stages[-1].objective.tree(renderer, typical)
         for method in method_table(config.methods).values()
-        if method.trains
+        if method.stages
     }
     return Workload(config, plain, adapted, paths, trees, (source, cut) if config.model.tiles > 1 else (source,))
 

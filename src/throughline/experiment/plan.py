@@ -23,7 +23,7 @@ from throughline.runs.draws import LEAVE_ONE_DOMAIN_OUT
 from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
-VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4, "probing": 2}
+VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4, "probing": 2, "features": 1}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
 unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
 
@@ -79,6 +79,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
         if target and not any(target in planned.images.domains for planned in sets):
             sets[0].images.require_domain(target)
     search, known = config.search, dict[str, Unit]()
+    _require_comparable(config, methods)
     with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
     unmeasured = search is not None and search.measure == "validation"
     apart = bool(config.asked_factors)
@@ -92,7 +93,9 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
                 kind = VALIDATE if unmeasured or len(held_out) > 1 else FOLD
                 base_is_asked = kind == FOLD and levels.get(DRAW, "0") == "0"
                 ours = {
-                    name: method for name, method in methods.items() if (can_train if method.trains else base_is_asked)
+                    name: method
+                    for name, method in methods.items()
+                    if method.feature_level or (can_train if method.trains else base_is_asked)
                 }
                 trained_here, asked = (
                     [(method, config.at(planned.data, own, name, held_out, model)) for name, method in ours.items()]
@@ -120,7 +123,10 @@ def plan_final(config: RunConfig, planned: PlannedSet, checkpoint: str) -> tuple
     The last one is the model, those before it are what it starts from.
     """
     (name,), (seed,) = config.methods, config.seeds
-    configs = [(method, config.at(planned.data, {}, own)) for own, method in method_table([name]).items()]
+    table = method_table([name])
+    if any(method.feature_level for method in table.values()):
+        raise ThroughlineError("a feature-level method makes no final model", f"methods: {name}", "use throughline run")
+    configs = [(method, config.at(planned.data, {}, own)) for own, method in table.items()]
     known = dict[str, Unit]()
     _add_units(known, _Fold(planned, (), seed, checkpoint), FINAL, configs, {})
     return tuple(known.values())
@@ -175,8 +181,11 @@ def _add_units(
     chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, [m for m, _ in configs])
     units: dict[str, Unit] = {}
     for method, config in configs:
-        if config.evaluation.needs_weights and endpoint_of(config.model.checkpoint) is not None:
+        evaluation = config.evaluation
+        if evaluation.needs_weights and endpoint_of(config.model.checkpoint) is not None:
             continue
+        if method.feature_level and (evaluation.described or (evaluation.examples and evaluation.examples.shots)):
+            continue  # a classifier reads one image
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
         asks = FEW_SHOT if config.evaluation.few_shot_epochs else EVALUATE
         own = kind if method.trains or not targets else method.kind or asks
@@ -192,7 +201,7 @@ def _add_units(
         unit = Unit(
             **named,
             dataset=planned.images.name,
-            model=checkpoint_name(config.model.checkpoint),
+            model=config.baselines.model if method.feature_level else checkpoint_name(config.model.checkpoint),
             needs={role: unit.name for role, unit in needs.items()},
             inputs={
                 **named,
@@ -203,8 +212,8 @@ def _add_units(
                 "chains": chains if learns else None,
                 **({"pairs": _source_pairs(planned, targets)} if method.needs_pairs and own not in ASKING else {}),
                 "needs": {role: unit.hash for role, unit in needs.items()},
-                "model": _model_inputs(config, own, fold.checkpoint),
-                **_stage_inputs(config, method, own),
+                **({} if method.feature_level else {"model": _model_inputs(config, own, fold.checkpoint)}),
+                **(_feature_inputs if method.feature_level else _stage_inputs)(config, method, own),
                 **config.evaluation.given([s for target in targets for s in planned.images.in_domain(target)]),
                 "threads": config.threads,
             },
@@ -256,6 +265,29 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["sampler"] = config.training.sampler.identity
         inputs |= {"candidates": config.training.candidates} if method.prefers else {}
     return inputs | {"versions": versions}
+
+
+def _feature_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any]:
+    """What a unit of a feature-level method reads of the config, and the version of its code."""
+    inputs: dict[str, Any] = {"baselines": config.baselines.inputs(method.name)}
+    inputs["batch"] = config.evaluation.answering.batch
+    inputs |= config.evaluation.model_dump(mode="json", include={"sample", "view"}, exclude_defaults=True)
+    if config.evaluation.view is not None:
+        inputs["view_version"] = VIEW_VERSION
+    if kind not in ASKING:
+        inputs["train_per_domain"] = config.data.train_per_domain
+        inputs["coverage"] = config.chains.coverage
+        inputs["selection"] = config.evaluation.selection
+        inputs["method_source"] = method.source
+    return inputs | {"versions": {"features": VERSIONS["features"]}}
+
+
+def _require_comparable(config: RunConfig, methods: Mapping[str, Method]) -> None:
+    """Draws of a search are compared on the first answer path: feature-level methods must have it."""
+    first = config.evaluation.answering.answers[0]
+    if config.search and first != "likelihood" and any(method.feature_level for method in methods.values()):
+        what = f"a search compares draws by the first answer path, {first}, and feature-level methods have likelihood"
+        raise ThroughlineError(what, "evaluation.answering.answers", "put likelihood first")
 
 
 def _require_training_data(config: RunConfig, methods: Mapping[str, Method], planned: PlannedSet) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from throughline.baselines.draws import domainbed_draw
 from throughline.core.seeding import generator
 from throughline.core.settings import Settings
 from throughline.runs.draws import TRAINING_DOMAIN
@@ -27,9 +28,10 @@ RULES: tuple[Rule, ...] = ("training_domain", "oracle", "last")
 class SearchConfig(Settings):
     """A search over settings. Each draw is one choice of values, and draw 0 is the config as it is written."""
 
-    over: dict[str, list[Any] | dict[str, int | float]]
+    over: Literal["domainbed"] | dict[str, list[Any] | dict[str, int | float]]
     """For each dotted key a list of values, e.g. `training.stage.lr: [3.0e-4, 1.0e-3]`, or a range for random draws,
-    e.g. `training.stage.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`. Between whole numbers, whole numbers are drawn."""
+    e.g. `training.stage.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`. Between whole numbers, whole numbers are drawn. Or
+    `domainbed`: the hyper-parameters of feature-level methods, as DomainBed draws them for `data.trial_seed`."""
     draws: int | None = Field(default=None, ge=1)
     """Number of random draws besides draw 0; by default all combinations of the lists are tried."""
     seed: int = Field(default=0, ge=0)
@@ -47,9 +49,11 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _drawable(self) -> SearchConfig:
+        if self.over == "domainbed" and self.draws is None:
+            raise ValueError("over is domainbed, which is drawn at random: set draws (DomainBed: 19)")
         if not self.over:
             raise ValueError("over names no key: write for example training.stage.lr: [3.0e-4, 1.0e-3]")
-        for key, space in self.over.items():
+        for key, space in self.over.items() if self.over != "domainbed" else ():
             if space == []:
                 raise ValueError(f"over.{key} is an empty list: name its values")
             if isinstance(space, dict) and not _is_range(space):
@@ -61,9 +65,16 @@ class SearchConfig(Settings):
                 raise ValueError(f"the rule {rule} needs the target, and only validation is measured: leave it out")
         return self
 
-    def levels(self) -> dict[str, dict[str, Any]]:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that draws set."""
+        return tuple(self.over) if self.over != "domainbed" else tuple(domainbed_draw(0, 0))
+
+    def levels(self, trial_seed: int = 0) -> dict[str, dict[str, Any]]:
         """The keys that each draw sets, by its number. Each key has generators of its own, so that another key changes
         no value."""
+        if self.over == "domainbed":
+            return {"0": {}} | {str(n): domainbed_draw(n, trial_seed) for n in range(1, (self.draws or 0) + 1)}
         rngs = ([generator(self.seed, "search", n, key) for key in self.over] for n in range(1, (self.draws or 0) + 1))
         drawn = (map(_drawn, self.over.values(), own) for own in rngs)
         points: Iterable[Iterable[Any]] = itertools.product(*self.over.values()) if self.draws is None else drawn

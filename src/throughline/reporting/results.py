@@ -26,8 +26,8 @@ from throughline.metrics.paired import PairedDifference, holm, paired_difference
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order, ordered
 from throughline.runs.reader import Run
 from throughline.runs.records import CLASS_MEASURES, Factor
-from throughline.runs.unit import DESCRIBED, PROBE
-from throughline.training.methods import METHODS
+from throughline.runs.unit import DESCRIBED, PROBE, TIMM
+from throughline.training.methods import FEATURE_LEVEL, METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
 BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
@@ -75,7 +75,7 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The results of one dataset and one model in a run."""
+    """The results of one dataset and one model in a run, with those of feature-level methods on the dataset."""
 
     run: Run
     dataset: str
@@ -107,7 +107,7 @@ class Group:
     def setups(self) -> dict[str, Setup]:
         """By name: methods in their order, then by the levels of the factors."""
         setups = {setup.name: setup for setup in map(self._setup, self._lines.to_dict("records"))}
-        order = in_order((setup.method for setup in setups.values()), METHODS)
+        order = in_order((setup.method for setup in setups.values()), (*METHODS, *FEATURE_LEVEL))
 
         def place(setup: Setup) -> tuple[Any, ...]:
             levels = ((level is not None, isinstance(level, str), level) for level in setup.levels.values())
@@ -216,7 +216,8 @@ class Group:
     @cached_property
     def _lines(self) -> pd.DataFrame:
         frame = self.run.frames.results
-        ours = (frame["dataset"] == self.dataset) & (frame["model"] == self.model)
+        ours = (frame["model"] == self.model) | frame["model"].str.startswith(TIMM)
+        ours &= frame["dataset"] == self.dataset
         return frame[ours & (frame["answer"].str.startswith(PROBE) == self.probes)]
 
     def _setup(self, row: Mapping[Any, Any]) -> Setup:
@@ -253,6 +254,8 @@ class Comparison:
 def groups(run: Run) -> tuple[Group, ...]:
     """All groups of a run, by dataset and model, the first model of the config before the others."""
     answered = {(line.dataset, line.model) for line in run.results if not line.answer.startswith(PROBE)}
+    models = {dataset for dataset, model in answered if not model.startswith(TIMM)}
+    answered = {names for names in answered if names[0] not in models or not names[1].startswith(TIMM)}
     first = str(run.config.get("model", {}).get("checkpoint")).partition("@http")[0]
     order = sorted(answered, key=lambda names: (names[0], names[1] not in {first, Path(first).name}, names[1]))
     return tuple(Group(run, *names) for names in order)

@@ -28,6 +28,8 @@ PROBE = "probe"
 """The kind of a unit that fits linear probes: its answers are called `probe: ` and the point of the model."""
 FEW_SHOT = "few_shot"
 """The kind of a unit that trains an adapter on labelled examples alone, and asks with it."""
+TIMM = "timm/"
+"""What the model of a unit of a feature-level method begins with, before the name of its backbone."""
 START = "start"
 """The role of the needed unit whose adapter a unit goes on from."""
 FINAL = "final"
@@ -57,6 +59,11 @@ class Unit:
     def hash(self) -> str:
         """SHA-256 (hex) of the inputs."""
         return content_hash(self.inputs)
+
+    @property
+    def feature_level(self) -> bool:
+        """Whether its method is a classifier on the features of a backbone (`baselines`)."""
+        return self.model.startswith(TIMM)
 
     @property
     def slug(self) -> str:

@@ -5,9 +5,10 @@ another method goes on from that method's finished adapter: `mtct_sarr` never tr
 """
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
@@ -37,13 +38,21 @@ class Method:
     control: bool = False
     kind: str | None = None
     """The kind of its units where it is no stages of training (`experiment.engine.worker`)."""
+    loss: str | Callable[..., Any] | None = None
+    """Of a feature-level method, which trains a classifier on a backbone in the place of stages: its name among
+    `baselines.objectives.LOSSES`, or a function such as those."""
     source: str | None = None
     """SHA-256 of the file of a user's own method: part of a unit's hash."""
 
     @property
     def trains(self) -> bool:
         """Whether there is anything to train."""
-        return bool(self.stages)
+        return bool(self.stages) or self.feature_level
+
+    @property
+    def feature_level(self) -> bool:
+        """Whether it trains a classifier on the features of a backbone."""
+        return self.loss is not None
 
     @property
     def needs_chains(self) -> bool:
@@ -159,12 +168,26 @@ METHODS: dict[str, Method] = {
 MEASURES: dict[str, Method] = {"probe": Method("probe", (), "linear probes on every point of the model", kind=PROBE)}
 """Rows that stand beside the methods and train no model."""
 
+FEATURE_LEVEL: dict[str, Method] = {
+    name: Method(name, (), f"a classifier on a backbone's features: {what}", loss=name)
+    for name, what in (
+        ("erm", "empirical risk minimisation"),
+        ("irm", "invariant risk minimisation"),
+        ("mixstyle", "statistics of features mixed between images (MixStyle)"),
+        ("coral", "correlation alignment of the domains"),
+        ("mldg", "meta-learning of domain generalization"),
+        ("swad", "dense averaging of weights"),
+        ("smos", "features kept near a frozen backbone, in the place of SMOS's precursor"),
+    )
+}
+"""Methods of `baselines`."""
+
 
 def method_table(names: Iterable[str]) -> dict[str, Method]:
     """The methods named, each by its name and after those it goes on from or copies steps from, which are added.
 
-    A name is one of `METHODS` or `MEASURES`, or `file.py:NAME` for a `Method` in a file of the user's. Raises
-    ThroughlineError for an unknown name and for a file without such a method.
+    A name is one of `METHODS`, `MEASURES` or `FEATURE_LEVEL`, or `file.py:NAME` for a `Method` in a file of the user's.
+    Raises ThroughlineError for an unknown name and for a file without such a method.
     """
     table: dict[str, Method] = {}
 
@@ -188,7 +211,7 @@ def parent_of(method: Method, table: Mapping[str, Method] = METHODS) -> Method |
 
 
 def _known(name: str) -> Method:
-    known = METHODS | MEASURES
+    known = METHODS | MEASURES | FEATURE_LEVEL
     if name not in known:
         raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, known, "the methods"))
     return known[name]
@@ -210,6 +233,6 @@ def _from_file(name: str) -> Method:
     method = getattr(module, attribute, None)
     if not isinstance(method, Method):
         raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
-    if method.name in METHODS:
+    if method.name in METHODS | FEATURE_LEVEL:
         raise ThroughlineError(f"another method has the name {method.name}", path, "give it another one")
     return replace(method, source=file_sha256(path))

@@ -174,7 +174,7 @@ def fold_units(run: Run, config: RunConfig, dataset: str | None = None) -> Group
         for folder in run.units.values():
             unit = folder.unit
             of_set = not config.more_data or unit.dataset == (dataset or config.data.set_name)
-            if folder.done and folder.name in named and unit.method == method and of_set:
+            if folder.done and folder.name in named and unit.method == method and of_set and not unit.feature_level:
                 folds = groups.setdefault(tuple(sorted(unit.factors.items())), {})
                 units = folds.setdefault((unit.targets, unit.seed), {})
                 units.setdefault(method, AnalyzedUnit(folder, methods[method]))

@@ -1,0 +1,60 @@
+"""A linear classifier on the features of a timm backbone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from throughline.baselines.settings import PRETRAINED, RANDOM, BaselineSettings
+from throughline.core.errors import ThroughlineError
+from throughline.core.seeding import seed_of
+
+
+class Classifier(nn.Module):
+    """The backbone, `Identity` where its features are given, then dropout and a linear layer."""
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int, settings: BaselineSettings) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(width, classes)
+        self.dropout, self.freeze_batch_norm = nn.Dropout(settings.dropout), settings.freeze_batch_norm
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(images, width)` and logits `(images, classes)` of normalised images `(images, 3, side, side)`."""
+        features = self.dropout(self.backbone(images))
+        return features, self.head(features)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As usual, but for batch norm where it is frozen: its layers go on as in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def open_backbone(settings: BaselineSettings) -> Any:
+    """The backbone without its classifier: pooled features. Random weights are the same at every call.
+
+    Raises a ThroughlineError for an architecture that timm does not have and for weights that cannot be had.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise ThroughlineError("feature-level methods need timm", do="pip install 'throughline[baselines]'") from None
+    name, where = settings.backbone, f"baselines.backbone: {settings.backbone}"
+    if not timm.is_model(name.partition(".")[0]):
+        raise ThroughlineError("timm has no such architecture", where, "timm.list_models() lists them")
+    torch.manual_seed(seed_of(0, "backbone"))
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": settings.weights != RANDOM}
+    if settings.weights not in {PRETRAINED, RANDOM}:
+        options["pretrained_cfg_overlay"] = {"file": str(settings.file)}
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        options["img_size"] = settings.image_size
+    try:
+        return timm.create_model(name, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        do = "give a file or random as baselines.weights, or another backbone"
+        raise ThroughlineError(f"its weights cannot be loaded ({first})", where, do) from error

@@ -1,0 +1,227 @@
+"""Feature-level methods in a run, on the drawn world and with a very small backbone."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from throughline.baselines import frozen
+from throughline.baselines.learner import Learner
+from throughline.baselines.network import Classifier, open_backbone
+from throughline.baselines.settings import BaselineSettings
+from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_json_lines
+from throughline.drawn.world import write_world
+from throughline.experiment import run
+from throughline.experiment.config_files import load_config
+from throughline.experiment.engine.worker import EXECUTORS, _load
+from throughline.experiment.run import FinishedRun, run_experiment
+from throughline.reporting.results import groups, summarise
+from throughline.runs.folder import begin_unit, finish_unit
+from throughline.runs.reader import read_run
+from throughline.training.methods import FEATURE_LEVEL
+
+timm = pytest.importorskip("timm", reason="the extra baselines is not installed")
+
+SMALL = {
+    "backbone": "test_efficientnet",
+    "weights": "random",
+    "image_size": 32,
+    "steps": 5,
+    "checkpoint_every": 2,
+    "batch_per_domain": 4,
+    "lr": 1e-3,
+    "freeze_batch_norm": False,  # those of random weights are of no use
+}
+Run = Callable[..., FinishedRun]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight drawn images, of which one domain is held out; every method."""
+    folder = tmp_path_factory.mktemp("config")
+    write_world(folder / "images", per_class=1, seed=0)
+    values = {
+        "data": {"images": str(folder / "images"), "name": "drawn", "targets": ["sketch"]},
+        "model": {"device": "cpu"},
+        "methods": list(FEATURE_LEVEL),
+        "baselines": {**SMALL, "irm": {"anneal_steps": 2}},
+        "evaluation": {"answering": {"answers": ["likelihood"], "batch": 16}},
+    }
+    path = folder / "trial.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(config_file: Path) -> Iterator[Run]:
+    """Runs the config in this process, on one thread as a worker does."""
+
+    def units_here(units: Any, job: Any, *, done: set[str], finished: Any, **_: Any) -> None:
+        for unit in units:
+            if unit.name not in done:
+                begin_unit(job.run_folder, unit)
+                _load(EXECUTORS["timm/" if unit.feature_level else unit.kind], 1)(job.task(unit, lambda line: None))
+                finish_unit(job.run_folder, unit)
+                finished(unit)
+
+    def run_here(folder: Path, *overrides: str) -> FinishedRun:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "run_units", units_here)
+            return run_experiment(load_config(str(config_file), overrides), folder)
+
+    yield run_here
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here: Run, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A whole run; read only."""
+    return here(tmp_path_factory.mktemp("runs") / "undisturbed", "evaluation.selection=validation")
+
+
+def folder_of(finished: FinishedRun, method: str) -> Path:
+    (unit,) = [unit for unit in finished.units if unit.method == method]
+    return finished.folder / "units" / unit.name
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of results.jsonl but for how long they took."""
+    rows = read_json_lines(folder / "results.jsonl")
+    assert all(row.pop("seconds") >= 0 for row in rows)
+    return rows
+
+
+def test_each_method_is_a_row_of_one_table(undisturbed):
+    (group,) = groups(read_run(undisturbed.folder))
+    summaries = summarise(group, "all", "likelihood")
+    assert list(summaries) == ["erm", "irm", "mixstyle", "coral", "mldg", "swad", "smos"]
+    assert all(row.n == 12 and row.errors == row.unparsed == 0 and row.interval for row in summaries.values())
+    assert {line["model"] for line in results(undisturbed.folder)} == {"timm/test_efficientnet"}
+
+
+def test_a_prediction_has_the_probabilities_of_all_classes(undisturbed):
+    (images,) = undisturbed.sets
+    rows = read_json_lines(folder_of(undisturbed, "coral") / "predictions.jsonl")
+    assert [row["sample_id"] for row in rows] == [sample.id for sample in images.in_domain("sketch")]
+    for row in rows:
+        assert sum(row["probabilities"]) == pytest.approx(1)
+        assert row["predicted"] == images.classes[int(np.argmax(row["probabilities"]))]
+
+
+def test_the_checkpoint_that_is_best_on_the_sources_is_kept(undisturbed):
+    lines = read_json_lines(folder_of(undisturbed, "erm") / "validation.jsonl")
+    assert [line["candidate"] for line in lines] == ["step 2", "step 4", "step 5"]
+    (best,) = [line for line in lines if line["selected"]]
+    assert best["accuracy"] == max(line["accuracy"] for line in lines)
+    assert set(best["domains"]) == {"cartoon", "painting", "photo"}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it is run."""
+
+
+@pytest.mark.parametrize(("method", "last_step"), [("irm", 1), ("irm", 2), ("swad", 3), ("smos", 4)])
+def test_killed_at_any_step_and_started_again_it_ends_with_the_same(
+    here, undisturbed, tmp_path, monkeypatch, method, last_step
+):
+    step = Learner.step
+
+    def killing(*arguments: Any) -> float:
+        if arguments[-1] == last_step:
+            raise Killed
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", killing)
+        with pytest.raises(Killed):
+            here(tmp_path / "run", "evaluation.selection=validation", f"methods={method}")
+    again = here(tmp_path / "run", "evaluation.selection=validation", f"methods={method}")
+    for name in ("predictions.jsonl", "training.jsonl", "validation.jsonl", "weights.safetensors"):
+        assert (folder_of(again, method) / name).read_bytes() == (folder_of(undisturbed, method) / name).read_bytes()
+    assert not [*folder_of(again, method).glob("segment-*")] and not (folder_of(again, method) / "state.pt").exists()
+
+
+def test_the_weights_of_swad_are_the_plain_mean_of_those_after_each_step_of_the_valley(here, tmp_path, monkeypatch):
+    step, stored = Learner.step, []
+
+    def storing(learner: Learner, *arguments: Any) -> float:
+        value = step(learner, *arguments)
+        stored.append({name: weights.clone() for name, weights in learner.network.state_dict().items()})
+        return value
+
+    monkeypatch.setattr(Learner, "step", storing)
+    folder = folder_of(here(tmp_path / "run", "methods=swad", "baselines.swad.converge=2"), "swad")
+    lines = read_json_lines(folder / "validation.jsonl")
+    segments = [stored[0:2], stored[2:4], stored[4:5]]
+    valley = [state for line, own in zip(lines, segments, strict=True) if line["selected"] for state in own]
+    assert valley
+    for name, weights in load_file(folder / "weights.safetensors").items():
+        mean = np.mean([state[name].double().numpy() for state in valley], axis=0)
+        if weights.is_floating_point():
+            np.testing.assert_allclose(weights.numpy(), mean, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_a_language_model_stand_in_the_same_table(undisturbed, tmp_path):
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
+    lines = results(tmp_path / "run")
+    own = [{**line, "model": "pocket", "method": "zero_shot"} for line in lines if line["method"] == "erm"]
+    write_json_lines(tmp_path / "run" / "results.jsonl", [*lines, *own])
+    (group,) = groups(read_run(tmp_path / "run"))
+    assert group.model == "pocket" and list(summarise(group, "in", "likelihood"))[:2] == ["zero_shot", "erm"]
+
+
+def test_processes_that_load_images_change_nothing(here, undisturbed, tmp_path):
+    other = here(tmp_path / "run", "evaluation.selection=validation", "methods=erm", "baselines.loader_workers=1")
+    weights = [load_file(folder_of(each, "erm") / "weights.safetensors") for each in (other, undisturbed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_features_of_a_frozen_backbone_are_computed_once_for_all_heads(here, tmp_path, monkeypatch):
+    computed, compute = [], frozen._computed
+    monkeypatch.setattr(frozen, "_computed", lambda *args: computed.append(len(args[0])) or compute(*args))
+    finished = here(tmp_path / "run", "baselines.frozen=true", "methods=erm,coral", "seeds=0,1", "data.targets=all")
+    assert computed == [48] and len(finished.units) == 16
+    weights = load_file(
+        folder_of(here(tmp_path / "one", "baselines.frozen=true", "methods=erm"), "erm") / "weights.safetensors"
+    )
+    assert set(weights) == {"head.weight", "head.bias"}
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_on_them():
+    images = torch.randn(4, 3, 32, 32)
+    for freeze in (True, False):
+        settings = BaselineSettings.model_validate(SMALL | {"freeze_batch_norm": freeze})
+        network = Classifier(open_backbone(settings), 256, 3, settings)
+        before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+        network.train()(images)[1].sum().backward()
+        same = all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+        assert same == freeze
+        assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"backbone": "resnet51"}, "timm has no such architecture"),
+        ({"weights": "nowhere.safetensors"}, "no such file of weights"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_one_line(keys, what):
+    with pytest.raises(ThroughlineError, match=what):
+        open_backbone(BaselineSettings.model_validate(SMALL | keys))
+
+
+def test_weights_come_from_a_file(tmp_path):
+    from safetensors.torch import save_file
+
+    settings = BaselineSettings.model_validate(SMALL)
+    whole = timm.create_model("test_efficientnet", num_classes=1000)
+    save_file(whole.state_dict(), tmp_path / "own.safetensors")
+    loaded = open_backbone(settings.model_copy(update={"weights": str(tmp_path / "own.safetensors")}))
+    assert torch.equal(loaded.conv_stem.weight, whole.conv_stem.weight)
