@@ -27,15 +27,15 @@ def frozen_reader(
     batch: int,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Read:
-    """Gives the features `(width,)` of the samples, and of the views that are asked about, in the place of images.
+    """Gives the features `(width,)` of the samples, and of what is asked about, in the place of images.
     `read` reads an image for the backbone. Files in `folder` keep the features; a process waits for another one that is
     computing the same."""
     about = settings.inputs("")
     about = {name: about[name] for name in ("backbone", "weights", "image_size")}
     features: dict[str, Tensor] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for images in (samples, [sample for sample in asked if sample.view is not None]):
-        by_hash = {sample.image_sha256: sample for sample in images}
+    for images in (samples, asked):
+        by_hash = {sample.image_sha256: sample for sample in images if sample.image_sha256 not in features}
         path = folder / f"features-{content_hash([about, batch, sorted(by_hash)])[:16]}.safetensors"
         with path.with_suffix(".lock").open("a") as lock:
             while not take_lock(lock.fileno()):

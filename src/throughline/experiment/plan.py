@@ -184,8 +184,9 @@ def _add_units(
         evaluation = config.evaluation
         if evaluation.needs_weights and endpoint_of(config.model.checkpoint) is not None:
             continue
-        if method.feature_level and (evaluation.described or (evaluation.examples and evaluation.examples.shots)):
-            continue  # a classifier reads one image
+        shown = evaluation.described or evaluation.begun or (evaluation.examples and evaluation.examples.shots)
+        if method.feature_level and shown:
+            continue  # a classifier reads an image and nothing else
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
         asks = FEW_SHOT if config.evaluation.few_shot_epochs else EVALUATE
         own = kind if method.trains or not targets else method.kind or asks
