@@ -28,7 +28,7 @@ RULES: tuple[Rule, ...] = ("training_domain", "oracle", "last")
 class SearchConfig(Settings):
     """A search over settings. Each draw is one choice of values, and draw 0 is the config as it is written."""
 
-    over: Literal["domainbed"] | dict[str, list[Any] | dict[str, int | float]]
+    over: dict[str, list[Any] | dict[str, int | float]] | Literal["domainbed"]
     """For each dotted key a list of values, e.g. `training.stage.lr: [3.0e-4, 1.0e-3]`, or a range for random draws,
     e.g. `training.stage.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`. Between whole numbers, whole numbers are drawn. Or
     `domainbed`: the hyper-parameters of feature-level methods, as DomainBed draws them for `data.trial_seed`."""
