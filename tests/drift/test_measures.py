@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.training.small import PROMPTS, chain_of
+from tests.training.small import PROMPTS, chain_of, with_lora
 from torch import Tensor
 
 from throughline.chains.formats import FIVE_STAGE, FORMATS
@@ -121,6 +121,15 @@ def test_answers_behind_all_beginnings_are_those_of_a_loop(tiny_mllm: Mllm, tiny
         before = z
     ended = [row["ended"] for row in rows if row["ended"]]
     assert ended == list(FIVE_STAGE.stages[:-1])
+
+
+def test_an_adapter_is_measured_with_its_base(tiny_mllm: Mllm, tiny_images: ImageSet) -> None:
+    *_, before = rows_of(tiny_mllm, tiny_images, every=0)
+    with_lora(tiny_mllm)
+    text, shown, _, rows = rows_of(tiny_mllm, tiny_images, every=0)
+    log_p, ids = alone(tiny_mllm, shown, text)
+    assert [row["nll"] for row in rows] == pytest.approx((-log_p[torch.arange(len(ids)), ids]).tolist(), abs=1e-4)
+    assert max(abs(row["nll"] - own["nll"]) for row, own in zip(rows, before, strict=True)) > 0.01
 
 
 def test_many_places_in_turns_are_the_same(tiny_mllm: Mllm, tiny_images: ImageSet, monkeypatch: Any) -> None:

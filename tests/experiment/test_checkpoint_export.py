@@ -187,3 +187,16 @@ def test_merging_has_to_be_asked_for(model: Path, tmp_path: Path, capsys: pytest
 
 def test_the_type_written_is_that_of_the_bases_files() -> None:
     assert checkpoint_export._own_dtype(checkpoint_source("pocket")) == "bfloat16"
+
+
+def test_the_drift_of_a_unit_is_that_of_the_model_that_was_fitted_by_it(
+    run_folder: Path, model: Path, world: Path, tmp_path: Path
+) -> None:
+    """`drift measure` opens units as `export` does."""
+    (unit,) = run_folder.glob("units/*mtct_sarr*")
+    words = ["--chains", str(write_chains(world, tmp_path / "journal-0.jsonl")), "--every", "0", "--per-class", "1"]
+    for folder in (unit, model):
+        assert main(["drift", "measure", str(folder), str(world), "--out", str(tmp_path / folder.name), *words]) == 0
+    ours, theirs = (next((tmp_path / folder.name).glob("tokens-*")) for folder in (unit, model))
+    assert ours.name == theirs.name
+    assert [part.read_bytes() for part in ours.iterdir()] == [part.read_bytes() for part in theirs.iterdir()]
