@@ -58,6 +58,7 @@ def test_a_pair_with_an_image_of_a_target_is_left_out_of_its_fold(images: ImageS
         ({"rejected": "It has a handle. A cup.", "rejected_label": "bowl"}, "both sides are the same"),
         ({"rejected": None}, "both sides are the same"),
         ({"rejected_label": "cup"}, "both sides are of the class cup"),
+        ({"rejected_sample": "sketch/cup/c.png", "rejected_label": "cup"}, "both sides are of the class cup"),
         ({"sample_id": "photo/cup/z.png"}, "no image photo/cup/z.png"),
         ({"rejected_sample": "photo/cup/z.png"}, "no image photo/cup/z.png"),
         ({"made_image": "z.png"}, "no image .*z.png"),

@@ -32,7 +32,7 @@ Which relations between classes and visible attributes does this text state? Ans
 [{"class": "...", "attribute": "...", "category": "...", "relation": "+"}]
 
 class: one of {classes}
-attribute: what is seen or missing, as a noun in lower case without an article
+attribute: what is seen or missing, as a noun in lower case, in the singular and without an article
 category: one word for the kind of attribute
 relation: "+" where the text says that the class has the attribute, "-" where it says that the class has it not, "0" \
 where it says that the attribute does not matter for the class"""

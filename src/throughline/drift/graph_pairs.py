@@ -8,9 +8,8 @@ what its chain says; a pair that cannot be verified is dropped and counted.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -135,11 +134,11 @@ class DescribedImages:
 
     def _said(self, change: Change) -> str | None:
         own = parse_chain(change.chosen.chain or "", self.format, self.images.classes, aliases=self.images.names).chain
-        names = tuple(
+        first, second = (
             (class_name(label, self.images.names), *self.images.names.get(label, (label,)))
             for label in (change.chosen.label, change.label)
         )
-        return substituted(own, self.graph, change.attributes, names) if own else None  # type: ignore[arg-type]
+        return substituted(own, self.graph, change.attributes, (first, second)) if own else None
 
     def _asked(self, changes: Mapping[str, Change]) -> dict[str, str]:
         assert self.teacher is not None
@@ -178,38 +177,37 @@ class DescribedImages:
         return None if follows else "the new class does not follow"
 
     def _perception(self) -> dict[str, Pair]:
-        pairs = {}
+        pairs: dict[str, Pair] = {}
         for domain in self.images.domains:
             sides = [side for side in self.sides.values() if side.sample.domain == domain]
-            stated = [stated_attributes(side.chain or "", self.graph) for side in sides]
-            names = self.graph.attributes
-            states = np.array([[said.get(name, 0) for name in names] for said in stated], np.int8)
-            for side, own in zip(sides, states, strict=True):
-                if pair := self._neighbour(side, own, sides, states):
-                    pairs[side.sample.id] = pair
-                else:
-                    self.dropped["perception", "no image of its domain differs in what decides"] += 1
+            pairs |= {pair.chosen.sample.id: pair for pair in self._neighbours(sides)}
+            fault = "no image of its domain differs in what decides"
+            self.dropped["perception", fault] += sum(side.sample.id not in pairs for side in sides)
         if self.matches is None:
             return pairs
-        kept = dict(zip(pairs, self.matches(list(pairs.values())), strict=True))
-        self.dropped["perception", "the model finds the chain no likelier with the true image"] += list(
-            kept.values()
-        ).count(False)
-        return {id: pair for id, pair in pairs.items() if kept[id]}
+        kept = [pair for pair, keeps in zip(pairs.values(), self.matches([*pairs.values()]), strict=True) if keeps]
+        self.dropped["perception", "the model finds its chain no likelier with it"] += len(pairs) - len(kept)
+        return {pair.chosen.sample.id: replace(pair, verdict="graph and model") for pair in kept}
 
-    def _neighbour(self, side: Side, own: Any, sides: Sequence[Side], states: Any) -> Pair | None:
-        """The image of another class that differs in the fewest stated attributes, a deciding one among them. `states`
-        `(images, attributes)` has 1, -1, and 0 for what is not stated; of several as near one is drawn."""
-        names, opposite = self.graph.attributes, states * own == -1
-        decides = {
-            label: np.isin(names, self.graph.deciding(side.label, label)) for label in {other.label for other in sides}
-        }
-        masks = np.array([decides[other.label] for other in sides])
-        distances = np.where((opposite & masks).any(axis=1), (states != own).sum(axis=1), len(names) + 1)
-        if (nearest := int(distances.min())) > len(names):
-            return None
-        draw = generator(self.seed, "neighbour", side.sample.id)
-        place = int(draw.choice(np.flatnonzero(distances == nearest)))
-        changed = tuple(sorted(np.array(names)[opposite[place]].tolist()))
-        verdict = "graph" if self.matches is None else "graph and model"
-        return Pair("perception", side, sides[place], changed, nearest, verdict)
+    def _neighbours(self, sides: Sequence[Side]) -> Iterator[Pair]:
+        """For each side that of another class that differs in the fewest stated attributes, a deciding one among them;
+        of several as near one is drawn."""
+        names = np.array(self.graph.attributes)
+        stated = [stated_attributes(side.chain or "", self.graph) for side in sides]
+        # (images, attributes): 1, -1, and 0 for what is not stated
+        states = np.array([[said.get(name, 0) for name in names] for said in stated], np.int8)
+        for label in sorted({side.label for side in sides}):
+            decides = {other: np.isin(names, self.graph.deciding(label, other)) for other in self.graph.signs}
+            deciding = np.array([decides[side.label] for side in sides])
+            for place, side in enumerate(sides):
+                if side.label != label:
+                    continue
+                opposite = states * states[place] == -1
+                differing = (states != states[place]).sum(axis=1)
+                fitting = np.flatnonzero((opposite & deciding).any(axis=1))
+                if not len(fitting):
+                    continue
+                nearest = fitting[differing[fitting] == differing[fitting].min()]
+                other = int(generator(self.seed, "neighbour", side.sample.id).choice(nearest))
+                changed = tuple(sorted(names[opposite[other]].tolist()))
+                yield Pair("perception", side, sides[other], changed, int(differing[other]), "graph")
