@@ -115,7 +115,7 @@ def test_a_teacher_that_changes_too_much_or_too_little_makes_no_pair(
     assert all(pair.rejected.label == "cup" and "i find a handle" in (pair.rejected.chain or "") for pair in pairs)
     said = capsys.readouterr().out
     assert re.search(r"thinking: \d+ images without a pair: the new chain concludes otherwise", said)
-    assert re.search(r"thinking: \d images without a pair: other attributes differ", said)
+    assert re.search(r"thinking: \d images without a pair: its attributes are not those intended", said)
     prompts = [json.loads(line)["body"]["messages"][0]["content"][0]["text"] for line in log.read_text().splitlines()]
     assert any("Change these attributes alone, wherever they are mentioned: handle is there." in p for p in prompts)
 

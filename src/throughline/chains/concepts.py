@@ -43,6 +43,12 @@ class ConceptGraph:
         counts = {other: len(self.deciding(label, other)) for other in self.signs if other != label}
         return tuple(sorted((other for other, count in counts.items() if count), key=lambda name: (counts[name], name)))
 
+    def closest(self, label: str) -> tuple[str, ...]:
+        """Those of `nearest` that no more attributes tell from this one than the first."""
+        nearest = self.nearest(label)
+        fewest = len(self.deciding(label, nearest[0]))
+        return tuple(other for other in nearest if len(self.deciding(label, other)) == fewest)
+
     def violations(self, label: str, attributes: Collection[str]) -> int:
         """How many edges of a class a set of attributes breaks: required ones absent, excluded ones there."""
         return sum((sign == 1) != (name in attributes) for name, sign in self.signs[label].items())

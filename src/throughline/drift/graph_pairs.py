@@ -104,13 +104,12 @@ class DescribedImages:
         texts = self._asked(changes) if self.teacher else {id: self._said(change) for id, change in changes.items()}
         pairs = {}
         for id, change in changes.items():
-            text = texts.get(id)
-            fault = self._fault(change, text) if text else "its words cannot be changed"
-            if fault or text is None:
-                self.dropped["thinking", fault or ""] += 1
-                continue
-            rejected, changed = Side(change.chosen.sample, change.label, text), change.attributes
-            pairs[id] = Pair("thinking", change.chosen, rejected, changed, len(changed), "graph")
+            text = texts.get(id) or ""
+            if fault := self._fault(change, text):
+                self.dropped["thinking", fault] += 1
+            else:
+                rejected, changed = Side(change.chosen.sample, change.label, text), change.attributes
+                pairs[id] = Pair("thinking", change.chosen, rejected, changed, len(changed), "graph")
         return pairs
 
     def _changes(self) -> Iterator[tuple[str, Change]]:
@@ -118,19 +117,15 @@ class DescribedImages:
         for id, side in self.sides.items():
             said = stated_attributes(side.chain or "", self.graph)
             changes = []
-            for distance, label in self._nearest(side.label):
+            for label in self.graph.closest(side.label):
                 against = self.graph.signs[label]
                 turned = tuple(sorted(name for name, value in said.items() if value * against.get(name, 0) == -1))
                 if {*turned} & {*self.graph.deciding(side.label, label)}:
-                    changes.append((distance, len(turned), Change(side, label, turned)))
+                    changes.append(Change(side, label, turned))
             if changes:
-                yield id, min(changes, key=lambda change: change[:2])[2]
+                yield id, min(changes, key=lambda change: len(change.attributes))
             else:
                 self.dropped["thinking", "its chain says nothing that decides"] += 1
-
-    def _nearest(self, label: str) -> list[tuple[int, str]]:
-        distances = [(len(self.graph.deciding(label, other)), other) for other in self.graph.nearest(label)]
-        return [(distance, other) for distance, other in distances if distance == distances[0][0]]
 
     def _said(self, change: Change) -> str | None:
         own = parse_chain(change.chosen.chain or "", self.format, self.images.classes, aliases=self.images.names).chain
@@ -166,13 +161,15 @@ class DescribedImages:
 
     def _fault(self, change: Change, text: str) -> str | None:
         """Why a chain does not say what it should: exactly the intended attributes differ, and the class follows."""
+        if not text:
+            return "the teacher gave no answer" if self.teacher else "its words cannot be changed"
         parsed = parse_chain(text, self.format, self.images.classes, aliases=self.images.names)
         judgement = judge("correct", parsed, self.images.classes, change.label, self.images.names)
         if not judgement.accepted:
             return "the new chain concludes otherwise"
         before, after = (stated_attributes(chain, self.graph) for chain in (change.chosen.chain or "", text))
-        if {name for name in before | after if before.get(name) != after.get(name)} != {*change.attributes}:
-            return "other attributes differ"
+        if after != before | {name: -before[name] for name in change.attributes}:
+            return "its attributes are not those intended"
         follows = check_statements(text, self.graph, change.label).coherent
         return None if follows else "the new class does not follow"
 

@@ -14,18 +14,12 @@ _CROSS = 6
 
 def graph_table(graph: ConceptGraph) -> Table:
     """A row for each class: its edges, the classes nearest to it, and what decides between them."""
-
-    def nearest(label: str) -> list[str]:
-        first, *others = graph.nearest(label)
-        fewest = len(graph.deciding(label, first))
-        return [first, *(name for name in others if len(graph.deciding(label, name)) == fewest)]
-
     columns: dict[str, Callable[[str], str]] = {
         "class": str,
         "required": lambda label: str(len(graph.required(label))),
         "excluded": lambda label: str(len(graph.signs[label]) - len(graph.required(label))),
-        "nearest": lambda label: ", ".join(nearest(label)),
-        "decided by": lambda label: "; ".join(", ".join(graph.deciding(label, name)) for name in nearest(label)),
+        "nearest": lambda label: ", ".join(graph.closest(label)),
+        "decided by": lambda label: "; ".join(", ".join(graph.deciding(label, name)) for name in graph.closest(label)),
     }
     title = f"{len(graph.signs):,} classes, {len(graph.attributes):,} attributes"
     return tabulate(title, sorted(graph.signs), columns)
