@@ -16,8 +16,11 @@ from throughline.core.errors import UsageError
 from throughline.core.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from throughline.chains.pairs import Pair
     from throughline.domains.samples import ImageSet
+    from throughline.drawn.scenes import Scene
 
 Source = Literal["thinking", "perception", "deciding_mask", "random_image", "random_answer", "mask", "crop", "noise"]
 
@@ -73,11 +76,19 @@ def _pairs(arguments: argparse.Namespace) -> int:
     from throughline.chains.pairs import write_pairs
     from throughline.core.files import whole_folder
     from throughline.domains.folders import read_images
+    from throughline.drawn.scenes import read_scenes
 
+    for name in ("chains", "model", "teacher") if arguments.graph is None else ():
+        if getattr(arguments, name):
+            raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
+    scenes = read_scenes(arguments.images) if arguments.graph is None else {}
     images = read_images(arguments.images)
-    make = _about_drawn if arguments.graph is None else pairs_by_graph
     with whole_folder(arguments.out) as folder:
-        pairs = make(arguments, images, folder)
+        pairs = (
+            _about_drawn(arguments, images, scenes, folder)
+            if arguments.graph is None
+            else pairs_by_graph(arguments, images)
+        )
         write_pairs(folder, pairs)
     named = len({pair.chosen.sample.id for pair in pairs})
     print(f"{len(pairs):,} pairs about {named:,} of {len(images.samples):,} images in {arguments.out}", end="; ")
@@ -85,17 +96,15 @@ def _pairs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _about_drawn(arguments: argparse.Namespace, images: ImageSet, folder: Path) -> list[Pair]:
+def _about_drawn(
+    arguments: argparse.Namespace, images: ImageSet, scenes: Mapping[str, Scene], folder: Path
+) -> list[Pair]:
     from throughline.chains.formats import FORMATS
     from throughline.cli.progress import progress
-    from throughline.drawn.scenes import read_scenes
     from throughline.drawn.world import read_size
     from throughline.drift.pairs import DrawnWorld, make_pairs
 
-    for name in ("chains", "model", "teacher"):
-        if getattr(arguments, name):
-            raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
-    scenes, format = read_scenes(arguments.images), FORMATS[arguments.format]
+    format = FORMATS[arguments.format]
     world = DrawnWorld(images, scenes, folder, format, arguments.seed, read_size(arguments.images))
     with progress("making pairs", "images") as report:
         return list(make_pairs(world, arguments.source, lambda done: report(done, len(images.samples))))

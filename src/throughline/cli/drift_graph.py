@@ -151,9 +151,8 @@ def _extracted(arguments: argparse.Namespace, source: Path) -> ConceptGraph:
     return read_graph(out)
 
 
-def pairs_by_graph(arguments: argparse.Namespace, images: ImageSet, folder: Path) -> list[Pair]:
-    """Pairs about images that were not drawn; prints how many images have none, and why. Nothing is written into
-    `folder`."""
+def pairs_by_graph(arguments: argparse.Namespace, images: ImageSet) -> list[Pair]:
+    """Pairs about images that were not drawn; prints how many images have none, and why."""
     from throughline.chains.formats import FORMATS
     from throughline.chains.graph_files import read_graph
     from throughline.chains.journal import require_journals
