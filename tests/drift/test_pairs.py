@@ -19,7 +19,7 @@ from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.domains.views import load_sample
 from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of, family_of
-from throughline.drawn.counterfactuals import counterfactual
+from throughline.drawn.counterfactuals import GREY, counterfactual
 from throughline.drawn.scenes import read_scenes
 from throughline.drawn.styles import part_box, render
 from throughline.drawn.world import write_world
@@ -93,9 +93,9 @@ def test_a_deciding_mask_takes_away_what_tells_the_two_classes_apart(
     for pair in of(made, "deciding_mask")[::7]:
         own, masked = pair.chosen.sample, np.asarray(load_sample(pair.rejected.sample))
         left, top, right, bottom = part_box(scenes[own.id], family_of(own.label).deciding, own.domain)
-        assert (masked[top:bottom, left:right] == 128).all()
+        assert (masked[top:bottom, left:right] == GREY).all()
         other = np.asarray(render(counterfactual(scenes[own.id]), own.domain, len(masked))).copy()
-        other[top:bottom, left:right] = 128
+        other[top:bottom, left:right] = GREY
         assert (masked == other).all(), "the other class looks the same behind the mask"
 
 

@@ -17,20 +17,19 @@ from throughline.chains.pairs import Pair, Side
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256, write_atomically
-from throughline.domains.images import image_bytes, load_image
+from throughline.domains.images import image_bytes
 from throughline.domains.samples import ImageSet, Sample
 from throughline.drawn.concepts import CLASSES, GRAPH, contrast_of, family_of
-from throughline.drawn.counterfactuals import counterfactual
+from throughline.drawn.counterfactuals import counterfactual, covered
 from throughline.drawn.describer import describe
 from throughline.drawn.scenes import Scene
-from throughline.drawn.styles import part_box, render
+from throughline.drawn.styles import render
 from throughline.drift.rivals import RIVALS
 
 CANDIDATES = 4
 """How often the describer is asked about a scene, until it concludes in the class."""
 IMAGES, MASKED = "images", "masked"
 """Below the folder of pairs: the images that were made for them."""
-GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,9 @@ def _perception(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]
 
 def _deciding_mask(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
     """The image with grey over the place of the deciding part, whether it is there or not."""
-    sample = chosen.sample
-    image, deciding = load_image(sample.path), family_of(chosen.label).deciding
-    image.paste(GREY, part_box(world.scenes[sample.id], deciding, sample.domain, world.size))
-    return Side(_made(world, sample, MASKED, chosen.label, image), chosen.label, None), (deciding,)
+    sample, label = chosen.sample, chosen.label
+    image = covered(world.scenes[sample.id], sample.domain, world.size)
+    return Side(_made(world, sample, MASKED, label, image), label, None), (family_of(label).deciding,)
 
 
 def _made(world: DrawnWorld, sample: Sample, below: str, label: str, image: Image) -> Sample:
