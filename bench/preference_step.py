@@ -138,6 +138,7 @@ def dpo_trainer(work: Workload, given: bool) -> Contender:
         )
         set_peft_model_state_dict(trainer.model, get_peft_model_state_dict(work.model))
         batch = next(iter(trainer.get_train_dataloader()))
+        trainer.current_gradient_accumulation_steps = 1  # which `train` would set
     if given:
         with torch.no_grad(), quiet():
             scores = trainer.compute_ref_log_probs(trainer.model, batch)

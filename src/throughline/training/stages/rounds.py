@@ -5,12 +5,14 @@ Algorithm 1 of RD-MLDG (arXiv 2602.23777). The weights carry on from round to ro
 are the weights at the start of the round.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from throughline.chains.pairs import Pair, Side
 from throughline.chains.parsing import parse_chain
@@ -20,7 +22,6 @@ from throughline.domains.samples import Sample
 from throughline.runs.folder import ACCEPTED, ADAPTER, JOURNAL, ROUND, ROUNDS, TRAINING, round_folder
 from throughline.runs.records import RoundLine, TrainingLine, read_record
 from throughline.training.objectives import Objective, Preference
-from throughline.training.paths import Example
 from throughline.training.stages.context import (
     StageContext,
     StageResult,
@@ -29,6 +30,9 @@ from throughline.training.stages.context import (
     own_steps,
     save_stage,
 )
+
+if TYPE_CHECKING:
+    from throughline.training.paths import Example
 
 ON_POLICY = "on_policy"
 """The source of pairs of the model's own chains."""
