@@ -55,11 +55,13 @@ class Recipe:
     """The same where none are."""
     begun_with: int = 2_000
     """Maps from which the first weights are computed."""
-    naming_steps: int = 1_500
+    naming_steps: int = 1_000
     """First no question offers names: what is learnt from lists at the beginning is to say any name of the list."""
-    steps: int = 2_200
+    steps: int = 1_400
     """In all."""
     lr: float = 2e-3
+    schedule: int = 2_200
+    """Steps in which a cosine would take the learning rate to nothing."""
     emoji_share: float = 0.2
     questions: int = 100
     """Of each held-out measure."""
@@ -192,7 +194,7 @@ def train(
     appears whole, so what is there is of a whole step."""
     weights = list(student.projector.parameters())
     optimiser = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.steps)
+    schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.schedule)
     kept, done, recent = out / "state.pt", 0, 0.0
     if kept.is_file():
         state = torch.load(kept, weights_only=True)
