@@ -178,7 +178,7 @@ def test_a_full_disk_anywhere_is_one_line(capsys, verb, monkeypatch):
 def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1():
     with open("/dev/full", "w") as full:  # noqa: PTH123
         ended = subprocess.run(
-            [sys.executable, "-m", "throughline.cli.main", "data", "fetch", "pacs", "X"],
+            [sys.executable, "-m", "throughline.cli.main", "data", "fetch", "pacs"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -218,7 +218,7 @@ def test_every_option_of_data_shows_a_default_or_that_it_is_required():
 
 
 def test_the_module_runs_as_a_script():
-    command = [sys.executable, "-m", "throughline.cli.main", "data", "fetch", "vlcs", "X"]
+    command = [sys.executable, "-m", "throughline.cli.main", "data", "fetch", "vlcs"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0 and "VOC2007" in ended.stdout
     assert json.dumps(ended.stderr) == '""'

@@ -83,7 +83,7 @@ def test_an_unknown_key_names_the_nearest_known_one_and_the_file(tmp_path):
 
 
 def test_a_key_in_the_wrong_place_names_its_place():
-    assert "did you mean training.stage.lr?" in told("demo", "lr=1")
+    assert "did you mean training.stage.lr or baselines.lr?" in told("demo", "lr=1")
 
 
 def test_an_unknown_key_in_a_group_that_may_be_null_is_found():

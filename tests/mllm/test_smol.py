@@ -267,7 +267,8 @@ def test_the_real_one_answers(caplog: Any) -> None:
     with torch.no_grad():
         alone = [nll_alone(reference, mllm.chat.processor, "smol", path) for path in asked]
         nlls = score_trees(mllm.model, mllm.collate([[tree_of(mllm, asked)]])).token_nll
-    torch.testing.assert_close(nlls, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    # thirty layers of real weights round further than the two above, which are compared at 1e-5
+    torch.testing.assert_close(nlls, torch.cat(alone), atol=5e-5, rtol=5e-5)
     image = mllm.chat.encode_image(image_of(0, 300, 200), "0")
     assert image.placeholder_tokens == 49
     scores = label_log_likelihood(mllm, [EncodedPrompt(user_turn(QUESTION), [image])], ["cat", "dog", "boat"])
