@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.mllm.test_smol import TEMPLATE, drawn_projector
+from tests.mllm.test_smol import TEMPLATE
 from tests.mllm.tiny import _DECODER, _draw_weights, _tokenizer, image_of
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -144,9 +144,7 @@ def student_of(tower: Any, material: smol_projector.Material, recipe: smol_proje
     tokenizer.chat_template = TEMPLATE
     decoder = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **_DECODER))
     _draw_weights(decoder, 0)
-    model, processor = assembly.put_together(
-        tower.state_dict(), decoder, tokenizer, drawn_projector(assembly.ARCHITECTURE, decoder.config.hidden_size)
-    )
+    model, processor = assembly.put_together(tower.state_dict(), decoder, tokenizer, None)
     mllm = wrap_mllm(model.eval().requires_grad_(False), processor, "smol", "small")
     return smol_projector.Student(mllm, material, recipe)
 

