@@ -7,7 +7,7 @@ from pathlib import Path
 from code_lines import Lines, count_lines, count_rooms
 
 ROOT = Path(__file__).parent.parent
-BUDGET = 29_500
+BUDGET = 28_448
 """Of the package today, by what it can do; a feature that needs more says why where it raises this. The redraw aimed at
 20,000, and what came after it at 700 for each of two issues: 21,400. It ended 600 above, of which what nothing in the
 package calls went to `bench`, and nothing may add to the rest unseen. Above that, 70 are the rows of measured units and
@@ -23,7 +23,12 @@ catalogue of 20 sets, their official forms and DrugOOD's molecules are 101, answ
 cause of errors by the reference's own probe, and by words read anew, is 55, features of images in batches 17.
 The shift map, robustness under views, what changed under them and published numbers of models under shift are 180.
 Controls of labelled examples, shifts of them, and the context counted before a run are 130. Preference pairs, their
-loss, the stage and the methods that learn from them, and what makes them about drawn images are 416."""
+loss, the stage and the methods that learn from them, and what makes them about drawn images are 416.
+
+Of reasoning drift, measures along a chain are 567, graphs out of chains and pairs about images that were not drawn 680,
+rounds of preference and the protocol of interference 446; of several diagnoses an image, chains beside reports and
+three more official forms 137. That is above what was allowed for drift, 1,500 in all, and has to come down. Feature-
+level methods are 758, DomainBed's five sets out of their archives 218."""
 
 SOURCE = '''"""A module.
 
