@@ -82,6 +82,14 @@ def test_a_scene_is_drawn_anew_in_another_style(world: Any, levels: Any) -> None
         assert (pixels == np.asarray(render(scenes[name], "neon", SIZE))).all()
 
 
+def test_an_image_among_drawn_ones_that_was_not_drawn_is_named(world: Any, tmp_path: Path) -> None:
+    images, scenes = world
+    lost = images.samples[0].id
+    known = {name: scene for name, scene in scenes.items() if name != lost}
+    with pytest.raises(ThroughlineError, match=f"no scene to draw anew .*{lost}"):
+        make_levels(Subject(images, known, SIZE, (), GRAPH, FIVE_STAGE, 0), tmp_path, [], [], reasons=False)
+
+
 def test_chains_are_begun_up_to_the_conclusion(world: Any, levels: Any) -> None:
     images, _ = world
     true, contradicted, synonyms, another = (

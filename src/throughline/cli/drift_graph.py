@@ -95,6 +95,7 @@ def text_teacher(arguments: argparse.Namespace) -> Iterator[TextTeacher]:
 def run_graph(arguments: argparse.Namespace) -> int:
     """Reads or makes the graph; prints, writes and draws it."""
     from throughline.chains.graph_files import read_graph, write_graph
+    from throughline.drawn.concepts import GRAPH
     from throughline.drift.graph_picture import graph_plot, graph_table
     from throughline.reporting.text import to_terminal
 
@@ -104,7 +105,7 @@ def run_graph(arguments: argparse.Namespace) -> int:
     elif source.is_dir():
         raise UsageError("a graph is made out of a store by a teacher", source, "add --teacher URL and --teacher-model")
     else:
-        graph = _drawn() if arguments.source == DRAWN else read_graph(source)
+        graph = GRAPH if arguments.source == DRAWN else read_graph(source)
         if arguments.out is not None:
             write_graph(arguments.out, graph)
     print(to_terminal(graph_table(graph)), end="")
@@ -114,12 +115,6 @@ def run_graph(arguments: argparse.Namespace) -> int:
 
         write_atomically(arguments.figure, svg_of(graph_plot(graph)))
     return 0
-
-
-def _drawn() -> ConceptGraph:
-    from throughline.drawn.concepts import GRAPH
-
-    return GRAPH
 
 
 def _extracted(arguments: argparse.Namespace, source: Path) -> ConceptGraph:

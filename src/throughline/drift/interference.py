@@ -16,9 +16,10 @@ from throughline.chains.concepts import ConceptGraph
 from throughline.chains.formats import ChainFormat, between_tags
 from throughline.chains.pairs import Pair
 from throughline.chains.parsing import parse_chain
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, write_atomically, write_json_lines
 from throughline.domains.images import image_bytes
-from throughline.domains.samples import ImageSet
+from throughline.domains.samples import ImageSet, Sample
 from throughline.domains.views import View
 from throughline.drawn.counterfactuals import covered
 from throughline.drawn.scenes import Scene
@@ -53,6 +54,12 @@ class Subject:
     graph: ConceptGraph | None
     format: ChainFormat
     seed: int
+
+    def scene_of(self, sample: Sample) -> Scene:
+        """ThroughlineError for an image among drawn ones that was not drawn."""
+        if sample.id not in self.scenes:
+            raise ThroughlineError("this image has no scene to draw anew", sample.id, "take it out of the folder")
+        return self.scenes[sample.id]
 
     @cached_property
     def chains(self) -> dict[str, dict[str, str]]:
@@ -115,7 +122,7 @@ def make_levels(
 def _painted(subject: Subject, start: Path, paint: Paint, style: str | None) -> Path:
     """A folder with an image of every sample, in a style or in that of its domain. Its name says what is painted, so
     what is there is right."""
-    scenes = {sample: subject.scenes[sample.id] for sample in subject.images.samples}
+    scenes = {sample: subject.scene_of(sample) for sample in subject.images.samples}
     content = content_hash([subject.size, [[sample.id, scene.to_json()] for sample, scene in scenes.items()]])
     place = start.with_name(f"{start.name}-{content[:8]}")
     for sample, scene in scenes.items():

@@ -41,11 +41,7 @@ def choose(task: Task, asked: Sequence[Sample], features: Features | None = None
     pool, shots = examples.example_pool(task.images, task.unit.targets, settings.domains, asked), settings.shots
     if settings.choice == "random":
         draw = partial(
-            examples.draw_examples,
-            shots=shots,
-            seed=settings.seed,
-            shares=settings.shares,
-            spurious=settings.spurious,
+            examples.draw_examples, shots=shots, seed=settings.seed, shares=settings.shares, spurious=settings.spurious
         )
         while broken := readable(draw(pool))[1]:
             pool = tuple(sample for sample in pool if sample.id not in broken)
