@@ -17,7 +17,8 @@ from throughline.analysis.paper import SARR_NOTE
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import NORMAL, Interval, bootstrap_generator, percentile_interval
-from throughline.reporting.results import Group, compare
+from throughline.reporting.estimates import compare
+from throughline.reporting.groups import Group
 from throughline.reporting.text import to_markdown
 
 PARTS = ("challenges", "ablation", "rounds")

@@ -25,8 +25,8 @@ from throughline.drawn.world import write_world
 from throughline.metrics.intervals import Interval
 from throughline.mllm.checkpoints import POCKET
 from throughline.ood.diagnosis import CAUSES, Evidence, diagnose
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.probes import ANSWERED, evidence_of
-from throughline.reporting.results import Group, groups
 from throughline.runs.reader import read_run
 
 CHOOSING, TESTING = (1, 2), (11, 12)

@@ -25,7 +25,7 @@ from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config_files import load_config
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
-from throughline.reporting.results import Group, Right, groups
+from throughline.reporting.groups import Group, Right, groups
 from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
 
 CONFIG = "bench/dependence.yaml"

@@ -30,8 +30,9 @@ from throughline.core.table import Table, tabulate
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.metrics.paired import holm
+from throughline.reporting.estimates import compare
 from throughline.reporting.figures import accuracy_by_round
-from throughline.reporting.results import Group, compare, groups
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.tables import comparison_table, difference_cells, results_table, rounds_table
 from throughline.reporting.text import to_markdown
 from throughline.runs.order import in_order

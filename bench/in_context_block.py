@@ -13,7 +13,8 @@ from in_context import PATH, SETS, record_name
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator
 from throughline.metrics.paired import paired_difference
-from throughline.reporting.results import Group, groups, same_samples
+from throughline.reporting.estimates import same_samples
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.shifts import DRAWS, Curve, Point, shot_curves
 from throughline.reporting.tables import drawn_notes
 from throughline.reporting.text import to_markdown

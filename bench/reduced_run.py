@@ -12,7 +12,7 @@ from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
-from throughline.reporting.results import contradictions
+from throughline.reporting.groups import contradictions
 from throughline.runs.order import SPLIT_ORDER
 from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
 

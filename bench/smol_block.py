@@ -11,8 +11,9 @@ from certificate_block import NOT_MEASURED
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
+from throughline.reporting.estimates import same_samples
+from throughline.reporting.groups import Group, Right, groups
 from throughline.reporting.probes import ANSWERED, TOWER, probes_beside
-from throughline.reporting.results import Group, Right, groups, same_samples
 from throughline.reporting.tables import bracketed
 from throughline.reporting.text import to_markdown
 from throughline.runs.reader import read_run

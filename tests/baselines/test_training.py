@@ -22,7 +22,8 @@ from throughline.experiment import run
 from throughline.experiment.config_files import load_config
 from throughline.experiment.engine.worker import EXECUTORS, _load
 from throughline.experiment.run import FinishedRun, run_experiment
-from throughline.reporting.results import groups, summarise
+from throughline.reporting.estimates import summarise
+from throughline.reporting.groups import groups
 from throughline.runs.folder import begin_unit, finish_unit
 from throughline.runs.reader import read_run
 from throughline.training.methods import FEATURE_LEVEL

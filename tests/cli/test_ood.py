@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from throughline.cli.main import main
 from throughline.domains.samples import ImageSet
-from throughline.reporting.results import groups
+from throughline.reporting.groups import groups
 from throughline.runs.reader import read_run
 
 

@@ -54,8 +54,9 @@ from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import with_options
+from throughline.reporting.estimates import summarise
+from throughline.reporting.groups import groups
 from throughline.reporting.page import write_page
-from throughline.reporting.results import groups, summarise
 from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
 from throughline.runs.reader import read_run
 from throughline.teaching import endpoint

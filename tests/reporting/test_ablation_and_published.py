@@ -12,9 +12,10 @@ from throughline.core.files import read_json_lines, write_json_lines
 from throughline.core.table import Table
 from throughline.metrics.paired import holm
 from throughline.reporting.ablation import ablation_table, trains_on
+from throughline.reporting.estimates import compare, summarise
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.page import write_page
 from throughline.reporting.published import published_ablation, published_methods
-from throughline.reporting.results import Group, compare, groups, summarise
 from throughline.reporting.tables import comparison_table
 from throughline.runs.reader import Run, read_run
 

@@ -16,7 +16,7 @@ from throughline.metrics.calibration import expected_calibration_error
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import csv_of, svg_of
-from throughline.reporting.results import Group, groups
+from throughline.reporting.groups import Group, groups
 from throughline.runs.reader import Run, read_run
 from throughline.runs.records import Prediction
 

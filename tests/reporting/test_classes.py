@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, recall_score
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.reporting.classes import FAINTEST, class_figure, class_table
 from throughline.reporting.drawing import drawn_figure
-from throughline.reporting.results import Group, groups, summarise
+from throughline.reporting.estimates import summarise
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.tables import headline_table, results_table
 from throughline.runs.reader import read_run
 

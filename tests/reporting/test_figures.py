@@ -9,9 +9,10 @@ import pytest
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.core.plot import Plot
 from throughline.reporting.drawing import drawn_figure, svg_of
+from throughline.reporting.estimates import against_baseline, summarise
 from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
+from throughline.reporting.groups import groups
 from throughline.reporting.losses import loss_figure, loss_table
-from throughline.reporting.results import against_baseline, groups, summarise
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:

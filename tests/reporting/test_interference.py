@@ -7,8 +7,8 @@ import pytest
 from tests.reporting.asked import DOMAINS, write_asked
 
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.reporting.groups import groups
 from throughline.reporting.interference import interference_tables
-from throughline.reporting.results import groups
 from throughline.runs.reader import read_run
 
 RATES = {("smol", level): rate for level, rate in (("clean", 0.9), ("another image", 0.3), ("true chain", 0.8))}

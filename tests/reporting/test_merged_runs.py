@@ -13,7 +13,7 @@ from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
 from throughline.experiment.analyses.sensitivity import rounds_varied
-from throughline.reporting.results import groups
+from throughline.reporting.groups import groups
 from throughline.reporting.tables import headline_table, rounds_table
 from throughline.runs.folder import ADAPTER, PREDICTIONS, round_folder
 from throughline.runs.reader import read_run

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.reporting.estimates import against_baseline, ahead_of_all, summarise
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.overview import Overview, overview
-from throughline.reporting.results import Group, against_baseline, ahead_of_all, groups, summarise
 from throughline.reporting.tables import comparison_table, page_table, results_table
 from throughline.runs.reader import read_run
 

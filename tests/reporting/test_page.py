@@ -12,8 +12,8 @@ import pytest
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.gallery import make_gallery, parts, thumbnail
+from throughline.reporting.groups import groups
 from throughline.reporting.page import write_page
-from throughline.reporting.results import groups
 from throughline.reporting.tables import comparison_table, results_table
 from throughline.runs.reader import read_run
 

@@ -11,8 +11,8 @@ import pytest
 from reduced_run import reduce_run, require_whole
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.reporting.groups import groups
 from throughline.reporting.page import page_html
-from throughline.reporting.results import groups
 from throughline.reporting.tables import comparison_table, headline_table, results_table, rounds_table
 from throughline.runs.reader import REDUCED_PREDICTIONS, Run, read_run
 

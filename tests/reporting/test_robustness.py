@@ -16,11 +16,12 @@ from throughline.domains.folders import read_images
 from throughline.domains.images import image_bytes
 from throughline.domains.views import View, load_sample, view_of
 from throughline.reporting.confidence import confidence_table, confidences
+from throughline.reporting.estimates import summarise
 from throughline.reporting.gallery import LOST, WON, changed_answers
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.page import write_page
 from throughline.reporting.probes import probe_figure
 from throughline.reporting.published import published_shift
-from throughline.reporting.results import Group, groups, summarise
 from throughline.reporting.robustness import robustness_tables, shift_figures, shift_tables
 from throughline.runs.reader import read_run
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from throughline.core.files import write_json, write_json_lines
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.ood.factors import EXAMPLES, VIEW, examples_of_level, view_of_level
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.page import write_page
-from throughline.reporting.results import Group, groups
 from throughline.reporting.shifts import curve_figure, curve_table, severity_curves, shot_curves
 from throughline.runs.reader import read_run
 from throughline.runs.unit import Unit

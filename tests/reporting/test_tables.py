@@ -12,7 +12,8 @@ import pytest
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
-from throughline.reporting.results import contradictions, groups, summarise
+from throughline.reporting.estimates import summarise
+from throughline.reporting.groups import contradictions, groups
 from throughline.reporting.tables import comparison_table, headline_table, results_table, rounds_table
 from throughline.reporting.text import to_latex, to_markdown, to_terminal
 from throughline.runs.reader import Run, read_run

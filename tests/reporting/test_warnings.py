@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from throughline.core.files import read_json_lines, write_json, write_json_lines
+from throughline.reporting.groups import groups
 from throughline.reporting.page import write_page
-from throughline.reporting.results import groups
 from throughline.reporting.tables import headline_table
 from throughline.reporting.warnings import warnings
 from throughline.runs.reader import read_run

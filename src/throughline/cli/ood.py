@@ -130,15 +130,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shifts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
-    from throughline.reporting.results import groups
+    from throughline.reporting.groups import groups
     from throughline.reporting.robustness import robustness_tables, shift_tables
 
     return (*shift_tables(groups(run)), *robustness_tables(groups(run)))
 
 
 def _verdicts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
+    from throughline.reporting.groups import groups
     from throughline.reporting.probes import diagnosis_table
-    from throughline.reporting.results import groups
 
     every = groups(run)
     reference = next((own for own in every if own.model == checkpoint_name(arguments.reference or "")), None)

@@ -14,7 +14,7 @@ from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import ANSWERING, GROUPS, SELF_LABELLING, TRAINING, Workload
-from throughline.reporting.results import Setup
+from throughline.reporting.groups import Setup
 from throughline.reporting.text import to_terminal
 from throughline.reporting.warnings import coverage
 from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, Unit

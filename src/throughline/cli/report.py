@@ -91,7 +91,7 @@ def _print(tables: Iterable[Table], form: str) -> None:
 
 
 def _tables(run: Run, split: str | None, answer: str | None, baseline: str | None, measure: str) -> list[Table]:
-    from throughline.reporting.results import groups
+    from throughline.reporting.groups import groups
     from throughline.reporting.selection import selection_tables
     from throughline.reporting.tables import comparison_table, existing, results_table
 

@@ -98,8 +98,8 @@ def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Le
 
 def _tables(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:
     from throughline.chains.graph_files import read_graph
+    from throughline.reporting.groups import groups
     from throughline.reporting.interference import interference_tables
-    from throughline.reporting.results import groups
 
     graph = read_graph(arguments.graph) if arguments.graph else None
     return [table for group in groups(run) for table in interference_tables(group, graph)]

@@ -111,8 +111,8 @@ def run_and_report(
     results = read_json_lines(folder / "results.jsonl")
     if not results and finished.failed is not None:
         raise finished.failed
+    from throughline.reporting.groups import groups
     from throughline.reporting.page import write_page
-    from throughline.reporting.results import groups
     from throughline.reporting.selection import selection_tables
     from throughline.reporting.tables import headline_table
     from throughline.reporting.warnings import warnings

@@ -4,7 +4,8 @@ against it on the same images. Called by `page`."""
 from collections.abc import Collection, Mapping
 
 from throughline.core.table import MISSING, Table
-from throughline.reporting.results import Group, Summary, compare, drawn_over
+from throughline.reporting.estimates import Summary, compare, drawn_over
+from throughline.reporting.groups import Group
 from throughline.reporting.tables import average_cell, difference_cells, drawn_notes
 from throughline.training.methods import METHODS
 

@@ -11,7 +11,7 @@ from throughline.analysis.document import FILE, Analysis, read_analysis
 from throughline.analysis.faithfulness import EXCHANGED, WHOLE, right_behind
 from throughline.core.errors import ThroughlineError
 from throughline.reporting.classes import class_table
-from throughline.reporting.results import groups
+from throughline.reporting.groups import groups
 from throughline.reporting.tables import results_table
 from throughline.reporting.text import to_markdown
 from throughline.runs.order import ANSWER_ORDER, in_order

@@ -10,7 +10,8 @@ from throughline.core.table import MISSING, Table
 from throughline.metrics.intervals import wilson_interval
 from throughline.reporting.ablation import FULL
 from throughline.reporting.confusion import LARGEST_TABLE
-from throughline.reporting.results import Group, averages
+from throughline.reporting.estimates import averages
+from throughline.reporting.groups import Group
 from throughline.reporting.tables import drawn_notes, percent_interval
 
 FAINTEST = 0.1

@@ -20,7 +20,7 @@ from throughline.metrics.calibration import (
     reliability,
     risk_coverage_curve,
 )
-from throughline.reporting.results import Group, Setup
+from throughline.reporting.groups import Group, Setup
 
 BINS = 15
 """Of the reliability diagram and of the calibration error beside it."""

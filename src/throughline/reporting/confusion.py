@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from throughline.core.plot import Panel, Plot
 from throughline.core.table import Table
 from throughline.core.untrusted import one_line
-from throughline.reporting.results import Group
+from throughline.reporting.groups import Group
 from throughline.runs.order import ANSWER_ORDER, ordered
 
 # Beyond it a table is no longer read, and the page lists the commonest mix-ups instead.

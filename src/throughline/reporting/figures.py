@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series
-from throughline.reporting.results import Comparison, Group, Summary
+from throughline.reporting.estimates import Comparison, Summary
+from throughline.reporting.groups import Group
 from throughline.runs.order import in_order
 from throughline.training.methods import METHODS
 

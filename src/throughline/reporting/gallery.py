@@ -21,7 +21,7 @@ from throughline.domains.images import image_bytes
 from throughline.domains.samples import Sample, on_disk
 from throughline.domains.views import View, load_sample, view_of
 from throughline.ood.factors import CLEAN, VIEW
-from throughline.reporting.results import Group
+from throughline.reporting.groups import Group
 from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.training.methods import METHODS

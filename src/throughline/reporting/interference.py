@@ -12,7 +12,7 @@ from throughline.drawn.concepts import GRAPH
 from throughline.drift.interference import ANOTHER, BESIDE, BLANK, FACTOR, SYNONYMS, TRUE
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.ood.factors import CLEAN
-from throughline.reporting.results import Group, Setup
+from throughline.reporting.groups import Group, Setup
 from throughline.reporting.tables import drawn_notes, share_cell
 
 NOTES = (

@@ -4,7 +4,7 @@ import pandas as pd
 
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
-from throughline.reporting.results import Group
+from throughline.reporting.groups import Group
 from throughline.runs.order import in_order
 
 PARTS = ("label", "chain")

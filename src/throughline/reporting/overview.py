@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from throughline.reporting.ablation import CONTROLS, FULL
-from throughline.reporting.results import Comparison, Group, Setup, Summary, compare, drawn_over
+from throughline.reporting.estimates import Comparison, Summary, compare, drawn_over
+from throughline.reporting.groups import Group, Setup
 from throughline.reporting.tables import bracketed, class_names, guessing
 from throughline.training.methods import METHODS
 

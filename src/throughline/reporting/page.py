@@ -18,14 +18,15 @@ from throughline.reporting.classes import class_figure, class_table
 from throughline.reporting.confidence import abstention_figure, confidence_table, confidences, reliability_figure
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import write_figures
+from throughline.reporting.estimates import against_baseline, ahead_of_all, summarise
 from throughline.reporting.figures import accuracy_figure, differences_figure, rounds_figure
 from throughline.reporting.gallery import changed_answers, make_examples, make_gallery
+from throughline.reporting.groups import Group, contradictions, groups
 from throughline.reporting.interference import interference_tables
 from throughline.reporting.losses import loss_figure, loss_table
 from throughline.reporting.overview import overview
 from throughline.reporting.probes import diagnosis_table, probe_figure
 from throughline.reporting.published import published_ablation, published_methods, published_shift
-from throughline.reporting.results import Group, against_baseline, ahead_of_all, contradictions, groups, summarise
 from throughline.reporting.robustness import is_shifted, robustness_tables, shift_figures, shift_tables
 from throughline.reporting.selection import selection_tables
 from throughline.reporting.self_contained import render_page

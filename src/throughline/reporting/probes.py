@@ -12,7 +12,8 @@ from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.ood.diagnosis import CAUSES, FOLDS, Diagnosis, Evidence, diagnose, reread
 from throughline.ood.probe import read_by
-from throughline.reporting.results import Group, Right, Setup, same_samples, summarise
+from throughline.reporting.estimates import same_samples, summarise
+from throughline.reporting.groups import Group, Right, Setup
 from throughline.reporting.tables import drawn_notes, share_cell
 from throughline.runs.unit import PROBE
 

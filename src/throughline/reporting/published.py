@@ -10,7 +10,8 @@ import pandas as pd
 
 from throughline.analysis.paper import DATASETS, NOTE, PAPER, SARR_NOTE, dataset_of
 from throughline.core.table import MISSING, Table
-from throughline.reporting.results import Group, Summary
+from throughline.reporting.estimates import Summary
+from throughline.reporting.groups import Group
 from throughline.reporting.robustness import is_shifted
 from throughline.reporting.tables import average_cell
 from throughline.runs.order import in_order

@@ -13,7 +13,8 @@ from throughline.drift.interference import FACTOR
 from throughline.metrics import robustness
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap, percentile_interval
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW
-from throughline.reporting.results import MEASURES, Group, Setup
+from throughline.reporting.estimates import MEASURES
+from throughline.reporting.groups import Group, Setup
 from throughline.reporting.shifts import severity_curves
 from throughline.reporting.side_by_side import difference_tables
 from throughline.reporting.tables import drawn_notes, existing, guessing, of_measure, share_cell

@@ -4,7 +4,7 @@ Called at the end of a run, by the report verb and by the page."""
 from dataclasses import replace
 
 from throughline.core.table import Table
-from throughline.reporting.results import groups
+from throughline.reporting.groups import groups
 from throughline.reporting.tables import results_table
 from throughline.runs.draws import LAST, TRAINING_DOMAIN, choose, find_draws, first_answer
 from throughline.runs.reader import Run

@@ -12,7 +12,7 @@ from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import PairedDifference, paired_difference
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
-from throughline.reporting.results import Group, Right
+from throughline.reporting.groups import Group, Right
 from throughline.reporting.tables import bracketed, drawn_notes
 from throughline.runs.records import COPIED
 

@@ -15,8 +15,9 @@ from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.analyses import find_analysis
 from throughline.reporting.confidence import confidence_table, confidences
 from throughline.reporting.drawing import svg_of
+from throughline.reporting.estimates import MEASURES, differences, drawn_over, same_samples, summarise
 from throughline.reporting.figures import accuracy_figure
-from throughline.reporting.results import MEASURES, Group, differences, drawn_over, groups, same_samples, summarise
+from throughline.reporting.groups import Group, groups
 from throughline.reporting.self_contained import render_page
 from throughline.reporting.tables import average_cell, difference_cells, drawn_notes, existing, of_measure
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order

@@ -10,19 +10,16 @@ from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval, MeanError
 from throughline.metrics.paired import PairedDifference
-from throughline.reporting.results import (
+from throughline.reporting.estimates import (
     MEASURES,
-    NO_LEVEL,
     Comparison,
-    Group,
     Summary,
     against_baseline,
     averages,
     drawn_over,
-    empty_rounds,
-    one_class_only,
     summarise,
 )
+from throughline.reporting.groups import NO_LEVEL, Group, empty_rounds, one_class_only
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.runs.records import CLASS_MEASURES
 

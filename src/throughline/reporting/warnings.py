@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from throughline.reporting.results import Group, empty_rounds, groups, one_class_only
+from throughline.reporting.groups import Group, empty_rounds, groups, one_class_only
 from throughline.runs.reader import Run
 
 ENOUGH = 0.9
