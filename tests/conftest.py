@@ -11,7 +11,10 @@ import pytest
 from tests import forks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from throughline.domains.samples import ImageSet
+    from throughline.experiment.run import FinishedRun
     from throughline.mllm.load import Mllm
 
 DOMAINS = ("photo", "painting", "sketch")
@@ -64,3 +67,19 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of a run, and whatever else would be spawned, have torch when they start."""
     monkeypatch.setattr(multiprocessing, "get_context", forks.context)
+
+
+@pytest.fixture(scope="module")
+def here(config_file: Path) -> Callable[..., FinishedRun]:
+    """Runs the config of a test module, with overrides, in this process."""
+    from tests.evaluation.small import in_this_process
+
+    from throughline.experiment import run
+    from throughline.experiment.config_files import load_config
+
+    def run_here(folder: Path, *overrides: str) -> FinishedRun:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "run_units", in_this_process)
+            return run.run_experiment(load_config(str(config_file), overrides), folder)
+
+    return run_here

@@ -1,7 +1,7 @@
 """Feature-level methods in a run, on the drawn world and with a very small backbone."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,9 @@ from throughline.baselines.settings import BaselineSettings
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.drawn.world import write_world
-from throughline.experiment import run
-from throughline.experiment.config_files import load_config
-from throughline.experiment.engine.worker import EXECUTORS, _load
-from throughline.experiment.run import FinishedRun, run_experiment
+from throughline.experiment.run import FinishedRun
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
-from throughline.runs.folder import begin_unit, finish_unit
 from throughline.runs.reader import read_run
 from throughline.training.methods import FEATURE_LEVEL
 
@@ -58,26 +54,6 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "trial.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-@pytest.fixture(scope="module")
-def here(config_file: Path) -> Iterator[Run]:
-    """Runs the config in this process, on one thread as a worker does."""
-
-    def units_here(units: Any, job: Any, *, done: set[str], finished: Any, **_: Any) -> None:
-        for unit in units:
-            if unit.name not in done:
-                begin_unit(job.run_folder, unit)
-                _load(EXECUTORS["timm/" if unit.feature_level else unit.kind], 1)(job.task(unit, lambda line: None))
-                finish_unit(job.run_folder, unit)
-                finished(unit)
-
-    def run_here(folder: Path, *overrides: str) -> FinishedRun:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run, "run_units", units_here)
-            return run_experiment(load_config(str(config_file), overrides), folder)
-
-    yield run_here
 
 
 @pytest.fixture(scope="module")

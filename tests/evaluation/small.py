@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tests.mllm.tiny import image_of, write_checkpoint
 
@@ -14,10 +15,8 @@ from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter
 from throughline.chains.records import Candidate, classes_sha256, make_header, prompt_sha256
 from throughline.domains.folders import read_images
-from throughline.experiment.engine.worker import Job
-from throughline.experiment.executors import execute_training
+from throughline.experiment.engine.worker import Job, run_unit
 from throughline.questions.question_set import make_question_set
-from throughline.runs.folder import begin_unit, finish_unit
 from throughline.runs.unit import Unit
 
 DOMAINS = ("photo", "sketch")
@@ -88,10 +87,13 @@ def write_preset(folder: Path) -> Path:
 def in_this_process(
     units: Sequence[Unit], job: Job, *, done: set[str], finished: Callable[[Unit], None], **_: Any
 ) -> None:
-    """Stands in for `run_units`: no worker has to import torch."""
-    for unit in units:
-        if unit.name not in done:
-            begin_unit(job.run_folder, unit)
-            execute_training(job.task(unit, lambda line: None))
-            finish_unit(job.run_folder, unit)
-            finished(unit)
+    """Stands in for `run_units`: no worker has to import torch. What a worker sets in torch is set back."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        for unit in units:
+            if unit.name not in done:
+                run_unit(unit, job, lambda line: None)
+                finished(unit)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

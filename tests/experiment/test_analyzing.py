@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.evaluation.small import write_chains
+from tests.evaluation.small import in_this_process, write_chains
 from tests.mllm.tiny import write_checkpoint
 from tests.training.small import chain_of
 
@@ -26,13 +26,11 @@ from throughline.experiment.analyses.entry import analyze_run
 from throughline.experiment.analyses.settings import AnalyzeSettings
 from throughline.experiment.analyses.subject import read_analyzed_run
 from throughline.experiment.config_files import load_config
-from throughline.experiment.executors import execute_fold
 from throughline.experiment.run import run_experiment
 from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
-from throughline.runs.folder import begin_unit, finish_unit
 
 pytestmark = pytest.mark.slow
 
@@ -74,15 +72,8 @@ def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pyt
             found.append([Continuation((), chain_of(label, len(found)), "stop")])
         return found
 
-    def units_here(units, job, *, done, finished, **_):
-        for unit in units:
-            begin_unit(job.run_folder, unit)
-            execute_fold(job.task(unit, lambda line: None))
-            finish_unit(job.run_folder, unit)
-            finished(unit)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_units", units_here)
+        patch.setattr(run, "run_units", in_this_process)
         patch.setattr(sampler, "sample", written)
         run_experiment(load_config(str(folder / "trial.yaml")), folder / "run")
     for path in (folder / "run" / "units").rglob("predictions.jsonl"):

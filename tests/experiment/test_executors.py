@@ -6,10 +6,9 @@ import math
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from throughline.evaluation.examples import draw_examples, with_labels
 from throughline.evaluation.folds import leave_out
 from throughline.experiment import run
 from throughline.experiment.config_files import load_config
-from throughline.experiment.executors import execute_evaluation, execute_fold, execute_probes, execute_training
+from throughline.experiment.engine import worker
 from throughline.experiment.forecast import Forecast, forecast_run
 from throughline.experiment.run import FinishedRun, run_experiment
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
@@ -57,7 +56,7 @@ from throughline.questions.wording import with_options
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
 from throughline.reporting.page import write_page
-from throughline.runs.folder import PIXELS, begin_unit, finish_unit, remove_pixels
+from throughline.runs.folder import PIXELS, begin_unit, remove_pixels
 from throughline.runs.reader import read_run
 from throughline.teaching import endpoint
 from throughline.training import trainer
@@ -66,13 +65,6 @@ pytestmark = pytest.mark.slow
 
 METHODS = ["cls_matched", "mtct_sarr"]  # and mtct, which both need
 UNITS = {"mtct", "mtct_sarr", "cls_matched"}
-EXECUTORS = {
-    "fold": execute_fold,
-    "validate": execute_training,
-    "evaluate": execute_evaluation,
-    "probe": execute_probes,
-    "few_shot": execute_evaluation,
-}
 Run = Callable[..., FinishedRun]
 
 
@@ -96,29 +88,6 @@ def config_file(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: 
     path = folder / "trial.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-@pytest.fixture(scope="module")
-def here(config_file: Path) -> Iterator[Run]:
-    """Runs the config in this process, on one thread as a worker does; no worker has to import torch."""
-
-    def units_here(units: Any, job: Any, *, done: set[str], finished: Any, **_: Any) -> None:
-        for unit in units:
-            if unit.name not in done:
-                begin_unit(job.run_folder, unit)
-                EXECUTORS[unit.kind](job.task(unit, lambda line: None))
-                finish_unit(job.run_folder, unit)
-                finished(unit)
-
-    def run_here(folder: Path, *overrides: str) -> FinishedRun:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run, "run_units", units_here)
-            return run_experiment(load_config(str(config_file), overrides), folder)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run_here
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -607,7 +576,7 @@ def test_units_that_differ_in_one_factor_run_in_one_plan_and_resume(
         return real(folder, unit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[__name__], "begin_unit", begin_one)
+        patch.setattr(worker, "begin_unit", begin_one)
         with pytest.raises(Stopped):
             here(tmp_path / "stopped", *overrides)
     resumed = here(tmp_path / "stopped", *overrides)

@@ -112,7 +112,7 @@ def work(connection: Connection, job: Job) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (unit := connection.recv()) is not None:
             try:
-                _run_unit(unit, job, lambda line: connection.send(("progress", line)))
+                run_unit(unit, job, lambda line: connection.send(("progress", line)))
                 message = "done", ""
             except ThroughlineError as error:
                 message = "failed", str(error)
@@ -123,7 +123,8 @@ def work(connection: Connection, job: Job) -> None:
             connection.send(message)
 
 
-def _run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> None:
+def run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> None:
+    """Has the unit executed in its folder, in this process, with the config's number of threads."""
     execute = _load(job.executors[TIMM if unit.feature_level else unit.kind], job.config.threads)
     folder = begin_unit(job.run_folder, unit)
     execute(job.task(unit, report_progress))
