@@ -1,11 +1,13 @@
 """What a run's longest prompt takes of a checkpoint's context, counted before any weights are loaded."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.mllm.tiny import image_of
-from transformers import AutoProcessor
+from transformers import AutoProcessor, tokenization_utils_base
 
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
@@ -76,10 +78,21 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_is_written(asked: Any
         preview_run(asked(**long, **{"evaluation.answering.chain_tokens": 1000}))
 
 
-def test_the_dry_run_says_so_too(
-    tiny_images: ImageSet, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+def test_the_dry_run_says_so_too_and_nothing_else(
+    tiny_images: ImageSet,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = ["--model", str(tiny_checkpoint), "--shots", "0,64", "--examples", "target", "--per-class", "1"]
+    """Also of a checkpoint whose tokenizer knows the limit and would warn."""
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "limited"))
+    settings = json.loads((checkpoint / "tokenizer_config.json").read_text("utf-8"))
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 1024}))
+    warned: list[str] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", warned.append)
+    words = ["--model", str(checkpoint), "--shots", "0,64", "--examples", "target", "--per-class", "1"]
     assert main(["ood", "icl", str(tiny_images.root), *words, "--dry-run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "takes 1,024" in line and "evaluation.examples.shots" in line
+    assert warned == []

@@ -150,7 +150,9 @@ def open_outline(source: str, tiles: int = 1, revision: str | None = None) -> tu
     options = {"revision": revision or "main", "trust_remote_code": False, "local_files_only": True}
     config = AutoConfig.from_pretrained(source, **options)
     processor = AutoProcessor.from_pretrained(source, **options)
-    return outline_of(config, processor, tiles)
+    model, chat = outline_of(config, processor, tiles)
+    chat.tokenizer.model_max_length = math.inf  # it only counts: who asks says what is too long for the model
+    return model, chat
 
 
 def outline_of(config: Any, processor: Any, tiles: int = 1) -> tuple[Any, Chat]:
