@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.mllm.tiny import FAMILIES, image_of, write_checkpoint
+from transformers import AutoProcessor
 
 from cost_model import calibrated, compare_with_run
 from throughline.chains.formats import FIVE_STAGE
@@ -27,10 +28,12 @@ from throughline.experiment.hardware import CPU, Hardware, cards, known_card, ma
 from throughline.experiment.run import preview_run, run_experiment
 from throughline.experiment.workload import NF4_BYTES, Phase, count_paths
 from throughline.mllm.chat import EncodedPrompt, user_turn
+from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.geometries import GEOMETRIES, train_tokenizer
 from throughline.mllm.likelihood import label_trie
 from throughline.mllm.load import load_mllm
 from throughline.mllm.shapes import open_outline, outline_of
+from throughline.questions.in_context import EXAMPLE_QUESTION
 from throughline.questions.question_set import make_question_set
 from throughline.questions.wording import class_name
 from throughline.runs.folder import unit_folder
@@ -63,7 +66,6 @@ def test_paths_have_the_tokens_that_the_loaded_checkpoint_gives_them(family, tmp
     """Prompts, label, chain and trie, to the token, from an outline without weights."""
     name = "pocket" if family == "pocket" else str(write_checkpoint(family, tmp_path / family))
     mllm = load_mllm(name)
-    from throughline.mllm.checkpoints import checkpoint_folder
 
     (_, chat), prompts = open_outline(str(checkpoint_folder(name))), make_question_set(CLASSES)
     image = chat.encode_image(image_of(3), "one")
@@ -148,6 +150,38 @@ def test_the_prefix_is_paid_for_once_whatever_is_asked(demo):
     assert 2 * prefix.flops < apart - together < 2.2 * prefix.flops
 
 
+def test_labelled_examples_are_tokens_of_prompts_once_a_batch_where_all_images_have_the_same():
+    ask = ["evaluation.answering.answers=[label]", "evaluation.answering.batch=4", "evaluation.examples.shots=3"]
+    alike, own, voting = (
+        workload_of(*ask, f"evaluation.examples.{key}") for key in ("choice=random", "choice=nearest", "vote=1")
+    )
+    processor = AutoProcessor.from_pretrained(str(checkpoint_folder("pocket")))
+    questions = alike.config.question_set(preview_run(alike.config).sets[0].classes, {})
+    image = {"type": "image"}
+    turns = [
+        {"role": "user", "content": [image, {"type": "text", "text": EXAMPLE_QUESTION}]},
+        {"role": "assistant", "content": [{"type": "text", "text": questions.class_names[0]}]},
+    ] * 3 + [{"role": "user", "content": [image, {"type": "text", "text": questions.label}]}]
+    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    pictures = [image_of(n, 96, 96) for n in range(4)]
+    (ids,) = processor(text=[text], images=pictures, crop_to_patches=False, max_patches=1)["input_ids"]
+    shown = [place for place, token in enumerate(ids) if token == processor.image_token_id]
+    begun = shown[-len(shown) // 4]  # up to the last image
+
+    assert abs(alike.asked.label_prompt - len(ids)) <= 3  # a label may have one token more
+    assert abs(alike.asked.begun - begun) <= 3 and alike.asked.begun_tiles == 3 and alike.asked.tiles == 4
+    measured, batches = Cost(images_measured=10), 3
+    tokens, tokens_own = (workload.phases("zero_shot", measured)[0].tokens for workload in (alike, own))
+    assert tokens_own == 10 * own.asked.shared and tokens == tokens_own - (10 - batches) * alike.asked.begun
+    # who trains sees no examples, and validation asks without them
+    plain = workload_of(*ask[:2])
+    assert alike.paths == plain.paths == plain.asked == voting.asked
+    assert alike.phases("cls", Cost(training_samples=5)) == plain.phases("cls", Cost(training_samples=5))
+    validated = Cost(images_validated=10)
+    assert alike.phases("cls", validated)[0] == plain.phases("cls", validated)[0]
+    assert plain.memory("zero_shot").asking < alike.memory("zero_shot").asking < own.memory("zero_shot").asking
+
+
 def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
     plain, saving = demo[1].workloads[0], workload_of("training.stage.gradient_checkpointing=true")
     training = [workload.phases("mtct", Cost(training_samples=10))[0].flops for workload in (plain, saving)]
@@ -175,7 +209,7 @@ def test_asking_holds_the_folded_weights_and_a_whole_batch_of_prompts(demo):
     one, ten = (asking("zero_shot", f"evaluation.answering.batch={batch}") for batch in (1, 10))
     assert ten == 10 * one
     # Whatever else a batch holds, its tiles are seen together.
-    tiled = replace(workload, paths=replace(workload.paths, tiles=100))
+    tiled = replace(workload, asked=replace(workload.asked, tiles=100))
     vision, batch = workload.plain.vision, workload.config.evaluation.answering.batch
     at_least = batch * 100 * workload.plain.patches * 2 * vision.mlp_width * 4
     assert tiled.memory("zero_shot").asking > at_least

@@ -132,6 +132,12 @@ class EvaluationConfig(Settings):
         """Epochs of an adapter that the examples train instead of being shown; None where they are shown."""
         return self.examples.epochs if self.examples is not None and self.examples.shots else None
 
+    @property
+    def shots(self) -> int:
+        """Labelled examples that stand before each question: none where they vote, or train an adapter."""
+        shown = self.examples
+        return 0 if shown is None or self.described or shown.vote or shown.epochs else shown.shots
+
     @model_validator(mode="after")
     def _free_to_begin(self) -> EvaluationConfig:
         if self.begun is not None and self.answering.constrained:

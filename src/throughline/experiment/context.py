@@ -5,7 +5,7 @@ one that is too long asks at positions that the model has never seen. Called by 
 """
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,8 @@ from throughline.experiment.shots import questions_behind
 from throughline.mllm.chat import Chat, EncodedImage
 from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.shapes import open_outline
-from throughline.questions.question import Generated
+from throughline.questions.prompt import Prompt
+from throughline.questions.question import Generated, Question
 from throughline.runs.unit import Unit
 
 SAMPLED_IMAGES = 100
@@ -54,18 +55,24 @@ def _opened(name: str, tiles: int, revision: str | None, sizes: Collection[Any])
 def longest_prompt(config: RunConfig, images: ImageSet, chat: Chat, image: EncodedImage) -> tuple[int, int]:
     """Tokens of the prompt that is longest with its answer, and those of the answer. Every image counts as this one,
     every example and every answer by likelihood has the longest class name."""
-    questions, shown = config.question_set(images.classes, images.names, images.several), config.evaluation.examples
-    asked, named = config.asked(images.samples[:1]), zip(questions.class_names, questions.classes, strict=True)
+    questions = config.question_set(images.classes, images.names, images.several)
+    named = zip(questions.class_names, questions.classes, strict=True)
     name, label = max(named, key=lambda pair: len(chat.tokenizer(pair[0])["input_ids"]))
-    shots = 0 if shown is None or shown.vote or shown.epochs else shown.shots
-    examples = {sample.id: ((sample, label),) * shots for sample in asked if shots}
     lengths = []
-    for question in questions_behind(config, questions, examples, seed=0):
-        for prompt in map(question.prompt, asked):
-            path = chat.answered(prompt.messages, [image] * len(prompt.images), name)
-            new = question.answer.max_new_tokens if isinstance(question.answer, Generated) else 0
-            lengths.append((path.answer_start, new or len(path.tokens) - path.answer_start))
+    for question, prompt in asked_prompts(config, images, label):
+        path = chat.answered(prompt.messages, [image] * len(prompt.images), name)
+        new = question.answer.max_new_tokens if isinstance(question.answer, Generated) else 0
+        lengths.append((path.answer_start, new or len(path.tokens) - path.answer_start))
     return max(lengths, key=sum)
+
+
+def asked_prompts(config: RunConfig, images: ImageSet, label: str) -> Iterator[tuple[Question, Prompt]]:
+    """Every question of the config with its prompt about the first image, each example of the class `label`."""
+    questions = config.question_set(images.classes, images.names, images.several)
+    asked, shots = config.asked(images.samples[:1]), config.evaluation.shots
+    examples = {sample.id: ((sample, label),) * shots for sample in asked if shots}
+    for question in questions_behind(config, questions, examples, seed=0):
+        yield from ((question, question.prompt(sample)) for sample in asked)
 
 
 def some_sizes(data: DataConfig, images: ImageSet) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from throughline.drawn.describer import DescriberSettings, describe
 from throughline.drawn.scenes import read_scenes
 from throughline.drawn.world import planned_scenes
 from throughline.experiment.config import RunConfig
-from throughline.experiment.context import some_sizes
+from throughline.experiment.context import asked_prompts, some_sizes
 from throughline.experiment.costs import longest_paths, own_config
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.run import Preview
@@ -222,12 +222,20 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
     # Every class counts once more, so that those without a sample have their place in the trie.
     labels = [*images.classes, *(label for sample in images.samples for label in sample.labels)]
     paths, typical = count_paths(chat, prompts, image, labels, chains)
+    asked, notes = paths, [source]
+    if (shown := config.evaluation.examples) is not None and config.evaluation.shots:
+        without = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"examples": None})})
+        label = dict(zip(prompts.class_names, prompts.classes, strict=True))[typical.label]
+        behind, alone = (next(asked_prompts(own, images, label))[1] for own in (config, without))
+        asked = paths.behind_examples(chat, behind, alone, image, alike=shown.choice != "nearest")
+        notes.append(f"labelled examples take {asked.shared - paths.shared:,} tokens of a prompt")
     plain = shape_of(model, image)
     with torch.device("meta"):
         wrapped = add_lora(model, config.model.lora, seed=0)
     adapted = shape_of(wrapped, image)
     wrapped.unload()
-    cut = f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles"
+    if config.model.tiles > 1:
+        notes.append(f"an image of {width} x {height} pixels, the mean, is cut into {paths.tiles} tiles")
     renderer = PathRenderer(chat, prompts)
     # a pair of two images, the larger kind
     other = chat.encode_image(Image.new("RGB", (width, height)), "another")
@@ -237,7 +245,7 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
         for method in method_table(config.methods).values()
         if method.stages
     }
-    return Workload(config, plain, adapted, paths, trees, (source, cut) if config.model.tiles > 1 else (source,))
+    return Workload(config, plain, adapted, paths, asked, trees, tuple(notes))
 
 
 def sample_chains(config: RunConfig, images: ImageSet) -> tuple[tuple[str, ...], str]:

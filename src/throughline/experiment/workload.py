@@ -2,7 +2,8 @@
 
     training        a tree a sample: image and class list once, the answers behind them; forward and backward
     self-labelling  a prompt an image, then its chain token by token
-    prompts         image and class list, once an image whatever is asked about it
+    prompts         image and class list, once an image whatever is asked about it; before them labelled examples,
+                    once a batch where all images have the same
     label           the rest of the label prompt, then the label token by token
     reasoning       the rest of the reasoning prompt, then a chain token by token
     likelihood      all class names as one trie behind the label prompt
@@ -12,10 +13,12 @@ counted, no sample is rejected, and chains that the model writes end where those
 into float32 weights for asking, beside others they are computed. `forecast` turns this into time.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from throughline.experiment.config import RunConfig
@@ -25,6 +28,7 @@ from throughline.mllm.flops import Row, appended, decoded, row_flops, row_of
 from throughline.mllm.head import LOGITS_AT_ONCE
 from throughline.mllm.shapes import Shape, Tower, tiles_of
 from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
+from throughline.questions.prompt import Prompt
 from throughline.questions.question_set import LIKELIHOODS, QuestionSet
 from throughline.questions.wording import class_name
 from throughline.training.paths import Example
@@ -46,7 +50,8 @@ class Paths:
 
     `shared` is what both prompts begin with: image and class list. `label` and `chain` are answers with the end of the
     turn, means over samples; `trie` is what all class names together put behind the label prompt, `trie_inner` how many
-    of its places (the prompt's last among them) have logits.
+    of its places (the prompt's last among them) have logits. `begun`, with its tiles, are labelled examples that all
+    prompts of a batch begin with.
     """
 
     tiles: int
@@ -59,6 +64,21 @@ class Paths:
     trie_inner: int
     chain: int
     longest_chain: int
+    begun: int = 0
+    begun_tiles: int = 0
+
+    def behind_examples(self, chat: Chat, asked: Prompt, plain: Prompt, image: EncodedImage, alike: bool) -> Paths:
+        """Those of a prompt with labelled examples; `plain` is the same without, and `alike` says whether all images
+        are asked about behind the same ones."""
+        example, another = replace(image, key="example"), replace(image, key="another")
+        shown = len(asked.images) - 1
+        own, other = (chat.prompt(asked.messages, [*[example] * shown, last]) for last in (image, another))
+        begun = common_path([own, other], chat.image_token_id)
+        more = len(own.tokens) - len(chat.prompt(plain.messages, [image]).tokens)
+        grown = {name: getattr(self, name) + more for name in ("shared", "label_prompt", "reasoning_prompt")}
+        if alike and begun.images:
+            grown |= {"begun": len(begun.tokens), "begun_tiles": len(begun.images) * self.tiles}
+        return replace(self, **grown, tiles=self.tiles * len(asked.images))
 
 
 def count_paths(
@@ -142,13 +162,15 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """A run's checkpoint and texts: the shape without adapters and with them, the tokens of its paths, and for every
-    method that trains the tree of a typical sample. `notes` says what these rest on."""
+    """A run's checkpoint and texts: the shape without adapters and with them, the tokens of its paths, in training and
+    as they are asked about the target, and for every method that trains the tree of a typical sample. `notes` says what
+    these rest on."""
 
     config: RunConfig
     plain: Shape
     adapted: Shape
     paths: Paths
+    asked: Paths
     trees: Mapping[str, Tree]
     notes: tuple[str, ...] = ()
 
@@ -173,11 +195,17 @@ class Workload:
 
     def _answering(self, shape: Shape, cost: Cost) -> list[Phase]:
         """Each way behind the prefix that all share; the likelihood's trie stands where the label answer begins.
-        Validation asks in the first way only."""
-        paths, settings = self.paths, self.config.evaluation.answering
+        Validation asks in the first way only, without examples."""
+        paths, settings = self.asked, self.config.evaluation.answering
         images_asked = cost.images_measured + cost.images_validated
-        prefix = row_flops(shape, Row(paths.shared, paths.tiles, 1)).forward
-        phases = [Phase("prompts", tokens=paths.shared * images_asked, flops=prefix * images_asked)]
+        rows = [
+            (Row(paths.begun, paths.begun_tiles, 0), self._batches(cost.images_measured)),
+            (_behind(paths), cost.images_measured),
+            (_behind(self.paths), cost.images_validated),
+        ]
+        tokens = sum(row.tokens * times for row, times in rows)
+        flops = sum(row_flops(shape, row).forward * times for row, times in rows)
+        phases = [Phase("prompts", tokens=tokens, flops=flops)]
         for way in settings.answers:
             images = images_asked if way == settings.answers[0] else cost.images_measured
             batches = self._batches(cost.images_measured) + self._batches(images - cost.images_measured)
@@ -279,14 +307,22 @@ class Workload:
         return total
 
     def _batch_asked(self) -> int:
-        paths, shape, value = self.paths, self.plain, self._value
+        paths, shape, value, batch = self.asked, self.plain, self._value, self.config.evaluation.answering.batch
         longest = max(paths.reasoning_prompt + paths.longest_chain, paths.label_prompt + paths.trie)
+        tokens = max(batch * (paths.reasoning_prompt - paths.begun), paths.begun)
+        tiles = max(batch * (paths.tiles - paths.begun_tiles), paths.begun_tiles)
         widest = max(
-            shape.vocabulary * (4 + 2 * 8),
-            paths.reasoning_prompt * passing_values(shape.decoder) * value,
-            shape.sequence * paths.tiles * passing_values(shape.vision) * value,
+            batch * shape.vocabulary * (4 + 2 * 8),
+            tokens * passing_values(shape.decoder) * value,
+            tiles * shape.sequence * passing_values(shape.vision) * value,
         )
-        return self.config.evaluation.answering.batch * (longest * shape.decoder.cached_values * value + widest)
+        return batch * longest * shape.decoder.cached_values * value + widest
+
+
+def _behind(paths: Paths) -> Row:
+    """What each image adds to the prompts' shared beginning."""
+    tokens = paths.shared - paths.begun
+    return Row(tokens, paths.tiles - paths.begun_tiles, 1, tokens * paths.shared)
 
 
 def kept_values(tower: Tower) -> int:
