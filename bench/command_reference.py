@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from throughline.analysis.document import FILE as ANALYSIS
+from throughline.baselines.settings import BaselineSettings
 from throughline.chains import outcomes
 from throughline.chains.formats import FORMATS
 from throughline.chains.outcomes import Outcome
@@ -30,7 +31,7 @@ from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import preset_summaries
 from throughline.runs.folder import DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
-from throughline.training.methods import FEATURE_LEVEL, METHODS
+from throughline.training.methods import CLASSIFIERS, METHODS
 
 Row = tuple[str, ...]
 
@@ -210,7 +211,16 @@ def methods(_root: Path) -> str:
         )
         for method in METHODS.values()
     )
-    features = ((_code(name), "label", "no", "the backbone", _code("baselines.steps")) for name in FEATURE_LEVEL)
+    features = (
+        (
+            _code(name),
+            "label" if method.trains else "nothing",
+            "no",
+            "the checkpoint" if method.on_clip else "the backbone",
+            _code("baselines.steps") if BaselineSettings().of(name).steps and method.trains else "none",
+        )
+        for name, method in CLASSIFIERS.items()
+    )
     return _table(("method", "trains on", "rounds", "starts from", "steps of"), (*rows, *features))
 
 

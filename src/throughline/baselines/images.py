@@ -22,12 +22,13 @@ Read: TypeAlias = Callable[[Sample], Tensor]
 """A sample as the tensor that the classifier is given."""
 
 
-def image_readers(settings: BaselineSettings, backbone: Any) -> tuple[Read, Read]:
-    """How a training image is read, and how any other is: scaled to a square and normalised as the backbone's weights
-    have it. The augmentation is that of facebookresearch/DomainBed (domainbed/datasets.py)."""
-    size = (settings.image_size, settings.image_size)
-    config = backbone.pretrained_cfg
-    whole = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
+def image_readers(
+    settings: BaselineSettings, side: int, mean: Sequence[float], deviation: Sequence[float]
+) -> tuple[Read, Read]:
+    """How a training image is read, and how any other is: scaled to a square and normalised as the weights have it. The
+    augmentation is that of facebookresearch/DomainBed (domainbed/datasets.py)."""
+    size = (side, side)
+    whole = [transforms.ToTensor(), transforms.Normalize(mean, deviation)]
     plain = transforms.Compose([transforms.Resize(size), *whole])
     augmented = transforms.Compose(
         [

@@ -1,26 +1,32 @@
 """One step of a feature-level method after the other: the classifier, its optimiser, and what a method has besides."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from throughline.baselines.mixstyle import mix_behind
 from throughline.baselines.mldg import mldg_gradients
-from throughline.baselines.network import Classifier
+from throughline.baselines.network import Network
 from throughline.baselines.objectives import LOSSES, Outputs, erm
 from throughline.baselines.settings import BaselineSettings
 from throughline.baselines.smos import Precursor
 from throughline.training.methods import Method
 
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"coop": partial(SGD, momentum=0.9), "clip_lora": AdamW}
+"""By the name of the method; of all others Adam."""
+
 
 class Learner:
-    """Trains a classifier in place."""
+    """Trains a classifier in place. The learning rate of methods on CLIP falls to zero along half a cosine."""
 
-    def __init__(self, network: Classifier, method: Method, settings: BaselineSettings) -> None:
-        self.network, self.settings, self.loss = network, settings, method.loss
-        self.device = network.head.weight.device
+    def __init__(self, network: Network, method: Method, settings: BaselineSettings) -> None:
+        self.network, self.settings, self.loss, self.falls = network, settings, method.loss, method.on_clip
+        self.device = network.device
         self.precursor = Precursor(network.backbone, settings.smos).to(self.device) if self.loss == "smos" else None
         self.mixing = mix_behind(network.backbone, settings.mixstyle) if self.loss == "mixstyle" else None
         self._function = self.loss if callable(self.loss) else LOSSES.get(str(self.loss), erm)
@@ -31,6 +37,8 @@ class Learner:
         images, labels = ([own.to(self.device) for own in each] for each in (images, labels))
         if self.loss == "irm" and number == self.settings.irm.anneal_steps:
             self.optimizer = self._new_optimizer()  # its moments are those of a much smaller loss
+        for group in self.optimizer.param_groups if self.falls else ():
+            group["lr"] = self.settings.lr * (1 + math.cos(math.pi * number / self.settings.steps)) / 2
         self.network.train()
         self.optimizer.zero_grad()
         if self.loss == "mldg":
@@ -59,9 +67,11 @@ class Learner:
         if self.precursor is not None:
             self.precursor.raw_variances.load_state_dict(state["beside"])
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        settings, groups = self.settings, [{"params": list(self.network.parameters())}]
+    def _new_optimizer(self) -> Optimizer:
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        settings, groups = self.settings, [{"params": trained}]
         if self.precursor is not None:
             variances: Any = {"params": list(self.precursor.raw_variances), "lr": settings.lr * settings.smos.lr_factor}
             groups.append(variances)
-        return torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        make = OPTIMIZERS.get(str(self.loss), Adam)
+        return make(groups, lr=settings.lr, weight_decay=settings.weight_decay)

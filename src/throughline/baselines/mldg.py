@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from throughline.baselines.network import Classifier
+from throughline.baselines.network import Network
 from throughline.baselines.settings import BaselineSettings
 from throughline.core.errors import ThroughlineError
 
 
 def mldg_gradients(
-    network: Classifier, images: Sequence[Tensor], labels: Sequence[Tensor], settings: BaselineSettings
+    network: Network, images: Sequence[Tensor], labels: Sequence[Tensor], settings: BaselineSettings
 ) -> float:
     """Leaves the gradient of a step in the network and returns the loss.
 

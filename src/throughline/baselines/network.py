@@ -1,5 +1,6 @@
-"""A linear classifier on the features of a timm backbone."""
+"""What is trained: a linear classifier on the features of a timm backbone."""
 
+import itertools
 from typing import Any
 
 import torch
@@ -11,7 +12,16 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import seed_of
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
+    """Gives features `(images, width)` and logits `(images, classes)` of images, or of what stands for them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
+
+
+class Classifier(Network):
     """The backbone, `Identity` where its features are given, then dropout and a linear layer."""
 
     def __init__(self, backbone: nn.Module, width: int, classes: int, settings: BaselineSettings) -> None:

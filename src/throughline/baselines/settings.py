@@ -5,15 +5,18 @@ version of it changed without notice: the original ResNet-50, and frozen batch n
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
 from throughline.core.settings import Settings
-from throughline.runs.unit import TIMM
+from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint, resolve_revision
+from throughline.runs.unit import CLIP, TIMM
+from throughline.training.methods import CLIP_METHODS, CLIP_ZERO_SHOT, LINEAR_PROBE
 
 PRETRAINED, RANDOM = "pretrained", "random"
 WITHOUT_EFFECT = {"loader_workers", "weights"}
@@ -21,6 +24,19 @@ WITHOUT_EFFECT = {"loader_workers", "weights"}
 
 INSIDE = {"mixstyle", "smos"}
 """Methods that act on what is inside the backbone."""
+
+OF_STEPS = {"steps", "checkpoint_every", "batch_per_domain"}
+"""Of what all methods have in common, this alone concerns those on CLIP that are trained step by step."""
+
+
+def _with_place(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError(f"{template!r} has not one {{}} for the class: write for example a photo of a {{}}.")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_with_place)]
+"""A prompt with `{}` for the class."""
 
 
 class IrmSettings(Settings):
@@ -80,8 +96,61 @@ class SmosSettings(Settings):
     """The learning rate of the variances is so many times `lr`; what they are in is divided by it."""
 
 
+class ClipSettings(Settings):
+    """What the methods on CLIP have in common."""
+
+    checkpoint: str = "openai/clip-vit-base-patch16"
+    """A CLIP or SigLIP checkpoint: a folder, or a name on the hub, from where it is fetched unless it is in the cache.
+    Weights have to be safetensors."""
+    templates: tuple[Template, ...] = Field(
+        default=tuple(f"a {kind} of a {{}}." for kind in ("photo", "picture", "drawing", "painting", "detail")),
+        min_length=1,
+    )
+    """Prompts of `clip_zero_shot`, with `{}` for the class; a class is the mean of their embeddings, each of length 1.
+    The default is ours: methods are published with others, data set by data set."""
+
+
+class LinearProbeSettings(Settings):
+    """Logistic regression on image features (`clip_linear_probe`)."""
+
+    c: float = Field(default=0.316, gt=0)
+    """Inverse strength of the penalty (that of the example in openai/CLIP)."""
+    iterations: int = Field(default=1000, ge=1)
+    """Iterations of L-BFGS, at most."""
+
+
+class CoopSettings(Settings):
+    """CoOp, learned context (`coop`, arXiv 2109.01134): stochastic gradient descent with momentum 0.9, a cosine
+    schedule."""
+
+    context: int = Field(default=16, ge=1)
+    """Learned vectors before the class, which stands at the end; all classes have the same."""
+    lr: float = Field(default=2e-3, gt=0)
+    """Learning rate of the first step, in the place of `baselines.lr`."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay, in the place of `baselines.weight_decay`."""
+
+
+class ClipLoraSettings(Settings):
+    """CLIP-LoRA (`clip_lora`, arXiv 2405.18541): low-rank changes of queries, keys and values in all layers of both
+    encoders; AdamW, a cosine schedule. Defaults of MaxZanella/CLIP-LoRA."""
+
+    rank: int = Field(default=2, ge=1)
+    """Rank of both factors."""
+    alpha: int = Field(default=1, ge=1)
+    """Scale: the change is multiplied by alpha over the root of the rank, as the published code does."""
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    """Dropout before the factors, in training."""
+    template: Template = "a photo of a {}."
+    """The prompt, with `{}` for the class."""
+    lr: float = Field(default=2e-4, gt=0)
+    """Learning rate of the first step, in the place of `baselines.lr`."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Weight decay, in the place of `baselines.weight_decay`."""
+
+
 class BaselineSettings(Settings):
-    """Feature-level methods: how a classifier on a backbone is trained."""
+    """Feature-level methods: how a classifier on a backbone, or on CLIP, is trained."""
 
     backbone: str = "resnet50.tv_in1k"
     """An architecture of timm with the tag of its weights, e.g. `vit_base_patch16_224.augreg_in21k_ft_in1k` or
@@ -125,11 +194,25 @@ class BaselineSettings(Settings):
     """Of `swad` alone."""
     smos: SmosSettings = SmosSettings()
     """Of `smos` alone."""
+    clip: ClipSettings = ClipSettings()
+    """Of all methods on CLIP, for which `backbone`, `weights`, `image_size`, `frozen`, `freeze_batch_norm`, `dropout`,
+    `lr` and `weight_decay` have no effect."""
+    clip_linear_probe: LinearProbeSettings = LinearProbeSettings()
+    """Of `clip_linear_probe` alone."""
+    coop: CoopSettings = CoopSettings()
+    """Of `coop` alone."""
+    clip_lora: ClipLoraSettings = ClipLoraSettings()
+    """Of `clip_lora` alone."""
 
-    @property
-    def model(self) -> str:
-        """What results call the backbone."""
-        return TIMM + self.backbone
+    def model_of(self, method: str) -> str:
+        """What results call a method's backbone or checkpoint."""
+        return CLIP + checkpoint_name(self.clip.checkpoint) if method in CLIP_METHODS else TIMM + self.backbone
+
+    def of(self, method: str) -> BaselineSettings:
+        """With the learning rate and weight decay that a method has of its own, and no step for one that takes none."""
+        group = getattr(self, method, None)
+        own = {name: getattr(group, name) for name in ("lr", "weight_decay") if hasattr(group, name)}
+        return self.model_copy(update=own | ({"steps": 0} if method == LINEAR_PROBE else {}))
 
     def inputs(self, method: str) -> dict[str, Any]:
         """All that changes the numbers of a method: what is common to all, its own group, and the content of the
@@ -138,6 +221,11 @@ class BaselineSettings(Settings):
             what = f"{method} changes how the backbone is trained, and it is frozen"
             raise ThroughlineError(what, "baselines.frozen", f"leave {method} out, or set it to false")
         others = {name for name in type(self).model_fields if isinstance(getattr(self, name), Settings)} - {method}
+        if method in CLIP_METHODS:
+            common = {CLIP_ZERO_SHOT: {"clip"}, LINEAR_PROBE: set(), "clip_lora": OF_STEPS | {"augment"}}
+            values = self.model_dump(mode="json", include={method, *common.get(method, OF_STEPS)})
+            values |= {"clip": self.clip.templates} if method == CLIP_ZERO_SHOT else {}
+            return values | {"checkpoint": clip_fingerprint(self.clip.checkpoint)}
         values = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | others)
         return values | {"weights": self.weights if self.weights in {PRETRAINED, RANDOM} else file_sha256(self.file)}
 
@@ -149,3 +237,9 @@ class BaselineSettings(Settings):
             do = f"give {PRETRAINED}, {RANDOM} or a file"
             raise ThroughlineError("no such file of weights", f"baselines.weights: {self.weights}", do)
         return path
+
+
+@cache
+def clip_fingerprint(checkpoint: str) -> str:
+    """Hash of a CLIP checkpoint's content, or of its commit on the hub."""
+    return fingerprint_checkpoint(checkpoint, resolve_revision(checkpoint, hub=True))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from throughline.baselines.images import Read, batches
 from throughline.baselines.learner import Learner
-from throughline.baselines.network import Classifier
+from throughline.baselines.network import Network
 from throughline.baselines.settings import BaselineSettings
 from throughline.baselines.swad import RunningMean, loss_valley
 from throughline.chains.outcomes import Outcome
@@ -55,7 +55,7 @@ class TrainingTask:
     report_progress: Callable[[str], None] = lambda line: None
 
 
-def train(task: TrainingTask, network: Classifier) -> None:
+def train(task: TrainingTask, network: Network) -> None:
     """Puts the trained weights into the classifier: those in the unit's folder, or else those that it trains, from the
     last checkpoint on where it was killed."""
     settings, folder, state = task.settings, task.folder, task.folder / STATE
@@ -63,7 +63,7 @@ def train(task: TrainingTask, network: Classifier) -> None:
         load_weights(network, folder)
         return
     swad, learner = task.method.loss == "swad", Learner(network, task.method, settings)
-    select, device = task.select and not swad, network.head.weight.device
+    select, device = task.select and not swad, network.device
     done, lines, validations, best = 0, list[dict[str, Any]](), list[dict[str, Any]](), dict[str, Tensor]()
     if state.is_file():
         kept = torch.load(state, map_location=device, weights_only=True)
@@ -111,7 +111,7 @@ def train(task: TrainingTask, network: Classifier) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_weights(network: Classifier, folder: Path) -> None:
+def load_weights(network: Network, folder: Path) -> None:
     """Puts the weights that a unit's folder has into a classifier of the same form."""
     network.load_state_dict(load_file(folder / WEIGHTS))
 
@@ -141,7 +141,7 @@ def _loss_of(said: Sequence[Prediction], classes: Sequence[str]) -> float:
 
 
 def predict(
-    network: Classifier,
+    network: Network,
     classes: Sequence[str],
     read: Read,
     batch: int,
@@ -167,10 +167,10 @@ def predict(
 
 
 @torch.inference_mode()
-def _probabilities(network: Classifier, images: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
+def _probabilities(network: Network, images: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
     if not images:
         return {}
-    _, logits = network(torch.stack(list(images.values())).to(network.head.weight.device))
+    _, logits = network(torch.stack(list(images.values())).to(network.device))
     rows = logits.double().softmax(-1).tolist()
     return dict(zip(images, map(tuple, rows), strict=True))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+from throughline.baselines.settings import BaselineSettings
 from throughline.chains.pairs import pairs_of_sources
 from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
@@ -90,8 +91,9 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
             method, fold = METHODS["cls"], _Material(at.evaluation.examples.shots, 0, 0, ())
         if unit.feature_level:
             sources = len(own) - len(unit.targets)
-            trained = _feature_cost(at, sources) if unit.kind != EVALUATE else trained
-            checkpoints = math.ceil(at.baselines.steps / at.baselines.checkpoint_every)
+            settings = at.baselines.of(method.name)
+            trained = _feature_cost(settings, sources) if unit.kind != EVALUATE else trained
+            checkpoints = math.ceil(settings.steps / settings.checkpoint_every)
             validated = validation * checkpoints if trained.optimiser_steps and at.evaluation.selection != "last" else 0
             cost = trained + Cost(answers=measured + validated, images_measured=measured, images_validated=validated)
         elif unit.kind == EVALUATE:
@@ -158,8 +160,7 @@ def _stage_cost(config: RunConfig, samples: int) -> Cost:
     return Cost(training_samples=round(stage.epochs * samples), optimiser_steps=stage.steps(samples))
 
 
-def _feature_cost(config: RunConfig, sources: int) -> Cost:
-    settings = config.baselines
+def _feature_cost(settings: BaselineSettings, sources: int) -> Cost:
     return Cost(settings.steps * settings.batch_per_domain * sources, settings.steps)
 
 

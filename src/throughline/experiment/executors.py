@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from throughline.baselines.frozen import frozen_reader
-from throughline.baselines.images import image_readers
-from throughline.baselines.network import Classifier, open_backbone
+from throughline.baselines.linear_probe import fit_head
+from throughline.baselines.opening import open_network
 from throughline.baselines.training import ANSWER, TrainingTask, load_weights, predict, train
 from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
-from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.examples import Embeddings, example_pool
@@ -47,6 +46,7 @@ from throughline.ood.probe import FEATURES, probe_predictions, read_features
 from throughline.questions.prompt import ImageThenText
 from throughline.questions.question_set import QuestionSet
 from throughline.questions.sampler import InProcessSampler, Sampler
+from throughline.questions.wording import class_name
 from throughline.runs.folder import (
     ADAPTER,
     PIXELS,
@@ -61,7 +61,7 @@ from throughline.runs.folder import (
 )
 from throughline.runs.records import COPIED, Prediction, ResultsLine, read_record
 from throughline.runs.unit import DRAW, START, VALIDATE
-from throughline.training.methods import METHODS, Method, method_table
+from throughline.training.methods import LINEAR_PROBE, METHODS, Method, method_table
 from throughline.training.stages.context import StageContext, cumulative_steps
 
 
@@ -230,39 +230,33 @@ def execute_probes(task: Task) -> None:
 
 
 def execute_features(task: Task) -> None:
-    """Trains a classifier on the features of a backbone, unless the unit needs one that is trained, and asks it about
-    the images of the target, unless it is only to be validated."""
-    config, unit, fold = task.config, task.unit, _held_out(task)
-    settings, batch, device = config.baselines, config.evaluation.answering.batch, pick_device(config.model.device)
+    """Trains a classifier on the features of a backbone or of CLIP, unless the unit needs one that is trained or the
+    method trains none, and asks it about the images of the target, unless it is only to be validated."""
+    config, unit, method = task.config, task.unit, method_table(task.config.methods)[task.unit.method]
+    data, batch, device = config.data, config.evaluation.answering.batch, pick_device(config.model.device)
+    untrained = measure_only(task.images, unit.targets, data.trial_seed, data.split_rule)
+    fold = _held_out(task) if method.trains else untrained
+    settings, classes = config.baselines.of(method.name), task.images.classes
     record_environment(task.run_folder, {"device": device_name(torch.device(device))})
     asked = config.asked(fold.test) if unit.kind != VALIDATE else ()
-    backbone = open_backbone(settings).to(device)
-    width, (read, read_plain) = backbone.num_features, image_readers(settings, backbone)
-    if settings.frozen:
-        read = read_plain = frozen_reader(
-            task.images.samples,
-            asked,
-            settings,
-            backbone,
-            read_plain,
-            task.run_folder / PIXELS,
-            batch,
-            task.report_progress,
-        )
-        backbone = torch.nn.Identity()
-    torch.manual_seed(seed_of(unit.seed, "head"))
-    network = Classifier(backbone, width, len(task.images.classes), settings).to(device)
-    said_by_network = partial(predict, network, task.images.classes, read_plain, batch)
+    folder = task.run_folder / PIXELS
+    freeze = partial(frozen_reader, task.images.samples, asked, folder, batch, task.report_progress)
+    names = [class_name(name, task.images.names) for name in classes]
+    network, read, read_plain = open_network(method.name, settings, names, freeze, device, unit.seed)
+    said_by_network = partial(predict, network, classes, read_plain, batch)
     if (trained := task.needed(START)) is not None:
         load_weights(network, trained)
-    else:
+    elif method.trains:
         with_chain = read_accepted_chains(task.chains) if config.chains.coverage == "shared" else None
+        samples = [sample for sample in fold.train if with_chain is None or sample.id in with_chain]
+        if method.loss == LINEAR_PROBE:
+            fit_head(network, samples, classes, read, settings.clip_linear_probe)
         train(
             TrainingTask(
-                method=method_table(config.methods)[unit.method],
+                method=method,
                 settings=settings,
-                classes=task.images.classes,
-                samples=[sample for sample in fold.train if with_chain is None or sample.id in with_chain],
+                classes=classes,
+                samples=samples,
                 validation=fold.validation,
                 read=read,
                 predict=said_by_network,
@@ -273,7 +267,7 @@ def execute_features(task: Task) -> None:
             ),
             network,
         )
-        unselected = config.evaluation.selection == "last" or unit.method == "swad"
+        unselected = config.evaluation.selection == "last" or method.loss in {"swad", LINEAR_PROBE}
         if DRAW in unit.factors and (len(unit.targets) > 1 or unselected):
             lines = with_choice([validation_line("final", ANSWER, said_by_network(fold.judged))])
             write_json_lines(task.folder / VALIDATION, lines)

@@ -95,7 +95,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
                 ours = {
                     name: method
                     for name, method in methods.items()
-                    if method.feature_level or (can_train if method.trains else base_is_asked)
+                    if (can_train or method.feature_level if method.trains else base_is_asked)
                 }
                 trained_here, asked = (
                     [(method, config.at(planned.data, own, name, held_out, model)) for name, method in ours.items()]
@@ -202,7 +202,9 @@ def _add_units(
         unit = Unit(
             **named,
             dataset=planned.images.name,
-            model=config.baselines.model if method.feature_level else checkpoint_name(config.model.checkpoint),
+            model=config.baselines.model_of(method.name)
+            if method.feature_level
+            else checkpoint_name(config.model.checkpoint),
             needs={role: unit.name for role, unit in needs.items()},
             inputs={
                 **named,

@@ -88,7 +88,7 @@ def load_mllm(
     source, commit = checkpoint_source(name, hub), resolve_revision(name, hub, revision)
     transformers_logging.disable_progress_bar()  # the command line shows its own lines
     options: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
-    with _one_line_errors(name):
+    with one_line_errors(name):
         config = AutoConfig.from_pretrained(source, **options)
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ThroughlineError(
@@ -97,7 +97,7 @@ def load_mllm(
             "use an InternVL -hf, Qwen-VL or LLaVA checkpoint",
         )
     quantized = opening_options(config, quantization, DTYPES[dtype], device, name)
-    with _one_line_errors(name):
+    with one_line_errors(name):
         processor = AutoProcessor.from_pretrained(source, **options)
         model, loading = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -116,7 +116,7 @@ def load_mllm(
     model.requires_grad_(False)
     model.to(device).eval()
     fingerprint = fingerprint_checkpoint(name, commit)
-    with _one_line_errors(name):
+    with one_line_errors(name):
         mllm = wrap_mllm(model, processor, checkpoint_name(name), fingerprint, tiles)
         identity = {"checkpoint": fingerprint, "tiles": tiles, "dtype": dtype, "device": torch.device(device).type}
         check_once(model, mllm.chat, mllm.plan, identity | {"quantization": quantization})
@@ -168,7 +168,7 @@ def positions_of(model: Any, processor: Any) -> PositionsOf | None:
 
 
 @contextlib.contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
+def one_line_errors(name: str) -> Iterator[None]:
     """What is raised for a damaged or strange checkpoint, as a ThroughlineError of its first line."""
     try:
         yield

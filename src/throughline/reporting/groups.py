@@ -16,8 +16,9 @@ import pandas as pd
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
 from throughline.runs.reader import Run
 from throughline.runs.records import CLASS_MEASURES, Factor
-from throughline.runs.unit import DESCRIBED, PROBE, TIMM
-from throughline.training.methods import FEATURE_LEVEL, METHODS
+from throughline.runs.unit import CLASSIFIERS, DESCRIBED, PROBE
+from throughline.training.methods import CLASSIFIERS as CLASSIFIER_METHODS
+from throughline.training.methods import METHODS
 
 # Which method the others are compared with, if none is named: the paper's fair internal control, else the base.
 BASELINES = tuple(name for name in reversed(METHODS) if METHODS[name].baseline)
@@ -88,7 +89,7 @@ class Group:
     def setups(self) -> dict[str, Setup]:
         """By name: methods in their order, then by the levels of the factors."""
         setups = {setup.name: setup for setup in map(self._setup, self._lines.to_dict("records"))}
-        order = in_order((setup.method for setup in setups.values()), (*METHODS, *FEATURE_LEVEL))
+        order = in_order((setup.method for setup in setups.values()), (*METHODS, *CLASSIFIER_METHODS))
 
         def place(setup: Setup) -> tuple[Any, ...]:
             levels = ((level is not None, isinstance(level, str), level) for level in setup.levels.values())
@@ -192,7 +193,7 @@ class Group:
     @cached_property
     def _lines(self) -> pd.DataFrame:
         frame = self.run.frames.results
-        ours = (frame["model"] == self.model) | frame["model"].str.startswith(TIMM)
+        ours = (frame["model"] == self.model) | frame["model"].str.startswith(CLASSIFIERS)
         ours &= frame["dataset"] == self.dataset
         return frame[ours & (frame["answer"].str.startswith(PROBE) == self.probes)]
 
@@ -203,10 +204,11 @@ class Group:
 def groups(run: Run) -> tuple[Group, ...]:
     """All groups of a run, by dataset and model, the first model of the config before the others."""
     answered = {(line.dataset, line.model) for line in run.results if not line.answer.startswith(PROBE)}
-    models = {dataset for dataset, model in answered if not model.startswith(TIMM)}
-    answered = {names for names in answered if names[0] not in models or not names[1].startswith(TIMM)}
+    ours = {names for names in answered if not names[1].startswith(CLASSIFIERS)}
+    for dataset in {dataset for dataset, _ in answered} - {dataset for dataset, _ in ours}:
+        ours.add((dataset, ", ".join(sorted(model for own, model in answered if own == dataset))))
     first = str(run.config.get("model", {}).get("checkpoint")).partition("@http")[0]
-    order = sorted(answered, key=lambda names: (names[0], names[1] not in {first, Path(first).name}, names[1]))
+    order = sorted(ours, key=lambda names: (names[0], names[1] not in {first, Path(first).name}, names[1]))
     return tuple(Group(run, *names) for names in order)
 
 

@@ -28,8 +28,11 @@ PROBE = "probe"
 """The kind of a unit that fits linear probes: its answers are called `probe: ` and the point of the model."""
 FEW_SHOT = "few_shot"
 """The kind of a unit that trains an adapter on labelled examples alone, and asks with it."""
-TIMM = "timm/"
-"""What the model of a unit of a feature-level method begins with, before the name of its backbone."""
+FEATURE_LEVEL = "feature-level"
+"""Stands for the kind of a unit of a feature-level method, whatever it is, where its executor is looked up."""
+TIMM, CLIP = "timm/", "clip/"
+CLASSIFIERS = (TIMM, CLIP)
+"""What the model of a unit of a feature-level method begins with, before the name of its backbone or checkpoint."""
 START = "start"
 """The role of the needed unit whose adapter a unit goes on from."""
 FINAL = "final"
@@ -62,8 +65,8 @@ class Unit:
 
     @property
     def feature_level(self) -> bool:
-        """Whether its method is a classifier on the features of a backbone (`baselines`)."""
-        return self.model.startswith(TIMM)
+        """Whether its method is a classifier on the features of a backbone or of CLIP (`baselines`)."""
+        return self.model.startswith(CLASSIFIERS)
 
     @property
     def slug(self) -> str:

@@ -39,20 +39,25 @@ class Method:
     kind: str | None = None
     """The kind of its units where it is no stages of training (`experiment.engine.worker`)."""
     loss: str | Callable[..., Any] | None = None
-    """Of a feature-level method, which trains a classifier on a backbone in the place of stages: its name among
-    `baselines.objectives.LOSSES`, or a function such as those."""
+    """Of a feature-level method, which trains a classifier on a backbone in the place of stages: its name in
+    `baselines`, or a function such as those of `baselines.objectives.LOSSES`."""
     source: str | None = None
     """SHA-256 of the file of a user's own method: part of a unit's hash."""
 
     @property
     def trains(self) -> bool:
         """Whether there is anything to train."""
-        return bool(self.stages) or self.feature_level
+        return bool(self.stages) or (self.feature_level and self.loss != CLIP_ZERO_SHOT)
 
     @property
     def feature_level(self) -> bool:
-        """Whether it trains a classifier on the features of a backbone."""
+        """Whether it is a classifier on the features of a backbone, or of CLIP."""
         return self.loss is not None
+
+    @property
+    def on_clip(self) -> bool:
+        """Whether the classifier is on CLIP."""
+        return self.loss in CLIP_METHODS
 
     @property
     def needs_chains(self) -> bool:
@@ -180,13 +185,28 @@ FEATURE_LEVEL: dict[str, Method] = {
         ("smos", "features kept near a frozen backbone, in the place of SMOS's precursor"),
     )
 }
-"""Methods of `baselines`."""
+"""Methods of `baselines` on a timm backbone."""
+
+CLIP_ZERO_SHOT, LINEAR_PROBE = "clip_zero_shot", "clip_linear_probe"
+CLIP_METHODS: dict[str, Method] = {
+    name: Method(name, (), f"CLIP: {what}", loss=name)
+    for name, what in (
+        (CLIP_ZERO_SHOT, "nothing, prompts of the classes averaged over templates"),
+        (LINEAR_PROBE, "logistic regression on image features"),
+        ("coop", "vectors in the place of the prompts' words (CoOp)"),
+        ("clip_lora", "low-rank changes of both encoders (CLIP-LoRA)"),
+    )
+}
+"""Methods of `baselines` on a CLIP or SigLIP checkpoint."""
+
+CLASSIFIERS = FEATURE_LEVEL | CLIP_METHODS
+"""All feature-level methods."""
 
 
 def method_table(names: Iterable[str]) -> dict[str, Method]:
     """The methods named, each by its name and after those it goes on from or copies steps from, which are added.
 
-    A name is one of `METHODS`, `MEASURES` or `FEATURE_LEVEL`, or `file.py:NAME` for a `Method` in a file of the user's.
+    A name is one of `METHODS`, `MEASURES` or `CLASSIFIERS`, or `file.py:NAME` for a `Method` in a file of the user's.
     Raises ThroughlineError for an unknown name and for a file without such a method.
     """
     table: dict[str, Method] = {}
@@ -211,7 +231,7 @@ def parent_of(method: Method, table: Mapping[str, Method] = METHODS) -> Method |
 
 
 def _known(name: str) -> Method:
-    known = METHODS | MEASURES | FEATURE_LEVEL
+    known = METHODS | MEASURES | CLASSIFIERS
     if name not in known:
         raise ThroughlineError(f"no method named {name}", "methods", did_you_mean(name, known, "the methods"))
     return known[name]
@@ -233,6 +253,6 @@ def _from_file(name: str) -> Method:
     method = getattr(module, attribute, None)
     if not isinstance(method, Method):
         raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
-    if method.name in METHODS | FEATURE_LEVEL:
+    if method.name in METHODS | CLASSIFIERS:
         raise ThroughlineError(f"another method has the name {method.name}", path, "give it another one")
     return replace(method, source=file_sha256(path))

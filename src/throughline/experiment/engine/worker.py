@@ -23,7 +23,7 @@ from throughline.experiment.costs import own_config
 from throughline.experiment.plan import FINAL, FOLD
 from throughline.experiment.preparation import CHAINS, place_of
 from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker, unit_folder
-from throughline.runs.unit import EVALUATE, FEW_SHOT, PROBE, TIMM, VALIDATE, Unit
+from throughline.runs.unit import EVALUATE, FEATURE_LEVEL, FEW_SHOT, PROBE, VALIDATE, Unit
 
 EXECUTORS: dict[str, str] = {
     FOLD: "throughline.experiment.executors:execute_fold",
@@ -32,12 +32,12 @@ EXECUTORS: dict[str, str] = {
     PROBE: "throughline.experiment.executors:execute_probes",
     FEW_SHOT: "throughline.experiment.executors:execute_evaluation",
     FINAL: "throughline.experiment.executors:execute_training",
-    TIMM: "throughline.experiment.executors:execute_features",
+    FEATURE_LEVEL: "throughline.experiment.executors:execute_features",
 }
 """`module:function` of each kind of unit, imported in the worker that needs it and called with a `Task`: trains on the
 sources and measures on the targets; only trains on the sources, for a search; measures without training; fits
-linear probes; measures behind training on the examples alone; trains on all images without measuring. `TIMM` is for
-feature-level methods: one executor for their units of every kind."""
+linear probes; measures behind training on the examples alone; trains on all images without measuring. `FEATURE_LEVEL`
+is one executor for the units of feature-level methods of every kind."""
 
 FAILURE = "failure.txt"
 """In a unit's folder: the traceback of a fault that is not the user's."""
@@ -125,7 +125,7 @@ def work(connection: Connection, job: Job) -> None:
 
 def run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> None:
     """Has the unit executed in its folder, in this process, with the config's number of threads."""
-    execute = _load(job.executors[TIMM if unit.feature_level else unit.kind], job.config.threads)
+    execute = _load(job.executors[FEATURE_LEVEL if unit.feature_level else unit.kind], job.config.threads)
     folder = begin_unit(job.run_folder, unit)
     execute(job.task(unit, report_progress))
     (folder / FAILURE).unlink(missing_ok=True)
