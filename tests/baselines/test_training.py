@@ -1,6 +1,8 @@
 """Feature-level methods in a run, on the drawn world and with a very small backbone."""
 
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from throughline.baselines import frozen
 from throughline.baselines.learner import Learner
 from throughline.baselines.network import Classifier, open_backbone
 from throughline.baselines.settings import BaselineSettings
+from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.drawn.world import write_world
-from throughline.experiment.run import FinishedRun
+from throughline.experiment.config_files import load_config
+from throughline.experiment.run import FinishedRun, preview_run
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
 from throughline.runs.reader import read_run
@@ -185,13 +189,37 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_on_them():
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
-        ({"backbone": "resnet51"}, "timm has no such architecture"),
+        ({"backbone": "resnet50.nonsense"}, "timm has no such weights of it"),
         ({"weights": "nowhere.safetensors"}, "no such file of weights"),
     ],
 )
 def test_a_backbone_that_cannot_be_had_is_one_line(keys, what):
     with pytest.raises(ThroughlineError, match=what):
         open_backbone(BaselineSettings.model_validate(SMALL | keys))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "line"),
+    [
+        ("resnet51", r"no such architecture.*baselines\.backbone: resnet51\]: did you mean .*resnet50"),
+        ("resnet50.tv_in1", r"no such weights of it.*did you mean resnet50\.tv_in1k\?"),
+        ("zzz", r"timm\.list_models\(\) lists all"),
+    ],
+)
+def test_a_backbone_that_is_none_is_refused_before_a_run_begins(config_file, tmp_path, capsys, backbone, line):
+    words = ["run", str(config_file), "--set", "methods=erm", "--set", f"baselines.backbone={backbone}"]
+    assert main([*words, "--dry-run"]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.search(line, told)
+    assert main([*words, "--out", str(tmp_path / "run")]) == 1
+    assert re.search(line, capsys.readouterr().err) and not (tmp_path / "run").exists()
+
+
+def test_without_timm_the_extra_is_named_before_a_run_begins(config_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ThroughlineError, match=r"need timm.*throughline\[baselines\]"):
+        preview_run(load_config(str(config_file), ["methods=erm"]))
+    assert preview_run(load_config(str(config_file), ["methods=zero_shot"])).units
 
 
 def test_weights_come_from_a_file(tmp_path):

@@ -1,6 +1,7 @@
 """What is trained: a linear classifier on the features of a timm backbone."""
 
 import itertools
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from throughline.baselines.settings import PRETRAINED, RANDOM, BaselineSettings
 from throughline.core.errors import ThroughlineError
+from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import seed_of
 
 
@@ -44,18 +46,35 @@ class Classifier(Network):
         return self
 
 
-def open_backbone(settings: BaselineSettings) -> Any:
-    """The backbone without its classifier: pooled features. Random weights are the same at every call.
-
-    Raises a ThroughlineError for an architecture that timm does not have and for weights that cannot be had.
-    """
+def require_backbone(name: str) -> None:
+    """Raises a ThroughlineError, which names the nearest, for an architecture or a tag of weights that timm does not
+    have; and where timm is not installed. Downloads nothing."""
     try:
         import timm
     except ImportError:
         raise ThroughlineError("feature-level methods need timm", do="pip install 'throughline[baselines]'") from None
+    architecture, where = name.partition(".")[0], f"baselines.backbone: {name}"
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models())
+        do = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists all"
+        raise ThroughlineError("timm has no such architecture", where, do)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{architecture}.*")
+        do = did_you_mean(name, tags, "its weights") if tags else f"write {architecture}"
+        raise ThroughlineError("timm has no such weights of it", where, do) from None
+
+
+def open_backbone(settings: BaselineSettings) -> Any:
+    """The backbone without its classifier: pooled features. Random weights are the same at every call.
+
+    Raises a ThroughlineError for a backbone that timm does not have and for weights that cannot be had.
+    """
+    require_backbone(settings.backbone)
+    import timm
+
     name, where = settings.backbone, f"baselines.backbone: {settings.backbone}"
-    if not timm.is_model(name.partition(".")[0]):
-        raise ThroughlineError("timm has no such architecture", where, "timm.list_models() lists them")
     torch.manual_seed(seed_of(0, "backbone"))
     options: dict[str, Any] = {"num_classes": 0, "pretrained": settings.weights != RANDOM}
     if settings.weights not in {PRETRAINED, RANDOM}:

@@ -48,7 +48,7 @@ from throughline.runs.folder import (
     set_aside,
     write_results,
 )
-from throughline.runs.unit import Unit
+from throughline.runs.unit import TIMM, Unit
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FinishedRun:
 
 def preview_run(config: RunConfig) -> Preview:
     """Finds every fault that can be found in seconds and without writing; raises ThroughlineError for the first. Brings
-    torch only where the config asks for a GPU, names layers for LoRA or shows examples.
+    torch only where the config asks for a GPU, names layers for LoRA, shows examples or has backbones of timm.
 
     What only the machine that computes must have, a server's program, is not looked for.
     """
@@ -103,6 +103,10 @@ def preview_run(config: RunConfig) -> Preview:
         from throughline.experiment.context import require_context  # brings torch
 
         require_context(units, config, sets)
+    for backbone in sorted({unit.model.removeprefix(TIMM) for unit in units if unit.model.startswith(TIMM)}):
+        from throughline.baselines.network import require_backbone  # brings torch
+
+        require_backbone(backbone)
     warnings = tuple(line for images in sets for line in image_warnings(images))
     return Preview(config, planned, units, estimate_costs(units, config, planned), warnings)
 
