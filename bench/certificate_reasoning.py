@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
+from parts_question import parts_question
 from terse import SURE, description, in_words
 from throughline.analysis.conclusions import tampered_answers
 from throughline.chains.formats import FIVE_STAGE
@@ -31,7 +32,7 @@ from throughline.mllm.likelihood import label_log_likelihood
 from throughline.mllm.load import Mllm
 from throughline.mllm.sampling import sample
 from throughline.questions.in_context import WithExamples, with_descriptions
-from throughline.questions.probing import class_from_words, parts_question
+from throughline.questions.probing import class_from_words
 from throughline.questions.prompt import ImageThenText, Prompt
 from throughline.questions.question import Likelihood, Question
 from throughline.questions.question_set import make_question_set

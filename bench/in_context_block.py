@@ -6,17 +6,15 @@ from functools import partial
 from math import isnan
 from pathlib import Path
 
-import numpy as np
-
 from certificate_block import NOT_MEASURED
 from in_context import PATH, SETS, record_name
 from throughline.core.table import Table
-from throughline.metrics.intervals import Interval, bootstrap_generator
+from throughline.metrics.intervals import bootstrap_generator
 from throughline.metrics.paired import paired_difference
 from throughline.reporting.estimates import same_samples
 from throughline.reporting.groups import Group, groups
 from throughline.reporting.shifts import DRAWS, Curve, Point, shot_curves
-from throughline.reporting.tables import drawn_notes
+from throughline.reporting.tables import drawn_notes, share_cell
 from throughline.reporting.text import to_markdown
 from throughline.runs.reader import read_run
 
@@ -41,9 +39,12 @@ def _tables(group: Group) -> list[Table]:
     curves = shot_curves(group, PATH)
     shots = sorted({point.x for curve in curves for point in curve.points[1:]})
     heads = [f"{count:g}" for count in shots]
-    (none,) = {_shown(curve.points[0].accuracy) for curve in curves}
+    (none,) = {share_cell(curve.points[0].accuracy) for curve in curves}
     own = {point.x: point for curve in curves if curve.name == TARGET for point in curve.points[1:]}
-    accuracies = tuple((curve.name, *(_cell(curve, count, _accuracy) for count in shots)) for curve in curves)
+    accuracies = tuple(
+        (curve.name, *(_cell(curve, count, lambda point: share_cell(point.accuracy)) for count in shots))
+        for curve in curves
+    )
     gaps = tuple(
         (curve.name, *(_cell(curve, count, partial(_gap, own[count])) for count in shots))
         for curve in curves
@@ -73,24 +74,15 @@ def _cell(curve: Curve, shots: float, shown: Callable[[Point], str]) -> str:
     return next((shown(point) for point in curve.points[1:] if point.x == shots), "")
 
 
-def _accuracy(point: Point) -> str:
-    return _shown(point.accuracy)
-
-
 def _gap(first: Point, second: Point) -> str:
     """First minus second; what is not drawn stands beside every draw of the other."""
-    ours = {place: row.to_numpy(np.float64) for place, row in first.right.items()}
     beside = {
         (target, run): second.right.get((target, run), second.right[target, run - run % DRAWS])
         for target, run in first.right
     }
     assert same_samples(first.right, beside)
-    theirs = {place: row.to_numpy(np.float64) for place, row in beside.items()}
-    return _shown(paired_difference(ours, theirs, bootstrap_generator()).interval.scaled(100), "+")
-
-
-def _shown(value: Interval, sign: str = "") -> str:
-    return "{} ({} to {})".format(*(f"{number:{sign}.1f}" for number in (value.mean, value.low, value.high)))
+    gap = paired_difference(first.right, beside, bootstrap_generator()).interval.scaled(100)
+    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
 
 
 BLOCKS = {f"in-context-{name.replace('_', '-')}": in_context(name) for name in SETS}

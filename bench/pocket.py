@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from parts_question import PARTS_QUESTION
 from pocket_context import ContextLoss, Exercise
 from pocket_sight import POCKET, Sight, draw_scenes, run_maker, save_pocket, see, sighted_mllm
 from pocket_speech import Speech, speak
@@ -36,7 +37,7 @@ from throughline.mllm.geometries import train_tokenizer
 from throughline.mllm.load import Mllm
 from throughline.mllm.tree import Leaf, Tokens, Tree, merge_paths
 from throughline.questions.in_context import EXAMPLE_QUESTION, example_turns, with_descriptions
-from throughline.questions.probing import PARTS_QUESTION, class_from_words
+from throughline.questions.probing import class_from_words
 from throughline.questions.question_set import QuestionSet, make_question_set
 
 VERSION = 2

@@ -29,7 +29,7 @@ TARGETS, IMAGES = ("cartoon", "photo"), 40
 
 def right(level: str, target: str) -> NDArray[np.bool_]:
     """More with more examples, most with the target's own, none gained with shuffled labels."""
-    shots, kind, draw = examples_of_level(level)
+    kind, shots, draw = examples_of_level(level)
     gain = {"target": 0.05, "sources": 0.02, "shuffled": 0.0}.get(kind, 0.01)
     rng = np.random.default_rng([shots, draw, TARGETS.index(target), len(kind)])
     return rng.uniform(size=IMAGES) < 0.3 + gain * shots + 0.01 * draw

@@ -10,6 +10,7 @@ import torch
 from tests.mllm.reference import Spoken, nll_alone, picture
 from tests.mllm.tiny import image_of
 
+from parts_question import parts_question
 from throughline.core.settings import AnswerSettings
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
@@ -18,8 +19,8 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.tree import common_path
 from throughline.questions.in_context import EXAMPLE_QUESTION, WithExamples, with_descriptions
-from throughline.questions.probing import parts_question, question_from_words
-from throughline.questions.prompt import ImageThenText
+from throughline.questions.probing import class_from_words
+from throughline.questions.prompt import ImageThenText, user_prompt
 from throughline.questions.question import Likelihood, Question
 from throughline.questions.question_set import make_question_set, shuffled_options
 
@@ -43,7 +44,7 @@ def questions(samples: list[Sample]) -> list[Question]:
     return [
         Question("examples", WithExamples(shown, LABEL), ANSWER),
         Question("descriptions", ImageThenText(described), ANSWER),
-        question_from_words("a hull and a sail", LABEL, ANSWER),
+        Question("from words", lambda _: user_prompt(class_from_words("a hull and a sail", LABEL)), ANSWER),
     ]
 
 

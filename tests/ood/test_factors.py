@@ -36,9 +36,9 @@ def test_views_are_named_by_kind_and_severity() -> None:
 def test_no_shots_are_one_level_and_what_is_not_drawn_has_one_draw() -> None:
     levels = example_levels([0, 2], example_kinds(["target", "nearest"]), draws=3)
     assert [examples_of_level(name) for name in levels] == [
-        (0, "", 0),
-        *((2, "target", draw) for draw in range(3)),
-        (2, "nearest", 0),
+        ("", 0, 0),
+        *(("target", 2, draw) for draw in range(3)),
+        ("nearest", 2, 0),
     ]
     with pytest.raises(ThroughlineError, match="no examples of kind nearst"):
         example_kinds(["nearst"])
@@ -65,7 +65,7 @@ def test_shares_and_strengths_are_kinds_of_their_own() -> None:
         "spurious 0.5": {"domains": "sources", "spurious": 0.5},
     }
     levels = example_levels([2], kinds, draws=2)
-    assert [examples_of_level(name) for name in levels] == [(2, kind, draw) for kind in kinds for draw in range(2)]
+    assert [examples_of_level(name) for name in levels] == [(kind, 2, draw) for kind in kinds for draw in range(2)]
     for wrong in ("cup", "cup=", "cup=many", "cup=3,"):
         levels = example_levels([2], example_kinds([], [wrong]), 1)
         with pytest.raises(ThroughlineError, match=r"factors.examples.2 cup.*: a valid number"):

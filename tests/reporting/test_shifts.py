@@ -65,7 +65,7 @@ def test_severities_are_compared_with_the_images_as_they_are(tmp_path: Path) -> 
         for point in curve.points:
             level = next(name for name in levels if view_of_level(name) in {(curve.name, point.x), ("clean", point.x)})
             runs = {(target, 0): right[level, target].astype(float) for target in TARGETS}
-            assert point.accuracy == hierarchical_bootstrap(runs, bootstrap_generator()).scaled(100)
+            assert point.accuracy == hierarchical_bootstrap(runs, bootstrap_generator())
         first, *others = curve.points
         for point in others:
             level = next(name for name in levels if view_of_level(name) == (curve.name, point.x))
@@ -85,7 +85,7 @@ def test_draws_of_examples_are_the_spread_of_a_point(tmp_path: Path) -> None:
         *(f"{shots} {kind} {draw}" for shots in (2, 4) for kind in ("target", "shuffled") for draw in range(3)),
     ]
     rates = {
-        level: 0.4 + 0.05 * examples_of_level(level)[0] * (examples_of_level(level)[1] == "target") for level in levels
+        level: 0.4 + 0.05 * examples_of_level(level)[1] * (examples_of_level(level)[0] == "target") for level in levels
     }
     group, right = group_with(tmp_path, EXAMPLES, levels, rates)
     curves = {curve.name: curve for curve in shot_curves(group, "likelihood")}
@@ -94,7 +94,7 @@ def test_draws_of_examples_are_the_spread_of_a_point(tmp_path: Path) -> None:
         assert [point.x for point in curve.points] == [0, 2, 4]
         for point in curve.points[1:]:
             draws = [[right[f"{point.x} {name} {draw}", target] for draw in range(3)] for target in TARGETS]
-            assert point.accuracy.mean == pytest.approx(100 * np.mean(draws))
+            assert point.accuracy.mean == pytest.approx(np.mean(draws))
             gap = np.mean(draws) - np.mean([right["0", target] for target in TARGETS])
             assert point.minus(curve.points[0]).interval.mean == pytest.approx(gap)
             assert point.accuracy.low < point.accuracy.mean < point.accuracy.high

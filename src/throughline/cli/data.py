@@ -159,8 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the chosen subcommand; 1 when `check` finds an error."""
-    code: int = arguments.act(arguments)
-    return code
+    return int(arguments.act(arguments))
 
 
 def _draw(arguments: argparse.Namespace) -> int:

@@ -125,8 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the chosen subcommand."""
-    code: int = arguments.act(arguments)
-    return code
+    return int(arguments.act(arguments))
 
 
 def _shifts(arguments: argparse.Namespace, run: Run) -> Iterable[Table]:

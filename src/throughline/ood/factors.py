@@ -90,11 +90,11 @@ def example_levels(shots: Sequence[int], kinds: Mapping[str, Mapping[str, Any]],
     return levels
 
 
-def examples_of_level(level: str) -> tuple[int, str, int]:
-    """Shots, kind and number of the draw and order of a level of the factor `examples`."""
+def examples_of_level(level: str) -> tuple[str, int, int]:
+    """Kind, shots and number of the draw and order of a level of the factor `examples`."""
     count, _, rest = level.partition(" ")
     kind, _, number = rest.rpartition(" ")
-    return int(count), kind, int(number or 0)
+    return kind, int(count), int(number or 0)
 
 
 def prompt_levels(names: Iterable[str]) -> Levels:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from throughline.metrics.intervals import (
     Interval,
@@ -136,7 +135,7 @@ def differences(rights: Mapping[Pair, tuple[Right, Right]]) -> dict[Pair, tuple[
     Holm's correction over them all. Left out where the first is empty, or the seeds of a target answered other
     samples."""
     paired = {
-        pair: paired_difference(_vectors(ours), _vectors({key: theirs[key] for key in ours}), bootstrap_generator())
+        pair: paired_difference(ours, {key: theirs[key] for key in ours}, bootstrap_generator())
         for pair, (ours, theirs) in rights.items()
         if ours and _aligned(ours)
     }
@@ -172,14 +171,10 @@ def _interval(right: Right, targets: tuple[str, ...]) -> Interval | None:
     first = right[min(right)]
     if all(own.index.equals(first.index) for own in right.values()):  # descriptions are the same for every target
         right = {key: own for key, own in right.items() if key[0] == targets[0]}
-    return hierarchical_bootstrap(_vectors(right), bootstrap_generator())
+    return hierarchical_bootstrap(right, bootstrap_generator())
 
 
 def _aligned(right: Right) -> bool:
     """Whether all seeds of each target answered the same samples."""
     first: dict[str, pd.Index[Any]] = {}
     return all(first.setdefault(key[0], right[key].index).equals(right[key].index) for key in right)
-
-
-def _vectors(right: Right) -> dict[tuple[str, int], NDArray[np.bool_]]:
-    return {key: answers.to_numpy(dtype=bool) for key, answers in right.items()}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
@@ -13,7 +12,7 @@ from throughline.metrics.intervals import Interval, bootstrap_generator, hierarc
 from throughline.metrics.paired import PairedDifference, paired_difference
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
 from throughline.reporting.groups import Group, Right
-from throughline.reporting.tables import bracketed, drawn_notes
+from throughline.reporting.tables import bracketed, drawn_notes, share_cell
 from throughline.runs.records import COPIED
 
 DRAWS = 1000
@@ -31,13 +30,13 @@ class Point:
 
     @property
     def accuracy(self) -> Interval:
-        """The mean over targets with its 95 % interval over draws, seeds and images, in percent."""
-        return hierarchical_bootstrap(_vectors(self.right), bootstrap_generator()).scaled(100)
+        """The mean over targets with its 95 % interval over draws, seeds and images."""
+        return hierarchical_bootstrap(self.right, bootstrap_generator())
 
     def minus(self, other: "Point") -> PairedDifference:
         """The difference on the same images; what has no draws stands beside each of them."""
         theirs = {(target, run): other.right[target, run - run % DRAWS] for target, run in self.right}
-        return paired_difference(_vectors(self.right), _vectors(theirs), bootstrap_generator())
+        return paired_difference(self.right, theirs, bootstrap_generator())
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,7 @@ def severity_curves(group: Group, answer: str) -> list[Curve]:
 
 def shot_curves(group: Group, answer: str) -> list[Curve]:
     """A curve for each kind of examples, from none."""
-
-    def place(level: str) -> tuple[str, float, int]:
-        shots, kind, draw = examples_of_level(level)
-        return kind, shots, draw
-
-    return list(_curves(group, answer, EXAMPLES, place, "0"))
+    return list(_curves(group, answer, EXAMPLES, examples_of_level, "0"))
 
 
 def curve_table(group: Group, answer: str, curves: Sequence[Curve], heads: tuple[str, str]) -> Table | None:
@@ -77,7 +71,7 @@ def curve_table(group: Group, answer: str, curves: Sequence[Curve], heads: tuple
         for point in others:
             name = (curve.about, curve.name) if several else (curve.name,)
             copying = ("–" if np.isnan(point.copied) else f"{point.copied:.1f}",) if with_copying else ()
-            shares = (_percent(own.accuracy) for own in (point, first))
+            shares = (share_cell(own.accuracy) for own in (point, first))
             rows.append((*name, f"{point.x:g}", *shares, *copying, bracketed(point.minus(first))))
     columns = (*("method",) * several, *heads, "accuracy", "without", *("labels copied",) * with_copying, "difference")
     notes = (
@@ -99,7 +93,7 @@ def curve_figure(group: Group, answer: str, curves: Sequence[Curve], name: str, 
         series = []
         for curve in (curve for curve in curves if curve.name == kind):
             number, xs = abouts.index(curve.about), [point.x for point in curve.points]
-            found = [point.accuracy for point in curve.points]
+            found = [point.accuracy.scaled(100) for point in curve.points]
             whiskers = [own.low for own in found], [own.high for own in found]
             series.append(
                 Series(curve.about, xs, [own.mean for own in found], colour=number, marker=number, whiskers=whiskers)
@@ -149,11 +143,3 @@ def _curves(
         if about in first:
             own = (Point(x, points[x], float(np.mean(copied[about, kind, x]))) for x in sorted(points))
             yield Curve(about, kind, (Point(0, first[about]), *own))
-
-
-def _vectors(right: Right) -> dict[tuple[str, int], NDArray[np.float64]]:
-    return {key: row.to_numpy(np.float64) for key, row in right.items()}
-
-
-def _percent(share: Interval) -> str:
-    return f"{share.mean:.1f} ({share.low:.1f} to {share.high:.1f})"
