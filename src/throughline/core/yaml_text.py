@@ -8,8 +8,11 @@ import yaml
 from throughline.core.errors import ThroughlineError
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that stands twice."""
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises yaml.MarkedYAMLError at the second of two equal keys."""
         seen = set[str]()
         for key, _ in node.value:
             if key.value in seen:
@@ -19,15 +22,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, loader: type[UniqueKeys] = UniqueKeys) -> Any:
     """What `yaml.safe_load` gives. Raises yaml.YAMLError, with its place, also for a key that stands twice."""
-    return yaml.load(text, _UniqueKeys)
+    return yaml.load(text, loader)
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
+def read_yaml(path: Path, what: str, loader: type[UniqueKeys] = UniqueKeys) -> dict[str, Any]:
     """The mapping in a UTF-8 file. ThroughlineError, with the line, for a file that has none; `what` is its name."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"), loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ThroughlineError(f"cannot read the {what} ({error})", path) from error
     except yaml.YAMLError as error:
