@@ -136,6 +136,7 @@ def test_the_command_line_offers_every_source() -> None:
 
 
 def test_images_that_were_not_drawn_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "photo" / "cup").mkdir(parents=True)
-    assert main(["drift", "pairs", str(tmp_path), "--out", str(tmp_path / "pairs")]) == 1
+    (tmp_path / "images" / "photo" / "cup").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "photo" / "cup" / "mine.png")
+    assert main(["drift", "pairs", str(tmp_path / "images"), "--out", str(tmp_path / "pairs")]) == 1
     assert "no drawn world is here" in capsys.readouterr().err

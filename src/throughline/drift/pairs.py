@@ -5,7 +5,7 @@ Beside the two sources of arXiv 2604.15705 stand those that it compares with, of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,21 +45,33 @@ class DrawnWorld:
     size: int
 
     @cached_property
-    def chains(self) -> dict[str, tuple[str, int]]:
-        """Of every image that the describer names rightly its first right chain, and the number of the attempt."""
-        found: dict[str, tuple[str, int]] = {}
+    def thinking(self) -> dict[str, Pair]:
+        """Of every image that the describer names rightly the pair of its first right chain and, in the same words, the
+        chain about the scene in which the deciding part is the other way round."""
+        pairs: dict[str, Pair] = {}
         for sample, number in ((s, n) for s in self.images.samples for n in range(CANDIDATES)):
             if sample.id not in self.scenes:
                 raise ThroughlineError("the describer knows drawn images only", sample.id, "take it out of the folder")
-            if sample.id not in found:
-                text = self.chain(self.scenes[sample.id], sample, number)
-                if parse_chain(text, self.format, CLASSES).label == sample.label:
-                    found[sample.id] = text, number
-        return found
+            if sample.id not in pairs:
+                scenes = self.scenes[sample.id], counterfactual(self.scenes[sample.id])
+                own, other = (self._describe(scene, sample, number) for scene in scenes)
+                if parse_chain(own, self.format, CLASSES).label == sample.label:
+                    said, otherwise = (stated_attributes(text, GRAPH) for text in (own, other))
+                    changed = tuple(sorted(n for n in said | otherwise if said.get(n) != otherwise.get(n)))
+                    sides = Side(sample, sample.label, own), Side(sample, contrast_of(sample.label), other)
+                    pairs[sample.id] = Pair("thinking", *sides, changed, len(changed), "scene")
+        return pairs
 
-    def chain(self, scene: Scene, sample: Sample, number: int) -> str:
-        """What the describer writes of a scene in that attempt at an image; of its counterfactual in the same words."""
+    def _describe(self, scene: Scene, sample: Sample, number: int) -> str:
+        """What the describer writes of a scene in that attempt at an image."""
         return describe(scene, seed=self.seed, sample_id=sample.id, candidate=number, format=self.format)
+
+    def made(self, sample: Sample, below: str, label: str, image: Image) -> Sample:
+        """An image that was made from a sample's and is written below the folder."""
+        name = f"{below}/{sample.id}"
+        write_atomically(self.folder / name, image_bytes(image), durable=False)
+        sha256 = file_sha256(self.folder / name)
+        return Sample(name, self.folder, sample.domain, (label,), sha256, parent_id=sample.id)
 
 
 def make_pairs(
@@ -67,58 +79,35 @@ def make_pairs(
 ) -> Iterator[Pair]:
     """A pair of every source, of `SOURCES` and `RIVALS`, about each image that the describer names rightly; the same
     arguments give the same pairs."""
-    samples = world.images.by_id
-    sides = {id: Side(samples[id], samples[id].label, text) for id, (text, _) in world.chains.items()}
-    for number, sample in enumerate(world.images.samples, start=1):
-        for source in sources if sample.id in sides else ():
-            chosen = sides[sample.id]
+    sides = {id: pair.chosen for id, pair in world.thinking.items()}
+    for number, id in enumerate(world.images.by_id, start=1):
+        for source in sources if id in sides else ():
             if source in SOURCES:
-                rejected, changed = SOURCES[source](world, chosen)
-                yield Pair(source, chosen, rejected, changed, len(changed), "scene")
-            elif other := RIVALS[source](sides, chosen, world.seed):
-                yield Pair(source, chosen, other)
+                yield SOURCES[source](world, world.thinking[id])
+            elif other := RIVALS[source](sides, sides[id], world.seed):
+                yield Pair(source, sides[id], other)
         report_progress(number)
 
 
-def _thinking(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """The chain about the scene in which the deciding part is the other way round, of the image as it is."""
-    chain, changed = _counterfactual_chain(world, chosen)
-    return Side(chosen.sample, contrast_of(chosen.label), chain), changed
+def _perception(world: DrawnWorld, thinking: Pair) -> Pair:
+    """The image of the other scene, in the same style, with the chain that is true of it."""
+    own, other = thinking.chosen.sample, thinking.rejected
+    image = render(counterfactual(world.scenes[own.id]), own.domain, world.size)
+    rejected = replace(other, sample=world.made(own, IMAGES, other.label, image))
+    return replace(thinking, source="perception", rejected=rejected)
 
 
-def _perception(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
-    """The image of that scene, in the same style, with the chain that is true of it."""
-    chain, changed = _counterfactual_chain(world, chosen)
-    sample, label = chosen.sample, contrast_of(chosen.label)
-    image = render(counterfactual(world.scenes[sample.id]), sample.domain, world.size)
-    return Side(_made(world, sample, IMAGES, label, image), label, chain), changed
-
-
-def _deciding_mask(world: DrawnWorld, chosen: Side) -> tuple[Side, tuple[str, ...]]:
+def _deciding_mask(world: DrawnWorld, thinking: Pair) -> Pair:
     """The image with grey over the place of the deciding part, whether it is there or not."""
-    sample, label = chosen.sample, chosen.label
-    image = covered(world.scenes[sample.id], sample.domain, world.size)
-    return Side(_made(world, sample, MASKED, label, image), label, None), (family_of(label).deciding,)
+    own, label = thinking.chosen.sample, thinking.chosen.label
+    image = covered(world.scenes[own.id], own.domain, world.size)
+    masked = Side(world.made(own, MASKED, label, image), label, None)
+    return Pair("deciding_mask", thinking.chosen, masked, (family_of(label).deciding,), 1, "scene")
 
 
-def _made(world: DrawnWorld, sample: Sample, below: str, label: str, image: Image) -> Sample:
-    name = f"{below}/{sample.id}"
-    path = world.folder / name
-    write_atomically(path, image_bytes(image), durable=False)
-    return Sample(name, world.folder, sample.domain, (label,), file_sha256(path), parent_id=sample.id)
-
-
-def _counterfactual_chain(world: DrawnWorld, chosen: Side) -> tuple[str, tuple[str, ...]]:
-    """The chain, and the attributes of which it says something else."""
-    sample, number = chosen.sample, world.chains[chosen.sample.id][1]
-    chain = world.chain(counterfactual(world.scenes[sample.id]), sample, number)
-    before, after = (stated_attributes(text, GRAPH) for text in (chosen.chain or "", chain))
-    return chain, tuple(sorted(name for name in before | after if before.get(name) != after.get(name)))
-
-
-SOURCES: dict[str, Callable[[DrawnWorld, Side], tuple[Side, tuple[str, ...]]]] = {
-    "thinking": _thinking,
+SOURCES: dict[str, Callable[[DrawnWorld, Pair], Pair]] = {
+    "thinking": lambda world, thinking: thinking,
     "perception": _perception,
     "deciding_mask": _deciding_mask,
 }
-"""By name, what makes the rejected side of a pair of these sources, and the attributes in which the sides differ."""
+"""By name, what makes a pair of these sources of the thinking pair about the same image."""
