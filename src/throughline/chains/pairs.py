@@ -5,9 +5,8 @@ Whoever makes pairs writes them into a folder, with the images made for them; tr
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -84,31 +83,27 @@ _LINE = TypeAdapter(_Line)
 
 def write_pairs(folder: Path, pairs: Iterable[Pair]) -> None:
     """The file of a folder of pairs, whole or not at all."""
-    write_json_lines(folder / FILE, (_row(folder, pair) for pair in pairs))
+    lines = (_line(folder, pair) for pair in pairs)
+    write_json_lines(folder / FILE, (_LINE.dump_python(line, mode="json", exclude_none=True) for line in lines))
 
 
-def _row(folder: Path, pair: Pair) -> dict[str, Any]:
-    own, other = pair.chosen.sample, pair.rejected.sample
-    image: dict[str, Any] = {}
-    if other.root == folder:
-        image = {"made_image": other.id}
-    elif other.id != own.id:
-        image = {"rejected_sample": other.id}
-    elif other.view is not None:
-        image = {"rejected_view": asdict(other.view)}
-    rejected = {"rejected": pair.rejected.chain} if pair.rejected.chain is not None else {}
-    return {
-        "source": pair.source,
-        "sample_id": own.id,
-        "label": pair.chosen.label,
-        "chosen": pair.chosen.chain,
-        "rejected_label": pair.rejected.label,
-        **rejected,
-        **image,
-        "changed": list(pair.changed),
-        "distance": pair.distance,
-        "verdict": pair.verdict,
-    }
+def _line(folder: Path, pair: Pair) -> _Line:
+    chosen, rejected = pair.chosen, pair.rejected
+    made, other = rejected.sample.root == folder, rejected.sample.id != chosen.sample.id
+    return _Line(
+        source=pair.source,
+        sample_id=chosen.sample.id,
+        label=chosen.label,
+        chosen=chosen.chain or "",
+        rejected_label=rejected.label,
+        rejected=rejected.chain,
+        rejected_sample=rejected.sample.id if other and not made else None,
+        made_image=rejected.sample.id if made else None,
+        rejected_view=rejected.sample.view,
+        changed=pair.changed,
+        distance=pair.distance,
+        verdict=pair.verdict,
+    )
 
 
 def read_pairs(folder: Path, images: ImageSet) -> list[Pair]:
