@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from throughline.chains.journal import require_journals
-from throughline.cli.options import (
-    MODEL_HELP,
-    SOURCE_HELP,
-    Shown,
-    base_of,
-    in_batches,
-    open_chosen,
-    read_settings,
-)
+from throughline.cli.options import MODEL_HELP, SOURCE_HELP, Shown, open_chosen, read_settings
 from throughline.cli.text import json_text
 from throughline.drift.settings import DriftSettings
 from throughline.reporting.text import to_terminal
@@ -47,9 +39,9 @@ def run_measure(arguments: argparse.Namespace) -> int:
     from throughline.domains.folders import read_images
     from throughline.drift.change_points import changes_in, make_detector
     from throughline.drift.measuring import measure_drift
-    from throughline.drift.summary import summarise, tables
+    from throughline.drift.summary import summarise
     from throughline.evaluation.assessment import compare_classes
-    from throughline.reporting.drift_page import write_drift_page
+    from throughline.reporting.drift_page import drift_tables, write_drift_page
 
     settings, images = read_settings(arguments, DriftSettings), read_images(arguments.images)
     if arguments.detector:
@@ -61,7 +53,7 @@ def run_measure(arguments: argparse.Namespace) -> int:
         rows = measure_drift(model, adapter, images, settings, arguments.out, report)
     changes = changes_in(rows, arguments.detector) if arguments.detector else None
     summary = summarise(rows, classes, changes)
-    shown, page = tables(summary, (images.root / "scenes.jsonl").is_file()), arguments.out / "index.html"
+    shown, page = drift_tables(summary, (images.root / "scenes.jsonl").is_file()), arguments.out / "index.html"
     write_drift_page(page, f"{model.mllm.name}, {model.method}", shown, rows, classes, changes or {})
     print(json_text(asdict(summary)) if arguments.json else "\n".join(map(to_terminal, shown)))
     print(f"page: {page}", file=sys.stderr)
@@ -74,15 +66,11 @@ def _opened(arguments: argparse.Namespace, images: ImageSet) -> tuple[OpenedMode
     from throughline.chains.formats import FIVE_STAGE, FORMATS
     from throughline.chains.store import read_headers
     from throughline.core.files import file_sha256
-    from throughline.evaluation.saved_model import ADAPTER, RECORD
-    from throughline.experiment.checkpoint_export import open_unit
+    from throughline.evaluation.saved_model import ADAPTER
     from throughline.mllm.lora import ADAPTER_WEIGHTS
     from throughline.questions.question_set import make_question_set
 
-    folder = Path(arguments.model).expanduser()
-    weights = folder / ADAPTER / ADAPTER_WEIGHTS
-    if weights.is_file() and not (folder / RECORD).is_file():
-        return in_batches(open_unit(folder, base_of(arguments))[0], arguments.batch), file_sha256(weights)
+    weights = Path(arguments.model).expanduser() / ADAPTER / ADAPTER_WEIGHTS
     if weights.is_file():
         return open_chosen(arguments, None), file_sha256(weights)
     header = next(read_headers(require_journals(arguments.chains)), None) if arguments.chains else None

@@ -199,17 +199,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_chosen(arguments: argparse.Namespace, classes: Sequence[str] | None) -> OpenedModel:
-    """The model that the options name, with its base loaded and its batch as they say."""
+    """The model that the options name, or a unit of a run, with its base loaded and its batch as they say."""
     from throughline.evaluation.saved_model import open_model
+    from throughline.experiment.checkpoint_export import is_unit, open_unit
 
-    return in_batches(open_model(arguments.model, classes, base_of(arguments)), arguments.batch)
-
-
-def in_batches(model: OpenedModel, batch: int | None) -> OpenedModel:
-    """The model with another batch size, where one is given."""
-    if batch is None:
+    folder, base = Path(arguments.model).expanduser(), base_of(arguments)
+    model = open_unit(folder, base, classes)[0] if is_unit(folder) else open_model(arguments.model, classes, base)
+    if arguments.batch is None:
         return model
-    return replace(model, answering=model.answering.model_copy(update={"batch": batch}))
+    return replace(model, answering=model.answering.model_copy(update={"batch": arguments.batch}))
 
 
 def base_of(arguments: argparse.Namespace) -> ModelSettings:

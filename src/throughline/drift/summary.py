@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from throughline.core.table import MISSING, Table, tabulate
-from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.auroc import auroc_intervals
 from throughline.metrics.intervals import Interval, bootstrap_generator, clustered_interval
 
@@ -110,35 +108,3 @@ def _stages(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[StageRow, ...]:
         ]
         found.append(StageRow(str(stage), len(own), *shares))
     return tuple(found)
-
-
-def tables(summary: Summary, drawn: bool) -> tuple[Table, Table]:
-    """The decision stage by stage, and the scores; of `drawn` images it is said that they are."""
-    more = ("95 % intervals over images.", *((DRAWN_NOTE,) if drawn else ()))
-    stages = {
-        "after": lambda row: row.stage,
-        "chains": lambda row: f"{row.chains:,}",
-        "decided, %": lambda row: _cell(row.decided.scaled(100), 1),
-        "right, %": lambda row: _cell(row.right.scaled(100), 1),
-    }
-    scores = {
-        "score": lambda row: row.score,
-        "AUROC": lambda row: _cell(row.auroc, 3),
-        f"above {CONFIDENCE}": lambda row: MISSING if row.score == CONFIDENCE else _cell(row.gain, 3),
-    }
-    decided = (
-        "The reading is the likeliest class as the conclusion of the chain cut off there. Decided: from there on, all "
-        "readings at ends of stages are what the chain concludes in. Chains without a conclusion are left out."
-    )
-    wrong = (
-        f"{summary.wrong:,} of {summary.chains:,} chains about {summary.images:,} images conclude wrongly or in no "
-        "class. The confidence is the probability of the concluded class where the answer begins. Gains are paired."
-    )
-    return (
-        tabulate("Where in a chain the decision falls", summary.stages, stages, (decided, *more)),
-        tabulate("Does drift tell wrong conclusions?", summary.scores, scores, (wrong, *more)),
-    )
-
-
-def _cell(interval: Interval, digits: int) -> str:
-    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"

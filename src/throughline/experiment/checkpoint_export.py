@@ -109,7 +109,7 @@ def export_merged(
 def _open_trained(name: str, base: ModelSettings, classes: Sequence[str] | None) -> tuple[OpenedModel, ModelSettings]:
     """The model in memory, its base at full width; and the settings of its base in training, with where it lies now."""
     folder = Path(name).expanduser()
-    if (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file():
+    if is_unit(folder):
         return open_unit(folder, base, classes, full_width=True)
     record = find_record(name, base.hub)
     if record is None:
@@ -128,6 +128,11 @@ def _require_full_width(settings: ModelSettings, folder: Path) -> None:
             folder,
             "add --quantization none to merge it into the base's weights of full width",
         )
+
+
+def is_unit(folder: Path) -> bool:
+    """Whether an adapter lies there that no `throughline fit` has saved."""
+    return (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file()
 
 
 def open_unit(

@@ -1,5 +1,5 @@
-"""The page of measured drift: its tables, and some chains with every token shaded by its drift. Called by
-`throughline drift measure`."""
+"""Measured drift as tables, and as a page with these and some chains, every token of which is shaded by its drift.
+Called by `throughline drift measure`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from throughline.core.files import write_atomically
-from throughline.core.table import Table
+from throughline.core.table import MISSING, Table
 from throughline.core.untrusted import one_line
 from throughline.drawn import DRAWN_NOTE
-from throughline.drift.summary import CHAIN, Changes
+from throughline.drift.summary import CHAIN, CONFIDENCE, Changes, Summary
+from throughline.metrics.intervals import Interval
 from throughline.reporting.self_contained import render_page
+from throughline.reporting.tables import drawn_notes, share_cell
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 4
 """Chains that conclude wrongly, and as many that conclude rightly."""
+DECIDED = (
+    "The reading is the likeliest class as the conclusion of the chain cut off there. Decided: from there on, all "
+    "readings at ends of stages are what the chain concludes in. Chains without a conclusion are left out."
+)
 MEASURES = ("entropy", "jsd", "image_kl", "answer_jsd")
+
+
+def drift_tables(summary: Summary, drawn: bool) -> tuple[Table, Table]:
+    """The decision stage by stage, and the scores; of `drawn` images it is said that they are."""
+    notes = ("95 % intervals over images.", *drawn_notes(drawn))
+    wrong = (
+        f"{summary.wrong:,} of {summary.chains:,} chains about {summary.images:,} images conclude wrongly or in no "
+        "class. The confidence is the probability of the concluded class where the answer begins. Gains are paired."
+    )
+    stages = [(row.stage, f"{row.chains:,}", share_cell(row.decided), share_cell(row.right)) for row in summary.stages]
+    scores = [
+        (row.score, _area(row.auroc), MISSING if row.score == CONFIDENCE else _area(row.gain)) for row in summary.scores
+    ]
+    heads = ("after", "chains", "decided, %", "right, %"), ("score", "AUROC", f"above {CONFIDENCE}")
+    return (
+        Table("Where in a chain the decision falls", heads[0], tuple(stages), (DECIDED, *notes)),
+        Table("Does drift tell wrong conclusions?", heads[1], tuple(scores), (wrong, *notes)),
+    )
+
+
+def _area(interval: Interval) -> str:
+    return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def write_drift_page(
