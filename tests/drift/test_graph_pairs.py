@@ -4,7 +4,6 @@ stands for such images; the scenes, which only the tests have, say what is true.
 import json
 import re
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,15 @@ from tests.drift.teachers import rewrites
 from tests.forks import typed
 
 from throughline.chains.concepts import ConceptGraph
-from throughline.chains.formats import FIVE_STAGE, Chain
+from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.graph_files import write_graph
 from throughline.chains.pairs import FILE, Pair, read_pairs
 from throughline.chains.parsing import parse_chain
 from throughline.cli.main import main
-from throughline.drawn.concepts import CLASSES, contrast_of, family_of
+from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.counterfactuals import counterfactual
-from throughline.drift.substitution import substituted
 
-SOURCES = "thinking,perception,random_image,random_answer,mask,crop,noise"
+SOURCES = "perception,random_image,random_answer,mask,crop,noise"
 
 
 def typing(undrawn: Undrawn, out: Path, *more: str) -> list[str]:
@@ -40,25 +38,6 @@ def made(undrawn: Undrawn, tmp_path_factory: pytest.TempPathFactory) -> list[Pai
 
 def of(pairs: list[Pair], source: str) -> list[Pair]:
     return [pair for pair in pairs if pair.source == source]
-
-
-def test_a_thinking_pair_says_what_would_be_true_of_the_counterfactual_scene(
-    undrawn: Undrawn, made: list[Pair]
-) -> None:
-    pairs = of(made, "thinking")
-    assert len(pairs) > 0.8 * len(undrawn.images.samples)
-    for pair in pairs:
-        own, scene = pair.chosen.sample, undrawn.scenes[pair.chosen.sample.id]
-        other = counterfactual(scene)
-        assert pair.rejected.sample == own
-        assert {*pair.changed} == {*scene.parts} ^ {*other.parts}
-        assert parse_chain(pair.rejected.chain or "", FIVE_STAGE, CLASSES).label == other.cls == pair.rejected.label
-        assert (pair.distance, pair.verdict) == (1, "graph")
-        # the words that differ: a few beside those of the class and of its deciding part
-        before, after = (Counter(re.findall(r"\w+", side.chain or "")) for side in (pair.chosen, pair.rejected))
-        assert after.total() <= before.total() + 8
-        names = {*scene.parts} - {family_of(scene.cls).deciding}
-        assert all(before[name] == after[name] for name in names), "another part is spoken of otherwise"
 
 
 def test_a_perception_pair_shows_a_near_image_that_differs_in_what_decides(undrawn: Undrawn, made: list[Pair]) -> None:
@@ -78,7 +57,7 @@ def test_a_perception_pair_shows_a_near_image_that_differs_in_what_decides(undra
 def test_rivals_need_no_scene(made: list[Pair]) -> None:
     for source in ("random_image", "random_answer", "mask", "crop", "noise"):
         pairs = of(made, source)
-        assert len(pairs) == len(of(made, "thinking"))
+        assert len(pairs) == len({pair.chosen.sample.id for pair in made})
         assert all(pair.verdict is None for pair in pairs)
         assert all(
             (pair.rejected.label == pair.chosen.label) == (source in ("mask", "crop", "noise")) for pair in pairs
@@ -102,17 +81,22 @@ def test_a_killed_command_leaves_nothing_and_then_makes_the_same_pairs(
     assert [pair.identity for pair in read_pairs(out, undrawn.images)] == [pair.identity for pair in made]
 
 
-def test_a_teacher_that_changes_too_much_or_too_little_makes_no_pair(
-    undrawn: Undrawn, made: list[Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_teacher_rewrites_chains_and_one_that_changes_too_much_or_too_little_makes_no_pair(
+    undrawn: Undrawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, log = tmp_path / "pairs", tmp_path / "log.jsonl"
-    bowls = [pair for pair in of(made, "thinking") if pair.chosen.label == "bowl"]
     with running_server(ServerSettings(says=rewrites, log=log)) as server:
         asked = ["--source", "thinking", "--teacher", server.url, "--teacher-model", "seer"]
         assert main(typing(undrawn, out, *asked)) == 0
     pairs = read_pairs(out, undrawn.images)
-    assert [pair.chosen for pair in pairs] == [pair.chosen for pair in bowls]
-    assert all(pair.rejected.label == "cup" and "i find a handle" in (pair.rejected.chain or "") for pair in pairs)
+    assert len(pairs) > 2
+    for pair in pairs:
+        own, scene, text = pair.chosen.sample, undrawn.scenes[pair.chosen.sample.id], pair.rejected.chain or ""
+        other = counterfactual(scene)
+        assert pair.rejected.sample == own and own.label == "bowl" and "i find a handle" in text
+        assert {*pair.changed} == {*scene.parts} ^ {*other.parts}
+        assert parse_chain(text, FIVE_STAGE, CLASSES).label == other.cls == pair.rejected.label
+        assert (pair.distance, pair.verdict) == (1, "graph")
     said = capsys.readouterr().out
     assert re.search(r"thinking: \d+ images without a pair: the new chain concludes otherwise", said)
     assert re.search(r"thinking: \d images without a pair: its attributes are not those intended", said)
@@ -150,6 +134,7 @@ def test_the_model_keeps_pairs_whose_chain_it_finds_likelier_with_the_true_image
     [
         (["--graph", "GRAPH"], "add --chains STORE"),
         (["--chains", "STORE"], "add --graph FILE"),
+        (["--chains", "STORE", "--graph", "GRAPH"], "need a teacher who rewrites chains"),
         (["--chains", "STORE", "--graph", "SMALL"], "the graph has no class boat"),
         (["--chains", "STORE", "--graph", "GRAPH", "--source", "deciding_mask"], "need the scene of a drawn image"),
     ],
@@ -167,57 +152,17 @@ def test_what_pairs_need_is_said_in_a_line(
     assert not (tmp_path / "pairs").exists()
 
 
-BIRDS = ConceptGraph(
-    {"robin": {"red breast": 1, "eye ring": -1}, "american_wren": {"red breast": -1, "eye ring": 1}},
-    synonyms={"red breast": ("orange breast",)},
-)
-
-
-@pytest.mark.parametrize(
-    ("said", "otherwise"),
-    [
-        ("A red breast is seen. This is a robin.", "No red breast is seen. This is an American wren."),
-        ("The large orange breast is clear.", "The absence of a large orange breast is clear."),
-        ("It comes without an eye ring.", "It comes with an eye ring."),
-        ("There is no eye ring, so it is a robin.", "There is an eye ring, so it is an American wren."),
-        ("It lacks an eye ring and a crest.", "It has an eye ring and a crest."),
-        ("An american wren would have no red breast.", "A robin would have a red breast."),
-        ("It is small. Is it an American wren? No, since the eye ring would be seen then.", "It is small."),
-    ],
-)
-def test_a_chain_is_said_otherwise_in_its_own_words(said: str, otherwise: str) -> None:
-    names = ("robin",), ("American wren", "american_wren")
-    chain = Chain(FIVE_STAGE, ("s", "c", said, "r", "robin"))
-    changed = substituted(chain, BIRDS, ["red breast", "eye ring"], names)
-    assert changed is not None
-    assert f"<REASONING> {otherwise} </REASONING>" in changed
-    assert "<CONCLUSION> American wren </CONCLUSION>" in changed
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "It has an eye ring or no eye ring.",
-        "The eye ring is missing.",
-        "Is it an American wren? No, without eye rings?",
-    ],
-)
-def test_what_cannot_be_turned_makes_no_chain(said: str) -> None:
-    chain = Chain(FIVE_STAGE, ("s", "c", said, "r", "robin"))
-    assert substituted(chain, BIRDS, ["eye ring"], (("robin",), ("American wren",))) is None
-
-
 def test_pairs_are_seen_side_by_side(undrawn: Undrawn, made: list[Pair], tmp_path: Path) -> None:
     out, page = tmp_path / "pairs", tmp_path / "page.html"
     assert main(typing(undrawn, out, "--source", SOURCES)) == 0
     view = ["chains", "view", str(out), str(page)]
-    assert main([*view, "--images", str(undrawn.images.root), "--limit", "14"]) == 0
+    assert main([*view, "--images", str(undrawn.images.root), "--limit", "12"]) == 0
     text = page.read_text()
-    assert text.count("<article") == 14
+    assert text.count("<article") == 12
     assert {source: text.count(f"<h3>{source}") for source in SOURCES.split(",")} == dict.fromkeys(
         SOURCES.split(","), 2
     )
-    assert text.count('<img src="data:image/jpeg') == 28
+    assert text.count('<img src="data:image/jpeg') == 24
     assert "<mark>" in text
     assert main(view) == 2, "it does not know where the images are"
     row = json.loads((out / FILE).read_text().splitlines()[0])

@@ -1,10 +1,10 @@
-"""What `throughline drift` does with a concept graph: it is checked, shown and drawn, or made out of a chain store by a
-teacher; and pairs are made by one."""
+"""`throughline drift graph`: a concept graph is checked, shown and drawn, or made out of a chain store by a teacher."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +12,14 @@ from pydantic import Field
 
 from throughline.cli.chains.build import open_endpoints
 from throughline.cli.chains.build_report import build_progress
-from throughline.cli.chains.options import Endpoint, with_params
-from throughline.cli.options import Shown, add_settings, given_settings
-from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.settings import ModelSettings, Settings
+from throughline.cli.chains.options import Connection, Params, with_params
+from throughline.cli.options import Shown, add_settings
+from throughline.core.errors import UsageError
+from throughline.core.files import write_atomically
+from throughline.core.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from throughline.chains.concepts import ConceptGraph
-    from throughline.chains.pairs import Pair
-    from throughline.domains.samples import ImageSet
     from throughline.drift.teacher import TextTeacher
 
 DRAWN = "drawn"
@@ -39,9 +36,11 @@ class Asked(Settings):
     answers: Annotated[Path | None, Shown("STORE")] = None
     """Folder in which every answer of the teacher is recorded, so that the same command resumes and repeats no request
     (default: beside --out, with the ending .answers)."""
+    param: Params = ()
+    """A parameter of the request; null leaves the parameter out (default: temperature=0, max_tokens=2048)."""
 
 
-class Graph(Asked):
+class Graph(Settings):
     """Check a concept graph, show what decides between its classes, and draw it; or make one out of the accepted chains
     of a store, by a teacher that lists the relations that each chain states."""
 
@@ -58,38 +57,26 @@ class Graph(Asked):
 
 
 def add_teacher_options(parser: argparse.ArgumentParser) -> None:
-    """How requests are sent, as for `chains build`."""
-    add_settings(parser, Endpoint, ["at_once", "timeout", "attempts", "key_env"])
-    parser.add_argument(
-        "--param",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="a parameter of the request; null leaves the parameter out (default: temperature=0, max_tokens=2048)",
-    )
+    """Whom to ask, and how requests are sent; `text_teacher` reads them."""
+    group = parser.add_argument_group("a teacher behind an endpoint")
+    add_settings(group, Asked)
+    add_settings(group, Connection)
 
 
 @contextmanager
 def text_teacher(arguments: argparse.Namespace) -> Iterator[TextTeacher]:
-    """The teacher that the options name. UsageError without a model's name or a place for the answers."""
+    """The teacher that the options name. UsageError without a model's name."""
     from throughline.drift.teacher import TextTeacher
-    from throughline.teaching.endpoint import Endpoints
     from throughline.teaching.teachers import Brief
 
     if not arguments.teacher_model:
         raise UsageError("no model is given", do="add --teacher-model NAME, as the endpoint calls it")
-    opened: list[Endpoints] = []
-
-    def connect() -> Endpoints:
-        opened.append(open_endpoints(arguments, arguments.teacher, arguments.key_env))
-        return opened[0]
-
     # no image is sent; the key of a teacher's requests names the side of one all the same
     params = with_params({**DEFAULT_PARAMS, "image_side": 1}, arguments.param)
     store = arguments.answers or arguments.out.with_name(f"{arguments.out.name}.answers")
-    with build_progress(opened) as report_progress:
-        brief = Brief("endpoint", arguments.teacher_model, "", params)
-        yield TextTeacher(brief, connect, store, report_progress)
+    endpoints = open_endpoints(arguments, arguments.teacher, arguments.key_env)
+    with build_progress([endpoints]) as report_progress:
+        yield TextTeacher(Brief("endpoint", arguments.teacher_model, "", params), endpoints, store, report_progress)
 
 
 def run_graph(arguments: argparse.Namespace) -> int:
@@ -110,7 +97,6 @@ def run_graph(arguments: argparse.Namespace) -> int:
             write_graph(arguments.out, graph)
     print(to_terminal(graph_table(graph)), end="")
     if arguments.figure is not None:
-        from throughline.core.files import write_atomically
         from throughline.reporting.drawing import svg_of
 
         write_atomically(arguments.figure, svg_of(graph_plot(graph)))
@@ -118,59 +104,29 @@ def run_graph(arguments: argparse.Namespace) -> int:
 
 
 def _extracted(arguments: argparse.Namespace, source: Path) -> ConceptGraph:
+    """The graph of a store, written as a table; prints what became of answers and edges."""
     from throughline.chains.graph_files import read_graph
     from throughline.chains.journal import require_journals
     from throughline.chains.store import read_store
-    from throughline.drift.extraction import accepted_texts, gather_evidence, write_evidence
+    from throughline.drift.extraction import accepted_texts, gather_evidence, weigh_evidence
 
     out: Path | None = arguments.out
     if out is None or out.suffix.lower() != ".csv":
         raise UsageError("the graph of a store is a CSV table", out or source, "name it with --out FILE.csv")
-    require_journals(source)
-    store = read_store(source)
+    store = read_store(require_journals(source))
     texts = accepted_texts(store)
     classes = sorted({name for _, header in store.headers for name in header.classes})
     with text_teacher(arguments) as teacher:
         evidence = gather_evidence(texts, classes, teacher)
-    if not evidence.read:
-        raise ThroughlineError("no answer is a list of relations", teacher.store, "look at them, or ask another model")
-    counts = write_evidence(out, evidence, arguments.least, arguments.agreement)
-    print(f"{evidence.read:,} of {len(texts):,} answers read; edges: ", end="")
-    print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items())) + f"; {out}")
+    edges = weigh_evidence(evidence.relations, arguments.least, arguments.agreement)
+    write_atomically(out, edges.drop(columns="outcome").to_csv(index=False, lineterminator="\n"))
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in edges.groupby("outcome").size().items())
+    print(f"{evidence.read:,} of {len(texts):,} answers read; edges: {outcomes}; {out}")
+    strangers = evidence.of_unknown_classes["class"]
     notes = {
         "answers are no list of relations": evidence.unread,
-        "requests failed; the same command asks again": evidence.unanswered,
-        f"relations are of unknown classes ({', '.join(sorted(evidence.strangers)[:5])})": evidence.strangers.total(),
+        "requests failed; the same command asks again": len(texts) - evidence.read - evidence.unread,
+        f"relations are of unknown classes ({', '.join(sorted(strangers.unique())[:5])})": len(strangers),
     }
     print("".join(f"note: {count:,} {what}\n" for what, count in notes.items() if count), end="")
     return read_graph(out)
-
-
-def pairs_by_graph(arguments: argparse.Namespace, images: ImageSet) -> list[Pair]:
-    """Pairs about images that were not drawn; prints how many images have none, and why."""
-    from throughline.chains.formats import FORMATS
-    from throughline.chains.graph_files import read_graph
-    from throughline.chains.journal import require_journals
-    from throughline.chains.store import require_chains_about
-    from throughline.cli.progress import progress
-    from throughline.drift.graph_pairs import DescribedImages
-    from throughline.drift.reverse_match import likelier_with_true_image
-    from throughline.teaching.building import accepted_chains
-
-    if arguments.chains is None:
-        raise UsageError("pairs by a concept graph need chains about the images", do="add --chains STORE")
-    journals, format, graph = require_journals(arguments.chains), FORMATS[arguments.format], read_graph(arguments.graph)
-    require_chains_about(images, arguments.chains)
-    chains = accepted_chains(journals, images, format, "correct")
-    with (
-        text_teacher(arguments) if arguments.teacher else nullcontext() as teacher,
-        progress("matching", "pairs") as report,
-    ):
-        base = ModelSettings(**given_settings(arguments, ("hub", "device")))
-        matches = likelier_with_true_image(arguments.model, images, base, report) if arguments.model else None
-        described = DescribedImages(images, graph, chains, format, arguments.seed, teacher, matches)
-        pairs = described.make_pairs(arguments.source)
-    for (source, reason), count in sorted(described.dropped.items()):
-        if count:
-            print(f"{source}: {count:,} images without a pair: {reason}")
-    return pairs

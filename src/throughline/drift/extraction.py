@@ -5,23 +5,24 @@ After arXiv 2505.13081 (section 2.3, App. C.2: association, irrelevance and excl
 the rule by which statements become edges are ours.
 """
 
-import csv
-import io
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from throughline.chains.formats import FIVE_STAGE
 from throughline.chains.names import words_of
 from throughline.chains.store import ChainStore
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import write_atomically
 from throughline.drift.teacher import TextTeacher
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROMPT = """Somebody looked at a picture, reasoned about it, and named its class:
 
@@ -37,7 +38,8 @@ category: one word for the kind of attribute
 relation: "+" where the text says that the class has the attribute, "-" where it says that the class has it not, "0" \
 where it says that the attribute does not matter for the class"""
 
-_RELATIONS = ("+", "-", "0")
+RELATIONS = {"required": "+", "excluded": "-", "free": "0"}
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
 class _Statement(BaseModel):
@@ -50,27 +52,17 @@ class _Statement(BaseModel):
 _STATEMENTS = TypeAdapter(list[_Statement])
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evidence:
-    """How many chains state each relation of an edge; a chain counts once for each."""
+    """What the teacher's answers list: `relations` has a row for each, with the columns `chain`, `class`, `attribute`,
+    `relation` and `category`, and those of unknown classes apart."""
 
-    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """By class, attribute, and relation: `+`, `-` or `0`."""
-    categories: dict[str, Counter[str]] = field(default_factory=dict)
-    """Of each attribute what it was said to be."""
-    read: int = 0
+    relations: pd.DataFrame
+    of_unknown_classes: pd.DataFrame
+    read: int
     """Answers that are lists of relations."""
-    unread: int = 0
+    unread: int
     """Answers that are not."""
-    unanswered: int = 0
-    strangers: Counter[str] = field(default_factory=Counter)
-    """Classes that there are not, by how often they were named."""
-
-    @property
-    def edges(self) -> dict[tuple[str, str], tuple[int, int, int]]:
-        """By class and attribute how many chains say `+`, `-` and `0`; sorted."""
-        named = sorted({(label, attribute) for label, attribute, _ in self.counts})
-        return {edge: tuple(self.counts[*edge, relation] for relation in _RELATIONS) for edge in named}  # type: ignore[misc]
 
 
 def accepted_texts(store: ChainStore) -> dict[str, str]:
@@ -85,57 +77,49 @@ def accepted_texts(store: ChainStore) -> dict[str, str]:
 
 
 def gather_evidence(texts: Mapping[str, str], classes: Sequence[str], teacher: TextTeacher) -> Evidence:
-    """Asks the teacher about each text and counts what it lists."""
+    """Asks the teacher about each text. ThroughlineError where no answer is a list of relations."""
+    import pandas as pd
+
     template = PROMPT.replace("{classes}", ", ".join(classes))
     prompts = {name: template.replace("{chain}", text) for name, text in texts.items()}
     answers = teacher.ask(template, prompts, classes, FIVE_STAGE)
-    evidence, known = Evidence(unanswered=len(texts) - len(answers)), {_spelling(name): name for name in classes}
-    for name in sorted(answers):
-        statements = _statements_in(answers[name])
-        evidence.read += statements is not None
-        evidence.unread += statements is None
-        stated = set()
-        for statement in statements or ():
-            label, attribute = known.get(_spelling(statement.label)), _spelling(statement.attribute)
-            if label is None:
-                evidence.strangers[statement.label] += 1
-            elif attribute:
-                stated.add((label, attribute, statement.relation))
-                category = _spelling(statement.category) or "attributes"
-                evidence.categories.setdefault(attribute, Counter())[category] += 1
-        evidence.counts.update(stated)
-    return evidence
+    known, rows, unread = {_spelling(name): name for name in classes}, list[tuple[str, ...]](), 0
+    for chain, answer in sorted(answers.items()):
+        try:
+            stated = _STATEMENTS.validate_json("".join(_LIST.findall(answer)))
+        except ValidationError:
+            unread += 1
+            continue
+        for own in stated:
+            label, category = known.get(_spelling(own.label), own.label), _spelling(own.category) or "attributes"
+            rows.append((chain, label, _spelling(own.attribute), own.relation, category))
+    if unread == len(answers):
+        raise ThroughlineError("no answer is a list of relations", teacher.store, "look at them, or ask another model")
+    relations = pd.DataFrame(rows, columns=["chain", "class", "attribute", "relation", "category"])
+    is_known = relations["class"].isin(classes)
+    return Evidence(relations[is_known], relations[~is_known], len(answers) - unread, unread)
 
 
 def _spelling(name: str) -> str:
     return " ".join(words_of(name))
 
 
-def _statements_in(answer: str) -> Iterable[_Statement] | None:
-    found = re.search(r"\[.*\]", answer, re.DOTALL)
-    try:
-        return _STATEMENTS.validate_json(found[0] if found else "")
-    except ValidationError:
-        return None
-
-
-def write_evidence(path: Path, evidence: Evidence, least: int, agreement: float) -> dict[str, int]:
-    """The graph as a CSV table, an edge with its counts on each line; gives how many edges are set, and how many are
-    left 0 for what reason.
+def weigh_evidence(relations: pd.DataFrame, least: int, agreement: float) -> pd.DataFrame:
+    """A row for each edge: how many chains say that it is `required`, `excluded` and `free`, its `sign` and `category`,
+    and as `outcome` whether it is set, or why it is left 0.
 
     An edge is set where at least `least` chains state the relation, and these are at least the share `agreement` of all
     chains that state any about it.
     """
-    outcomes: Counter[str] = Counter()
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("class", "attribute", "sign", "category", "required", "excluded", "free"))
-    for (label, attribute), counts in evidence.edges.items():
-        most = max(counts)
-        sign = (1, -1, 0)[counts.index(most)]
-        fault = "with too few chains" if most < least else "contradictory" if most < agreement * sum(counts) else ""
-        outcomes[fault or ("set" if sign else "free")] += 1
-        category = min(evidence.categories[attribute].items(), key=lambda item: (-item[1], item[0]))[0]
-        table.writerow((label, attribute, 0 if fault else sign, category, *counts))
-    write_atomically(path, text.getvalue())
-    return dict(outcomes)
+    relations = relations[relations["attribute"] != ""]
+    stated = relations.drop_duplicates(["chain", "class", "attribute", "relation"])
+    stated = stated.assign(**{name: stated["relation"] == sign for name, sign in RELATIONS.items()})
+    edges = stated.groupby(["class", "attribute"], as_index=False)[[*RELATIONS]].sum()
+    counts = edges[[*RELATIONS]].to_numpy(np.int64)
+    most, sign = counts.max(axis=1), np.array([1, -1, 0])[counts.argmax(axis=1)]
+    faults = {"with too few chains": most < least, "contradictory": most < agreement * counts.sum(axis=1)}
+    outcome = np.select([*faults.values(), sign == 0], [*faults, "free"], "set")
+    category = relations.groupby("attribute")["category"].agg(lambda names: names.mode()[0])
+    edges.insert(2, "sign", np.where(outcome == "set", sign, 0))
+    edges.insert(3, "category", edges["attribute"].map(category))
+    return edges.assign(outcome=outcome)

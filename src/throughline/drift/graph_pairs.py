@@ -1,15 +1,15 @@
 """Preference pairs about images that were not drawn, by a concept graph and the accepted chains about them. Called by
 `throughline drift pairs --graph`.
 
-After arXiv 2604.15705: *thinking* changes the deciding attributes in the chain, *perception* shows the nearest image by
-attributes in the place of the true one. Its metric and its filter are not known: both are ours. What is in an image is
-what its chain says; a pair that cannot be verified is dropped and counted.
+After arXiv 2604.15705: *thinking* has a teacher change the deciding attributes in the chain, *perception* shows the
+nearest image by attributes in the place of the true one. Its metric and its filter are not known: both are ours. What
+is in an image is what its chain says; a pair that cannot be verified is dropped and counted.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import generator
 from throughline.domains.samples import ImageSet
 from throughline.drift.rivals import RIVALS
-from throughline.drift.substitution import substituted
 from throughline.drift.teacher import TextTeacher
 from throughline.questions.wording import class_name
 
@@ -37,15 +36,6 @@ all else as it is, word for word: tags, order, and what is said of other attribu
 What is known: {label} {known}; {other} {known_other}.
 
 Answer with the rewritten chain and nothing else."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A true side, the class that is to follow in its place, and the attributes to turn round for it."""
-
-    chosen: Side
-    label: str
-    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,13 @@ class DescribedImages:
 
     def make_pairs(self, sources: Sequence[str]) -> list[Pair]:
         """At most one pair of every source about each image, in the order of the images; the same arguments, and the
-        same answers of a teacher, give the same pairs."""
+        same answers of a teacher, give the same pairs. ThroughlineError for a source that cannot be had."""
         makers = {"thinking": self._thinking, "perception": self._perception}
-        if unknown := [source for source in sources if source not in {*makers, *RIVALS}]:
+        makers |= {source: partial(self._rivals, source) for source in RIVALS}
+        if unknown := [source for source in sources if source not in makers]:
             what = f"pairs of the source {unknown[0]} need the scene of a drawn image"
             raise ThroughlineError(what, self.images.root, "leave that source out")
-        made = {source: makers[source]() if source in makers else self._rivals(source) for source in sources}
+        made = {source: makers[source]() for source in sources}
         for source in sources:
             self.dropped[source, "no chain that agrees with the graph"] += len(self.images.samples) - len(self.sides)
         return [made[source][id] for id in self.sides for source in sources if id in made[source]]
@@ -100,111 +91,96 @@ class DescribedImages:
         return {id: Pair(source, self.sides[id], other) for id, other in rejected.items() if other}
 
     def _thinking(self) -> dict[str, Pair]:
-        changes = dict(self._changes())
-        texts = self._asked(changes) if self.teacher else {id: self._said(change) for id, change in changes.items()}
+        if self.teacher is None:
+            what = "thinking pairs need a teacher who rewrites chains"
+            raise ThroughlineError(what, self.images.root, "add --teacher URL, or leave that source out")
+        intended = {id: pair for id, side in self.sides.items() if (pair := self._intended(side))}
+        self.dropped["thinking", "its chain says nothing that decides"] += len(self.sides) - len(intended)
+        prompts = {id: self._prompt(pair) for id, pair in intended.items()}
+        texts = self.teacher.ask(PROMPT, prompts, self.images.classes, self.format)
         pairs = {}
-        for id, change in changes.items():
-            text = texts.get(id) or ""
-            if fault := self._fault(change, text):
+        for id, pair in intended.items():
+            if fault := self._fault(pair, texts.get(id, "")):
                 self.dropped["thinking", fault] += 1
             else:
-                rejected, changed = Side(change.chosen.sample, change.label, text), change.attributes
-                pairs[id] = Pair("thinking", change.chosen, rejected, changed, len(changed), "graph")
+                pairs[id] = replace(pair, rejected=replace(pair.rejected, chain=texts[id]))
         return pairs
 
-    def _changes(self) -> Iterator[tuple[str, Change]]:
-        """For each image the nearest class by the graph; of several, the one that takes the fewest changes."""
-        for id, side in self.sides.items():
-            said = stated_attributes(side.chain or "", self.graph)
-            changes = []
-            for label in self.graph.closest(side.label):
-                against = self.graph.signs[label]
-                turned = tuple(sorted(name for name, value in said.items() if value * against.get(name, 0) == -1))
-                if {*turned} & {*self.graph.deciding(side.label, label)}:
-                    changes.append(Change(side, label, turned))
-            if changes:
-                yield id, min(changes, key=lambda change: len(change.attributes))
-            else:
-                self.dropped["thinking", "its chain says nothing that decides"] += 1
+    def _intended(self, chosen: Side) -> Pair | None:
+        """The pair without its rejected chain: the nearest class by the graph is to follow; of several, the one that
+        takes the fewest changes. None where the chain states nothing that decides."""
+        stated = stated_attributes(chosen.chain or "", self.graph)
+        changes: dict[str, tuple[str, ...]] = {}
+        for label in self.graph.closest(chosen.label):
+            signs = self.graph.signs[label]
+            against = tuple(sorted(name for name, value in stated.items() if value * signs.get(name, 0) == -1))
+            if {*against} & {*self.graph.deciding(chosen.label, label)}:
+                changes[label] = against
+        if not changes:
+            return None
+        label = min(changes, key=lambda label: len(changes[label]))
+        return Pair("thinking", chosen, Side(chosen.sample, label, None), changes[label], len(changes[label]), "graph")
 
-    def _said(self, change: Change) -> str | None:
-        own = parse_chain(change.chosen.chain or "", self.format, self.images.classes, aliases=self.images.names).chain
-        first, second = (
-            (class_name(label, self.images.names), *self.images.names.get(label, (label,)))
-            for label in (change.chosen.label, change.label)
-        )
-        return substituted(own, self.graph, change.attributes, (first, second)) if own else None
-
-    def _asked(self, changes: Mapping[str, Change]) -> dict[str, str]:
-        assert self.teacher is not None
-        prompts = {id: self._prompt(change) for id, change in changes.items()}
-        return self.teacher.ask(PROMPT, prompts, self.images.classes, self.format)
-
-    def _prompt(self, change: Change) -> str:
-        label, other = change.chosen.label, change.label
+    def _prompt(self, pair: Pair) -> str:
+        label, other = pair.chosen.label, pair.rejected.label
         wanted = self.graph.signs[other]
-        changes = (f"{name} is {'there' if wanted.get(name) == 1 else 'not there'}" for name in change.attributes)
-        words = {
-            "chain": change.chosen.chain or "",
-            "changes": ", ".join(changes),
-            "label": class_name(label, self.images.names),
-            "other": class_name(other, self.images.names),
-            "known": self._edges(label),
-            "known_other": self._edges(other),
-        }
-        return PROMPT.format_map(words)
+        changes = (f"{name} is {'there' if wanted[name] == 1 else 'not there'}" for name in pair.changed)
+        return PROMPT.format(
+            chain=pair.chosen.chain,
+            changes=", ".join(changes),
+            label=class_name(label, self.images.names),
+            other=class_name(other, self.images.names),
+            known=self._edges(label),
+            known_other=self._edges(other),
+        )
 
     def _edges(self, label: str) -> str:
         signs = self.graph.signs[label]
         required, excluded = ([name for name in sorted(signs) if signs[name] == sign] for sign in (1, -1))
         return f"must have {', '.join(required) or 'nothing'} and must not have {', '.join(excluded) or 'anything'}"
 
-    def _fault(self, change: Change, text: str) -> str | None:
+    def _fault(self, intended: Pair, text: str) -> str | None:
         """Why a chain does not say what it should: exactly the intended attributes differ, and the class follows."""
         if not text:
-            return "the teacher gave no answer" if self.teacher else "its words cannot be changed"
+            return "the teacher gave no answer"
+        label = intended.rejected.label
         parsed = parse_chain(text, self.format, self.images.classes, aliases=self.images.names)
-        judgement = judge("correct", parsed, self.images.classes, change.label, self.images.names)
-        if not judgement.accepted:
+        if not judge("correct", parsed, self.images.classes, label, self.images.names).accepted:
             return "the new chain concludes otherwise"
-        before, after = (stated_attributes(chain, self.graph) for chain in (change.chosen.chain or "", text))
-        if after != before | {name: -before[name] for name in change.attributes}:
+        before, after = (stated_attributes(chain, self.graph) for chain in (intended.chosen.chain or "", text))
+        if after != before | {name: -before[name] for name in intended.changed}:
             return "its attributes are not those intended"
-        follows = check_statements(text, self.graph, change.label).coherent
-        return None if follows else "the new class does not follow"
+        return None if check_statements(text, self.graph, label).coherent else "the new class does not follow"
 
     def _perception(self) -> dict[str, Pair]:
         pairs: dict[str, Pair] = {}
         for domain in self.images.domains:
             sides = [side for side in self.sides.values() if side.sample.domain == domain]
-            pairs |= {pair.chosen.sample.id: pair for pair in self._neighbours(sides)}
-            fault = "no image of its domain differs in what decides"
-            self.dropped["perception", fault] += sum(side.sample.id not in pairs for side in sides)
+            pairs |= {pair.chosen.sample.id: pair for pair in self._nearest_images(sides)}
+        fault = "no image of its domain differs in what decides"
+        self.dropped["perception", fault] += len(self.sides) - len(pairs)
         if self.matches is None:
             return pairs
         kept = [pair for pair, keeps in zip(pairs.values(), self.matches([*pairs.values()]), strict=True) if keeps]
         self.dropped["perception", "the model finds its chain no likelier with it"] += len(pairs) - len(kept)
         return {pair.chosen.sample.id: replace(pair, verdict="graph and model") for pair in kept}
 
-    def _neighbours(self, sides: Sequence[Side]) -> Iterator[Pair]:
+    def _nearest_images(self, sides: Sequence[Side]) -> Iterator[Pair]:
         """For each side that of another class that differs in the fewest stated attributes, a deciding one among them;
         of several as near one is drawn."""
-        names = np.array(self.graph.attributes)
-        stated = [stated_attributes(side.chain or "", self.graph) for side in sides]
-        # (images, attributes): 1, -1, and 0 for what is not stated
-        states = np.array([[said.get(name, 0) for name in names] for said in stated], np.int8)
-        for label in sorted({side.label for side in sides}):
-            decides = {other: np.isin(names, self.graph.deciding(label, other)) for other in self.graph.signs}
-            deciding = np.array([decides[side.label] for side in sides])
-            for place, side in enumerate(sides):
-                if side.label != label:
-                    continue
-                opposite = states * states[place] == -1
-                differing = (states != states[place]).sum(axis=1)
-                fitting = np.flatnonzero((opposite & deciding).any(axis=1))
-                if not len(fitting):
-                    continue
+        names = self.graph.attributes
+        said = [stated_attributes(side.chain or "", self.graph) for side in sides]
+        # (images, attributes): 1, -1, and 0 for what the chain does not state, or the graph leaves free
+        stated, signs = (
+            np.array([[row.get(name, 0) for name in names] for row in rows], np.int8)
+            for rows in (said, [self.graph.signs[side.label] for side in sides])
+        )
+        for place, side in enumerate(sides):
+            opposite = stated * stated[place] == -1
+            differing = (stated != stated[place]).sum(axis=1)
+            fitting = np.flatnonzero((opposite & (signs * signs[place] == -1)).any(axis=1))
+            if len(fitting):
                 nearest = fitting[differing[fitting] == differing[fitting].min()]
                 other = int(generator(self.seed, "neighbour", side.sample.id).choice(nearest))
-                changed = tuple(sorted(names[opposite[other]].tolist()))
+                changed = tuple(sorted(np.compress(opposite[other], names).tolist()))
                 yield Pair("perception", side, sides[other], changed, int(differing[other]), "graph")

@@ -2,7 +2,7 @@
 it holds is never asked for again, whatever killed the command before. Called by `extraction` and `graph_pairs`."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,19 +20,18 @@ from throughline.teaching.teachers import Brief
 
 @dataclass(frozen=True)
 class TextTeacher:
-    """`brief` has the model and the parameters of the requests; `connect` opens the endpoints; answers are kept in the
-    folder `store`."""
+    """`brief` has the model and the parameters of the requests; answers are kept in the folder `store`."""
 
     brief: Brief
-    connect: Callable[[], Endpoints]
+    endpoints: Endpoints
     store: Path
     on_progress: OnProgress = lambda progress: None
 
     def ask(
         self, template: str, prompts: Mapping[str, str], classes: Sequence[str], format: ChainFormat
     ) -> dict[str, str]:
-        """The answers by the name of their prompt; without those to requests that failed for good. The store names the
-        prompts' `template`. Raises as `teaching.building.build` does."""
+        """The answers by the name of their prompt; without those to requests that failed for good. To be called once,
+        as it closes the endpoints. The store names the prompts' `template`. Raises as `teaching.building.build`."""
         samples = tuple(
             Sample(name, Path(), "", (classes[0],), content_hash(text)) for name, text in sorted(prompts.items())
         )
@@ -44,10 +43,9 @@ class TextTeacher:
         return {line.sample_id: line.text for line in candidates if keys.get(line.sample_id) == line.key}
 
     async def _build(self, texts: ImageSet, brief: Brief, format: ChainFormat) -> None:
-        endpoints = self.connect()
         plan = BuildPlan(texts, format, rule="format", candidates=1, enough=None, go_on=True)
         try:
-            teacher = EndpointTeacher(brief, endpoints, price_of(brief.model))
+            teacher = EndpointTeacher(brief, self.endpoints, price_of(brief.model))
             await build(plan, teacher, self.store, on_progress=self.on_progress)
         finally:
-            await endpoints.close()
+            await self.endpoints.close()

@@ -83,8 +83,8 @@ class Answers(Settings):
     """If an answer consists only of thinking (text in `<think>` tags), take the chain from it."""
 
 
-class Endpoint(Request):
-    """A teacher behind an endpoint, and its judge."""
+class Connection(Settings):
+    """How requests are sent to an endpoint."""
 
     at_once: int = Field(default=256, ge=1)
     """Largest number of requests at the same time per endpoint; fewer are sent while the endpoint refuses some."""
@@ -94,6 +94,11 @@ class Endpoint(Request):
     """Number of tries, each ended by a server error or a time-out, after which a request counts as failed."""
     key_env: str = "OPENAI_API_KEY"
     """Environment variable with the API key."""
+
+
+class Endpoint(Connection, Request):
+    """A teacher behind an endpoint, and its judge."""
+
     judge: str | None = None
     """Name of a second model behind an endpoint, which is asked whether the chain agrees with the image and with
     itself; a chain is accepted only if it says yes."""
