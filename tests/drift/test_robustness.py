@@ -24,6 +24,7 @@ from throughline.drawn.scenes import Scene, read_scenes
 from throughline.drawn.styles import part_box, render
 from throughline.drawn.world import write_world
 from throughline.drift.interference import Subject, in_synonyms, make_levels
+from throughline.drift.pairs import DrawnWorld
 from throughline.evaluation.folds import leave_out
 from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import preview_images
@@ -42,11 +43,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, dict[str,
     return read_images(folder), read_scenes(folder)
 
 
+def subject_of(images: ImageSet, scenes: Mapping[str, Scene]) -> Subject:
+    world = DrawnWorld(images, scenes, Path(), FIVE_STAGE, 0, SIZE)
+    return Subject(images, FIVE_STAGE, 0, world, GRAPH)
+
+
 @pytest.fixture(scope="module")
 def levels(world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     images, scenes = world
-    subject = Subject(images, scenes, SIZE, (), GRAPH, FIVE_STAGE, 0)
-    return make_levels(subject, tmp_path_factory.mktemp("made"), ["fog"], ["neon"], reasons=True)
+    return make_levels(subject_of(images, scenes), tmp_path_factory.mktemp("made"), ["fog"], ["neon"], reasons=True)
 
 
 def shown(world: Any, levels: Mapping[str, Any], level: str) -> dict[str, np.ndarray]:
@@ -86,8 +91,8 @@ def test_an_image_among_drawn_ones_that_was_not_drawn_is_named(world: Any, tmp_p
     images, scenes = world
     lost = images.samples[0].id
     known = {name: scene for name, scene in scenes.items() if name != lost}
-    with pytest.raises(ThroughlineError, match=f"no scene to draw anew .*{lost}"):
-        make_levels(Subject(images, known, SIZE, (), GRAPH, FIVE_STAGE, 0), tmp_path, [], [], reasons=False)
+    with pytest.raises(ThroughlineError, match=f"this image was not drawn .*{lost}"):
+        make_levels(subject_of(images, known), tmp_path, [], [], reasons=False)
 
 
 def test_chains_are_begun_up_to_the_conclusion(world: Any, levels: Any) -> None:
@@ -118,7 +123,7 @@ def test_levels_made_again_are_the_same_levels(world: Any, levels: Any, tmp_path
     gone = next(folder.glob("deciding_part-*")) / images.samples[0].id
     content = gone.read_bytes()
     gone.unlink()
-    make_levels(Subject(images, scenes, SIZE, (), GRAPH, FIVE_STAGE, 0), folder, ["fog"], ["neon"], reasons=True)
+    make_levels(subject_of(images, scenes), folder, ["fog"], ["neon"], reasons=True)
     assert gone.read_bytes() == content
 
 

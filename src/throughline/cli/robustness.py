@@ -77,22 +77,19 @@ def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Le
     from throughline.drawn.concepts import GRAPH
     from throughline.drawn.world import read_size
     from throughline.drift.interference import Subject, make_levels
+    from throughline.drift.pairs import DrawnWorld
     from throughline.experiment.preparation import SCENES, preview_images, scenes_of
 
     data, (images,) = config.data, preview_images(config)
     targets = images.domains if data.targets == "all" else data.targets
     asked = config.evaluation.chosen([sample for target in targets for sample in images.in_domain(target)])
-    drawn = data.drawn is not None or (images.root / SCENES).is_file()
-    graph = read_graph(arguments.graph) if arguments.graph else GRAPH if drawn else None
-    subject = Subject(
-        images=replace(images, samples=asked),
-        scenes=scenes_of(data, images.root) if drawn else {},
-        size=data.drawn.size if data.drawn is not None else read_size(images.root) if drawn else 0,
-        pairs=read_pairs(arguments.pairs, images) if arguments.pairs else (),
-        graph=graph,
-        format=FORMATS[config.chains.format],
-        seed=arguments.seed,
-    )
+    pairs = read_pairs(arguments.pairs, images) if arguments.pairs else ()
+    images, format, world = replace(images, samples=asked), FORMATS[config.chains.format], None
+    if data.drawn is not None or (images.root / SCENES).is_file():
+        size = data.drawn.size if data.drawn is not None else read_size(images.root)
+        world = DrawnWorld(images, scenes_of(data, images.root), place, format, arguments.seed, size)
+    graph = read_graph(arguments.graph) if arguments.graph else GRAPH if world else None
+    subject = Subject(images, format, arguments.seed, world, graph, pairs)
     return make_levels(subject, place, arguments.kind, arguments.style, "reasoning" in arguments.answers, say)
 
 

@@ -5,7 +5,7 @@ say how a finished model is asked. Images and chains that they need are made bef
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,10 +16,9 @@ from throughline.chains.concepts import ConceptGraph
 from throughline.chains.formats import ChainFormat, between_tags
 from throughline.chains.pairs import Pair
 from throughline.chains.parsing import parse_chain
-from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, write_atomically, write_json_lines
 from throughline.domains.images import image_bytes
-from throughline.domains.samples import ImageSet, Sample
+from throughline.domains.samples import ImageSet
 from throughline.domains.views import View
 from throughline.drawn.counterfactuals import covered
 from throughline.drawn.scenes import Scene
@@ -44,22 +43,15 @@ Paint = Callable[[Scene, str, int], Image.Image]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is asked about: a set's images, with their scenes if they were drawn, `size` pixels wide; pairs with other
-    chains about them, the graph of their classes, if there is one, and the format of chains."""
+    """What is asked about: a set's images, or those of a `world` if they were drawn; the format of chains, the graph of
+    their classes, if there is one, and pairs with other chains about them, where these are not made of the world."""
 
     images: ImageSet
-    scenes: Mapping[str, Scene]
-    size: int
-    pairs: Sequence[Pair]
-    graph: ConceptGraph | None
     format: ChainFormat
     seed: int
-
-    def scene_of(self, sample: Sample) -> Scene:
-        """ThroughlineError for an image among drawn ones that was not drawn."""
-        if sample.id not in self.scenes:
-            raise ThroughlineError("this image has no scene to draw anew", sample.id, "take it out of the folder")
-        return self.scenes[sample.id]
+    world: DrawnWorld | None = None
+    graph: ConceptGraph | None = None
+    pairs: Sequence[Pair] = ()
 
     @cached_property
     def chains(self) -> dict[str, dict[str, str]]:
@@ -68,7 +60,7 @@ class Subject:
         first = self.format.stages[0]
         begun = {s.id: f"<{first}> The answer is {wrong_class(names, s, self.seed)}." for s in self.images.samples}
         levels: dict[str, dict[str, str]] = {FALSE_START: begun}
-        for pair in self.pairs or self._drawn_pairs():
+        for pair in self.pairs or (make_pairs(self.world, tuple(FORCED)) if self.world else ()):
             sample, rejected = pair.chosen.sample, pair.rejected
             texts = {TRUE: pair.chosen.chain}
             if self.graph is not None and self.graph.synonyms:
@@ -80,11 +72,6 @@ class Subject:
                 if sample.id in ids and unfinished is not None:
                     levels.setdefault(level, {})[sample.id] = unfinished
         return levels
-
-    def _drawn_pairs(self) -> Iterator[Pair]:
-        if self.scenes:
-            world = DrawnWorld(self.images, self.scenes, Path(), self.format, self.seed, self.size)
-            yield from make_pairs(world, tuple(FORCED))
 
 
 def make_levels(
@@ -101,12 +88,14 @@ def make_levels(
     levels = view_levels(kinds, [SEVEREST], subject.seed)
     levels[BLANK] = {"evaluation.view": {"kind": "occlusion_grey", "severity": 1.0}}
     levels |= {ANOTHER: {"evaluation.misled": "another_image"}, HINT: {"evaluation.misled": "hint"}}
-    if subject.scenes:
+    if subject.world is not None:
         paints: dict[str, tuple[Paint, str | None]] = {f"style {style}": (render, style) for style in styles}
         paints["deciding part"] = covered, None
         paints["other part"] = partial(covered, deciding=False), None
         for level, painted in paints.items():
-            levels[level] = {"evaluation.made": str(_painted(subject, folder / level.replace(" ", "_"), *painted))}
+            levels[level] = {
+                "evaluation.made": str(_painted(subject.world, folder / level.replace(" ", "_"), *painted))
+            }
     else:
         levels[COVERED.name] = {"evaluation.view": {"kind": COVERED.kind, "severity": COVERED.severity}}
         report_progress("no scenes, so no deciding part to cover and no other style: parts are covered at random")
@@ -119,15 +108,15 @@ def make_levels(
     return levels
 
 
-def _painted(subject: Subject, start: Path, paint: Paint, style: str | None) -> Path:
+def _painted(world: DrawnWorld, start: Path, paint: Paint, style: str | None) -> Path:
     """A folder with an image of every sample, in a style or in that of its domain. Its name says what is painted, so
     what is there is right."""
-    scenes = {sample: subject.scene_of(sample) for sample in subject.images.samples}
-    content = content_hash([subject.size, [[sample.id, scene.to_json()] for sample, scene in scenes.items()]])
+    scenes = {sample: world.scene_of(sample) for sample in world.images.samples}
+    content = content_hash([world.size, [[sample.id, scene.to_json()] for sample, scene in scenes.items()]])
     place = start.with_name(f"{start.name}-{content[:8]}")
     for sample, scene in scenes.items():
         if not (place / sample.id).is_file():
-            image = paint(scene, style or sample.domain, subject.size)
+            image = paint(scene, style or sample.domain, world.size)
             write_atomically(place / sample.id, image_bytes(image), durable=False)
     return place
 

@@ -44,17 +44,21 @@ class DrawnWorld:
     seed: int
     size: int
 
+    def scene_of(self, sample: Sample) -> Scene:
+        """ThroughlineError for an image among drawn ones that was not drawn."""
+        if sample.id not in self.scenes:
+            raise ThroughlineError("this image was not drawn", sample.id, "take it out of the folder")
+        return self.scenes[sample.id]
+
     @cached_property
     def thinking(self) -> dict[str, Pair]:
         """Of every image that the describer names rightly the pair of its first right chain and, in the same words, the
         chain about the scene in which the deciding part is the other way round."""
         pairs: dict[str, Pair] = {}
         for sample, number in ((s, n) for s in self.images.samples for n in range(CANDIDATES)):
-            if sample.id not in self.scenes:
-                raise ThroughlineError("the describer knows drawn images only", sample.id, "take it out of the folder")
             if sample.id not in pairs:
-                scenes = self.scenes[sample.id], counterfactual(self.scenes[sample.id])
-                own, other = (self._describe(scene, sample, number) for scene in scenes)
+                scene = self.scene_of(sample)
+                own, other = (self._describe(shown, sample, number) for shown in (scene, counterfactual(scene)))
                 if parse_chain(own, self.format, CLASSES).label == sample.label:
                     said, otherwise = (stated_attributes(text, GRAPH) for text in (own, other))
                     changed = tuple(sorted(n for n in said | otherwise if said.get(n) != otherwise.get(n)))
@@ -92,7 +96,7 @@ def make_pairs(
 def _perception(world: DrawnWorld, thinking: Pair) -> Pair:
     """The image of the other scene, in the same style, with the chain that is true of it."""
     own, other = thinking.chosen.sample, thinking.rejected
-    image = render(counterfactual(world.scenes[own.id]), own.domain, world.size)
+    image = render(counterfactual(world.scene_of(own)), own.domain, world.size)
     rejected = replace(other, sample=world.made(own, IMAGES, other.label, image))
     return replace(thinking, source="perception", rejected=rejected)
 
@@ -100,7 +104,7 @@ def _perception(world: DrawnWorld, thinking: Pair) -> Pair:
 def _deciding_mask(world: DrawnWorld, thinking: Pair) -> Pair:
     """The image with grey over the place of the deciding part, whether it is there or not."""
     own, label = thinking.chosen.sample, thinking.chosen.label
-    image = covered(world.scenes[own.id], own.domain, world.size)
+    image = covered(world.scene_of(own), own.domain, world.size)
     masked = Side(world.made(own, MASKED, label, image), label, None)
     return Pair("deciding_mask", thinking.chosen, masked, (family_of(label).deciding,), 1, "scene")
 
