@@ -131,7 +131,7 @@ def _require_full_width(settings: ModelSettings, folder: Path) -> None:
 
 
 def is_unit(folder: Path) -> bool:
-    """Whether an adapter lies there that no `throughline fit` has saved."""
+    """Whether an adapter lies there that `throughline fit` has not saved."""
     return (folder / ADAPTER / ADAPTER_WEIGHTS).is_file() and not (folder / RECORD).is_file()
 
 
