@@ -81,7 +81,9 @@ def write_chains_page(
         "with_images": images is not None,
         "data": embedded(cards),
     }
-    write_atomically(page, render_page("chains.html.jinja", ("chains.js",), ("page.css", "chains.css"), shown))
+    write_atomically(
+        page, render_page("chains.html.jinja", ("common.js", "chains.js"), ("page.css", "chains.css"), shown)
+    )
     return summary
 
 

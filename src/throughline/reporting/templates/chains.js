@@ -1,4 +1,3 @@
-"use strict";
 // Everything shown here was written by others. It enters the document as text (textContent, append of strings)
 // and nothing else. What is filtered, searched and paged stands in the address after the "#": a view can be
 // shared, and Back leads to the page before.
@@ -9,15 +8,7 @@ const cards = document.querySelector(".cards");
 const pager = document.querySelector(".pager");
 const [previous, next] = ["previous", "next"].map((id) => document.getElementById(id));
 const candidates = images.flatMap((image) => image.candidates);
-const number = (value) => value.toLocaleString("en");
 let page = 1;
-
-function make(tag, name, text) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
 
 // ---- filters
 
@@ -28,7 +19,7 @@ function fill(name, values, counted = true) {
   const select = form.elements[name];
   const inOrder = [...counts.keys()].sort((a, b) => (typeof a === "number" ? a - b : a < b ? -1 : a > b ? 1 : 0));
   for (const value of inOrder) {
-    const option = make("option", "", counted ? `${value} (${number(counts.get(value))})` : String(value));
+    const option = make("option", "", counted ? `${value} (${grouped(counts.get(value))})` : String(value));
     option.value = String(value);
     select.append(option);
   }
@@ -101,7 +92,7 @@ function verdictLine(candidate) {
 
 function facts(candidate) {
   const [prompted, completed, cost] = candidate.usage;
-  const tokens = (count, what) => (count === null ? [] : [`${number(count)} ${what} tokens`]);
+  const tokens = (count, what) => (count === null ? [] : [`${grouped(count)} ${what} tokens`]);
   return [
     `finish reason ${candidate.finish ?? "not given"}`,
     ...tokens(prompted, "prompt"),
@@ -127,7 +118,7 @@ function candidateSection(candidate, wanted, pattern) {
   }
   if (!candidate.parts.length) details.append(make("p", "note", "no text"));
   if (candidate.characters !== null) {
-    details.append(make("p", "note", `Shortened; the whole text has ${number(candidate.characters)} characters.`));
+    details.append(make("p", "note", `Shortened; the whole text has ${grouped(candidate.characters)} characters.`));
   }
   if (candidate.contradicted) {
     details.append(make("p", "note", "The store has a second text for this request; the first one is shown."));
@@ -139,14 +130,7 @@ function candidateSection(candidate, wanted, pattern) {
 
 function card({ image, suiting }, wanted, pattern) {
   const article = make("article", "card");
-  if (image.picture) {
-    const picture = make("img");
-    picture.src = image.picture;
-    picture.alt = `image ${image.id}`;
-    article.append(picture);
-  } else {
-    article.append(make("div", "no-image", "no picture"));
-  }
+  article.append(pictureOf(image, `image ${image.id}`));
   const about = make("div", "about");
   const title = make("h3", "", image.labels.join(", "));
   title.append(" ", make("small", "", image.domain));
@@ -189,10 +173,10 @@ function show() {
   if (!results.length) cards.append(make("p", "", "No candidate matches these filters."));
   const count = results.reduce((sum, result) => sum + result.suiting.length, 0);
   form.querySelector("output").textContent =
-    `${number(results.length)} of ${number(images.length)} images, ` +
-    `${number(count)} of ${number(candidates.length)} candidates`;
+    `${grouped(results.length)} of ${grouped(images.length)} images, ` +
+    `${grouped(count)} of ${grouped(candidates.length)} candidates`;
   pager.hidden = pages === 1;
-  document.getElementById("where").textContent = `page ${number(page)} of ${number(pages)}`;
+  document.getElementById("where").textContent = `page ${grouped(page)} of ${grouped(pages)}`;
   previous.disabled = page === 1;
   next.disabled = page === pages;
   return wanted;

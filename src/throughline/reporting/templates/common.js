@@ -1,5 +1,5 @@
 "use strict";
-// What the parts of the report share. All text of others enters the document through `make`, as text.
+// What the pages and the parts of the report share. All text of others enters the document through `make`, as text.
 
 /** A new element with a class and a text, each if there is one. */
 function make(tag, name, text) {
@@ -7,6 +7,15 @@ function make(tag, name, text) {
   if (name) element.className = name;
   if (text !== undefined) element.textContent = text;
   return element;
+}
+
+/** The picture of an image, described by some words, or a box that says that there is none. */
+function pictureOf(image, words) {
+  if (!image.picture) return make("div", "no-image", "no picture");
+  const picture = make("img");
+  picture.src = image.picture;
+  picture.alt = words;
+  return picture;
 }
 
 /** The JSON block inside an element. */

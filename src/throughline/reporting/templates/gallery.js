@@ -84,14 +84,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     const article = make("article", "card");
     const labels = image.labels.map((label) => data.classes[label]).join(", ");
     const domain = data.domains[image.domain];
-    if (image.picture) {
-      const picture = make("img");
-      picture.src = image.picture;
-      picture.alt = `held-out image of class ${labels} in domain ${domain}`;
-      article.append(picture);
-    } else {
-      article.append(make("div", "no-image", "no picture"));
-    }
+    article.append(pictureOf(image, `held-out image of class ${labels} in domain ${domain}`));
     const about = make("div", "about");
     const title = make("h3", "", `${labels} `);
     title.append(make("small", "", domain));
