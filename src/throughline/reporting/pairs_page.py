@@ -2,46 +2,35 @@
 others enters the document as text, never as markup. Called by `throughline chains view`."""
 
 from collections import Counter
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from throughline.chains.pairs import Pair, Side, read_pairs
 from throughline.core.files import require_writable, write_atomically
-from throughline.core.seeding import seed_of
 from throughline.core.untrusted import one_line
-from throughline.domains.samples import ImageSet
+from throughline.domains.samples import ImageSet, spread
 from throughline.reporting.gallery import parts, thumbnail
 from throughline.reporting.self_contained import render_page
 
 
 def write_pairs_page(folder: Path, page: Path, images: ImageSet, limit: int = 500) -> tuple[int, int]:
-    """Writes the page of the pairs in a folder, atomically, and gives how many are shown, and how many there are. Of
-    more than `limit` pairs a sample is shown, spread evenly over sources; the same pairs give the same bytes.
+    """Writes the page of the pairs in a folder, atomically, and gives how many are shown, and how many there are: all
+    about at most `limit` images, which are spread over domains and classes.
 
     ThroughlineError as `read_pairs` raises it, or when `page` cannot be written.
     """
     require_writable(page)
     pairs = read_pairs(folder, images)
+    samples = {pair.chosen.sample.id: pair.chosen.sample for pair in pairs}
+    about = {sample.id for sample in spread([*samples.values()], limit)}
     shown = {
         "name": one_line(folder.resolve().name),
-        "cards": [_card(pair) for pair in _spread(pairs, limit)],
+        "cards": [_card(pair) for pair in pairs if pair.chosen.sample.id in about],
         "sources": dict(Counter(pair.source for pair in pairs)),
     }
     write_atomically(page, render_page("pairs.html.jinja", (), ("page.css",), shown))
     return len(shown["cards"]), len(pairs)
-
-
-def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
-    drawn = sorted(pairs, key=lambda pair: seed_of(0, "pairs page", ascii(pair.identity)))
-    seen: Counter[str] = Counter()
-    turns = []
-    for pair in drawn:
-        turns.append((seen[pair.source], pair))
-        seen[pair.source] += 1
-    chosen = {id(pair) for _, pair in sorted(turns, key=lambda turn: turn[0])[:limit]}
-    return [pair for pair in pairs if id(pair) in chosen]
 
 
 def _card(pair: Pair) -> dict[str, Any]:

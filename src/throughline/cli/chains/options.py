@@ -184,7 +184,7 @@ class View(Settings):
     """The page to write."""
     images: Images = None
     limit: int = Field(default=500, ge=1)
-    """Largest number of images, or of pairs, on the page."""
+    """Largest number of images on the page."""
 
 
 class Export(Settings):

@@ -119,8 +119,8 @@ class StageContext:
         names = (class_name(label, self.questions.names) for label in sample.labels)
         return Example((self.reader.encode(sample),), ", ".join(names), chain)
 
-    def pair_example(self, pair: Pair, weight: float) -> Example:
-        """A preference pair as an example, its images read."""
+    def pair_example(self, pair: Pair) -> Example:
+        """A preference pair as an example with the weight of its source, its images read."""
         from throughline.questions.wording import class_name
         from throughline.training.paths import Example
 
@@ -128,6 +128,7 @@ class StageContext:
             Example((self.reader.encode(side.sample),), class_name(side.label, self.questions.names), side.chain)
             for side in (pair.chosen, pair.rejected)
         )
+        weight = self.settings.preference.weights.get(pair.source, 1.0)
         return replace(chosen, rejected=rejected, weight=weight)
 
     def counter(self, what: str, unit: str) -> Callable[[int, int], None]:

@@ -43,7 +43,6 @@ class PreferenceStage:
         if settings.symmetric and any(pair.rejected.chain is None for pair in pairs):
             what = "the symmetric form needs a chain about the other image, and a pair has none"
             raise ThroughlineError(what, context.folder.name, "give every pair a `rejected` chain")
-        weights = [settings.weights.get(pair.source, 1.0) for pair in pairs]
-        examples = [partial(context.pair_example, *pair) for pair in zip(pairs, weights, strict=True)]
+        examples = [partial(context.pair_example, pair) for pair in pairs]
         seen = [(pair.chosen.sample, pair.chosen.chain) for pair in pairs]
         return fine_tune(context, replace(self.objective, settings=settings), examples, seen)

@@ -131,10 +131,10 @@ class Rounds:
 
 def _preference(context: StageContext, sample: Sample, right: str, wrong: str) -> Callable[[], Example]:
     """The example of a chain about a sample that is preferred to one that concludes in another class."""
-    asked, weights = context.questions, context.settings.preference.weights
+    asked = context.questions
     label = parse_chain(wrong, asked.format, asked.classes, aliases=asked.names).label
     pair = Pair(ON_POLICY, Side(sample, sample.label, right), Side(sample, str(label), wrong))
-    return partial(context.pair_example, pair, weights.get(ON_POLICY, 1.0))
+    return partial(context.pair_example, pair)
 
 
 def read_accepted(folder: Path) -> dict[str, str]:
