@@ -1,5 +1,6 @@
 """The table of interference, against counts over the same answers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,25 @@ def test_what_is_lost_and_flipped_is_counted_on_the_same_images(tmp_path: Path) 
         assert accuracy == pytest.approx(100 * now.mean(), abs=0.051)
         assert lost == pytest.approx(100 * (then.mean() - now.mean()), abs=0.051)
         assert flipped == pytest.approx(100 * (now != then).mean(), abs=0.051)  # a wrong answer is the same one
+
+
+def test_probabilities_of_classes_drift_from_those_of_the_undisturbed_answer(tmp_path: Path) -> None:
+    write_asked(tmp_path, RATES, factor="interference", answers=("likelihood",))
+    told: dict[str, dict[str, np.ndarray]] = {}
+    for path in tmp_path.glob("units/*/predictions.jsonl"):
+        level = json.loads((path.parent / "unit.json").read_text())["factors"]["interference"]
+        own = {row["sample_id"]: np.array(row["probabilities"]) for row in read_json_lines(path)}
+        told[level] = told.get(level, {}) | own
+    ((table,),) = (interference_tables(group) for group in groups(read_run(tmp_path)))
+    rows = {row[1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["clean"]["drift"] == "–"
+    for level, before in BESIDE.items():
+        moved = []
+        for name, p in told[level].items():
+            q = told[before][name]
+            m = (p + q) / 2
+            moved.append(sum((own * np.log2(own / m)).sum() / 2 for own in (p, q)))
+        assert number(rows[level]["drift"]) == pytest.approx(100 * np.mean(moved), abs=0.051)
 
 
 def test_a_chain_is_coherent_with_the_class_that_it_concludes_in(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import jensenshannon
 
 from throughline.chains.concepts import ConceptGraph, check_statements
 from throughline.core.table import Table
@@ -12,7 +13,7 @@ from throughline.drawn.concepts import GRAPH
 from throughline.drift.interference import ANOTHER, BESIDE, BLANK, FACTOR, SYNONYMS, TRUE
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.ood.factors import CLEAN
-from throughline.reporting.groups import Group, Setup
+from throughline.reporting.groups import NO_LEVEL, Group, Setup
 from throughline.reporting.tables import drawn_notes, share_cell
 
 NOTES = (
@@ -24,6 +25,10 @@ NOTES = (
 COHERENT = (
     "Coherent: chains that conclude in a class and state nothing against its edges in the concept graph, what was "
     "begun for the model included."
+)
+DRIFT = (
+    "Drift: Jensen–Shannon divergence of the probabilities of the classes from those of the undisturbed answer, in "
+    "percent of the largest possible one."
 )
 IMAGE = ["target", "seed", "sample_id"]
 
@@ -37,28 +42,33 @@ def interference_tables(group: Group, graph: ConceptGraph | None = None) -> list
 def _table(group: Group, answer: str, graph: ConceptGraph | None) -> Table | None:
     predictions = group.predictions.query("answer == @answer")
     answered = {name: own.set_index(IMAGE) for name, own in predictions.groupby("setup", sort=False)}
-    rows, with_chains = [], graph is not None and answer == "reasoning"
+    with_chains = graph is not None and answer == "reasoning"
+    with_drift = bool(predictions["probabilities"].notna().all())
+    columns = ("accuracy", "lost", "flipped", *["drift"] * with_drift, *["coherent"] * with_chains)
+    rows = []
     for setup in group.setups.values():
         level, own = setup.levels.get(FACTOR), answered.get(setup.name)
         if level is None or own is None:
             continue
+        values = {"accuracy": own["correct"]}
         beside = answered.get(_at(setup, BESIDE.get(str(level), CLEAN)).name)
-        cells = [share_cell(_interval(own["correct"]))]
-        if beside is None or level == CLEAN:
-            cells += ["–", "–"]
-        else:
-            both = own.join(beside[["predicted", "correct"]].add_suffix("_before"), how="inner")
+        if beside is not None and level != CLEAN:
+            both = own.join(beside[["predicted", "correct", "probabilities"]].add_suffix("_before"), how="inner")
             flipped = [now != before for now, before in zip(both["predicted"], both["predicted_before"], strict=True)]
-            lost = both["correct_before"].astype(float) - both["correct"].astype(float)
-            cells += [share_cell(_interval(lost)), share_cell(_interval(pd.Series(flipped, both.index)))]
+            values["lost"] = both["correct_before"].astype(float) - both["correct"].astype(float)
+            values["flipped"] = pd.Series(flipped, both.index)
+            if with_drift:
+                now, before = (np.array([*both[name]]) for name in ("probabilities", "probabilities_before"))
+                drift = jensenshannon(now, before, base=2, axis=1) ** 2  # scipy's is the root of the divergence
+                values["drift"] = pd.Series(np.nan_to_num(drift), both.index)  # of equal ones it may be one of -1e-17
         if with_chains:
-            cells.append(share_cell(_interval(own.apply(_is_coherent, axis=1, graph=graph))))
+            values["coherent"] = own.apply(_is_coherent, axis=1, graph=graph)
+        cells = (share_cell(_interval(values[name])) if name in values else NO_LEVEL for name in columns)
         rows.append((*setup.cells, *cells))
     if len(rows) < 2:
         return None
-    columns = (*group.heads, "accuracy", "lost", "flipped", *["coherent"] * with_chains)
-    notes = (*NOTES, *[COHERENT] * with_chains, *drawn_notes(group.drawn))
-    return Table(f"{group.title} · {answer} path · interference", columns, tuple(rows), notes)
+    notes = (*NOTES, *[DRIFT] * with_drift, *[COHERENT] * with_chains, *drawn_notes(group.drawn))
+    return Table(f"{group.title} · {answer} path · interference", (*group.heads, *columns), tuple(rows), notes)
 
 
 def _at(setup: Setup, level: str) -> Setup:

@@ -6,7 +6,7 @@ one column for each factor of the run, under the factor's name (None where a uni
     results      one row for each results line: round (missing: the finished unit), answer, split, n, correct, accuracy,
                  unparsed, errors, seconds, balanced_accuracy, macro_f1, copied (missing where the line has none)
     predictions  one row for each answer of a finished unit: sample_id, domain, labels (a tuple), answer, predicted,
-                 outcome, correct, confidence, text
+                 outcome, correct, confidence, probabilities (a tuple in the order of the classes, or None), text
     training     one row for each logged optimiser step and part of the loss: stage, round, step, epoch, lr, part
                  (`loss` is the sum), loss, class_probability
     rounds       one row for each round of self-labelling: round, sampled, accepted, trained, unpaired, adapter_changed,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 OF_UNIT = ("unit", "dataset", "model", "target", "method", "seed")
 RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
-PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence", "text")
+PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence")
+PREDICTIONS += ("probabilities", "text")
 TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
 UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain")
 ROUNDS = ("round", "sampled", "accepted", "trained", "unpaired", "adapter_changed", "outcomes")
