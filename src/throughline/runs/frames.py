@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 OF_UNIT = ("unit", "dataset", "model", "target", "method", "seed")
 RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "errors", "seconds")
-PREDICTIONS = ("sample_id", "domain", "labels", "answer", "predicted", "outcome", "correct", "confidence")
-PREDICTIONS += ("probabilities", "text")
+OF_ANSWER = ("answer", "predicted", "outcome", "correct", "confidence", "probabilities", "text")
+PREDICTIONS = ("sample_id", "domain", "labels", *OF_ANSWER)
 TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
 UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain")
 ROUNDS = ("round", "sampled", "accepted", "trained", "unpaired", "adapter_changed", "outcomes")
