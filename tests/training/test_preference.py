@@ -31,6 +31,7 @@ def context_of(mllm: Mllm, samples: list, folder: Path, **stage: object) -> Stag
         position=0,
         folder=folder,
         start=None,
+        references=folder / "references",
     )
 
 

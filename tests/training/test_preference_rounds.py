@@ -135,7 +135,8 @@ def test_reference_scores_are_computed_once(
     run(replace(second, folder=tmp_path / "another unit"))
     assert calls["first"] - calls["second"] == 2 * 3
     phase = "without"
-    run(replace(context_of(tiny_checkpoint, samples, tmp_path), folder=tmp_path / "third", references=None))
+    third = context_of(tiny_checkpoint, samples, tmp_path, references=tmp_path / "others")
+    run(replace(third, folder=tmp_path / "third"))
     assert calls["without"] == calls["first"]
     first, *others = (load_file(tmp_path / name / ADAPTER) for name in ("unit", "another unit", "third"))
     assert all(same(first, other) for other in others)

@@ -246,14 +246,11 @@ def _reference_scores(
     weights = [context.mllm.fingerprint, adapter_fingerprint(model), str(model.device.type)]
     scores = []
     for own in map(tree, range(count)):
-        kept = context.references / f"{content_hash([*weights, *own.content])}.json" if context.references else None
-        if kept is None or not kept.is_file():
-            score = score_trees(model, context.mllm.collate([[own]]).to(model.device)).branch_nll().tolist()
-            if kept is not None:
-                write_atomically(kept, json.dumps(score))
-        else:
-            score = json.loads(kept.read_text())
-        scores.append(tuple(score))
+        kept = context.references / f"{content_hash([*weights, *own.content])}.json"
+        if not kept.is_file():
+            score = score_trees(model, context.mllm.collate([[own]]).to(model.device)).branch_nll()
+            write_atomically(kept, json.dumps(score.tolist()))
+        scores.append(tuple(json.loads(kept.read_text())))
     return scores
 
 

@@ -79,6 +79,8 @@ class StageContext:
     folder: Path
     start: Path | None
     """The folder of the stage before, with its adapter; None for a new adapter on the checkpoint."""
+    references: Path
+    """Where reference scores are kept by content."""
     max_steps: int | None = None
     """Optimiser steps in place of the epochs."""
     select: Callable[[Any, Mapping[str, Path]], None] | None = None
@@ -88,8 +90,6 @@ class StageContext:
     after_round: Callable[[int, Path], None] = lambda number, folder: None
     """Called with a round's weights in place, before the round counts as whole."""
     report_progress: Callable[[str], None] = lambda line: None
-    references: Path | None = None
-    """Where reference scores are kept by content; None for nowhere."""
 
     @property
     def renderer(self) -> PathRenderer:
