@@ -25,18 +25,26 @@ from throughline.baselines.learner import Learner
 from throughline.baselines.settings import BaselineSettings, ClipLoraSettings
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
+from throughline.drawn.concepts import CLASSES
+from throughline.drawn.scenes import sample_scene
+from throughline.drawn.styles import DOMAIN_STYLES, render
 from throughline.drawn.world import write_world
 from throughline.evaluation.folds import leave_out
 from throughline.experiment.run import FinishedRun
+from throughline.metrics.intervals import wilson_interval
+from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
 from throughline.runs.reader import read_run
 from throughline.training.methods import CLIP_METHODS
 
+timm = pytest.importorskip("timm", reason="the extra baselines is not installed")
+
 NAMES = ("cat", "paper cup", "dog")
 TEMPLATES = ("a photo of a {}.", "art of a {}.", "{}")
 STEPS = {"steps": 3, "checkpoint_every": 2, "batch_per_domain": 4}
-OWN = {"coop": {"context": 4}, "clip_lora": {"lr": 0.02}}
+POOL = {"weights": "random", "image_size": 32, "simple_plus": {"pool": ["test_efficientnet"]}}
+OWN = {"coop": {"context": 4}, "clip_lora": {"lr": 0.02}, **POOL}
 Run = Callable[..., FinishedRun]
 
 
@@ -169,6 +177,8 @@ def test_what_is_not_trained_is_not_written(undisturbed):
     assert not (folder_of(undisturbed, "clip_zero_shot") / "weights.safetensors").exists()
     assert set(load_file(folder_of(undisturbed, "coop") / "weights.safetensors")) == {"prompts.context"}
     assert all("lora_" in name for name in load_file(folder_of(undisturbed, "clip_lora") / "weights.safetensors"))
+    prompts = load_file(folder_of(undisturbed, "clip_prompts") / "weights.safetensors")
+    assert set(prompts) == {"gates", "change.weight"}
 
 
 def test_the_linear_probe_is_that_of_scikit_learn_on_exported_features(undisturbed, checkpoints):
@@ -189,7 +199,7 @@ def test_the_linear_probe_is_that_of_scikit_learn_on_exported_features(undisturb
         np.testing.assert_allclose([own[name] for name in probe.classes_], expected[row["sample_id"]], atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["coop", "clip_lora"])
+@pytest.mark.parametrize("method", ["coop", "clip_lora", "clip_prompts", "simple_plus"])
 def test_killed_at_a_step_and_started_again_it_ends_with_the_same(here, undisturbed, tmp_path, monkeypatch, method):
     step = Learner.step
 
@@ -254,3 +264,23 @@ def test_what_cannot_work_is_one_line(here, tmp_path, keys, what):
 def test_a_checkpoint_of_another_family_is_one_line(tiny_checkpoint):
     with pytest.raises(ThroughlineError, match="has no common space of images and texts"):
         open_clip(str(tiny_checkpoint))
+
+
+def test_the_pocket_clip_knows_classes_in_styles_that_it_has_never_seen():
+    clip = open_clip("pocket_clip")
+    settings, scenes, embed = BaselineSettings().clip, [], ImageEncoder(clip)
+    for number in range(96):
+        style, name = DOMAIN_STYLES[number % 4], CLASSES[number // 4 % 12]
+        scene = sample_scene(7, style, name, number)
+        prepared = clip.processor(images=render(scene, style, 64), return_tensors="pt")["pixel_values"][0]
+        scenes.append((CLASSES.index(name), prepared))
+    labels, images = zip(*scenes, strict=True)
+    network = ClipClassifier(clip, Prompts(clip, settings.templates, CLASSES), embed)
+    said = logits_of(network, torch.stack(images)).argmax(1)
+    right = int((said == torch.tensor(labels)).sum())
+    assert wilson_interval(right, len(labels)).low > 1 / len(CLASSES)
+
+
+def test_the_pocket_clip_is_small():
+    folder = checkpoint_folder("pocket_clip")
+    assert folder is not None and sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000

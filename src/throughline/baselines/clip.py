@@ -56,6 +56,11 @@ class Clip:
         return prepared
 
     @property
+    def side(self) -> int:
+        """Of an image in pixels."""
+        return int(self.model.config.vision_config.image_size)
+
+    @property
     def scale(self) -> float:
         """What cosines are multiplied by. (SigLIP adds a bias, which is the same for all classes.)"""
         return float(self.model.logit_scale.exp())

@@ -67,4 +67,27 @@ def coral_penalty(first: Tensor, second: Tensor) -> Tensor:
     return means + (torch.cov(first.T) - torch.cov(second.T)).square().mean()
 
 
-LOSSES: Mapping[str, Loss] = {"erm": erm, "irm": irm, "coral": coral}
+def clip_prompts(outputs: Outputs, settings: BaselineSettings, step: int) -> Tensor:
+    """Of `diverse_prompts`, whose features are the logits of the moved images: cross-entropy of both, and the
+    divergence of the answers about moved images from those about the same as they are."""
+    moved = Outputs((), outputs.features, outputs.labels)
+    pairs = [
+        (own.log_softmax(-1), as_is.log_softmax(-1)) for own, as_is in zip(moved.logits, outputs.logits, strict=True)
+    ]
+    apart = torch.stack([F.kl_div(*pair, reduction="batchmean", log_target=True) for pair in pairs]).mean()
+    return erm(outputs, settings, step) + erm(moved, settings, step) + settings.clip_prompts.consistency * apart
+
+
+def simple_plus(outputs: Outputs, settings: BaselineSettings, step: int) -> Tensor:
+    """Of `simple_plus`, whose features are the log-probabilities by each model: cross-entropy of their weighted mean,
+    and the mean of the models' own."""
+    models = [
+        Outputs((), own, outputs.labels) for own in zip(*(rows.unbind(1) for rows in outputs.features), strict=True)
+    ]
+    return erm(outputs, settings, step) + torch.stack([erm(own, settings, step) for own in models]).mean()
+
+
+LOSSES: Mapping[str, Loss] = {
+    **{"erm": erm, "irm": irm, "coral": coral},
+    **{"clip_prompts": clip_prompts, "simple_plus": simple_plus},
+}

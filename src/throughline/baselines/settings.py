@@ -100,8 +100,8 @@ class ClipSettings(Settings):
     """What the methods on CLIP have in common."""
 
     checkpoint: str = "openai/clip-vit-base-patch16"
-    """A CLIP or SigLIP checkpoint: a folder, or a name on the hub, from where it is fetched unless it is in the cache.
-    Weights have to be safetensors."""
+    """A CLIP or SigLIP checkpoint: a folder, `pocket_clip`, or a name on the hub, from where it is fetched unless it is
+    in the cache. Weights have to be safetensors."""
     templates: tuple[Template, ...] = Field(
         default=tuple(f"a {kind} of a {{}}." for kind in ("photo", "picture", "drawing", "painting", "detail")),
         min_length=1,
@@ -146,6 +146,43 @@ class ClipLoraSettings(Settings):
     lr: float = Field(default=2e-4, gt=0)
     """Learning rate of the first step, in the place of `baselines.lr`."""
     weight_decay: float = Field(default=1e-2, ge=0)
+    """Weight decay, in the place of `baselines.weight_decay`."""
+
+
+class ClipPromptsSettings(Settings):
+    """Diverse text prompts (`clip_prompts`), a method of ours in the place of DGCLDTP, whose details are not known;
+    Adam, a cosine schedule."""
+
+    templates: tuple[Template, ...] = Field(
+        default=tuple(
+            f"a {manner} of a {{}}."
+            for manner in (
+                *("photo", "painting", "cartoon", "pencil sketch", "clip art", "diagram", "toy"),
+                *("photo at night", "blurred photo", "bright photo"),
+            )
+        ),
+        min_length=2,
+    )
+    """Prompts in different manners, with `{}` for the class."""
+    consistency: float = Field(default=1.0, ge=0)
+    """Weight of the divergence between answers about an image and about the same in another manner."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of the first step, in the place of `baselines.lr`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay, in the place of `baselines.weight_decay`."""
+
+
+class SimplePlusSettings(Settings):
+    """A pool of frozen models (`simple_plus`, after SIMPLE+); Adam, a cosine schedule."""
+
+    pool: tuple[str, ...] = ("resnet50.tv_in1k", "vit_base_patch16_224.augreg_in21k_ft_in1k", "convnext_base.fb_in22k")
+    """Models besides the CLIP checkpoint: architectures of timm with the tags of their weights. `baselines.image_size`
+    holds for them, and `baselines.weights` where it is `random`."""
+    hidden: int = Field(default=256, ge=1)
+    """Width of the matching network."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of the first step, in the place of `baselines.lr`."""
+    weight_decay: float = Field(default=1e-4, ge=0)
     """Weight decay, in the place of `baselines.weight_decay`."""
 
 
@@ -203,6 +240,10 @@ class BaselineSettings(Settings):
     """Of `coop` alone."""
     clip_lora: ClipLoraSettings = ClipLoraSettings()
     """Of `clip_lora` alone."""
+    clip_prompts: ClipPromptsSettings = ClipPromptsSettings()
+    """Of `clip_prompts` alone."""
+    simple_plus: SimplePlusSettings = SimplePlusSettings()
+    """Of `simple_plus` alone."""
 
     def model_of(self, method: str) -> str:
         """What results call a method's backbone or checkpoint."""
@@ -222,12 +263,24 @@ class BaselineSettings(Settings):
             raise ThroughlineError(what, "baselines.frozen", f"leave {method} out, or set it to false")
         others = {name for name in type(self).model_fields if isinstance(getattr(self, name), Settings)} - {method}
         if method in CLIP_METHODS:
-            common = {CLIP_ZERO_SHOT: {"clip"}, LINEAR_PROBE: set(), "clip_lora": OF_STEPS | {"augment"}}
+            common = {CLIP_ZERO_SHOT: set(), LINEAR_PROBE: set(), "clip_lora": OF_STEPS | {"augment"}}
             values = self.model_dump(mode="json", include={method, *common.get(method, OF_STEPS)})
-            values |= {"clip": self.clip.templates} if method == CLIP_ZERO_SHOT else {}
+            values |= {"templates": self.clip.templates} if method == CLIP_ZERO_SHOT else {}
+            values |= {"pool": [own.encoder for own in self.pool]} if method == "simple_plus" else {}
             return values | {"checkpoint": clip_fingerprint(self.clip.checkpoint)}
-        values = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | others)
-        return values | {"weights": self.weights if self.weights in {PRETRAINED, RANDOM} else file_sha256(self.file)}
+        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT | others) | self.encoder
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """What a frozen backbone is known by."""
+        weights = self.weights if self.weights in {PRETRAINED, RANDOM} else file_sha256(self.file)
+        return {"backbone": self.backbone, "weights": weights, "image_size": self.image_size}
+
+    @property
+    def pool(self) -> list[BaselineSettings]:
+        """These settings for each model of the pool of `simple_plus`."""
+        weights = RANDOM if self.weights == RANDOM else PRETRAINED
+        return [self.model_copy(update={"backbone": name, "weights": weights}) for name in self.simple_plus.pool]
 
     @property
     def file(self) -> Path:

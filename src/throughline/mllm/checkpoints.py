@@ -7,7 +7,7 @@ from pathlib import Path
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, file_sha256
 
-POCKET, SMOL = "pocket", "smol"
+POCKET, SMOL, POCKET_CLIP = "pocket", "smol", "pocket_clip"
 
 
 def endpoint_of(name: str) -> tuple[str, tuple[str, ...]] | None:
@@ -19,8 +19,8 @@ def endpoint_of(name: str) -> tuple[str, tuple[str, ...]] | None:
 def checkpoint_folder(name: str) -> Path | None:
     """The folder behind a checkpoint name, or None where it may be on the hub. `smol` is put together where it is not
     there yet; a ThroughlineError says what that lacks."""
-    if name == POCKET:
-        return Path(str(importlib.resources.files("throughline.mllm.pocket"))) / "checkpoint"
+    if name in {POCKET, POCKET_CLIP}:
+        return Path(str(importlib.resources.files(f"throughline.mllm.{name}"))) / "checkpoint"
     if name == SMOL:
         from throughline.mllm.smol.assembly import smol_folder
 
@@ -76,7 +76,7 @@ def checkpoint_name(name: str) -> str:
     name as given."""
     if (served := endpoint_of(name)) is not None:
         return served[0]
-    return Path(name).resolve().name if name not in {POCKET, SMOL} and Path(name).is_dir() else name
+    return Path(name).resolve().name if name not in {POCKET, SMOL, POCKET_CLIP} and Path(name).is_dir() else name
 
 
 def checkpoint_source(name: str, hub: bool = False) -> str:

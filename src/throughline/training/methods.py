@@ -195,6 +195,8 @@ CLIP_METHODS: dict[str, Method] = {
         (LINEAR_PROBE, "logistic regression on image features"),
         ("coop", "vectors in the place of the prompts' words (CoOp)"),
         ("clip_lora", "low-rank changes of both encoders (CLIP-LoRA)"),
+        ("clip_prompts", "features alike in prompts of several manners, a method of ours for DGCLDTP"),
+        ("simple_plus", "a choice among frozen models for each sample (after SIMPLE+)"),
     )
 }
 """Methods of `baselines` on a CLIP or SigLIP checkpoint."""
