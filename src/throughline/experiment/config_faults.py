@@ -35,7 +35,7 @@ def _known_key_like(location: tuple[str | int, ...], model: type[BaseModel]) -> 
         return f"did you mean {'.'.join(map(str, (*location[:-1], near)))}?"
     elsewhere = [path for path in keys if path.rsplit(".", 1)[-1] == wanted]
     if elsewhere:
-        return f"did you mean {' or '.join(elsewhere)}?"
+        return f"did you mean {' or '.join(elsewhere[:2])}?"  # what is common stands before what is of single methods
     return f"the keys here are {', '.join(beside)}"
 
 
