@@ -173,6 +173,13 @@ def test_each_method_is_a_row_of_one_table(undisturbed):
     assert {unit.model for unit in undisturbed.units} == {"clip/tiny_clip"}
 
 
+def test_rows_on_clip_and_on_a_timm_backbone_stand_in_one_table(here, tmp_path):
+    run = here(tmp_path / "run", "methods=clip_zero_shot,erm", "baselines.backbone=test_efficientnet")
+    (group,) = groups(read_run(run.folder))
+    assert list(summarise(group, "all", "likelihood")) == ["erm", "clip_zero_shot"]
+    assert group.title == "drawn · clip/tiny_clip, timm/test_efficientnet"
+
+
 def test_what_is_not_trained_is_not_written(undisturbed):
     assert not (folder_of(undisturbed, "clip_zero_shot") / "weights.safetensors").exists()
     assert set(load_file(folder_of(undisturbed, "coop") / "weights.safetensors")) == {"prompts.context"}
