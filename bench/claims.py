@@ -14,10 +14,11 @@ from certificate_block import NOT_MEASURED
 from paper_claims import CHALLENGES, ROUNDS, Claim
 from throughline.analysis.document import FILE, Analysis, read_analysis
 from throughline.analysis.paper import SARR_NOTE
+from throughline.cli.text import counted
 from throughline.core.table import MISSING, Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import NORMAL, Interval, bootstrap_generator, percentile_interval
-from throughline.reporting.estimates import compare
+from throughline.reporting.estimates import compare, drawn_over
 from throughline.reporting.groups import Group
 from throughline.reporting.text import to_markdown
 
@@ -31,14 +32,17 @@ def claims_block(part: str) -> Callable[[Path, Group | None], str]:
         if found is None:
             return NOT_MEASURED
         if part == "ablation":
-            return _table(part, ablation_rows(found), "Paired differences of accuracy, over seeds and images.")
+            return _table(
+                part, ablation_rows(found), f"Paired differences of accuracy, over {drawn_over(found.seeds)}."
+            )
         analysis = read_analysis(evidence / "demo_full" / FILE)
         if analysis is None:
             return NOT_MEASURED
         own = CHALLENGES if part == "challenges" else ROUNDS
         more = divergence_rows(analysis) if part == "challenges" else round_tests(analysis)
         seeds, targets = ({getattr(fold, name) for fold in analysis.folds} for name in ("seed", "targets"))
-        about = f"{len(targets)} held-out styles, {len(seeds)} seeds, at most {analysis.limit} images per fold."
+        of_folds = f"{len(targets)} held-out styles, {counted(len(seeds), 'seed')}"
+        about = f"{of_folds}, at most {analysis.limit} images per fold."
         return _table(part, [*(row_of(claim, analysis) for claim in own), *more], about)
 
     return block

@@ -18,17 +18,19 @@ import smol_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from budgets_block import budgets
 from certificate_block import NOT_MEASURED, certificate
+from chains_block import chains
 from claims import PARTS, claims_block
 from dependence_block import dependence
 from generated import generated_names, replace_generated
-from records import BuiltChains, ChainsStudy, DemoKills, RealAnswers, SensitivityStudy, read_record
+from records import DemoKills, RealAnswers, SensitivityStudy, read_record
 from reduced_run import require_whole
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
 from throughline.core.table import Table, tabulate
 from throughline.drawn import DRAWN_NOTE
-from throughline.metrics.intervals import Interval, mean_and_error
+from throughline.experiment.config_files import load_config
+from throughline.metrics.intervals import Interval
 from throughline.metrics.paired import holm
 from throughline.reporting.estimates import compare
 from throughline.reporting.figures import accuracy_by_round
@@ -129,6 +131,18 @@ def differences_block(answer: str) -> Callable[[Path], str]:
         return to_markdown(table) if table else "No method was run on the same images as `cls`."
 
     return block
+
+
+def seeds_so_far(evidence: Path) -> str:
+    """Which of the full demo's seeds stand behind its tables."""
+    found = read_finished(evidence, "demo_full")
+    if found is None:
+        return NOT_MEASURED
+    planned = len(load_config("demo_full").seeds)
+    if found.seeds == planned:
+        return f"Measured with {found.seeds} seeds."
+    images_alone = " Intervals over one seed are about images alone: with another seed they may lie elsewhere."
+    return f"**Measured with {found.seeds} of {planned} seeds so far.**{images_alone if found.seeds == 1 else ''}"
 
 
 def matched(evidence: Path) -> str:
@@ -286,49 +300,6 @@ def digits_block(shift: str) -> Callable[[Path], str]:
     return block
 
 
-def chains(evidence: Path) -> str:
-    """What REFLECTION and early stopping buy."""
-    found = read_record(evidence / "chains.json", ChainsStudy)
-    if found is None:
-        return NOT_MEASURED
-    columns = (
-        "build",
-        "answers per image",
-        "tokens per answer",
-        "well-formed %",
-        "consistent %",
-        "correct %",
-        "images with a chain %",
-        "tokens per image with a chain",
-        "tokens per accepted chain",
-    )
-    notes = (
-        f"`{found.command}`: {found.images:,} images, at most {found.candidates} candidates each; mean ± standard "
-        f"error over {len(found.builds[0].answers)} seeds of the describer. Tokens by the pocket's tokenizer.",
-        DRAWN_NOTE,
-    )
-    return to_markdown(Table("chains", columns, tuple(map(_built, found.builds)), notes), with_title=False)
-
-
-def _built(build: BuiltChains) -> tuple[str, ...]:
-    def shown(above: list[int], below: list[int], times: float = 1.0) -> str:
-        value = mean_and_error([times * a / b for a, b in zip(above, below, strict=True)])
-        return f"{value.mean:.{2 if value.mean < 10 else 1}f} ± {value.error:.{2 if value.mean < 10 else 1}f}"
-
-    images = [build.images] * len(build.answers)
-    return (
-        build.name,
-        shown(build.answers, images),
-        shown(build.tokens, build.answers),
-        shown(build.well_formed, build.answers, 100),
-        shown(build.consistent, build.answers, 100),
-        shown(build.correct, build.answers, 100),
-        shown(build.images_with_chain, images, 100),
-        shown(build.tokens, build.images_with_chain),
-        shown(build.tokens, build.correct),
-    )
-
-
 def real_answers(evidence: Path) -> str:
     """What the answer parser makes of published answers of real models."""
     found = read_record(evidence / "real_answers.json", RealAnswers)
@@ -382,6 +353,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "verdict": verdict,
     "first-verdict": of_first(verdict),
     "first-results-likelihood": of_first(results_block("likelihood")),
+    "seeds-so-far": seeds_so_far,
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
     "dependence": dependence,

@@ -444,3 +444,7 @@ def test_a_document_of_the_second_laboratory_can_show_the_first(measured: Path, 
     for name in ("verdict", "results-likelihood"):
         shown = documents.BLOCKS[f"first-{name}"](tmp_path)
         assert shown == documents.BLOCKS[name](measured) != documents.BLOCKS[name](tmp_path)
+
+
+def test_tables_of_some_of_the_seeds_say_so(measured: Path) -> None:
+    assert documents.BLOCKS["seeds-so-far"](measured) == "**Measured with 2 of 3 seeds so far.**"

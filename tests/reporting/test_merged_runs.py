@@ -7,11 +7,13 @@ import pytest
 import yaml
 from tests.reporting.conftest import write_run
 
+import evidence
 from merged_runs import merge_runs, reduce_part
 from reduced_run import UNITS, reduce_run
 from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
+from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.analyses.sensitivity import rounds_varied
 from throughline.reporting.groups import groups
 from throughline.reporting.tables import headline_table, rounds_table
@@ -77,3 +79,22 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     config = yaml.safe_load((default / "config.yaml").read_text())
     (default / "config.yaml").write_text(yaml.safe_dump({**config, "threads": 1}))  # a key that another version wrote
     assert merge_runs([first, default], tmp_path / "merged").config["data"]["targets"] == ["painting", "sketch"]
+
+
+@pytest.mark.slow
+def test_a_seed_that_all_targets_have_is_shown_before_the_next_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path)
+
+    def stopped(*arguments: str) -> None:
+        assert "seeds=1" in arguments
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence, "throughline", stopped)
+    for target in DOMAIN_STYLES:
+        shutil.copytree(part(tmp_path / target, target, 0), tmp_path / "demo_full_parts" / f"{target}-seed0")
+    with pytest.raises(KeyboardInterrupt):
+        evidence.demo_full()
+    assert {line.seed for line in read_run(tmp_path / "demo_full").results} == {0}
+    assert len(list((tmp_path / "demo_full_parts").iterdir())) == len(DOMAIN_STYLES)
