@@ -4,6 +4,7 @@ The same numbers as transformers' own, but one layer function serves all layers,
 fuses what lies between the matrix products, which is more than half of the time at this size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,18 @@ class FrozenDecoder:
     epsilon: float
     layer: Any
 
-    def states(self, embedded: Tensor) -> Tensor:
-        """Last hidden states `(batch, tokens, hidden)` of embeddings that follow the prefix."""
+    def states(self, embedded: Tensor, branches: Sequence[int] = ()) -> Tensor:
+        """Last hidden states `(batch, tokens, hidden)` of embeddings that follow the prefix. The last of them may be
+        `branches` of these lengths behind one trunk, which do not see each other."""
         count, prefix = embedded.shape[1], self.before[0][0].shape[2]
-        cosine, sine = (turn[:, prefix : prefix + count, None] for turn in self.turns)
-        hidden = torch.full((count, prefix + count), float("-inf"), dtype=embedded.dtype).triu(prefix + 1)
+        positions, hidden = torch.arange(count), torch.full((count, count), float("-inf")).triu(1)
+        trunk = start = count - sum(branches)
+        for length in branches:
+            positions[start : start + length] = trunk + torch.arange(length)
+            hidden[start : start + length, trunk:start] = float("-inf")
+            start += length
+        hidden = torch.cat([torch.zeros(count, prefix), hidden], dim=1).to(embedded.dtype)
+        cosine, sine = (turn[:, prefix + positions, None] for turn in self.turns)
         state = embedded
         for weights, (keys, values) in zip(self.layers, self.before, strict=True):
             state = self.layer(state, keys, values, cosine, sine, hidden, weights, self.heads, self.epsilon)

@@ -1,5 +1,6 @@
 """What the projector of `smol` is taught to say (`smol_projector.py`): names of ImageNet's classes, their hypernyms in
-WordNet, and names of emoji that are no picture of open_styles; each as the answer to a question.
+WordNet, and names of emoji that are no picture of open_styles; several pictures and their answers at a time, so that it
+also learns which answer is about which picture.
 
 A tenth of the classes and a quarter of the emoji are never taught: recipes are chosen on them.
 """
@@ -9,8 +10,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from timm.data import ImageNetInfo
@@ -18,7 +19,7 @@ from timm.data import ImageNetInfo
 from throughline.core.seeding import generator
 from throughline.domains.fetching.sources import Package, obtain
 from throughline.domains.fetching.unpacking import unpack
-from throughline.questions.wording import LABEL_TEMPLATE, OPTIONS_PLACE
+from throughline.questions.wording import LABEL_QUESTION, LABEL_TEMPLATE, OPTIONS_PLACE
 
 WORDNET = Package(
     "wordnet-base 3.0",
@@ -28,7 +29,8 @@ WORDNET = Package(
 )
 BROADEST = 250
 """Classes under a hypernym at most: `mammal` has 218 of the 1,000; what lies above, as `animal`, says little."""
-FREE, ABOUT = "What type of object is in this photo?", "What is in this photo, and what is that?"
+KINDS = {"class": 0.3, "hypernym": 0.5, "emoji": 0.1, "emoji group": 0.1}
+"""Of a lesson: whose names are its answers, and how often it is drawn."""
 GROUPS = {
     "clothing": "clothing",
     "tool": "tool",
@@ -51,19 +53,18 @@ GROUPS = {
     "book-paper": "book",
     "plant-other": "plant",
 }
-"""What subgroups of emoji are called in questions; emoji of others are asked by their own names alone."""
+"""What subgroups of emoji are called in answers; emoji of others are asked by their own names alone."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question about a picture and its answer. `shown` counts ImageNet's classes or the emoji; `options` are the
-    names that the question offers, if any."""
+    """One question about several pictures: of the answers, the n-th is true of the n-th picture, and of no other.
+    `shown` counts ImageNet's classes, or the emoji; the question offers all answers as options, or none."""
 
-    kind: Literal["class", "emoji"]
-    shown: int
+    of_classes: bool
+    shown: tuple[int, ...]
     question: str
-    answer: str
-    options: tuple[str, ...] = ()
+    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,78 +125,45 @@ class Lessons:
     """Draws lessons about classes and emoji that are among `classes` and `emoji` (indices)."""
 
     def __init__(
-        self,
-        nouns: Nouns,
-        emoji: Sequence[tuple[str, str]],
-        classes: Sequence[int],
-        pictures: Sequence[int],
-        emoji_share: float,
-        longest: int = 8,
+        self, nouns: Nouns, emoji: Sequence[tuple[str, str]], classes: Sequence[int], pictures: Sequence[int]
     ) -> None:
         """`emoji` are (name, subgroup) of each picture."""
         self.nouns, self.emoji, self.pictures = nouns, emoji, list(pictures)
-        self.emoji_share, self.longest = emoji_share, longest
         self.below = {synset: [i for i in classes if synset in nouns.above[i]] for synset in nouns.called}
         self.hypernyms = [synset for synset, below in self.below.items() if below]
-        self.emoji_names = sorted({emoji[i][0] for i in self.pictures})
         self.grouped = [i for i in self.pictures if emoji[i][1] in GROUPS]
-        self.groups = sorted({GROUPS[emoji[i][1]] for i in self.grouped})
 
-    def draw(self, draw: np.random.Generator, listed: bool) -> Lesson:
-        """One lesson; unless `listed`, one whose question offers no names, so that the picture alone tells."""
-        kinds = {"free": 0.35, "about": 0.65} if not listed else {"coarse": 0.4, "fine": 0.1, "free": 0.2, "about": 0.3}
-        if listed and draw.random() < self.emoji_share:
-            return self.about_emoji(draw, by_group=draw.random() < 0.5)
-        kind = str(draw.choice(list(kinds), p=list(kinds.values())))
-        if kind in {"coarse", "fine"}:
-            return self.about_class(draw, kind == "coarse")
-        shown = self.class_of(draw)
-        if kind == "free":
-            return Lesson("class", shown, FREE, self._named(draw, shown, coarse=draw.random() < 0.5))
-        above = [self.nouns.called[synset][0] for synset in self.nouns.above[shown]]
-        return Lesson("class", shown, ABOUT, ", ".join([self.nouns.names[shown], *above[:5]]))
+    def draw(self, draw: np.random.Generator, count: int, listed: bool, kind: str | None = None) -> Lesson:
+        """A lesson of `count` pictures, or of fewer where there are not so many different things; of one of `KINDS`,
+        drawn unless it is given."""
+        kind = str(draw.choice(list(KINDS), p=list(KINDS.values()))) if kind is None else kind
+        shown, answers, true = list[int](), list[str](), list[frozenset[str]]()
+        for _ in range(50 * count):
+            if len(shown) == count:
+                break
+            picture, answer, names = self._drawn(draw, kind)
+            if not any(answer in others for others in true) and not names & set(answers):
+                shown, answers, true = [*shown, picture], [*answers, answer], [*true, names]
+        options = LABEL_TEMPLATE.replace(OPTIONS_PLACE, ", ".join(map(str, draw.permutation(answers))))
+        question = options if listed else LABEL_QUESTION
+        return Lesson(kind in {"class", "hypernym"}, tuple(shown), question, tuple(answers))
 
     def class_of(self, draw: np.random.Generator) -> int:
         """A hypernym at random, then a class below it: so the many dogs are not an eighth of all."""
         return int(draw.choice(self.below[self.hypernyms[int(draw.integers(len(self.hypernyms)))]]))
 
-    def about_class(self, draw: np.random.Generator, coarse: bool, count: int | None = None) -> Lesson:
-        """The name of a class, or of a hypernym of it, among others that are not true of it."""
-        shown = self.class_of(draw)
-        above = set(self.nouns.above[shown])
-        answer = self._named(draw, shown, coarse)
-        true = {self.nouns.names[shown]} | {name for synset in above for name in self.nouns.called[synset]}
-        others = list[str]()
-        count = int(draw.integers(2, self.longest + 1)) if count is None else count
-        for _ in range(50 * count):  # there may be too few that are not true
-            if len(others) == count - 1:
-                break
-            name = self._named(draw, self.class_of(draw), coarse)
-            if name not in true and name not in others:
-                others.append(name)
-        return self._choice("class", shown, answer, others, draw)
-
-    def _named(self, draw: np.random.Generator, shown: int, coarse: bool) -> str:
-        """The class's name, or the name of one of its hypernyms, mostly the first of its names."""
-        if not coarse:
-            return self.nouns.names[shown]
-        above = self.nouns.above[shown]
-        if not above:
-            return self.nouns.names[shown]
-        called = self.nouns.called[above[int(draw.integers(len(above)))]]
-        return called[0 if draw.random() < 0.7 else int(draw.integers(len(called)))]
-
-    def about_emoji(self, draw: np.random.Generator, by_group: bool, count: int | None = None) -> Lesson:
-        """An emoji's name, or that of its subgroup, among others."""
-        shown = int(draw.choice(self.grouped if by_group else self.pictures))
+    def _drawn(self, draw: np.random.Generator, kind: str) -> tuple[int, str, frozenset[str]]:
+        """A picture, an answer about it, and every name that is true of it."""
+        if kind in {"class", "hypernym"}:
+            shown = self.class_of(draw)
+            name, above = self.nouns.names[shown], self.nouns.above[shown]
+            called = [self.nouns.called[synset] for synset in above]
+            true = frozenset({name, *chain.from_iterable(called)})
+            if kind == "class" or not above:
+                return shown, name, true
+            names = called[int(draw.integers(len(called)))]
+            return shown, names[0 if draw.random() < 0.7 else int(draw.integers(len(names)))], true
+        shown = int(draw.choice(self.grouped if kind == "emoji group" else self.pictures))
         name, subgroup = self.emoji[shown]
-        answer, names = (GROUPS[subgroup], self.groups) if by_group else (name, self.emoji_names)
-        count = int(draw.integers(2, self.longest + 1)) if count is None else count
-        others = [str(other) for other in draw.permutation(names) if other != answer][: count - 1]
-        return self._choice("emoji", shown, answer, others, draw)
-
-    def _choice(
-        self, kind: Literal["class", "emoji"], shown: int, answer: str, others: list[str], draw: np.random.Generator
-    ) -> Lesson:
-        options = [str(name) for name in draw.permutation([answer, *others])]
-        return Lesson(kind, shown, LABEL_TEMPLATE.replace(OPTIONS_PLACE, ", ".join(options)), answer, tuple(options))
+        group = GROUPS.get(subgroup, name)
+        return shown, group if kind == "emoji group" else name, frozenset({name, group})

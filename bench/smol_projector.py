@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu, linear
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import cross_entropy, gelu, linear, normalize, one_hot
 from transformers import get_cosine_schedule_with_warmup
 
 from frozen_decoder import freeze
-from smol_lessons import Lesson, Lessons, Nouns, held_out, read_nouns
+from smol_lessons import KINDS, Lesson, Lessons, Nouns, held_out, read_nouns
 from smol_maps import SIDE, FeatureMaps, picture_maps, read_emoji
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_json
@@ -36,8 +37,25 @@ from throughline.domains.fetching.unpacking import unpack
 from throughline.mllm.chat import EncodedImage, user_turn
 from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.smol.assembly import ARCHITECTURE, PACKAGES
+from throughline.questions.wording import LABEL_QUESTION
 
-VERSION = 1
+VERSION = 2
+LONGEST = 500
+"""Tokens that may follow the image."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many steps, each of one lesson of so many pictures, whose question offers the answers (`listed`) or none. A
+    step shows `positions` of a map, other ones each time, or as a single one the mean of all; `tokens` of each answer
+    count, or all; `room` is for the words behind the image that the decoder is given."""
+
+    steps: int
+    pictures: int
+    listed: bool
+    positions: int | None
+    tokens: int | None
+    room: int
 
 
 @dataclass(frozen=True)
@@ -46,25 +64,34 @@ class Recipe:
 
     version: int = VERSION
     seed: int = 0
-    batch: int = 8
-    positions: int = 12
-    """Of the 49 of a map that a step shows, other ones each time: that makes a step shorter by a third."""
-    room: int = 40
-    """Tokens behind the image, where names are offered."""
-    short_room: int = 28
-    """The same where none are."""
-    begun_with: int = 2_000
-    """Maps from which the first weights are computed."""
-    naming_steps: int = 1_000
-    """First no question offers names: what is learnt from lists at the beginning is to say any name of the list."""
-    steps: int = 1_400
-    """In all."""
-    lr: float = 2e-3
-    schedule: int = 2_200
-    """Steps in which a cosine would take the learning rate to nothing."""
-    emoji_share: float = 0.2
+    phases: tuple[Phase, ...] = (
+        Phase(400, 16, listed=False, positions=None, tokens=1, room=16),
+        Phase(80, 8, listed=True, positions=24, tokens=None, room=88),
+    )
+    """Questions offer no names at first: what is learnt from lists at the beginning is to say any name of the list. Of
+    an answer's first word alone all pairs of sixteen pictures and answers are had from one place of a row, and the mean
+    of a map is less noisy than a few of its positions, and as short as can be."""
+    begun_with: int = 600
+    """Maps from which the spread of a detector is computed; two thirds are of classes."""
+    threshold: float = 2.5
+    """In standard deviations: what a detector has to see."""
+    sharpness: float = 2.0
+    """What a standard deviation above is worth."""
+    matching: float = 1.0
+    """Weight of telling which answer is about which picture, beside saying the answers."""
+    lr: float = 2.5e-4
     questions: int = 100
     """Of each held-out measure."""
+
+    @property
+    def steps(self) -> int:
+        """In all."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_of(self, step: int) -> Phase:
+        """The one that a step belongs to."""
+        ends = accumulate(phase.steps for phase in self.phases)
+        return next(phase for phase, end in zip(self.phases, ends, strict=True) if step < end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,118 +110,127 @@ class Student:
     def __init__(self, mllm: Mllm, material: Material, recipe: Recipe, compiled: bool = False) -> None:
         self.mllm, self.material, self.recipe = mllm, material, recipe
         self.words = mllm.model.get_input_embeddings().weight.detach()
-        self.projector = mllm.model.model.multi_modal_projector.float().requires_grad_(True)
+        self.projector = mllm.model.model.multi_modal_projector.float()
+        self.projector.linear_2.requires_grad_(True)
         blank = mllm.chat.encode_image(Image.new("RGB", (224, 224)), "blank")
         self._image = EncodedImage("map", {}, blank.placeholder, blank.placeholder_tokens)
-        tokens = self._tokens(Lesson("class", 0, "?", "x"), "x")[0]
+        tokens, _ = self._path(LABEL_QUESTION, "x", images=1)
         self._first = int(np.flatnonzero(tokens == mllm.chat.image_token_id)[0])
-        self._behind = self._first + blank.placeholder_tokens
         prefix = torch.from_numpy(tokens[None, : self._first])
-        self._decoder = freeze(
-            mllm.model.model.language_model, prefix, blank.placeholder_tokens + recipe.room, compiled
-        )
+        longest = blank.placeholder_tokens + LONGEST
+        self._decoder = freeze(mllm.model.model.language_model, prefix, longest, compiled)
 
-    def _tokens(self, lesson: Lesson, answer: str, images: int = 1) -> tuple[np.ndarray, int]:
-        """Of the question, with or without an image, and an answer; and where the answer begins."""
-        path = self.mllm.chat.answered(user_turn(lesson.question, images), [self._image] * images, answer)
+    def _path(self, question: str, answer: str, images: int) -> tuple[np.ndarray, int]:
+        """Tokens of a question, with or without an image, and an answer; and where the answer begins."""
+        path = self.mllm.chat.answered(user_turn(question, images), [self._image] * images, answer)
         return path.tokens, path.answer_start
 
-    def fits(self, lesson: Lesson, room: int) -> bool:
-        """Whether the words behind the image have this much room."""
-        return len(self._tokens(lesson, lesson.answer)[0]) - self._behind <= room
+    def spoken(self, lesson: Lesson, images: int = 1, tokens: int | None = None) -> tuple[list[int], list[list[int]]]:
+        """Tokens of the question behind the prefix and the image, and of each answer all, or the first ones."""
+        paths = [self._path(lesson.question, answer, images) for answer in lesson.answers]
+        behind = self._first + images * self._image.placeholder_tokens
+        path, start = paths[0]
+        return path[behind:start].tolist(), [path[start:][:tokens].tolist() for path, start in paths]
 
-    def features(self, lessons: Sequence[Lesson], seed: int, places: Tensor | None = None) -> Tensor:
-        """`(lessons, places, 1280)`, at all positions unless some are chosen."""
-        maps, draw = self.material.maps, torch.Generator().manual_seed(seed)
-        classes = [lesson.shown for lesson in lessons if lesson.kind == "class"]
-        drawn = iter(maps.of_classes(classes, draw, places) if classes else ())
-        places = torch.arange(SIDE**2) if places is None else places
-        shown = [
-            next(drawn) if lesson.kind == "class" else self.material.pictures[lesson.shown][places].float()
-            for lesson in lessons
-        ]
-        return maps.features(torch.stack(shown))
+    def fits(self, lesson: Lesson, phase: Phase) -> bool:
+        """Whether the words are not too many, and no two answers the same as far as they count."""
+        question, answers = self.spoken(lesson, tokens=phase.tokens)
+        alike = len(answers) - len(set(map(tuple, answers)))
+        return not alike and len(question) + sum(len(answer) - 1 for answer in answers) <= phase.room
 
-    def loss(self, lessons: Sequence[Lesson], features: Tensor, room: int) -> Tensor:
-        """Mean NLL of the answers' tokens, in rows of one length, so that compiled code fits all. Padding stands at the
-        end, where causal attention lets nobody see it."""
-        ids = torch.full((len(lessons), room), self.mllm.chat.pad_id)
-        rows, places = list[int](), list[int]()
-        for row, lesson in enumerate(lessons):
-            tokens, start = self._tokens(lesson, lesson.answer)
-            ids[row, : len(tokens) - self._behind] = torch.from_numpy(tokens[self._behind :])
-            places += range(start - self._behind, len(tokens) - self._behind)
-            rows += [row] * (len(tokens) - start)
-        seen = self.projector(features).to(self.words.dtype)
-        states = self._decoder.states(torch.cat([seen, self.words[ids]], dim=1))
-        before = states[torch.tensor(rows), torch.tensor(places) + seen.shape[1] - 1]
-        logits = linear(before, self.mllm.model.lm_head.weight).float()
-        return cross_entropy(logits, ids[torch.tensor(rows), torch.tensor(places)])
+    def features(self, lesson: Lesson, seed: int, places: Tensor | None = None) -> Tensor:
+        """`(pictures, places, 1280)`, at all positions unless some are chosen."""
+        maps = self.material.maps
+        if lesson.of_classes:
+            return maps.features(maps.of_classes(lesson.shown, torch.Generator().manual_seed(seed), places))
+        shown = self.material.pictures[list(lesson.shown)].float()
+        return maps.features(shown if places is None else shown[:, places])
 
-    @torch.no_grad()
-    def scores(self, lesson: Lesson, features: Tensor | None) -> Tensor:
-        """Log-likelihood of every option of a question about features `(1, 49, 1280)`, or about no image."""
-        spoken = [self._tokens(lesson, option, int(features is not None)) for option in lesson.options]
-        ids = pad_sequence([torch.from_numpy(tokens) for tokens, _ in spoken], True, self.mllm.chat.pad_id)
-        start, decoder = min(start for _, start in spoken), self.mllm.model.model.language_model
-        prompt = self.words[ids[:1, :start]]
+    def scores(
+        self,
+        lesson: Lesson,
+        features: Tensor | None,
+        tokens: int | None = None,
+        room: int | None = None,
+        mean: bool = False,
+    ) -> Tensor:
+        """Log-likelihood of every answer, or of its first `tokens`, about every picture, `(pictures, answers)`, or
+        about no image, `(1, answers)`; with `mean` about the mean of a picture's places, as a single one. Question and
+        answers, branches that do not see each other, are one row; it is filled up to `room`, so that compiled code fits
+        all."""
+        question, answers = self.spoken(lesson, 0 if features is None else 1, tokens)
+        given = [answer[:-1] for answer in answers]  # the last token is only foretold
+        row = [*question, *chain.from_iterable(given)]
+        padding = 0 if room is None else room - len(row)
+        ids = torch.tensor(row + [self.mllm.chat.pad_id] * padding)
+        seen = self.words.new_zeros(1, 0, self.words.shape[1])
         if features is not None:
             seen = self.projector(features).to(self.words.dtype)
-            prompt = torch.cat([prompt[:, : self._first], seen, prompt[:, self._behind :]], dim=1)
-        first = decoder(inputs_embeds=prompt, use_cache=True)
-        first.past_key_values.batch_repeat_interleave(len(ids))
-        rest = decoder(
-            inputs_embeds=self.words[ids[:, start:-1]], past_key_values=first.past_key_values, use_cache=True
-        )
-        states = torch.cat([first.last_hidden_state[:, -1:].expand(len(ids), -1, -1), rest.last_hidden_state], dim=1)
-        logits = linear(states, self.mllm.model.lm_head.weight).float()
-        nll = cross_entropy(logits.transpose(1, 2), ids[:, start:], reduction="none")
-        ends = torch.tensor([len(tokens) - start for tokens, _ in spoken])
-        return -(nll * (torch.arange(nll.shape[1]) < ends[:, None])).sum(1)
+            seen = seen.mean(1, keepdim=True) if mean else seen
+        embedded = torch.cat([seen, self.words[ids].expand(len(seen), -1, -1)], dim=1)
+        states = self._decoder.states(embedded, [*map(len, given), padding])
+        before, trunk = list[int](), seen.shape[1] + len(question)
+        for start, branch in zip(accumulate(map(len, given), initial=trunk), given, strict=False):
+            before += [trunk - 1, *range(start, start + len(branch))]
+        logits = linear(states[:, before], self.mllm.model.lm_head.weight).float()
+        said = torch.tensor(list(chain.from_iterable(answers))).expand(len(seen), -1)
+        nll = cross_entropy(logits.transpose(1, 2), said, reduction="none")
+        return torch.stack([-part.sum(1) for part in nll.split([*map(len, answers)], dim=1)], dim=1)
 
+    def loss(self, lesson: Lesson, features: Tensor, phase: Phase) -> Tensor:
+        """Mean NLL of a token of the right answers, and how far the right pairs are from being told from the others: by
+        the answers of a picture, and by the pictures of an answer, where what is likely without seeing falls out."""
+        scores = self.scores(lesson, features, phase.tokens, phase.room, mean=phase.positions is None)
+        pairs = torch.arange(len(lesson.shown))
+        tokens = sum(map(len, self.spoken(lesson, tokens=phase.tokens)[1]))
+        matching = (cross_entropy(scores, pairs) + cross_entropy(scores.T, pairs)) / 2
+        return -scores.diagonal().sum() / tokens + self.recipe.matching * matching
+
+    @torch.no_grad()
     def begin(self, taught: Lessons, seed: int) -> None:
-        """Sets the first layer to what the tower's classifier looks at, as far as it has room, each direction with unit
-        variance; the second, by least squares, to the mean embedding of the tokens of names."""
-        draw = generator(seed, "smol begin")
-        lessons = [Lesson("class", taught.class_of(draw), "", "") for _ in range(self.recipe.begun_with)]
-        places = torch.from_numpy(draw.permutation(SIDE**2)[: self.recipe.positions])
-        seen = torch.cat([self.features(part, int(draw.integers(2**31)), places) for part in batched(lessons, 50)])
-        names = [" ".join([self.material.nouns.names[lesson.shown], *self._above(lesson)]) for lesson in lessons]
-        said = [self.mllm.chat.tokenizer(" " + name, add_special_tokens=False)["input_ids"] for name in names]
-        target = torch.stack([self.words[torch.tensor(tokens)].float().mean(0) for tokens in said])
-        first, second = self.projector.linear_1, self.projector.linear_2
-        flat = seen.flatten(0, 1)
-        spread = flat.std(0) + 0.05
-        rows = torch.linalg.svd(self.material.maps.classifier * spread)[2][: first.out_features] / spread
-        scale = 1 / (flat @ rows.T).std(0)
-        with torch.no_grad():
-            first.weight.copy_(rows * scale[:, None])
-            first.bias.copy_(-(flat @ rows.T).mean(0) * scale)
-            hidden = gelu(first(seen)).mean(1)
-            hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], dim=1)
-            ridge = 0.05 * len(hidden) * hidden.var() * torch.eye(hidden.shape[1])
-            solved = torch.linalg.solve(hidden.T @ hidden + ridge, hidden.T @ target)
-            second.weight.copy_(solved[:-1].T)
-            second.bias.copy_(solved[-1])
-
-    def _above(self, lesson: Lesson) -> list[str]:
+        """Sets the first layer, which stays: each hidden unit detects a group of taught classes, by the mean of the
+        rows that the tower's classifier has for them. The second layer begins with the embeddings of their names, so
+        that what is clearly seen comes out about as a name, and what is not as the mean of all."""
+        first, second, maps = self.projector.linear_1, self.projector.linear_2, self.material.maps
+        classes, draw = sorted({i for below in taught.below.values() for i in below}), generator(seed, "smol begin")
+        rows = (maps.classifier - maps.classifier.mean(0))[classes]
+        groups = KMeans(min(first.out_features, len(classes)), n_init=1, random_state=seed)
+        members = one_hot(torch.from_numpy(groups.fit_predict(normalize(rows))).long(), first.out_features).float()
+        members = (members / members.sum(0).clamp(min=1)).T  # (units, classes)
+        shown, noise = draw.choice(classes, 2 * self.recipe.begun_with // 3), torch.Generator().manual_seed(seed)
+        drawn = [maps.features(maps.of_classes(part.tolist(), noise)) for part in np.array_split(shown, 8)]
+        pictures = draw.choice(taught.pictures, self.recipe.begun_with // 3)
+        seen = torch.cat([*drawn, maps.features(self.material.pictures[pictures].float())]).flatten(0, 1)
+        found = seen @ (members @ rows).T
+        scale = self.recipe.sharpness / found.std(0).clamp(min=1e-6)
+        first.weight.copy_(members @ rows * scale[:, None])
+        first.bias.copy_(-found.mean(0) * scale - self.recipe.sharpness * self.recipe.threshold)
+        detected = gelu(first(seen)).unflatten(0, (-1, SIDE**2)).mean(1)
         nouns = self.material.nouns
-        return [nouns.called[synset][0] for synset in nouns.above[lesson.shown]]
+        named = torch.stack([self._embedding(nouns.names[i]) + self._embedding(self._all_names(i)) for i in classes])
+        said = members @ named / 2
+        strength = detected.max(1).values.mean()
+        second.weight.copy_(((said - said.mean(0)) / strength).T)
+        second.bias.copy_(said.mean(0) - second.weight @ detected.mean(0))
 
+    def _all_names(self, shown: int) -> str:
+        nouns = self.material.nouns
+        return " ".join([nouns.names[shown], *(nouns.called[synset][0] for synset in nouns.above[shown])])
 
-def batched(lessons: Sequence[Lesson], count: int) -> list[Sequence[Lesson]]:
-    """In parts of `count`."""
-    return [lessons[first : first + count] for first in range(0, len(lessons), count)]
+    def _embedding(self, words: str) -> Tensor:
+        """The mean over their tokens."""
+        tokens = self.mllm.chat.tokenizer(" " + words, add_special_tokens=False)["input_ids"]
+        return self.words[torch.tensor(tokens)].float().mean(0)
 
 
 def train(
     student: Student, taught: Lessons, recipe: Recipe, out: Path, report: Callable[[str], None], every: int = 50
 ) -> None:
-    """Lessons through the decoder, from what `begin` set. The state is kept in `out` after `every` steps; its file
-    appears whole, so what is there is of a whole step."""
-    weights = list(student.projector.parameters())
+    """Lessons through the decoder, from what `begin` set; the second layer learns. The state is kept in `out` after
+    `every` steps; its file appears whole, so what is there is of a whole step."""
+    weights = list(student.projector.linear_2.parameters())
     optimiser = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.schedule)
+    schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.steps)
     kept, done, recent = out / "state.pt", 0, 0.0
     if kept.is_file():
         state = torch.load(kept, weights_only=True)
@@ -209,13 +245,11 @@ def train(
     began = time.monotonic()
     for step in range(done, recipe.steps):
         draw = generator(recipe.seed, "smol lesson", step)
-        listed = step >= recipe.naming_steps
-        room, lessons = recipe.room if listed else recipe.short_room, list[Lesson]()
-        while len(lessons) < recipe.batch:
-            lesson = taught.draw(draw, listed)
-            lessons += [lesson] if student.fits(lesson, room) else []
-        places = torch.from_numpy(draw.permutation(SIDE**2)[: recipe.positions])
-        loss = student.loss(lessons, student.features(lessons, int(draw.integers(2**31)), places), room)
+        phase = recipe.phase_of(step)
+        while not student.fits(lesson := taught.draw(draw, phase.pictures, phase.listed), phase):
+            pass
+        places = torch.from_numpy(draw.permutation(SIDE**2)[: phase.positions])
+        loss = student.loss(lesson, student.features(lesson, int(draw.integers(2**31)), places), phase)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -228,25 +262,23 @@ def train(
             report(f"step {step + 1}/{recipe.steps} loss {recent:.3f} ({time.monotonic() - began:.0f} s)")
 
 
+@torch.no_grad()
 def measure(student: Student, asked: Lessons, count: int, seed: int) -> dict[str, dict[str, float]]:
     """On so many questions of each kind with ten options: how often the answer is the likeliest (`likelihood`), and how
     often its likelihood gains most by the image (`contrast`); the answer's NLL among the options."""
-    kinds: dict[str, Callable[[np.random.Generator], Lesson]] = {
-        "class": lambda draw: asked.about_class(draw, coarse=False, count=10),
-        "hypernym": lambda draw: asked.about_class(draw, coarse=True, count=10),
-        "emoji": lambda draw: asked.about_emoji(draw, by_group=False, count=10),
-        "emoji group": lambda draw: asked.about_emoji(draw, by_group=True, count=10),
-    }
     found = {}
-    for kind, drawn in kinds.items():
-        rows, draw = list[tuple[float, float, float]](), generator(seed, "smol measure", kind)
-        for _ in range(count):
-            lesson = drawn(draw)
-            scores = student.scores(lesson, student.features([lesson], int(draw.integers(2**31))))
-            gains, right = scores - student.scores(lesson, None), lesson.options.index(lesson.answer)
-            nll = -float(scores.log_softmax(0)[right])
-            rows.append((float(scores.argmax() == right), float(gains.argmax() == right), nll))
-        found[kind] = dict(zip(("likelihood", "contrast", "nll"), np.mean(rows, axis=0).tolist(), strict=True))
+    for kind in KINDS:
+        rows, draw = list[tuple[Tensor, Tensor, Tensor]](), generator(seed, "smol measure", kind)
+        while sum(len(row[0]) for row in rows) < count:
+            lesson = asked.draw(draw, 10, listed=True, kind=kind)
+            scores = student.scores(lesson, student.features(lesson, int(draw.integers(2**31))))
+            gains, right = scores - student.scores(lesson, None), torch.arange(len(scores))
+            nll = -scores.log_softmax(1).diagonal()
+            rows.append(((scores.argmax(1) == right).float(), (gains.argmax(1) == right).float(), nll))
+        found[kind] = {
+            name: float(torch.cat(values).mean())
+            for name, values in zip(("likelihood", "contrast", "nll"), zip(*rows, strict=True), strict=True)
+        }
     return found
 
 
@@ -289,7 +321,6 @@ def both_parts(material: Material, recipe: Recipe) -> tuple[Lessons, Lessons]:
             emoji,
             [i for i in range(len(material.nouns.names)) if (i in names) == out],
             [i for i, (name, _) in enumerate(emoji) if (name in unseen) == out],
-            recipe.emoji_share,
         )
         for out in (False, True)
     )
@@ -309,7 +340,7 @@ def whole_tower() -> Any:
 def make(recipe: Recipe, out: Path, compiled: bool, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains, measures and writes; gives what `measures.json` holds."""
     out.mkdir(parents=True, exist_ok=True)
-    began, described = time.monotonic(), asdict(recipe)
+    began, described = time.monotonic(), json.loads(json.dumps(asdict(recipe)))
     if (out / "recipe.json").is_file() and json.loads((out / "recipe.json").read_text()) != described:
         raise ThroughlineError("this folder was begun with another recipe", out, "name another folder")
     write_json(out / "recipe.json", described)

@@ -1,7 +1,6 @@
 """The making of smol's projector, in small: what is held out is never taught, pseudo-maps are what they say, the frozen
 decoder is transformers' own, and a killed training ends as an undisturbed one."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +35,29 @@ NOUNS = smol_lessons.Nouns(
 )
 
 
-def some_lessons(classes: Any = range(5), pictures: Any = range(6), share: float = 0.3) -> smol_lessons.Lessons:
-    return smol_lessons.Lessons(NOUNS, EMOJI, list(classes), list(pictures), share, longest=3)
+def some_lessons(classes: Any = range(5), pictures: Any = range(6)) -> smol_lessons.Lessons:
+    return smol_lessons.Lessons(NOUNS, EMOJI, list(classes), list(pictures))
 
 
-def test_a_lesson_is_about_what_is_taught_and_its_answer_is_the_only_true_option() -> None:
+def true_names(lesson: smol_lessons.Lesson, shown: int) -> set[str]:
+    if lesson.of_classes:
+        return {NOUNS.names[shown], *(name for synset in NOUNS.above[shown] for name in NOUNS.called[synset])}
+    name, subgroup = EMOJI[shown]
+    return {name, smol_lessons.GROUPS.get(subgroup, name)}
+
+
+def test_a_lesson_is_about_what_is_taught_and_each_answer_is_true_of_its_picture_alone() -> None:
     lessons, draw = some_lessons(classes=[0, 2, 3], pictures=[0, 1, 2, 4]), generator(0, "test")
-    drawn = [lessons.draw(draw, listed=number % 3 > 0) for number in range(400)]
-    assert not any(lesson.options for lesson in drawn[::3])
-    assert {lesson.shown for lesson in drawn if lesson.kind == "class"} == {0, 2, 3}
-    assert {lesson.shown for lesson in drawn if lesson.kind == "emoji"} == {0, 1, 2, 4}
-    for lesson in drawn:
-        if lesson.options:
-            assert lesson.options.count(lesson.answer) == 1 and len(lesson.options) <= 3
-            assert lesson.question.endswith(", ".join(lesson.options))
-        if lesson.kind == "class":
-            above = NOUNS.above[lesson.shown]
-            true = {NOUNS.names[lesson.shown], *(name for synset in above for name in NOUNS.called[synset])}
-            assert set(lesson.answer.split(", ")) <= true
-            assert not lesson.options or true & set(lesson.options) == {lesson.answer}
-        elif lesson.options:
-            name, subgroup = EMOJI[lesson.shown]
-            assert lesson.answer in {name, smol_lessons.GROUPS.get(subgroup)}
+    drawn = [lessons.draw(draw, 3, listed=number % 3 > 0) for number in range(400)]
+    assert {shown for lesson in drawn if lesson.of_classes for shown in lesson.shown} == {0, 2, 3}
+    assert {shown for lesson in drawn if not lesson.of_classes for shown in lesson.shown} == {0, 1, 2, 4}
+    assert {len(lesson.shown) for lesson in drawn} == {2, 3}  # there are not always three different things
+    for number, lesson in enumerate(drawn):
+        for right, answer in enumerate(lesson.answers):
+            true = [answer in true_names(lesson, shown) for shown in lesson.shown]
+            assert true == [place == right for place in range(len(true))]
+        options = lesson.question.partition("options: ")[2]
+        assert sorted(filter(None, options.split(", "))) == (sorted(lesson.answers) if number % 3 else [])
 
 
 def test_no_subgroup_of_open_styles_has_a_name_in_lessons() -> None:
@@ -125,11 +125,16 @@ def test_the_frozen_decoder_is_transformers_own(compiled: bool) -> None:
     before = decoder.embed_tokens(prefix).expand(2, -1, -1)
     theirs, ours = behind.clone().requires_grad_(), behind.clone().requires_grad_()
     expected = decoder(inputs_embeds=torch.cat([before, theirs], dim=1)).last_hidden_state[:, 4:]
-    found = freeze(decoder, prefix, longest=8, compiled=compiled).states(ours)
+    frozen = freeze(decoder, prefix, longest=8, compiled=compiled)
+    found = frozen.states(ours)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     expected.pow(2).sum().backward()
     found.pow(2).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+    branched = frozen.states(behind, branches=(1, 3))
+    torch.testing.assert_close(branched[:, :3], found[:, :3], atol=1e-5, rtol=1e-5)
+    alone = frozen.states(torch.cat([behind[:, :2], behind[:, 3:]], dim=1))
+    torch.testing.assert_close(branched[:, 3:], alone[:, 2:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +154,8 @@ def student_of(tower: Any, material: smol_projector.Material, recipe: smol_proje
     return smol_projector.Student(mllm, material, recipe)
 
 
-RECIPE = smol_projector.Recipe(naming_steps=1, short_room=200, steps=4, batch=3, room=400, begun_with=100, questions=3)
+PHASES = (smol_projector.Phase(2, 3, False, None, 1, 200), smol_projector.Phase(2, 3, True, 4, None, 400))
+RECIPE = smol_projector.Recipe(phases=PHASES, begun_with=100)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(tower: Any, small: Any, tmp_path: Path) -> None:
@@ -172,21 +178,36 @@ def test_a_killed_training_goes_on_to_the_same_weights(tower: Any, small: Any, t
         assert torch.equal(weight, again.projector.state_dict()[name])
 
 
-def test_scores_of_options_are_the_plain_models(tower: Any, small: Any) -> None:
+@pytest.mark.parametrize("tokens,room", [(None, None), (None, 300), (1, 150), (2, None)])
+def test_scores_of_all_pairs_are_the_plain_models(tower: Any, small: Any, tokens: int | None, room: int | None) -> None:
     student = student_of(tower, small, RECIPE)
-    lesson = some_lessons().about_class(generator(0, "test"), coarse=False, count=3)
-    features = student.features([lesson], seed=0)
+    lesson = some_lessons().draw(generator(0, "test"), 3, listed=True, kind="class")
+    features = student.features(lesson, seed=0)
     model, chat = student.mllm.model, student.mllm.chat
-    seen = BaseModelOutputWithPooling(pooler_output=student.projector(features))
     image = chat.encode_image(image_of(0), "0")
-    for option, score in zip(lesson.options, student.scores(lesson, features), strict=True):
-        path = chat.answered(user_turn(lesson.question), [image], option)
+
+    def plain(number: int | None, answer: str) -> torch.Tensor:
+        images = [] if number is None else [image]
+        path = chat.answered(user_turn(lesson.question, len(images)), images, answer)
+        seen = None if number is None else student.projector(features[number : number + 1])
+        outputs = {"image": BaseModelOutputWithPooling(pooler_output=seen)}
         ids = torch.from_numpy(path.tokens)[None]
-        logits = model(input_ids=ids, mm_encoder_outputs={"image": seen}).logits
-        expected = -cross_entropy(logits[0, path.answer_start - 1 : -1], ids[0, path.answer_start :], reduction="sum")
-        torch.testing.assert_close(score, expected, atol=1e-4, rtol=1e-5)
-    whole = student.loss([lesson], features, 400) * len(path.tokens[path.answer_start :])
-    alone = student.scores(replace(lesson, options=(lesson.answer,)), features)
-    assert lesson.options[-1] != lesson.answer or whole.item() == pytest.approx(-alone.item(), rel=1e-4)
-    found = smol_projector.measure(student, some_lessons(), 3, seed=0)
+        logits = model(input_ids=ids, **({} if seen is None else {"mm_encoder_outputs": outputs})).logits
+        nll = cross_entropy(logits[0, path.answer_start - 1 : -1], ids[0, path.answer_start :], reduction="none")
+        return -nll[:tokens].sum()
+
+    expected = torch.stack([torch.stack([plain(i, answer) for answer in lesson.answers]) for i in range(3)])
+    torch.testing.assert_close(student.scores(lesson, features, tokens, room), expected, atol=1e-4, rtol=1e-5)
+    without = torch.stack([plain(None, answer) for answer in lesson.answers])[None]
+    torch.testing.assert_close(student.scores(lesson, None, tokens), without, atol=1e-4, rtol=1e-5)
+    count = sum(len(answer) for answer in student.spoken(lesson, tokens=tokens)[1])
+    own, column = -expected.diagonal().sum() / count, -expected.log_softmax(0).diagonal().mean()
+    whole = own + (column - expected.log_softmax(1).diagonal().mean()) / 2
+    loss = student.loss(lesson, features, smol_projector.Phase(1, 3, True, 49, tokens, 300))
+    torch.testing.assert_close(loss, whole, atol=1e-4, rtol=1e-5)
+
+
+def test_measures_are_of_every_kind_and_of_a_share_of_questions(tower: Any, small: Any) -> None:
+    found = smol_projector.measure(student_of(tower, small, RECIPE), some_lessons(), 3, seed=0)
     assert set(found) == {"class", "hypernym", "emoji", "emoji group"}
+    assert all(0 <= row["likelihood"] <= 1 and 0 <= row["contrast"] <= 1 and row["nll"] > 0 for row in found.values())
