@@ -65,8 +65,8 @@ class Recipe:
     version: int = VERSION
     seed: int = 0
     phases: tuple[Phase, ...] = (
-        Phase(400, 16, listed=False, positions=None, tokens=1, room=16),
-        Phase(80, 8, listed=True, positions=24, tokens=None, room=88),
+        Phase(330, 16, listed=False, positions=None, tokens=1, room=16),
+        Phase(50, 8, listed=True, positions=24, tokens=None, room=88),
     )
     """Questions offer no names at first: what is learnt from lists at the beginning is to say any name of the list. Of
     an answer's first word alone all pairs of sixteen pictures and answers are had from one place of a row, and the mean
@@ -79,7 +79,9 @@ class Recipe:
     """What a standard deviation above is worth."""
     matching: float = 1.0
     """Weight of telling which answer is about which picture, beside saying the answers."""
-    lr: float = 2.5e-4
+    lr: float = 5e-4
+    bias_lr: float = 4e-3
+    """Of what is said whatever is seen: that an answer is a name, without a sentence before it."""
     questions: int = 100
     """Of each held-out measure."""
 
@@ -228,8 +230,9 @@ def train(
 ) -> None:
     """Lessons through the decoder, from what `begin` set; the second layer learns. The state is kept in `out` after
     `every` steps; its file appears whole, so what is there is of a whole step."""
-    weights = list(student.projector.linear_2.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.01)
+    layer = student.projector.linear_2
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": recipe.bias_lr}]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.steps)
     kept, done, recent = out / "state.pt", 0, 0.0
     if kept.is_file():
@@ -252,7 +255,7 @@ def train(
         loss = student.loss(lesson, student.features(lesson, int(draw.integers(2**31)), places), phase)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         recent = 0.95 * recent + 0.05 * loss.item() if step else loss.item()
