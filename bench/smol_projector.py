@@ -177,7 +177,7 @@ class Student:
         logits = linear(states[:, before], self.mllm.model.lm_head.weight).float()
         said = torch.tensor(list(chain.from_iterable(answers))).expand(len(seen), -1)
         nll = cross_entropy(logits.transpose(1, 2), said, reduction="none")
-        return torch.stack([-part.sum(1) for part in nll.split([*map(len, answers)], dim=1)], dim=1)
+        return torch.stack([-part.sum(1) for part in torch.split(nll, [*map(len, answers)], dim=1)], dim=1)
 
     def loss(self, lesson: Lesson, features: Tensor, phase: Phase) -> Tensor:
         """Mean NLL of a token of the right answers, and how far the right pairs are from being told from the others: by
@@ -207,7 +207,7 @@ class Student:
         scale = self.recipe.sharpness / found.std(0).clamp(min=1e-6)
         first.weight.copy_(members @ rows * scale[:, None])
         first.bias.copy_(-found.mean(0) * scale - self.recipe.sharpness * self.recipe.threshold)
-        detected = gelu(first(seen)).unflatten(0, (-1, SIDE**2)).mean(1)
+        detected = torch.unflatten(gelu(first(seen)), 0, (-1, SIDE**2)).mean(1)
         nouns = self.material.nouns
         named = torch.stack([self._embedding(nouns.names[i]) + self._embedding(self._all_names(i)) for i in classes])
         said = members @ named / 2
@@ -222,7 +222,8 @@ class Student:
     def _embedding(self, words: str) -> Tensor:
         """The mean over their tokens."""
         tokens = self.mllm.chat.tokenizer(" " + words, add_special_tokens=False)["input_ids"]
-        return self.words[torch.tensor(tokens)].float().mean(0)
+        mean: Tensor = self.words[torch.tensor(tokens)].float().mean(0)
+        return mean
 
 
 def train(
@@ -231,7 +232,7 @@ def train(
     """Lessons through the decoder, from what `begin` set; the second layer learns. The state is kept in `out` after
     `every` steps; its file appears whole, so what is there is of a whole step."""
     layer = student.projector.linear_2
-    groups = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": recipe.bias_lr}]
+    groups: list[dict[str, Any]] = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": recipe.bias_lr}]
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.steps)
     kept, done, recent = out / "state.pt", 0, 0.0
