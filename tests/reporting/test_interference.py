@@ -54,6 +54,19 @@ def test_probabilities_of_classes_drift_from_those_of_the_undisturbed_answer(tmp
         assert number(rows[level]["drift"]) == pytest.approx(100 * np.mean(moved), abs=0.051)
 
 
+def test_an_image_without_probabilities_is_left_out_of_the_drift_alone(tmp_path: Path) -> None:
+    write_asked(tmp_path, RATES, factor="interference", answers=("likelihood",))
+    of_level = {
+        json.loads(path.read_text())["factors"]["interference"]: path for path in tmp_path.glob("units/*/unit.json")
+    }
+    path = of_level["another image"].with_name("predictions.jsonl")
+    first, *others = read_json_lines(path)
+    write_json_lines(path, [{**first, "probabilities": None}, *others])
+    ((table,),) = (interference_tables(group) for group in groups(read_run(tmp_path)))
+    rows = {row[1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert number(rows["another image"]["drift"]) > 0 and number(rows["true chain"]["drift"]) > 0
+
+
 def test_a_chain_is_coherent_with_the_class_that_it_concludes_in(tmp_path: Path) -> None:
     said = {"cup": "it has a handle.", "bowl": "it has a handle.", "boat": "it has a sail and a hull."}
     write_asked(tmp_path, RATES, factor="interference", answers=("reasoning",), dataset="drawn-test")

@@ -78,6 +78,9 @@ def _pairs(arguments: argparse.Namespace) -> int:
     for name in ("chains", "model", "teacher") if arguments.graph is None else ():
         if getattr(arguments, name):
             raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
+    if arguments.graph is not None and "thinking" in arguments.source and not arguments.teacher:
+        do = "add --teacher URL, or name the sources without it (--source)"
+        raise UsageError("thinking pairs by a concept graph need a teacher who rewrites chains", do=do)
     images = read_images(arguments.images)
     with whole_folder(arguments.out) as folder:
         pairs = _about_drawn(arguments, images, folder) if arguments.graph is None else _by_graph(arguments, images)

@@ -43,7 +43,7 @@ def _table(group: Group, answer: str, graph: ConceptGraph | None) -> Table | Non
     predictions = group.predictions.query("answer == @answer")
     answered = {name: own.set_index(IMAGE) for name, own in predictions.groupby("setup", sort=False)}
     with_chains = graph is not None and answer == "reasoning"
-    with_drift = bool(predictions["probabilities"].notna().all())
+    with_drift = bool(predictions["probabilities"].notna().any())
     columns = ("accuracy", "lost", "flipped", *["drift"] * with_drift, *["coherent"] * with_chains)
     rows = []
     for setup in group.setups.values():
@@ -57,10 +57,11 @@ def _table(group: Group, answer: str, graph: ConceptGraph | None) -> Table | Non
             flipped = [now != before for now, before in zip(both["predicted"], both["predicted_before"], strict=True)]
             values["lost"] = both["correct_before"].astype(float) - both["correct"].astype(float)
             values["flipped"] = pd.Series(flipped, both.index)
-            if with_drift:
-                now, before = (np.array([*both[name]]) for name in ("probabilities", "probabilities_before"))
+            known = both.dropna(subset=["probabilities", "probabilities_before"])  # an image may be unreadable
+            if len(known):
+                now, before = (np.array([*known[name]]) for name in ("probabilities", "probabilities_before"))
                 drift = jensenshannon(now, before, base=2, axis=1) ** 2  # scipy's is the root of the divergence
-                values["drift"] = pd.Series(np.nan_to_num(drift), both.index)  # of equal ones it may be one of -1e-17
+                values["drift"] = pd.Series(np.nan_to_num(drift), known.index)  # of equal ones it may be one of -1e-17
         if with_chains:
             values["coherent"] = own.apply(_is_coherent, axis=1, graph=graph)
         cells = (share_cell(_interval(values[name])) if name in values else NO_LEVEL for name in columns)
