@@ -13,9 +13,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from sentencepiece import SentencePieceTrainer
 from sklearn.linear_model import LogisticRegression
 from tests.baselines.clips import write_clip
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, SiglipTokenizer
 
 from throughline.baselines import frozen
 from throughline.baselines.clip import ClipClassifier, ImageEncoder, Prompts, open_clip
@@ -233,6 +234,13 @@ def test_the_learning_rate_is_the_methods_own_and_falls_to_zero(undisturbed, che
         learner.step([pixels(3)], [torch.arange(3)], number)
         rates.append(learner.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.5, 0.25 + math.sqrt(0.125) / 2, 0.25, 0.25 - math.sqrt(0.125) / 2])
+    assert learner.lr == rates[-1]
+
+
+def test_other_braces_than_the_place_of_the_class_are_words(checkpoints):
+    clip = open_clip(checkpoints["clip"])
+    embedded = Prompts(clip, ["a {style} of {}."], ["cup"])()
+    torch.testing.assert_close(embedded, Prompts(clip, ["{}"], ["a {style} of cup."])())
 
 
 def test_image_features_are_computed_once_for_all_methods_that_do_not_change_them(here, tmp_path, monkeypatch):
@@ -261,11 +269,35 @@ def test_a_search_tries_what_is_trained_and_validates_it(here, tmp_path):
         (["baselines.clip.templates=[a photo]"], "one {} for the class"),
         (["baselines.coop.context=40"], "and the checkpoint reads 40"),
         (["baselines.clip.checkpoint=nowhere"], "does not give this checkpoint"),
+        (["baselines.clip.checkpoint=./nowhere/clip/vit"], "no such folder, and no name"),
+        (["per_method={coop: {baselines.lr: 1.0e-3}}"], r"which coop has of its own.*: set baselines\.coop\.lr"),
+        (["methods=simple_plus", "baselines.simple_plus.pool=[resnet51]"], r"baselines\.simple_plus\.pool: resnet51"),
     ],
 )
 def test_what_cannot_work_is_one_line(here, tmp_path, keys, what):
     with pytest.raises(ThroughlineError, match=what):
         here(tmp_path / "run", "methods=coop", *keys)
+
+
+def test_a_siglip_with_the_tokenizer_of_the_published_ones_is_opened(tmp_path):
+    folder = write_clip("siglip", tmp_path / "siglip")
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["a photo of a cup", "a sketch of a boat"] * 20),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    for path in folder.glob("*token*"):
+        path.unlink()
+    SiglipTokenizer(str(tmp_path / "spiece.model"), model_max_length=40).save_pretrained(str(folder))
+    clip = open_clip(str(folder))
+    rows = clip.tokens(["A photo of a cup.", "boat"])["input_ids"]
+    assert rows.shape == (2, 40) and len(set(rows[0].tolist())) > 4
+    assert Prompts(clip, ["a photo of a {}"], ["cup", "boat"])().shape == (2, clip.width)
 
 
 def test_a_checkpoint_of_another_family_is_one_line(tiny_checkpoint):

@@ -92,7 +92,7 @@ def open_clip(name: str) -> Clip:
         if family not in FAMILIES:
             do = f"one of {' and '.join(FAMILIES)} is needed"
             raise ThroughlineError(f"a {family!r} checkpoint has no common space of images and texts", name, do)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
+        model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
         tokenizer, processor = (kind.from_pretrained(source, **options) for kind in (AutoTokenizer, AutoImageProcessor))
     return Clip(model.requires_grad_(False).eval(), tokenizer, processor)
 
@@ -116,7 +116,7 @@ class Prompts(nn.Module):
     def __init__(self, clip: Clip, templates: Sequence[str], names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.embed, self.templates = clip.model, clip.embed, len(templates)
-        self.tokens = clip.tokens([template.format(name) for name in names for template in templates])
+        self.tokens = clip.tokens([template.replace("{}", name) for name in names for template in templates])
 
     def forward(self) -> Tensor:
         """`(classes, width)`."""
