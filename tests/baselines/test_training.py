@@ -186,6 +186,11 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_on_them():
         assert all(weight.grad is not None for weight in network.parameters())
 
 
+def test_the_hash_of_a_users_loss_has_whatever_the_loss_may_read():
+    weak, strong = (BaselineSettings.model_validate(SMALL | {"irm": {"weight": weight}}) for weight in (1, 100))
+    assert weak.inputs("erm") == strong.inputs("erm") and weak.inputs("my_own") != strong.inputs("my_own")
+
+
 @pytest.mark.parametrize(
     ("keys", "what"),
     [

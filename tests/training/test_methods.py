@@ -30,6 +30,10 @@ def test_a_users_own_method_is_a_line_in_the_table_behind_what_it_goes_on_from()
         ("NAME = 3", "no Method called NAME"),
         ("import nonsense_that_is_not_there", "fails: ModuleNotFoundError"),
         ("from throughline.training.methods import METHODS\nNAME = METHODS['cls']", "another method has the name cls"),
+        (
+            "from throughline.training.methods import Method\nNAME = Method('mine', (), 'labels', loss='clip_lora')",
+            "the loss clip_lora is a method on CLIP",
+        ),
     ],
 )
 def test_a_file_without_a_method_is_one_line(tmp_path, text, what):

@@ -55,6 +55,11 @@ class Learner:
         self.optimizer.step()
         return value
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on."""
         beside = {} if self.precursor is None else self.precursor.raw_variances.state_dict()

@@ -46,14 +46,14 @@ class Classifier(Network):
         return self
 
 
-def require_backbone(name: str) -> None:
-    """Raises a ThroughlineError, which names the nearest, for an architecture or a tag of weights that timm does not
-    have; and where timm is not installed. Downloads nothing."""
+def require_backbone(name: str, key: str = "baselines.backbone") -> None:
+    """Raises a ThroughlineError, with the config's `key` and the nearest name, for an architecture or a tag of weights
+    that timm does not have; and where timm is not installed. Downloads nothing."""
     try:
         import timm
     except ImportError:
         raise ThroughlineError("feature-level methods need timm", do="pip install 'throughline[baselines]'") from None
-    architecture, where = name.partition(".")[0], f"baselines.backbone: {name}"
+    architecture, where = name.partition(".")[0], f"{key}: {name}"
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models())
         do = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists all"

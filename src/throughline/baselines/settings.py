@@ -16,7 +16,7 @@ from throughline.core.files import file_sha256
 from throughline.core.settings import Settings
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint, resolve_revision
 from throughline.runs.unit import CLIP, TIMM
-from throughline.training.methods import CLIP_METHODS, CLIP_ZERO_SHOT, LINEAR_PROBE
+from throughline.training.methods import CLASSIFIERS, CLIP_METHODS, CLIP_ZERO_SHOT, LINEAR_PROBE
 
 PRETRAINED, RANDOM = "pretrained", "random"
 WITHOUT_EFFECT = {"loader_workers", "weights"}
@@ -232,8 +232,8 @@ class BaselineSettings(Settings):
     smos: SmosSettings = SmosSettings()
     """Of `smos` alone."""
     clip: ClipSettings = ClipSettings()
-    """Of all methods on CLIP, for which `backbone`, `weights`, `image_size`, `frozen`, `freeze_batch_norm`, `dropout`,
-    `lr` and `weight_decay` have no effect."""
+    """Of all methods on CLIP, for which `backbone`, `frozen`, `freeze_batch_norm`, `dropout`, `lr` and `weight_decay`
+    have no effect; `weights` and `image_size` have one on `simple_plus` alone, `augment` on `clip_lora` alone."""
     clip_linear_probe: LinearProbeSettings = LinearProbeSettings()
     """Of `clip_linear_probe` alone."""
     coop: CoopSettings = CoopSettings()
@@ -261,7 +261,8 @@ class BaselineSettings(Settings):
         if self.frozen and method in INSIDE:
             what = f"{method} changes how the backbone is trained, and it is frozen"
             raise ThroughlineError(what, "baselines.frozen", f"leave {method} out, or set it to false")
-        others = {name for name in type(self).model_fields if isinstance(getattr(self, name), Settings)} - {method}
+        groups = {name for name in type(self).model_fields if isinstance(getattr(self, name), Settings)}
+        others = (groups if method in CLASSIFIERS else {"clip", *CLIP_METHODS}) - {method}  # a user's loss may read any
         if method in CLIP_METHODS:
             common = {CLIP_ZERO_SHOT: set(), LINEAR_PROBE: set(), "clip_lora": OF_STEPS | {"augment"}}
             values = self.model_dump(mode="json", include={method, *common.get(method, OF_STEPS)})

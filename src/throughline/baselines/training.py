@@ -81,7 +81,7 @@ def train(task: TrainingTask, network: Network) -> None:
             continue
         epoch = whole * sum(map(len, labels)) / len(task.samples)
         mean, losses = sum(losses) / len(losses), []
-        lines.append(asdict(TrainingLine(task.method.name, 0, whole, epoch, mean, lr=settings.lr)))
+        lines.append(asdict(TrainingLine(task.method.name, 0, whole, epoch, mean, lr=learner.lr)))
         task.report_progress(f"{task.method.name}: step {whole}/{settings.steps}, loss {mean:.3f}")
         if select or swad:
             said = task.predict(task.validation)

@@ -273,12 +273,18 @@ class RunConfig(Settings):
                         raise ValueError(f"{where} sets {key}: a value of the whole run cannot be a factor")
                 self._require_fit(where, keys)
         for name, keys in self.per_method.items():
-            where = f"per_method.{name}"
-            for key in keys:
-                if not key.startswith(("training.", "baselines.")):
-                    raise ValueError(f"{where} sets {key}: only keys of training and baselines can be of one method")
-            self._require_fit(where, keys)
+            self._require_of_one_method(name, keys)
         return self
+
+    def _require_of_one_method(self, name: str, keys: Mapping[str, Any]) -> None:
+        where = f"per_method.{name}"
+        for key in keys:
+            if not key.startswith(("training.", "baselines.")):
+                raise ValueError(f"{where} sets {key}: only keys of training and baselines can be of one method")
+            own = key.removeprefix("baselines.")
+            if own != key and hasattr(getattr(self.baselines, name, None), own):
+                raise ValueError(f"{where} sets {key}, which {name} has of its own: set baselines.{name}.{own}")
+        self._require_fit(where, keys)
 
     def _require_fit(self, where: str, keys: Mapping[str, Any]) -> None:
         """Raises a ValueError where `where` sets a key to what it cannot be."""

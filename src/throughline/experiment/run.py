@@ -103,10 +103,13 @@ def preview_run(config: RunConfig) -> Preview:
         from throughline.experiment.context import require_context  # brings torch
 
         require_context(units, config, sets)
-    for backbone in sorted({unit.model.removeprefix(TIMM) for unit in units if unit.model.startswith(TIMM)}):
+    backbones = {(unit.model.removeprefix(TIMM), "baselines.backbone") for unit in units if unit.model.startswith(TIMM)}
+    if any(unit.method == "simple_plus" for unit in units):
+        backbones |= {(name, "baselines.simple_plus.pool") for name in config.baselines.simple_plus.pool}
+    for backbone, key in sorted(backbones):
         from throughline.baselines.network import require_backbone  # brings torch
 
-        require_backbone(backbone)
+        require_backbone(backbone, key)
     warnings = tuple(line for images in sets for line in image_warnings(images))
     return Preview(config, planned, units, estimate_costs(units, config, planned), warnings)
 

@@ -39,10 +39,13 @@ def resolve_revision(name: str, hub: bool, revision: str | None = None) -> str |
         return None
     import httpx2
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
+    except HFValidationError:
+        what = "no such folder, and no name that a checkpoint on the hub can have"
+        raise ThroughlineError(what, name, "check the path") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.HTTPError) as error:
         fetched = try_to_load_from_cache(name, "config.json", revision=revision)
         if isinstance(fetched, str):

@@ -257,4 +257,7 @@ def _from_file(name: str) -> Method:
         raise ThroughlineError(f"no Method called {attribute} in this file", path, "write NAME = Method(...)")
     if method.name in METHODS | CLASSIFIERS:
         raise ThroughlineError(f"another method has the name {method.name}", path, "give it another one")
+    if method.on_clip:
+        what = f"the loss {method.loss} is a method on CLIP, and no loss of another"
+        raise ThroughlineError(what, path, "name that method in the config")
     return replace(method, source=file_sha256(path))
