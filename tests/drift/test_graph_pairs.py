@@ -136,7 +136,7 @@ def test_the_model_keeps_pairs_whose_chain_it_finds_likelier_with_the_true_image
         (["--graph", "GRAPH"], "add --chains STORE"),
         (["--chains", "STORE"], "add --graph FILE"),
         (["--chains", "STORE", "--graph", "GRAPH"], "need a teacher who rewrites chains"),
-        (["--chains", "STORE", "--graph", "SMALL"], "the graph has no class boat"),
+        (["--chains", "STORE", "--graph", "SMALL", "--source", "perception"], "the graph has no class boat"),
         (["--chains", "STORE", "--graph", "GRAPH", "--source", "deciding_mask"], "need the scene of a drawn image"),
     ],
 )

@@ -78,9 +78,6 @@ def _pairs(arguments: argparse.Namespace) -> int:
     for name in ("chains", "model", "teacher") if arguments.graph is None else ():
         if getattr(arguments, name):
             raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
-    if arguments.graph is not None and "thinking" in arguments.source and not arguments.teacher:
-        do = "add --teacher URL, or name the sources without it (--source)"
-        raise UsageError("thinking pairs by a concept graph need a teacher who rewrites chains", do=do)
     images = read_images(arguments.images)
     with whole_folder(arguments.out) as folder:
         pairs = _about_drawn(arguments, images, folder) if arguments.graph is None else _by_graph(arguments, images)
@@ -117,6 +114,9 @@ def _by_graph(arguments: argparse.Namespace, images: ImageSet) -> list[Pair]:
 
     if arguments.chains is None:
         raise UsageError("pairs by a concept graph need chains about the images", do="add --chains STORE")
+    if "thinking" in arguments.source and not arguments.teacher:
+        do = "add --teacher URL, or name the sources without it (--source)"
+        raise UsageError("thinking pairs by a concept graph need a teacher who rewrites chains", do=do)
     journals, format, graph = require_journals(arguments.chains), FORMATS[arguments.format], read_graph(arguments.graph)
     require_chains_about(images, arguments.chains)
     chains = accepted_chains(journals, images, format, "correct")
