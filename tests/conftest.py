@@ -83,3 +83,9 @@ def here(config_file: Path) -> Callable[..., FinishedRun]:
             return run.run_experiment(load_config(str(config_file), overrides), folder)
 
     return run_here
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here: Callable[..., FinishedRun], tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A whole run of that config; read only."""
+    return here(tmp_path_factory.mktemp("runs") / "undisturbed")

@@ -78,12 +78,6 @@ def config_file(checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFa
     return path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(here: Run, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A whole run; read only."""
-    return here(tmp_path_factory.mktemp("runs") / "undisturbed")
-
-
 def folder_of(finished: FinishedRun, method: str) -> Path:
     (unit,) = [unit for unit in finished.units if unit.method == method]
     return finished.folder / "units" / unit.name

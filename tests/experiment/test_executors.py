@@ -90,12 +90,6 @@ def config_file(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: 
     return path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(here: Run, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A whole run; read only."""
-    return here(tmp_path_factory.mktemp("runs") / "undisturbed")
-
-
 def results(folder: Path) -> list[dict[str, Any]]:
     """The lines of results.jsonl but for how long they took."""
     rows = read_json_lines(folder / "results.jsonl")
