@@ -380,6 +380,14 @@ def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
     kept = here(tmp_path / "keep", "training.rejected=keep_last", "methods=mtct_sarr")
     assert trained_in(kept) == [(1, accepted[0], 24), (2, accepted[1], 24)]
 
+    says(right)
+    labelled = here(tmp_path / "label", "training.rejected=label_only", "methods=mtct_sarr,sarr")
+    assert trained_in(labelled) == [(1, accepted[0], 24), (2, accepted[1], 24)]
+    alone = read_json_lines(folder_of(labelled, "sarr") / "rounds.jsonl")
+    assert all(row["trained"] == row["accepted"] > 0 for row in alone), "chains are all that it learns from"
+    own = read_json_lines(folder_of(labelled, "mtct_sarr") / "round-1" / "accepted.jsonl")
+    assert len(own) == accepted[0]
+
     folder = folder_of(kept, "mtct_sarr")
     teacher = {row["sample_id"]: row["text"] for row in read_json_lines(kept.folder / "chains" / "accepted.jsonl")}
     own = {one.id: chain_of(one.label, index[one.id]) for one in train}

@@ -268,9 +268,9 @@ class TrainingSettings(Settings):
     """Rounds of self-labelling (paper: N = 3)."""
     candidates: int = Field(default=4, ge=2)
     """Chains that the model writes about each image in a round of `cfp_rounds` (ours)."""
-    rejected: Literal["drop", "keep_last"] = "drop"
-    """If a sample's own chain is rejected, drop the sample from the round (paper), or keep its last accepted chain.
-    Rounds of preference always drop it."""
+    rejected: Literal["drop", "keep_last", "label_only"] = "drop"
+    """If a sample's own chain is rejected, drop the sample from the round (paper), keep its last accepted chain, or
+    train on its label alone, where labels are learnt (ours). Rounds of preference always drop it."""
     self_labelling: SelfLabelling = SelfLabelling()
     """How the model's own chains are sampled (open in the paper; the pipeline of OpenGVLab/InternVL: 0.7 and 1.0)."""
     sampler: SamplerSettings = SamplerSettings()

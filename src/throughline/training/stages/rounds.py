@@ -67,8 +67,7 @@ class Rounds:
         last = self._select(context, model, folders)
         save_stage(context.folder, model, _training_lines(folders))
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
-        pairs = [(sample, seen[sample.id]) for sample in context.samples if sample.id in seen]
-        mark_whole(context, context.folder, sum(map(own_steps, folders)), pairs)
+        mark_whole(context, context.folder, sum(map(own_steps, folders)), self._pairs(context, seen))
         return StageResult(model, last)
 
     def _round(
@@ -98,13 +97,14 @@ class Rounds:
             chains = {name: text for name, text in labelled.accepted.items() if name in labelled.wrong}
         else:
             chains = {**({} if settings.rejected == "drop" else chains), **labelled.accepted}
-        pairs = [(sample, chains[sample.id]) for sample in context.samples if sample.id in chains]
+        pairs = self._pairs(context, chains)
         before = probe_output(context)
         steps, lines = 0, list[TrainingLine]()
         if pairs:
             examples: list[Callable[[], Example]] = [partial(context.example, *pair) for pair in pairs]
             if prefers:
-                examples = [_preference(context, *pair, labelled.wrong[pair[0].id]) for pair in pairs]
+                wrong = labelled.wrong
+                examples = [_preference(context, sample, chains[sample.id], wrong[sample.id]) for sample, _ in pairs]
             steps, lines = train_examples(context, model, objective, examples, folder=folder, number=number)
         changed = bool((probe_output(context) != before).any())
         if pairs and not changed:
@@ -118,6 +118,11 @@ class Rounds:
         context.after_round(number, folder)
         mark_whole(context, folder, steps, pairs)
         return chains
+
+    def _pairs(self, context: StageContext, chains: Mapping[str, str]) -> list[tuple[Sample, str | None]]:
+        """The samples that are trained on, each with its chain; without one where its label is learnt alone."""
+        alone = context.settings.rejected == "label_only" and self.objective.learns_labels
+        return [(one, chains.get(one.id)) for one in context.samples if alone or one.id in chains]
 
     def _select(self, context: StageContext, model: Any, folders: list[Path]) -> int | None:
         """The number of the last round, where its weights stand; None where a selection chose among all rounds."""
