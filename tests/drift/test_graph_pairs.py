@@ -6,7 +6,10 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import openai
 import pytest
 from tests.chat_server import ServerSettings, running_server
 from tests.drift.conftest import Undrawn
@@ -21,6 +24,7 @@ from throughline.chains.parsing import parse_chain
 from throughline.cli.main import main
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drawn.counterfactuals import counterfactual
+from throughline.teaching import endpoint
 
 SOURCES = "perception,random_image,random_answer,mask,crop,noise"
 
@@ -87,10 +91,10 @@ def test_a_teacher_rewrites_chains_and_one_that_changes_too_much_or_too_little_m
 ) -> None:
     out, log = tmp_path / "pairs", tmp_path / "log.jsonl"
     with running_server(ServerSettings(says=rewrites, log=log)) as server:
-        asked = ["--source", "thinking", "--teacher", server.url, "--teacher-model", "seer"]
+        asked = ["--source", "thinking,thinking", "--teacher", server.url, "--teacher-model", "seer"]
         assert main(typing(undrawn, out, *asked)) == 0
     pairs = read_pairs(out, undrawn.images)
-    assert len(pairs) > 2
+    assert len(pairs) > 2 and len({pair.chosen.sample.id for pair in pairs}) == len(pairs), "named twice, made once"
     for pair in pairs:
         own, scene, text = pair.chosen.sample, undrawn.scenes[pair.chosen.sample.id], pair.rejected.chain or ""
         other = counterfactual(scene)
@@ -102,7 +106,24 @@ def test_a_teacher_rewrites_chains_and_one_that_changes_too_much_or_too_little_m
     assert re.search(r"thinking: \d+ images without a pair: the new chain concludes otherwise", said)
     assert re.search(r"thinking: \d images without a pair: its attributes are not those intended", said)
     prompts = [json.loads(line)["body"]["messages"][0]["content"][0]["text"] for line in log.read_text().splitlines()]
+    assert len({*prompts}) == len(prompts), "nothing is asked twice"
     assert any("Change these attributes alone, wherever they are mentioned: handle is there." in p for p in prompts)
+
+
+def test_a_teacher_who_is_not_asked_is_left_in_order(
+    undrawn: Undrawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = []
+
+    def opened(**options: Any) -> openai.DefaultAsyncHttpx2Client:
+        clients.append(openai.DefaultAsyncHttpx2Client(**options))
+        return clients[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(endpoint, "openai", SimpleNamespace(**{**vars(openai), "DefaultAsyncHttpx2Client": opened}))
+        asked = ["--source", "random_answer", "--teacher", "http://127.0.0.1:9/v1", "--teacher-model", "seer"]
+        assert main(typing(undrawn, tmp_path / "pairs", *asked)) == 0
+    assert [client.is_closed for client in clients] == [True]
 
 
 def test_the_model_keeps_pairs_whose_chain_it_finds_likelier_with_the_true_image(

@@ -78,6 +78,7 @@ def _pairs(arguments: argparse.Namespace) -> int:
     for name in ("chains", "model", "teacher") if arguments.graph is None else ():
         if getattr(arguments, name):
             raise UsageError(f"--{name} has no effect without a concept graph", do="add --graph FILE")
+    arguments.source = tuple(dict.fromkeys(arguments.source))  # named twice, it is made once
     images = read_images(arguments.images)
     with whole_folder(arguments.out) as folder:
         pairs = _about_drawn(arguments, images, folder) if arguments.graph is None else _by_graph(arguments, images)

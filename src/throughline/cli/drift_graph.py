@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def add_teacher_options(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def text_teacher(arguments: argparse.Namespace) -> Iterator[TextTeacher]:
-    """The teacher that the options name. UsageError without a model's name."""
+    """The teacher that the options name, until its connections are let go. UsageError without a model's name."""
     from throughline.drift.teacher import TextTeacher
     from throughline.teaching.teachers import Brief
 
@@ -75,8 +76,12 @@ def text_teacher(arguments: argparse.Namespace) -> Iterator[TextTeacher]:
     params = with_params({**DEFAULT_PARAMS, "image_side": 1}, arguments.param)
     store = arguments.answers or arguments.out.with_name(f"{arguments.out.name}.answers")
     endpoints = open_endpoints(arguments, arguments.teacher, arguments.key_env)
-    with build_progress([endpoints]) as report_progress:
-        yield TextTeacher(Brief("endpoint", arguments.teacher_model, "", params), endpoints, store, report_progress)
+    brief = Brief("endpoint", arguments.teacher_model, "", params)
+    with asyncio.Runner() as runner, build_progress([endpoints]) as report_progress:
+        try:
+            yield TextTeacher(brief, endpoints, store, runner, report_progress)
+        finally:
+            runner.run(endpoints.close())
 
 
 def run_graph(arguments: argparse.Namespace) -> int:
