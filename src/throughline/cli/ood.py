@@ -163,13 +163,17 @@ def _run(
 
 
 def run_asking(
-    arguments: argparse.Namespace, config: RunConfig, tables: Callable[[argparse.Namespace, Run], Iterable[Table]]
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    tables: Callable[[argparse.Namespace, Run], Iterable[Table]],
+    trained_in: Path | None = None,
 ) -> int:
-    """The run of a config, or its forecast; `tables` are printed once it is finished."""
+    """The run of a config, with what was `trained_in` another run, or its forecast; `tables` are printed once it is
+    finished."""
     folder = folder_of(arguments, config)
     if arguments.dry_run:
-        return show_forecast(config, folder, as_json=arguments.json)
-    run_and_report(config, folder, as_json=arguments.json)
+        return show_forecast(config, trained_in or folder, as_json=arguments.json)
+    run_and_report(config, folder, as_json=arguments.json, trained_in=trained_in)
     for table in tables(arguments, read_run(folder)):
         print(to_terminal(table), end="", file=sys.stderr if arguments.json else sys.stdout)
     return 0

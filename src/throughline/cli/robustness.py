@@ -11,17 +11,19 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from throughline.cli.ood import Asking, asking_config, folder_of, run_asking
+from throughline.cli.options import Shown
 from throughline.cli.progress import say
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerPath
 from throughline.core.table import Table
 from throughline.experiment.config import RunConfig
 from throughline.ood.factors import Levels
-from throughline.runs.folder import locked
+from throughline.runs.folder import CONFIG, locked
 from throughline.runs.reader import Run
 
 PLACE = "interference"
@@ -29,9 +31,16 @@ PLACE = "interference"
 
 
 class Robustness(Asking):
-    """Ask the methods of a config, or models, under interference: severest corruptions, covered parts, another style,
-    hints at a wrong class, chains begun wrongly; beside a blank image and that of another class."""
+    """Ask what a run has trained, the methods of a config, or models, under interference: severest corruptions, covered
+    parts, another style, hints at a wrong class, chains begun wrongly; beside a blank image and that of another
+    class."""
 
+    source: Annotated[str, Shown("RUN|CONFIG|DIR", positional=True)]
+    """Folder of a finished run, whose adapters are asked; a config, whose methods are trained first; or labelled
+    images: folder <domain>/<class>/<image>, .csv or .parquet."""
+    out: Annotated[Path | None, Shown("RUN")] = None
+    """Folder of the run; an unfinished run in it is resumed (default: runs/NAME; of a finished run robustness/ in its
+    folder)."""
     answers: tuple[AnswerPath, ...] = ("reasoning", "likelihood")
     """Answer paths; only the reasoning path has chains that can be begun and held against the concept graph."""
     kind: tuple[str, ...] = ("gaussian_noise", "motion_blur", "fog", "contrast")
@@ -52,6 +61,10 @@ def robustness(arguments: argparse.Namespace) -> int:
     """Runs it."""
     from throughline.drift.interference import FACTOR
 
+    trained_in = None
+    if (Path(arguments.source) / CONFIG).is_file():
+        trained_in = Path(arguments.source)
+        arguments.source, arguments.out = str(trained_in / CONFIG), arguments.out or trained_in / "robustness"
     plain = asking_config(arguments, "drift-robustness", {})
     if len(plain.image_sets) > 1:
         raise ThroughlineError("the config has several image sets", arguments.source, "keep one")
@@ -67,7 +80,7 @@ def robustness(arguments: argparse.Namespace) -> int:
             arguments.set = [*arguments.set, "data.group_by=combinations"]
             rules = {"any": "domainbed", "unseen": "concepts"}
             factors["combinations"] = {name: {"data.split_rule": rule} for name, rule in rules.items()}
-        return run_asking(arguments, asking_config(arguments, plain.name, factors), _tables)
+        return run_asking(arguments, asking_config(arguments, plain.name, factors), _tables, trained_in)
 
 
 def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Levels:

@@ -12,6 +12,7 @@ from pathlib import Path
 from throughline.core.errors import UnitsFailed
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
+from throughline.experiment.adoption import adopt_trained
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs
@@ -149,13 +150,15 @@ def run_experiment(
     *,
     redo_stale: bool = False,
     fail_fast: bool = False,
+    trained_in: Path | None = None,
     executors: Mapping[str, str] = EXECUTORS,
     report_progress: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FinishedRun:
     """Does whatever of the run is not done yet and writes `results.jsonl` anew after each unit.
 
-    Units that fail stop no others, unless `fail_fast`. Raises ThroughlineError for faulty input before anything is
+    Units that fail stop no others, unless `fail_fast`. What units only train is taken from the run in `trained_in`
+    where one is named. Raises ThroughlineError for faulty input before anything is
     written and for stale units unless `redo_stale`; Interrupted after Ctrl-C.
     """
     preview = preview_run(config)
@@ -172,6 +175,8 @@ def run_experiment(
             set_aside(run_folder, stale)
         else:
             refuse_stale(stale)
+        if trained_in is not None:
+            adopt_trained(units, run_folder, trained_in)
         fix_manifests(run_folder, units, config, sets, renew=redo_stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
