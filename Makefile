@@ -76,6 +76,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-evaluate
 	$(VENV)/bin/python bench/evidence.py bench-ood
 	$(VENV)/bin/python bench/evidence.py bench-drift
+	$(VENV)/bin/python bench/evidence.py bench-preference
 	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
@@ -83,6 +84,8 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py dependence
 	$(VENV)/bin/python bench/evidence.py damage
 	$(VENV)/bin/python bench/evidence.py in-context
+	$(VENV)/bin/python bench/evidence.py drift-planted
+	$(VENV)/bin/python bench/evidence.py drift-study
 	$(VENV)/bin/python bench/evidence.py screenshot
 	$(VENV)/bin/python bench/evidence.py docs
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import command_reference
 import damage_block
+import drift_study_block
 import in_context_block
 import open_styles
 import open_styles_head_block
+import planted_block
 import smol_block
 from bench_blocks import BENCHES, bench_block, cost_of_demo, demo_profile, demo_seconds, demo_time, help_time
 from budgets_block import budgets
@@ -374,6 +376,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **open_styles.BLOCKS,
     **open_styles_head_block.BLOCKS,
     **damage_block.BLOCKS,
+    **drift_study_block.BLOCKS,
+    **planted_block.BLOCKS,
     **in_context_block.BLOCKS,
     **smol_block.BLOCKS,
     **command_reference.BLOCKS,

@@ -21,8 +21,10 @@ from pathlib import Path
 
 import damage_block
 import documents
+import drift_study_block
 import open_styles
 import open_styles_head_block
+import planted_block
 from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
@@ -31,11 +33,13 @@ from damage import study_damage
 from demo_profile import profile_demo
 from dependence import study_dependence
 from dependence_block import RECORD, write_plots
+from drift_study import study_drift
 from in_context import ask_in_context
 from kills import Plan, measure_kills
 from merged_runs import merge_runs, reduce_part
 from open_styles_head import SEEDS, ask, kinds_of, pooled_features, summarise
 from pictures import take_pictures
+from planted import DETECTORS, IMAGES, measure_planted, summarise_planted
 from records import (
     Bench,
     BenchRow,
@@ -190,6 +194,7 @@ BENCH_COMMANDS = {
     "evaluate": "python bench/evaluate.py --ablate",
     "ood": "python bench/ood.py",
     "drift": "python bench/drift.py",
+    "preference": "python bench/preference_step.py",
     "input": "python bench/input.py",
     "scale": "python bench/scale.py",
     "teacher": "python bench/teacher.py",
@@ -307,20 +312,41 @@ def budgets() -> None:
         raise SystemExit(f"the budgets are not enough: {100 * found.tolerance:g} points were allowed")
 
 
-def dependence() -> None:
-    """Fewer training images, and a teacher with fewer or more mistakes, at the chosen budgets; after demo-full."""
+def chosen_budgets() -> Budgets:
+    """Those in evidence/. ThroughlineError where there are none yet."""
     path = EVIDENCE / "budgets.json"
     chosen = read_record(path, Budgets)
     if chosen is None:
         raise ThroughlineError("no budgets are chosen yet", path, "run python bench/evidence.py budgets")
+    return chosen
+
+
+def dependence() -> None:
+    """Fewer training images, and a teacher with fewer or more mistakes, at the chosen budgets; after demo-full."""
     if not (EVIDENCE / "demo_full" / REDUCED_PREDICTIONS).is_file():
         raise ThroughlineError("the full table is not there yet", EVIDENCE, "run python bench/evidence.py demo-full")
     parts = EVIDENCE / "dependence_parts"
     run = partial(throughline, "run")
-    values = study_dependence(ROOT, run, chosen, EVIDENCE / "demo_full", parts)
+    values = study_dependence(ROOT, run, chosen_budgets(), EVIDENCE / "demo_full", parts)
     record = Dependence(command="python bench/evidence.py dependence", values=values, environment=this_machine())
     write_record(EVIDENCE / RECORD, record)
     shutil.rmtree(parts)
+
+
+def drift_study() -> None:
+    """Counterfactual preference against what it is compared with: two styles, three seeds; hours on two cores."""
+    parts = EVIDENCE / "drift_study_parts"
+    write_record(
+        EVIDENCE / drift_study_block.RECORD, study_drift(ROOT, throughline, chosen_budgets(), parts, this_machine())
+    )
+    shutil.rmtree(parts)
+
+
+def drift_planted() -> None:
+    """Whether measures of drift tell chains with an error at a known place; minutes."""
+    with progress("measuring", "images") as report:
+        rows = measure_planted(IMAGES, report)
+    write_record(EVIDENCE / planted_block.RECORD, summarise_planted(rows, DETECTORS, this_machine()))
 
 
 def damage() -> None:
@@ -367,6 +393,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "budgets": budgets,
     "dependence": dependence,
     "damage": damage,
+    "drift-study": drift_study,
+    "drift-planted": drift_planted,
     "in-context": in_context,
     "open-styles": build_open_styles,
     "open-styles-head": open_styles_head,

@@ -8,11 +8,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from throughline.core.errors import UnitsFailed
+from throughline.core.errors import ThroughlineError, UnitsFailed
 from throughline.core.files import write_atomically
 from throughline.domains.samples import ImageSet
-from throughline.experiment.adoption import adopt_trained
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.costs import Cost, estimate_costs
@@ -20,7 +20,7 @@ from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import EXECUTORS, Job
 from throughline.experiment.environment import describe_environment
 from throughline.experiment.manifest import fix_manifests
-from throughline.experiment.plan import PlannedSet, plan
+from throughline.experiment.plan import ASKED_OF, PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,
     IMAGES,
@@ -39,9 +39,12 @@ from throughline.experiment.preparation import (
 from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.runs.folder import (
     CONFIG,
+    adopt_unit,
     begin_unit,
     find_stale,
+    input_changes,
     is_done,
+    listed_changes,
     locked,
     record_environment,
     refuse_stale,
@@ -49,7 +52,8 @@ from throughline.runs.folder import (
     set_aside,
     write_results,
 )
-from throughline.runs.unit import TIMM, Unit
+from throughline.runs.reader import UnitFolder, read_run
+from throughline.runs.unit import TIMM, VALIDATE, Unit
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def run_experiment(
         else:
             refuse_stale(stale)
         if trained_in is not None:
-            adopt_trained(units, run_folder, trained_in)
+            _adopt_trained(units, run_folder, trained_in)
         fix_manifests(run_folder, units, config, sets, renew=redo_stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
@@ -197,6 +201,30 @@ def run_experiment(
             if not is_done(run_folder, unit):
                 begin_unit(run_folder, unit)  # whoever reads the folder sees what is missing
     return FinishedRun(run_folder, sets, units, len(worked), failed)
+
+
+def _adopt_trained(units: Sequence[Unit], run_folder: Path, other: Path) -> None:
+    """Finishes the units that only train with what the run in `other` has trained. ThroughlineError for one that was
+    not trained there, or from other inputs."""
+    finished = {own.unit.identity[1:]: own for own in read_run(other).units.values() if own.done}
+    adopted = dict[str, UnitFolder]()
+    for unit in (unit for unit in units if unit.kind == VALIDATE):
+        theirs = finished.get(unit.identity[1:])
+        if theirs is None:
+            raise ThroughlineError(f"this run has no finished unit {unit.slug}", other, "finish it, or name its config")
+        adopted[unit.name] = theirs
+        needs = {role: adopted[name].name for role, name in unit.needs.items()}
+        if changes := input_changes(_trained(theirs.unit, theirs.unit.needs), _trained(unit, needs)):
+            what = f"{theirs.name} was trained from other inputs ({listed_changes(changes)})"
+            raise ThroughlineError(what, other, "undo the change, or name the config to train anew")
+        if not is_done(run_folder, unit):
+            adopt_unit(run_folder, unit, theirs.folder)
+
+
+def _trained(unit: Unit, needs: Mapping[str, str]) -> dict[str, Any]:
+    """What the weights of a unit depend on, with the units that it needs by their names."""
+    asks_only = ASKED_OF | {"kind", "answering", "format"}
+    return {name: value for name, value in unit.inputs.items() if name not in asks_only} | {"needs": dict(needs)}
 
 
 def execute_units(
