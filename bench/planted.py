@@ -4,9 +4,9 @@
 Written down before anything was run: about each of `IMAGES` drawn images the describer's true chain stands beside two
 that go over to its chain about the scene in which the deciding part is the other way round. A *contradiction* goes over
 in the REFLECTION: the chain turns against its own reasoning. A *perception* error goes over in the CAPTION: from there
-on all agrees, and the image does not. Both conclude in the wrong class. For each kind the AUROC of every score, true
-against planted chains, and its paired difference from plain confidence, with intervals over images; and with each detector,
-how far the nearest change point is from the first planted token, and how many there are in a true chain.
+on all agrees, and the image does not. Both conclude in the wrong class. Of each kind: the AUROC of every score for
+planted against true chains, and its paired difference from plain confidence, with intervals over images; and with each
+detector, how far the nearest change point is from the first planted token, and how many there are in a true chain.
 """
 
 import itertools

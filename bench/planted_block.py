@@ -27,8 +27,8 @@ def planted(evidence: Path) -> str:
     )
     heads = tuple(f"{kind}, {what}" for kind in kinds for what in ("AUROC", "minus confidence"))
     notes = (
-        f"`{record.command}`: {record.images} drawn images, each with a true chain and one of each kind; 95 % "
-        "intervals over images. Confidence is that in the class that the chain then concludes in, where the answer begins.",
+        f"`{record.command}`: {record.images} drawn images, each with a true chain and one of either kind; intervals "
+        "(95 %) over images. Confidence is that in the class that the chain concludes in, where the answer begins.",
     )
     columns = {
         "detector": lambda row: row.detector,
