@@ -115,7 +115,7 @@ def test_a_teacher_who_is_not_asked_is_left_in_order(
 ) -> None:
     clients = []
 
-    def opened(**options: Any) -> openai.DefaultAsyncHttpx2Client:
+    def opened(**options: Any) -> Any:
         clients.append(openai.DefaultAsyncHttpx2Client(**options))
         return clients[-1]
 
