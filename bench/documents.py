@@ -185,11 +185,6 @@ def verdict(evidence: Path) -> str:
     return to_markdown(Table("verdict", columns, rows, (DRAWN_NOTE,)), with_title=False)
 
 
-def of_first(block: Callable[[Path], str]) -> Callable[[Path], str]:
-    """A block of the first laboratory, for a document that shows the second."""
-    return lambda evidence: block(evidence / FIRST)
-
-
 def _gap(found: Group, answer: str, baseline: str) -> str:
     """`-1.4 (-3.1 to +0.1)`, in points."""
     [compared] = compare(found, answer, [("mtct_sarr", baseline)])
@@ -353,8 +348,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{f"differences-{answer}": differences_block(answer) for answer in ANSWERS},
     "matched": matched,
     "verdict": verdict,
-    "first-verdict": of_first(verdict),
-    "first-results-likelihood": of_first(results_block("likelihood")),
     "seeds-so-far": seeds_so_far,
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},

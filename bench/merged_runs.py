@@ -48,8 +48,8 @@ def reduce_part(run_folder: Path, part: Path) -> Run:
 def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     """Writes `merged` from parts, as `reduce_part` writes them, and reads it back.
 
-    Raises a ThroughlineError for parts that are not whole, whose configs differ in more than `data.targets` and
-    `seeds`, that share a unit, or that are not all targets with all seeds.
+    Raises a ThroughlineError for parts that are not whole, whose configs differ in more than `data.targets`,
+    `seeds` and `workers`, that share a unit, or that are not all targets with all seeds.
     """
     runs = [read_run(part) for part in parts]
     for run in runs:
@@ -57,6 +57,7 @@ def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     # with every default, since parts may be of several versions of the code
     configs = [load_config(str(part / "config.yaml")).model_dump(mode="json") for part in parts]
     own = [(config["data"].pop("targets"), config.pop("seeds")) for config in configs]
+    workers = {config.pop("workers") for config in configs}  # no number depends on how many there were
     for part, config in zip(parts, configs, strict=True):
         if config != configs[0]:
             raise ThroughlineError("its config differs in more than data.targets and seeds", part, "measure it again")
@@ -67,7 +68,7 @@ def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     names = [name for run in runs for name in run.units]
     if len(names) != len(set(names)):
         raise ThroughlineError("two parts have a unit in common", merged, "give each domain to one part")
-    configs[0]["data"]["targets"], configs[0]["seeds"] = targets, seeds
+    configs[0]["data"]["targets"], configs[0]["seeds"], configs[0]["workers"] = targets, seeds, max(workers)
     (merged / REDUCED_PREDICTIONS).unlink(missing_ok=True)
     write_atomically(merged / "config.yaml", yaml.safe_dump(configs[0], sort_keys=False))
     write_json(merged / "environment.json", dict(runs[0].environment))

@@ -439,12 +439,5 @@ def test_studies_of_the_first_laboratory_take_its_checkpoint(name: str) -> None:
     assert checkpoint_source(str(ROOT / checkpoint)) == str(ROOT / "bench" / "checkpoints" / "first_pocket")
 
 
-def test_a_document_of_the_second_laboratory_can_show_the_first(measured: Path, tmp_path: Path) -> None:
-    (tmp_path / documents.FIRST).symlink_to(measured)
-    for name in ("verdict", "results-likelihood"):
-        shown = documents.BLOCKS[f"first-{name}"](tmp_path)
-        assert shown == documents.BLOCKS[name](measured) != documents.BLOCKS[name](tmp_path)
-
-
 def test_tables_of_some_of_the_seeds_say_so(measured: Path) -> None:
     assert documents.BLOCKS["seeds-so-far"](measured) == "**Measured with 2 of 3 seeds so far.**"
