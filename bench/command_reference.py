@@ -30,7 +30,7 @@ from throughline.cli.parser import Parser
 from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import preset_summaries
-from throughline.runs.folder import DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
+from throughline.runs.folder import COST, DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
 from throughline.training.methods import CLASSIFIERS, METHODS
 
 Row = tuple[str, ...]
@@ -308,6 +308,7 @@ RUN_FOLDER: tuple[tuple[str, str], ...] = (
     (f"{UNIT}/round-<r>/…", "the round's adapter, steps, losses, predictions and results"),
     (f"{UNIT}/predictions.jsonl", "one line for each held-out image and answer path"),
     (f"{UNIT}/metrics.json", "the unit's results lines"),
+    (f"{UNIT}/{COST}", "seconds of the unit's execution; for a model behind an endpoint, US dollars"),
     (f"{UNIT}/{DONE}", "written last: the hash of all inputs"),
     (f"{UNITS}/{STALE}/…", "units set aside by `--redo stale`"),
     ("results.jsonl", "all units' results lines, sorted; derived, never edited"),

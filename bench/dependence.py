@@ -19,14 +19,14 @@ import pandas as pd
 
 from budgets import EPOCHS, per_method
 from records import Budgets, DependenceRow, DependenceValue
-from reduced_run import UNITS, reduce_run, require_whole
+from reduced_run import reduce_run, require_whole
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config_files import load_config
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
 from throughline.reporting.groups import Group, Right, groups
-from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
+from throughline.runs.reader import REDUCED_PREDICTIONS, REDUCED_UNITS, read_run
 
 CONFIG = "bench/dependence.yaml"
 METHODS = ("cls", "mtct", "mtct_sarr")
@@ -99,7 +99,7 @@ def _rows(group: Group, with_cls: Group) -> list[DependenceRow]:
         rights = {method: _right(source, method, answer) for method, source in sources.items()}
         _require_same_images(rights.values(), group.run.folder)
         for method, source in sources.items():
-            units = source.with_setup(pd.read_csv(source.run.folder / UNITS))
+            units = source.with_setup(pd.read_csv(source.run.folder / REDUCED_UNITS))
             units = units.query("setup == @method and target in @TARGETS")
             rows.append(
                 DependenceRow(

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from reduced_run import UNITS, reduce_run, reduced_parquet, require_whole
+from reduced_run import reduce_run, reduced_parquet, require_whole
 from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.analysis.sensitivity import Sensitivity, sensitivity
@@ -20,7 +20,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.experiment.analyses.sensitivity import rounds_right
 from throughline.experiment.config_files import load_config
-from throughline.runs.reader import REDUCED_PREDICTIONS, Run, read_run
+from throughline.runs.reader import REDUCED_PREDICTIONS, REDUCED_UNITS, Run, read_run
 
 ROUNDS_RIGHT = "rounds_right.jsonl"
 """Of a part: whether each image was answered right after each round, which is compared over all parts together."""
@@ -74,8 +74,8 @@ def merge_runs(parts: Sequence[Path], merged: Path) -> Run:
     write_json(merged / "environment.json", dict(runs[0].environment))
     for name in ("results.jsonl", "rounds.jsonl"):
         write_json_lines(merged / name, _sorted_lines([row for part in parts for row in read_json_lines(part / name)]))
-    units = pd.concat([pd.read_csv(part / UNITS, dtype=str, keep_default_na=False) for part in parts])
-    units.sort_values("unit").to_csv(merged / UNITS, index=False)
+    units = pd.concat([pd.read_csv(part / REDUCED_UNITS, dtype=str, keep_default_na=False) for part in parts])
+    units.sort_values("unit").to_csv(merged / REDUCED_UNITS, index=False)
     analyses = [analysis for part in parts if (analysis := read_analysis(part / ANALYSIS)) is not None]
     if analyses:
         write_analysis(merged / ANALYSIS, _merged(analyses, _rounds_varied(parts)))

@@ -14,12 +14,10 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
 from throughline.reporting.groups import contradictions
 from throughline.runs.order import SPLIT_ORDER
-from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, Run, read_run
+from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, REDUCED_UNITS, Run, read_run
 
 # Of environment.json: what tells which code computed on how many cores, and nothing of whose machine it was.
 ENVIRONMENT_KEYS = ("python", "platform", "packages", "cores", "processor", "gpus", "device")
-UNITS = "units.csv"
-"""Of a reduced run: the frame `units`."""
 
 
 def reduce_run(run_folder: Path, reduced: Path, splits: Collection[str] = SPLIT_ORDER) -> Run:
@@ -40,7 +38,7 @@ def reduce_run(run_folder: Path, reduced: Path, splits: Collection[str] = SPLIT_
     lines = (line for line in read_json_lines(run_folder / "results.jsonl") if line["split"] in splits)
     write_json_lines(reduced / "results.jsonl", lines)
     write_json_lines(reduced / "rounds.jsonl", _round_rows(run))
-    run.frames.units.sort_values("unit").to_csv(reduced / UNITS, index=False)
+    run.frames.units.sort_values("unit").to_csv(reduced / REDUCED_UNITS, index=False)
     analysis = read_analysis(run_folder / ANALYSIS)
     if analysis is not None:
         write_analysis(reduced / ANALYSIS, without_texts(analysis))

@@ -1,5 +1,6 @@
 """Feature-level methods in a run, on the drawn world and with a very small backbone."""
 
+import json
 import re
 import shutil
 import sys
@@ -12,6 +13,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.chat_server import ServerSettings, running_server
+from tests.evaluation.small import in_this_process
 
 from throughline.baselines import frozen
 from throughline.baselines.learner import Learner
@@ -21,10 +24,12 @@ from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json_lines
 from throughline.drawn.world import write_world
+from throughline.experiment import run
 from throughline.experiment.config_files import load_config
 from throughline.experiment.run import FinishedRun, preview_run
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
+from throughline.reporting.tables import headline_table, results_table
 from throughline.runs.reader import read_run
 from throughline.training.methods import FEATURE_LEVEL
 
@@ -84,6 +89,23 @@ def test_each_method_is_a_row_of_one_table(undisturbed):
     assert list(summaries) == ["erm", "irm", "mixstyle", "coral", "mldg", "swad", "smos"]
     assert all(row.n == 12 and row.errors == row.unparsed == 0 and row.interval for row in summaries.values())
     assert {line["model"] for line in results(undisturbed.folder)} == {"timm/test_efficientnet"}
+
+
+def test_a_row_says_what_it_cost(undisturbed, here, tmp_path):
+    """Four images of each of three domains in each of five steps."""
+    run = read_run(undisturbed.folder)
+    units = run.frames.units.set_index("method")
+    backbone = open_backbone(BaselineSettings(**SMALL))
+    head = (backbone.num_features + 1) * len(undisturbed.sets[0].classes)
+    assert units["parameters"]["erm"] == sum(own.numel() for own in backbone.parameters()) + head
+    mark = json.loads((folder_of(undisturbed, "erm") / "stage.json").read_text())
+    assert mark["samples"] == 5 * 3 * 4
+    assert units["images_a_second"]["erm"] == mark["samples"] / mark["seconds"]
+    assert (units["seconds"] >= mark["seconds"])["erm"]
+    frozen_run = here(tmp_path / "frozen", "methods=erm", "baselines.frozen=true")
+    assert list(read_run(frozen_run.folder).frames.units["parameters"]) == [head]
+    (group,) = groups(run)
+    assert {"training images/s", "core hours"} <= set(results_table(group, "all", "likelihood", with_cost=True).columns)
 
 
 def test_a_prediction_has_the_probabilities_of_all_classes(undisturbed):
@@ -155,6 +177,27 @@ def test_rows_of_a_language_model_stand_in_the_same_table(undisturbed, tmp_path)
     write_json_lines(tmp_path / "run" / "results.jsonl", [*lines, *own])
     (group,) = groups(read_run(tmp_path / "run"))
     assert group.model == "pocket" and list(summarise(group, "in", "likelihood"))[:2] == ["zero_shot", "erm"]
+
+
+def test_an_endpoint_stands_beside_with_its_price(tmp_path, monkeypatch):
+    """The manual's config, with a server of the tests in the place of the one that is paid."""
+    page = (Path(__file__).parents[2] / "docs/howto/baselines.md").read_text()
+    (text,) = re.findall(r"^```yaml my_endpoint.yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    config = tmp_path / "my_endpoint.yaml"
+    monkeypatch.setattr(run, "run_units", in_this_process)
+    with running_server(ServerSettings()) as server:
+        config.write_text(text.replace("https://api.openai.com/v1", server.url))
+        finished = run.run_experiment(load_config(str(config)), tmp_path / "run")
+    asked = read_json_lines(folder_of(finished, "zero_shot") / "journal-0.jsonl")
+    used = [line["usage"] for line in asked if line["kind"] == "candidate"]
+    dollars = sum(2.5 * one["prompt_tokens"] + 10 * one["completion_tokens"] for one in used) / 1e6
+    units = read_run(finished.folder).frames.units.set_index("method")
+    assert len(used) == 12 and units["dollars"]["zero_shot"] == pytest.approx(dollars)
+    (group,) = groups(read_run(finished.folder))
+    table = headline_table(group, "all")
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["zero_shot"]["US dollars"] == f"{dollars:.3g}" and rows["zero_shot"]["core hours"] == "–"
+    assert rows["erm"]["US dollars"] == "–" != rows["erm"]["core hours"]
 
 
 def test_processes_that_load_images_change_nothing(here, undisturbed, tmp_path):

@@ -894,6 +894,9 @@ def test_a_model_behind_an_endpoint_is_asked_beside_a_checkpoint(
             (folder / name).unlink()
         assert results(here(tmp_path / "run", "methods=zero_shot,cls", models, examples).folder) == before
         assert server.stats()["answered"] == counted["answered"]
+    units = read_run(finished.folder).frames.units.set_index(["model", "method"])
+    assert units["seconds"].isna().to_dict() == {key: key[0] == "big" for key in units.index}
+    assert units["dollars"].isna().all()  # nobody knows what this model costs
     frame = read_run(finished.folder).frames.results.query("split == 'all' and model == 'big'")
     assert dict(zip(frame["answer"], frame["accuracy"], strict=True)) == {"label": 14 / 15, "reasoning": 14 / 15}
     (local,) = (unit for model, unit in by_model.items() if model != "big")

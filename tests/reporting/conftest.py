@@ -129,7 +129,9 @@ def write_unit(fake: FakeRun, target: str, method: str, seed: int, size: int) ->
     write_json_lines(folder / "predictions.jsonl", rows)
     if method != "zero_shot":
         write_json_lines(folder / "training.jsonl", losses(method))
-        write_json(folder / "stage.json", {"cumulative_steps": 20 * (1 + ROUNDS.get(method, 0)), "optimiser_steps": 20})
+        steps = {"cumulative_steps": 20 * (1 + ROUNDS.get(method, 0)), "optimiser_steps": 20}
+        write_json(folder / "stage.json", {**steps, "parameters": 1234, "samples": 160, "seconds": 0.5 + 0.5 * seed})
+    write_json(folder / "cost.json", {"seconds": 180.0})
     if rounds:
         write_json_lines(folder / "rounds.jsonl", rounds)
     write_atomically(folder / "done", content_hash(lines))
@@ -153,7 +155,8 @@ def write_run(
         for found in write_unit(fake, target, method, seed, size)
     ]
     write_json_lines(fake.folder / "results.jsonl", sorted(lines, key=content_hash))
-    write_json(fake.folder / "environment.json", {"versions": {"torch": "2.13"}, "hardware": "two cores"})
+    environment = {"versions": {"torch": "2.13"}, "hardware": "two cores", "device": "cpu"}
+    write_json(fake.folder / "environment.json", environment)
     write_atomically(fake.folder / "config.yaml", "preset: demo\ntraining:\n  lr: 0.001\n")
     return fake
 

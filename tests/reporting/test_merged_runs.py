@@ -9,7 +9,7 @@ from tests.reporting.conftest import write_run
 
 import evidence
 from merged_runs import merge_runs, reduce_part
-from reduced_run import UNITS, reduce_run
+from reduced_run import reduce_run
 from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
@@ -18,7 +18,7 @@ from throughline.experiment.analyses.sensitivity import rounds_varied
 from throughline.reporting.groups import groups
 from throughline.reporting.tables import headline_table, rounds_table
 from throughline.runs.folder import ADAPTER, PREDICTIONS, round_folder
-from throughline.runs.reader import read_run
+from throughline.runs.reader import REDUCED_UNITS, read_run
 
 METHODS = ("zero_shot", "cls", "mtct", "mtct_sarr")
 
@@ -59,7 +59,7 @@ def test_parts_give_the_tables_of_the_whole(tmp_path: Path) -> None:
     (ours,), (theirs,) = groups(merged), groups(whole)
     assert headline_table(ours, "all") == headline_table(theirs, "all")
     assert rounds_table(ours) == rounds_table(theirs)
-    assert (merged.folder / UNITS).read_text() == (whole.folder / UNITS).read_text()
+    assert (merged.folder / REDUCED_UNITS).read_text() == (whole.folder / REDUCED_UNITS).read_text()
     assert (merged.config["data"]["targets"], merged.config["seeds"]) == (["painting", "sketch"], [0, 1])
     rounds, of_whole = (read_analysis(run.folder / ANALYSIS) for run in (merged, whole))
     assert rounds is not None

@@ -33,7 +33,7 @@ def test_a_reduced_run_gives_the_tables_of_the_whole_one_with_intervals_comparis
         (group,) = groups(run)
         found: list[object] = [headline_table(group, "all"), rounds_table(group)]
         for answer in ("label", "reasoning", "likelihood"):
-            found += [results_table(group, split, answer) for split in ("in", "out", "all")]
+            found += [results_table(group, split, answer, with_cost=True) for split in ("in", "out", "all")]
             found.append(comparison_table(group, answer, "cls"))
         return found
 

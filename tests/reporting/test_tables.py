@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from throughline.core.files import read_json_lines, write_json_lines
+from throughline.core.files import read_json_lines, write_json, write_json_lines
 from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.estimates import summarise
@@ -147,6 +147,47 @@ def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> 
     assert rounds.columns[:4] == ("method", "round", "sampled", "accepted %")
     assert rounds.rows[0][:4] == ("sarr", "1", "600", "70.0")
     assert rounds.rows[-1][-1] == "6 of 6"
+
+
+def cost_of(run: Run, method: str, answer: str = "label") -> dict[str, str]:
+    (group,) = groups(run)
+    table = results_table(group, "all", answer, with_cost=True)
+    (row,) = (row for row in table.rows if row[0] == method)
+    found = dict(zip(table.columns, row, strict=True))
+    (shown,) = (row for row in headline_table(group, "all").rows if row[0] == method)
+    cost = {name: found[name] for name in table.columns[table.columns.index("unparsed") + 1 :]}
+    assert list(cost.values()) == list(shown[-len(cost) :])
+    return cost
+
+
+def test_the_cost_of_a_method_stands_in_its_row(make_run: Callable[..., FakeRun]) -> None:
+    """Two targets and three seeds of 180 seconds on two threads; 160 images in 0.5, 1 and 1.5 seconds."""
+    folder = make_run(methods=("zero_shot", "mtct"), size=6).folder
+    with (folder / "config.yaml").open("a") as config:
+        config.write("threads: 2\n")
+    run = read_run(folder)
+    mtct = {"parameters trained": "1,234", "training images/s": "160", "core hours": "0.6"}
+    assert cost_of(run, "mtct") == mtct
+    assert cost_of(run, "zero_shot") == {**dict.fromkeys(mtct, "–"), "core hours": "0.6"}
+    write_json(folder / "environment.json", {"device": "NVIDIA H200"})
+    assert cost_of(read_run(folder), "mtct")["GPU hours"] == "0.3"
+
+
+def test_hours_that_are_known_of_some_units_only_are_not_told(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("cls", "mtct"), size=6).folder
+    next((folder / "units").glob("mtct-*/cost.json")).unlink()
+    run = read_run(folder)
+    assert (cost_of(run, "cls")["core hours"], cost_of(run, "mtct")["core hours"]) == ("0.3", "–")
+    for path in (folder / "units").glob("*/cost.json"):
+        path.unlink()
+    assert "core hours" not in cost_of(read_run(folder), "cls")
+
+
+def test_a_model_behind_an_endpoint_costs_money_instead_of_hours(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("zero_shot",), size=6).folder
+    for path in (folder / "units").glob("*/cost.json"):
+        write_json(path, {"dollars": 0.25})
+    assert cost_of(read_run(folder), "zero_shot") == {"US dollars": "1.5"}
 
 
 def test_failed_answers_get_a_column_when_there_are_any(make_run: Callable[..., FakeRun]) -> None:

@@ -19,6 +19,7 @@ from throughline.runs.records import TrainingLine
 from throughline.training.methods import BOTH
 from throughline.training.objectives import Objective
 from throughline.training.paths import Example, PathRenderer
+from throughline.training.stages.context import Trained
 from throughline.training.trainer import TreeDataset, train_stage
 
 PROMPTS: QuestionSet = make_question_set(("cat", "cup", "dog"), FIVE_STAGE)
@@ -75,7 +76,7 @@ def train(
     seen: Callable[[int], None] = lambda index: None,
     collate: Any = None,
     **options: Any,
-) -> tuple[int, list[TrainingLine]]:
+) -> tuple[Trained, list[TrainingLine]]:
     """`train_stage` on these samples; `seen` hears which sample is about to be used."""
     reader = ImageReader(mllm.chat)
 

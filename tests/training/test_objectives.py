@@ -47,8 +47,9 @@ def test_the_loss_of_a_step_is_the_mean_over_samples_of_label_and_chain(
     }[method]
 
     stage = settings(epochs=1, label_reduce=reduce, micro_batch=3, **STILL)
-    steps, (line,) = train(tiny_mllm, model, samples, tmp_path, stage, objective=METHODS[method].stages[0].objective)
-    assert steps == 1
+    trained, (line,) = train(tiny_mllm, model, samples, tmp_path, stage, objective=METHODS[method].stages[0].objective)
+    assert trained.optimiser_steps == 1
+    assert trained.parameters == sum(own.numel() for own in model.parameters() if own.requires_grad)
     assert line.loss == pytest.approx(expected, rel=1e-5)
     parts = {"label": float(labels.mean()), "chain": float(chains.mean())}
     assert line.losses == pytest.approx({name: parts[name] for name in METHODS[method].paths}, rel=1e-5)

@@ -37,9 +37,9 @@ def stage(
         own = {name: options.pop(name) for name in list(options) if name in type(settings()).model_fields}
         mllm = load_mllm(str(tiny_checkpoint))
         model = with_lora(mllm, dropout)
-        steps, lines = train(mllm, model, samples_of(tiny_images, count), folder, settings(**own), **options)
+        trained, lines = train(mllm, model, samples_of(tiny_images, count), folder, settings(**own), **options)
         assert not any(module.training for module in model.modules())
-        return weights(model), steps, lines
+        return weights(model), trained.optimiser_steps, lines
 
     return run
 

@@ -60,6 +60,11 @@ class Learner:
         """The learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(weights.numel() for group in self.optimizer.param_groups for weights in group["params"])
+
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on."""
         beside = {} if self.precursor is None else self.precursor.raw_variances.state_dict()

@@ -7,6 +7,7 @@ is needed to go on lies in `STATE` until the weights are there.
 import io
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from throughline.evaluation.selection import validation_line, with_choice
 from throughline.runs.folder import STAGE, TRAINING, VALIDATION
 from throughline.runs.records import Prediction, TrainingLine
 from throughline.training.methods import Method
+from throughline.training.stages.context import Trained
 
 WEIGHTS, STATE, SEGMENT = "weights.safetensors", "state.pt", "segment-{}.safetensors"
 ANSWER = "likelihood"
@@ -69,8 +71,9 @@ def train(task: TrainingTask, network: Network) -> None:
         kept = torch.load(state, map_location=device, weights_only=True)
         done, lines, validations, best = (kept[name] for name in ("done", "lines", "validations", "best"))
         learner.load_state_dict(kept)
-    losses, segment = list[float](), RunningMean()
+    begun, seconds, losses, segment = done, 0.0, list[float](), RunningMean()
     drawn = batches(task.samples, task.classes, task.read, settings, task.seed, done)
+    since = time.monotonic()
     for step, (images, labels) in enumerate(drawn, start=done):
         torch.manual_seed(seed_of(task.seed, "step", step))
         losses.append(learner.step(images, labels, step))
@@ -79,6 +82,7 @@ def train(task: TrainingTask, network: Network) -> None:
         whole = step + 1
         if whole % settings.checkpoint_every and whole != settings.steps:
             continue
+        seconds += time.monotonic() - since
         epoch = whole * sum(map(len, labels)) / len(task.samples)
         mean, losses = sum(losses) / len(losses), []
         lines.append(asdict(TrainingLine(task.method.name, 0, whole, epoch, mean, lr=learner.lr)))
@@ -96,6 +100,7 @@ def train(task: TrainingTask, network: Network) -> None:
         kept = {"done": whole, "lines": lines, "validations": validations, "best": best}
         torch.save({**kept, **learner.state_dict()}, buffer)
         write_atomically(state, buffer.getvalue())
+        since = time.monotonic()
     if swad:
         valley = loss_valley([line["loss"] for line in validations], settings.swad)
         best = _average(task, valley)
@@ -104,10 +109,18 @@ def train(task: TrainingTask, network: Network) -> None:
         network.load_state_dict(best)
         write_json_lines(folder / VALIDATION, validations)
     write_json_lines(folder / TRAINING, lines)
+    seconds *= settings.steps / max(settings.steps - begun, 1)
+    _finish(task, network, Trained(settings.steps, learner.parameters, seconds))
+
+
+def _finish(task: TrainingTask, network: Network, trained: Trained) -> None:
+    """Leaves what stands when training has ended, and nothing else."""
+    folder, samples = task.folder, task.samples
     _write_weights(folder / WEIGHTS, network.state_dict())
-    counts = {"images": len(task.samples), "images_with_chain": 0}
-    write_json(folder / STAGE, {"optimiser_steps": settings.steps, "cumulative_steps": settings.steps, **counts})
-    for path in (state, *folder.glob(SEGMENT.format("*"))):
+    mark = {"cumulative_steps": trained.optimiser_steps, "images": len(samples), "images_with_chain": 0}
+    batch = task.settings.batch_per_domain * len({sample.domain for sample in samples})
+    write_json(folder / STAGE, mark | trained.mark(batch))
+    for path in (folder / STATE, *folder.glob(SEGMENT.format("*"))):
         path.unlink(missing_ok=True)
 
 

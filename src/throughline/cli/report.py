@@ -116,7 +116,7 @@ def _tables(run: Run, split: str | None, answer: str | None, baseline: str | Non
         for path in (answer,) if answer else answers:
             if (chosen, path) in group.measured:
                 differences = comparison_table(group, path, baseline) if measure == "accuracy" else None
-                tables += existing([results_table(group, chosen, path, measure=measure), differences])
+                tables += existing([results_table(group, chosen, path, measure, measure == "accuracy"), differences])
     if not tables:
         raise ThroughlineError(
             f"no results for split {chosen}" + (f" on the {answer} path" if answer else ""),

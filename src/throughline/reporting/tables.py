@@ -24,14 +24,19 @@ from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.runs.records import CLASS_MEASURES
 
 CLASS_NOTE = "Balanced accuracy and macro-F1 are the mean recall and the mean F1 over the classes in a domain."
+COST_NOTE = (
+    "Cost: parameters of the last stage of training; images that its loop takes in, features where these are computed "
+    "before; hours of all units of the row, training and answering, what they go on from counted there."
+)
 
 
-def results_table(group: Group, split: str, answer: str, measure: str = "accuracy") -> Table:
+def results_table(group: Group, split: str, answer: str, measure: str = "accuracy", with_cost: bool = False) -> Table:
     """Setups × targets + Avg of a measure in percent, mean ± standard error over seeds, X where a result is missing.
 
     For accuracy on the split `all` a column gives the 95 % interval of Avg over images and seeds; the means of the
-    other measures stand beside accuracy where the run has them.
+    other measures stand beside accuracy where the run has them. Last come `cost_columns`, where they are asked for.
     """
+    cost = cost_columns(group) if with_cost else pd.DataFrame(index=list(group.setups))
     summaries = summarise(group, split, answer, measure)
     beside = _class_measures(group, split, [answer] if measure == "accuracy" else [])
     with_interval = any(row.interval for row in summaries.values())
@@ -45,13 +50,14 @@ def results_table(group: Group, split: str, answer: str, measure: str = "accurac
         interval = [percent_interval(row.interval) if row.interval else MISSING] if with_interval else []
         counts = [row.unparsed, row.errors] if with_errors else [row.unparsed]
         shares = (f"{100 * count / row.n:.1f}" if row.n else MISSING for count in counts)
-        return (*row.setup.cells, *targets, average, *interval, *beside.loc[row.setup.name], *shares)
+        ends = *beside.loc[row.setup.name], *shares, *cost.loc[row.setup.name]
+        return (*row.setup.cells, *targets, average, *interval, *ends)
 
     return Table(
         title=f"{group.title} · {answer} path · split {split}{of_measure(measure)}",
-        columns=(*columns, "failed") if with_errors else columns,
+        columns=(*columns, *(["failed"] if with_errors else []), *cost),
         rows=tuple(map(cells, summaries.values())),
-        notes=accuracy_notes(group, summaries.values(), split, measure=measure),
+        notes=(*accuracy_notes(group, summaries.values(), split, measure=measure), *[COST_NOTE] * (not cost.empty)),
     )
 
 
@@ -137,6 +143,8 @@ def headline_table(group: Group, split: str) -> Table:
         frame = pd.concat([frame, counts.where(counts.notna(), NO_LEVEL).astype(str)], axis=1)
         columns += ("images", "steps")
         notes += ("Images: the largest number in one stage of the method. Steps: optimiser steps from the base.",)
+    cost = cost_columns(group).loc[list(names)]
+    frame, columns, notes = frame.join(cost), (*columns, *cost), (*notes, *[COST_NOTE] * (not cost.empty))
     rows = [
         (
             *(f"{cell} †" if name in empty and at == 0 else cell for at, cell in enumerate(group.setups[name].cells)),
@@ -160,6 +168,21 @@ def _class_measures(group: Group, split: str, answers: Collection[str]) -> pd.Da
             " / ".join(cells.get((name, path), MISSING) for path in answers) for name in group.setups
         ]
     return columns
+
+
+def cost_columns(group: Group) -> pd.DataFrame:
+    """Setups × headings: what its units took. No column that nothing is known of."""
+    units = group.with_setup(group.run.frames.units).groupby("setup")
+    on_cpu = group.run.environment.get("device") == "cpu"
+    threads = group.run.config.get("threads", 1) if on_cpu else 1
+    columns = {
+        "parameters trained": units["parameters"].max(),
+        "training images/s": units["images_a_second"].median(),
+        f"{'core' if on_cpu else 'GPU'} hours": units["seconds"].sum(skipna=False) * threads / 3600,
+        "US dollars": units["dollars"].sum(skipna=False),
+    }
+    known = pd.DataFrame(columns).reindex(list(group.setups)).dropna(axis="columns", how="all")
+    return known.map(lambda value: NO_LEVEL if pd.isna(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
 
 
 def guessing(group: Group) -> dict[str, float]:

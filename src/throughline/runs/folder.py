@@ -35,6 +35,9 @@ UNIT, METRICS, PREDICTIONS, ROUNDS = "unit.json", "metrics.json", "predictions.j
 ADAPTER, TRAINING, VALIDATION = "adapter", "training.jsonl", "validation.jsonl"
 STAGE = "stage.json"
 """Written last into the folder of a stage of training: its optimiser steps. The stage is whole when it is there."""
+COST = "cost.json"
+"""In a unit's folder: the seconds of its execution, of the attempt that ended it; of a model behind an endpoint the US
+dollars in their place, null where its answers do not tell."""
 ROUND, ACCEPTED, JOURNAL = "round.json", "accepted.jsonl", "journal-0.jsonl"
 """In the folder of a round: its line of rounds.jsonl, the chains it trained on, and every chain the model wrote."""
 PIXELS = ".pixels"

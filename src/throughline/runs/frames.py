@@ -11,7 +11,8 @@ one column for each factor of the run, under the factor's name (None where a uni
                  (`loss` is the sum), loss, class_probability
     rounds       one row for each round of self-labelling: round, sampled, accepted, trained, unpaired, adapter_changed,
                  outcomes
-    units        one row for each unit: kind, done, steps, images, images_with_chain
+    units        one row for each unit: kind, done, steps, images, images_with_chain; parameters that were trained,
+                 training images_a_second, seconds in all, dollars (missing where that is not known)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from throughline.runs.records import CLASS_MEASURES, COPIED, ResultsLine, TrainingLine
+from throughline.runs.records import CLASS_MEASURES, COPIED, COST_COLUMNS, ResultsLine, TrainingLine
 from throughline.runs.unit import Unit
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ RESULTS = ("round", "answer", "split", "n", "correct", "accuracy", "unparsed", "
 OF_ANSWER = ("answer", "predicted", "outcome", "correct", "confidence", "probabilities", "text")
 PREDICTIONS = ("sample_id", "domain", "labels", *OF_ANSWER)
 TRAINING = ("stage", "round", "step", "epoch", "lr", "part", "loss", "class_probability")
-UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain")
+UNIT_COLUMNS = ("kind", "done", "steps", "images", "images_with_chain", *COST_COLUMNS)
 ROUNDS = ("round", "sampled", "accepted", "trained", "unpaired", "adapter_changed", "outcomes")
 
 
@@ -79,7 +80,8 @@ class Frames:
     def units(self) -> pd.DataFrame:
         """One row for each unit."""
         frame = self._of_units(UNIT_COLUMNS, lambda unit: [(unit.unit.kind, *_values(unit, UNIT_COLUMNS[1:]))])
-        return frame.astype(dict.fromkeys(UNIT_COLUMNS[2:], "Int64"))
+        whole, shares = UNIT_COLUMNS[2:6], UNIT_COLUMNS[6:]
+        return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(shares, "float64"))
 
     def _of_units(
         self, columns: tuple[str, ...], lines: Callable[[UnitFolder], Iterable[tuple[Any, ...]]]

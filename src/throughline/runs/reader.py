@@ -7,6 +7,7 @@ and losses.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from throughline.runs.folder import (
     ACCEPTED,
     ADAPTER,
     CONFIG,
+    COST,
     DONE,
     ENVIRONMENT,
     JOURNAL,
@@ -38,7 +40,7 @@ from throughline.runs.folder import (
     VALIDATION,
     round_folder,
 )
-from throughline.runs.records import Prediction, ResultsLine, RoundLine, TrainingLine, read_record
+from throughline.runs.records import COST_COLUMNS, Prediction, ResultsLine, RoundLine, TrainingLine, read_record
 from throughline.runs.unit import EVALUATE, START, VALIDATE, Unit
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ Record = TypeVar("Record")
 
 REDUCED_PREDICTIONS = "predictions.parquet"
 """The predictions of all units of a reduced folder; the file that makes it one."""
+REDUCED_UNITS = "units.csv"
+"""Of a reduced folder: the frame `units`."""
 REDUCED_COLUMNS = ("unit", "sample_id", "answer", "predicted", "label", "outcome")
 UNSAID = {"kind": "fold"}
 """What a results line does not say of its unit."""
@@ -69,6 +73,14 @@ class UnitFolder:
     """Training images: the most that a stage behind these weights saw."""
     images_with_chain: int | None = None
     """Those of them that were seen with a chain."""
+    parameters: int | None = None
+    """How many were trained in the last stage."""
+    images_a_second: float | None = None
+    """Training images that the loop of that stage took in."""
+    seconds: float | None = None
+    """Of its execution, without what it started from."""
+    dollars: float | None = None
+    """Of its answers by a model behind an endpoint."""
     faults: tuple[str, ...] = ()
     _predictions: dict[int | None, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -180,6 +192,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
     start = unit.needs.get(START) if unit.kind == EVALUATE else None
     mark = _mapping((folder if start is None else folder.parent / start) / STAGE, [])  # what was never trained has none
+    cost = _mapping(folder / COST, [])
     return UnitFolder(
         name=folder.name,
         unit=unit,
@@ -190,6 +203,10 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         steps=mark.get("cumulative_steps"),
         images=mark.get("images"),
         images_with_chain=mark.get("images_with_chain"),
+        parameters=mark.get("parameters"),
+        images_a_second=mark["samples"] / mark["seconds"] if mark.get("seconds") else None,
+        seconds=cost.get("seconds"),
+        dollars=cost.get("dollars"),
         faults=tuple(faults),
     )
 
@@ -221,11 +238,13 @@ def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict
     """The units of a reduced folder, each with what its first results line says of it."""
     rows, torn = _read_lines(folder / ROUNDS, dict[str, Any])
     predictions = _reduced_predictions(folder / REDUCED_PREDICTIONS, first_lines)
+    known = _reduced_costs(folder / REDUCED_UNITS)
     return {
         name: UnitFolder(
             name=name,
             unit=_unit_of(line),
             folder=folder,
+            **known.get(name, {}),
             rounds=tuple(read_record(RoundLine, row) for row in rows if row["unit"] == name),
             faults=tuple(torn),
             _predictions={None: tuple(predictions[name])},
@@ -233,6 +252,12 @@ def _reduced_units(folder: Path, first_lines: Mapping[str, ResultsLine]) -> dict
         for name, line in sorted(first_lines.items())
         if name in predictions
     }
+
+
+def _reduced_costs(path: Path) -> dict[str, dict[str, Any]]:
+    """By unit what it took, where that is known."""
+    rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else ()
+    return {row["unit"]: {name: float(row[name]) for name in COST_COLUMNS if row.get(name)} for row in rows}
 
 
 def _reduced_predictions(path: Path, first_lines: Mapping[str, ResultsLine]) -> dict[str, list[Prediction]]:

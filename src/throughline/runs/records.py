@@ -23,6 +23,9 @@ measured by itself."""
 COPIED = "copied"
 """The metric of a results line about answers behind examples: the expected accuracy of copying one of their labels."""
 
+COST_COLUMNS = ("parameters", "images_a_second", "seconds", "dollars")
+"""What is known of the cost of a unit: see `reader.UnitFolder`."""
+
 Record = TypeVar("Record")
 Factor = str | int | float | bool
 """The level of a factor of a unit: a name or a number."""

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from throughline.runs.records import TrainingLine
 from throughline.training.arguments import allow_open_files, training_arguments
 from throughline.training.objectives import Objective
 from throughline.training.paths import Example
-from throughline.training.stages.context import StageContext
+from throughline.training.stages.context import StageContext, Trained
 
 COMPLETE = "complete"
 """Written last into a checkpoint; without it the checkpoint may be half a checkpoint."""
@@ -204,11 +205,11 @@ def train_examples(
     folder: Path,
     number: int = 0,
     after_epoch: Callable[[int], None] | None = None,
-) -> tuple[int, list[TrainingLine]]:
+) -> tuple[Trained, list[TrainingLine]]:
     """Trains `model` on the objective over these examples, which are built when they are needed.
 
-    `number` is that of a round, 0 for a stage on labels and a teacher's chains. Returns the number of optimiser steps
-    and the loss lines.
+    `number` is that of a round, 0 for a stage on labels and a teacher's chains. Returns what it took and the loss
+    lines.
     """
     mllm, renderer, settings = context.mllm, context.renderer, context.settings.stage
     name = f"round {number}" if number else "first" if context.position == 0 else f"stage {context.position + 1}"
@@ -269,9 +270,9 @@ def train_stage(
     log_steps: int = 5,
     after_epoch: Callable[[int], None] | None = None,
     on_log: OnLog = lambda step, steps, loss: None,
-) -> tuple[int, list[TrainingLine]]:
-    """Trains `model` (LoRA layers in place) in place; returns the number of optimiser steps and the loss lines, which
-    bear the stage's name and the number of its round.
+) -> tuple[Trained, list[TrainingLine]]:
+    """Trains `model` (LoRA layers in place) in place; returns what it took and the loss lines, which bear the stage's
+    name and the number of its round.
 
     `max_steps` replaces the epochs (the matched controls). `after_epoch` is called with 1, 2, … while the weights stand
     as they are then; the last one may be the part of an epoch. `folder/checkpoints` stays until `forget_checkpoints`.
@@ -284,8 +285,9 @@ def train_stage(
     while True:
         try:
             arguments = training_arguments(settings, micro, seed, folder / CHECKPOINTS, steps, log_steps, device)
-            steps, logs = _train(model, dataset, collate, settings, arguments, objective, _Notes(on_log, after_epoch))
-            return steps, [_training_line(line, name, number) for line in logs]
+            notes = _Notes(on_log, after_epoch)
+            trained, logs = _train(model, dataset, collate, settings, arguments, objective, notes)
+            return trained, [_training_line(line, name, number) for line in logs]
         except torch.OutOfMemoryError as error:
             smaller = _divisor(settings.batch, micro // 2)
             if smaller == 0 or not settings.auto_batch:
@@ -315,7 +317,7 @@ def _train(
     arguments: TrainingArguments,
     objective: Objective,
     notes: TrainerCallback,
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[Trained, list[dict[str, Any]]]:
     checkpoints = Path(arguments.output_dir)
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -328,14 +330,18 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     checkpoint = _whole_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint is not None else None
+    began, done = time.monotonic(), 0 if state is None else state.global_step
+    parameters = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
     if checkpoint is not None and state is not None and state.global_step >= state.max_steps:
         put_adapter(model, checkpoint)  # `train` would take one step too many in the middle of an epoch
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
         trainer.require_finite_end()
+    seconds, steps = time.monotonic() - began, state.global_step
     model.eval()
-    return state.global_step, [logs for logs in state.log_history if "loss" in logs]
+    trained = Trained(steps, parameters, seconds * steps / (steps - done) if steps > done else 0.0)
+    return trained, [logs for logs in state.log_history if "loss" in logs]
 
 
 def _whole_checkpoint(folder: Path) -> Path | None:

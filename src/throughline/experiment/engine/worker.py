@@ -9,20 +9,22 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from throughline.chains.store import read_store
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import full_disk, write_atomically
+from throughline.core.files import full_disk, write_atomically, write_json
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
 from throughline.experiment.plan import FINAL, FOLD
 from throughline.experiment.preparation import CHAINS, place_of
-from throughline.runs.folder import begin_unit, finish_unit, hold_as_worker, unit_folder
+from throughline.runs.folder import COST, JOURNAL, begin_unit, finish_unit, hold_as_worker, unit_folder
 from throughline.runs.unit import EVALUATE, FEATURE_LEVEL, FEW_SHOT, PROBE, VALIDATE, Unit
 
 EXECUTORS: dict[str, str] = {
@@ -126,10 +128,17 @@ def work(connection: Connection, job: Job) -> None:
 def run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> None:
     """Has the unit executed in its folder, in this process, with the config's number of threads."""
     execute = _load(job.executors[FEATURE_LEVEL if unit.feature_level else unit.kind], job.config.threads)
-    folder = begin_unit(job.run_folder, unit)
+    folder, began = begin_unit(job.run_folder, unit), time.monotonic()
     execute(job.task(unit, report_progress))
+    seconds, journal = time.monotonic() - began, folder / JOURNAL
+    write_json(folder / COST, {"dollars": _dollars(journal)} if journal.is_file() else {"seconds": seconds})
     (folder / FAILURE).unlink(missing_ok=True)
     finish_unit(job.run_folder, unit)
+
+
+def _dollars(journal: Path) -> float | None:
+    store = read_store(journal)
+    return store.cost if store.requests["cost"].notna().any() else None
 
 
 def _load(executor: str, threads: int) -> Callable[[Task], None]:

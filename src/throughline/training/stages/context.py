@@ -58,6 +58,20 @@ class StageResult:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What training took: optimiser steps, how many parameters they moved, and seconds of the loop over all of these
+    steps, those before a kill taken to be as fast as those behind it."""
+
+    optimiser_steps: int = 0
+    parameters: int = 0
+    seconds: float = 0.0
+
+    def mark(self, batch: int) -> dict[str, float]:
+        """As a stage's mark has it; `batch` are the samples of a step."""
+        return asdict(self) | {"samples": self.optimiser_steps * batch}
+
+
+@dataclass(frozen=True)
 class StageContext:
     """A loaded checkpoint, the samples of a fold, and where the stage works."""
 
@@ -146,9 +160,9 @@ def is_whole(folder: Path) -> bool:
     return (folder / STAGE).is_file()
 
 
-def own_steps(folder: Path) -> int:
-    """Optimiser steps that the stage in this folder took itself."""
-    return int(_mark(folder)["optimiser_steps"])
+def own_training(folder: Path) -> Trained:
+    """What the stage in this folder took itself."""
+    return Trained(**{name: value for name, value in _mark(folder).items() if name in Trained.__annotations__})
 
 
 def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
@@ -159,18 +173,20 @@ def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
     save_adapter(model, folder / ADAPTER)
 
 
-def mark_whole(context: StageContext, folder: Path, steps: int, pairs: Sequence[tuple[Sample, str | None]]) -> None:
+def mark_whole(
+    context: StageContext, folder: Path, trained: Trained, pairs: Sequence[tuple[Sample, str | None]]
+) -> None:
     """Writes the mark that makes a stage whole: the optimiser steps it took and those behind its adapter in all, the
-    most images that a stage behind its adapter saw, and the most that it saw with a chain. `pairs` are its own samples
-    with their chains."""
+    most images that a stage behind its adapter saw, and the most that it saw with a chain; and what it took. `pairs`
+    are its own samples with their chains."""
     before = _mark(context.start) if context.start is not None else {}
     images = {"images": len({sample.id for sample, _ in pairs})}
     images["images_with_chain"] = len({sample.id for sample, chain in pairs if chain is not None})
     most = {name: max(count, before.get(name, 0)) for name, count in images.items()}
-    in_all = before.get("cumulative_steps", 0) + steps
-    write_json(folder / STAGE, {"optimiser_steps": steps, "cumulative_steps": in_all, **most})
+    in_all = {"cumulative_steps": before.get("cumulative_steps", 0) + trained.optimiser_steps}
+    write_json(folder / STAGE, in_all | most | trained.mark(context.settings.stage.batch))
 
 
-def _mark(folder: Path) -> dict[str, int]:
-    mark: dict[str, int] = json.loads((folder / STAGE).read_text())
+def _mark(folder: Path) -> dict[str, Any]:
+    mark: dict[str, Any] = json.loads((folder / STAGE).read_text())
     return mark

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,10 @@ from throughline.training.objectives import Objective, Preference
 from throughline.training.stages.context import (
     StageContext,
     StageResult,
+    Trained,
     is_whole,
     mark_whole,
-    own_steps,
+    own_training,
     save_stage,
 )
 
@@ -67,7 +68,9 @@ class Rounds:
         last = self._select(context, model, folders)
         save_stage(context.folder, model, _training_lines(folders))
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
-        mark_whole(context, context.folder, sum(map(own_steps, folders)), self._pairs(context, seen))
+        steps, parameters, seconds = zip(*(astuple(own_training(folder)) for folder in folders), strict=True)
+        trained = Trained(sum(steps), max(parameters), sum(seconds))
+        mark_whole(context, context.folder, trained, self._pairs(context, seen))
         return StageResult(model, last)
 
     def _round(
@@ -99,13 +102,13 @@ class Rounds:
             chains = {**({} if settings.rejected == "drop" else chains), **labelled.accepted}
         pairs = self._pairs(context, chains)
         before = probe_output(context)
-        steps, lines = 0, list[TrainingLine]()
+        trained, lines = Trained(), list[TrainingLine]()
         if pairs:
             examples: list[Callable[[], Example]] = [partial(context.example, *pair) for pair in pairs]
             if prefers:
                 wrong = labelled.wrong
                 examples = [_preference(context, sample, chains[sample.id], wrong[sample.id]) for sample, _ in pairs]
-            steps, lines = train_examples(context, model, objective, examples, folder=folder, number=number)
+            trained, lines = train_examples(context, model, objective, examples, folder=folder, number=number)
         changed = bool((probe_output(context) != before).any())
         if pairs and not changed:
             raise ThroughlineError(f"round {number} was trained, but the output did not change", context.folder.name)
@@ -116,7 +119,7 @@ class Rounds:
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
         save_stage(folder, model, lines)
         context.after_round(number, folder)
-        mark_whole(context, folder, steps, pairs)
+        mark_whole(context, folder, trained, pairs)
         return chains
 
     def _pairs(self, context: StageContext, chains: Mapping[str, str]) -> list[tuple[Sample, str | None]]:
