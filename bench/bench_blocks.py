@@ -13,7 +13,7 @@ from throughline.reporting.text import to_markdown
 
 BENCHES = (
     *("step", "step_ablated", "memory", "score", "sample", "evaluate"),
-    *("ood", "drift", "preference", "input", "scale", "teacher", "gpu"),
+    *("ood", "drift", "preference", "input", "scale", "teacher", "classifiers", "gpu"),
 )
 """What `evidence` measures and the documents show: the NAME of each evidence/bench_NAME.json."""
 

@@ -1,5 +1,5 @@
 """What the benches of this folder share as commands: options from their settings, rows as a table or as JSON on stdout,
-and the exit codes of `throughline`. Called by `scale`, `evaluate`, `input` and `teacher`."""
+and the exit codes of `throughline`. Called by `scale`, `evaluate`, `input`, `teacher` and others."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import baselines_block
 import command_reference
 import damage_block
 import drift_study_block
@@ -373,5 +374,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **planted_block.BLOCKS,
     **in_context_block.BLOCKS,
     **smol_block.BLOCKS,
+    **baselines_block.BLOCKS,
     **command_reference.BLOCKS,
 }

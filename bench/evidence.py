@@ -25,6 +25,7 @@ import drift_study_block
 import open_styles
 import open_styles_head_block
 import planted_block
+from baselines_study import compare_on_drawn_images, compare_on_real_images
 from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
 from contact_sheet import contact_sheet
@@ -198,6 +199,7 @@ BENCH_COMMANDS = {
     "input": "python bench/input.py",
     "scale": "python bench/scale.py",
     "teacher": "python bench/teacher.py",
+    "classifiers": "python bench/classifiers.py",
 }
 """What measures evidence/bench_NAME.json; `step_ablated` is what each of our ways is worth."""
 
@@ -364,6 +366,16 @@ def in_context() -> None:
     ask_in_context(ROOT, EVIDENCE, throughline)
 
 
+def baselines() -> None:
+    """Every method of the comparison on the drawn world: one table, a seed at a time; hours."""
+    compare_on_drawn_images(ROOT, EVIDENCE, throughline)
+
+
+def baselines_real() -> None:
+    """Feature-level methods on open_styles with EfficientNet-Lite0: frozen features, and trained on a subset; hours."""
+    compare_on_real_images(ROOT, EVIDENCE, throughline)
+
+
 def executable() -> Path:
     """The `throughline` of the Python that runs this file, as a user would start it."""
     path = Path(sys.executable).with_name("throughline")
@@ -399,6 +411,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "open-styles": build_open_styles,
     "open-styles-head": open_styles_head,
     "smol": smol,
+    "baselines": baselines,
+    "baselines-real": baselines_real,
     "docs": docs,
 }
 

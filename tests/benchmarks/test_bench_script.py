@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench_script import run_bench
+from classifiers import ClassifierSettings
 from evaluate import EvaluateSettings
 from input import InputSettings
 from scale import ScaleSettings
@@ -21,6 +22,7 @@ from throughline.core.errors import ThroughlineError
         (["--images", "10", "--ablate", "leaving"], EvaluateSettings(images=10, ablate=("leaving",))),
         ([], InputSettings()),
         (["--pixels", "64", "--ablate", "reading ahead"], InputSettings(pixels=64, ablate=("reading ahead",))),
+        (["--heads", "2", "--threads", "1"], ClassifierSettings(heads=2, threads=1)),
         (["--few", "40", "--many", "80", "--threads", "1"], ScaleSettings(few=40, many=80, threads=1)),
         (["--images", "100", "--trials", "1"], TeacherSettings(images=100, trials=1)),
     ],

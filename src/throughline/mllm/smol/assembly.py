@@ -143,7 +143,7 @@ def put_together(
         torch.manual_seed(0)
         model = FastVlmForConditionalGeneration(config)
     eyes = model.model.vision_tower.timm_model
-    eyes.load_state_dict(_by_order(tower, eyes.state_dict(), architecture))
+    eyes.load_state_dict(named_by_order(tower, eyes.state_dict(), architecture))
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     if projector is not None:
@@ -177,7 +177,7 @@ def _with_image_token(tokenizer: Any) -> tuple[Any, str]:
     return renamed, CONTENT + tokenizer.chat_template.replace("message['content']", "written(message['content'])")
 
 
-def _by_order(given: Mapping[str, Any], own: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def named_by_order(given: Mapping[str, Any], own: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """The weights given under the model's own names, which are in the same order; what is left over at the end is the
     classifier, which the tower does not have."""
     pairs = dict(zip(own, given.values(), strict=False))
