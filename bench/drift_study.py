@@ -2,12 +2,14 @@
 Called by `evidence.py drift-study`.
 
 Written down before anything was run: the methods below go on from the same `mtct` of their seed, with held-out styles
-`sketch` and `photo` and seeds 0, 1, 2. `mtct` has the budget that was chosen on the source domains (budgets.json).
+`sketch` and `photo` and seeds 0, 1, 2. `mtct` has the budget that was chosen for `reasoning` on the source domains, by
+the conclusions of its chains (budgets.json); its own was chosen by likelihood, and chains are what is compared here.
 After it, every method has a fifth of that learning rate, as the source's second stage has of its first (Table 6 of
 arXiv 2505.13081), and passes four times over its pairs, of which there is one for each image and source; `cfp`, with
 two, passes twice, and `sft_more` takes the steps of `cfp`. `cfp_rounds` has two rounds of two passes over the images
 about which the model wrote a right and a wrong chain, so at most as many steps. Slope 0.1, summed log-probabilities, as
-in the source's script. The world's size, the number of passes, the measures and the levels are ours.
+in the source's script. `grpo` is TRL's, on ten images of each class and source style, as far as `bench/grpo.py` goes: a
+row to look at, on fewer images and steps. The world's size, the number of passes, the measures and the levels are ours.
 
 Everything is asked of 8 images of each class of the held-out style by `throughline drift robustness`, on the same
 images for every method and seed; unseen combinations by a second training in which sources and questions share no
@@ -46,7 +48,7 @@ PER_CLASS, ASKED = 25, 8
 """Images of each class and style; of these asked about."""
 TARGETS = ("sketch", "photo")
 SEEDS = (0, 1, 2)
-PARENT = "mtct"
+PARENT, BUDGET_OF = "mtct", "reasoning"
 SOURCES = {
     "dpo_random": ("random_answer",),
     "dpo_crop": ("crop",),
@@ -58,7 +60,8 @@ SOURCES = {
     "cfp": ("thinking", "perception"),
 }
 """The methods on pairs, with the sources of these."""
-METHODS = (PARENT, "sft_more", *SOURCES, "cfp_rounds")
+GRPO = "grpo"
+METHODS = (PARENT, "sft_more", *SOURCES, "cfp_rounds", GRPO)
 SLOWER, PASSES, ROUNDS = 5, 4, 2
 PATHS = ("reasoning", "likelihood")
 CORRUPTIONS = ("gaussian_noise", "motion_blur", "fog", "contrast")
@@ -126,6 +129,7 @@ CLAIMS = (
     Claim("It is not the steps alone", "not in the source", "cfp", "sft_more", "held-out style"),
     Claim("… under interference", "not in the source", "cfp", "sft_more", "interference"),
     Claim("The symmetric form is better", "SymMPO says so", "dpo_symmetric", "cfp_perception", "held-out style"),
+    Claim("Rewards for right conclusions collapse", "yes (GRPO, CPO)", PARENT, GRPO, "held-out style"),
     Claim("Pairs of its own chains are better", "OPA-DPO says so", "cfp_rounds", "cfp", "held-out style"),
 )
 """Of CPO (arXiv 2505.13081), which has thinking pairs alone, and CPO++ (2604.15705); differences by our subtraction."""
@@ -184,11 +188,11 @@ def study_drift(
 
 def settings_of(target: str, budgets: Budgets) -> dict[str, dict[str, float]]:
     """`per_method` of the config for a held-out style."""
-    [chosen] = [draw for draw in budgets.draws if draw.chosen and (draw.method, draw.target) == (PARENT, target)]
+    [chosen] = [draw for draw in budgets.draws if draw.chosen and (draw.method, draw.target) == (BUDGET_OF, target)]
     passes = {name: PASSES / len(sources) for name, sources in SOURCES.items()} | {"cfp_rounds": PASSES / ROUNDS}
     after = {LR: chosen.lr / SLOWER}
     keys = {name: {**after, EPOCHS: epochs} for name, epochs in passes.items()}
-    return {PARENT: {LR: chosen.lr, EPOCHS: chosen.epochs}, "sft_more": after, **keys}
+    return {PARENT: {LR: chosen.lr, EPOCHS: chosen.epochs}, "sft_more": after, **keys, GRPO: after}
 
 
 def _make_images_and_pairs(root: Path, throughline: Callable[..., None]) -> None:

@@ -27,7 +27,7 @@ REWARDS = "rewards.jsonl"
 class GrpoStage:
     """`steps` optimiser steps of `prompts` images with `generations` chains each."""
 
-    steps: int = 60
+    steps: int = 40
     prompts: int = 4
     generations: int = 4
     per_class: int = 10

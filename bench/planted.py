@@ -36,7 +36,7 @@ from throughline.mllm.images import ImageReader
 from throughline.mllm.load import load_mllm
 from throughline.questions.question_set import make_question_set
 
-IMAGES, WORLD_SEED = 96, 5
+IMAGES, WORLD_SEED = 48, 5
 TRUE = "true"
 TRUE_STAGES = {"contradiction": 3, "perception": 1}
 """By kind of error the stages, of five, that are still true: the first of the others is REFLECTION, or CAPTION."""

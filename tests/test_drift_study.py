@@ -18,6 +18,7 @@ import drift_study
 from drift_study import CLAIMS, CONFIG, INTERFERED, MEASURES, METHODS, PARENT, PATHS, SOURCES, UNSEEN, settings_of
 from drift_study_block import RECORD, drift_claims
 from drift_study_block import drift_study as shown
+from grpo import GRPO, GrpoStage
 from records import BudgetDraw, Budgets, this_machine, write_record
 from throughline.cli.drift import Source
 from throughline.core.files import write_json, write_json_lines
@@ -33,7 +34,7 @@ STYLES = ("style cartoon", "style painting", "style photo")
 BEGUN = (FALSE_START, TRUE, SYNONYMS, *FORCED.values())
 LEVELS = ("clean", BLANK, ANOTHER, *STYLES, *dict.fromkeys((*INTERFERED, *BEGUN)))
 BUDGETS = Budgets(
-    draws=[BudgetDraw(method=PARENT, target=TARGET, lr=5e-3, epochs=8, accuracy=0.5, chosen=True)],
+    draws=[BudgetDraw(method="reasoning", target=TARGET, lr=5e-3, epochs=8, accuracy=0.5, chosen=True)],
     checks=[],
     tolerance=0.015,
 )
@@ -106,7 +107,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_methods_after_the_parent_have_equal_passes_and_a_fifth_of_its_rate() -> None:
     keys = json.dumps(settings_of(TARGET, BUDGETS))
     config = load_config(str(ROOT / CONFIG), [f"per_method={keys}"])
-    assert config.methods == METHODS and set(SOURCES) | {"mtct", "sft_more", "cfp_rounds"} == set(METHODS)
+    assert config.methods == (*METHODS[:-1], "bench/grpo.py:GRPO") and METHODS[-1] == GRPO.name
     for name, sources in SOURCES.items():
         stage = KNOWN[name].stages[-1]
         assert isinstance(stage, PreferenceStage) and stage.sources == sources and {*sources} <= {*get_args(Source)}
@@ -116,6 +117,8 @@ def test_methods_after_the_parent_have_equal_passes_and_a_fifth_of_its_rate() ->
     assert rounds.rounds * rounds.stage.epochs == 4
     assert config.at(config.data, {}, "mtct", [TARGET]).training.stage.lr == 5e-3
     assert KNOWN["sft_more"].steps_like == "cfp"
+    assert config.at(config.data, {}, "grpo", [TARGET]).training.stage.lr == pytest.approx(1e-3)
+    assert GRPO.starts_from == PARENT and GRPO.stages[-1] == GrpoStage()
 
 
 def test_a_style_and_seed_that_is_whole_is_not_run_again(studied: Any) -> None:
