@@ -55,7 +55,8 @@ class _Draws(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         step, place, index = key
-        torch.manual_seed(seed_of(self.seed, "augmentation", step, place))
+        # images are read on the CPU; torch.manual_seed formats the stack for every call while no GPU is in use
+        torch.default_generator.manual_seed(seed_of(self.seed, "augmentation", step, place))
         return self.read(self.samples[index]), self.labels[index]
 
 
