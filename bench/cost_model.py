@@ -16,6 +16,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.core.table import Table
 from throughline.experiment.config_files import load_config
+from throughline.experiment.feature_workload import FeatureWorkload
 from throughline.experiment.forecast import measured_units, read_workloads, seconds_by_group
 from throughline.experiment.hardware import Hardware, this_machine
 from throughline.experiment.run import Preview, preview_run
@@ -55,7 +56,7 @@ def compare_with_run(run_folder: Path) -> tuple[tuple[Compared, ...], Hardware]:
 
 
 def _compared(
-    preview: Preview, workloads: dict[str, Workload], run_folder: Path, hardware: Hardware
+    preview: Preview, workloads: dict[str, Workload | FeatureWorkload], run_folder: Path, hardware: Hardware
 ) -> Iterator[Compared]:
     measured = measured_units(run_folder, preview.units)
     for unit in preview.units:
@@ -63,10 +64,9 @@ def _compared(
             raise ThroughlineError(f"the unit {unit.slug} is not finished once", run_folder, "let the run finish")
         (folder,) = (run_folder / UNITS).glob(f"{unit.slug}-*")
         workload = workloads[unit.name]
-        layers = workload.plain.decoder.layers
         phases = workload.phases(unit.method, preview.costs[unit.name])
         kept = [_scaled(phase, _kept_share(folder)) if phase.name == TRAINING else phase for phase in phases]
-        at_most, predicted = (seconds_by_group(hardware, some, layers) for some in (phases, kept))
+        at_most, predicted = (seconds_by_group(hardware, some, workload.layers) for some in (phases, kept))
         for group in at_most:
             chosen = [phase for phase in kept if phase.group == group]
             yield Compared(
@@ -77,7 +77,7 @@ def _compared(
                 measured=measured[unit.name].get(group, 0.0),
                 flops=sum(phase.flops for phase in chosen),
                 decoding_flops=sum(phase.decoding_flops for phase in chosen),
-                layer_steps=sum(phase.steps for phase in chosen) * layers,
+                layer_steps=sum(phase.steps for phase in chosen) * workload.layers,
             )
 
 

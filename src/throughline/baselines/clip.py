@@ -80,19 +80,23 @@ class Clip:
         return "max_length" if self.model.config.model_type == "siglip" else "longest"
 
 
-def open_clip(name: str) -> Clip:
-    """A checkpoint in float32, from a folder or the hub. Raises a ThroughlineError, in one line, where it cannot be had
-    or is of another family."""
+def open_clip(name: str, weights: bool = True) -> Clip:
+    """A checkpoint in float32, from a folder or the hub, or its outline on no device without `weights`. Raises a
+    ThroughlineError, in one line, where it cannot be had or is of another family."""
     folder = checkpoint_folder(name)
     source, commit = str(folder or name), resolve_revision(name, hub=True)
     logging.disable_progress_bar()  # the command line shows its own lines
     options: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
     with one_line_errors(name):
-        family = AutoConfig.from_pretrained(source, **options).model_type
-        if family not in FAMILIES:
+        config = AutoConfig.from_pretrained(source, **options)
+        if (family := config.model_type) not in FAMILIES:
             do = f"one of {' and '.join(FAMILIES)} is needed"
             raise ThroughlineError(f"a {family!r} checkpoint has no common space of images and texts", name, do)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+        if weights:
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+        else:
+            with torch.device("meta"):
+                model = AutoModel.from_config(config)
         tokenizer, processor = (kind.from_pretrained(source, **options) for kind in (AutoTokenizer, AutoImageProcessor))
     return Clip(model.requires_grad_(False).eval(), tokenizer, processor)
 

@@ -10,6 +10,7 @@ from throughline.cli.text import counted, duration
 from throughline.core.table import Table, tabulate
 from throughline.experiment.config_files import resolved_yaml
 from throughline.experiment.costs import Cost
+from throughline.experiment.feature_workload import FeatureWorkload
 from throughline.experiment.forecast import Forecast, UnitForecast
 from throughline.experiment.hardware import GB, THIS_MACHINE, Hardware
 from throughline.experiment.run import Preview
@@ -72,13 +73,14 @@ def _unit_json(row: UnitForecast) -> dict[str, Any]:
 def _forecast_json(forecast: Forecast) -> dict[str, Any]:
     """`paths` and `notes` are those of the first image set and levels."""
     need, workload = forecast.memory, forecast.workloads[0]
+    paths = None if workload.paths is None else asdict(workload.paths)
     hardware = [
         asdict(machine)
         | {"seconds": forecast.elapsed[machine.name], "memory_needed": need, "fits": machine.holds(need)}
         for machine in forecast.hardware
     ]
     missing, notes = forecast.unknown, workload.notes
-    return {"paths": asdict(workload.paths), "hardware": hardware, "missing": missing, "notes": notes}
+    return {"paths": paths, "hardware": hardware, "missing": missing, "notes": notes}
 
 
 def as_text(preview: Preview, forecast: Forecast | str) -> str:
@@ -157,12 +159,12 @@ def _work_table(forecast: Forecast) -> Table:
     )
 
 
-def _workload_notes(workload: Workload) -> Iterator[str]:
-    paths = workload.paths
-    yield (
-        f"An image of {counted(paths.tiles, 'tile')} and the class list take {paths.shared:,} tokens, "
-        f"a label {paths.label:,}, a chain {paths.chain:,}."
-    )
+def _workload_notes(workload: Workload | FeatureWorkload) -> Iterator[str]:
+    if (paths := workload.paths) is not None:
+        yield (
+            f"An image of {counted(paths.tiles, 'tile')} and the class list take {paths.shared:,} tokens, "
+            f"a label {paths.label:,}, a chain {paths.chain:,}."
+        )
     yield from (f"{note[0].upper()}{note[1:]}." for note in workload.notes)
 
 

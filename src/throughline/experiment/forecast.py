@@ -26,6 +26,7 @@ from throughline.drawn.world import planned_scenes
 from throughline.experiment.config import RunConfig
 from throughline.experiment.context import asked_prompts, some_sizes
 from throughline.experiment.costs import longest_paths, own_config
+from throughline.experiment.feature_workload import FEATURES, FeatureWorkload, count_features
 from throughline.experiment.hardware import THIS_MACHINE, Hardware, cards, this_machine
 from throughline.experiment.run import Preview
 from throughline.experiment.workload import (
@@ -79,7 +80,7 @@ class Forecast:
     done; `unknown` says why nothing is known of this machine."""
 
     units: tuple[UnitForecast, ...]
-    workloads: tuple[Workload, ...]
+    workloads: tuple[Workload | FeatureWorkload, ...]
     hardware: tuple[Hardware, ...]
     elapsed: Mapping[str, float]
     unknown: str | None
@@ -91,23 +92,19 @@ class Forecast:
 
 
 def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast | str:
-    """The forecast of all units but those of feature-level methods, or one line that says why there is none."""
-    asked = tuple(unit for unit in preview.units if not unit.feature_level)
-    if not asked:
-        return "what feature-level methods compute is not forecast"
-    preview = replace(preview, units=asked)
+    """The forecast of all units, or one line that says why there is none."""
     workloads = read_workloads(preview)
     if isinstance(workloads, str):
         return workloads
     here = this_machine(preview.config)
     unknown = here if isinstance(here, str) else None
     hardware = (*(() if isinstance(here, str) else (here,)), *cards(preview.config))
-    units = []
+    units, once = [], set[Phase]()
     for unit in preview.units:
         workload = workloads[unit.name]
-        phases = workload.phases(unit.method, preview.costs[unit.name])
-        layers = workload.plain.decoder.layers
-        seconds = {machine.name: seconds_by_group(machine, phases, layers) for machine in hardware}
+        phases = tuple(phase for phase in workload.phases(unit.method, preview.costs[unit.name]) if phase not in once)
+        once |= {phase for phase in phases if phase.name.startswith(FEATURES)}
+        seconds = {machine.name: seconds_by_group(machine, phases, workload.layers) for machine in hardware}
         units.append(UnitForecast(unit, phases, workload.memory(unit.method), seconds))
     if run_folder is not None and unknown is None:
         units = _corrected(units, measured_units(run_folder, preview.units))
@@ -184,19 +181,22 @@ def _corrected(units: Sequence[UnitForecast], measured: Mapping[str, Mapping[str
 # what is read --------------------------------------------------------------------------------------------------------
 
 
-def read_workloads(preview: Preview) -> dict[str, Workload] | str:
+def read_workloads(preview: Preview) -> dict[str, Workload | FeatureWorkload] | str:
     """By the unit's name, the checkpoint's shape, the tokens of its paths and what they rest on, each of the unit's own
     image set, levels and keys of its method; or why they cannot be told."""
     outlines = cache(open_outline)
     name, folder = preview.config.model.checkpoint, None
-    workloads: dict[tuple[str, ...], Workload] = {}
+    workloads: dict[tuple[str, ...], Workload | FeatureWorkload] = {}
     of_units = {}
     try:
         for unit in preview.units:
             keys = preview.config.keys_of(unit.method, unit.targets)
-            about = unit.dataset, unit.model, str(unit.factors), str(keys)
-            if about not in workloads:
-                config, images = own_config(unit, preview.config, preview.sets)
+            about = unit.dataset, unit.model, str(unit.factors), str(keys), unit.method if unit.feature_level else ""
+            config, images = own_config(unit, preview.config, preview.sets)
+            if about not in workloads and unit.feature_level:
+                name = config.baselines.clip.checkpoint
+                workloads[about] = count_features(config, images, unit.method)
+            elif about not in workloads:
                 name = config.model.checkpoint
                 if endpoint_of(name) is not None:
                     return f"{name}: what a model behind an endpoint computes is not known"

@@ -174,6 +174,11 @@ class Workload:
     trees: Mapping[str, Tree]
     notes: tuple[str, ...] = ()
 
+    @property
+    def layers(self) -> int:
+        """Of the decoder."""
+        return self.plain.decoder.layers
+
     def phases(self, method: str, cost: Cost) -> tuple[Phase, ...]:
         """The phases of a unit in their order; those that do nothing are left out."""
         folded = self.config.model.dtype == "float32" and not self._quantized
