@@ -66,15 +66,16 @@ class Browser:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, page: Path, width: int = 1100, height: int = 900) -> None:
-        """Opens a file and waits until it is loaded; forgets what was heard before."""
+    def open(self, page: Path, width: int = 1100, height: int = 900, view: str = "") -> None:
+        """Opens a file, with what stands after the "#" of its address, and waits until it is loaded; forgets what was
+        heard before."""
         self.complaints.clear()
         self.requests.clear()
         self._loaded = False
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=page.resolve().as_uri() + (f"#{view}" if view else ""))
         while not self._loaded:
             self._read()
         self.requests.remove(page.resolve().as_uri())

@@ -1,14 +1,10 @@
 """The page of a chain store: what it shows of which images, that filters find it, and that nothing a teacher wrote
 is ever more than text."""
 
-import base64
-import hashlib
+import itertools
 import json
-import os
 import re
-import socketserver
-import subprocess
-import threading
+import shutil
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +17,7 @@ from PIL import Image
 from tests.chains.plain_fold import read_journal
 from tests.reporting.test_page import Reader
 
-from browser import BROWSER
+from browser import BROWSER, Browser
 from throughline.chains.formats import FIVE_STAGE, Chain, render_chain
 from throughline.chains.journal import JournalWriter
 from throughline.chains.records import (
@@ -381,47 +377,24 @@ class Cards(HTMLParser):
         return self.words["output", ""]
 
 
-class Recorder(socketserver.ThreadingTCPServer):
-    """Stands for the world outside: the browser's proxy, which answers nobody and notes what was asked of OUTSIDE.
-    (Browsers have errands of their own, to hosts of their makers.)"""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        super().__init__(("127.0.0.1", 0), self._note)
-
-    def _note(self, connection: Any, *_: object) -> None:
-        request = connection.recv(4096).decode("latin-1").split("\r\n")[0]
-        self.requests += [request] if OUTSIDE in request else []
-
-
 @pytest.fixture(scope="module")
-def world_outside() -> Iterator[Recorder]:
-    with Recorder() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, world_outside: Recorder) -> Callable[..., Cards]:
-    """Opens a page with what stands after its "#", and reads what the browser made of it."""
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if BROWSER is None:
         pytest.skip("no headless browser on this machine")
-    # an HTTP proxy for everything, loopback included; the browser's own errands off
-    proxy = f"--proxy-server=http://127.0.0.1:{world_outside.server_address[1]}"
-    errands = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    command = [BROWSER, "--headless", "--disable-gpu", proxy, "--proxy-bypass-list=<-loopback>", *errands]
-    command.append(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--no-sandbox")  # a browser run by root refuses to start otherwise
+    with Browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Callable[..., Cards]:
+    """Opens a page with what stands after its "#", and reads what the browser made of it."""
 
     def opened(page: Path, view: str = "") -> Cards:
-        address = f"{page.resolve().as_uri()}#{view}"
-        done = subprocess.run(
-            [*command, "--virtual-time-budget=5000", "--dump-dom", address], capture_output=True, timeout=60, check=True
-        )
-        return Cards(done.stdout.decode())
+        # a copy: to another view of the page that is open, a browser only scrolls
+        browser.open(Path(shutil.copy(page, tmp_path / f"opened-{next(numbers)}.html")), view=view)
+        return Cards(browser.evaluate("document.documentElement.outerHTML"))
 
+    numbers = itertools.count()
     return opened
 
 
@@ -451,18 +424,9 @@ VIEWS: dict[str, Callable[[Sample, int, str, str], bool]] = {
 }
 
 
-def driven(page: Path, script: str) -> Path:
-    """The page with a second script that plays its reader: it is the only other one that the policy lets run."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = page.read_text().replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    path = page.with_name(f"driven-{digest[:6].replace('/', '_')}.html")
-    path.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
-    return path
-
-
-def play(steps: str) -> str:
-    """A script that plays the reader's steps; `see()` notes the address, the count and the candidates shown."""
-    return f"""(async () => {{
+def play(browser: Browser, steps: str) -> list[tuple[str, str, dict[str, list[int]]]]:
+    """What a reader saw who did these steps: `see()` notes the address, the count and the candidates shown."""
+    rows: list[tuple[str, str, dict[str, list[int]]]] = browser.evaluate(f"""(async () => {{
 const seen = [];
 const form = document.querySelector("form");
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -475,18 +439,13 @@ const enter = async (name, value) => {{
   await wait(400);
 }};
 {steps}
-document.body.append(Object.assign(document.createElement("pre"),
-  {{className: "seen", textContent: JSON.stringify(seen)}}));
-}})();"""
-
-
-def seen(cards: Cards) -> list[tuple[str, str, dict[str, list[int]]]]:
-    rows: list[tuple[str, str, dict[str, list[int]]]] = json.loads(cards.words["pre", "seen"])
+return seen;
+}})()""")
     return rows
 
 
 def test_what_a_teacher_wrote_stays_text_in_a_browser(
-    opened: Callable[..., Cards], page: Path, images: ImageSet, world_outside: Recorder
+    opened: Callable[..., Cards], page: Path, images: ImageSet
 ) -> None:
     shown = opened(page, "candidate=1&open=yes&search=photo/cat/4")
     assert shown.words["title", ""] == "my store · chains · Throughline"
@@ -497,9 +456,7 @@ def test_what_a_teacher_wrote_stays_text_in_a_browser(
     assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
 
 
-def test_names_of_another_hand_stay_text_too(
-    opened: Callable[..., Cards], tmp_path: Path, world_outside: Recorder
-) -> None:
+def test_names_of_another_hand_stay_text_too(opened: Callable[..., Cards], browser: Browser, tmp_path: Path) -> None:
     """Ids, domains, models, finish reasons, rules, questions and folder names come from files as well."""
     attack = f"</script><img src=http://{OUTSIDE}/y.png onerror={RUN}>__proto__"
     label = attack.replace("/", "")
@@ -521,20 +478,19 @@ def test_names_of_another_hand_stay_text_too(
     assert all(made[0].count(attack) >= 4 for made in shown.shown.values())
     assert shown.words["title", ""].startswith(label) and attack in shown.words["pre", "question"]
     assert Counter(tag for tag, _ in shown.tags)["img"] == 1
-    assert world_outside.requests == []
+    assert browser.requests == []
 
 
 def test_a_request_would_have_been_noticed(
-    opened: Callable[..., Cards], page: Path, tmp_path: Path, world_outside: Recorder
+    opened: Callable[..., Cards], browser: Browser, page: Path, tmp_path: Path
 ) -> None:
     """The two tests above can fail: the same attack in a page of no care reaches out."""
     careless = tmp_path / "careless.html"
     careless.write_text(f"<title>quiet</title><output></output>{HOSTILE.split('<!--<script>')[1]}")
     assert opened(careless).words["title", ""] == "ran"
-    assert set(world_outside.requests) == {f"GET http://{OUTSIDE}/x.png HTTP/1.1"}
-    world_outside.requests.clear()
+    assert set(browser.requests) == {f"http://{OUTSIDE}/x.png"}
     opened(page)
-    assert world_outside.requests == []
+    assert browser.requests == []
 
 
 def test_a_view_in_the_address_shows_its_cards(opened: Callable[..., Cards], page: Path, images: ImageSet) -> None:
@@ -550,11 +506,12 @@ def test_a_view_in_the_address_shows_its_cards(opened: Callable[..., Cards], pag
 
 
 def test_every_filter_and_the_search_find_what_they_should(
-    opened: Callable[..., Cards], page: Path, images: ImageSet
+    opened: Callable[..., Cards], browser: Browser, page: Path, images: ImageSet
 ) -> None:
+    opened(page)
     views = json.dumps([f"#{view}" for view in VIEWS])
     steps = f"for (const view of {views}) {{ location.hash = view; await wait(50); see(); }}"
-    rows = seen(opened(driven(page, play(steps))))
+    rows = play(browser, steps)
     assert len(rows) == len(VIEWS)
     for (view, wants), (address, count, shown) in zip(VIEWS.items(), rows, strict=True):
         wanted = expected(images, wants)
@@ -565,8 +522,9 @@ def test_every_filter_and_the_search_find_what_they_should(
 
 
 def test_choosing_and_typing_write_the_address_and_back_goes_back(
-    opened: Callable[..., Cards], page: Path, images: ImageSet
+    opened: Callable[..., Cards], browser: Browser, page: Path, images: ImageSet
 ) -> None:
+    opened(page)
     steps = """
       see();
       document.getElementById("next").click(); await wait(50); see();
@@ -575,7 +533,7 @@ def test_choosing_and_typing_write_the_address_and_back_goes_back(
       await enter("search", "It has a RIM"); see();
       form.querySelector("[type=reset]").click(); await wait(50); see();
     """
-    first, second, back, sketch, searched, cleared = seen(opened(driven(page, play(steps))))
+    first, second, back, sketch, searched, cleared = play(browser, steps)
     names = sorted(sample.id for sample in images.samples)
     assert list(first[2]) == list(back[2]) == list(cleared[2]) == names[:FIRST_PAGE]
     assert list(second[2]) == names[FIRST_PAGE:] and second[0] == "#page=2"
