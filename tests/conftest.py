@@ -21,8 +21,9 @@ DOMAINS = ("photo", "painting", "sketch")
 CLASSES = ("cat", "cup", "dog")
 
 
-def pytest_collection_finish() -> None:
-    """What the imports left stays: a training or a measurement that collects garbage need not look at it each time."""
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """What imports left stays: a training or a measurement that collects garbage need not look at it each time."""
     gc.collect()
     gc.freeze()
 
@@ -67,6 +68,12 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of a run, and whatever else would be spawned, have torch when they start."""
     monkeypatch.setattr(multiprocessing, "get_context", forks.context)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose figures are empty."""
+    monkeypatch.setattr("throughline.reporting.page.write_figures", forks.no_figures)
 
 
 @pytest.fixture(scope="module")

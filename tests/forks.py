@@ -6,6 +6,7 @@ process does when it really starts anew, `python -m` and a spawned worker, stays
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -68,12 +69,18 @@ def started(function: Callable[..., Any], arguments: tuple[Any, ...], said: Path
     return process
 
 
-def typed(words: Sequence[str], said: Path, folder: Path | None = None) -> Any:
-    """A process in which `throughline WORDS` was typed."""
-    return started(_type, (words,), said, folder)
+def typed(words: Sequence[str], said: Path, folder: Path | None = None, drawn: bool = False) -> Any:
+    """A process in which `throughline WORDS` was typed; the figures of its pages are empty, unless `drawn`."""
+    return started(_type, (words, drawn), said, folder)
+
+
+def no_figures(folder: Path, plots: Sequence[Any]) -> dict[str, str]:
+    """Stands in for `write_figures`: drawing is most of a page's time, and other tests look at what is drawn."""
+    return {plot.name: "<svg></svg>" for plot in plots}
 
 
 def _begin(environment: dict[str, str], target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    gc.freeze()  # what the server imported: collecting garbage need not look at it, nor copy its pages
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.get_context = context
@@ -89,8 +96,11 @@ def _talk(function: Callable[..., Any], arguments: tuple[Any, ...], said: Path, 
     function(*arguments)
 
 
-def _type(words: Sequence[str]) -> None:
+def _type(words: Sequence[str], drawn: bool = False) -> None:
     from throughline.cli.main import main
+    from throughline.reporting import page
 
+    if not drawn:
+        page.write_figures = no_figures  # type: ignore[attr-defined]
     sys.argv = ["throughline", *words]
     sys.exit(main())

@@ -161,7 +161,7 @@ def test_the_block_counts_verdicts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_of_two_copies_is_run_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: Any, undrawn: Any
 ) -> None:
     """The real verb, on one style; words exchanged in the checkpoint, and in the images' table."""
     monkeypatch.chdir(tmp_path)

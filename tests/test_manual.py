@@ -53,14 +53,15 @@ def name_of(page: Path) -> str:
 class Terminal:
     """Types commands in a folder, each a process of its own; what is said comes back with the exit code."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, drawn: bool) -> None:
         self.folder = folder
+        self.drawn = drawn
         self.said = folder / ".said"
 
     def type(self, command: str) -> tuple[int, str]:
         words = shlex.split(command)
         if words[0] == "throughline":
-            return self._end_of(typed(words[1:], self.said, self.folder))
+            return self._end_of(typed(words[1:], self.said, self.folder, self.drawn))
         done = subprocess.run(command, shell=True, cwd=self.folder, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
@@ -73,9 +74,9 @@ class Terminal:
         return process.exitcode, self.said.read_text()
 
 
-def run_page(page: Path, folder: Path) -> None:
+def run_page(page: Path, folder: Path, drawn: bool = False) -> None:
     """All of a page's files and commands in their order, in `folder`; then its Python, as one notebook."""
-    terminal = Terminal(folder)
+    terminal = Terminal(folder, drawn)
     for block in blocks(page):
         if block.language == "yaml" or block.words.endswith(".py"):
             (folder / block.words).write_text(block.text)
@@ -91,7 +92,7 @@ def run_page(page: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_of_the_tutorial_runs_in_its_order(tmp_path: Path) -> None:
-    run_page(TUTORIAL, tmp_path)
+    run_page(TUTORIAL, tmp_path, drawn=True)
     run = tmp_path / "runs" / "my_experiment"
     files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert {"analysis.json", "report/index.html", "results.jsonl"} <= set(files)

@@ -64,7 +64,7 @@ def test_a_dry_run_tells_the_images_of_each_method_before_anything_is_trained(im
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_workers")
+@pytest.mark.usefixtures("forked_workers", "undrawn")
 def test_by_default_every_label_is_learnt_from_and_the_counts_are_told(images_and_chains, tmp_path, capsys):
     counts, warnings = foretold(images_and_chains, tmp_path / "run", capsys)
     assert run_with(images_and_chains, tmp_path / "run") == 0
@@ -84,7 +84,7 @@ def test_by_default_every_label_is_learnt_from_and_the_counts_are_told(images_an
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_workers")
+@pytest.mark.usefixtures("forked_workers", "undrawn")
 def test_shared_coverage_shows_all_methods_the_same_images(images_and_chains, tmp_path, capsys):
     shared = (
         "chains.coverage=shared",

@@ -164,6 +164,7 @@ def test_only_drawn_images_have_combinations(tiny_images: ImageSet) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers", "undrawn")
 def test_a_whole_one_ends_in_a_table_of_what_was_lost(
     tiny_images: ImageSet, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

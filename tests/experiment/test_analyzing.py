@@ -328,6 +328,7 @@ def test_faults_are_one_line_each(folder: Path, tmp_path: Path, capsys: pytest.C
     assert "no method is called 'mtctsarr'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_verb_prints_a_summary_and_writes_page_and_numbers(folder: Path, capsys) -> None:
     assert main(["analyze", str(folder), "--what", "probabilities,mismatch", "--limit", "4"]) == 0
     printed = capsys.readouterr()

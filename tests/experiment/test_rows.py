@@ -16,7 +16,7 @@ from throughline.core.files import read_json_lines
 from throughline.experiment.config_files import load_config
 from throughline.experiment.run import run_experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("teacher", "forked_workers")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("teacher", "forked_workers", "undrawn")]
 METHODS = "methods=zero_shot,cls,mtct,mtct_sarr"
 ROW = re.compile(
     r"^(?P<names>.*)   label (?P<share>[ \d.]{5})   \(100 images, chance 50\.0\)(?P<left>  about .* left)?$"

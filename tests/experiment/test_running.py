@@ -40,7 +40,7 @@ def run(config_file, tmp_path, forked_workers):
 
 
 @pytest.fixture
-def command(config_file, tmp_path, monkeypatch, capsys, forked_workers):
+def command(config_file, tmp_path, monkeypatch, capsys, forked_workers, undrawn):
     """The verb: exit code, stdout, and the error lines of stderr."""
 
     def command(*options, out="run", seeds="[0]", methods=ALL):
@@ -388,7 +388,7 @@ def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_result
     undisturbed = results(run(ALL, out="undisturbed").folder)
     moments = random.Random(0)
     folder, said = tmp_path / "run", tmp_path / "said"
-    for _ in range(4):
+    for _ in range(3):
         # once while it starts, else at some point of the first units of its own
         enough = len(notes(folder)) + moments.randint(0, 3)
         killed = start(seconds=0.3)

@@ -5,13 +5,12 @@ import json
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tests.experiment.test_executors import files_in, wait_for
+from tests.experiment.test_executors import Run, files_in, wait_for
 from tests.forks import typed
 
 from throughline.cli.main import main
@@ -59,6 +58,15 @@ def config_file(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> P
 def searched(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of the undisturbed search; read only. What was said is in `said` beside it."""
     return run(config_file, tmp_path_factory.mktemp("runs") / "searched")
+
+
+VALIDATION = ("search.measure=validation", "search.rules=training_domain")
+
+
+@pytest.fixture(scope="module")
+def validated(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `searched`, of a search that asks about no target."""
+    return run(config_file, tmp_path_factory.mktemp("runs") / "validated", *VALIDATION)
 
 
 def run(config_file: Path, folder: Path, *overrides: str) -> Path:
@@ -113,7 +121,7 @@ def chosen_by_the_rules(folder: Path) -> dict[tuple[str, str], int]:
     return {(rule, draw.unit.targets[0]): draw.number for rule, draw in picks if draw is not None}
 
 
-def test_a_grid_has_the_numbers_of_runs_of_the_same_settings(searched: Path, config_file: Path, tmp_path: Path) -> None:
+def test_a_grid_has_the_numbers_of_runs_of_the_same_settings(searched: Path, here: Run, tmp_path: Path) -> None:
     """The rate of the config itself stands in the grid, and is not run twice."""
     frame = units(searched)
     assert sorted(frame[frame["method"] == "zero_shot"]["draw"]) == [0, 0]
@@ -121,11 +129,12 @@ def test_a_grid_has_the_numbers_of_runs_of_the_same_settings(searched: Path, con
     assert sorted(trained["draw"]) == [0, 0, 2, 2]
     assert trained["in"].nunique() > 2, "the draws do not differ, so that nothing is shown here"
     for draw, rate in DRAWS.items():
-        alone = run(config_file, tmp_path / f"alone_{draw}", "search=null", "methods=cls", f"training.stage.lr={rate}")
+        keys = ("search=null", "methods=cls", "data.targets=photo", f"training.stage.lr={rate}")
+        alone = here(tmp_path / f"alone_{draw}", *keys).folder
         rows = [row for row in read_json_lines(alone / "results.jsonl") if row["round"] is None]
         ours = [row for row in read_json_lines(searched / "results.jsonl") if row["factors"] == {"draw": str(draw)}]
-        of_cls = {(*row["targets"], row["split"]): row["correct"] for row in ours if row["method"] == "cls"}
-        assert of_cls == {(*row["targets"], row["split"]): row["correct"] for row in rows}
+        of_cls = [row for row in ours if (row["method"], row["targets"]) == ("cls", ["photo"])]
+        assert {row["split"]: row["correct"] for row in of_cls} == {row["split"]: row["correct"] for row in rows}
         assert not list(alone.glob("units/*/validation.jsonl"))
 
 
@@ -184,31 +193,31 @@ def test_the_tables_stand_at_the_end_of_the_run_in_the_report_and_on_the_page(se
         assert all(table.title in text for table in tables)
 
 
-def test_killed_and_started_again_it_chooses_the_same(searched: Path, config_file: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_it_chooses_the_same(
+    validated: Path, config_file: Path, here: Run, tmp_path: Path
+) -> None:
     folder, moments = tmp_path / "run", random.Random(1)
+    words = [word for key in VALIDATION for word in ("--set", key)]
     for kill in range(2):
         seen = files_in(folder)
-        process = typed(["run", str(config_file), "--out", str(folder)], tmp_path / "said")
-        wait_for(lambda seen=seen, process=process: files_in(folder) > seen + 12 or not process.is_alive())
+        process = typed(["run", str(config_file), "--out", str(folder), *words], tmp_path / "said")
+        wait_for(lambda seen=seen, process=process: files_in(folder) > seen + 7 or not process.is_alive())
         time.sleep(moments.uniform(0, 0.3))
         assert process.is_alive(), f"kill {kill}: it was over before it could be killed"
         process.kill()
         process.join()
-    assert len(list(folder.glob("units/*/done"))) < len(list(searched.glob("units/*/done")))
-    run(config_file, folder)
-    assert selection_tables(read_run(folder)) == selection_tables(read_run(searched))
-    assert numbers(folder) == numbers(searched)
+    assert len(list(folder.glob("units/*/done"))) < len(list(validated.glob("units/*/done")))
+    here(folder, *VALIDATION)
+    assert selection_tables(read_run(folder)) == selection_tables(read_run(validated))
+    assert numbers(folder) == numbers(validated)
 
 
-def numbers(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    rows = read_json_lines(folder / "results.jsonl")
-    validation = {path.parent.name: path.read_text() for path in folder.glob("units/*/validation.jsonl")}
-    return [row | {"seconds": 0} for row in rows], validation
+def numbers(folder: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in folder.glob("units/*/validation.jsonl")}
 
 
-def test_validation_alone_asks_about_no_target(searched: Path, config_file: Path, tmp_path: Path) -> None:
-    words = ("search.measure=validation", "search.rules=training_domain")
-    folder = run(config_file, tmp_path / "run", *words)
+def test_validation_alone_asks_about_no_target(searched: Path, validated: Path, tmp_path: Path) -> None:
+    folder = validated
     assert not list(folder.rglob("predictions.jsonl")) and read_json_lines(folder / "results.jsonl") == []
     before, after = units(searched), units(folder)
     assert set(after["method"]) == {"cls"} and set(after["targets"]) == {(target,) for target in TARGETS}
@@ -220,7 +229,7 @@ def test_validation_alone_asks_about_no_target(searched: Path, config_file: Path
     assert table.columns == ("method", "draw", "training.stage.lr", *TARGETS, "Avg", "training_domain")
     chosen = {row[1]: row[-1] for row in table.rows}
     assert chosen == {str(draw): f"{list(by_hand.values()).count(draw)} of 2" for draw in DRAWS}
-    for text in ((tmp_path / "said").read_text(), (folder / "report" / "index.html").read_text()):
+    for text in ((folder.parent / "said").read_text(), (folder / "report" / "index.html").read_text()):
         assert table.title in text
     reported = typed(["report", str(folder), "--format", "markdown"], tmp_path / "reported")
     reported.join()

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from throughline.core.files import content_hash, write_atomically, write_json, write_json_lines
-from throughline.reporting import page
 
 CLASSES = ("cup", "bowl", "boat")
 SKILL = {"zero_shot": 0.4, "cls": 0.6, "reasoning": 0.58, "mtct": 0.7, "sarr": 0.62, "mtct_sarr": 0.8}
@@ -165,13 +164,6 @@ def write_run(
 def fake_run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     """Two targets, six methods, three seeds; read only."""
     return write_run(tmp_path_factory.mktemp("fake"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages whose figures are empty: drawing is most of a page's time, and other tests look at what is drawn."""
-    empty = "<svg></svg>"
-    monkeypatch.setattr(page, "write_figures", lambda folder, plots: {plot.name: empty for plot in plots})
 
 
 @pytest.fixture
