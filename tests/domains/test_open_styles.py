@@ -19,6 +19,7 @@ from throughline.core.errors import ThroughlineError
 from throughline.domains.checks import check_images
 from throughline.domains.fetching.sources import Package, obtain
 from throughline.domains.folders import read_images
+from throughline.domains.images import image_bytes
 from throughline.domains.open_styles import building, pictures
 from throughline.domains.open_styles.building import build_open_styles, compared
 from throughline.domains.open_styles.drawing import SIDE, draw
@@ -242,8 +243,21 @@ def test_the_documented_build_is_of_these_archives_and_nearly_balanced_halves():
     assert len({label for domain in BUILT["domains"].values() for label in domain["classes"]}) == 9
 
 
+DRAWN = ("flat_noto", "photo", "render3d")
+"""Of each kind of picture a domain: SVG, photographs with scenes, and raster objects. Drawing all takes minutes."""
+
+
 @pytest.mark.slow
-def test_the_set_that_the_package_clients_give_is_the_documented_one(tmp_path):
+def test_the_set_that_the_package_clients_give_is_the_documented_one(tmp_path, monkeypatch):
+    def draw_some(picture):
+        if picture["domain"] in DRAWN:
+            return draw(picture)
+        stand_in = Image.new("RGB", (SIDE, SIDE), "white")
+        digest = hashlib.sha256(picture["content"]).digest()
+        stand_in.putdata([tuple(digest[:3]), tuple(digest[3:6])])  # no two alike
+        return image_bytes(stand_in)
+
+    monkeypatch.setattr(building, "draw", draw_some)
     for name, about in pictures.RULES["archives"].items():
         try:
             obtain(Package(name, about["sha256"], about["bytes"], tuple(about["sources"])))
@@ -254,7 +268,8 @@ def test_the_set_that_the_package_clients_give_is_the_documented_one(tmp_path):
     for name, domain in record["domains"].items():
         assert domain["classes"] == BUILT["domains"][name]["classes"], name
     if record["drawn_with"] == BUILT["drawn_with"]:
-        assert compared(record) == "the same bytes as documented"
+        drawn_alone = {"domains": {name: record["domains"][name] for name in DRAWN}}
+        assert compared(record | drawn_alone) == "the same bytes as documented"
     assert json.loads((root / "open_styles.json").read_text()) == record
     report = check_images(root)
     assert not report.errors and not report.defects
