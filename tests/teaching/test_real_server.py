@@ -48,7 +48,7 @@ def test_chains_are_built_through_a_real_server_killed_and_resumed(
     prompt = make_question_set(world.classes).reasoning
     question.write_text(prompt.replace(", ".join(world.classes), "{options}"))
     words = ["chains", "build", str(world.root), "--out", str(store)]
-    words += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2"]
+    words += ["--teacher", server, "--model", checkpoint_source("pocket", False), "--candidates", "2", "--limit", "6"]
     words += ["--prompt", str(question), "--param", "max_tokens=160", "--image-side", "64", "--at-once", "2"]
     first = typed(words, tmp_path / "said")
     journal = store / "journal-0.jsonl"
@@ -60,7 +60,7 @@ def test_chains_are_built_through_a_real_server_killed_and_resumed(
     first.kill()
     first.join()
     before = {candidate.key: candidate for candidate in read_journal(store).candidates}
-    assert 3 <= len(before) < 24, (tmp_path / "said").read_text()
+    assert 3 <= len(before) < 12, (tmp_path / "said").read_text()
 
     done = typed(words, tmp_path / "said")
     done.join(300)
@@ -69,10 +69,11 @@ def test_chains_are_built_through_a_real_server_killed_and_resumed(
     after = {candidate.key: candidate for candidate in journal_after.candidates}
     assert not journal_after.problems and not journal_after.duplicates
     assert before == {key: after[key] for key in before}, "what was recorded stands, and nothing is asked twice"
-    assert {candidate.sample_id for candidate in after.values()} == set(world.by_id)
+    asked = {candidate.sample_id for candidate in after.values()}
+    assert len(asked) == 6 and asked < set(world.by_id)
     assert {header.prompts[c.prompt_sha256] for header in journal_after.headers for c in after.values()} == {prompt}
     assert all(c.usage and c.usage.prompt_tokens and c.usage.completion_tokens for c in after.values())
     accepted = {
         verdict.sample_id for verdict in journal_after.verdicts if verdict.rule == "format" and verdict.accepted
     }
-    assert len(accepted) >= 8, "the pocket checkpoint writes chains in the format"
+    assert len(accepted) >= 4, "the pocket checkpoint writes chains in the format"
