@@ -1,15 +1,16 @@
 """Does counterfactual preference do what its source says, against what it is compared with, on equal data and steps?
 Called by `evidence.py drift-study`.
 
-Written down before anything was run: the methods below go on from the same `mtct` of their seed, with held-out styles
+Written down before anything was run: methods on pairs go on from the same `mtct` of their seed, with held-out styles
 `sketch` and `photo` and seeds 0, 1, 2. `mtct` has the budget that was chosen for `reasoning` on the source domains, by
 the conclusions of its chains (budgets.json); its own was chosen by likelihood, and chains are what is compared here.
 After it, every method has a fifth of that learning rate, as the source's second stage has of its first (Table 6 of
 arXiv 2505.13081), and passes four times over its pairs, of which there is one for each image and source; `cfp`, with
-two, passes twice, and `sft_more` takes the steps of `cfp`. `cfp_rounds` has two rounds of two passes over the images
-about which the model wrote a right and a wrong chain, so at most as many steps. Slope 0.1, summed log-probabilities, as
-in the source's script. `grpo` is TRL's, on ten images of each class and source style, as far as `bench/grpo.py` goes: a
-row to look at, on fewer images and steps. The world's size, the number of passes, the measures and the levels are ours.
+two, passes twice. `sft_more` is `mtct` from the start, at its rate, with as many steps as `mtct` and `cfp` together.
+`cfp_rounds` has two rounds of two passes over the images about which the model wrote a right and a wrong chain, so at
+most as many steps. Slope 0.1, summed log-probabilities, as in the source's script. `grpo` is TRL's, on ten images of
+each class and source style, as far as `bench/grpo.py` goes: a row to look at, on fewer images and steps. The world's
+size, the number of passes, the measures and the levels are ours.
 
 Everything is asked of 8 images of each class of the held-out style by `throughline drift robustness`, on the same
 images for every method and seed; unseen combinations by a second training in which sources and questions share no
@@ -192,7 +193,7 @@ def settings_of(target: str, budgets: Budgets) -> dict[str, dict[str, float]]:
     passes = {name: PASSES / len(sources) for name, sources in SOURCES.items()} | {"cfp_rounds": PASSES / ROUNDS}
     after = {LR: chosen.lr / SLOWER}
     keys = {name: {**after, EPOCHS: epochs} for name, epochs in passes.items()}
-    return {PARENT: {LR: chosen.lr, EPOCHS: chosen.epochs}, "sft_more": after, **keys, GRPO: after}
+    return {PARENT: {LR: chosen.lr, EPOCHS: chosen.epochs}, "sft_more": {LR: chosen.lr}, **keys, GRPO: after}
 
 
 def _make_images_and_pairs(root: Path, throughline: Callable[..., None]) -> None:
