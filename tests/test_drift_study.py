@@ -21,7 +21,6 @@ from drift_study_block import drift_study as shown
 from grpo import GRPO, GrpoStage
 from records import BudgetDraw, Budgets, this_machine, write_record
 from throughline.cli.drift import Source
-from throughline.core.files import write_json, write_json_lines
 from throughline.drift.interference import ANOTHER, BLANK, FALSE_START, FORCED, SYNONYMS, TRUE
 from throughline.experiment.config_files import load_config
 from throughline.runs.unit import Unit
@@ -29,7 +28,7 @@ from throughline.training.methods import METHODS as KNOWN
 from throughline.training.stages.preference import PreferenceStage
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES, TARGET, SEEDS = 12, "sketch", (0, 1)
+IMAGES, TARGET, SEEDS = 8, "sketch", (0, 1)
 STYLES = ("style cartoon", "style painting", "style photo")
 BEGUN = (FALSE_START, TRUE, SYNONYMS, *FORCED.values())
 LEVELS = ("clean", BLANK, ANOTHER, *STYLES, *dict.fromkeys((*INTERFERED, *BEGUN)))
@@ -70,13 +69,13 @@ def write_run(folder: Path, units: Mapping[tuple[str, str | None], str], seed: i
                 row |= {"predicted": "cup" if hit else "bowl", "answer": answer, "text": "i find a handle."}
                 more = {"probabilities": [float(hit), float(not hit)]} if answer == "likelihood" else {}
                 said.append({**row, **more})
-        write_json(place / "unit.json", unit.to_json())
-        write_json(place / "metrics.json", [])
-        write_json_lines(place / "predictions.jsonl", said)
-        write_json(place / "stage.json", {"cumulative_steps": 360})
-        (place / "done").write_text("x")
-    write_json_lines(folder / "results.jsonl", lines)
-    write_json(folder / "environment.json", {})
+        files = {"unit.json": [unit.to_json()], "metrics.json": [[]], "predictions.jsonl": said, "done": ["x"]}
+        files["stage.json"] = [{"cumulative_steps": 360}]
+        place.mkdir(parents=True)
+        for name, rows in files.items():
+            (place / name).write_text("\n".join(map(json.dumps, rows)))  # not to disk: there are hundreds
+    (folder / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "environment.json").write_text("{}")
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"checkpoint": "pocket"}}))
 
 
