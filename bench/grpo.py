@@ -6,12 +6,13 @@ image; one that concludes in the image's class has the reward 1, any other chain
 authors' GRPO ended in "reward collapse" (arXiv 2505.13081, section 3.1); numbers of steps and images are ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from throughline.chains.parsing import parse_chain
 from throughline.core.files import write_json_lines
-from throughline.domains.samples import balanced
+from throughline.domains.samples import Sample, balanced
 from throughline.runs.folder import ADAPTER
 from throughline.runs.records import TrainingLine
 from throughline.training.methods import BOTH, CHAINS, Method
@@ -39,13 +40,27 @@ class GrpoStage:
 
     def run(self, context: StageContext) -> StageResult:
         """Trains from the stage before. ThroughlineError where TRL is not installed."""
-        from throughline.benchmarks.trl import require_trl
+        from throughline.benchmarks.trl import quiet, require_trl
         from throughline.mllm.lora import load_adapter
 
         if is_whole(context.folder):
             return StageResult(load_adapter(context.mllm.model, context.folder / ADAPTER))
         samples = balanced(context.samples, self.per_class, context.seed)
-        trl, model, sampling = require_trl(), context.open_adapter(), context.settings.self_labelling
+        trl, model = require_trl(), context.open_adapter()
+        with quiet():
+            trainer = self._trainer(trl, context, model, samples)
+            trainer.train()
+        logged = [log for log in trainer.state.log_history if "reward" in log]
+        write_json_lines(context.folder / REWARDS, [{"step": log["step"], "reward": log["reward"]} for log in logged])
+        lines = [
+            TrainingLine("grpo", 0, log["step"], log["epoch"], log["loss"], lr=log["learning_rate"]) for log in logged
+        ]
+        save_stage(context.folder, model, lines)
+        mark_whole(context, context.folder, trainer.state.global_step, [(sample, None) for sample in samples])
+        return StageResult(model)
+
+    def _trainer(self, trl: Any, context: StageContext, model: Any, samples: Sequence[Sample]) -> Any:
+        sampling = context.settings.self_labelling
         config = trl.GRPOConfig(
             output_dir=str(context.folder / "trl"),
             per_device_train_batch_size=self.prompts * self.generations,
@@ -63,22 +78,13 @@ class GrpoStage:
             disable_tqdm=True,
             seed=context.stage_seed() % 2**32,
         )
-        trainer = trl.GRPOTrainer(
+        return trl.GRPOTrainer(
             model=model,
             reward_funcs=self._reward(context),
             args=config,
             train_dataset=_dataset(context, samples),
             processing_class=context.mllm.chat.processor,
         )
-        trainer.train()
-        logged = [log for log in trainer.state.log_history if "reward" in log]
-        write_json_lines(context.folder / REWARDS, [{"step": log["step"], "reward": log["reward"]} for log in logged])
-        lines = [
-            TrainingLine("grpo", 0, log["step"], log["epoch"], log["loss"], lr=log["learning_rate"]) for log in logged
-        ]
-        save_stage(context.folder, model, lines)
-        mark_whole(context, context.folder, trainer.state.global_step, [(sample, None) for sample in samples])
-        return StageResult(model)
 
     def _reward(self, context: StageContext) -> Any:
         asked = context.questions
@@ -91,7 +97,7 @@ class GrpoStage:
         return concludes_in_truth
 
 
-def _dataset(context: StageContext, samples: Any) -> Any:
+def _dataset(context: StageContext, samples: Sequence[Sample]) -> Any:
     import datasets
 
     from throughline.domains.views import load_sample

@@ -11,7 +11,7 @@ from records import this_machine, write_record
 from throughline.drawn.concepts import CLASSES, contrast_of
 from throughline.drift.summary import CONFIDENCE, LATE, summarise
 
-IMAGES = 6
+IMAGES = 4
 
 
 @pytest.fixture(scope="module")
