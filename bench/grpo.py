@@ -17,7 +17,7 @@ from throughline.runs.folder import ADAPTER
 from throughline.runs.records import TrainingLine
 from throughline.training.methods import BOTH, CHAINS, Method
 from throughline.training.objectives import MarkedPaths
-from throughline.training.stages.context import StageContext, StageResult, is_whole, mark_whole, save_stage
+from throughline.training.stages.context import StageContext, StageResult, Trained, is_whole, mark_whole, save_stage
 from throughline.training.stages.sft import Sft
 
 REWARDS = "rewards.jsonl"
@@ -56,7 +56,8 @@ class GrpoStage:
             TrainingLine("grpo", 0, log["step"], log["epoch"], log["loss"], lr=log["learning_rate"]) for log in logged
         ]
         save_stage(context.folder, model, lines)
-        mark_whole(context, context.folder, trainer.state.global_step, [(sample, None) for sample in samples])
+        trained = Trained(optimiser_steps=trainer.state.global_step)
+        mark_whole(context, context.folder, trained, [(sample, None) for sample in samples])
         return StageResult(model)
 
     def _trainer(self, trl: Any, context: StageContext, model: Any, samples: Sequence[Sample]) -> Any:
