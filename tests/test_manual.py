@@ -53,7 +53,7 @@ def name_of(page: Path) -> str:
 class Terminal:
     """Types commands in a folder, each a process of its own; what is said comes back with the exit code."""
 
-    def __init__(self, folder: Path, drawn: bool) -> None:
+    def __init__(self, folder: Path, drawn: bool = False) -> None:
         self.folder = folder
         self.drawn = drawn
         self.said = folder / ".said"
