@@ -49,14 +49,15 @@ class GrpoStage:
         trl, model = require_trl(), context.open_adapter()
         with quiet():
             trainer = self._trainer(trl, context, model, samples)
-            trainer.train()
+            seconds = trainer.train().metrics["train_runtime"]
         logged = [log for log in trainer.state.log_history if "reward" in log]
         write_json_lines(context.folder / REWARDS, [{"step": log["step"], "reward": log["reward"]} for log in logged])
         lines = [
             TrainingLine("grpo", 0, log["step"], log["epoch"], log["loss"], lr=log["learning_rate"]) for log in logged
         ]
         save_stage(context.folder, model, lines)
-        trained = Trained(optimiser_steps=trainer.state.global_step)
+        moved = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        trained = Trained(trainer.state.global_step, moved, seconds)
         mark_whole(context, context.folder, trained, [(sample, None) for sample in samples])
         return StageResult(model)
 
