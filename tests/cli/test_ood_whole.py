@@ -24,7 +24,7 @@ from throughline.domains.samples import ImageSet, balanced
 
 pytestmark = pytest.mark.slow
 
-KILLS, PER_CLASS = 4, 3
+KILLS, PER_CLASS = 10, 3
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,8 @@ def test_methods_that_saw_other_images_are_told_with_both_counts(
     (warning,) = warnings(read_run(folder))
     assert words in warning
     table = headline(folder)
-    assert table[""][-2:] == ("images", "steps")
-    assert table["mtct"][-2:] == (str(images), "20")
+    row = dict(zip(table[""], table["mtct"], strict=True))
+    assert (row["images"], row["steps"]) == (str(images), "20")
     assert words in write_page(folder).read_text()
 
 
