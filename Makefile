@@ -77,6 +77,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-ood
 	$(VENV)/bin/python bench/evidence.py bench-drift
 	$(VENV)/bin/python bench/evidence.py bench-preference
+	$(VENV)/bin/python bench/evidence.py bench-classifiers
 	$(VENV)/bin/python bench/evidence.py bench-scale
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
@@ -84,6 +85,9 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py dependence
 	$(VENV)/bin/python bench/evidence.py damage
 	$(VENV)/bin/python bench/evidence.py in-context
+	$(VENV)/bin/python bench/evidence.py baselines
+	$(VENV)/bin/python bench/evidence.py baselines-real
+	$(VENV)/bin/python bench/evidence.py smol
 	$(VENV)/bin/python bench/evidence.py drift-planted
 	$(VENV)/bin/python bench/evidence.py drift-study
 	$(VENV)/bin/python bench/evidence.py screenshot

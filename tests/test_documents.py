@@ -15,6 +15,7 @@ import yaml
 
 import command_reference
 import documents
+import evidence
 import kills
 import records
 from generated import generated_names
@@ -81,6 +82,11 @@ def test_the_documents_show_commands() -> None:
     shown = {shlex.split(line)[1] for line in COMMANDS if line.startswith("throughline ")}
     assert {"demo", "data", "run", "fit", "predict", "doctor"} <= shown <= set(VERBS)
     assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+def test_make_evidence_measures_every_part_once_that_needs_no_gpu() -> None:
+    measured = re.findall(r"bench/evidence\.py ([\w-]+)", (ROOT / "Makefile").read_text())
+    assert sorted(measured) == sorted({*evidence.PARTS, "demo-profile", "screenshot"} - {"bench-gpu"})
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))

@@ -378,12 +378,17 @@ def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
     assert trained_in(kept) == [(1, accepted[0], 24), (2, accepted[1], 24)]
 
     says(right)
-    labelled = here(tmp_path / "label", "training.rejected=label_only", "methods=mtct_sarr,sarr")
+    labelled = here(tmp_path / "label", "training.rejected=label_only", "methods=mtct_sarr")
     assert trained_in(labelled) == [(1, accepted[0], 24), (2, accepted[1], 24)]
-    alone = read_json_lines(folder_of(labelled, "sarr") / "rounds.jsonl")
-    assert all(row["trained"] == row["accepted"] > 0 for row in alone), "chains are all that it learns from"
-    own = read_json_lines(folder_of(labelled, "mtct_sarr") / "round-1" / "accepted.jsonl")
-    assert len(own) == accepted[0]
+    with_chain = [
+        {row["sample_id"] for row in read_json_lines(folder_of(labelled, "mtct_sarr") / f"round-{n}" / "accepted.jsonl")}
+        for n in (1, 2)
+    ]
+    assert with_chain == [{one.id for one in train if right(n, index[one.id])} for n in (1, 2)]
+    says(right)
+    alone = here(tmp_path / "alone", "training.rejected=label_only", "training.rounds=1", "methods=sarr")
+    [line] = read_json_lines(folder_of(alone, "sarr") / "rounds.jsonl")
+    assert line["trained"] == line["accepted"] == accepted[0], "chains are all that it learns from"
 
     folder = folder_of(kept, "mtct_sarr")
     teacher = {row["sample_id"]: row["text"] for row in read_json_lines(kept.folder / "chains" / "accepted.jsonl")}

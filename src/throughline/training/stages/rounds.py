@@ -99,7 +99,7 @@ class Rounds:
         if prefers:
             chains = {name: text for name, text in labelled.accepted.items() if name in labelled.wrong}
         else:
-            chains = {**({} if settings.rejected == "drop" else chains), **labelled.accepted}
+            chains = {**(chains if settings.rejected == "keep_last" else {}), **labelled.accepted}
         pairs = self._pairs(context, chains)
         before = probe_output(context)
         trained, lines = Trained(), list[TrainingLine]()
