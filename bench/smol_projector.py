@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear, normalize, one_hot
+from torch.nn.utils import parametrize
 from transformers import get_cosine_schedule_with_warmup
 
 from frozen_decoder import freeze
@@ -39,7 +40,7 @@ from throughline.mllm.load import Mllm, load_mllm
 from throughline.mllm.smol.assembly import ARCHITECTURE, PACKAGES
 from throughline.questions.wording import LABEL_QUESTION
 
-VERSION = 2
+VERSION = 3
 LONGEST = 500
 """Tokens that may follow the image."""
 
@@ -65,8 +66,8 @@ class Recipe:
     version: int = VERSION
     seed: int = 0
     phases: tuple[Phase, ...] = (
-        Phase(330, 16, listed=False, positions=None, tokens=1, room=16),
-        Phase(50, 8, listed=True, positions=24, tokens=None, room=88),
+        Phase(600, 16, listed=False, positions=None, tokens=1, room=16),
+        Phase(120, 8, listed=True, positions=24, tokens=None, room=88),
     )
     """Questions offer no names at first: what is learnt from lists at the beginning is to say any name of the list. Of
     an answer's first word alone all pairs of sixteen pictures and answers are had from one place of a row, and the mean
@@ -79,7 +80,10 @@ class Recipe:
     """What a standard deviation above is worth."""
     matching: float = 1.0
     """Weight of telling which answer is about which picture, beside saying the answers."""
-    lr: float = 5e-4
+    lr: float = 2.5e-4
+    """Of what each detector says by itself."""
+    shared_lr: float = 1.5e-4
+    """Of how names are said, whichever detector found what they name."""
     bias_lr: float = 4e-3
     """Of what is said whatever is seen: that an answer is a name, without a sentence before it."""
     questions: int = 100
@@ -106,6 +110,21 @@ class Material:
     maps: FeatureMaps
 
 
+class Named(nn.Module):
+    """The weights `(width, units)` of the second layer: own ones, and a map of the names of what each unit detects, which
+    all units share. A lesson about one class so teaches how to say the names of all."""
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.names = nn.Buffer(torch.zeros(units, 2 * width))
+        """Embeddings of a unit's names, and of all that lies above them."""
+        self.shared = nn.Parameter(torch.eye(width).repeat(1, 2) / 2)
+
+    def forward(self, own: Tensor) -> Tensor:
+        """What the layer multiplies with."""
+        return own + self.shared @ self.names.T
+
+
 class Student:
     """The projector before the frozen decoder: lessons in, losses out."""
 
@@ -113,7 +132,9 @@ class Student:
         self.mllm, self.material, self.recipe = mllm, material, recipe
         self.words = mllm.model.get_input_embeddings().weight.detach()
         self.projector = mllm.model.model.multi_modal_projector.float()
-        self.projector.linear_2.requires_grad_(True)
+        second = self.projector.linear_2.requires_grad_(True)
+        self.named = Named(*second.weight.shape)
+        parametrize.register_parametrization(second, "weight", self.named)
         blank = mllm.chat.encode_image(Image.new("RGB", (224, 224)), "blank")
         self._image = EncodedImage("map", {}, blank.placeholder, blank.placeholder_tokens)
         tokens, _ = self._path(LABEL_QUESTION, "x", images=1)
@@ -209,11 +230,11 @@ class Student:
         first.bias.copy_(-found.mean(0) * scale - self.recipe.sharpness * self.recipe.threshold)
         detected = torch.unflatten(gelu(first(seen)), 0, (-1, SIDE**2)).mean(1)
         nouns = self.material.nouns
-        named = torch.stack([self._embedding(nouns.names[i]) + self._embedding(self._all_names(i)) for i in classes])
-        said = members @ named / 2
-        strength = detected.max(1).values.mean()
-        second.weight.copy_(((said - said.mean(0)) / strength).T)
-        second.bias.copy_(said.mean(0) - second.weight @ detected.mean(0))
+        named = [(self._embedding(nouns.names[i]), self._embedding(self._all_names(i))) for i in classes]
+        said = members @ torch.stack([torch.cat(pair) for pair in named])
+        self.named.names.copy_((said - said.mean(0)) / detected.max(1).values.mean())
+        second.parametrizations.weight.original.zero_()
+        second.bias.copy_(said.mean(0).view(2, -1).mean(0) - second.weight @ detected.mean(0))
 
     def _all_names(self, shown: int) -> str:
         nouns = self.material.nouns
@@ -232,7 +253,11 @@ def train(
     """Lessons through the decoder, from what `begin` set; the second layer learns. The state is kept in `out` after
     `every` steps; its file appears whole, so what is there is of a whole step."""
     layer = student.projector.linear_2
-    groups: list[dict[str, Any]] = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": recipe.bias_lr}]
+    groups: list[dict[str, Any]] = [
+        {"params": [layer.parametrizations.weight.original]},
+        {"params": [student.named.shared], "lr": recipe.shared_lr},
+        {"params": [layer.bias], "lr": recipe.bias_lr},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimiser, 20, recipe.steps)
     kept, done, recent = out / "state.pt", 0, 0.0
@@ -358,6 +383,7 @@ def make(recipe: Recipe, out: Path, compiled: bool, report: Callable[[str], None
         "held out": measure(student, asked, recipe.questions, 0),
     }
     write_json(out / "measures.json", found | {"seconds": round(time.monotonic() - began)})
+    parametrize.remove_parametrizations(student.projector.linear_2, "weight")
     weights = {name: value.detach().half().contiguous() for name, value in student.projector.state_dict().items()}
     save_file(weights, out / "projector.safetensors")
     return found

@@ -177,6 +177,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(tower: Any, small: Any, t
         assert torch.equal(weight, again.projector.state_dict()[name])
 
 
+def test_a_lesson_about_one_class_changes_what_is_said_of_others(tower: Any, small: Any, tmp_path: Path) -> None:
+    student = student_of(tower, small, RECIPE)
+    student.begin(some_lessons(), seed=0)
+    layer = student.projector.linear_2
+    begun, lesson = layer.weight.detach().clone(), smol_projector.Lesson(True, (0,), "What is it?", ("robin",))
+    student.loss(lesson, student.features(lesson, seed=0), smol_projector.Phase(1, 1, False, None, None, 200)).backward()
+    with torch.no_grad():
+        student.named.shared -= student.named.shared.grad
+    units = student.named.names.abs().sum(1) > 0
+    assert units.sum() == 5, "one for each class"
+    assert torch.equal((layer.weight != begun).any(0), units)
+
+
 @pytest.mark.parametrize("tokens,room", [(None, None), (None, 300), (1, 150), (2, None)])
 def test_scores_of_all_pairs_are_the_plain_models(tower: Any, small: Any, tokens: int | None, room: int | None) -> None:
     student = student_of(tower, small, RECIPE)
