@@ -181,7 +181,7 @@ def test_a_lesson_about_one_class_changes_what_is_said_of_others(tower: Any, sma
     student = student_of(tower, small, RECIPE)
     student.begin(some_lessons(), seed=0)
     layer = student.projector.linear_2
-    begun, lesson = layer.weight.detach().clone(), smol_projector.Lesson(True, (0,), "What is it?", ("robin",))
+    begun, lesson = layer.weight.detach().clone(), smol_lessons.Lesson(True, (0,), "What is it?", ("robin",))
     student.loss(lesson, student.features(lesson, seed=0), smol_projector.Phase(1, 1, False, None, None, 200)).backward()
     with torch.no_grad():
         student.named.shared -= student.named.shared.grad
