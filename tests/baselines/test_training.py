@@ -200,6 +200,33 @@ def test_an_endpoint_stands_beside_with_its_price(tmp_path, monkeypatch):
     assert rows["erm"]["US dollars"] == "–" != rows["erm"]["core hours"]
 
 
+def test_dollars_of_some_answers_only_are_not_told(tmp_path, monkeypatch):
+    """A copy of an answer, for another image with the same bytes, cost nothing; of an answer without a cost it is not
+    known what it cost."""
+    monkeypatch.setattr(run, "run_units", in_this_process)
+    with running_server(ServerSettings()) as server:
+        values = {
+            "data": {"drawn": {"per_class": 1}, "targets": ["sketch"]},
+            "model": {"checkpoint": f"gpt-4o@{server.url}"},
+            "methods": ["zero_shot"],
+            "evaluation": {"answering": {"answers": ["label"]}},
+        }
+        (tmp_path / "asked.yaml").write_text(yaml.safe_dump(values))
+        config = load_config(str(tmp_path / "asked.yaml"))
+        folder = folder_of(run.run_experiment(config, tmp_path / "run"), "zero_shot")
+        lines = list(read_json_lines(folder / "journal-0.jsonl"))
+        first = next(line for line in lines if line["kind"] == "candidate")
+        told = []
+        for usage in (None, {**first["usage"], "cost": None}):
+            changed = [line | {"usage": usage} if line is first else line for line in lines]
+            write_json_lines(folder / "journal-0.jsonl", changed)
+            (folder / "done").unlink()
+            run.run_experiment(config, tmp_path / "run")
+            told.append(json.loads((folder / "cost.json").read_text())["dollars"])
+    others = [line["usage"]["cost"] for line in lines if line["kind"] == "candidate" and line is not first]
+    assert told == [pytest.approx(sum(others)), None]
+
+
 def test_processes_that_load_images_change_nothing(here, undisturbed, tmp_path):
     other = here(tmp_path / "run", "evaluation.selection=validation", "methods=erm", "baselines.loader_workers=1")
     weights = [load_file(folder_of(each, "erm") / "weights.safetensors") for each in (other, undisturbed)]

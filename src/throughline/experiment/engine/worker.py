@@ -138,7 +138,8 @@ def run_unit(unit: Unit, job: Job, report_progress: Callable[[str], None]) -> No
 
 def _dollars(journal: Path) -> float | None:
     store = read_store(journal)
-    return store.cost if store.requests["cost"].notna().any() else None
+    paid = store.answers.query("reported")  # a copy for another image with the same bytes is not
+    return store.cost if paid["cost"].notna().all() else None
 
 
 def _load(executor: str, threads: int) -> Callable[[Task], None]:
