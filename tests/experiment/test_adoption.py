@@ -41,6 +41,7 @@ def test_adapters_of_another_run_are_asked_and_nothing_is_trained(run: Callable[
         own, other = (each.folder / "units" for each in (asked, first))
         files = {path.name for path in (own / unit.name).iterdir()}
         assert "step-2.json" in files and "predictions.jsonl" not in files
+        assert "cost.json" not in files  # its seconds are those of answers, too
         assert (own / unit.name / "step-2.json").read_text() == (
             other / theirs[unit.method].name / "step-2.json"
         ).read_text()

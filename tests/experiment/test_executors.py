@@ -599,6 +599,8 @@ def test_a_factor_of_asking_asks_one_adapter(here: Run, undisturbed: FinishedRun
         whole, few = (by_level[method, level] for level in ("all", "few"))
         there = read_run(undisturbed.folder).units[folder_of(undisturbed, method).name]
         assert (whole.steps, whole.images) == (there.steps, there.images)
+        asking = json.loads((whole.folder / "cost.json").read_text())["seconds"]
+        assert whole.seconds == pytest.approx(asking + run.units[whole.unit.needs["start"]].seconds)
         rows = list(whole.predictions())
         assert rows == list(there.predictions())
         said = {row.sample_id: row for row in rows if row.answer == "label"}

@@ -183,6 +183,21 @@ def test_hours_that_are_known_of_some_units_only_are_not_told(make_run: Callable
     assert "core hours" not in cost_of(read_run(folder), "cls")
 
 
+def test_hours_of_what_is_asked_are_there_with_those_of_its_training(make_run: Callable[..., FakeRun]) -> None:
+    """Six adapters of ten minutes each, asked three minutes each."""
+    folder = make_run(methods=("mtct",), size=6).folder
+    for asked in list((folder / "units").iterdir()):
+        unit, trained = json.loads((asked / "unit.json").read_text()), asked.with_name(f"trained-{asked.name}")
+        write_json(trained / "unit.json", {**unit, "kind": "validate"})
+        write_json(trained / "cost.json", {"seconds": 600.0})
+        (asked / "stage.json").rename(trained / "stage.json")
+        write_json(asked / "unit.json", {**unit, "kind": "evaluate", "needs": {"start": trained.name}})
+    known = {"parameters trained": "1,234", "training images/s": "160"}
+    assert cost_of(read_run(folder), "mtct") == {**known, "core hours": "1.3"}
+    next((folder / "units").glob("trained-*/cost.json")).unlink()
+    assert cost_of(read_run(folder), "mtct") == known
+
+
 def test_a_model_behind_an_endpoint_costs_money_instead_of_hours(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("zero_shot",), size=6).folder
     for path in (folder / "units").glob("*/cost.json"):

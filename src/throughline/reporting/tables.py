@@ -26,7 +26,8 @@ from throughline.runs.records import CLASS_MEASURES
 CLASS_NOTE = "Balanced accuracy and macro-F1 are the mean recall and the mean F1 over the classes in a domain."
 COST_NOTE = (
     "Cost: parameters of the last stage of training; images that its loop takes in, features where these are computed "
-    "before; hours of all units of the row, training and answering, what they go on from counted there."
+    "before; hours of training and answering. Training whose result is asked in several rows counts in each of them; "
+    "what a method goes on from counts in the row of that."
 )
 
 

@@ -113,9 +113,10 @@ def finish_unit(run_folder: Path, unit: Unit) -> None:
 
 
 def adopt_unit(run_folder: Path, unit: Unit, trained: Path) -> None:
-    """Finishes a unit that only trains with what lies in the folder of another one, whose answers are left out."""
+    """Finishes a unit that only trains with what lies in the folder of another one, whose answers are left out, and its
+    seconds, which may be those of answers, too."""
     folder = begin_unit(run_folder, unit)
-    left_out = shutil.ignore_patterns(UNIT, DONE, METRICS, PREDICTIONS, "round-*", "stage-*")
+    left_out = shutil.ignore_patterns(UNIT, DONE, METRICS, PREDICTIONS, COST, "round-*", "stage-*")
     shutil.copytree(trained, folder, ignore=left_out, dirs_exist_ok=True)
     write_metrics(folder, [])
     finish_unit(run_folder, unit)

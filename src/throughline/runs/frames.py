@@ -12,7 +12,8 @@ one column for each factor of the run, under the factor's name (None where a uni
     rounds       one row for each round of self-labelling: round, sampled, accepted, trained, unpaired, adapter_changed,
                  outcomes
     units        one row for each unit: kind, done, steps, images, images_with_chain; parameters that were trained,
-                 training images_a_second, seconds in all, dollars (missing where that is not known)
+                 training images_a_second, seconds in all, of an evaluation those of the training that it asks about
+                 included, dollars (missing where that is not known)
 """
 
 from __future__ import annotations

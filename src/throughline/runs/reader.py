@@ -78,7 +78,7 @@ class UnitFolder:
     images_a_second: float | None = None
     """Training images that the loop of that stage took in."""
     seconds: float | None = None
-    """Of its execution, without what it started from."""
+    """Of its execution, and of training what it asks where another unit did that; without what that went on from."""
     dollars: float | None = None
     """Of its answers by a model behind an endpoint."""
     faults: tuple[str, ...] = ()
@@ -191,8 +191,9 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     done = (folder / DONE).is_file()
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
     start = unit.needs.get(START) if unit.kind == EVALUATE else None
-    mark = _mapping((folder if start is None else folder.parent / start) / STAGE, [])  # what was never trained has none
-    cost = _mapping(folder / COST, [])
+    trained = folder if start is None else folder.parent / start
+    mark = _mapping(trained / STAGE, [])  # what was never trained has none
+    seconds: list[Any] = [_mapping(own / COST, []).get("seconds") for own in {folder, trained}]
     return UnitFolder(
         name=folder.name,
         unit=unit,
@@ -205,8 +206,8 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
         images_with_chain=mark.get("images_with_chain"),
         parameters=mark.get("parameters"),
         images_a_second=mark["samples"] / mark["seconds"] if mark.get("seconds") else None,
-        seconds=cost.get("seconds"),
-        dollars=cost.get("dollars"),
+        seconds=None if None in seconds else sum(seconds),
+        dollars=_mapping(folder / COST, []).get("dollars"),
         faults=tuple(faults),
     )
 
