@@ -57,7 +57,8 @@ class GrpoStage:
         ]
         save_stage(context.folder, model, lines)
         moved = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        trained = Trained(trainer.state.global_step, moved, seconds)
+        steps = trainer.state.global_step
+        trained = Trained(steps, moved, steps * self.prompts, seconds)
         mark_whole(context, context.folder, trained, [(sample, None) for sample in samples])
         return StageResult(model)
 

@@ -148,6 +148,8 @@ def test_killed_at_any_step_and_started_again_it_ends_with_the_same(
     for name in ("predictions.jsonl", "training.jsonl", "validation.jsonl", "weights.safetensors"):
         assert (folder_of(again, method) / name).read_bytes() == (folder_of(undisturbed, method) / name).read_bytes()
     assert not [*folder_of(again, method).glob("segment-*")] and not (folder_of(again, method) / "state.pt").exists()
+    mark = json.loads((folder_of(again, method) / "stage.json").read_text())
+    assert mark["samples"] == (5 - last_step // 2 * 2) * 3 * 4  # a checkpoint at every second step
 
 
 def test_the_weights_of_swad_are_the_plain_mean_of_those_after_each_step_of_the_valley(here, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """GRPO by TRL as a method of a user's: it trains this class of model, and what is whole is not trained again."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_trl_rewards_the_models_own_chains(tiny_checkpoint: Path, tiny_images: I
     rewards = list(read_json_lines(context.folder / REWARDS))
     assert [row["step"] for row in rewards] == [1, 2] and all(0 <= row["reward"] <= 1 for row in rewards)
     assert len(list(read_json_lines(context.folder / "training.jsonl"))) == 2
+    mark = json.loads((context.folder / "stage.json").read_text())
+    assert (mark["samples"], mark["seconds"] > 0) == (2, True)  # images, of two answers each
     written = (context.folder / ADAPTER).stat().st_mtime_ns
     stage.run(context)
     assert (context.folder / ADAPTER).stat().st_mtime_ns == written

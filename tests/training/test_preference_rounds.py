@@ -1,6 +1,7 @@
 """Rounds of preference for the model's own chains: which pairs they make, and what a kill and a second unit cost. The
 chains are put in the model's mouth; training is the real thing."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -113,6 +114,24 @@ def test_a_right_chain_is_preferred_to_a_wrong_one_and_a_kill_changes_nothing(
         run(context_of(tiny_checkpoint, samples, tmp_path / "again", sampler=killed_in_round_two))
     run(context_of(tiny_checkpoint, samples, tmp_path / "again"))
     assert same(load_file(tmp_path / "again" / "unit" / ADAPTER), load_file(whole / ADAPTER))
+
+
+@pytest.mark.slow
+def test_a_round_of_which_no_seconds_are_known_counts_no_samples_beside_others(
+    tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    """Three samples in batches of two; the first round is then one of an earlier version."""
+    context = context_of(tiny_checkpoint, samples_of(tiny_images, 7), tmp_path)
+    run(context)
+    whole, *rounds = (context.folder / name / "stage.json" for name in (".", "round-1", "round-2"))
+    first, second = (json.loads(mark.read_text()) for mark in rounds)
+    mark = json.loads(whole.read_text())
+    assert (mark["samples"], mark["seconds"]) == (6, first["seconds"] + second["seconds"])
+    write_json(rounds[0], {name: first[name] for name in ("optimiser_steps", "cumulative_steps")})
+    whole.unlink()
+    run(context_of(tiny_checkpoint, context.samples, tmp_path))
+    mark = json.loads(whole.read_text())
+    assert (mark["optimiser_steps"], mark["samples"], mark["seconds"]) == (4, 3, second["seconds"])
 
 
 @pytest.mark.slow

@@ -290,6 +290,20 @@ def test_one_whole_checkpoint_is_kept_and_gone_when_told(stage: Any, stopped: Pa
     assert not (stopped / "checkpoints").exists()
 
 
+def test_samples_are_counted_that_were_taken_in_the_seconds(
+    tiny_checkpoint: Path, tiny_images: ImageSet, stopped: Path, tmp_path: Path
+) -> None:
+    """All of three epochs; those behind the sixth step; none."""
+    own = settings(**{name: value for name, value in SMALL.items() if name != "dropout"}, save_steps=2)
+    taken = []
+    for folder in (tmp_path / "whole", stopped, stopped):
+        mllm = load_mllm(str(tiny_checkpoint))
+        trained, _ = train(mllm, with_lora(mllm, 0.1), samples_of(tiny_images), folder, own)
+        assert trained.optimiser_steps == 9
+        taken.append((trained.samples, trained.seconds > 0))
+    assert taken == [(33, True), (11, True), (0, False)]
+
+
 @pytest.mark.parametrize("steps", [None, 7])
 def test_a_stage_that_had_ended_is_not_trained_any_further(stage: Any, stopped: Path, steps: int | None) -> None:
     first = stage(stopped, **SMALL, max_steps=steps)

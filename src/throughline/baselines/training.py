@@ -71,12 +71,13 @@ def train(task: TrainingTask, network: Network) -> None:
         kept = torch.load(state, map_location=device, weights_only=True)
         done, lines, validations, best = (kept[name] for name in ("done", "lines", "validations", "best"))
         learner.load_state_dict(kept)
-    begun, seconds, losses, segment = done, 0.0, list[float](), RunningMean()
+    seen, seconds, losses, segment = 0, 0.0, list[float](), RunningMean()
     drawn = batches(task.samples, task.classes, task.read, settings, task.seed, done)
     since = time.monotonic()
     for step, (images, labels) in enumerate(drawn, start=done):
         torch.manual_seed(seed_of(task.seed, "step", step))
         losses.append(learner.step(images, labels, step))
+        seen += sum(map(len, labels))
         if swad:
             segment.add(network.state_dict())
         whole = step + 1
@@ -109,17 +110,15 @@ def train(task: TrainingTask, network: Network) -> None:
         network.load_state_dict(best)
         write_json_lines(folder / VALIDATION, validations)
     write_json_lines(folder / TRAINING, lines)
-    seconds *= settings.steps / max(settings.steps - begun, 1)
-    _finish(task, network, Trained(settings.steps, learner.parameters, seconds))
+    _finish(task, network, Trained(settings.steps, learner.parameters, seen, seconds))
 
 
 def _finish(task: TrainingTask, network: Network, trained: Trained) -> None:
     """Leaves what stands when training has ended, and nothing else."""
-    folder, samples = task.folder, task.samples
+    folder = task.folder
     _write_weights(folder / WEIGHTS, network.state_dict())
-    mark = {"cumulative_steps": trained.optimiser_steps, "images": len(samples), "images_with_chain": 0}
-    batch = task.settings.batch_per_domain * len({sample.domain for sample in samples})
-    write_json(folder / STAGE, mark | trained.mark(batch))
+    mark = {"cumulative_steps": trained.optimiser_steps, "images": len(task.samples), "images_with_chain": 0}
+    write_json(folder / STAGE, mark | asdict(trained))
     for path in (folder / STATE, *folder.glob(SEGMENT.format("*"))):
         path.unlink(missing_ok=True)
 

@@ -69,6 +69,8 @@ class TreeTrainer(Trainer):
     lay_out: Collate
     bucket_lengths: bool
     last_batch: TreeBatch | None = None
+    samples: int = 0
+    """Of the steps that were taken here, over all devices."""
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole effective batch itself
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -82,7 +84,9 @@ class TreeTrainer(Trainer):
             raise fault
         if self.bucket_lengths:
             batches = [{"trees": rows} for rows in cut_by_length(trees, self.args.per_device_train_batch_size)]
-        return batches, self.accelerator.gather(torch.tensor(len(trees), device=device)).sum()
+        samples = self.accelerator.gather(torch.tensor(len(trees), device=device)).sum()
+        self.samples += int(samples)
+        return batches, samples
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -330,7 +334,7 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     checkpoint = _whole_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint is not None else None
-    began, done = time.monotonic(), 0 if state is None else state.global_step
+    began = time.monotonic()
     parameters = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
     if checkpoint is not None and state is not None and state.global_step >= state.max_steps:
         put_adapter(model, checkpoint)  # `train` would take one step too many in the middle of an epoch
@@ -338,9 +342,9 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
         trainer.require_finite_end()
-    seconds, steps = time.monotonic() - began, state.global_step
+    seconds = time.monotonic() - began if trainer.samples else 0.0
     model.eval()
-    trained = Trained(steps, parameters, seconds * steps / (steps - done) if steps > done else 0.0)
+    trained = Trained(state.global_step, parameters, trainer.samples, seconds)
     return trained, [logs for logs in state.log_history if "loss" in logs]
 
 

@@ -59,16 +59,13 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training took: optimiser steps, how many parameters they moved, and seconds of the loop over all of these
-    steps, those before a kill taken to be as fast as those behind it."""
+    """What training took: optimiser steps, how many parameters they moved, and how many samples the loop took in how
+    many seconds. Of steps before a kill neither samples nor seconds are counted."""
 
     optimiser_steps: int = 0
     parameters: int = 0
+    samples: int = 0
     seconds: float = 0.0
-
-    def mark(self, batch: int) -> dict[str, float]:
-        """As a stage's mark has it; `batch` are the samples of a step."""
-        return asdict(self) | {"samples": self.optimiser_steps * batch}
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def mark_whole(
     images["images_with_chain"] = len({sample.id for sample, chain in pairs if chain is not None})
     most = {name: max(count, before.get(name, 0)) for name, count in images.items()}
     in_all = {"cumulative_steps": before.get("cumulative_steps", 0) + trained.optimiser_steps}
-    write_json(folder / STAGE, in_all | most | trained.mark(context.settings.stage.batch))
+    write_json(folder / STAGE, in_all | most | asdict(trained))
 
 
 def _mark(folder: Path) -> dict[str, Any]:

@@ -68,8 +68,8 @@ class Rounds:
         last = self._select(context, model, folders)
         save_stage(context.folder, model, _training_lines(folders))
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
-        steps, parameters, seconds = zip(*(astuple(own_training(folder)) for folder in folders), strict=True)
-        trained = Trained(sum(steps), max(parameters), sum(seconds))
+        steps, parameters, samples, seconds = zip(*(astuple(own_training(folder)) for folder in folders), strict=True)
+        trained = Trained(sum(steps), max(parameters), sum(samples), sum(seconds))
         mark_whole(context, context.folder, trained, self._pairs(context, seen))
         return StageResult(model, last)
 
