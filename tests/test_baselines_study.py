@@ -12,7 +12,7 @@ import torch
 from tests.answered_run import Answered, write_answered
 
 import documents
-from baselines_study import DRAWN, IMAGES, REAL, WEIGHTS, compare_on_drawn_images, write_weights
+from baselines_study import DRAWN, IMAGES, REAL, compare_on_drawn_images, write_weights
 from throughline.baselines.network import open_backbone
 from throughline.baselines.settings import BaselineSettings
 from throughline.core.files import write_json

@@ -380,10 +380,8 @@ def test_rejected_samples_leave_the_round_or_keep_their_last_chain(
     says(right)
     labelled = here(tmp_path / "label", "training.rejected=label_only", "methods=mtct_sarr")
     assert trained_in(labelled) == [(1, accepted[0], 24), (2, accepted[1], 24)]
-    with_chain = [
-        {row["sample_id"] for row in read_json_lines(folder_of(labelled, "mtct_sarr") / f"round-{n}" / "accepted.jsonl")}
-        for n in (1, 2)
-    ]
+    unit = folder_of(labelled, "mtct_sarr")
+    with_chain = [{row["sample_id"] for row in read_json_lines(unit / f"round-{n}" / "accepted.jsonl")} for n in (1, 2)]
     assert with_chain == [{one.id for one in train if right(n, index[one.id])} for n in (1, 2)]
     says(right)
     alone = here(tmp_path / "alone", "training.rejected=label_only", "training.rounds=1", "methods=sarr")

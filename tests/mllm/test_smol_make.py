@@ -182,7 +182,8 @@ def test_a_lesson_about_one_class_changes_what_is_said_of_others(tower: Any, sma
     student.begin(some_lessons(), seed=0)
     layer = student.projector.linear_2
     begun, lesson = layer.weight.detach().clone(), smol_lessons.Lesson(True, (0,), "What is it?", ("robin",))
-    student.loss(lesson, student.features(lesson, seed=0), smol_projector.Phase(1, 1, False, None, None, 200)).backward()
+    phase = smol_projector.Phase(1, 1, False, None, None, 200)
+    student.loss(lesson, student.features(lesson, seed=0), phase).backward()
     with torch.no_grad():
         student.named.shared -= student.named.shared.grad
     units = student.named.names.abs().sum(1) > 0
