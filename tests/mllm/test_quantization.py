@@ -143,8 +143,9 @@ def test_training_lowers_the_loss_and_what_is_saved_answers_the_same(
 ) -> None:
     model = add_lora(pocket.model, LoraSettings(), seed=0)
     base = {name: layer.weight.data.clone() for name, layer in quantized(model).items()}
-    steps, lines = train(pocket, model, samples_of(tiny_images, 4), tmp_path, settings(epochs=4, batch=4), log_steps=1)
-    assert steps == 4
+    given = samples_of(tiny_images, 4)
+    trained, lines = train(pocket, model, given, tmp_path, settings(epochs=4, batch=4), log_steps=1)
+    assert trained.optimiser_steps == 4
     assert lines[-1].loss < lines[0].loss
     assert all(torch.equal(layer.weight.data, base[name]) for name, layer in quantized(model).items())
     save_adapter(model, tmp_path / "adapter")

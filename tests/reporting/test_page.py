@@ -282,6 +282,7 @@ def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., Fak
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_says_on_what_device_a_run_was_computed(make_run: Callable[..., FakeRun]) -> None:
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
+    write_atomically(fake.folder / "environment.json", "{}")
     assert "Computed on" not in write_page(fake.folder).read_text()
     write_atomically(fake.folder / "environment.json", json.dumps({"device": "cuda"}))
     assert "Computed on: cuda." in write_page(fake.folder).read_text()
