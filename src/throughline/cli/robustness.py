@@ -21,10 +21,11 @@ from throughline.cli.progress import say
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import AnswerPath
 from throughline.core.table import Table
+from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.ood.factors import Levels
 from throughline.runs.folder import CONFIG, locked
-from throughline.runs.reader import Run
+from throughline.runs.reader import REDUCED_PREDICTIONS, Run
 
 PLACE = "interference"
 """In the folder of the run: images and chains made for it."""
@@ -59,15 +60,23 @@ class Robustness(Asking):
 
 def robustness(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    from throughline.drift.interference import FACTOR
+    from throughline.drift.interference import FACTOR, HINT
+    from throughline.experiment.run import preview_run
 
-    trained_in = None
+    trained_in, factors = None, {FACTOR: {HINT: {"evaluation.misled": "hint"}}}  # trains as all levels do
     if (Path(arguments.source) / CONFIG).is_file():
         trained_in = Path(arguments.source)
+        if (trained_in / REDUCED_PREDICTIONS).is_file():
+            raise ThroughlineError("a reduced run has no weights to ask", trained_in, "name the whole run, or a config")
         arguments.source, arguments.out = str(trained_in / CONFIG), arguments.out or trained_in / "robustness"
-    plain = asking_config(arguments, "drift-robustness", {})
+    if arguments.combinations:
+        arguments.set = [*arguments.set, "data.group_by=combinations"]
+        rules = {"any": "domainbed", "unseen": "concepts"}
+        factors["combinations"] = {name: {"data.split_rule": rule} for name, rule in rules.items()}
+    plain = asking_config(arguments, "drift-robustness", factors)
     if len(plain.image_sets) > 1:
         raise ThroughlineError("the config has several image sets", arguments.source, "keep one")
+    (images,) = preview_run(plain, trained_in).sets  # what is at fault is said before levels are painted
     with contextlib.ExitStack() as stack:
         if arguments.dry_run:  # nothing is left of it
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -75,15 +84,11 @@ def robustness(arguments: argparse.Namespace) -> int:
             place = folder_of(arguments, plain) / PLACE
             with locked(place.parent):
                 place.mkdir(exist_ok=True)
-        factors = {FACTOR: _levels(arguments, plain, place)}
-        if arguments.combinations:
-            arguments.set = [*arguments.set, "data.group_by=combinations"]
-            rules = {"any": "domainbed", "unseen": "concepts"}
-            factors["combinations"] = {name: {"data.split_rule": rule} for name, rule in rules.items()}
+        factors[FACTOR] = _levels(arguments, plain, images, place)
         return run_asking(arguments, asking_config(arguments, plain.name, factors), _tables, trained_in)
 
 
-def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Levels:
+def _levels(arguments: argparse.Namespace, config: RunConfig, images: ImageSet, place: Path) -> Levels:
     from throughline.chains.formats import FORMATS
     from throughline.chains.graph_files import read_graph
     from throughline.chains.pairs import read_pairs
@@ -91,9 +96,9 @@ def _levels(arguments: argparse.Namespace, config: RunConfig, place: Path) -> Le
     from throughline.drawn.world import read_size
     from throughline.drift.interference import Subject, make_levels
     from throughline.drift.pairs import DrawnWorld
-    from throughline.experiment.preparation import SCENES, preview_images, scenes_of
+    from throughline.experiment.preparation import SCENES, scenes_of
 
-    data, (images,) = config.data, preview_images(config)
+    data = config.data
     targets = images.domains if data.targets == "all" else data.targets
     asked = config.evaluation.chosen([sample for target in targets for sample in images.in_domain(target)])
     pairs = read_pairs(arguments.pairs, images) if arguments.pairs else ()

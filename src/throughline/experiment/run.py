@@ -5,13 +5,14 @@ Called by the verbs `run` and `demo`. The same call on the same folder continues
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from throughline.core.errors import ThroughlineError, UnitsFailed
 from throughline.core.files import write_atomically
+from throughline.core.nested import flattened
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import DataConfig, RunConfig
 from throughline.experiment.config_files import resolved_yaml
@@ -55,6 +56,12 @@ from throughline.runs.folder import (
 from throughline.runs.reader import UnitFolder, read_run
 from throughline.runs.unit import TIMM, VALIDATE, Unit
 
+ASKED_WITH = ASKED_OF | {"kind", "answering", "batch", "format", "versions.answering", "view_version", "made", "begun"}
+"""Inputs of a unit, by dotted keys or the first part of these, that say how it is asked and change no weights, or only
+as another batch rounds."""
+NOT_FINAL = {"images", "chains", "pairs", "model.checkpoint"}
+"""Those that a preview cannot know: images and chains may not exist yet, and checkpoints are not read."""
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -90,9 +97,10 @@ class FinishedRun:
     """Why units are not done; the same call does those alone."""
 
 
-def preview_run(config: RunConfig) -> Preview:
-    """Finds every fault that can be found in seconds and without writing; raises ThroughlineError for the first. Brings
-    torch only where the config asks for a GPU, names layers for LoRA, shows examples or has backbones of timm.
+def preview_run(config: RunConfig, trained_in: Path | None = None) -> Preview:
+    """Finds every fault that can be found in seconds and without writing; raises ThroughlineError for the first, such
+    as a unit that the run in `trained_in` has not trained. Brings torch only where the config asks for a GPU, names
+    layers for LoRA, shows examples or has backbones of timm.
 
     What only the machine that computes must have, a server's program, is not looked for.
     """
@@ -104,6 +112,8 @@ def preview_run(config: RunConfig) -> Preview:
         for data, images in zip(config.image_sets, sets, strict=True)
     )
     units = plan(config, planned, *sources)
+    if trained_in is not None:
+        _find_trained(units, trained_in, NOT_FINAL)
     if any("examples" in unit.inputs for unit in units):  # others hardly fill a context
         from throughline.experiment.context import require_context  # brings torch
 
@@ -162,10 +172,10 @@ def run_experiment(
     """Does whatever of the run is not done yet and writes `results.jsonl` anew after each unit.
 
     Units that fail stop no others, unless `fail_fast`. What units only train is taken from the run in `trained_in`
-    where one is named. Raises ThroughlineError for faulty input before anything is
-    written and for stale units unless `redo_stale`; Interrupted after Ctrl-C.
+    where one is named. Raises ThroughlineError for faulty input before anything is written, for stale units unless
+    `redo_stale`, and for what was trained from other images, chains or weights; Interrupted after Ctrl-C.
     """
-    preview = preview_run(config)
+    preview = preview_run(config, trained_in)
     for warning in preview.warnings:
         report_progress(warning)
     require_server(config)
@@ -179,8 +189,10 @@ def run_experiment(
             set_aside(run_folder, stale)
         else:
             refuse_stale(stale)
-        if trained_in is not None:
-            _adopt_trained(units, run_folder, trained_in)
+        trained = {} if trained_in is None else _find_trained(units, trained_in)
+        for unit in units:
+            if unit.name in trained and not is_done(run_folder, unit):
+                adopt_unit(run_folder, unit, trained[unit.name].folder)
         fix_manifests(run_folder, units, config, sets, renew=redo_stale)
         write_atomically(run_folder / CONFIG, resolved_yaml(config))
         record_environment(run_folder, describe_environment())
@@ -203,28 +215,30 @@ def run_experiment(
     return FinishedRun(run_folder, sets, units, len(worked), failed)
 
 
-def _adopt_trained(units: Sequence[Unit], run_folder: Path, other: Path) -> None:
-    """Finishes the units that only train with what the run in `other` has trained. ThroughlineError for one that was
-    not trained there, or from other inputs."""
+def _find_trained(units: Sequence[Unit], other: Path, ignored: Set[str] = frozenset()) -> dict[str, UnitFolder]:
+    """What the run in `other` has trained, by the names of the units here that only train. ThroughlineError for one
+    that was not trained there, or from other inputs, except for those `ignored`."""
     finished = {own.unit.identity[1:]: own for own in read_run(other).units.values() if own.done}
-    adopted = dict[str, UnitFolder]()
+    found = dict[str, UnitFolder]()
     for unit in (unit for unit in units if unit.kind == VALIDATE):
         theirs = finished.get(unit.identity[1:])
         if theirs is None:
-            raise ThroughlineError(f"this run has no finished unit {unit.slug}", other, "finish it, or name its config")
-        adopted[unit.name] = theirs
-        needs = {role: adopted[name].name for role, name in unit.needs.items()}
-        if changes := input_changes(_trained(theirs.unit, theirs.unit.needs), _trained(unit, needs)):
+            what = f"this run has no finished unit {unit.slug} of {unit.model}"
+            raise ThroughlineError(what, other, "finish it, or name its config")
+        found[unit.name] = theirs
+        needs = {role: found[name].name for role, name in unit.needs.items()}
+        if changes := input_changes(_trained(theirs.unit, theirs.unit.needs, ignored), _trained(unit, needs, ignored)):
             what = f"{theirs.name} was trained from other inputs ({listed_changes(changes)})"
             raise ThroughlineError(what, other, "undo the change, or name the config to train anew")
-        if not is_done(run_folder, unit):
-            adopt_unit(run_folder, unit, theirs.folder)
+    return found
 
 
-def _trained(unit: Unit, needs: Mapping[str, str]) -> dict[str, Any]:
-    """What the weights of a unit depend on, with the units that it needs by their names."""
-    asks_only = ASKED_OF | {"kind", "answering", "format"}
-    return {name: value for name, value in unit.inputs.items() if name not in asks_only} | {"needs": dict(needs)}
+def _trained(unit: Unit, needs: Mapping[str, str], ignored: Set[str]) -> dict[str, Any]:
+    """What the weights of a unit depend on, but for what is `ignored`, with the units that it needs by their names."""
+    inputs = flattened({**unit.inputs, "needs": needs})
+    chosen_by = inputs.get("answering.answers", ())[:1] if inputs.get("selection") == "validation" else ()
+    kept = {key: value for key, value in inputs.items() if not {key, key.partition(".")[0]} & (ASKED_WITH | ignored)}
+    return kept | {"answering.answers": chosen_by}
 
 
 def execute_units(
