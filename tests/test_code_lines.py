@@ -7,7 +7,7 @@ from pathlib import Path
 from code_lines import Lines, count_lines, count_rooms
 
 ROOT = Path(__file__).parent.parent
-BUDGET = 28_933
+BUDGET = 28_934
 """Of the package today, by what it can do; a feature that needs more says why where it raises this. The redraw aimed at
 20,000, and what came after it at 700 for each of two issues: 21,400. It ended 600 above, of which what nothing in the
 package calls went to `bench`, and nothing may add to the rest unseen. Above that, 70 are the rows of measured units and

@@ -69,8 +69,8 @@ class TreeTrainer(Trainer):
     lay_out: Collate
     bucket_lengths: bool
     last_batch: TreeBatch | None = None
-    samples: int = 0
-    """Of the steps that were taken here, over all devices."""
+    samples: torch.Tensor | int = 0
+    """Of the steps that were taken here, over all devices; on the device, so that no step waits for the one before."""
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole effective batch itself
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -85,7 +85,7 @@ class TreeTrainer(Trainer):
         if self.bucket_lengths:
             batches = [{"trees": rows} for rows in cut_by_length(trees, self.args.per_device_train_batch_size)]
         samples = self.accelerator.gather(torch.tensor(len(trees), device=device)).sum()
-        self.samples += int(samples)
+        self.samples = self.samples + samples
         return batches, samples
 
     def compute_loss(
@@ -342,9 +342,10 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         state = trainer.state
         trainer.require_finite_end()
-    seconds = time.monotonic() - began if trainer.samples else 0.0
+    samples = int(trainer.samples)  # waits until the device has taken the last step
+    seconds = time.monotonic() - began if samples else 0.0
     model.eval()
-    trained = Trained(state.global_step, parameters, trainer.samples, seconds)
+    trained = Trained(state.global_step, parameters, samples, seconds)
     return trained, [logs for logs in state.log_history if "loss" in logs]
 
 
