@@ -82,6 +82,7 @@ evidence: certificate
 	$(VENV)/bin/python bench/evidence.py bench-input
 	$(VENV)/bin/python bench/evidence.py bench-teacher
 	$(VENV)/bin/python bench/evidence.py budgets
+	$(VENV)/bin/python bench/evidence.py explanations
 	$(VENV)/bin/python bench/evidence.py dependence
 	$(VENV)/bin/python bench/evidence.py damage
 	$(VENV)/bin/python bench/evidence.py in-context

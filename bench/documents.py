@@ -13,6 +13,7 @@ import baselines_block
 import command_reference
 import damage_block
 import drift_study_block
+import explanations_block
 import in_context_block
 import open_styles
 import open_styles_head_block
@@ -352,6 +353,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "seeds-so-far": seeds_so_far,
     "rounds": rounds,
     **{f"claims-{part}": claims(part) for part in PARTS},
+    **explanations_block.BLOCKS,
     "dependence": dependence,
     "sensitivity": sensitivity,
     "kills": kills,

@@ -9,12 +9,7 @@ Evidence holds content: configs, versions, cores, results. No host, no path, no 
 """
 
 import argparse
-import json
 import shutil
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,19 +17,20 @@ from pathlib import Path
 import damage_block
 import documents
 import drift_study_block
+import explanations_block
 import open_styles
 import open_styles_head_block
 import planted_block
 from baselines_study import compare_on_drawn_images, compare_on_real_images
 from budgets import choose_budgets, gain_of_twice
 from chains_study import study_chains
+from commands import EVIDENCE, ROOT, SCRATCH, executable, throughline
 from contact_sheet import contact_sheet
-from cost_model import compare_with_run
 from damage import study_damage
-from demo_profile import profile_demo
 from dependence import study_dependence
 from dependence_block import RECORD, write_plots
 from drift_study import study_drift
+from explanations import explain
 from in_context import ask_in_context
 from kills import Plan, measure_kills
 from merged_runs import merge_runs, reduce_part
@@ -42,14 +38,8 @@ from open_styles_head import SEEDS, ask, kinds_of, pooled_features, summarise
 from pictures import take_pictures
 from planted import DETECTORS, IMAGES, measure_planted, summarise_planted
 from records import (
-    Bench,
-    BenchRow,
     Budgets,
-    CostOfDemo,
-    CostPart,
-    DemoTime,
     Dependence,
-    HelpTime,
     OpenStylesHead,
     SensitivityStudy,
     read_record,
@@ -68,15 +58,11 @@ from throughline.experiment.config_files import load_config
 from throughline.mllm.checkpoints import SMOL
 from throughline.mllm.load import load_mllm
 from throughline.mllm.smol.assembly import ARCHITECTURE
-from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
+from throughline.runs.reader import REDUCED_PREDICTIONS
+from timings import BENCH_COMMANDS, bench, cost_of_demo, demo_profile, demo_time, help_time
 
-ROOT = Path(__file__).resolve().parent.parent
-EVIDENCE = ROOT / "evidence"
 FIRST = EVIDENCE / documents.FIRST
-SCRATCH = ROOT / "runs" / "evidence"
 SHIFTS = ("rotation", "colour")
-DEMO_LIMIT = 240.0  # seconds, best of three, on two idle cores, analyses and page among them
-HELP_LIMIT = 0.4  # seconds, median of seven
 
 
 def demo_full() -> None:
@@ -118,104 +104,6 @@ def demo_kills() -> None:
     print(f"killed runs equal: {found.killed_equal}; one and two workers equal: {found.workers_equal}")
     if not (found.killed_equal and found.workers_equal):
         raise SystemExit("results differ: the evidence says so, the folders are in runs/evidence/demo_kills")
-
-
-def demo_time() -> None:
-    """The demo three times into fresh folders. The machine has to be idle."""
-    seconds = []
-    for number in range(1, 4):
-        folder = SCRATCH / "demo_time" / str(number)
-        shutil.rmtree(folder, ignore_errors=True)
-        began = time.monotonic()
-        throughline("demo", "--out", str(folder.relative_to(ROOT)))
-        seconds.append(round(time.monotonic() - began, 2))
-    results = read_run(folder).results
-    record = DemoTime(
-        command="throughline demo",
-        seconds=seconds,
-        best=min(seconds),
-        limit=DEMO_LIMIT,
-        held_out_images=max(line.n for line in results if line.split == "all"),
-        methods=sorted({line.method for line in results}),
-        environment=this_machine(),
-    )
-    write_record(EVIDENCE / "demo_time.json", record)
-    print(f"best of three: {record.best} s")
-
-
-def demo_profile(source: Path | None, commit: str | None, when: str) -> None:
-    """Where the demo's processor time goes. The machine has to be idle."""
-    commit = (
-        commit
-        or subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout.strip()
-    )
-    found = profile_demo(SCRATCH / "demo_profile" / when, source, commit)
-    write_record(EVIDENCE / f"demo_profile_{when}.json", found)
-    for part, seconds in found.seconds.items():
-        print(f"{seconds:8.1f} s  {part}")
-
-
-def cost_of_demo() -> None:
-    """What the dry run says of the demo against the first of the demos that demo-time has run just now."""
-    folder = SCRATCH / "demo_time" / "1"
-    rows, _ = compare_with_run(folder)
-    parts = [CostPart.model_validate({key: getattr(row, key) for key in CostPart.model_fields}) for row in rows]
-    command = f"python bench/cost_model.py {folder.relative_to(ROOT)}"
-    write_record(EVIDENCE / "cost_model.json", CostOfDemo(command=command, parts=parts, environment=this_machine()))
-    print(f"{len(parts)} phases")
-
-
-def help_time() -> None:
-    """`throughline --help` seven times."""
-    seconds = []
-    for _ in range(7):
-        began = time.perf_counter()
-        subprocess.run([executable(), "--help"], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(round(time.perf_counter() - began, 4))
-    record = HelpTime(
-        command="throughline --help",
-        seconds=seconds,
-        median=statistics.median(seconds),
-        limit=HELP_LIMIT,
-        environment=this_machine(),
-    )
-    write_record(EVIDENCE / "help_time.json", record)
-    print(f"median of seven: {record.median} s")
-
-
-BENCH_COMMANDS = {
-    "step": "throughline bench step",
-    "step_ablated": "throughline bench step --ablate --tiles 1 --classes 65",
-    "memory": "throughline bench memory --ablate",
-    "score": "throughline bench score --ablate",
-    "sample": "throughline bench sample --ablate",
-    "gpu": "throughline bench gpu",
-    "evaluate": "python bench/evaluate.py --ablate",
-    "ood": "python bench/ood.py",
-    "drift": "python bench/drift.py",
-    "preference": "python bench/preference_step.py",
-    "input": "python bench/input.py",
-    "scale": "python bench/scale.py",
-    "teacher": "python bench/teacher.py",
-    "classifiers": "python bench/classifiers.py",
-}
-"""What measures evidence/bench_NAME.json; `step_ablated` is what each of our ways is worth."""
-
-
-def bench(name: str) -> None:
-    """A bench into evidence/bench_NAME.json. The machine has to be idle."""
-    command = f"{BENCH_COMMANDS[name]} --json"
-    program, *words = command.split()
-    path = executable() if program == "throughline" else Path(sys.executable)
-    done = subprocess.run([path, *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
-    if done.returncode != 0:
-        raise SystemExit(done.returncode)
-    rows = [BenchRow.model_validate(row) for row in json.loads(done.stdout)]
-    record = Bench(command=command, rows=rows, environment=this_machine())
-    write_record(EVIDENCE / f"bench_{name}.json", record)
-    print(f"{len(rows)} rows")
 
 
 def chains() -> None:
@@ -335,6 +223,15 @@ def dependence() -> None:
     shutil.rmtree(parts)
 
 
+def explanations() -> None:
+    """Two explanations of what the full table shows, each tried; after demo-full."""
+    parts = EVIDENCE / "explanations_parts"
+    run = partial(throughline, "run")
+    found = explain(ROOT, run, chosen_budgets(), EVIDENCE / "demo_full", parts)
+    write_record(EVIDENCE / explanations_block.RECORD, found)
+    shutil.rmtree(parts)
+
+
 def drift_study() -> None:
     """Counterfactual preference against what it is compared with: two styles, three seeds; hours on two cores."""
     parts = EVIDENCE / "drift_study_parts"
@@ -376,22 +273,6 @@ def baselines_real() -> None:
     compare_on_real_images(ROOT, EVIDENCE, throughline)
 
 
-def executable() -> Path:
-    """The `throughline` of the Python that runs this file, as a user would start it."""
-    path = Path(sys.executable).with_name("throughline")
-    if not path.is_file():
-        raise ThroughlineError("throughline is not installed beside this Python", path, "run make setup")
-    return path
-
-
-def throughline(*words: str) -> None:
-    """Runs a command from the checkout's root with its output on the terminal; its failure ends this one too."""
-    print("throughline", *words, flush=True)
-    code = subprocess.run([executable(), *words], cwd=ROOT, check=False).returncode
-    if code != 0:
-        raise SystemExit(code)
-
-
 PARTS: dict[str, Callable[[], None]] = {
     "demo-full": demo_full,
     "digits": digits,
@@ -403,6 +284,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "chains": chains,
     "sensitivity": sensitivity,
     "budgets": budgets,
+    "explanations": explanations,
     "dependence": dependence,
     "damage": damage,
     "drift-study": drift_study,
