@@ -31,7 +31,7 @@ from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import preset_summaries
 from throughline.runs.folder import COST, DONE, LOCK, PIXELS, REFERENCES, STAGE, STALE, UNITS, WORKERS_LOCK
-from throughline.training.methods import CLASSIFIERS, METHODS
+from throughline.training.methods import CLASSIFIERS, MEASURES, METHODS, Method
 
 Row = tuple[str, ...]
 
@@ -199,17 +199,24 @@ def presets(_root: Path) -> str:
     return _table(("preset", "what it is"), ((_code(name), summary) for name, summary in preset_summaries().items()))
 
 
+def _learnt(method: Method) -> str:
+    """What a method trains on: paths of an example, or pairs of sides, its own or given ones."""
+    if method.prefers:
+        return "pairs" if method.needs_pairs else "pairs of own chains"
+    return " + ".join(method.paths) or "nothing"
+
+
 def methods(_root: Path) -> str:
     """The methods, as the plan of units reads them."""
     rows = (
         (
             _code(method.name),
-            " + ".join(method.paths) or "nothing",
+            _learnt(method),
             "yes" if method.self_labelled else "no",
             _code(method.starts_from) if method.starts_from else "the checkpoint",
             _code(method.steps_like) if method.steps_like else "its own epochs" if method.trains else "none",
         )
-        for method in METHODS.values()
+        for method in (METHODS | MEASURES).values()
     )
     features = (
         (

@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A path from the root of somebody's machine, with two parts or more; not an address, not a relative path.
-MACHINE_PATH = re.compile(r"(?<![\w.:/~<*-])/(?!path/)[A-Za-z][\w.-]*/[\w.-]+|\b[A-Z]:\\\\")
+# a script's first line names a shell that is there everywhere
+MACHINE_PATH = re.compile(r"(?<![\w.:!/~<*-])/(?!path/)[A-Za-z][\w.-]*/[\w.-]+|\b[A-Z]:\\\\")
 MACHINE: dict[str, Any] = {
     "python": "3.11.9",
     "platform": "Linux x86_64",

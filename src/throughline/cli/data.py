@@ -68,7 +68,8 @@ class Check(Settings):
 
 
 class SplitOptions(Settings):
-    """Print the images in the "in" (80 %) and "out" (20 %) part of each domain, as split by DomainBed."""
+    """Count the images in the "in" (80 %) and "out" (20 %) part of each domain, as split by DomainBed; --json lists
+    them."""
 
     source: Source
     target: Annotated[str, Shown("DOMAIN"), AfterValidator(composed)]
@@ -128,7 +129,7 @@ class Fetch(Settings):
     converts it."""
 
     name: Annotated[str | None, Shown("NAME", positional=True)] = None
-    """open_styles, or one of the benchmarks, such as pacs or camelyon17; all are listed without it."""
+    """open_styles, or one of the benchmarks, such as pacs or camelyon17; without it the benchmarks are listed."""
     folder: Annotated[Path | None, Shown("DIR", positional=True)] = None
     """New folder for the images; without it, sets that can be downloaded are described, too (default of open_styles:
     its name)."""

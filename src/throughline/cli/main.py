@@ -28,7 +28,7 @@ VERBS = {
     "fit": "train the final model on all domains of a folder",
     "evaluate": "measure the accuracy of a model on a folder of labelled images",
     "predict": "give label, confidence and reasoning chain for images",
-    "export": "write a trained model as one checkpoint, which vLLM and others can serve",
+    "export": "write a trained model as one checkpoint, for `transformers serve` and others",
     "ood": "measure models on other domains: zero-shot, corruptions, linear probes, labelled examples in the prompt",
     "drift": "measure reasoning drift; make concept graphs, and preference pairs that differ in what decides a class",
     "report": "print the tables of a run and write its report page",

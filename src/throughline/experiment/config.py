@@ -174,7 +174,8 @@ class RunConfig(Settings):
     """One experiment: targets x methods x seeds."""
 
     name: str
-    """Name of the run and of its folder in `runs/`; letters, digits, dot, dash, underscore."""
+    """Name of the run and of its folder in `runs/`; letters, digits, dot, dash, underscore. In a file it may be left
+    out: the run is then called after the file."""
     data: DataConfig
     """Images and held-out domains. With a list of image sets, one run covers all of them."""
     more_data: tuple[DataConfig, ...] = ()
