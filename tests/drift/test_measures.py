@@ -16,9 +16,9 @@ from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.domains.images import load_image
 from throughline.domains.samples import ImageSet
-from throughline.drift.divergences import entropy, js_divergence, kl_divergence
 from throughline.drift.measures import Chain, Meter
 from throughline.drift.places import closing, places_of, read_at
+from throughline.mllm.divergences import entropy, js_divergence, kl_divergence
 from throughline.mllm.likelihood import AT_ONCE
 from throughline.mllm.load import Mllm
 from throughline.mllm.plan import Plan

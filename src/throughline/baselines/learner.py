@@ -28,7 +28,8 @@ class Learner:
         self.network, self.settings, self.loss, self.falls = network, settings, method.loss, method.on_clip
         self.device = network.device
         self.precursor = Precursor(network.backbone, settings.smos).to(self.device) if self.loss == "smos" else None
-        self.mixing = mix_behind(network.backbone, settings.mixstyle) if self.loss == "mixstyle" else None
+        if self.loss == "mixstyle":
+            mix_behind(network.backbone, settings.mixstyle)
         self._function = self.loss if callable(self.loss) else LOSSES.get(str(self.loss), erm)
         self.optimizer = self._new_optimizer()
 

@@ -1,6 +1,7 @@
 """What is trained: a linear classifier on the features of a timm backbone."""
 
 import itertools
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,6 +45,22 @@ class Classifier(Network):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def behind_stage(backbone: Any, stage: Mapping[str, Any], use: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """Puts what `use` makes of a stage and its features, `(images, ..., channels)`, in the place of these, at every
+    pass from now on. `stage` is of timm's `feature_info`. A pass raises a ThroughlineError for a backbone whose stages
+    give anything but features with so many channels as timm says."""
+
+    def replace(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        width = getattr(output, "shape", ())
+        channel = 1 if len(width) == 4 and getattr(backbone, "output_fmt", "NCHW") == "NCHW" else -1
+        if len(width) < 3 or width[channel] != stage["num_chs"]:
+            what = f"{stage['module']} of the backbone gives no features with {stage['num_chs']} channels"
+            raise ThroughlineError(what, "baselines.backbone", "take another one, or leave mixstyle and smos out")
+        return use(module, output.movedim(channel, -1)).movedim(-1, channel)
+
+    backbone.get_submodule(stage["module"]).register_forward_hook(replace)
 
 
 def require_backbone(name: str, key: str = "baselines.backbone") -> None:

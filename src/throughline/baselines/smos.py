@@ -7,13 +7,16 @@ features to a KL divergence.
 
 import math
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from throughline.baselines.network import behind_stage
 from throughline.baselines.settings import SmosSettings
+from throughline.mllm.divergences import js_divergence
 
 FIRST_VARIANCE, EPSILON = 0.1, 1e-5
 
@@ -31,7 +34,7 @@ class Precursor(nn.Module):
         self._frozen_features: dict[str, Tensor] = {}
         for model, kept in ((backbone, self._trained_features), (self.frozen, self._frozen_features)):
             for stage in stages:
-                _keep_output(model.get_submodule(stage["module"]), kept, stage["module"])
+                behind_stage(model, stage, partial(_keep, kept, stage["module"]))
 
     def forward(self, images: Tensor, features: Tensor) -> Tensor:
         """What is added to the cross-entropy, right after the backbone made these features `(images, width)` of these
@@ -43,26 +46,16 @@ class Precursor(nn.Module):
             nearness(self._trained_features[name], self._frozen_features[name], F.softplus(raw) + EPSILON)
             for name, raw in zip(names, self.raw_variances, strict=True)
         ]
-        divergence = jensen_shannon(features, before)
+        divergence = js_divergence(features.log_softmax(-1), before.log_softmax(-1)).mean()
         return self.settings.weight * (torch.stack(near).sum() / self.settings.lr_factor + divergence)
 
 
 def nearness(features: Tensor, before: Tensor, variances: Tensor) -> Tensor:
     """Half the mean of squared differences over variances `(channels,)` plus their logarithms (MIRO, arXiv 2203.10789);
-    features are `(images, channels, height, width)` or `(images, tokens, channels)`."""
-    variances = variances.view(-1, 1, 1) if features.dim() == 4 else variances
+    features are `(images, ..., channels)`."""
     return ((features - before).square() / variances + variances.log()).mean() / 2
 
 
-def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """The divergence of the softmax of rows `(rows, width)`, in nats, a mean over rows."""
-    logs = first.log_softmax(-1), second.log_softmax(-1)
-    middle = torch.logaddexp(*logs) - math.log(2)
-    return sum((F.kl_div(middle, log, reduction="batchmean", log_target=True) for log in logs), torch.zeros(())) / 2
-
-
-def _keep_output(module: nn.Module, kept: dict[str, Tensor], name: str) -> None:
-    def keep(_: nn.Module, inputs: Any, output: Tensor) -> None:
-        kept[name] = output
-
-    module.register_forward_hook(keep)
+def _keep(kept: dict[str, Tensor], name: str, stage: nn.Module, features: Tensor) -> Tensor:
+    kept[name] = features
+    return features

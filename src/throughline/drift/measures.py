@@ -22,9 +22,9 @@ from throughline.analysis.passages import chain_words
 from throughline.chains.parsing import parse_chain
 from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.drift.divergences import entropy, js_divergence, kl_divergence
 from throughline.drift.places import Place, closing, places_of, read_at
 from throughline.mllm.chat import EncodedImage, user_turn
+from throughline.mllm.divergences import entropy, js_divergence, kl_divergence
 from throughline.mllm.head import LOGITS_AT_ONCE
 from throughline.mllm.likelihood import Crown, crown_log_likelihood, crown_of
 from throughline.mllm.load import Mllm
