@@ -19,13 +19,15 @@ def results_lines(
     seconds: Mapping[str, float],
     after_round: int | None = None,
 ) -> list[ResultsLine]:
-    """A line for each answer and split of a unit, finished or `after_round`. `splits` gives the sample ids of each,
-    None for all; `seconds` those that each answer took. `n` is every planned sample: an unparsed or failed answer is a
-    wrong one."""
+    """A line for each answer of a unit, finished or `after_round`, and each split that has samples. `splits` gives the
+    sample ids of each, None for all; `seconds` those that each answer took. `n` is every planned sample: an unparsed or
+    failed answer is a wrong one."""
     lines = []
     for answer in dict.fromkeys(p.answer for p in predictions):
         for split, ids in splits.items():
             chosen = [p for p in predictions if p.answer == answer and (ids is None or p.sample_id in ids)]
+            if not chosen:
+                continue
             correct = sum(p.correct for p in chosen)
             line = ResultsLine(
                 unit=unit.name,
@@ -40,7 +42,7 @@ def results_lines(
                 split=split,
                 n=len(chosen),
                 correct=correct,
-                accuracy=correct / len(chosen) if chosen else 0.0,
+                accuracy=correct / len(chosen),
                 metrics=_class_measures(chosen)
                 | _macro_auc(chosen, classes)
                 | _calibration(chosen, classes)
@@ -96,7 +98,7 @@ def _calibration(chosen: Sequence[Prediction], classes: Sequence[str]) -> dict[s
 
 def _agreement(chosen: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
     """Share of the reasoning path's answers that the label path gives too."""
-    if not chosen or chosen[0].answer != "reasoning":
+    if chosen[0].answer != "reasoning":
         return {}
     label = {p.sample_id: p.predicted for p in predictions if p.answer == "label"}
     both = [p for p in chosen if p.sample_id in label]
