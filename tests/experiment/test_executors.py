@@ -721,6 +721,18 @@ def test_an_adapter_is_trained_on_the_shots_alone(here: Run, tiny_images: ImageS
     assert (folder / "predictions.jsonl").read_bytes() == before
 
 
+def test_shots_train_without_chains_and_without_a_choice(here: Run, config_file: Path, tmp_path: Path) -> None:
+    """Whatever the methods that train on source domains do with both."""
+    journal = tmp_path / "journal-0.jsonl"
+    every = Path(yaml.safe_load(config_file.read_text())["chains"]["journal"]).read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in every if "sketch/" not in line))
+    shared = (f"chains.journal={journal}", "chains.coverage=shared", "evaluation.selection=validation", BRIEF)
+    shots = ("methods=zero_shot", "evaluation.examples={shots: 3, epochs: 1}", "evaluation.sample.per_class=1")
+    folder = folder_of(here(tmp_path / "run", *shared, *shots), "zero_shot")
+    assert json.loads((folder / "stage.json").read_text())["images"] == 3
+    assert not (folder / "validation.jsonl").exists()
+
+
 def test_options_are_shuffled_for_each_image_and_classes_scored_under_their_names(here: Run, tmp_path: Path) -> None:
     factors = "factors={options: {fixed: {}, shuffled: {evaluation.options: shuffled}}}"
     few = ("methods=zero_shot", "evaluation.sample.per_class=2", "evaluation.answering.answers=[likelihood,label]")

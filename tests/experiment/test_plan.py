@@ -250,6 +250,41 @@ def test_what_only_the_asking_differs_in_is_trained_once(config_file, image_set)
         assert unit.inputs["needs"] == ({} if start is None else {"start": start.hash})
 
 
+def test_a_classifier_is_trained_where_a_level_asks_it_and_only_there(config_file, image_set):
+    """It reads an image and no examples, be these of the config or of a level."""
+
+    def planned_kinds(*levels):
+        factors = f"factors={{shown: {{{', '.join(levels)}}}}}"
+        methods, clip = "methods=erm,clip_zero_shot,cls", "baselines.clip.checkpoint=pocket_clip"
+        config = load_config(str(config_file), ["evaluation.examples.shots=2", factors, methods, clip])
+        units = planned(config, image_set)
+        return [(unit.method, unit.kind, unit.factors.get("shown"), list(unit.needs)) for unit in units]
+
+    none, four = "none: {evaluation.examples: null}", "four: {evaluation.examples.shots: 4}"
+    of_cls = [("cls", "validate", None, []), ("cls", "evaluate", "four", ["start"])]
+    assert planned_kinds(four) == of_cls
+    assert sorted(planned_kinds(four, none), key=str) == sorted(
+        [
+            *of_cls,
+            ("cls", "evaluate", "none", ["start"]),
+            ("erm", "validate", None, []),
+            ("erm", "evaluate", "none", ["start"]),
+            ("clip_zero_shot", "evaluate", "none", []),
+        ],
+        key=str,
+    )
+
+
+def test_examples_that_train_an_adapter_are_no_level_of_a_method_that_has_its_own(config_file, image_set):
+    trains = "evaluation.examples={shots: 2, epochs: 30}"
+    level = "factors={shown: {none: {}, lora: {evaluation.examples: {shots: 2, epochs: 30}}}}"
+    for override in (trains, level):
+        (unit,) = planned(load_config(str(config_file), ["methods=zero_shot", override]), image_set)[-1:]
+        assert unit.kind == "few_shot" and unit.inputs["stage"]["epochs"] == 30
+        with pytest.raises(ThroughlineError, match="a control of zero_shot, and cls has"):
+            planned(load_config(str(config_file), ["methods=zero_shot,cls", override]), image_set)
+
+
 def test_costs_count_training_once_and_the_images_asked_about(config_file, image_set):
     config = load_config(str(config_file), ["methods=cls", ASKED, "training.stage.batch=4"])
     sets = [PlannedSet(config.data, image_set, None)]
@@ -321,6 +356,17 @@ def test_reasoning_without_chains_says_what_to_do(config_file, image_set):
     with pytest.raises(ThroughlineError, match="no chain is accepted in any of the source domains"):
         planned(config, image_set, {"sketch/cat/0.png": ("c",)}, "m")
     assert planned(load_config(str(config_file), ["methods=cls"]), image_set, None, "m")
+
+
+@pytest.mark.parametrize("method", ["cls", "erm"])
+def test_shared_coverage_needs_a_chain_about_a_source(config_file, image_set, method):
+    of_target = {name: texts for name, texts in CHAINS.items() if name.startswith("sketch")}
+    alone = load_config(str(config_file), [f"methods={method}"])
+    assert planned(alone, image_set, of_target)
+    shared = load_config(str(config_file), [f"methods={method}", "chains.coverage=shared"])
+    assert planned(shared, image_set)
+    with pytest.raises(ThroughlineError, match="no chain is accepted in any of the source domains photo, real world"):
+        planned(shared, image_set, of_target)
 
 
 def test_costs_count_the_source_images_and_the_targets_answers(config_file, image_set):
@@ -499,6 +545,8 @@ def test_costs_count_each_method_with_its_own_keys(config_file, image_set):
         ("{clss@sketch: {training.stage.lr: 1}}", ("no method named clss [per_method]",)),
         ("{cls: {training.stage.lrr: 1}}", ("per_method.cls", "unknown key training.stage.lrr", "training.stage.lr?")),
         ("{cls: {training.stage.lr: -1}}", ("per_method.cls", "training.stage.lr is -1", "greater than 0")),
+        ("{erm: {baselines.lr: 1}, coop: {baselines.lr: 1}}", ("per_method.coop", "set baselines.coop.lr")),
+        ("{coop@sketch: {baselines.lr: 1}}", ("per_method.coop@sketch", "set baselines.coop.lr")),
         ("{cls: {seeds: 1}}", ("per_method.cls sets seeds", "only keys of training")),
         ("{cls: {model.tiles: 2}}", ("per_method.cls sets model.tiles", "only keys of training")),
     ],

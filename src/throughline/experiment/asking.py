@@ -128,6 +128,11 @@ class EvaluationConfig(Settings):
     paper)."""
 
     @property
+    def shows_more(self) -> bool:
+        """Whether a question shows more than an image: examples, a chain that is begun, or words in its place."""
+        return self.described or self.begun is not None or bool(self.examples and self.examples.shots)
+
+    @property
     def few_shot_epochs(self) -> float | None:
         """Epochs of an adapter that the examples train instead of being shown; None where they are shown."""
         return self.examples.epochs if self.examples is not None and self.examples.shots else None

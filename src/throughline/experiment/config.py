@@ -283,8 +283,9 @@ class RunConfig(Settings):
             if not key.startswith(("training.", "baselines.")):
                 raise ValueError(f"{where} sets {key}: only keys of training and baselines can be of one method")
             own = key.removeprefix("baselines.")
-            if own != key and hasattr(getattr(self.baselines, name, None), own):
-                raise ValueError(f"{where} sets {key}, which {name} has of its own: set baselines.{name}.{own}")
+            method = name.partition("@")[0]
+            if own != key and hasattr(getattr(self.baselines, method, None), own):
+                raise ValueError(f"{where} sets {key}, which {method} has of its own: set baselines.{method}.{own}")
         self._require_fit(where, keys)
 
     def _require_fit(self, where: str, keys: Mapping[str, Any]) -> None:

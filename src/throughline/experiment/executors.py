@@ -22,6 +22,7 @@ from throughline.baselines.linear_probe import fit_head
 from throughline.baselines.opening import open_network
 from throughline.baselines.training import ANSWER, TrainingTask, load_weights, predict, train
 from throughline.chains.pairs import Pair, pairs_of_sources, read_pairs
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.domains.samples import Sample
 from throughline.evaluation.answers import answer_samples
@@ -111,17 +112,18 @@ def _open_session(task: Task, fold: Fold) -> _Session:
 def _train(
     session: _Session, after_round: Callable[[int, Path], None] = lambda n, folder: None, method: Method | None = None
 ) -> int | None:
-    """Runs the stages of the unit's method, or of another, that no other unit has run; leaves the adapter in the unit's
-    folder and on the loaded checkpoint.
+    """Runs the stages of the unit's method that no other unit has run, or those of `method` on a few labelled examples,
+    all of them and without a choice; leaves the adapter in the unit's folder and on the loaded checkpoint.
 
     `after_round(number, folder)` is called with a round's weights in place, before the round counts as whole. Returns
     the round whose weights the unit's are, None where there was none or another was selected.
     """
-    task, config = session.task, session.task.config
+    task, config, few_shot = session.task, session.task.config, method is not None
     method = method or method_table(config.methods)[task.unit.method]
+    selects = config.evaluation.selection == "validation" and not few_shot
     chains = read_accepted_chains(task.chains)
     samples = session.fold.train
-    if config.chains.coverage == "shared":
+    if config.chains.coverage == "shared" and not few_shot:
         samples = tuple(sample for sample in samples if sample.id in chains)
     start, copied = task.needed(START), task.needed(STEPS)
     last_round = None
@@ -142,7 +144,7 @@ def _train(
             folder=task.folder if is_last else task.folder / f"stage-{position + 1}",
             start=start,
             max_steps=cumulative_steps(copied) if copied is not None and stage.steps_like is not None else None,
-            select=session.select if is_last and config.evaluation.selection == "validation" else None,
+            select=session.select if is_last and selects else None,
             sampler=session.sampler,
             after_round=after_round,
             report_progress=task.report_progress,
@@ -150,7 +152,8 @@ def _train(
         )
         result = stage.run(context)
         last_round, start = result.round, context.folder
-        if is_last and DRAW in task.unit.factors and (len(task.unit.targets) > 1 or context.select is None):
+        unjudged = DRAW in task.unit.factors and not few_shot and (len(task.unit.targets) > 1 or not selects)
+        if is_last and unjudged:
             session.select(result.model, {"final": task.folder / ADAPTER}, session.fold.judged)
         if not is_last:
             result.model.unload()  # the next stage puts its own adapter on the checkpoint
@@ -188,8 +191,13 @@ def execute_fold(task: Task) -> None:
 
 
 def _held_out(task: Task) -> Fold:
-    data = task.config.data
-    return leave_out(task.images, task.unit.targets, data.trial_seed, data.train_per_domain, data.split_rule)
+    """The fold of the unit. ThroughlineError where there is nothing to select by and its method selects."""
+    data, method = task.config.data, method_table(task.config.methods)[task.unit.method]
+    fold = leave_out(task.images, task.unit.targets, data.trial_seed, data.train_per_domain, data.split_rule)
+    if not fold.validation and (task.config.evaluation.selection == "validation" or method.loss == "swad"):
+        what, where = "no source domain has images enough for an out part to select by", "evaluation.selection"
+        raise ThroughlineError(what, where, "have 5 in one at least, or take the last checkpoint of another method")
+    return fold
 
 
 def execute_evaluation(task: Task) -> None:

@@ -97,12 +97,14 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
                     for name, method in methods.items()
                     if (can_train or method.feature_level if method.trains else base_is_asked)
                 }
-                trained_here, asked = (
-                    [(method, config.at(planned.data, own, name, held_out, model)) for name, method in ours.items()]
-                    for own in (trained_levels, levels)
-                )
-                if apart:
-                    trained_here = [(method, own) for method, own in trained_here if method.trains]
+                asked = [(m, config.at(planned.data, levels, name, held_out, model)) for name, m in ours.items()]
+                # a classifier reads an image and nothing else
+                asked = [(m, own) for m, own in asked if not (m.feature_level and own.evaluation.shows_more)]
+                trained_here = [
+                    (method, config.at(planned.data, trained_levels, method.name, held_out, model))
+                    for method, _ in asked
+                    if method.trains or not apart
+                ]
                 for seed in config.seeds:
                     fold = _Fold(planned, held_out, seed, checkpoint)
                     trained = _add_units(known, fold, VALIDATE if apart else kind, trained_here, trained_levels)
@@ -178,25 +180,25 @@ def _add_units(
     planned, targets = fold.planned, fold.targets
     sources = [domain for domain in planned.images.domains if domain not in targets]
     images, names = planned.images.fingerprint(), planned.images.names
-    chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, [m for m, _ in configs])
+    chains = None if planned.chains is None else _source_chains(planned.chain_hashes, sources, configs)
     units: dict[str, Unit] = {}
     for method, config in configs:
         evaluation = config.evaluation
         if evaluation.needs_weights and endpoint_of(config.model.checkpoint) is not None:
             continue
-        shown = evaluation.described or evaluation.begun or (evaluation.examples and evaluation.examples.shots)
-        if method.feature_level and shown:
-            continue  # a classifier reads an image and nothing else
+        if evaluation.few_shot_epochs and method.stages:
+            what = f"examples that train an adapter are a control of zero_shot, and {method.name} has one of its own"
+            raise ThroughlineError(what, "evaluation.examples.epochs", "set it in a run of zero_shot alone")
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
-        asks = FEW_SHOT if config.evaluation.few_shot_epochs else EVALUATE
+        asks = FEW_SHOT if evaluation.few_shot_epochs else EVALUATE
         own = kind if method.trains or not targets else method.kind or asks
         if own in ASKING:
-            needs = {START: trained[method.name]} if trained and method.trains else {}
+            needs = {START: trained[method.name]} if trained is not None and method.trains else {}
         else:
             parent = parent_of(method)
             roles = {START: parent.name if parent else None, STEPS: method.steps_like}
             needs = {role: units[name] for role, name in roles.items() if name is not None}
-        learns = own not in ASKING and (method.needs_chains or (method.trains and config.chains.coverage == "shared"))
+        learns = own not in ASKING and _needs_chains(method, config)
         named: dict[str, Any] = {"kind": own, "method": method.name}
         named |= {"targets": targets, "seed": fold.seed, "factors": dict(levels)}
         unit = Unit(
@@ -320,10 +322,17 @@ def _source_pairs(planned: PlannedSet, targets: Sequence[str]) -> str:
     return content_hash([pair.identity for pair in pairs])
 
 
-def _source_chains(chains: Mapping[str, str], sources: Iterable[str], methods: Iterable[Method]) -> str:
-    """Hash of the chains that a fold learns from."""
+def _needs_chains(method: Method, config: RunConfig) -> bool:
+    """Whether it learns from chains, or only from the images that have one."""
+    return method.needs_chains or (method.trains and config.chains.coverage == "shared")
+
+
+def _source_chains(
+    chains: Mapping[str, str], sources: Iterable[str], configs: Iterable[tuple[Method, RunConfig]]
+) -> str:
+    """Hash of the chains that a fold learns from, or by which it chooses what it learns from."""
     of_sources = {domain: chains[domain] for domain in sources if domain in chains}
-    if not of_sources and any(method.needs_chains for method in methods):
+    if not of_sources and any(_needs_chains(method, config) for method, config in configs):
         raise ThroughlineError(
             f"no chain is accepted in any of the source domains {', '.join(sources)}", "chains", "build some"
         )
