@@ -1,6 +1,7 @@
 """Feature-level methods in a run, on the drawn world and with a very small backbone."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -17,12 +18,15 @@ from tests.chat_server import ServerSettings, running_server
 from tests.evaluation.small import in_this_process
 
 from throughline.baselines import frozen
+from throughline.baselines.images import batches, image_readers
 from throughline.baselines.learner import Learner
 from throughline.baselines.network import Classifier, open_backbone
 from throughline.baselines.settings import BaselineSettings
+from throughline.baselines.training import predict
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.domains.folders import read_images
 from throughline.drawn.world import write_world
 from throughline.experiment import run
 from throughline.experiment.config_files import load_config
@@ -233,6 +237,49 @@ def test_processes_that_load_images_change_nothing(here, undisturbed, tmp_path):
     other = here(tmp_path / "run", "evaluation.selection=validation", "methods=erm", "baselines.loader_workers=1")
     weights = [load_file(folder_of(each, "erm") / "weights.safetensors") for each in (other, undisturbed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_image_that_cannot_be_read_is_one_line(tmp_path, workers):
+    for label in ("cup", "fork"):
+        path = tmp_path / "photo" / label / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no image")
+    images, settings = read_images(tmp_path), BaselineSettings(loader_workers=workers)
+    read, _ = image_readers(settings, 32, (0, 0, 0), (1, 1, 1))
+    with pytest.raises(ThroughlineError, match=r"^[^\n]*photo/\w+/0\.png[^\n]*$"):
+        next(batches(images.samples, images.classes, read, settings, 0, 0))
+
+
+def test_training_that_diverges_says_so_and_leaves_no_losses(here, tmp_path):
+    with pytest.raises(ThroughlineError, match=r"training diverged by step 2 of 5.*the learning rate is 1e\+30"):
+        here(tmp_path / "run", "methods=erm", "baselines.lr=1e30")
+    assert not [*(tmp_path / "run").rglob("training.jsonl")]
+
+
+def test_what_is_no_number_is_no_answer(undisturbed):
+    """Of three images, one has features that overflow."""
+    (images,) = undisturbed.sets
+    values = dict(zip(images.samples[:3], (1.0, math.inf, -1.0), strict=True))
+    network = Classifier(torch.nn.Identity(), 4, len(images.classes), BaselineSettings())
+    rows = predict(network, images.classes, lambda sample: torch.full((4,), values[sample]), 2, list(values))
+    assert [row.outcome for row in rows] == ["ok", "error", "ok"]
+    assert rows[1].predicted is None and rows[1].probabilities is None and "not numbers" in rows[1].text
+    assert rows[0].text == "" and sum(rows[0].probabilities) == pytest.approx(1)
+
+
+def test_four_images_of_a_domain_leave_none_to_select_by(here, undisturbed, tmp_path):
+    (images,) = undisturbed.sets
+    for domain in ("photo", "painting", "sketch"):
+        for sample in images.in_domain(domain)[:4]:
+            (tmp_path / "few" / sample.id).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sample.path, tmp_path / "few" / sample.id)
+    few = f"data.images={tmp_path / 'few'}"
+    for words in (("methods=swad",), ("methods=erm", "evaluation.selection=validation")):
+        with pytest.raises(ThroughlineError, match=r"an out part to select by \[evaluation\.selection\]"):
+            here(tmp_path / words[0], few, *words)
+    lines = results(here(tmp_path / "last", few, "methods=erm").folder)
+    assert {line["split"] for line in lines} == {"in", "all"}
 
 
 def test_features_of_a_frozen_backbone_are_computed_once_for_all_heads(here, tmp_path, monkeypatch):

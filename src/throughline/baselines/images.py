@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
 from throughline.baselines.settings import BaselineSettings
+from throughline.core.errors import ThroughlineError
 from throughline.core.seeding import generator, seed_of
 from throughline.domains.samples import Sample
 from throughline.domains.views import load_sample
@@ -46,24 +47,34 @@ def _read(transform: Callable[[Any], Tensor], sample: Sample) -> Tensor:
     return transform(load_sample(sample))
 
 
-class _Draws(Dataset[tuple[Tensor, int]]):
-    """The samples by `(step, place in the step, index)`."""
+class _Draws(Dataset[tuple[Tensor, int] | ThroughlineError]):
+    """The samples by `(step, place in the step, index)`; the fault in the place of one that cannot be read, since torch
+    would bring it from another process in the midst of a traceback."""
 
     def __init__(self, samples: Sequence[Sample], classes: Sequence[str], read: Read, seed: int) -> None:
         self.samples, self.read, self.seed = samples, read, seed
         self.labels = [classes.index(sample.label) for sample in samples]
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int] | ThroughlineError:
         step, place, index = key
         # images are read on the CPU; torch.manual_seed formats the stack for every call while no GPU is in use
         torch.default_generator.manual_seed(seed_of(self.seed, "augmentation", step, place))
-        return self.read(self.samples[index]), self.labels[index]
+        try:
+            return self.read(self.samples[index]), self.labels[index]
+        except ThroughlineError as fault:
+            return ThroughlineError(str(fault))  # of the plain kind: it has to survive being pickled
+
+
+def _together(drawn: list[tuple[Tensor, int] | ThroughlineError]) -> Any:
+    """A batch of all, or the first fault among them."""
+    return next((one for one in drawn if isinstance(one, ThroughlineError)), None) or default_collate(drawn)
 
 
 def batches(
     samples: Sequence[Sample], classes: Sequence[str], read: Read, settings: BaselineSettings, seed: int, start: int
 ) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
-    """For each step from `start` on what is read and its labels, both domain by domain."""
+    """For each step from `start` on what is read and its labels, both domain by domain. ThroughlineError for an image
+    that cannot be read."""
     domains: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         domains.setdefault(sample.domain, []).append(index)
@@ -87,6 +98,10 @@ def batches(
         _Draws(samples, classes, read, seed),
         batch_sampler=[keys(step) for step in range(start, settings.steps)],
         num_workers=settings.loader_workers,
+        collate_fn=_together,
     )
-    for images, labels in loader:
+    for batch in loader:
+        if isinstance(batch, ThroughlineError):
+            raise batch
+        images, labels = batch
         yield images.split(size), labels.split(size)

@@ -37,6 +37,7 @@ from throughline.training.stages.context import Trained
 WEIGHTS, STATE, SEGMENT = "weights.safetensors", "state.pt", "segment-{}.safetensors"
 ANSWER = "likelihood"
 """The answer path of a classifier: its probabilities over the class list."""
+NO_NUMBERS = "the probabilities are not numbers: training may have diverged"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def train(task: TrainingTask, network: Network) -> None:
         seconds += time.monotonic() - since
         epoch = whole * sum(map(len, labels)) / len(task.samples)
         mean, losses = sum(losses) / len(losses), []
+        _require_finite(learner, mean, whole)
         lines.append(asdict(TrainingLine(task.method.name, 0, whole, epoch, mean, lr=learner.lr)))
         task.report_progress(f"{task.method.name}: step {whole}/{settings.steps}, loss {mean:.3f}")
         if select or swad:
@@ -97,10 +99,8 @@ def train(task: TrainingTask, network: Network) -> None:
         if swad:
             _write_weights(folder / SEGMENT.format(len(validations) - 1), segment.state)
             segment = RunningMean()
-        buffer = io.BytesIO()
         kept = {"done": whole, "lines": lines, "validations": validations, "best": best}
-        torch.save({**kept, **learner.state_dict()}, buffer)
-        write_atomically(state, buffer.getvalue())
+        _write_state(state, {**kept, **learner.state_dict()})
         since = time.monotonic()
     if swad:
         valley = loss_valley([line["loss"] for line in validations], settings.swad)
@@ -111,6 +111,19 @@ def train(task: TrainingTask, network: Network) -> None:
         write_json_lines(folder / VALIDATION, validations)
     write_json_lines(folder / TRAINING, lines)
     _finish(task, network, Trained(settings.steps, learner.parameters, seen, seconds))
+
+
+def _require_finite(learner: Learner, loss: float, step: int) -> None:
+    """ThroughlineError for a loss or weights that are no numbers, with which training would go on to its end."""
+    if not all(value.isfinite().all() for value in (torch.tensor(loss), *learner.network.state_dict().values())):
+        what = f"training diverged by step {step} of {learner.settings.steps}: its loss or weights are not numbers"
+        raise ThroughlineError(what, f"the learning rate is {learner.lr:g}", "lower it")
+
+
+def _write_state(path: Path, state: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _finish(task: TrainingTask, network: Network, trained: Trained) -> None:
@@ -149,7 +162,7 @@ def _loss_of(said: Sequence[Prediction], classes: Sequence[str]) -> float:
         if row.probabilities is not None:
             share = row.probabilities[classes.index(row.labels[0])]
             by_domain.setdefault(row.domain, []).append(-math.log(max(share, sys.float_info.min)))
-    return fmean(map(fmean, by_domain.values())) if by_domain else math.inf
+    return fmean(map(fmean, by_domain.values())) if by_domain else -math.log(sys.float_info.min)
 
 
 def predict(
@@ -161,7 +174,7 @@ def predict(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Prediction]:
     """A prediction about each sample, in their order: the probabilities over the classes, and the first class with the
-    highest one. Of an image that cannot be read its fault."""
+    highest one. Of an image that cannot be read its fault, and of one whose probabilities are no numbers."""
     said: list[Prediction] = []
     network.eval()
     for at in range(0, len(samples), batch):
@@ -173,7 +186,9 @@ def predict(
             except ThroughlineError as error:
                 faults[sample.id] = str(error)
         rows = _probabilities(network, images)
-        said += [_prediction(sample, rows.get(sample.id), classes, faults.get(sample.id, "")) for sample in asked]
+        said += [
+            _prediction(sample, rows.get(sample.id), classes, faults.get(sample.id, NO_NUMBERS)) for sample in asked
+        ]
         on_progress(len(said), len(samples))
     return said
 
@@ -184,7 +199,7 @@ def _probabilities(network: Network, images: Mapping[str, Tensor]) -> dict[str, 
         return {}
     _, logits = network(torch.stack(list(images.values())).to(network.device))
     rows = logits.double().softmax(-1).tolist()
-    return dict(zip(images, map(tuple, rows), strict=True))
+    return {name: tuple(row) for name, row in zip(images, rows, strict=True) if not math.isnan(sum(row))}
 
 
 def _prediction(sample: Sample, row: tuple[float, ...] | None, classes: Sequence[str], fault: str) -> Prediction:
@@ -195,6 +210,6 @@ def _prediction(sample: Sample, row: tuple[float, ...] | None, classes: Sequence
         answer=ANSWER,
         predicted=None if row is None else classes[row.index(max(row))],
         outcome=Outcome.OK if row is not None else Outcome.ERROR,
-        text=fault,
+        text="" if row is not None else fault,
         probabilities=row,
     )
