@@ -59,7 +59,7 @@ class GrpoStage:
         moved = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         steps = trainer.state.global_step
         trained = Trained(steps, moved, steps * self.prompts, seconds)
-        mark_whole(context, context.folder, trained, [(sample, None) for sample in samples])
+        mark_whole(context.start, context.folder, trained, [(sample, None) for sample in samples])
         return StageResult(model)
 
     def _trainer(self, trl: Any, context: StageContext, model: Any, samples: Sequence[Sample]) -> Any:

@@ -20,7 +20,8 @@ from throughline.training.methods import CLASSIFIERS, CLIP_METHODS, CLIP_ZERO_SH
 
 PRETRAINED, RANDOM = "pretrained", "random"
 WITHOUT_EFFECT = {"loader_workers", "weights"}
-"""These change time and place, and no number; of the weights it is their content that does."""
+"""Not part of a unit's inputs: `loader_workers` changes no number, and weights are known by content (`encoder`), not by
+path."""
 
 INSIDE = {"mixstyle", "smos"}
 """Methods that act on what is inside the backbone."""
@@ -79,7 +80,7 @@ class SwadSettings(Settings):
     """Averaging of weights over a valley of the validation loss (`swad`); defaults of khanrc/swad."""
 
     converge: int = Field(default=3, ge=1)
-    """Checkpoints of which the first has the lowest loss where the valley begins."""
+    """The valley begins at the first checkpoint whose loss is the lowest of so many from it on."""
     tolerance: int = Field(default=6, ge=1)
     """Checkpoints in a row with too high a loss where it ends."""
     tolerance_ratio: float = Field(default=0.3, ge=0)
@@ -93,7 +94,8 @@ class SmosSettings(Settings):
     weight: float = Field(default=0.15, ge=0)
     """Weight of what keeps the features near those of the precursor (`ld_KL`)."""
     lr_factor: float = Field(default=10.0, gt=0)
-    """The learning rate of the variances is so many times `lr`; what they are in is divided by it."""
+    """Learning rate of the variances as a multiple of `lr`. The loss term with the variances is divided by the same
+    number."""
 
 
 class ClipSettings(Settings):

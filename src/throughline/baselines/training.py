@@ -25,14 +25,14 @@ from throughline.baselines.settings import BaselineSettings
 from throughline.baselines.swad import RunningMean, loss_valley
 from throughline.chains.outcomes import Outcome
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import write_atomically, write_json, write_json_lines
+from throughline.core.files import write_atomically, write_json_lines
 from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
 from throughline.evaluation.selection import validation_line, with_choice
 from throughline.runs.folder import STAGE, TRAINING, VALIDATION
 from throughline.runs.records import Prediction, TrainingLine
 from throughline.training.methods import Method
-from throughline.training.stages.context import Trained
+from throughline.training.stages.context import Trained, mark_whole
 
 WEIGHTS, STATE, SEGMENT = "weights.safetensors", "state.pt", "segment-{}.safetensors"
 ANSWER = "likelihood"
@@ -113,6 +113,14 @@ def train(task: TrainingTask, network: Network) -> None:
     _finish(task, network, Trained(settings.steps, learner.parameters, seen, seconds))
 
 
+def _finish(task: TrainingTask, network: Network, trained: Trained) -> None:
+    """Leaves what stands when training has ended, and nothing else."""
+    _write_weights(task.folder / WEIGHTS, network.state_dict())
+    mark_whole(None, task.folder, trained, [(sample, None) for sample in task.samples])
+    for path in (task.folder / STATE, *task.folder.glob(SEGMENT.format("*"))):
+        path.unlink(missing_ok=True)
+
+
 def _require_finite(learner: Learner, loss: float, step: int) -> None:
     """ThroughlineError for a loss or weights that are no numbers, with which training would go on to its end."""
     if not all(value.isfinite().all() for value in (torch.tensor(loss), *learner.network.state_dict().values())):
@@ -124,16 +132,6 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())
-
-
-def _finish(task: TrainingTask, network: Network, trained: Trained) -> None:
-    """Leaves what stands when training has ended, and nothing else."""
-    folder = task.folder
-    _write_weights(folder / WEIGHTS, network.state_dict())
-    mark = {"cumulative_steps": trained.optimiser_steps, "images": len(task.samples), "images_with_chain": 0}
-    write_json(folder / STAGE, mark | asdict(trained))
-    for path in (folder / STATE, *folder.glob(SEGMENT.format("*"))):
-        path.unlink(missing_ok=True)
 
 
 def load_weights(network: Network, folder: Path) -> None:

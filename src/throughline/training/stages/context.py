@@ -170,13 +170,11 @@ def save_stage(folder: Path, model: Any, lines: Sequence[TrainingLine]) -> None:
     save_adapter(model, folder / ADAPTER)
 
 
-def mark_whole(
-    context: StageContext, folder: Path, trained: Trained, pairs: Sequence[tuple[Sample, str | None]]
-) -> None:
-    """Writes the mark that makes a stage whole: the optimiser steps it took and those behind its adapter in all, the
-    most images that a stage behind its adapter saw, and the most that it saw with a chain; and what it took. `pairs`
-    are its own samples with their chains."""
-    before = _mark(context.start) if context.start is not None else {}
+def mark_whole(start: Path | None, folder: Path, trained: Trained, pairs: Sequence[tuple[Sample, str | None]]) -> None:
+    """Writes the mark that makes a stage whole: the optimiser steps it took and those behind its weights in all, with
+    the stages from the one in the folder `start` back; the most images that one of them saw, and the most that it saw
+    with a chain; and what it took. `pairs` are its own samples with their chains."""
+    before = _mark(start) if start is not None else {}
     images = {"images": len({sample.id for sample, _ in pairs})}
     images["images_with_chain"] = len({sample.id for sample, chain in pairs if chain is not None})
     most = {name: max(count, before.get(name, 0)) for name, count in images.items()}

@@ -47,6 +47,6 @@ def fine_tune(
             saved = sorted(epochs.iterdir(), key=lambda path: int(path.name))
             context.select(model, {f"epoch {path.name}": path for path in saved})
         save_stage(context.folder, model, lines)
-        mark_whole(context, context.folder, trained, seen)
+        mark_whole(context.start, context.folder, trained, seen)
     forget_checkpoints(context.folder)
     return StageResult(model)

@@ -70,7 +70,7 @@ class Rounds:
         write_json_lines(context.folder / ROUNDS, [json.loads((folder / ROUND).read_text()) for folder in folders])
         steps, parameters, samples, seconds = zip(*(astuple(own_training(folder)) for folder in folders), strict=True)
         trained = Trained(sum(steps), max(parameters), sum(samples), sum(seconds))
-        mark_whole(context, context.folder, trained, self._pairs(context, seen))
+        mark_whole(context.start, context.folder, trained, self._pairs(context, seen))
         return StageResult(model, last)
 
     def _round(
@@ -119,7 +119,7 @@ class Rounds:
         write_json_lines(folder / ACCEPTED, [{"sample_id": name, "text": chains[name]} for name in sorted(chains)])
         save_stage(folder, model, lines)
         context.after_round(number, folder)
-        mark_whole(context, folder, trained, pairs)
+        mark_whole(context.start, folder, trained, pairs)
         return chains
 
     def _pairs(self, context: StageContext, chains: Mapping[str, str]) -> list[tuple[Sample, str | None]]:
