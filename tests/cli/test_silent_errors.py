@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
 from throughline.core.settings import LoraSettings
+from throughline.core.yaml_text import read_yaml
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, add_lora, load_adapter, save_adapter
 
@@ -77,3 +78,29 @@ def test_a_key_that_stands_twice_is_told_with_its_line(doubled, tmp_path, capsys
     said = capsys.readouterr().err
     assert "is given twice" in said
     assert f"{Path(config).name}, line" in said
+
+
+@pytest.mark.parametrize(
+    ("faulty", "words"),
+    [
+        ("? [x]\n: 1\n", "found unhashable key"),
+        ("{a: b}: c\n", "found unhashable key"),
+        ("day: 2024-02-30\n", "2024-02-30 is no timestamp"),
+        ("day: !!bool perhaps\n", "perhaps is no bool"),
+        ("seeds: " + "[" * 3000, "nested too deeply"),
+    ],
+)
+def test_a_config_that_yaml_cannot_read_is_one_line(faulty, words, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("name: x\n" + faulty)
+    assert main(["run", str(config), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert f"the config is not valid YAML ({words})" in said
+    assert said.count("\n") == 1
+
+
+def test_a_merged_mapping_that_is_merged_again_keeps_its_own_values(tmp_path):
+    """PyYAML writes the keys of a merge into the mapping, where one may then stand twice."""
+    file = tmp_path / "merged.yaml"
+    file.write_text("x: &x {k: 1, m: 3}\na: {inner: &b {<<: *x, k: 2}}\nc: {<<: *b}\n")
+    assert read_yaml(file, "file")["c"] == {"k": 2, "m": 3}

@@ -9,22 +9,33 @@ from throughline.core.errors import ThroughlineError
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key that stands twice."""
+    """PyYAML's safe loader, which refuses a key that stands twice, and says where a value cannot be read."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Raises yaml.MarkedYAMLError at the second of two equal keys."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Raises yaml.MarkedYAMLError at the second of two equal keys, as written: merges come later."""
+        node = super().compose_mapping_node(anchor)
         seen = set[str]()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} is given twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Raises yaml.MarkedYAMLError for 2024-02-30 and the like, where PyYAML lets Python's own errors pass."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            problem = f"{node.value} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def parse_yaml(text: str, loader: type[UniqueKeys] = UniqueKeys) -> Any:
     """What `yaml.safe_load` gives. Raises yaml.YAMLError, with its place, also for a key that stands twice."""
-    return yaml.load(text, loader)
+    try:
+        return yaml.load(text, loader)
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="nested too deeply") from None
 
 
 def read_yaml(path: Path, what: str, loader: type[UniqueKeys] = UniqueKeys) -> dict[str, Any]:
