@@ -23,7 +23,7 @@ from throughline.domains.samples import balanced
 from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import read_accepted_chains
 from throughline.experiment.run import run_experiment
-from throughline.runs.folder import locked
+from throughline.runs.folder import hold_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("teacher")]
 ALL = "methods=zero_shot,cls,reasoning,mtct,sarr,mtct_sarr,cls_matched,mtct_matched"
@@ -474,7 +474,7 @@ def test_a_run_that_is_told_to_stop_before_its_units_start_exits_with_3(process,
 
 
 def test_two_processes_do_not_share_a_run_folder(run, tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(ThroughlineError, match="another process is at work"):
+    with hold_run(tmp_path / "run"), pytest.raises(ThroughlineError, match="another process is at work"):
         run("methods=cls")
     run("methods=cls")
 

@@ -7,7 +7,7 @@ from tests.mllm.reference import Spoken, picture, processed
 from tests.mllm.tiny import image_of
 
 from throughline.mllm.chat import EncodedImage, EncodedPrompt, user_turn
-from throughline.mllm.features import PROJECTOR, TOWER, image_features, point_features, shape_of
+from throughline.mllm.features import PROJECTOR, TOWER, batch_key, image_features, point_features
 from throughline.mllm.load import Mllm
 
 QUESTION = user_turn("What type of object is in this photo?")
@@ -69,11 +69,11 @@ def behind(*images: EncodedImage) -> EncodedPrompt:
 def test_prompts_of_one_shape_go_together_and_have_what_each_has_alone(mllm: Mllm) -> None:
     images = [prompt_of(mllm, seed).images[0] for seed in range(4)]
     for prompts in ([prompt_of(mllm, seed) for seed in range(3)], [behind(images[n], images[n + 1]) for n in range(3)]):
-        assert len({str(shape_of(mllm, prompt)) for prompt in prompts}) == 1
+        assert len({str(batch_key(mllm, prompt)) for prompt in prompts}) == 1
         together = point_features(mllm, prompts)
         for prompt, found in zip(prompts, together, strict=True):
             (alone,) = point_features(mllm, [prompt])
             assert alone.keys() == found.keys()
             for name, value in alone.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
-    assert shape_of(mllm, prompts[0]) != shape_of(mllm, prompt_of(mllm, 0))
+    assert batch_key(mllm, prompts[0]) != batch_key(mllm, prompt_of(mllm, 0))

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
 from throughline.benchmarks.settings import BENCHES, BenchSettings
-from throughline.cli.options import add_settings, read_settings
+from throughline.cli.options import add_settings, decapitalised, read_settings
 
 if TYPE_CHECKING:
     from throughline.benchmarks.timing import BenchRow
@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and their options."""
     commands = parser.add_subparsers(title="subcommands", dest="bench", metavar="BENCH", required=True)
     for name, kind in BENCHES.items():
-        summary = (kind.__doc__ or "").rstrip(".")
-        summary = summary if summary[1].isupper() else summary[0].lower() + summary[1:]
+        summary = decapitalised(kind.__doc__ or "")
         add_options(commands.add_parser(name, help=summary, description=summary), kind)
 
 

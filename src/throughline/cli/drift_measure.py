@@ -13,6 +13,7 @@ from pydantic import Field
 from throughline.chains.journal import require_journals
 from throughline.cli.options import MODEL_HELP, SOURCE_HELP, Shown, open_chosen, read_settings
 from throughline.cli.text import json_text
+from throughline.drawn import is_drawn
 from throughline.drift.settings import DriftSettings
 from throughline.reporting.text import to_terminal
 
@@ -53,7 +54,7 @@ def run_measure(arguments: argparse.Namespace) -> int:
         rows = measure_drift(model, adapter, images, settings, arguments.out, report)
     changes = changes_in(rows, arguments.detector) if arguments.detector else None
     summary = summarise(rows, classes, changes)
-    shown, page = drift_tables(summary, (images.root / "scenes.jsonl").is_file()), arguments.out / "index.html"
+    shown, page = drift_tables(summary, is_drawn(images.root)), arguments.out / "index.html"
     write_drift_page(page, f"{model.mllm.name}, {model.method}", shown, rows, classes, changes or {})
     print(json_text(asdict(summary)) if arguments.json else "\n".join(map(to_terminal, shown)))
     print(f"page: {page}", file=sys.stderr)

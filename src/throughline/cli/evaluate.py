@@ -18,7 +18,7 @@ from throughline.core.settings import Settings
 from throughline.core.table import Table, tabulate
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
-from throughline.drawn import DRAWN_NOTE
+from throughline.drawn import DRAWN_NOTE, is_drawn
 from throughline.evaluation.saved_model import find_record
 from throughline.questions.question_set import make_question_set
 from throughline.reporting.text import to_terminal
@@ -123,5 +123,5 @@ def _notes(assessment: Assessment, images: ImageSet) -> Iterator[str]:
         yield "The model was trained on these very images. The numbers say nothing about other images."
     elif assessment.seen_domains:
         yield f"The model was trained on domains of the same name: {', '.join(assessment.seen_domains)}."
-    if (images.root / "scenes.jsonl").is_file():
+    if is_drawn(images.root):
         yield DRAWN_NOTE

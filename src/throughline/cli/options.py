@@ -89,7 +89,7 @@ def add_subcommands(
     Those of `json_of` take `--json`, too. Gives the subcommands' parsers."""
     below = parser.add_subparsers(title="subcommands", dest="command", metavar="COMMAND", required=True)
     for name, (settings, act) in commands.items():
-        summary = _decapitalised(settings.__doc__ or "")
+        summary = decapitalised(settings.__doc__ or "")
         command = below.add_parser(name, help=summary.replace("%", "%%"), description=summary)
         add_settings(command, settings)
         if name in json_of:
@@ -127,10 +127,11 @@ def _field(settings: type[Settings], key: str) -> FieldInfo:
 
 def _option_help(field: FieldInfo) -> str:
     """The first sentence of the field's docstring as help: without its capital, without its full stop."""
-    return _decapitalised(" ".join((field.description or "").split()).split(". ")[0]).replace("%", "%%")
+    return decapitalised(" ".join((field.description or "").split()).split(". ")[0]).replace("%", "%%")
 
 
-def _decapitalised(sentence: str) -> str:
+def decapitalised(sentence: str) -> str:
+    """Without the full stop, and with a small first letter unless the first word is a name."""
     first, _, rest = " ".join(sentence.split()).removesuffix(".").partition(" ")
     return f"{first.lower() if first[1:].islower() or not first[1:] else first} {rest}".strip()
 

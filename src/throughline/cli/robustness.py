@@ -24,7 +24,7 @@ from throughline.core.table import Table
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.ood.factors import Levels
-from throughline.runs.folder import CONFIG, locked
+from throughline.runs.folder import CONFIG, hold_run
 from throughline.runs.reader import REDUCED_PREDICTIONS, Run
 
 PLACE = "interference"
@@ -82,7 +82,7 @@ def robustness(arguments: argparse.Namespace) -> int:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             place = folder_of(arguments, plain) / PLACE
-            with locked(place.parent):
+            with hold_run(place.parent):
                 place.mkdir(exist_ok=True)
         factors[FACTOR] = _levels(arguments, plain, images, place)
         return run_asking(arguments, asking_config(arguments, plain.name, factors), _tables, trained_in)
@@ -92,18 +92,19 @@ def _levels(arguments: argparse.Namespace, config: RunConfig, images: ImageSet, 
     from throughline.chains.formats import FORMATS
     from throughline.chains.graph_files import read_graph
     from throughline.chains.pairs import read_pairs
+    from throughline.drawn import is_drawn
     from throughline.drawn.concepts import GRAPH
     from throughline.drawn.world import read_size
     from throughline.drift.interference import Subject, make_levels
     from throughline.drift.pairs import DrawnWorld
-    from throughline.experiment.preparation import SCENES, scenes_of
+    from throughline.experiment.preparation import scenes_of
 
     data = config.data
     targets = images.domains if data.targets == "all" else data.targets
     asked = config.evaluation.chosen([sample for target in targets for sample in images.in_domain(target)])
     pairs = read_pairs(arguments.pairs, images) if arguments.pairs else ()
     images, format, world = replace(images, samples=asked), FORMATS[config.chains.format], None
-    if data.drawn is not None or (images.root / SCENES).is_file():
+    if data.drawn is not None or is_drawn(images.root):
         size = data.drawn.size if data.drawn is not None else read_size(images.root)
         world = DrawnWorld(images, scenes_of(data, images.root), place, format, arguments.seed, size)
     graph = read_graph(arguments.graph) if arguments.graph else GRAPH if world else None

@@ -56,8 +56,8 @@ class Form:
     marked: Sequence[str] = ()
     """Columns whose 1 says that the image is of the class that they are called by: the column `marked` names these."""
     each: str = ""
-    """The end of the names of columns of which each is an answer of its own: a row for every one that has something
-    in it, in the column `cell`, with the beginning of its name in `column`."""
+    """Suffix of answer columns. Every non-empty cell of such a column becomes a row: `column` is the column's name
+    without the suffix, `cell` its text."""
 
     def reshape(self, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
         """The rows of a table with what these say of them; other files lie in `folder`."""

@@ -20,8 +20,8 @@ from throughline.domains.samples import ImageSet, Sample
 
 HOLDOUT_FRACTION = 0.2
 SplitRule = Literal["domainbed", "concepts"] | None
-"""DomainBed's split, groups or not; half of the groups for the sources, the other half for the target; or none of
-these: DomainBed's, but groups are kept whole."""
+"""`domainbed`: DomainBed's split, groups ignored. `concepts`: one half of the groups for the sources, the other for the
+target. None: DomainBed's sizes, each group kept whole within its domain."""
 Part = tuple[bool, bool]
 """Whether a group is the target's rather than the sources', and whether it is in the "out" part."""
 DEALT: tuple[Part, ...] = (*((False, False), (True, False)) * 4, (False, True), (True, True))

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines
 from throughline.core.seeding import generator, seed_of
+from throughline.drawn import SCENES, is_drawn
 from throughline.drawn.concepts import CLASSES, CONCEPTS, family_of, read_data
 
 Palette = dict[str, tuple[int, int, int]]
@@ -28,8 +29,6 @@ OBJECT_COLOURS, FAR_COLOURS, NEAR_COLOURS = (
 MAIN_COLOURS: tuple[str, ...] = tuple(name for name in OBJECT_COLOURS if name != "white")
 SETTINGS: tuple[str, ...] = ("beach", "city", "hills", "meadow", "room", "table")
 VIEWPOINTS: tuple[str, ...] = ("above", "front", "left", "right")
-
-SCENES = "scenes.jsonl"  # in the folder of a drawn world
 
 FREE_PART_RATE = 0.35  # share of scenes in which a free part is there
 # Between an object's main and second colour, in lightness (of 255) and in RGB distance: hands must show on a disc in
@@ -209,7 +208,7 @@ def combination_of(scene: Scene) -> str:
 def read_scenes(root: Path) -> dict[str, Scene]:
     """Sample id -> scene, for a world that was written whole. Raises `ThroughlineError` when there is none."""
     path = root / SCENES
-    if not path.is_file():
+    if not is_drawn(root):
         raise ThroughlineError(
             "no drawn world is here, or it is unfinished", path, "draw it with `throughline data draw`"
         )

@@ -57,7 +57,7 @@ def stroke_map(number: int, size: int) -> tuple[NDArray[np.intp], Field]:
     draw = generator(0, "strokes", number)
     long, short = _stroke_half(size)
     count = 5200
-    centres = np.concatenate([draw.uniform(0, size, (count, 2))])
+    centres = draw.uniform(0, size, (count, 2))
     turns = draw.normal(-0.6, 0.35, count)
     canvas = Image.fromarray(np.full((size, size), -1, dtype=np.int32), mode="I")
     pen = ImageDraw.Draw(canvas)

@@ -20,8 +20,9 @@ from throughline.core.files import (
 )
 from throughline.core.seeding import generator
 from throughline.domains.images import image_bytes
+from throughline.drawn import SCENES
 from throughline.drawn.concepts import CLASSES
-from throughline.drawn.scenes import SCENES, Scene, WorldSettings, sample_scene
+from throughline.drawn.scenes import Scene, WorldSettings, sample_scene
 from throughline.drawn.styles import DOMAIN_STYLES, check_style, render
 
 VERSION = 3  # raised when the same seed draws other pixels

@@ -22,6 +22,7 @@ from throughline.core.files import (
     write_json,
     write_json_lines,
 )
+from throughline.drawn import is_drawn
 from throughline.evaluation.model_card import model_card
 from throughline.evaluation.saved_model import (
     ADAPTER,
@@ -42,7 +43,6 @@ from throughline.experiment.environment import describe_environment
 from throughline.experiment.plan import PlannedSet, plan_final
 from throughline.experiment.preparation import (
     CHAINS,
-    SCENES,
     gather_chains,
     image_warnings,
     preview_images,
@@ -57,7 +57,7 @@ from throughline.mllm.checkpoints import (
     checkpoint_name,
     fingerprint_checkpoint,
 )
-from throughline.runs.folder import ROUNDS, TRAINING, input_changes, listed_changes, locked, unit_folder
+from throughline.runs.folder import ROUNDS, TRAINING, hold_run, input_changes, listed_changes, unit_folder
 from throughline.runs.unit import Unit
 from throughline.training.methods import method_table
 from throughline.training.stages.context import cumulative_steps
@@ -179,7 +179,7 @@ def _workplace(out: Path) -> Iterator[Path]:
     work = out / UNFINISHED
     new, new_work = not out.exists(), not work.exists()
     try:
-        with locked(work):
+        with hold_run(work):
             yield work
     except ThroughlineError:
         if new_work and not (work / "units").exists():
@@ -237,7 +237,7 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
             name=images.name,
             fingerprint=images.fingerprint(),
             by_domain={domain: len(images.in_domain(domain)) for domain in images.domains},
-            drawn=(images.root / SCENES).is_file(),
+            drawn=is_drawn(images.root),
         ),
         chains=None
         if planned.chains is None

@@ -15,6 +15,7 @@ from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.checks import quick_check
 from throughline.domains.folders import is_table, read_images
 from throughline.domains.samples import ImageSet, Sample
+from throughline.drawn import is_drawn
 from throughline.experiment.config import DataConfig, DrawnConfig, RunConfig
 from throughline.questions.class_names import class_name_defects
 from throughline.runs.folder import ACCEPTED, JOURNAL
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from throughline.drawn.scenes import Scene
 
 IMAGES, CHAINS = "images", "chains"
-SCENES = "scenes.jsonl"
-"""Stands in the root of a drawn world; the describer reads it."""
 Chains = Mapping[str, Sequence[str]]
 """Accepted chain texts by sample id."""
 
@@ -91,7 +90,7 @@ def scenes_of(data: DataConfig, root: Path) -> "dict[str, Scene]":
 def dataset_name(name: str, images: Path) -> str:
     """What results call the images; a drawn world is called so wherever it lies, since tables and pages say what it is
     no evidence of."""
-    is_world = (images / SCENES).is_file() and not name.startswith("drawn")
+    is_world = is_drawn(images) and not name.startswith("drawn")
     return f"drawn-{name}" if is_world else name
 
 
@@ -125,7 +124,7 @@ def require_chain_source(config: RunConfig, remedy: str) -> None:
         require_journals(Path(config.chains.journal))
     elif config.chains.teacher == "describer":
         for data in config.image_sets:
-            if data.images is not None and not (Path(data.images) / SCENES).is_file():
+            if data.images is not None and not is_drawn(Path(data.images)):
                 raise ThroughlineError("the describer knows drawn images only", data.images, remedy)
 
 

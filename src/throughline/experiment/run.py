@@ -43,10 +43,10 @@ from throughline.runs.folder import (
     adopt_unit,
     begin_unit,
     find_stale,
+    hold_run,
     input_changes,
     is_done,
     listed_changes,
-    locked,
     record_environment,
     refuse_stale,
     remove_pixels,
@@ -180,7 +180,7 @@ def run_experiment(
         report_progress(warning)
     require_server(config)
     config = with_commits(config)
-    with locked(run_folder):
+    with hold_run(run_folder):
         planned = _prepared(config, preview.planned, run_folder, report_progress)
         sets = tuple(each.images for each in planned)
         units = plan(config, planned, *(fingerprint_checkpoint(m.checkpoint, m.revision) for m in config.models))

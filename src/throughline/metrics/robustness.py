@@ -41,7 +41,7 @@ def mean_over_kinds(values: Sequence[Numbers]) -> Numbers:
 
 
 def _ratio(above: Numbers, below: Numbers) -> Numbers:
-    """NaN in all draws where `below` is not surely above 0: a ratio to almost nothing says nothing. Else the few draws
-    at or below 0 have the smallest that is above."""
+    """NaN in all draws where `below` is not surely above 0: a ratio to almost nothing says nothing. Otherwise draws
+    whose `below` is 0 or less are divided by the smallest positive one."""
     sure = min(below[0], np.quantile(below, (1 - LEVEL) / 2)) > 0
     return above / np.maximum(below, below[below > 0].min()) if sure else np.full(len(below), np.nan)

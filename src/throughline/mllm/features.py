@@ -27,7 +27,7 @@ def image_features(mllm: Mllm, image: EncodedImage) -> dict[str, Tensor]:
         return _means(_encoded(mllm, [image]), 1)[0]
 
 
-def shape_of(mllm: Mllm, prompt: EncodedPrompt) -> tuple[int, object]:
+def batch_key(mllm: Mllm, prompt: EncodedPrompt) -> tuple[int, object]:
     """The number of tokens, and the shapes of the images: prompts alike in both may go through the model together."""
     images = [{name: tuple(value.shape) for name, value in image.inputs.items()} for image in prompt.images]
     return len(prompt.path(mllm.chat).tokens), images

@@ -67,7 +67,7 @@ def read_features(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Features, dict[str, str]]:
     """What the model makes of each sample at every point (`mllm.features`), and why some could not be read, by id."""
-    from throughline.mllm.features import point_features, shape_of
+    from throughline.mllm.features import batch_key, point_features
 
     rows: dict[str, dict[str, Rows]] = {}
     faults: dict[str, str] = {}
@@ -80,7 +80,7 @@ def read_features(
                 faults[sample.id] = str(error)
             on_progress(number, len(samples))
 
-    for (tokens, _), together in groupby(readable(), lambda named: shape_of(mllm, named[1])):
+    for (tokens, _), together in groupby(readable(), lambda named: batch_key(mllm, named[1])):
         while batch := list(islice(together, max(1, AT_ONCE // tokens))):
             names, prompts = zip(*batch, strict=True)
             for name, points in zip(names, point_features(mllm, prompts), strict=True):

@@ -67,7 +67,7 @@ def round_folders(folder: Path, content: str) -> dict[int, Path]:
 
 
 @contextlib.contextmanager
-def locked(run_folder: Path) -> Iterator[None]:
+def hold_run(run_folder: Path) -> Iterator[None]:
     """Makes the folder if need be and holds it for this process; refuses a folder that holds something else.
 
     Raises a ThroughlineError when another process is at work in it. Workers of a run that was killed may take a

@@ -9,14 +9,14 @@ from throughline.analysis.records import Missing
 from throughline.analysis.sensitivity import Sensitivity
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import ModelSettings
+from throughline.drawn import is_drawn
 from throughline.experiment.analyses.divergence import measure_divergence
 from throughline.experiment.analyses.fold import FoldAnalysis
 from throughline.experiment.analyses.scoring import Say, Scoring, Weights
 from throughline.experiment.analyses.sensitivity import rounds_varied, runs_varied
 from throughline.experiment.analyses.settings import USUAL_LIMIT, AnalyzeSettings
 from throughline.experiment.analyses.subject import AnalyzedFold, open_subject, read_analyzed_run, read_config
-from throughline.experiment.preparation import SCENES
-from throughline.runs.folder import CONFIG, locked
+from throughline.runs.folder import CONFIG, hold_run
 from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS, method_table
 
@@ -32,7 +32,7 @@ def analyze_run(folder: Path, settings: AnalyzeSettings, others: Sequence[Path] 
     own = method_table(read_config(folder).methods) if (folder / CONFIG).is_file() else {}
     _require_known("method", settings.methods or (), METHODS | own)
     run, folds = read_analyzed_run(folder, settings.images, settings.checkpoint, settings.device)
-    with locked(folder):
+    with hold_run(folder):
         sensitivity: tuple[Sensitivity, ...] = ()
         lacking: list[Missing] = []
         if "sensitivity" in settings.what:
@@ -89,7 +89,7 @@ def _analyze(
     measured = Analysis(
         dataset=subject.images.name,
         model=subject.model,
-        drawn=(subject.images.root / SCENES).is_file(),
+        drawn=is_drawn(subject.images.root),
         limit=limit,
         conclusions_of=settings.methods,
         classes=subject.questions.classes,
