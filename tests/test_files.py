@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from throughline.core.errors import ThroughlineError
 from throughline.core.files import in_threads, read_json_lines, write_json_lines
 
 
@@ -35,3 +36,13 @@ def test_a_row_may_hold_any_end_of_line_but_a_line_feed(tmp_path: Path) -> None:
     assert read_json_lines(tmp_path / "rows.jsonl") == rows
     write_json_lines(tmp_path / "rows.jsonl", [])
     assert read_json_lines(tmp_path / "rows.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [(b'{"text": "caf\xe9"}', "can't decode byte 0xe9"), (b"{1", "Expecting property name"), (b"1", "")],
+)
+def test_a_line_that_is_no_json_object_is_told_with_its_number(tmp_path: Path, line: bytes, why: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"{}\n" + line + b"\n{}\n")
+    with pytest.raises(ThroughlineError, match=rf"line 2 is not .*{why}.*rows\.jsonl"):
+        read_json_lines(tmp_path / "rows.jsonl")

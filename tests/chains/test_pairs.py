@@ -63,6 +63,7 @@ def test_a_pair_with_an_image_of_a_target_is_left_out_of_its_fold(images: ImageS
         ({"rejected_sample": "photo/cup/z.png"}, "no image photo/cup/z.png"),
         ({"made_image": "z.png"}, "no image .*z.png"),
         ({"chosen": 3}, "chosen: Input should be a valid string"),
+        ({"rejected_view": {"kind": "fog", "severity": 9}}, "fog has no severity 9"),
     ],
 )
 def test_what_is_no_pair_is_refused_with_its_line(

@@ -86,6 +86,16 @@ def test_check_prints_json_alone(folder, capsys):
     assert report["ok"] is True
 
 
+def test_an_image_of_several_labels_is_one_image_of_its_domain(folder, capsys):
+    several = [("x|y", "x"), ("x", "x"), ("y", "y")]
+    rows = [f"art/{label}/{n}.png,art,{label},{labels}\n" for n, (labels, label) in enumerate(several)]
+    (folder / "several.csv").write_text("image,domain,label,labels\n" + "".join(rows))
+    main(["data", "check", str(folder / "several.csv")])
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [words for words in printed if words[:1] in (["x"], ["y"], ["all"])]
+    assert rows == [["x", "2"], ["y", "2"], ["all", "3"]]
+
+
 @pytest.mark.usefixtures("no_forecast")
 @pytest.mark.parametrize(
     ("name", "code", "said"),

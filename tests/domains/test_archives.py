@@ -1,5 +1,6 @@
 """Archives as they lie, from the file that a user has to the printed table, in one call of the command line."""
 
+import gzip
 import io
 import json
 import shutil
@@ -105,6 +106,15 @@ def test_what_camera_traps_call_otherwise_can_be_named(traps, tmp_path, data_imp
     assert "no image is left: 9 without domain" in line
 
 
+def test_camera_traps_that_gzip_has_packed_are_read_as_they_are(traps, tmp_path, data_import):
+    packed = traps.with_name("traps.json.gz")
+    packed.write_bytes(gzip.compress(traps.read_bytes()))
+    plain = data_import(traps, tmp_path / "plain")
+    assert data_import(packed, tmp_path / "packed")["counts"] == plain["counts"]
+    packed.write_bytes(packed.read_bytes()[:-40])
+    assert "cannot read the file" in data_import(packed, tmp_path / "broken")
+
+
 def test_two_images_of_one_name_both_have_a_place(traps, tmp_path, data_import):
     for seq in ("s1", "s3"):
         shutil.move(
@@ -137,23 +147,18 @@ WINDOWS = "Datei;Ort;Art\r\nC:\\Fotos\\wald\\müde.png;Süd;Reh\r\nC:\\Fotos\\wa
 NAMED = ("--columns", "image=Datei,domain=Ort,label=Art")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "form"),
-    [
-        ("cp1252", "CSV, cp1252, separated by ;"),
-        ("utf-8-sig", "CSV, utf-8, separated by ;"),
-        ("utf-16", "CSV, utf-16, separated by ;"),
-    ],
-)
-def test_a_table_of_windows_is_read_as_it_is(tmp_path, paint, data_import, encoding, form):
-    for name in ("müde.png", "2.png"):
-        paint(tmp_path / "wald" / name)
+@pytest.mark.parametrize(("encoding", "name"), [("cp1252", "cp1252"), ("utf-8-sig", "utf-8"), ("utf-16", "utf-16")])
+def test_a_table_of_windows_is_read_as_it_is(tmp_path, paint, data_import, encoding, name):
+    for image in ("müde.png", "2.png"):
+        paint(tmp_path / "wald" / image)
     (tmp_path / "excel.csv").write_bytes(WINDOWS.encode(encoding))
     answer = data_import(tmp_path / "excel.csv", tmp_path / "list.csv", *NAMED)
     assert answer["notes"] == [
-        f"{form}: image=Datei, domain=Ort, label=Art",
+        f"CSV, {name}, separated by ;: image=Datei, domain=Ort, label=Art",
         f"images in {tmp_path}, which is C:/Fotos/ there",
     ]
+    named = data_import(tmp_path / "excel.csv", tmp_path / "named.csv", *NAMED, "--encoding", name)
+    assert named["counts"] == answer["counts"]
     images = read_images(tmp_path / "list.csv")
     assert [(s.id, s.domain, s.label) for s in images.samples] == [
         ("wald/2.png", "Nord", "Fuchs, rot"),
@@ -235,6 +240,37 @@ def test_parquet_with_paths(tree, tmp_path, data_import):
     assert read_images(tmp_path / "out").samples == tuple(
         replaced(sample, tmp_path / "out") for sample in read_images(tree).samples
     )
+
+
+def test_rows_of_parquet_have_numbers_as_those_of_csv_do(tmp_path, paint, data_import):
+    rows = [{"domain": "art", "label": label} for label in ("cat", "dog")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "list.parquet")
+    for number in range(2):
+        paint(tmp_path / f"{number}.png")
+    answer = data_import(tmp_path / "list.parquet", tmp_path / "out.csv", "--columns", "image={row}.png")
+    assert answer["counts"] == {"art": {"cat": 1, "dog": 1}}
+    assert [(s.id, s.label) for s in read_images(tmp_path / "out.csv").samples] == [("0.png", "cat"), ("1.png", "dog")]
+
+
+LABEL = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize("listed", [[LABEL], {"feature": LABEL, "_type": "List"}, None])
+def test_lists_and_missing_labels_of_parquet_are_no_classes(tmp_path, paint, data_import, listed):
+    """A number that has no name, as -1, is no label of the library `datasets`, and an empty list is none either."""
+    lists = [["cat", "dog"], ["dog"], []] if listed is None else [[0, 1], [1], [-1]]
+    rows = [{"image": f"{n}.png", "domain": "art", "label": [0, 1, -1][n], "labels": lists[n]} for n in range(3)]
+    features = {"label": LABEL} | ({} if listed is None else {"labels": listed})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(pyarrow.Table.from_pylist(rows).replace_schema_metadata(metadata), tmp_path / "list.parquet")
+    for row in rows:
+        paint(tmp_path / row["image"])
+    answer = data_import(tmp_path / "list.parquet", tmp_path / "out.csv")
+    assert (answer["counts"], answer["left_out"]) == ({"art": {"cat": 1, "dog": 2}}, {"without label": 1})
+    assert [s.labels for s in read_images(tmp_path / "out.csv").samples] == [("cat", "dog"), ("dog",)]
+    assert data_import(tmp_path / "list.parquet", tmp_path / "more.csv", "--columns", "labels=labels")["images"] == 2
+    with pytest.raises(ThroughlineError, match="row 3 has no label"):
+        read_images(tmp_path / "list.parquet")
 
 
 def replaced(sample, root):
@@ -383,6 +419,7 @@ def test_options_that_do_not_fit_are_one_line(traps, tree, tmp_path, data_import
     assert "the folder is not empty" in data_import(traps, tree)
     (tree / "t.csv").write_text("path,domain,label\nart/cat/0.png,a,b\n")
     assert "did you mean path" in data_import(tree / "t.csv", tmp_path / "out", "--columns", "image=paths")
+    assert "a folder of images has no columns" in data_import(tree, tmp_path / "out", "--columns", "image=x")
     assert "the table is there already" in data_import(tree, tree / "t.csv")
     (tmp_path / "elsewhere").mkdir()
     line = data_import(tree, tmp_path / "elsewhere" / "t.csv")

@@ -16,6 +16,7 @@ from tests.domains.small_archives import tar_of, zip_of
 
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.files import partial_folder
 from throughline.domains import published
 from throughline.domains.benchmarks import BENCHMARKS
 from throughline.domains.class_lists import DOMAINBED
@@ -227,6 +228,8 @@ def test_what_is_no_such_archive_is_refused_and_the_next_source_asked(small, ser
     with pytest.raises(ThroughlineError) as raised:
         fetched("pacs", tmp_path, source="domainbed")
     assert why in str(raised.value) and "\n" not in str(raised.value)
+    left = partial_folder(tmp_path / "pacs")
+    assert left.is_dir() == (str(left) in str(raised.value)), "gigabytes may lie there, hidden"
     assert not (tmp_path / "pacs").exists() and not list(tmp_path.rglob("out.png"))
     assert fetched("pacs", tmp_path) == small["pacs"]
 

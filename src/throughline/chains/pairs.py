@@ -123,6 +123,8 @@ def read_pairs(folder: Path, images: ImageSet) -> list[Pair]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except ThroughlineError as error:  # of a view that there is not
+            fault = str(error)
         except (KeyError, OSError) as error:
             fault = f"there is no image {error.filename if isinstance(error, OSError) else error.args[0]}"
         if fault is not None:

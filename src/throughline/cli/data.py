@@ -114,9 +114,9 @@ class Corrupt(Settings):
     kind: str
     """ImageNet-C's gaussian_noise, shot_noise, impulse_noise, speckle_noise, defocus_blur, glass_blur, motion_blur,
     zoom_blur, gaussian_blur, snow, frost, fog, spatter, brightness, contrast, saturate, elastic_transform, pixelate or
-    jpeg_compression, for which `pip install throughline[corruptions]`; LAION-C's glitched, vertical_lines,
-    geometric_shapes or luminance_checkerboard; occlusion_grey or occlusion_noise, rectangles over a share of the
-    image."""
+    jpeg_compression, which need the extra `corruptions`; LAION-C's glitched, vertical_lines, geometric_shapes or
+    luminance_checkerboard; occlusion_grey or occlusion_noise, rectangles over a share of the image; crop, a part of it
+    enlarged; or diffusion_noise."""
     severity: float
     """1 to 5; of occlusions, crop and diffusion_noise the share that is taken away, 0 to 1."""
     seed: int = 0
@@ -201,7 +201,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _print_report(report: CheckReport) -> None:
-    print(to_terminal(count_table(report.root, report.counts)))
+    print(to_terminal(count_table(report.root, report.counts, report.images_of)))
     for defect in report.defects:
         print(_describe(defect))
     warnings = len(report.defects) - len(report.errors)

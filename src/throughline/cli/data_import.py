@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -110,7 +111,7 @@ def _print(archive: Archive, source: Path, out: Path, listed: Path, as_json: boo
         print(json_text({**answer, "notes": archive.notes, "left_out": left_out, "next": following}))
         return
     print("\n".join(archive.notes))
-    print(to_terminal(count_table(out, archive.counts)))
+    print(to_terminal(count_table(out, archive.counts, Counter(row["domain"] for row in archive.rows))))
     for reason, count in left_out.items():
         print(f"left out: {counted(count, 'image')} {reason}")
     if listed != out:

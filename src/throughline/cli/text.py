@@ -18,11 +18,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def count_table(root: Path, counts: Mapping[str, Mapping[str, int]]) -> Table:
-    """Images of each class (a row) in each domain (a column), and their sum: `counts[domain][class]`."""
+def count_table(root: Path, counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int] | None = None) -> Table:
+    """Images of each class (a row) in each domain (a column), `counts[domain][class]`, and all `images` of the domain;
+    without these the sum, which is right where an image has one label."""
+    images = images or {domain: sum(row.values()) for domain, row in counts.items()}
     labels = next(iter(counts.values()), {})
     rows = [(label, *(f"{row[label]:,}" for row in counts.values())) for label in labels]
-    rows.append(("all", *(f"{sum(row.values()):,}" for row in counts.values())))
+    rows.append(("all", *(f"{images.get(domain, 0):,}" for domain in counts)))
     return Table(f"{root}: images by domain and class", ("class", *counts), tuple(rows))
 
 

@@ -94,6 +94,11 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
             raise
 
 
+def partial_folder(out: Path) -> Path:
+    """Where `whole_folder` writes until all is there; kept after a failure where the writer continues from it."""
+    return out.parent / f".{out.name}.partial"
+
+
 @contextlib.contextmanager
 def whole_folder(out: Path, keep: bool = False, replace: bool = False) -> Iterator[Path]:
     """A folder that appears whole or not at all: yields a hidden folder beside `out`, and renames it at the end.
@@ -106,7 +111,7 @@ def whole_folder(out: Path, keep: bool = False, replace: bool = False) -> Iterat
     out = out.absolute()
     if not replace:
         require_free_folder(out)
-    stage, old = out.parent / f".{out.name}.partial", out.parent / f".{out.name}.replaced"
+    stage, old = partial_folder(out), out.parent / f".{out.name}.replaced"
     with readable_os_errors(out):
         stage.mkdir(parents=True, exist_ok=True)
     with locked(stage, "another process is writing this folder"):
@@ -203,13 +208,13 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSONL file that this project wrote whole; a line that is no JSON object is an error."""
     rows = []
-    text = path.read_text("utf-8").removesuffix("\n")
+    data = path.read_bytes().removesuffix(b"\n")
     # at line feeds alone: a row may hold other ends of lines, such as U+2028, that JSON does not escape
-    for number, line in enumerate(text.split("\n") if text else (), start=1):
+    for number, line in enumerate(data.split(b"\n") if data else (), start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ThroughlineError(f"line {number} is not JSON ({error.msg})", path) from error
+            row = json.loads(line.decode())
+        except ValueError as error:
+            raise ThroughlineError(f"line {number} is not JSON ({getattr(error, 'msg', error)})", path) from error
         if not isinstance(row, dict):
             raise ThroughlineError(f"line {number} is not a JSON object", path)
         rows.append(row)

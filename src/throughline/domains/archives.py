@@ -19,7 +19,7 @@ from typing import Any
 from throughline.core.errors import ThroughlineError
 from throughline.core.nearest import did_you_mean
 from throughline.domains.folders import require_unicode, with_slashes
-from throughline.domains.listing import is_folder_name, is_there, list_folder
+from throughline.domains.listing import is_folder_name, is_parquet, is_there, list_folder
 from throughline.domains.molecules import read_molecules
 from throughline.domains.tables import COLUMNS, Row, TableRows, fill, labels_of, read_csv, read_parquet, read_text, used
 
@@ -129,23 +129,27 @@ def read_archive(
     without domain or label, with several, or whose file is not there. Raises a ThroughlineError for a source in no
     known form, a path that leads out of `images`, a domain or class that can be no folder, and when nothing is left.
     """
-    form = form or Form("", {})
-    columns = {**form.columns, **columns}
+    form, given = form or Form("", {}), columns
+    columns = {**form.columns, **given}
     choose = partial(_choose_columns, source, columns)
     files, base, left_out = [source], source.parent, Counter[str]()
     if source.is_dir():
         listing = list_folder(source)
         left_out["outside <domain>/<class>"] = len(listing.misplaced)
         files, base = ([] if listing.samples else sorted(source.rglob("*.parquet"))), source
+    elif not source.is_file():
+        raise ThroughlineError("no such file or folder", source, f"what is read: {FORMS}")
     scenes = [] if files or listing.samples else sorted(source.glob("*_*.json"))
+    if given and not files:
+        raise ThroughlineError("a folder of images has no columns", source, "leave --columns out")
     if scenes:
         table = _read_scenes(scenes, columns)
     elif not files:
         rows = [{"image": sample.id, "domain": sample.domain, "label": sample.label} for sample in listing.samples]
         table = TableRows("folder <domain>/<class>/<image>", {}, rows)
-    elif (start := _first_bytes(files[0])).startswith(b"PAR1"):
+    elif is_parquet(files[0]):
         table = read_parquet(files, choose)
-    elif start.startswith(b"{"):
+    elif read_text(source, encoding)[0].lstrip().startswith("{"):
         table = _read_json(source, columns)
     else:
         table = read_csv(source, choose, separator, encoding, lambda rows: form.reshape(rows, base))
@@ -196,13 +200,6 @@ def crop_to_boxes(archive: Archive, file: Path, category: str, min_confidence: f
 
 
 # forms --------------------------------------------------------------------------------------------------------------
-
-
-def _first_bytes(source: Path) -> bytes:
-    if not source.is_file():
-        raise ThroughlineError("no such file or folder", source, f"what is read: {FORMS}")
-    with source.open("rb") as file:
-        return file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()
 
 
 def _choose_columns(source: Path, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

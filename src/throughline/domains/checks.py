@@ -51,6 +51,8 @@ class CheckReport:
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of classes that are not written as their folders: the display name, then synonyms."""
     images: int = 0
+    images_of: dict[str, int] = field(default_factory=dict)
+    """By domain."""
 
     @property
     def errors(self) -> tuple[Defect, ...]:
@@ -86,7 +88,8 @@ def check_images(
         *_copies(samples),
     ]
     defects.sort(key=lambda defect: defect.severity != "error")
-    return CheckReport(root, domains, classes, counts, tuple(defects), listing.names, len(samples))
+    by_domain = dict(Counter(sample.domain for sample in samples))
+    return CheckReport(root, domains, classes, counts, tuple(defects), listing.names, len(samples), by_domain)
 
 
 def quick_check(images: ImageSet) -> Iterator[Defect]:

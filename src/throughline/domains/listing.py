@@ -71,6 +71,13 @@ def is_folder_name(name: str) -> bool:
     return _NO_FOLDER_NAME.search(name) is None
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet does."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+    return False
+
+
 def is_there(root: Path, id: str) -> bool:
     """Whether a file has this id. A text that is too long for a name, or holds a zero, is that of no file."""
     with contextlib.suppress(OSError, ValueError):

@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from throughline.core.errors import ThroughlineError, UsageError
-from throughline.core.files import file_sha256, full_disk
+from throughline.core.files import file_sha256, full_disk, partial_folder
 from throughline.core.nearest import did_you_mean
 from throughline.domains.benchmarks import BENCHMARKS, Benchmark, write_rows
 from throughline.domains.class_lists import CLASS_LISTS
 from throughline.domains.fetching.sources import CACHE, Package, files_by_hash, obtain
 from throughline.domains.fetching.unpacking import read_files
-from throughline.domains.listing import is_image_name
+from throughline.domains.listing import is_image_name, is_parquet
 from throughline.domains.tables import COLUMNS, read_parquet
 
 RECORD = "source.json"
@@ -107,9 +107,10 @@ def fetch_published(
             if full_disk(error, out):
                 raise
             faults.append(f"{origin.name}: {error}")
-    raise ThroughlineError(
-        f"no source gives {name}", "; ".join(faults), "import what you have: throughline data import"
-    )
+    left, do = partial_folder(out), "import what you have: throughline data import"
+    if left.is_dir():
+        do += f"; the same command continues from what is in {left}, or remove that"
+    raise ThroughlineError(f"no source gives {name}", "; ".join(faults), do)
 
 
 def _checked(files: Mapping[Package, Path]) -> list[dict[str, str]]:
@@ -183,7 +184,7 @@ def _plain(name: str) -> str:
 def _pictures(origin: Origin, files: Mapping[Package, Path]) -> Iterator[Picture]:
     places = _places(files[origin.annotations]) if origin.annotations else None
     paths = [files[package] for package in origin.files]
-    if all(map(_is_parquet, paths)):
+    if all(map(is_parquet, paths)):
         yield from _of_parquet(paths)
         return
     for archive in paths:
@@ -200,11 +201,6 @@ def _is_picture(name: str) -> bool:
 
 def _base(name: str) -> str:
     return name.rsplit("/", 1)[-1]
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
 
 
 def _of_parquet(paths: Sequence[Path]) -> Iterator[Picture]:

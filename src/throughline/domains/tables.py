@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +49,16 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        marked = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        marked = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
         likely = (marked,) if b"\0" in data else (marked, "cp1252")  # no text on Windows holds a zero
         for name in (encoding,) if encoding else likely:
             with contextlib.suppress(UnicodeError):
-                return data.decode(name), name
+                return data.decode(name).removeprefix("\ufeff"), name
     except LookupError as error:
         raise ThroughlineError(f"no encoding named {encoding}", path, "name one such as cp1252 or utf-8") from error
-    except OSError as error:
-        raise ThroughlineError(f"cannot read the file: {error.strerror}", path) from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ThroughlineError(f"cannot read the file: {reason}", path) from error
     raise ThroughlineError(f"no text in {encoding or 'UTF-8 or cp1252'}", path, "name its encoding, or mend the file")
 
 
@@ -87,7 +89,7 @@ def read_csv(
         rows = [{name: fill(column, row) for name, column in columns.items()} for row in numbered]
     except csv.Error as error:
         raise ThroughlineError(f"not a CSV file: {error}", table) from error
-    form = f"CSV, {encoding.removesuffix('-sig')}, separated by {separator}"
+    form = f"CSV, {encoding}, separated by {separator}"
     return TableRows(form, columns, [row for row in rows if any(row.values())])
 
 
@@ -105,14 +107,15 @@ def read_parquet(files: Sequence[Path], choose: Choice) -> TableRows:
         image = columns["image"]
         embedded = image in schema.names and bool(pyarrow.types.is_struct(schema.field(image).type))
         read = {name: column for name, column in columns.items() if not (embedded and name == "image")}
-        needed = dict.fromkeys(name for column in read.values() for name in used(column))
+        needed = [name for name in schema.names if any(name in used(column) for column in read.values())]
         for file in files:
-            cells += parquet.read_table(file, columns=[*needed]).to_pylist()
+            cells += parquet.read_table(file, columns=needed).to_pylist()
     except pyarrow.ArrowException as error:
         raise ThroughlineError(f"not a Parquet file: {error}", files[0]) from error
     named = _class_labels(schema.metadata)
     cells = [{column: cell(value, named.get(column, ())) for column, value in row.items()} for row in cells]
-    rows = [{name: fill(column, row) for name, column in read.items()} for row in cells]
+    numbered = ({"row": number, **row} for number, row in enumerate(cells))
+    rows = [{name: fill(column, row) for name, column in read.items()} for row in numbered]
     if not embedded:
         return TableRows("Parquet with paths", columns, rows)
     rows = [{**row, "image": str(number)} for number, row in enumerate(rows)]
@@ -179,16 +182,23 @@ def beside(table: Path, root: Path, rows: Iterable[Row]) -> list[Row]:
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:
     """Names of the classes by column, as the library `datasets` writes them into a file."""
-    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):  # somebody else's metadata
+    with contextlib.suppress(ValueError, LookupError, AttributeError, TypeError):  # somebody else's metadata
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        labels = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
-        return {column: feature["names"] for column, feature in labels.items()}
+        values = {  # of a list those in it
+            column: feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            for column, feature in features.items()
+        }
+        return {column: value["names"] for column, value in values.items() if value.get("_type") == "ClassLabel"}
     return {}
 
 
 def cell(value: object, names: Sequence[str] = ()) -> str:
-    """A value as composed text without blanks around it; a whole number as its name where it has one."""
-    if isinstance(value, int) and 0 <= value < len(names):
-        value = names[value]
+    """A value as composed text without blanks around it; the values of a list with `|` between them. With `names`, a
+    whole number is the name in its place, and empty where there is none: -1 is "no label" in the library `datasets`.
+    """
+    if isinstance(value, list):
+        return "|".join(filter(None, (cell(own, names) for own in value)))
+    if names and isinstance(value, int):
+        value = names[value] if 0 <= value < len(names) else None
     # half a surrogate pair is no text that could be written
     return "" if value is None else composed(str(value).strip().encode(errors="replace").decode())
