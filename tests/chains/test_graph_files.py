@@ -69,6 +69,7 @@ def test_a_written_graph_is_read_back(tmp_path: Path) -> None:
         ("synonyms: {x: [y]}\nclasses:\n  a: {x: 1, y: 1}\n  b: {x: -1}\n", 1, "y is a name of y and of x"),
         ("categories:\n  c: [d, x]\n  d: [c]\nclasses:\n  a: {x: 1}\n  b: {x: -1}\n", 2, "contain each other"),
         ("classes:\n  a: {x: 2}\n  b: {x: -1}\n", 2, "the edge from a to x is 2"),
+        ("classes:\n  a: {x: 1}\n  b: {x: -1}\n  c: {}\n", 4, "no attribute decides between c and any other"),
         ("classes: [a, b]\n", 1, "a mapping of names is expected"),
         ("clases:\n  a: {x: 1}\n", 1, "unknown key clases"),
         ("classes:\n  a: {x: 1\n  b\n", 4, "not valid YAML"),

@@ -248,6 +248,12 @@ def test_a_store_of_other_images_is_told(
     assert chains("build", world, "--teacher", "drawn", "--out", store, "--limit", 3) == 0, "some of its own"
 
 
+def test_a_misspelt_folder_is_told_and_not_drawing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert chains("build", tmp_path / "nothere", "--teacher", "drawn", "--out", tmp_path / "store") == 1
+    told = capsys.readouterr().err
+    assert f"no such folder or table of images [{tmp_path / 'nothere'}]" in told and "data draw" not in told
+
+
 def test_wrong_arguments_are_told_before_the_images_are_read(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

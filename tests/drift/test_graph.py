@@ -66,6 +66,12 @@ def test_the_exact_graph_of_drawn_images_can_be_written(tmp_path: Path) -> None:
     assert read_graph(tmp_path / "graph.yaml") == GRAPH
 
 
+def test_a_graph_is_not_written_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drift", "graph", "drawn", "--out", str(tmp_path / "graph.csv")]) == 1
+    assert "a graph is written as YAML" in capsys.readouterr().err
+    assert not (tmp_path / "graph.csv").exists()
+
+
 def test_a_store_needs_a_teacher(undrawn: Undrawn, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["drift", "graph", str(undrawn.store)]) == 2
     assert "add --teacher URL" in capsys.readouterr().err

@@ -62,6 +62,8 @@ class _Draft:
     """Of an attribute another name."""
     edges: list[tuple[_Name, _Name, _Name]] = field(default_factory=list)
     """Of a class an attribute and its sign."""
+    classes: list[_Name] = field(default_factory=list)
+    """Those named, also without an edge; the first of their edges names others."""
 
     def fault(self, what: str, line: int, remedy: str | None = None) -> ThroughlineError:
         """An error at a line of the file."""
@@ -84,7 +86,9 @@ def read_graph(path: Path) -> ConceptGraph:
 
 
 def write_graph(path: Path, graph: ConceptGraph) -> None:
-    """As YAML; `read_graph` reads it back."""
+    """As YAML; `read_graph` reads it back. ThroughlineError for a name that it would read as a table."""
+    if path.suffix.lower() == ".csv":
+        raise ThroughlineError("a graph is written as YAML, not as a table", path, "name a .yaml file")
     parts = {
         "categories": {name: list(members) for name, members in graph.categories.items()},
         "synonyms": {name: list(others) for name, others in graph.synonyms.items()},
@@ -105,6 +109,7 @@ def _read_yaml(draft: _Draft) -> None:
             raise draft.fault(f"unknown key {part}", part.line, did_you_mean(part, PARTS, "the keys here"))
         for subject, value in entries(content, part.line):
             if part == "classes":
+                draft.classes.append(subject)
                 draft.edges += [(subject, name, sign) for name, sign in entries(value, subject.line)]
             elif isinstance(value, list) and all(isinstance(name, _Name) for name in value):
                 (draft.members if part == "categories" else draft.synonyms).extend((subject, name) for name in value)
@@ -130,7 +135,7 @@ def _checked(draft: _Draft) -> ConceptGraph:
     categories = _categories(draft)
     grouped = dict.fromkeys(name for _, name in draft.members if name not in categories)
     attributes = list(map(str, grouped or dict.fromkeys(name for _, name, _ in draft.edges)))
-    signs: dict[_Name, dict[str, int]] = {}
+    signs: dict[_Name, dict[str, int]] = {label: {} for label in draft.classes}
     for label, name, sign in draft.edges:
         row = signs.setdefault(label, {})
         if sign not in ("-1", "0", "1", "+1"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from throughline.cli.options import SOURCE_HELP, Shown, Source
-from throughline.core.errors import UsageError
+from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import Quantization, Settings
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Local(Settings):
     max_new_tokens: int = Field(default=1024, ge=1)
     """Largest number of tokens in a chain."""
     constrained: bool = False
-    """Allow only well-formed chains (needs throughline[constrained])."""
+    """Allow only well-formed chains (needs the extra `constrained`)."""
     tiles: int = Field(default=1, ge=1)
     """Largest number of tiles that an image is cut into, for checkpoints that cut images, such as InternVL."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -248,6 +248,8 @@ def plan_of(arguments: argparse.Namespace, **more: Any) -> BuildPlan:
     from throughline.teaching.plan import BuildPlan
 
     require_no_file(arguments.out, "a store", "--out")
+    if not arguments.images.exists():
+        raise ThroughlineError("no such folder or table of images", arguments.images)
     root = arguments.images if arguments.images.is_dir() else arguments.images.parent
     images = ImageSet("", root, (), ("this", "that"), ())
     if not arguments.all_candidates and arguments.enough > arguments.candidates:
