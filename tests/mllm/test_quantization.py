@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import Linear4bit as LoraLinear4bit
+from tests.mllm.families import write_family
 from tests.mllm.reference import Spoken, picture, tree_of
 from tests.mllm.tiny import image_of
 from tests.training.small import samples_of, settings, train
@@ -75,6 +76,12 @@ def test_the_decoders_linear_layers_are_quantized_and_no_others(checkpoints: dic
     assert set(quantized(mllm.model)) == {name for name in linear if name.startswith("model.language_model.")}
     assert mllm.quantization == "nf4"
     assert mllm.fingerprint == load_mllm(str(checkpoints[family])).fingerprint
+
+
+@pytest.mark.parametrize("family", ["idefics3", "internvl35"])
+def test_a_decoder_is_quantized_under_either_name(family: str, tmp_path: Path) -> None:
+    layers = quantized(load_mllm(str(write_family(family, tmp_path)), quantization="nf4").model)
+    assert layers and {name.split(".")[1] for name in layers} <= {"language_model", "text_model"}
 
 
 def test_quantized_weights_take_about_a_quarter_of_half_precision(pocket: Mllm) -> None:
@@ -164,7 +171,7 @@ def fault(name: str) -> str:
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    assert "pip install throughline[quantized]" in fault("pocket")
+    assert "pip install '.[quantized]'" in fault("pocket")
     load_mllm("pocket")
 
 

@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.core.settings import Quantization
-
-DECODER = "language_model"
-"""What transformers' families call their decoder, below `model`."""
+from throughline.mllm.lora import DECODER_NAMES
 
 
 def opening_options(
@@ -31,9 +29,7 @@ def opening_options(
     if quantization == "none":
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ThroughlineError(
-            "4-bit weights need the package bitsandbytes", quantization, "pip install throughline[quantized]"
-        )
+        raise ThroughlineError("4-bit weights need the package bitsandbytes", quantization, extra("quantized"))
     if getattr(config, "quantization_config", None) is not None:
         raise ThroughlineError(
             "the checkpoint's weights are quantised already", where, "leave quantization at `none`, or name another"
@@ -70,5 +66,5 @@ def _outside_decoder(config: Any) -> list[str]:
     """Names of the modules beside the decoder, from a skeleton of the model without weights."""
     with torch.device("meta"):
         skeleton = AutoModelForImageTextToText.from_config(copy.deepcopy(config))  # it writes into its config
-    beside = [f"model.{name}" for name, _ in skeleton.model.named_children() if name != DECODER]
+    beside = [f"model.{name}" for name, _ in skeleton.model.named_children() if name not in DECODER_NAMES]
     return beside + [name for name, _ in skeleton.named_children() if name != "model"]
