@@ -41,3 +41,14 @@ def test_every_pin_is_exact_and_carries_hashes(locked):
 def test_the_lock_names_no_index_no_path_and_no_build_of_torch_of_its_own():
     text = (ROOT / "requirements.lock").read_text()
     assert not re.search(r"://|^-|@ |/|\+cpu", text, flags=re.MULTILINE)
+
+
+def test_what_says_how_to_install_names_an_extra_of_this_project_and_not_a_stranger_on_pypi():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set()
+    texts = (path for kind in ("docs/**/*.md", "src/**/*.py", "src/**/*.yaml") for path in ROOT.glob(kind))
+    for path in (ROOT / "README.md", *texts):
+        text = path.read_text()
+        assert not re.search(r"install '?throughline|throughline\[\w+\]", text), path
+        named |= {*re.findall(r"(?:extra[ (]+[`\"']|'\.\[)(\w+)", text)}
+    assert {"styles", "baselines", "bench"} <= named <= {*extras}

@@ -123,5 +123,5 @@ def test_nothing_is_printed_on_stdout_and_no_number_is_drawn_from_torchs_generat
 @pytest.mark.parametrize(("bench", "settings"), [(step, StepSettings()), (memory, MemorySettings())])
 def test_without_trl_a_line_says_how_to_get_it(monkeypatch, bench, settings):
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(ThroughlineError, match=r"TRL.* not installed.*pip install throughline\[bench\]"):
+    with pytest.raises(ThroughlineError, match=r"TRL.* not installed.*install the extra bench"):
         bench.measure(settings, print)

@@ -309,7 +309,7 @@ def test_molecules_that_cannot_be_drawn_are_one_line(drugood, tmp_path, capsys, 
     assert "no molecule that RDKit can read [C1CC(]" in (said := capsys.readouterr().err) and "Traceback" not in said
     monkeypatch.setitem(sys.modules, "rdkit", None)
     assert main(command) == 1
-    assert "pip install throughline[molecules]" in capsys.readouterr().err
+    assert "pip install '.[molecules]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -225,7 +225,7 @@ def test_a_scene_keeps_its_frame():
 
 def test_without_the_renderer_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "resvg_py", None)
-    with pytest.raises(ThroughlineError, match=r"pip install throughline\[styles\]"):
+    with pytest.raises(ThroughlineError, match=r"install the extra styles"):
         drawn(svg("red"))
 
 

@@ -235,7 +235,7 @@ def test_where_no_drop_falls_the_image_stays_as_it_is(sample_of: Callable[..., S
 
 def test_a_missing_package_is_one_line(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    with pytest.raises(ThroughlineError, match=r"fog is drawn by imagecorruptions.*: pip install throughline\[corr"):
+    with pytest.raises(ThroughlineError, match=r"fog is drawn by imagecorruptions.*: install the extra corr"):
         shown(images.samples[0], "fog")
     assert shown(images.samples[0], "occlusion_grey").shape == (64, 64, 3)
 

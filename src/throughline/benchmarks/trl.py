@@ -24,7 +24,7 @@ from torch import Tensor
 
 from throughline.benchmarks.contenders import Contender, MicroBatch
 from throughline.benchmarks.workload import LORA, Key, Workload
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.mllm.chat import Path, user_turn
 from throughline.mllm.flops import Row
 from throughline.mllm.lora import base_of
@@ -41,7 +41,7 @@ def require_trl() -> Any:
     try:
         return importlib.import_module("trl")
     except ImportError as error:
-        raise ThroughlineError("TRL is not installed", do="pip install throughline[bench]") from error
+        raise ThroughlineError("TRL is not installed", do=extra("bench")) from error
 
 
 def sft_trainer(work: Workload, grouped: bool, gradient_checkpointing: bool = False) -> Contender:

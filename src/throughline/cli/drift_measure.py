@@ -31,7 +31,7 @@ class Measure(DriftSettings):
     out: Annotated[Path, Shown("DIR")]
     """Folder for the measures and their page; what was killed is continued."""
     detector: Literal["adwin", "kswin", "page_hinkley"] | None = None
-    """Look for change points of entropy + JSD with this detector of river; needs `pip install throughline[drift]`."""
+    """Look for change points of entropy + JSD with this detector of river; needs the extra `drift`."""
 
 
 def run_measure(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,11 @@ class ThroughlineError(Exception):
         return " ".join(line.split())
 
 
+def extra(name: str) -> str:
+    """What to do where a package of an extra is missing. Another project has the name `throughline` on PyPI."""
+    return f"install the extra {name} (pip install '.[{name}]' in the checkout's folder, or 'FILE.whl[{name}]')"
+
+
 class UnitsFailed(ThroughlineError):
     """Units of a run failed. `lines` say of each why, and which others were skipped since they need it."""
 

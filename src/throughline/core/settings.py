@@ -86,7 +86,7 @@ class ModelSettings(Settings):
     """The base checkpoint."""
 
     checkpoint: str = "pocket"
-    """`pocket` (ships with the package), `smol` (put together from others; needs `throughline[smol]`), a folder, or
+    """`pocket` (ships with the package), `smol` (put together from others; needs the extra `smol`), a folder, or
     with `hub` a name on the Hugging Face Hub. `NAME@URL` is a model behind an OpenAI-compatible endpoint, e.g.
     `gpt-4o@https://api.openai.com/v1`; it can only be asked, with label and reasoning path."""
     endpoint: EndpointSettings = EndpointSettings()
@@ -96,8 +96,8 @@ class ModelSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory."""
     quantization: Quantization = "none"
-    """`nf4` keeps the decoder's weights in 4 bits (QLoRA), for a quarter of the memory; needs
-    `throughline[quantized]`."""
+    """`nf4` keeps the decoder's weights in 4 bits (QLoRA), for a quarter of the memory; needs the
+    extra `quantized`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` is a GPU if there is one."""
     hub: bool = False
@@ -118,7 +118,7 @@ class SamplingSettings(Settings):
     max_new_tokens: int = Field(default=512, ge=1)
     """Most new tokens; a text that reaches this number has finish reason `length`."""
     constrained: bool = False
-    """Allow only tokens that can continue a well-formed chain; needs `throughline[constrained]`."""
+    """Allow only tokens that can continue a well-formed chain; needs the extra `constrained`."""
 
 
 class StageSettings(Settings):
@@ -300,4 +300,4 @@ class AnswerSettings(Settings):
     chain_tokens: int = Field(default=512, ge=1)
     """Most new tokens of a chain; one that reaches this number counts as truncated."""
     constrained: bool = False
-    """Allow only well-formed chains on the reasoning path; needs `throughline[constrained]`."""
+    """Allow only well-formed chains on the reasoning path; needs the extra `constrained`."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -42,7 +42,7 @@ def corrupt(image: Image.Image, kind: str, severity: int, seed: int) -> Image.Im
         import imagecorruptions  # loads OpenCV and numba
     except ImportError as error:
         what = f"{kind} is drawn by imagecorruptions, which cannot be loaded ({error})"
-        raise ThroughlineError(what, do="pip install throughline[corruptions]") from error
+        raise ThroughlineError(what, do=extra("corruptions")) from error
     seed %= 2**32
     options = {"seed": seed} if kind in _NOT_FROM_NUMPY else {}
     with _numpy_seeded(seed), np.errstate(invalid="raise" if kind == "spatter" else "warn"):

@@ -7,7 +7,7 @@ Form: what `data_saving` of tencent-ailab/DrugOOD's `drugood/curators/curator.py
 from collections.abc import Mapping
 from typing import Any
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.domains.tables import TableRows, fill
 
 PIXELS = 224
@@ -31,7 +31,7 @@ def draw_molecule(smiles: str) -> bytes:
         from rdkit.Chem.Draw import rdMolDraw2D
     except ImportError as error:
         what = f"molecules are drawn by RDKit, which cannot be loaded ({error})"
-        raise ThroughlineError(what, do="pip install throughline[molecules]") from error
+        raise ThroughlineError(what, do=extra("molecules")) from error
     with rdBase.BlockLogs():  # it prints the fault, too
         molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ def make_detector(name: Detector) -> Any:
         from river import drift
     except ImportError as error:
         what = f"change points are found by river, which cannot be loaded ({error})"
-        raise ThroughlineError(what, do="pip install throughline[drift], or leave --detector out") from error
+        raise ThroughlineError(what, do=f"{extra('drift')}, or leave --detector out") from error
     if name == "adwin":
         return drift.ADWIN(delta=0.05, clock=1, min_window_length=5, grace_period=5)
     if name == "kswin":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from throughline.chains.formats import ChainFormat
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.core.settings import SamplingSettings
 from throughline.mllm.chat import Chat
 
@@ -46,9 +46,7 @@ class StageConstraint:
 
     def __init__(self, chat: Chat, chain_format: ChainFormat) -> None:
         if importlib.util.find_spec("llguidance") is None:
-            raise ThroughlineError(
-                "constrained chains need the package llguidance", None, "pip install throughline[constrained]"
-            )
+            raise ThroughlineError("constrained chains need the package llguidance", None, extra("constrained"))
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 

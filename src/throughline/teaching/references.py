@@ -11,7 +11,7 @@ from throughline.chains.formats import FORMATS, tag_pattern
 from throughline.chains.journal import require_journals
 from throughline.chains.records import Candidate
 from throughline.chains.store import read_store
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.core.table import Table
 from throughline.core.untrusted import printable
 from throughline.domains.tables import read_csv
@@ -30,7 +30,7 @@ def compare_with_references(store: Path, references: Path) -> Table:
         from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu import corpus_bleu
     except ImportError as error:
-        raise ThroughlineError("BLEU and ROUGE-L need libraries", do="pip install throughline[text]") from error
+        raise ThroughlineError("BLEU and ROUGE-L need libraries", do=extra("text")) from error
     table = read_csv(references, partial(_columns, references))
     reports = {posixpath.normpath(row["image"]): row["report"] for row in table.rows if row["report"]}
     chains = read_store(require_journals(store))

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.domains.images import image_bytes
 from throughline.domains.open_styles.pictures import Picture
 
@@ -40,7 +40,7 @@ def _draw_svg(content: bytes, width: int) -> bytes:
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:
-        raise ThroughlineError("drawing SVG needs resvg-py", do="pip install throughline[styles]") from error
+        raise ThroughlineError("drawing SVG needs resvg-py", do=extra("styles")) from error
     text = content.decode("utf-8", "replace")
     # by the standard a CSS pixel is a 96th of an inch; without, lengths in points have no size
     return bytes(svg_to_bytes(svg_string=text, width=width, dpi=96.0, skip_system_fonts=True))

