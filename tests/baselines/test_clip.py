@@ -19,7 +19,7 @@ from tests.baselines.clips import write_clip
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, SiglipTokenizer
 
 from throughline.baselines import frozen
-from throughline.baselines.clip import ClipClassifier, ImageEncoder, Prompts, open_clip
+from throughline.baselines.clip import ClipClassifier, Prompts
 from throughline.baselines.clip_lora import add_factors
 from throughline.baselines.coop import LearnedContext
 from throughline.baselines.learner import Learner
@@ -34,6 +34,7 @@ from throughline.evaluation.folds import leave_out
 from throughline.experiment.run import FinishedRun
 from throughline.metrics.intervals import wilson_interval
 from throughline.mllm.checkpoints import checkpoint_folder
+from throughline.mllm.clip import ImageEncoder, open_clip
 from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import groups
 from throughline.runs.reader import read_run

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.baselines.clips import write_clip
 
-from throughline.baselines.clip import Clip, open_clip
 from throughline.baselines.diverse_prompts import DiversePrompts
 from throughline.baselines.objectives import Outputs, clip_prompts
 from throughline.baselines.settings import BaselineSettings
+from throughline.mllm.clip import Clip, open_clip
 
 NAMES, TEMPLATES = ("cat", "cup", "dog"), ("a photo of a {}.", "a sketch of a {}.", "{} at night")
 

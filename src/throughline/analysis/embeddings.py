@@ -7,16 +7,15 @@ its text tower takes 77 tokens, so a chain is the mean over its sentences (ours)
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from throughline.analysis.passages import Word
-from throughline.core.errors import ThroughlineError
 from throughline.domains.samples import Sample
-from throughline.domains.views import load_sample
+from throughline.mllm.checkpoints import checkpoint_name
+from throughline.mllm.clip import ImageEncoder, open_clip
 from throughline.mllm.features import PROJECTOR, image_features
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
@@ -48,25 +47,17 @@ class OwnTowers:
 
 
 class ClipTowers:
-    """A CLIP checkpoint of transformers, from a folder or, with `hub`, by its name."""
+    """A CLIP or SigLIP checkpoint, from a folder or, with `hub`, by its name."""
 
     def __init__(self, name: str, hub: bool = False, device: str = "cpu") -> None:
-        from transformers import AutoProcessor, CLIPModel
-
-        try:
-            self.model: Any = CLIPModel.from_pretrained(name, local_files_only=not hub, use_safetensors=True)
-            self.processor: Any = AutoProcessor.from_pretrained(name, local_files_only=not hub)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ThroughlineError(f"no CLIP checkpoint: {first}", name, "name a folder, or allow --hub") from None
-        self.model.to(device).eval()
-        self.name = f"CLIP ({name.rstrip('/').rsplit('/', 1)[-1]})"
+        self.clip, self.name = open_clip(name, hub=hub), f"CLIP ({checkpoint_name(name)})"
+        self.images = ImageEncoder(self.clip).to(device)
 
     @torch.no_grad()
     def image(self, sample: Sample) -> torch.Tensor:
         """CLIP's image embedding."""
-        inputs = self.processor(images=load_sample(sample), return_tensors="pt").to(self.model.device)
-        return _pooled(self.model.get_image_features(**inputs))[0].float()
+        embedding: torch.Tensor = self.images(self.clip.read(sample)[None].to(self.clip.model.device))[0]
+        return embedding
 
     @torch.no_grad()
     def chain(self, text: str, words: Sequence[Word], chosen: Chosen) -> torch.Tensor:
@@ -74,9 +65,8 @@ class ClipTowers:
         said = "".join(word.text for word in words if chosen(word))
         sentences = [piece.strip() for piece in re.split(r"(?<=[.!?])\s|\n", said) if piece.strip()]
         if not sentences:
-            return torch.zeros(self.model.config.projection_dim)
-        inputs = self.processor(text=sentences, return_tensors="pt", padding=True, truncation=True)
-        return _pooled(self.model.get_text_features(**inputs.to(self.model.device))).float().mean(dim=0)
+            return torch.zeros(self.clip.width)
+        return self.clip.features(self.clip.tokens(sentences)).mean(dim=0)
 
 
 Encoder = OwnTowers | ClipTowers
@@ -87,8 +77,3 @@ where none is. Images and texts need not share a space."""
 def rows_of(vectors: Iterable[torch.Tensor]) -> NDArray[np.float64]:
     """`(n, d)`, a row a vector."""
     return np.asarray(torch.stack([vector.cpu() for vector in vectors]).numpy(), dtype=np.float64)
-
-
-def _pooled(embedding: Any) -> torch.Tensor:
-    """transformers 5 wraps what 4 gave bare."""
-    return torch.as_tensor(embedding if isinstance(embedding, torch.Tensor) else embedding.pooler_output)

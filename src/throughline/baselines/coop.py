@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughline.baselines.clip import Clip
+from throughline.mllm.clip import Clip
 
 DEVIATION = 0.02
 """Of the normal distribution that vectors begin with."""

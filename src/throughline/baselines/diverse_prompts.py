@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from throughline.baselines.clip import Clip, Prompts
+from throughline.baselines.clip import Prompts
 from throughline.baselines.network import Network
+from throughline.mllm.clip import Clip
 
 
 class DiversePrompts(Network):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughline.baselines.clip import ClipClassifier, ImageEncoder, Prompts, open_clip
+from throughline.baselines.clip import ClipClassifier, Prompts
 from throughline.baselines.clip_lora import add_factors
 from throughline.baselines.coop import LearnedContext
 from throughline.baselines.diverse_prompts import DiversePrompts
@@ -17,6 +17,7 @@ from throughline.baselines.settings import BaselineSettings, clip_fingerprint
 from throughline.baselines.simple_plus import MatchedPool
 from throughline.core.seeding import seed_of
 from throughline.domains.samples import Sample
+from throughline.mllm.clip import ImageEncoder, open_clip
 from throughline.training.methods import CLIP_METHODS, LINEAR_PROBE
 
 Freeze = Callable[[Any, nn.Module, Read], Read]

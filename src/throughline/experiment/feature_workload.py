@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from throughline.baselines.clip import ImageEncoder, open_clip
 from throughline.baselines.network import open_backbone
 from throughline.baselines.settings import RANDOM
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
 from throughline.experiment.workload import ADAPTER_BYTES, ANSWERING, TRAINING, Memory, Phase
+from throughline.mllm.clip import ImageEncoder, open_clip
 from throughline.questions.wording import class_name
 from throughline.training.methods import CLIP_METHODS
 

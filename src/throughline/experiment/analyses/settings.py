@@ -21,7 +21,7 @@ class AnalyzeSettings(Settings):
     methods: tuple[str, ...] | None = None
     """Methods whose chains and images are changed to test the conclusion (default: all that write chains)."""
     clip: str | None = None
-    """CLIP checkpoint for the divergence, in addition to the model's own towers."""
+    """CLIP or SigLIP checkpoint for the divergence, in addition to the model's own towers."""
     images: Path | None = None
     """Where the run's images lie."""
     hub: bool = False
