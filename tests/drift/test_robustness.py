@@ -15,7 +15,7 @@ from throughline.chains.concepts import stated_attributes
 from throughline.chains.formats import FIVE_STAGE
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
-from throughline.core.files import read_json_lines
+from throughline.core.files import read_json_lines, write_json_lines
 from throughline.domains.folders import read_images
 from throughline.domains.samples import ImageSet
 from throughline.domains.views import remade
@@ -28,6 +28,7 @@ from throughline.drift.pairs import DrawnWorld
 from throughline.evaluation.folds import leave_out
 from throughline.experiment.config_files import load_config
 from throughline.experiment.preparation import preview_images
+from throughline.experiment.shots import questions_behind
 from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.load import Mllm
 from throughline.questions.prompt import ImageThenText
@@ -146,6 +147,19 @@ def test_an_answer_that_is_begun_goes_on_from_its_words(tiny_mllm: Mllm) -> None
     added = path.tokens[len(plain.tokens) :]
     assert (path.tokens[: len(plain.tokens)] == plain.tokens).all()
     assert chat.tokenizer.decode(added) == words and path.positions.shape[1] == len(path.tokens)
+
+
+@pytest.mark.parametrize("options", ["fixed", "shuffled"])
+def test_only_the_reasoning_question_has_its_answer_begun(tiny_images: ImageSet, tmp_path: Path, options: str) -> None:
+    texts = {sample.id: f"<SUMMARY> {sample.id}" for sample in tiny_images.samples[1:]}
+    write_json_lines(tmp_path / "begun.jsonl", ({"sample_id": name, "text": text} for name, text in texts.items()))
+    begun = {"evaluation.begun": str(tmp_path / "begun.jsonl"), "evaluation.options": options}
+    config = load_config("demo", [], {**begun, "evaluation.misled": "hint"})
+    for question in questions_behind(config, config.question_set(tiny_images.classes), {}, seed=0):
+        for sample in tiny_images.samples:
+            prompt, expected = question.prompt(sample), texts.get(sample.id, "")
+            assert prompt.begun == (expected if question.name == "reasoning" else "")
+            assert prompt.text.startswith("Hint: ")
 
 
 def test_unseen_combinations_are_in_no_image_trained_on() -> None:

@@ -5,6 +5,7 @@ Called by `executors`, which knows the model: `features` gives what its decoder 
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from statistics import fmean
 from typing import cast
@@ -89,9 +90,11 @@ def questions_behind(
         about = partial(with_hint, names, about, seed)
     if settings.misled == "another_image":
         about = partial(with_other_image, asked, about, seed)
-    if settings.begun is not None:
-        about = partial(begun_for, settings.beginnings(), about, questions.reasoning)
-    return questions.build(settings.answering, about, seed if settings.options == "shuffled" else None)
+    built = questions.build(settings.answering, about, seed if settings.options == "shuffled" else None)
+    if settings.begun is None:
+        return built
+    begin = partial(begun_for, settings.beginnings())
+    return tuple(replace(own, prompt=begin(own.prompt)) if own.name == "reasoning" else own for own in built)
 
 
 def votes(

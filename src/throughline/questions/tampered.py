@@ -43,10 +43,6 @@ def with_other_image(samples: Sequence[Sample], about: About, seed: int, text: s
     return prompt
 
 
-def begun_for(texts: Mapping[str, str], about: About, question: str, text: str) -> PromptMaker:
-    """Each sample's prompt with the beginning of the answer that `texts` has for its id, if the text is that of the
-    `question`."""
-    make = about(text)
-    if text != question:
-        return make
+def begun_for(texts: Mapping[str, str], make: PromptMaker) -> PromptMaker:
+    """Each sample's prompt with the beginning of the answer that `texts` has for its id."""
     return lambda sample: replace(make(sample), begun=texts.get(sample.id, ""))
