@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -80,6 +82,45 @@ def test_an_unknown_key_names_the_nearest_known_one_and_the_file(tmp_path):
     assert "unknown key training.stage.epoch " in line
     assert "did you mean training.stage.epochs?" in line
     assert str(path) in line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("more-models=1", "unknown key more-models .*did you mean more_models?"),
+        ("training.stage.learning-rate=1", "unknown key training.stage.learning-rate "),
+        ("training.stage.max-grad-norm=1", "did you mean training.stage.max_grad_norm?"),
+        ("data.names={hot dog: {a: 1}}", "data.names.hot dog is "),
+        ("evaluation.answering.answers=[labels]", "evaluation.answering.answers.0 is 'labels'"),
+    ],
+)
+def test_keys_that_are_no_identifiers_are_named(override, said):
+    assert re.search(said, told("demo", override))
+
+
+@pytest.mark.parametrize("where", ["factors.size.b", "per_method.cls"])
+def test_a_nested_group_sets_its_own_keys_and_leaves_the_others(where):
+    keys = {"training": {"stage": {"lr": 1e-3}}} if where != "per_method.cls" else {"training.stage": {"lr": 1e-3}}
+    config = load_config("demo", [], {"training.stage.epochs": 9, "training.rounds": 1, where: keys})
+    own = config.at(config.data, {"size": "b"}, "cls").training
+    assert (own.rounds, own.stage.epochs, own.stage.lr) == (1, 9, 1e-3)
+
+
+def test_a_level_that_only_asks_may_be_nested_and_replaces_mappings_whole():
+    asks = {"evaluation": {"examples": {"shots": 2, "shares": {"cup": 1}}}}
+    level = {**asks, "questions": {"descriptions": {"a.b": "x"}}}
+    changes = {"evaluation.examples": {"shots": 1, "seed": 5, "shares": {"b": 1}}, "questions.descriptions.c": "y"}
+    config = load_config("demo", [], {**changes, "factors": {"asks": {"two": asks}, "all": {"of it": level}}})
+    assert config.asked_factors == ("asks",)
+    own = config.at(config.data, {"all": "of it"})
+    examples = own.evaluation.examples
+    assert (examples.shots, examples.seed, examples.shares) == (2, 5, {"cup": 1})
+    assert own.questions.descriptions == {"a.b": ("x",)}
+
+
+@pytest.mark.parametrize("level", ["model: {checkpoint: X}", "data: {drawn: {per_class: 2}}", "model.checkpoint: X"])
+def test_a_value_of_the_whole_run_is_no_level_in_any_form(level):
+    assert "a value of the whole run cannot be a factor" in told("demo", f"factors.a={{b: {{{level}}}}}")
 
 
 def test_a_key_in_the_wrong_place_names_its_place():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from throughline.core.files import write_json, write_json_lines
+from throughline.core.nested import flattened
 from throughline.runs.unit import Unit
 
 CLASSES = ("boat", "bowl", "cup")
@@ -73,7 +74,7 @@ def write_asked(
     for level in dict.fromkeys(level for _, level in rates):
         kind, _, severity = level.rpartition("-")
         view = {"kind": kind, "severity": float(severity), "seed": 0} if kind else None
-        levels[level] = {"evaluation.view": view} if view else {}
+        levels[level] = flattened({"evaluation": {"view": view}}) if view else {}
     models = list(dict.fromkeys(model for model, _ in rates))
     config = {"name": "asked", "model": {"checkpoint": models[0]}, "factors": {factor: levels} if factor else {}}
     write_json_lines(folder / "results.jsonl", lines)

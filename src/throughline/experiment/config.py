@@ -28,7 +28,7 @@ from throughline.domains.folders import default_name
 from throughline.domains.samples import Sample
 from throughline.domains.splits import SplitRule
 from throughline.experiment.asking import EvaluationConfig, Words
-from throughline.experiment.config_faults import first_fault
+from throughline.experiment.config_faults import dotted_keys, first_fault
 from throughline.experiment.search import SearchConfig
 from throughline.mllm.checkpoints import checkpoint_name, endpoint_of
 from throughline.questions.probing import described_samples
@@ -267,13 +267,15 @@ class RunConfig(Settings):
         for name, levels in self.factors.items():
             if not levels:
                 raise ValueError(f"the factor {name} has no level: name at least one, e.g. plain")
-            for level, keys in levels.items():
+            for level, given in levels.items():
+                keys = levels[level] = dotted_keys(given, RunConfig)
                 where = "search.over" if name == DRAW else f"factors.{name}.{level}"
                 for key in keys:
                     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
                         raise ValueError(f"{where} sets {key}: a value of the whole run cannot be a factor")
                 self._require_fit(where, keys)
-        for name, keys in self.per_method.items():
+        for name, given in self.per_method.items():
+            keys = self.per_method[name] = dotted_keys(given, RunConfig)
             self._require_of_one_method(name, keys)
         return self
 

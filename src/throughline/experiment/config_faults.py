@@ -1,6 +1,7 @@
-"""What is wrong with a config, in one line: the unknown key with the nearest known one, the value of the wrong type."""
+"""The keys of a config, and what is wrong with one, in one line: the unknown key with the nearest known one, the value
+of the wrong type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,10 +13,12 @@ def first_fault(error: ValidationError, model: type[BaseModel], where: str) -> t
     """What, where and what to do of the fault to mend first: an unknown key often is why another one is missing."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
-    # Names of union members stand in the location too; only what is in the file, or would be, is a key.
-    location = tuple(part for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
+    unknown = fault["type"] == "extra_forbidden"
+    *groups, last = fault["loc"] or ("",)
+    # Members of unions stand in the location too, as `tuple[str, ...]`, but never in the place of an unknown key.
+    location = (*filter(_is_key, groups), *([last] if unknown or _is_key(last) else []))
     key = ".".join(map(str, location))
-    if fault["type"] == "extra_forbidden":
+    if unknown:
         return f"unknown key {key}", where, _known_key_like(location, model)
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if fault["type"] == "value_error":
@@ -24,6 +27,23 @@ def first_fault(error: ValidationError, model: type[BaseModel], where: str) -> t
     if fault["type"] == "missing":
         return f"{key} is missing", where, "add it to the config, or with --set"
     return f"{key} is {_shown(fault['input'])}, expected: {message}", where, None
+
+
+def _is_key(part: str | int) -> bool:
+    return isinstance(part, int) or not part.endswith("]")
+
+
+def dotted_keys(values: Mapping[str, Any], model: type[BaseModel] | None) -> dict[str, Any]:
+    """`{"training.stage": {"lr": 1}}` as `{"training.stage.lr": 1}`, so that other keys of the group are left alone. A
+    key whose value is a mapping, such as class descriptions, keeps it whole."""
+    dotted: dict[str, Any] = {}
+    for key, value in values.items():
+        group = model
+        for part in str(key).split("."):
+            group = group and _model_of(group, part)
+        inner = dotted_keys(value, group) if group is not None and isinstance(value, Mapping) else None
+        dotted |= {key: value} if inner is None else {f"{key}.{name}": own for name, own in inner.items()}
+    return dotted
 
 
 def _known_key_like(location: tuple[str | int, ...], model: type[BaseModel]) -> str:
