@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from throughline.core.errors import ThroughlineError, UsageError
+from throughline.core.nested import flattened
 from throughline.experiment.config_files import load_config, preset_paths, preset_summaries, resolved_yaml
+from throughline.mllm.checkpoints import checkpoint_name
 
 
 def told(name, *overrides):
@@ -121,6 +123,17 @@ def test_a_level_that_only_asks_may_be_nested_and_replaces_mappings_whole():
 @pytest.mark.parametrize("level", ["model: {checkpoint: X}", "data: {drawn: {per_class: 2}}", "model.checkpoint: X"])
 def test_a_value_of_the_whole_run_is_no_level_in_any_form(level):
     assert "a value of the whole run cannot be a factor" in told("demo", f"factors.a={{b: {{{level}}}}}")
+
+
+def test_a_path_may_begin_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my-base").mkdir()
+    keys = {"data.images", "chains.journal", "chains.pairs", "evaluation.made", "evaluation.begun"}
+    changes = {"data.drawn": None, "chains.teacher": None, "model.checkpoint": "~/my-base"}
+    config = load_config("demo", [], changes | dict.fromkeys(keys, "~/some/place"))
+    flat = flattened(config.model_dump(mode="json"))
+    assert {flat[key] for key in keys} == {f"{tmp_path}/some/place"}
+    assert checkpoint_name(config.model.checkpoint) == "my-base"
 
 
 def test_a_key_in_the_wrong_place_names_its_place():

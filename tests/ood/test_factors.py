@@ -92,6 +92,19 @@ def test_a_prompt_of_the_users_is_called_after_its_file(tmp_path: Path) -> None:
         prompt_levels([str(own)])
 
 
+@pytest.mark.parametrize("other", ["q.txt", "b/short.txt", "own.yaml"])
+def test_two_wordings_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
+    first, second = tmp_path / "short.txt", tmp_path / other
+    second.parent.mkdir(exist_ok=True)
+    for path in (first, second):
+        path.write_text("short: {label: 'Name it: {options}'}" if path.suffix == ".yaml" else "Name it: {options}")
+    if other == "q.txt":
+        assert set(prompt_levels([str(first), str(second)])) == {"short", "q"}
+    else:
+        with pytest.raises(ThroughlineError, match="two wordings are called short"):
+            prompt_levels([str(first), str(second)])
+
+
 def test_a_file_of_wordings_has_a_level_for_each_and_for_what_is_described_in_it(tmp_path: Path) -> None:
     own = tmp_path / "wordings.yaml"
     own.write_text(

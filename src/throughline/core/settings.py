@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import shlex
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -47,6 +47,13 @@ def as_list(value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()]
     return [value] if isinstance(value, int) else list(value) if isinstance(value, tuple) else value
 
+
+def _expanded(path: str | None) -> str | None:
+    return str(Path(path).expanduser()) if path is not None and path.startswith("~") else path
+
+
+LocalPath = Annotated[str | None, AfterValidator(_expanded)]
+"""A path, with `~` for the home folder, or none."""
 
 Quantization = Literal["none", "nf4"]
 """How the frozen weights below an adapter are held: as loaded, or the decoder's in 4 bits (QLoRA's normal float)."""

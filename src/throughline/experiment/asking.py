@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import content_hash, read_json_lines
-from throughline.core.settings import AnswerSettings, Settings, as_list
+from throughline.core.settings import AnswerSettings, LocalPath, Settings, as_list
 from throughline.domains.samples import Sample, balanced, composed
 from throughline.domains.views import View, remade, view_of
 
@@ -108,11 +108,11 @@ class EvaluationConfig(Settings):
     """Images to ask about; all by default."""
     view: ViewConfig | None = None
     """A view of the images asked about; by default they are shown as they are. Examples and training images are."""
-    made: str | None = None
+    made: LocalPath = None
     """A folder of images that were made from those asked about, by the same paths, and are shown in their place."""
     misled: Literal["hint", "another_image"] | None = None
     """Controls: a hint at a wrong class before the question, or the image of another class in the place of the own."""
-    begun: str | None = None
+    begun: LocalPath = None
     """A JSONL file of `sample_id` and `text`: what the answer to the reasoning question begins with, whatever the model
     would say. It goes on from there, and what is read is the whole."""
     described: bool = False

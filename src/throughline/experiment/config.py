@@ -19,6 +19,7 @@ from throughline.chains.formats import FORMATS
 from throughline.chains.names import Aliases
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import (
+    LocalPath,
     ModelSettings,
     Settings,
     TrainingSettings,
@@ -66,7 +67,7 @@ class DrawnConfig(Settings):
 class DataConfig(Settings):
     """The images, and which domains are held out. Give either `images` or `drawn`."""
 
-    images: str | None = None
+    images: LocalPath = None
     """A folder `<domain>/<class>/<image>`, or a CSV or Parquet table of `image, domain, label[, group][, class_name]`.
     `class_name` is a name and synonyms as in `names`, with `|` between them."""
     drawn: DrawnConfig | None = None
@@ -116,12 +117,12 @@ class ChainsConfig(Settings):
     """Rule for accepting a teacher's chain. Own chains in a round must always conclude in the true class."""
     teacher: Literal["describer"] | None = None
     """Build chains in the run with this teacher; `describer` knows drawn images only."""
-    journal: str | None = None
+    journal: LocalPath = None
     """A store of chains: a folder with `journal-*.jsonl`, or one such file."""
     part_mistakes: float | None = Field(default=None, ge=0, le=1)
     """How often the describer is wrong about the part that decides between two classes (its default: 0.08); about other
     parts it is wrong less often."""
-    pairs: str | None = None
+    pairs: LocalPath = None
     """Folder of preference pairs, for the methods that learn from them."""
     candidates: int = Field(default=4, ge=1)
     """Most chains to ask the teacher for per image, until enough are accepted."""
@@ -302,6 +303,11 @@ class RunConfig(Settings):
     def models(self) -> tuple[ModelSettings, ...]:
         """All models, in their order."""
         return (self.model, *self.more_models)
+
+    def model_called(self, name: str) -> ModelSettings:
+        """The model that units call so, also where its folder is gone; the first where none is."""
+        known = ((model, model.checkpoint) for model in self.models)
+        return next((model for model, own in known if name in {checkpoint_name(own), Path(own).name}), self.model)
 
     @property
     def image_sets(self) -> tuple[DataConfig, ...]:

@@ -18,7 +18,6 @@ from throughline.domains.samples import ImageSet
 from throughline.domains.splits import split_domains
 from throughline.experiment.config import RunConfig
 from throughline.experiment.plan import STEPS, PlannedSet
-from throughline.mllm.checkpoints import checkpoint_name
 from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, PROBE, START, VALIDATE, Unit
 from throughline.training.methods import METHODS, Method, method_table
 from throughline.training.stages.context import Stage
@@ -113,7 +112,7 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
         )
         costs[unit.name] = replace(
             cost,
-            images=fold.images if labels or method.feature_level else fold.with_chain if method.trains else 0,
+            images=fold.images if labels else fold.with_chain if method.trains else 0,
             images_with_chain=fold.images if method.self_labelled else fold.with_chain if method.needs_chains else 0,
             steps_from_base=steps.get(START, 0) + trained.optimiser_steps,
         )
@@ -124,8 +123,7 @@ def own_config(unit: Unit, config: RunConfig, sets: Sequence[ImageSet]) -> tuple
     """The config of a unit's image set, model, levels, method and targets, and the set; `sets` are in the config's
     order."""
     position = [images.name for images in sets].index(unit.dataset)
-    named = {checkpoint_name(model.checkpoint): model for model in config.models}
-    model = config.model if unit.feature_level else named[unit.model]
+    model = config.model_called(unit.model)
     return config.at(config.image_sets[position], unit.factors, unit.method, unit.targets, model), sets[position]
 
 

@@ -79,7 +79,8 @@ def checkpoint_name(name: str) -> str:
     name as given."""
     if (served := endpoint_of(name)) is not None:
         return served[0]
-    return Path(name).resolve().name if name not in {POCKET, SMOL, POCKET_CLIP} and Path(name).is_dir() else name
+    folder = Path(name).expanduser()
+    return folder.resolve().name if name not in {POCKET, SMOL, POCKET_CLIP} and folder.is_dir() else name
 
 
 def checkpoint_source(name: str, hub: bool = False) -> str:

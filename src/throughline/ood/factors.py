@@ -100,19 +100,26 @@ def examples_of_level(level: str) -> tuple[str, int, int]:
 def prompt_levels(names: Iterable[str]) -> Levels:
     """Wordings of the label question: `ours`, `paper`, text files with `{options}` in the place of the classes, and
     YAML files of wordings by name, whose keys are those of `questions` in a config; a lone text is the label. Where one
-    has descriptions of classes, these are asked about in a further level."""
+    has descriptions of classes, these are asked about in a further level. ThroughlineError for two of one name."""
     levels: Levels = {}
+
+    def add(level: str, keys: Mapping[str, Any]) -> None:
+        if level in levels:
+            raise ThroughlineError(f"two wordings are called {level}", do="rename a file, or a wording in it")
+        levels[level] = {**keys}
+
     for name in names:
         path = Path(name)
         if path.suffix in {".yaml", ".yml"}:
             for wording, given in read_yaml(path, "file of wordings").items():
                 own = given if isinstance(given, dict) else {"label": given}
-                keys = levels[str(wording)] = {f"questions.{key}": value for key, value in own.items()}
+                keys = {f"questions.{key}": value for key, value in own.items()}
+                add(str(wording), keys)
                 if own.get("descriptions"):
-                    levels[f"{wording} described"] = {**keys, "evaluation.described": True}
+                    add(f"{wording} described", {**keys, "evaluation.described": True})
         else:
             known = {"ours": {}, "paper": {"questions.label": PAPER}}
-            levels[path.stem] = known[name] if name in known else {"questions.label": read_template(path)}
+            add(path.stem, known[name] if name in known else {"questions.label": read_template(path)})
     return levels
 
 
