@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.evaluation.small import in_this_process, write_chains, write_images, write_preset
 
 from throughline.cli.main import main
@@ -108,6 +109,21 @@ def test_units_and_rounds_of_a_run_are_exported_too(
         assert (said["method"], said["classes"]) == ("mtct_sarr", ["boat", "cat", "dog"])
     both = [(tmp_path / name / "model.safetensors").read_bytes() for name in "01"]
     assert both[0] == both[1], "the last round is the unit"
+
+
+def test_a_unit_of_a_second_model_has_that_one_as_its_base(
+    export: Export, run_folder: Path, preset: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    first = Path(shutil.copytree(preset.parent / "tiny-base", tmp_path / "first"))
+    (first / "notes.json").write_text("{}")  # other content, so another base
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"model": {**config["model"], "checkpoint": str(first)}, "more_models": [config["model"]]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (unit,) = folder.glob("units/*mtct_sarr*")
+    code, out, err = export(unit, "--json")
+    assert code == 0, err
+    assert json.loads(out)["base"]["name"] == "tiny-base"
 
 
 def test_a_run_whose_images_have_gone_wants_the_classes(export: Export, run_folder: Path, tmp_path: Path) -> None:

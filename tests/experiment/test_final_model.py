@@ -13,10 +13,11 @@ from tests.forks import typed
 from throughline.cli.main import main
 from throughline.core.files import read_json_lines
 from throughline.domains.folders import read_images
-from throughline.evaluation.saved_model import read_record
+from throughline.evaluation.saved_model import open_model, read_record
 from throughline.experiment import final_model, run
 from throughline.experiment.final_model import fit_config, fit_model
 from throughline.mllm import lora
+from throughline.questions.question_set import make_question_set
 from throughline.training import trainer
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,22 @@ def test_everything_that_asking_needs_is_saved_together(undisturbed, world):
     assert record.checkpoint.name == "tiny-base"
     assert record.settings["training"]["stage"]["lr"] == 5e-3
     assert record.versions["torch"]
+
+
+def test_images_of_several_classes_are_asked_about_as_they_were_trained_on(here, world, preset, tmp_path, capsys):
+    table = world.parent / "several.csv"
+    rows = [f"{path.relative_to(world.parent)},{path.parts[-3]},{path.parts[-2]}" for path in world.rglob("*.png")]
+    lines = [f"{row},{label if label == 'cat' else f'{label}|cat'}" for row in rows for label in [row.split(",")[2]]]
+    table.write_text("\n".join(["image,domain,label,labels", *lines]))
+    fitted = fit_model(fit_config(table, preset=str(preset)), tmp_path / "model")
+    questions = make_question_set(("boat", "cat", "dog"), several=True)
+    assert read_record(fitted.folder).questions == questions and "Name all that apply" in questions.label
+    assert open_model(str(fitted.folder), ["boat", "cat"]).questions.several
+    assert main(["predict", str(fitted.folder), str(world), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 12
+    assert main(["evaluate", str(fitted.folder), str(table), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["results"]
+    assert {line["answer"] for line in lines} == {"label", "reasoning", "likelihood"}
 
 
 def test_all_images_of_all_domains_are_trained_on(undisturbed):

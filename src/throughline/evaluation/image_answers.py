@@ -24,7 +24,8 @@ class ImageAnswer:
     """What the model says about one image. `outcome` is that of the chain, `error` for an image that cannot be read.
 
     `confidence` is the label's probability among the classes offered. Without a chain asked for, `reasoning_label` and
-    `agree` are None and `outcome` is `ok`.
+    `agree` are None and `outcome` is `ok`. Where an image may be of several classes, `label` is the most probable one,
+    `reasoning_label` has all that the chain names, and they agree if it is among these.
     """
 
     image: str
@@ -99,7 +100,7 @@ def _answer(path: Path, label: Prediction, chain: Prediction | None, classes: Se
         return ImageAnswer(image, outcome=Outcome.ERROR, fault=label.text)
     answer = ImageAnswer(
         image=image,
-        label=_class_of(label),
+        label=" + ".join(label.classes_named) or None,
         confidence=label.confidence,
         probabilities=dict(zip(classes, label.probabilities, strict=True)),
     )
@@ -107,14 +108,8 @@ def _answer(path: Path, label: Prediction, chain: Prediction | None, classes: Se
         return answer
     return replace(
         answer,
-        reasoning_label=_class_of(chain),
-        agree=chain.predicted == label.predicted,
+        reasoning_label=" + ".join(chain.classes_named) or None,
+        agree=label.predicted in chain.classes_named,
         outcome=chain.outcome,
         chain=chain.text,
     )
-
-
-def _class_of(prediction: Prediction) -> str | None:
-    """These questions have one class as their answer."""
-    assert not isinstance(prediction.predicted, tuple)
-    return prediction.predicted

@@ -62,7 +62,7 @@ def _class_measures(chosen: Sequence[Prediction]) -> dict[str, float]:
     if not any(p.labels for p in chosen):
         return {}
     labels = sorted({label for p in chosen for label in p.labels})
-    said = [(p.predicted,) if isinstance(p.predicted, str) else p.predicted or () for p in chosen]
+    said = [p.classes_named for p in chosen]
     sides = [p.labels for p in chosen], said
     true, given = (np.array([[label in own for label in labels] for own in side]) for side in sides)
     right, shown, named = (counted.sum(axis=0) for counted in (true & given, true, given))

@@ -87,6 +87,8 @@ class ModelRecord(_Part):
     classes: tuple[str, ...] = Field(min_length=1)
     names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Of classes that are not written as they are called: display name and synonyms."""
+    several: bool = False
+    """Whether an image may be of several classes."""
     prompts: dict[Literal["label", "reasoning"], str]
     """Both questions, word for word as they were trained."""
     format: Literal["five_stage", "four_stage", "think_answer"]
@@ -119,7 +121,7 @@ class ModelRecord(_Part):
     def questions(self) -> QuestionSet:
         """What it was trained on."""
         label, reasoning = self.prompts["label"], self.prompts["reasoning"]
-        return QuestionSet(self.classes, FORMATS[self.format], label, reasoning, self.names)
+        return QuestionSet(self.classes, FORMATS[self.format], label, reasoning, self.names, self.several)
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -210,7 +212,9 @@ def open_model(name: str, classes: Sequence[str] | None = None, base: ModelSetti
     mllm = load_base(record, base)
     load_adapter(mllm.model, Path(name).expanduser() / ADAPTER)
     names = {label: names for label, names in record.names.items() if label in (classes or ())}
-    questions = make_question_set(classes, FORMATS[record.format], names=names) if classes else record.questions
+    questions = record.questions
+    if classes:
+        questions = make_question_set(classes, questions.format, names=names, several=record.several)
     return OpenedModel(mllm, questions, record.answering, record, record.method, record.seed)
 
 

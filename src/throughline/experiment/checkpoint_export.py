@@ -87,7 +87,7 @@ def export_merged(
     trained, settings = _open_trained(name, base, classes)
     questions = trained.questions
     with whole_folder(out) as work:
-        dtype = dtype or _own_dtype(checkpoint_source(settings.checkpoint, settings.hub))
+        dtype = dtype or _own_dtype(checkpoint_source(settings.checkpoint, settings.hub), settings.revision)
         merged = write_merged(trained.mllm, work, dtype)
         probe = make_probe(shown, questions.texts, questions.class_names, questions.format)
         exported = Exported(
@@ -145,7 +145,7 @@ def open_unit(
     if read is None:
         raise ThroughlineError("this adapter is not part of a unit of a run", folder, "name the run's own folder of it")
     unit, run = read.unit, load_config(str(read.folder.absolute().parent.parent / CONFIG))
-    config = run.at(run.data, unit.factors)
+    config = run.at(run.data, unit.factors, model=run.model_called(unit.model))
     settings = laid_over(config.model, base).model_copy(update={"hub": base.hub or config.model.hub})
     if full_width:
         _require_full_width(settings, folder)
@@ -157,25 +157,27 @@ def open_unit(
         what = "this base is not the one that the unit started from"
         raise ThroughlineError(what, settings.checkpoint, "name the right one")
     load_adapter(mllm.model, folder / ADAPTER)
-    labels = tuple(classes) if classes else _classes_of(run, unit.dataset)
+    labels, several = (tuple(classes), False) if classes else _classes_of(run, unit.dataset)
     names = {label: own for label, own in unit.inputs.get("names", {}).items() if label in labels}
-    questions = config.question_set(labels, names)
+    questions = config.question_set(labels, names, several)
     opened = OpenedModel(mllm, questions, config.evaluation.answering, None, unit.method, unit.seed)
     return opened, settings.model_copy(update={"quantization": config.model.quantization})
 
 
-def _classes_of(config: RunConfig, dataset: str) -> tuple[str, ...]:
-    """The class list of one of a run's image sets, which the run folder itself does not hold."""
+def _classes_of(config: RunConfig, dataset: str) -> tuple[tuple[str, ...], bool]:
+    """The class list of one of a run's image sets, which the run folder itself does not hold, and whether an image of
+    it may be of several."""
     try:
         sets = preview_images(config)
-        return next((images for images in sets if images.name == dataset), sets[0]).classes
+        images = next((images for images in sets if images.name == dataset), sets[0])
+        return images.classes, images.several
     except ThroughlineError as error:
         raise UsageError(
             f"the run's images are not where they were ({error.what})", do="name the classes with --classes a,b,c"
         ) from error
 
 
-def _own_dtype(source: str) -> str:
+def _own_dtype(source: str, revision: str | None = None) -> str:
     """The type of the base's own files, as its config has it."""
-    dtype = AutoConfig.from_pretrained(source, trust_remote_code=False).dtype
+    dtype = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False).dtype
     return next((name for name, known in DTYPES.items() if known == dtype), "float32")

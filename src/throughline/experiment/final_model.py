@@ -207,13 +207,14 @@ def _record(config: RunConfig, planned: PlannedSet, unit: Unit, work: Path) -> M
     model, images = config.model, planned.images
     folder = checkpoint_folder(model.checkpoint)
     by_name = folder is None or not Path(model.checkpoint).expanduser().is_dir()  # on the hub, or in the package
-    questions = config.question_set(images.classes, images.names)
+    questions = config.question_set(images.classes, images.names, images.several)
     environment = describe_environment()
     return ModelRecord(
         method=unit.method,
         seed=unit.seed,
         classes=images.classes,
         names={label: tuple(own) for label, own in images.names.items()},
+        several=images.several,
         prompts={"label": questions.label, "reasoning": questions.reasoning},
         format=config.chains.format,
         checkpoint=BaseCheckpoint(

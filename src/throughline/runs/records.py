@@ -82,8 +82,12 @@ class Prediction:
     @property
     def correct(self) -> bool:
         """Whether the classes read are just the sample's. An answer without a class is wrong."""
-        predicted = (self.predicted,) if isinstance(self.predicted, str) else self.predicted
-        return predicted is not None and set(predicted) == set(self.labels)
+        return self.predicted is not None and set(self.classes_named) == set(self.labels)
+
+    @property
+    def classes_named(self) -> tuple[str, ...]:
+        """The classes that were read."""
+        return (self.predicted,) if isinstance(self.predicted, str) else self.predicted or ()
 
     @property
     def confidence(self) -> float | None:
