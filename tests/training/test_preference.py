@@ -1,8 +1,10 @@
 """A loss that is no sum of NLLs trains through the same trainer: a toy preference between two branches of one tree."""
 
 import math
+from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from tests.training.my_method import LabelPreference
 from tests.training.small import PROMPTS, STILL, samples_of, settings, train, with_lora
@@ -58,6 +60,21 @@ def test_the_first_loss_is_log_two_and_the_right_label_gains(
     assert lines[-1].loss < math.log(2)  # what it is while the weights are the reference's
     assert set(lines[-1].losses) == {"chosen", "rejected"}
     assert float(expected) < math.log(2)
+
+
+def test_references_are_computed_in_the_precision_of_the_loss(
+    tiny_mllm: Mllm, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    """A new adapter changes nothing: the first step's loss is log 2 whatever rounds."""
+    samples = samples_of(tiny_images, 4)
+    for autocast in (False, True):
+        model = with_lora(tiny_mllm)
+        context = context_of(tiny_mllm, samples, tmp_path, epochs=1, batch=4, micro_batch=1, autocast=autocast)
+        examples = [partial(context.example, sample, None) for sample in samples]
+        _, (line,) = train_examples(context, model, LabelPreference(beta=50), examples, folder=tmp_path / str(autocast))
+        assert line.loss == pytest.approx(math.log(2), rel=1e-6)
+        model.unload()
+    assert len([*(tmp_path / "references").iterdir()]) == 2 * len(samples), "one precision is not taken for the other"
 
 
 def test_the_loss_of_a_step_is_that_of_a_direct_computation(

@@ -24,6 +24,7 @@ from throughline.runs.unit import DRAW, EVALUATE, FEW_SHOT, PROBE, START, VALIDA
 from throughline.training.methods import METHODS, Method, method_table, parent_of
 
 VERSIONS: dict[str, int] = {"training": 5, "sampling": 4, "answering": 4, "probing": 2, "features": 2}
+VERSIONS |= {"begun and shuffled": 1, "references in autocast": 1}
 """The code versions that enter a unit's hash: raise one when the numbers of its part change, and only then. A finished
 unit of an older version is then stale, and `throughline run` says so instead of mixing the two."""
 
@@ -251,6 +252,8 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["view_version"] = VIEW_VERSION
     version = "probing" if kind == PROBE else "answering"
     versions = {version: VERSIONS[version]}
+    if config.evaluation.begun is not None and config.evaluation.options == "shuffled":
+        versions["begun and shuffled"] = VERSIONS["begun and shuffled"]
     wording = config.questions.model_dump(mode="json")
     inputs["questions"] = {key: value for key, value in wording.items() if value or key in {"label", "instruction"}}
     if (trains and method.needs_chains) or (kind != PROBE and "reasoning" in answering.answers):
@@ -264,6 +267,8 @@ def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any
         inputs["method_source"] = method.source
     if trains and method.prefers:
         inputs["preference"] = config.training.preference.model_dump(mode="json")
+        if config.training.stage.autocast:
+            versions["references in autocast"] = VERSIONS["references in autocast"]
     if trains and method.self_labelled:
         versions["sampling"] = VERSIONS["sampling"]
         inputs |= config.training.model_dump(mode="json", include={"rounds", "rejected", "self_labelling"})

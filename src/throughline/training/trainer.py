@@ -248,12 +248,15 @@ def _reference_scores(
     """The reduced NLL of every branch of every example's tree under the weights as they are now. What lies in the
     context's folder of references is not computed again: not after a kill, nor for another unit."""
     model.eval()
-    weights = [context.mllm.fingerprint, adapter_fingerprint(model), str(model.device.type)]
+    device, autocast = model.device.type, context.settings.stage.autocast  # as the loss is computed
+    weights = [context.mllm.fingerprint, adapter_fingerprint(model), device, *["autocast"] * autocast]
     scores = []
     for own in map(tree, range(count)):
         kept = context.references / f"{content_hash([*weights, *own.content])}.json"
         if not kept.is_file():
-            score = score_trees(model, context.mllm.collate([[own]]).to(model.device)).branch_nll()
+            batch = context.mllm.collate([[own]]).to(model.device)
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                score = score_trees(model, batch).branch_nll()
             write_atomically(kept, json.dumps(score.tolist()))
         scores.append(tuple(json.loads(kept.read_text())))
     return scores
