@@ -64,7 +64,7 @@ def _compared(
             raise ThroughlineError(f"the unit {unit.slug} is not finished once", run_folder, "let the run finish")
         (folder,) = (run_folder / UNITS).glob(f"{unit.slug}-*")
         workload = workloads[unit.name]
-        phases = workload.phases(unit.method, preview.costs[unit.name])
+        phases = workload.phases(unit.method, preview.costs[unit.name], unit.kind)
         kept = [_scaled(phase, _kept_share(folder)) if phase.name == TRAINING else phase for phase in phases]
         at_most, predicted = (seconds_by_group(hardware, some, workload.layers) for some in (phases, kept))
         for group in at_most:

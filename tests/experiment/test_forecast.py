@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ from throughline.experiment.forecast import (
     read_workloads,
     sample_chains,
 )
-from throughline.experiment.hardware import CPU, Hardware, cards, known_card, matmul_flops
+from throughline.experiment.hardware import CPU, Hardware, cards, known_card, matmul_flops, this_machine
 from throughline.experiment.run import preview_run, run_experiment
-from throughline.experiment.workload import NF4_BYTES, Phase, count_paths
+from throughline.experiment.workload import NF4_BYTES, TRAINING, Phase, count_paths
 from throughline.mllm.chat import EncodedPrompt, user_turn
 from throughline.mllm.checkpoints import checkpoint_folder
 from throughline.mllm.geometries import GEOMETRIES, train_tokenizer
@@ -182,6 +183,22 @@ def test_labelled_examples_are_tokens_of_prompts_once_a_batch_where_all_images_h
     assert plain.memory("zero_shot").asking < alike.memory("zero_shot").asking < own.memory("zero_shot").asking
 
 
+def test_what_a_unit_does_depends_on_its_kind():
+    shots = ("methods=zero_shot", "evaluation.examples={shots: 4, epochs: 5}", "data.targets=sketch")
+    (unit,) = forecast_run(preview_run(load_config("demo", shots))).units
+    assert unit.unit.kind == "few_shot" and unit.total("tokens", TRAINING) > 0 and unit.memory.activations > 0
+    training, cost = workload_of("methods=cls"), Cost(images_measured=10)
+    few = workload_of(*shots[:2])
+    assert few.phases("zero_shot", Cost(training_samples=20), "few_shot") == training.phases(
+        "cls", Cost(training_samples=20)
+    )
+    (probed,) = training.phases("probe", cost, "probe")
+    assert probed.tokens == 10 * training.paths.label_prompt and probed.decoding_flops == 0
+    asking, whole = training.memory("cls", "evaluate"), training.memory("cls")
+    assert (asking.activations, asking.logits, asking.asking) == (0, 0, whole.asking)
+    assert 4 * asking.adapter == whole.adapter > 0
+
+
 def test_checkpointing_costs_a_forward_pass_and_saves_activations(demo):
     plain, saving = demo[1].workloads[0], workload_of("training.stage.gradient_checkpointing=true")
     training = [workload.phases("mtct", Cost(training_samples=10))[0].flops for workload in (plain, saving)]
@@ -317,6 +334,17 @@ def test_cards_are_known_by_what_their_driver_calls_them():
     assert known_card("NVIDIA H100 80GB HBM3", config).name == "H100"
     assert known_card("NVIDIA A100-SXM4-80GB", config).name == "A100-80G"
     assert known_card("NVIDIA GeForce RTX 4090", config) is None
+
+
+def test_the_workers_of_a_run_share_the_card_that_is_here(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA A100-PCIE-40GB")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=40 * 10**9))
+    alone, shared = (this_machine(load_config("demo", ["model.device=auto", f"workers={n}"])) for n in (1, 2))
+    assert (alone.memory, alone.workers, alone.flops) == (40 * 10**9, 1, known_card("A100", load_config("demo")).flops)
+    assert alone.holds(30 * 10**9) and not shared.holds(30 * 10**9) and shared.holds(18 * 10**9)
+    phase = Phase(TRAINING, flops=10**15)
+    assert shared.seconds(phase, 0) == pytest.approx(2 * alone.seconds(phase, 0))
 
 
 def test_a_container_with_less_memory_than_its_machine_counts(tmp_path):

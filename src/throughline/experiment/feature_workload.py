@@ -14,9 +14,11 @@ from throughline.baselines.settings import RANDOM
 from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
+from throughline.experiment.plan import FOLD
 from throughline.experiment.workload import ADAPTER_BYTES, ANSWERING, TRAINING, Memory, Phase
 from throughline.mllm.clip import ImageEncoder, open_clip
 from throughline.questions.wording import class_name
+from throughline.runs.unit import EVALUATE
 from throughline.training.methods import CLIP_METHODS
 
 FEATURES = "features of "
@@ -37,7 +39,7 @@ class FeatureWorkload:
     paths = None
     notes = ("of feature-level methods encoders alone are counted, and memory without activations",)
 
-    def phases(self, method: str, cost: Cost) -> tuple[Phase, ...]:
+    def phases(self, method: str, cost: Cost, kind: str = FOLD) -> tuple[Phase, ...]:
         """Those of a unit; the ones that do nothing are left out."""
         image, asked = sum(self.encoders.values()), cost.images_measured + cost.images_validated
         training = 3 * self.prompts * cost.optimiser_steps
@@ -49,9 +51,10 @@ class FeatureWorkload:
             phases = [Phase(f"{FEATURES}{where} by {name}", flops=own * count) for name, own in self.encoders.items()]
         return tuple(phase for phase in (*phases, Phase(TRAINING, flops=training)) if phase.flops)
 
-    def memory(self, method: str) -> Memory:
+    def memory(self, method: str, kind: str = FOLD) -> Memory:
         """Weights, with gradients and moments where they are trained."""
-        return Memory(self.parameters * 4, self.trained * self.parameters * ADAPTER_BYTES, 0, 0, 0)
+        trained = self.trained and kind != EVALUATE
+        return Memory(self.parameters * 4, trained * self.parameters * ADAPTER_BYTES, 0, 0, 0)
 
 
 def count_features(config: RunConfig, images: ImageSet, method: str) -> FeatureWorkload:

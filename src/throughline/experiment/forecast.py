@@ -102,10 +102,11 @@ def forecast_run(preview: Preview, run_folder: Path | None = None) -> Forecast |
     units, once = [], set[Phase]()
     for unit in preview.units:
         workload = workloads[unit.name]
-        phases = tuple(phase for phase in workload.phases(unit.method, preview.costs[unit.name]) if phase not in once)
+        phases = workload.phases(unit.method, preview.costs[unit.name], unit.kind)
+        phases = tuple(phase for phase in phases if phase not in once)
         once |= {phase for phase in phases if phase.name.startswith(FEATURES)}
         seconds = {machine.name: seconds_by_group(machine, phases, workload.layers) for machine in hardware}
-        units.append(UnitForecast(unit, phases, workload.memory(unit.method), seconds))
+        units.append(UnitForecast(unit, phases, workload.memory(unit.method, unit.kind), seconds))
     if run_folder is not None and unknown is None:
         units = _corrected(units, measured_units(run_folder, preview.units))
     elapsed = {machine.name: _elapsed(units, machine) for machine in hardware}
@@ -242,7 +243,7 @@ def make_workload(config: RunConfig, images: ImageSet, model: Any, chat: Chat) -
     typical = replace(typical, rejected=replace(typical, images=(other,)))
     trees = {
         method.name: method.stages[-1].objective.tree(renderer, typical)
-        for method in method_table(config.methods).values()
+        for method in method_table([*config.methods, *["cls"] * bool(config.evaluation.few_shot_epochs)]).values()
         if method.stages
     }
     return Workload(config, plain, adapted, paths, asked, trees, tuple(notes))

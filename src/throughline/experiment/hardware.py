@@ -10,7 +10,7 @@ measured them; those of a CPU come of the demo (`CPU`).
 
 import re
 import timeit
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -50,8 +50,8 @@ CPU = Shares(training=0.48, prompts=0.48, decoding=0.24, bandwidth=1.0, seconds_
 
 @dataclass(frozen=True)
 class Hardware:
-    """`flops` a second at the peak, `bandwidth` in bytes a second (None: never the limit), `memory` in bytes, `workers`
-    that share it, each with all of `flops`; `note` says where the numbers come from."""
+    """`flops` a second of each worker at the peak, its `bandwidth` in bytes a second (None: never the limit), `memory`
+    in bytes of all `workers` together; `note` says where the numbers come from."""
 
     name: str
     flops: float
@@ -109,9 +109,12 @@ def this_machine(config: RunConfig) -> Hardware | str:
     if config.model.device == "cuda" and not torch.cuda.is_available():
         return "the config asks for CUDA, and no CUDA device is here"
     if config.model.device != "cpu" and torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
-        card = known_card(name, config)
-        return f"{name} is not in the table of cards" if card is None else replace(card, name=THIS_MACHINE)
+        name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+        card, workers = known_card(name, config), config.workers
+        if card is None:
+            return f"{name} is not in the table of cards"
+        flops, bandwidth = card.flops / workers, card.bandwidth and card.bandwidth / workers
+        return Hardware(THIS_MACHINE, flops, bandwidth, memory, card.shares, card.note, workers)
     flops = matmul_flops(1024, threads=config.threads)
     note = f"float32 products measured now, {config.threads} threads a worker; shares reached as in the demo"
     # No bandwidth: the share of decoding was measured with reading in it.

@@ -23,6 +23,7 @@ from statistics import fmean
 
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import Cost
+from throughline.experiment.plan import FOLD
 from throughline.mllm.chat import Chat, EncodedImage, user_turn
 from throughline.mllm.flops import Row, appended, decoded, row_flops, row_of
 from throughline.mllm.head import LOGITS_AT_ONCE
@@ -31,6 +32,7 @@ from throughline.mllm.tree import Leaf, Tree, common_path, merge_paths
 from throughline.questions.prompt import Prompt
 from throughline.questions.question_set import LIKELIHOODS, QuestionSet
 from throughline.questions.wording import class_name
+from throughline.runs.unit import EVALUATE, FEW_SHOT, PROBE
 from throughline.training.paths import Example
 
 TRAINING, SELF_LABELLING, ANSWERING = GROUPS = "training", "self-labelling", "answering"
@@ -179,13 +181,20 @@ class Workload:
         """Of the decoder."""
         return self.plain.decoder.layers
 
-    def phases(self, method: str, cost: Cost) -> tuple[Phase, ...]:
+    def phases(self, method: str, cost: Cost, kind: str = FOLD) -> tuple[Phase, ...]:
         """The phases of a unit in their order; those that do nothing are left out."""
-        folded = self.config.model.dtype == "float32" and not self._quantized
-        shape = self.plain if folded or method not in self.trees else self.adapted
-        training = [self._training(self.trees[method], cost)] if method in self.trees else []
+        if kind == PROBE:  # every prompt goes through the model once, and nothing is answered
+            row, images = Row(self.paths.label_prompt, self.paths.tiles, 0), cost.images_measured
+            return (Phase("prompts", row.tokens * images, flops=row_flops(self.plain, row).forward * images),)
+        folded, tree = self.config.model.dtype == "float32" and not self._quantized, self._adapting(method, kind)
+        shape = self.plain if folded or tree is None else self.adapted
+        training = [self._training(tree, cost)] if tree is not None else []
         phases = (*training, self._self_labelling(shape, cost), *self._answering(shape, cost))
         return tuple(phase for phase in phases if phase.all_flops)
+
+    def _adapting(self, method: str, kind: str) -> Tree | None:
+        """The tree by which a unit's adapter is trained, here or in a unit that it needs; None where it has none."""
+        return self.trees.get("cls" if kind == FEW_SHOT else method)
 
     def _training(self, tree: Tree, cost: Cost) -> Phase:
         step = row_flops(self.adapted, row_of(tree))
@@ -258,9 +267,9 @@ class Workload:
 
     # memory -------------------------------------------------------------------------------------------------------
 
-    def memory(self, method: str) -> Memory:
+    def memory(self, method: str, kind: str = FOLD) -> Memory:
         """The peak of one unit."""
-        stage, tree, asked = self.config.training.stage, self.trees.get(method), self._batch_asked()
+        stage, tree, asked = self.config.training.stage, self._adapting(method, kind), self._batch_asked()
         weights = self._weights(self.plain.parameters)
         if tree is None:
             return Memory(weights, adapter=0, activations=0, logits=0, asking=asked)
@@ -269,12 +278,15 @@ class Workload:
         # Of weights in float32 that are not in 4 bits, asking makes clones to fold the adapters into.
         clones = (self.adapted.vision.linears + self.adapted.connector).adapted_weights
         clones += 0 if self._quantized else self.adapted.decoder.linears.adapted_weights
+        asking = (clones * 4 if self._value == 4 else 0) + asked
+        if kind == EVALUATE:
+            return Memory(weights, adapter=self.adapted.adapter * 4, activations=0, logits=0, asking=asking)
         return Memory(
             weights,
             adapter=self.adapted.adapter * ADAPTER_BYTES,
             activations=rows * self._activations(tree, computed),
             logits=logits * (computed + 4),
-            asking=(clones * 4 if self._value == 4 else 0) + asked,
+            asking=asking,
         )
 
     @property
