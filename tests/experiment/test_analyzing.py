@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from throughline.mllm import sampling as sampler
 from throughline.mllm.load import load_mllm
 from throughline.mllm.lora import load_adapter
 from throughline.mllm.sampling import Continuation
+from throughline.runs.reader import read_run
 
 pytestmark = pytest.mark.slow
 
@@ -46,11 +47,21 @@ def replace(settings: AnalyzeSettings, **changes: Any) -> AnalyzeSettings:
 def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four methods on one target; its rounds accept a chain of every second image, and all held-out images
     have one. Read only."""
-    folder = tmp_path_factory.mktemp("analyzed")
+    folder = finish(tmp_path_factory.mktemp("analyzed"), tiny_checkpoint, tiny_images)
+    for path in (folder / "units").rglob("predictions.jsonl"):
+        rows = [
+            row | ({"text": chain_of("cat", i)} if row["answer"] == "reasoning" else {})
+            for i, row in enumerate(read_json_lines(path))
+        ]
+        write_json_lines(path, rows)
+    return folder
+
+
+def finish(folder: Path, checkpoint: Path, images: ImageSet, changes: Mapping[str, Any] | None = None) -> Path:
     values = {
-        "data": {"images": str(tiny_images.root), "targets": ["sketch"]},
-        "model": {"checkpoint": str(tiny_checkpoint), "device": "cpu"},
-        "chains": {"journal": str(write_chains(tiny_images.root, folder / "journal-0.jsonl"))},
+        "data": {"images": str(images.root), "targets": ["sketch"]},
+        "model": {"checkpoint": str(checkpoint), "device": "cpu"},
+        "chains": {"journal": str(write_chains(images.root, folder / "journal-0.jsonl"))},
         "methods": METHODS,
         "training": {
             "rounds": 2,
@@ -60,7 +71,7 @@ def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pyt
         "evaluation": {"answering": {"batch": 15, "label_tokens": 3, "chain_tokens": 4}},
     }
     (folder / "trial.yaml").write_text(yaml.safe_dump(values))
-    by_hash = {one.image_sha256: one for one in tiny_images.samples}
+    by_hash = {one.image_sha256: one for one in images.samples}
 
     def written(mllm, prompts, settings, generators=None, **options):
         """Every second image gets its class, the others a class that is wrong."""
@@ -75,13 +86,7 @@ def finished(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_units", in_this_process)
         patch.setattr(sampler, "sample", written)
-        run_experiment(load_config(str(folder / "trial.yaml")), folder / "run")
-    for path in (folder / "run" / "units").rglob("predictions.jsonl"):
-        rows = [
-            row | ({"text": chain_of("cat", i)} if row["answer"] == "reasoning" else {})
-            for i, row in enumerate(read_json_lines(path))
-        ]
-        write_json_lines(path, rows)
+        run_experiment(load_config(str(folder / "trial.yaml"), changes=changes), folder / "run")
     return folder / "run"
 
 
@@ -95,11 +100,11 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 def base_writes_chains() -> Iterator[None]:
     """What a random model writes is no chain."""
 
-    def sample(mllm, prompts, settings, draws):
+    def sample(mllm, prompts, settings, draws, **options):
         return [[Continuation((), chain_of("cup", i), "stop" if i else "length")] for i, _ in enumerate(prompts)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "continuations_of", sample)
+        patch.setattr(sampler, "sample", sample)
         yield
 
 
@@ -212,6 +217,33 @@ def test_other_images_or_weights_are_scored_anew(folder: Path) -> None:
     before = set((folder / scoring.SHARDS).iterdir())
     analyze_run(folder, replace(ALL, what=("probabilities",), limit=4), say=silent)
     assert len(set((folder / scoring.SHARDS).iterdir())) > len(before)
+
+
+@pytest.fixture(scope="module")
+def asked_in_two_ways(tiny_checkpoint: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two models, whose levels only ask."""
+    folder = tmp_path_factory.mktemp("asked")
+    second = write_checkpoint("internvl", folder / "second")
+    (second / "notes.json").write_text("{}")
+    models = [{"checkpoint": str(path), "device": "cpu"} for path in (tiny_checkpoint, second)]
+    levels = {"all": {}, "few": {"evaluation.sample": {"per_class": 2}}}
+    changes = {"model": models, "methods": ["mtct_sarr"], "training.rounds": 1, "factors.images": levels}
+    return finish(folder, tiny_checkpoint, tiny_images, changes)
+
+
+def test_levels_that_only_ask_have_the_weights_that_they_ask(asked_in_two_ways: Path, tiny_checkpoint: Path) -> None:
+    what = ("probabilities", "optimisation", "mismatch", "sensitivity", "conclusions")
+    found = analyze_run(asked_in_two_ways, replace(ALL, what=what), say=silent)
+    assert found.model == tiny_checkpoint.name, "the other model is not looked at"
+    every, few = found.folds
+    assert [state.name for state in every.states] == ["base", "mtct", "mtct_sarr round 1"]
+    assert {state.unit for state in every.states[1:]}.isdisjoint(state.unit for state in few.states[1:])
+    means = [{(b.state.name, b.source, b.kind): b.mean for b in fold.buckets} for fold in (every, few)]
+    assert means[0] == means[1] and len({key[0] for key in means[0]}) == 3, "the same weights score the same texts"
+    assert [one.method for one in every.curves] == [one.method for one in few.curves] == ["mtct", "mtct_sarr"]
+    assert not found.sensitivity, "no round of theirs was asked"
+    run = read_run(asked_in_two_ways)
+    assert {run.units[state.unit].unit.model for fold in found.folds for state in fold.states[1:]} == {found.model}
 
 
 def test_what_a_run_lacks_is_said(folder: Path) -> None:

@@ -19,6 +19,7 @@ from throughline.analysis.folds import averaged
 from throughline.analysis.mismatch import perplexity_figure
 from throughline.analysis.optimisation import optimisation_figure, optimisation_table
 from throughline.analysis.probabilities import probability_figures, probability_tables
+from throughline.analysis.records import State
 from throughline.core.table import Table
 from throughline.drawn import DRAWN_NOTE
 from throughline.metrics.intervals import Interval
@@ -173,7 +174,10 @@ def test_figures_hold_the_numbers_that_they_draw(analysis: Analysis) -> None:
     assert curves is not None
     assert ("class_probability", "label", "cls", 5, 0.25) in curves.rows, "steps that nobody logged are left out"
     assert ("losses", "label", "mtct_sarr", 10, 1.0) in curves.rows
-    rounds = perplexity_figure(analysis.of_folds("mismatch"), analysis.scope)
+    mismatches = analysis.of_folds("mismatch")
+    chosen = State(method="mtct_sarr", unit="u", round=None)
+    mismatches = [*mismatches, *(record.model_copy(update={"state": chosen}) for record in mismatches)]
+    rounds = perplexity_figure(mismatches, analysis.scope)
     assert rounds is not None
     drawn = [row for row in rounds.rows if row[:2] == ("mtct_sarr", "self")]
     assert [row[2:4] for row in drawn] == [(-1, 4.0), (0, 4.0), (1, 3.0), (2, 2.0)]

@@ -22,7 +22,7 @@ from throughline.analysis.section import Scope, Section
 from throughline.analysis.tokens import tokens_of
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table, tabulate
-from throughline.metrics.intervals import Interval
+from throughline.metrics.intervals import Interval, mean_and_error
 from throughline.training.methods import METHODS
 
 if TYPE_CHECKING:
@@ -140,16 +140,15 @@ def _points(measured: Sequence[Mismatch], method: str) -> list[tuple[int, float,
 
     def number_of(state: State) -> int | None:
         if state.method == method:
-            return state.round or 0
+            return state.round  # weights that were chosen among the rounds are none of them
         return {None: -1, start: 0}.get(state.method) if state.round is None else None
 
     numbered = together(measured, lambda record: number_of(record.state))
     points = []
     for number in sorted(number for number in numbered if number is not None):
         estimates = [record.perplexity for record in numbered[number]]
-        means = [estimate.mean for estimate in estimates]
-        middle, error = float(np.mean(means)), float(np.std(means) / np.sqrt(len(means)))
+        over = mean_and_error([estimate.mean for estimate in estimates])
         alone = len(estimates) == 1
-        ends = (estimates[0].low, estimates[0].high) if alone else (middle - error, middle + error)
-        points.append((number, middle, *ends))
+        ends = (estimates[0].low, estimates[0].high) if alone else (over.mean - over.error, over.mean + over.error)
+        points.append((number, over.mean, *ends))
     return points

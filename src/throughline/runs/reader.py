@@ -41,7 +41,7 @@ from throughline.runs.folder import (
     round_folder,
 )
 from throughline.runs.records import COST_COLUMNS, Prediction, ResultsLine, RoundLine, TrainingLine, read_record
-from throughline.runs.unit import EVALUATE, START, VALIDATE, Unit
+from throughline.runs.unit import VALIDATE, Unit
 
 if TYPE_CHECKING:
     from throughline.runs.frames import Frames
@@ -135,6 +135,10 @@ class Run:
         """The folder's own name."""
         return self.folder.resolve().name
 
+    def trained(self, name: str) -> UnitFolder:
+        """Where the weights of a unit were trained: its own folder, unless it only asks with those of another."""
+        return self.units.get(self.units[name].unit.asks or name, self.units[name])
+
     @cached_property
     def frames(self) -> Frames:
         """All lines as pandas frames, each made when it is first asked for."""
@@ -190,8 +194,7 @@ def read_unit(folder: Path, known: Unit | None = None) -> UnitFolder | None:
     lacking = [name for name in expected if not (folder / name).is_file()]
     done = (folder / DONE).is_file()
     faults += [*torn_training, *torn_rounds, *(f"no {name}" for name in lacking), *([] if done else ["not done"])]
-    start = unit.needs.get(START) if unit.kind == EVALUATE else None
-    trained = folder if start is None else folder.parent / start
+    trained = folder if unit.asks is None else folder.parent / unit.asks
     mark = _mapping(trained / STAGE, [])  # what was never trained has none
     seconds: list[Any] = [_mapping(own / COST, []).get("seconds") for own in {folder, trained}]
     return UnitFolder(

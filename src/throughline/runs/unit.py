@@ -69,6 +69,11 @@ class Unit:
         return self.model.startswith(CLASSIFIERS)
 
     @property
+    def asks(self) -> str | None:
+        """The name of the unit with whose weights it only asks; None where they are its own or those of the base."""
+        return self.needs.get(START) if self.kind == EVALUATE else None
+
+    @property
     def slug(self) -> str:
         """The readable part of the name, e.g. `sketch-mtct_sarr-seed0` or `sketch-zero_shot-wording=short-seed0`."""
         targets = "+".join(map(_plain, self.targets)) or FINAL

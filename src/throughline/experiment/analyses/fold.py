@@ -118,7 +118,7 @@ class FoldAnalysis:
 
     def _own_tokens(self, state: State, unit: AnalyzedUnit, number: int) -> pd.DataFrame:
         """What a round accepted, as `state` sees it."""
-        passages = own_passages(self.fold.fold.train, unit.folder.own_chains(number), self.limit)
+        passages = own_passages(self.fold.fold.train, unit.trained.own_chains(number), self.limit)
         return self.scoring.tokens(state, passages, "own")
 
     # what is measured -------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class FoldAnalysis:
         for state in self.record.states[1:]:
             yield from (_compared(moved, self.tables, BASE, state, *kind) for kind in KINDS)
         for family in self.families:
-            if not family.unit.folder.own_chains(1):
+            if not family.unit.trained.own_chains(1):
                 self.lacks(f"own chains, {family.unit.name}", "the first round accepted none", "probabilities")
             before = [state for state in (BASE, family.start) if state != family.last]
             for kind in OWN_KINDS:
@@ -204,7 +204,7 @@ class FoldAnalysis:
 
     def _curves(self) -> Iterator[Curve]:
         for unit in self.fold.units.values():
-            measured = curve(unit.name, unit.folder.name, unit.folder.training)
+            measured = curve(unit.name, unit.folder.name, unit.trained.training)
             if measured is not None:
                 yield measured
             if measured is not None and not measured.class_probability:
@@ -218,8 +218,8 @@ class FoldAnalysis:
                 continue  # it was never taught to write a chain
             if self.conclusions_of is not None and unit.name not in self.conclusions_of:
                 continue
-            state = unit.rounds[-1] if unit.rounds else unit.state
-            answers = (row for row in unit.folder.predictions(state.round) if row.answer == "reasoning")
+            state = (unit.states or (unit.state,))[-1]
+            answers = (row for row in unit.folder.predictions() if row.answer == "reasoning")
             texts = {row.sample_id: row.text for row in answers}
             questions = self.scoring.subject.questions
             whole = chained(self.fold.fold.test, texts, questions)

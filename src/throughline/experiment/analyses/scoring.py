@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,15 +16,14 @@ from throughline.analysis.scoring import VERSION, Scorer
 from throughline.analysis.tokens import read_tokens, write_tokens
 from throughline.chains.names import Aliases
 from throughline.core.files import content_hash, file_sha256, read_json_lines, write_json_lines
-from throughline.core.seeding import generator
 from throughline.domains.samples import Sample, spread
 from throughline.domains.views import readable
 from throughline.experiment.analyses.subject import Subject
-from throughline.mllm.chat import user_turn
 from throughline.mllm.images import ImageReader
 from throughline.mllm.load import Mllm
 from throughline.mllm.lora import ADAPTER_WEIGHTS, load_adapter, put_adapter
-from throughline.mllm.sampling import sample as continuations_of
+from throughline.questions.prompt import ImageThenText
+from throughline.questions.sampler import InProcessSampler, SamplingRequest
 from throughline.questions.wording import class_name
 
 if TYPE_CHECKING:
@@ -153,16 +153,13 @@ def base_chains(scoring: Scoring, samples: Sequence[Sample], seed: int) -> dict[
     inputs = [settings.model_dump(mode="json"), seed, content]
 
     def write(mllm: Mllm) -> Iterator[dict[str, str]]:
-        batch, reader = scoring.subject.answering.batch, scoring.weights.reader
-        question = user_turn(scoring.subject.questions.reasoning)
-        with mllm.evaluating():
-            for start in range(0, len(samples), batch):
-                images = samples[start : start + batch]
-                prompts = [mllm.chat.prompt(question, [reader.encode(image)]) for image in images]
-                draws = [[generator(seed, "base's own chain", image.id)] for image in images]
-                for image, (reply, *_) in zip(images, continuations_of(mllm, prompts, settings, draws), strict=True):
-                    if reply.finish_reason == "stop":
-                        yield {"sample_id": image.id, "text": reply.text}
+        size, sampler = scoring.subject.answering.batch, InProcessSampler(mllm, scoring.weights.reader)
+        prompt = ImageThenText(scoring.subject.questions.reasoning)
+        request = SamplingRequest(prompt, settings, seed, ("base's own chain",))
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        for drawn in itertools.chain.from_iterable(sampler.draw(request, batches)):
+            if drawn.reply.finish_reason == "stop":
+                yield {"sample_id": drawn.sample.id, "text": drawn.reply.text}
 
     rows = scoring.lines("chains-own", BASE, inputs, OWN_CHAINS_VERSION, write)
     return {row["sample_id"]: row["text"] for row in rows if row["text"]}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from throughline.analysis.records import Missing
 from throughline.analysis.sensitivity import Sensitivity, sensitivity
 from throughline.core.nested import flattened
-from throughline.experiment.analyses.subject import AnalyzedUnit, Folds, Levels, fold_units, read_config
+from throughline.experiment.analyses.subject import AnalyzedUnit, Folds, Levels, fold_units, inputs_of, read_config
 from throughline.experiment.plan import WITHOUT_EFFECT
 from throughline.metrics.intervals import Runs
 from throughline.runs.order import ANSWER_ORDER, in_order
@@ -33,7 +33,7 @@ def rounds_varied(run: Run) -> Iterator[Sensitivity]:
 def rounds_right(run: Run) -> Iterator[tuple[str, str, dict[str, Runs]]]:
     """Method, way of answering, and by round, 0 being where the rounds start, the right answers by target and seed; for
     every method with rounds."""
-    for levels, folds in fold_units(run, read_config(run.folder)).items():
+    for levels, folds in fold_units(run).items():
         for method, answer in itertools.product(next(iter(folds.values())), _answers(run)):
             right = _rounds(folds, method, answer)
             if right:
@@ -46,17 +46,16 @@ def runs_varied(runs: Sequence[Run]) -> tuple[list[Sensitivity], list[Missing]]:
 
     The setting is the config key in which they differ, several keys together where there are more.
     """
-    read = [read_config(run.folder) for run in runs]
-    configs = [flattened(config.model_dump(mode="json")) for config in read]
+    configs = [flattened(read_config(run.folder).model_dump(mode="json")) for run in runs]
     known = dict.fromkeys(key for config in configs for key in config if key not in IGNORED)
     keys = [key for key in known if len({str(config.get(key, UNSAID)) for config in configs}) > 1]
     if not keys:
         return [], [_lacking("their configs are the same")]
-    if len({unit.unit.inputs.get("images") for run in runs for unit in run.units.values()}) > 1:
+    groups = [fold_units(run) for run in runs]
+    if len({inputs.get("images") for group in groups for inputs in inputs_of(group)}) > 1:
         return [], [_lacking("their images are not the same: accuracies are compared image by image")]
     names = [", ".join(str(config.get(key, UNSAID)) for key in keys) for config in configs]
     names = [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
-    groups = [fold_units(run, config) for run, config in zip(runs, read, strict=True)]
     varied = []
     for levels in (levels for levels in groups[0] if all(levels in group for group in groups)):
         folds = dict(zip(names, (group[levels] for group in groups), strict=True))
@@ -87,8 +86,8 @@ def _answers(run: Run) -> tuple[str, ...]:
 def _rounds(folds: Folds, method: str, answer: str) -> dict[str, Runs]:
     values: dict[str, dict[tuple[str, int], list[float]]] = {}
     for (targets, seed), units in folds.items():
-        if method not in units or not units[method].method.self_labelled:
-            continue
+        if method not in units or not units[method].method.self_labelled or units[method].folder.unit.asks:
+            continue  # the rounds of what only asks have no answers
         unit, key = units[method], ("+".join(targets), seed)
         parent = units.get(unit.method.starts_from or "")
         if parent is not None:

@@ -40,10 +40,11 @@ RULE = "correct"
 
 @dataclass(frozen=True)
 class AnalyzedUnit:
-    """A finished unit and the weights that it passed through."""
+    """A finished unit, where its weights were trained, and those that it passed through."""
 
     folder: UnitFolder
     method: Method
+    trained: UnitFolder
 
     @property
     def name(self) -> str:
@@ -58,7 +59,7 @@ class AnalyzedUnit:
     @property
     def rounds(self) -> tuple[State, ...]:
         """The weights after each round of self-labelling that is whole."""
-        numbers = round_folders(self.folder.folder, ADAPTER)
+        numbers = round_folders(self.trained.folder, ADAPTER)
         return tuple(State(method=self.name, unit=self.folder.name, round=number) for number in numbers)
 
     @property
@@ -67,7 +68,7 @@ class AnalyzedUnit:
         chosen."""
         if not self.method.trains:
             return ()
-        chosen = bool(self.folder.validation())
+        chosen = bool(self.trained.validation())
         return (*self.rounds, *([self.state] if chosen or not self.rounds else []))
 
 
@@ -132,15 +133,15 @@ def read_analyzed_run(
     """The run in a folder, and the folds of what is done of it; `images_root` and `checkpoint` where these lie
     elsewhere than its config says, `device` where it is not computed on the config's.
 
-    Of a run over several image sets the first one is analysed. Raises ThroughlineError for a folder that is no run,
-    whose images are gone, in which no unit is done, and when images or checkpoint are not those that its units were
-    made from.
+    Of a run over several image sets, or of several models, the first one is analysed. Raises ThroughlineError for a
+    folder that is no run, whose images are gone, in which no unit is done, and when images or checkpoint are not those
+    that its units were made from.
     """
     run, config = read_run(folder), read_config(folder, checkpoint)
     own = folder / IMAGES if config.data.drawn is not None else Path(config.data.images or "")
     root = images_root or own
     name = dataset_name(config.data.set_name, root)
-    groups = fold_units(run, config, name)
+    groups = fold_units(run, name)
     images = grouped(read_images(root, name=name).with_names(config.data.names), config.data)
     fingerprint = fingerprint_checkpoint(config.model.checkpoint, config.model.revision)
     _require_same(run, groups, images, fingerprint)
@@ -160,27 +161,34 @@ def read_config(folder: Path, checkpoint: str | None = None) -> RunConfig:
     return load_config(str(folder / CONFIG), changes={} if checkpoint is None else {"model.checkpoint": checkpoint})
 
 
-def fold_units(run: Run, config: RunConfig, dataset: str | None = None) -> Groups:
+def fold_units(run: Run, dataset: str | None = None) -> Groups:
     """The finished units that stand in the results, others being of an earlier plan: for each combination of the
     factors' levels by targets and seed, then by method, methods in their order. Of a run over several image sets those
-    of `dataset`, else of its first.
+    of `dataset`, else of its first; of several models those of the first.
 
     ThroughlineError where there are none, and where the file of a user's own method is gone.
     """
+    config = read_config(run.folder)
     methods = METHODS | method_table(config.methods)
     named = {line.unit for line in run.results}
     groups: Groups = {}
     for method in in_order(methods, METHODS):
         for folder in run.units.values():
             unit = folder.unit
-            of_set = not config.more_data or unit.dataset == (dataset or config.data.set_name)
-            if folder.done and folder.name in named and unit.method == method and of_set and not unit.feature_level:
+            first = not config.more_data or unit.dataset == (dataset or config.data.set_name)
+            first = first and config.model_called(unit.model) == config.model
+            if folder.done and folder.name in named and unit.method == method and first and not unit.feature_level:
                 folds = groups.setdefault(tuple(sorted(unit.factors.items())), {})
                 units = folds.setdefault((unit.targets, unit.seed), {})
-                units.setdefault(method, AnalyzedUnit(folder, methods[method]))
+                units.setdefault(method, AnalyzedUnit(folder, methods[method], run.trained(folder.name)))
     if not groups:
         raise ThroughlineError("no unit of this run is done", run.folder, "finish it with `throughline run`")
     return {levels: dict(sorted(groups[levels].items())) for levels in sorted(groups, key=str)}
+
+
+def inputs_of(groups: Groups) -> list[Mapping[str, Any]]:
+    """The inputs of each unit."""
+    return [u.folder.unit.inputs for folds in groups.values() for units in folds.values() for u in units.values()]
 
 
 def _subject(run: Run, config: RunConfig, images: ImageSet, checkpoint: str, device: str) -> Subject:
@@ -190,21 +198,20 @@ def _subject(run: Run, config: RunConfig, images: ImageSet, checkpoint: str, dev
         model=checkpoint_name(model.checkpoint),
         folder=run.folder,
         images=images,
-        questions=config.question_set(images.classes, images.names),
+        questions=config.question_set(images.classes, images.names, images.several),
         chains={name: texts[0] for name, texts in read_accepted_chains(run.folder / CHAINS).items()},
         checkpoint=checkpoint,
         loading=(model.tiles, model.dtype, model.quantization),
         answering=config.evaluation.answering,
         self_labelling=config.training.self_labelling,
-        adapter=lambda state: None if state.unit is None else run.units[state.unit].adapter(state.round),
+        adapter=lambda state: None if state.unit is None else run.trained(state.unit).adapter(state.round),
         load=partial(open_checkpoint, model if device == "auto" else model.model_copy(update={"device": device})),
     )
 
 
 def _require_same(run: Run, groups: Groups, images: ImageSet, checkpoint: str) -> None:
     """Adapters belong on the base that they were trained on, and to the images."""
-    units = [unit.folder.unit for folds in groups.values() for fold in folds.values() for unit in fold.values()]
-    inputs = [unit.inputs for unit in units if unit.inputs]
+    inputs = [of_unit for of_unit in inputs_of(groups) if of_unit]
     if any(of_unit.get("images") != images.fingerprint() for of_unit in inputs):
         raise ThroughlineError(
             "these are not the images that the run was made from", images.root, "name them with --images"
@@ -261,7 +268,7 @@ def open_subject(
         assert folder_of_model is not None
         # of a user's own method we know here that it trained, and no more
         method = METHODS.get(record.method, Method(record.method, (Sft(BOTH),), "a method of the user's own"))
-        units = {record.method: AnalyzedUnit(folder_of_model, method)}
+        units = {record.method: AnalyzedUnit(folder_of_model, method, folder_of_model)}
     return AnalyzedFold((), 0 if record is None else record.seed, {}, units, keep_all(images), subject)
 
 
