@@ -46,6 +46,11 @@ def difference_of(first: Interval, second: Interval) -> Interval:
     return Interval(low=mean - half, high=mean + half, mean=mean)
 
 
+def _percent(count: int, of: int) -> Interval | None:
+    """What is no mean over images: only seeds make it uncertain."""
+    return Interval(*[100 * count / of] * 3) if of else None
+
+
 def _lost(name: str) -> Value:
     """Accuracy that mtct_sarr's last round loses behind a variant of its chain, in points."""
     return recorded("variants", "lost", state="mtct_sarr", name=name)
@@ -66,9 +71,9 @@ _BESIDE = "that − teacher's chain tokens, reasoning − base; no verdict: own 
 _SHARED = "tokens common to both lists of 15, teacher's and own chains"
 _ABOUT = "share of tokens that are part of a class name, own − teacher's list"
 
-_SHARE = recorded("overlap", "share", teacher="mtct", own="mtct_sarr")
+_SHARE = recorded("overlap", lambda own: _percent(len(own.shared), own.of), teacher="mtct", own="mtct_sarr")
 _OF_OWN, _OF_TEACHERS = (
-    recorded("entropy", "about_classes_share", source=source, after=after)
+    recorded("entropy", lambda own: _percent(own.about_classes, len(own.top)), source=source, after=after)
     for source, after in (("self", "mtct_sarr"), ("teacher", "mtct"))
 )
 

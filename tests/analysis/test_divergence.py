@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import linear_kernel
 
-from throughline.analysis.divergence import divergence, linear_mmd2, unit_rows
+from throughline.analysis.divergence import divergence, linear_mmd2
 
 
 def test_mmd_is_that_of_the_linear_kernel():
@@ -14,9 +14,14 @@ def test_mmd_is_that_of_the_linear_kernel():
     assert linear_mmd2(a, b) == pytest.approx(expected)
 
 
-def test_rows_are_scaled_and_zeros_stay():
-    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
-    assert rows.tolist() == [[0.6, 0.8], [0.0, 0.0]]
+def test_lengths_say_nothing_nor_do_rows_of_zeros():
+    rng = np.random.default_rng(0)
+    rows, domains = rng.normal(size=(6, 3)), ["photo"] * 3 + ["sketch"] * 3
+    longer = np.concatenate([rows * rng.uniform(1, 9, size=(6, 1)), np.zeros((1, 3))])
+    plain = divergence(rows, domains, "e", "images", None, permutations=9)
+    found = divergence(longer, [*domains, "photo"], "e", "images", None, permutations=9)
+    assert found.pairs[0].distance == pytest.approx(plain.pairs[0].distance)
+    assert found.samples == plain.samples == 6
 
 
 def test_pairs_of_domains_one_of_which_is_elsewhere():

@@ -93,14 +93,15 @@ def beside_the_paper(folds: Sequence[Any], scope: Scope) -> Table:
     )  # fmt: skip
 
 
-def recorded(field: str, measure: str, scale: float = 1.0, **wanted: str) -> Value:
-    """The estimate `measure`, times `scale`, of the first record among a fold's `field` that is of what is wanted. A
-    state is wanted by its name; a method whose rounds are over goes by its own name, too: its last round."""
+def recorded(field: str, measure: str | Value, scale: float = 1.0, **wanted: str) -> Value:
+    """The estimate `measure`, or what it makes of the record, times `scale`, of the first record among a fold's `field`
+    that is of what is wanted. A state is wanted by its name; a method whose rounds are over goes by its own name, too:
+    its last round."""
 
     def value(fold: Any) -> Interval | None:
         for record in getattr(fold, field):
             if all(name in _names(fold, getattr(record, key)) for key, name in wanted.items()):
-                estimate: Interval | None = getattr(record, measure)
+                estimate = measure(record) if callable(measure) else getattr(record, measure)
                 return None if estimate is None else estimate.scaled(scale)
         return None
 

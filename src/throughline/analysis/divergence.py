@@ -59,12 +59,6 @@ def linear_mmd2(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     return float(gap @ gap)
 
 
-def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows scaled to length 1; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(length > 0, length, 1), dtype=np.float64)
-
-
 def divergence(
     rows: NDArray[np.float64],
     domains: Sequence[str],
@@ -75,7 +69,9 @@ def divergence(
 ) -> Divergence | None:
     """All pairs of domains; `rows` `(samples, d)` are scaled here, rows of zeros say nothing and are left out. None
     where fewer than two domains have samples."""
-    scaled, names = unit_rows(np.asarray(rows, dtype=np.float64)), np.array(domains, dtype=object)
+    from sklearn.preprocessing import normalize
+
+    scaled, names = normalize(np.asarray(rows, dtype=np.float64)), np.array(domains, dtype=object)
     said = scaled.any(axis=1)
     scaled, names = scaled[said], names[said]
     pairs = [

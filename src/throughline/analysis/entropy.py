@@ -19,7 +19,6 @@ from throughline.analysis.records import WHOSE, Compared, Record, Source, State
 from throughline.analysis.section import Scope, Section
 from throughline.analysis.tokens import same_tokens
 from throughline.core.table import Table, tabulate
-from throughline.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +56,6 @@ class EntropyTable(Compared):
     about_classes: int
     """How many of `top` are part of a class name."""
 
-    @property
-    def about_classes_share(self) -> Interval | None:
-        """In percent of `top`."""
-        return _exactly(100 * self.about_classes / len(self.top)) if self.top else None
-
 
 class Overlap(Record):
     """Tokens that are in both `top` lists of a fold: under teacher's chains and under the model's own."""
@@ -70,11 +64,6 @@ class Overlap(Record):
     own: State
     shared: tuple[str, ...]
     of: int
-
-    @property
-    def share(self) -> Interval | None:
-        """What is shared of what could be, in percent."""
-        return _exactly(100 * len(self.shared) / self.of) if self.of else None
 
 
 def entropy_table(
@@ -205,8 +194,3 @@ def _overlap_table(folds: Folds, scope: Scope) -> Table:
 def _blanks_shown(token: str) -> str:
     """A token with its blanks and line ends made visible."""
     return token.replace("\n", "⏎").replace(" ", "␣")
-
-
-def _exactly(value: float) -> Interval:
-    """What is no mean over images: only seeds make it uncertain."""
-    return Interval(low=value, high=value, mean=value)

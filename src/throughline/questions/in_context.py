@@ -14,13 +14,11 @@ EXAMPLE_QUESTION = "What type of object is in this photo?"
 """What is asked about an example. The class list stands only in the question about the sample itself."""
 
 
-def example_turns(
-    labels: Sequence[str], question: str = EXAMPLE_QUESTION, pictures: bool = True
-) -> list[dict[str, Any]]:
+def example_turns(labels: Sequence[str], pictures: bool = True) -> list[dict[str, Any]]:
     """Two messages an example: the user shows an image and asks, the assistant answers with its label. Each image has a
     turn of its own, because some chat templates (LLaVA) put the images of a turn before all of its text."""
     turns = []
-    asked = [*([{"type": "image"}] if pictures else []), {"type": "text", "text": question}]
+    asked = [*([{"type": "image"}] if pictures else []), {"type": "text", "text": EXAMPLE_QUESTION}]
     for label in labels:
         turns.append({"role": "user", "content": list(asked)})
         turns.append({"role": "assistant", "content": [{"type": "text", "text": label}]})
