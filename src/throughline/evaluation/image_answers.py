@@ -89,7 +89,8 @@ def predict(
 
 
 def _sample(path: Path, content: str | OSError) -> Sample:
-    """An image without domain and label; one that cannot be read is not held by its content."""
+    """An image without domain and label; an unreadable file is known by its path, so that two of them are not taken for
+    one image."""
     key = content if isinstance(content, str) else f"unreadable {path}"
     return Sample(id=str(path), root=Path(), domain="", labels=(), image_sha256=key)
 

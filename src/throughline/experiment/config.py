@@ -166,7 +166,7 @@ FIXED = (
     *("data.images", "data.drawn", "data.name", "data.targets", "model.checkpoint", "model.hub", "model.revision"),
 )
 """Keys, and groups of keys, that no level of a factor may set: they are read before units are planned."""
-ASKED, SELECTED = "evaluation.", "evaluation.selection"
+EVALUATION_KEYS, SELECTION_KEY = "evaluation.", "evaluation.selection"
 """What begins with the first, but for the second, says how a finished model is asked and changes no training."""
 PAPER_METHODS = ("zero_shot", "cls", "reasoning", "mtct", "sarr", "mtct_sarr")
 
@@ -329,7 +329,9 @@ class RunConfig(Settings):
             for name, levels in self.factors.items()
             if name != DRAW
             and any(levels.values())
-            and all(key.startswith(ASKED) and key != SELECTED for keys in levels.values() for key in keys)
+            and all(
+                key.startswith(EVALUATION_KEYS) and key != SELECTION_KEY for keys in levels.values() for key in keys
+            )
         )
 
     def at(

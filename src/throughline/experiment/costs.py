@@ -74,36 +74,37 @@ def estimate_costs(units: Iterable[Unit], config: RunConfig, sets: Sequence[Plan
 
     costs: dict[str, Cost] = {}
     for unit in units:
-        at, _ = own_config(unit, config, images)
+        own, _ = own_config(unit, config, images)
         # DomainBed's split is the same for every target
-        how = at.data.split_rule, unit.targets if at.data.split_rule == "concepts" else ()
-        own, method = splits(unit.dataset, *how), methods[unit.method]
-        validation = sum(len(split.out) for domain, split in own.items() if domain not in unit.targets)
-        inside, out = (sum(len(getattr(own[name], part)) for name in unit.targets) for part in ("inside", "out"))
-        target = (name for domain in unit.targets for name in (*own[domain].inside, *own[domain].out))
-        asked = at.asked([named[unit.dataset].by_id[name] for name in target])
+        how = own.data.split_rule, unit.targets if own.data.split_rule == "concepts" else ()
+        parts, method = splits(unit.dataset, *how), methods[unit.method]
+        validation = sum(len(split.out) for domain, split in parts.items() if domain not in unit.targets)
+        inside, out = (sum(len(getattr(parts[name], part)) for name in unit.targets) for part in ("inside", "out"))
+        target = (name for domain in unit.targets for name in (*parts[domain].inside, *parts[domain].out))
+        asked = own.asked([named[unit.dataset].by_id[name] for name in target])
         measured = len(asked) if unit.kind != VALIDATE else 0
-        fold = material(unit.dataset, unit.targets, at.data.train_per_domain, at.chains.coverage, *how)
+        fold = material(unit.dataset, unit.targets, own.data.train_per_domain, own.chains.coverage, *how)
         steps = {role: costs[name].steps_from_base for role, name in unit.needs.items()}
         trained = Cost()
-        if unit.kind == FEW_SHOT and at.evaluation.examples is not None:
-            method, fold = METHODS["cls"], _Material(at.evaluation.examples.shots, 0, 0, ())
+        if unit.kind == FEW_SHOT and own.evaluation.examples is not None:
+            method, fold = METHODS["cls"], _Material(own.evaluation.examples.shots, 0, 0, ())
         if unit.feature_level:
-            sources = len(own) - len(unit.targets)
-            settings = at.baselines.of(method.name)
+            sources = len(parts) - len(unit.targets)
+            settings = own.baselines.of(method.name)
             trained = _feature_cost(settings, sources) if unit.kind != EVALUATE else trained
             checkpoints = math.ceil(settings.steps / settings.checkpoint_every)
-            validated = validation * checkpoints if trained.optimiser_steps and at.evaluation.selection != "last" else 0
+            validates = trained.optimiser_steps and own.evaluation.selection != "last"
+            validated = validation * checkpoints if validates else 0
             cost = trained + Cost(answers=measured + validated, images_measured=measured, images_validated=validated)
         elif unit.kind == EVALUATE:
-            cost = _asking_cost(at, measured)
+            cost = _asking_cost(own, measured)
         elif unit.kind == PROBE:
             cost = Cost(answers=inside + out, images_measured=inside + out)
         else:
-            trained = sum((_cost_of(stage, at, fold, steps.get(STEPS)) for stage in method.own_stages), trained)
-            cost = trained + _answering_cost(method, at, measured, validation)
+            trained = sum((_cost_of(stage, own, fold, steps.get(STEPS)) for stage in method.own_stages), trained)
+            cost = trained + _answering_cost(method, own, measured, validation)
         if DRAW in unit.factors and method.trains:
-            again = inside if len(unit.targets) > 1 else validation if at.evaluation.selection == "last" else 0
+            again = inside if len(unit.targets) > 1 else validation if own.evaluation.selection == "last" else 0
             cost += Cost(answers=again, images_validated=again)
         labels = (
             method.self_labelled

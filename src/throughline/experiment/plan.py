@@ -31,12 +31,12 @@ unit of an older version is then stale, and `throughline run` says so instead of
 WITHOUT_EFFECT = {"auto_batch", "gradient_checkpointing", "loader_workers", "save_steps", "report_to"}
 """Of a stage's settings: these change memory, time or what is shown, and no number."""
 
-ASKED_OF = {"sample", "view", "misled", "described", "options", "examples"}
+WHAT_IS_ASKED = {"sample", "view", "misled", "described", "options", "examples"}
 """Of the settings of evaluation: what is asked, besides how."""
 
 FOLD, FINAL = "fold", "final"
 """Further kinds of units: `engine.worker` knows who executes each."""
-ASKING = {EVALUATE, PROBE}
+KINDS_WITHOUT_TRAINING = {EVALUATE, PROBE}
 """Kinds that train nothing."""
 STEPS = "steps"
 """The role of the needed unit whose optimiser steps a unit takes."""
@@ -83,7 +83,7 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
     _require_comparable(config, methods)
     with_pairs = search is not None and LEAVE_ONE_DOMAIN_OUT in search.rules
     unmeasured = search is not None and search.measure == "validation"
-    apart = bool(config.asked_factors)
+    trained_once = bool(config.asked_factors)
     for planned, (model, checkpoint) in itertools.product(sets, zip(config.models, checkpoints, strict=True)):
         _require_training_data(config, methods, planned)
         can_train = endpoint_of(model.checkpoint) is None
@@ -104,12 +104,12 @@ def plan(config: RunConfig, sets: Sequence[PlannedSet], *checkpoints: str) -> tu
                 trained_here = [
                     (method, config.at(planned.data, trained_levels, method.name, held_out, model))
                     for method, _ in asked
-                    if method.trains or not apart
+                    if method.trains or not trained_once
                 ]
                 for seed in config.seeds:
                     fold = _Fold(planned, held_out, seed, checkpoint)
-                    trained = _add_units(known, fold, VALIDATE if apart else kind, trained_here, trained_levels)
-                    if apart and kind == FOLD:
+                    trained = _add_units(known, fold, VALIDATE if trained_once else kind, trained_here, trained_levels)
+                    if trained_once and kind == FOLD:
                         _add_units(known, fold, EVALUATE, asked, levels, trained)
     if not known:
         if unmeasured:
@@ -193,13 +193,14 @@ def _add_units(
         config.question_set(planned.images.classes, names)  # what is wrong with names is said before training
         asks = FEW_SHOT if evaluation.few_shot_epochs else EVALUATE
         own = kind if method.trains or not targets else method.kind or asks
-        if own in ASKING:
+        trains = own not in KINDS_WITHOUT_TRAINING
+        if not trains:
             needs = {START: trained[method.name]} if trained is not None and method.trains else {}
         else:
             parent = parent_of(method)
             roles = {START: parent.name if parent else None, STEPS: method.steps_like}
             needs = {role: units[name] for role, name in roles.items() if name is not None}
-        learns = own not in ASKING and _needs_chains(method, config)
+        learns = trains and _needs_chains(method, config)
         named: dict[str, Any] = {"kind": own, "method": method.name}
         named |= {"targets": targets, "seed": fold.seed, "factors": dict(levels)}
         unit = Unit(
@@ -216,7 +217,7 @@ def _add_units(
                 "images": images,
                 **({"names": names} if names else {}),
                 "chains": chains if learns else None,
-                **({"pairs": _source_pairs(planned, targets)} if method.needs_pairs and own not in ASKING else {}),
+                **({"pairs": _source_pairs(planned, targets)} if method.needs_pairs and trains else {}),
                 "needs": {role: unit.hash for role, unit in needs.items()},
                 **({} if method.feature_level else {"model": _model_inputs(config, own, fold.checkpoint)}),
                 **(_feature_inputs if method.feature_level else _stage_inputs)(config, method, own),
@@ -238,16 +239,16 @@ def _model_inputs(config: RunConfig, kind: str, checkpoint: str) -> dict[str, An
     return {
         "checkpoint": checkpoint,
         **model.model_dump(include={"tiles", "dtype", "quantization"}),
-        "lora": model.lora.model_dump(mode="json") if kind not in ASKING else None,
+        "lora": model.lora.model_dump(mode="json") if kind not in KINDS_WITHOUT_TRAINING else None,
     }
 
 
 def _stage_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, Any]:
     """What the unit's own stages read of the config, and the versions of their code."""
-    answering, trains = config.evaluation.answering, kind not in ASKING
+    answering, trains = config.evaluation.answering, kind not in KINDS_WITHOUT_TRAINING
     inputs: dict[str, Any] = {"answering": answering.model_dump(mode="json")} if kind != PROBE else {}
     # what a config of an earlier version cannot have is there only where it is set
-    inputs |= config.evaluation.model_dump(mode="json", include=ASKED_OF, exclude_defaults=True)
+    inputs |= config.evaluation.model_dump(mode="json", include=WHAT_IS_ASKED, exclude_defaults=True)
     if config.evaluation.view is not None:
         inputs["view_version"] = VIEW_VERSION
     version = "probing" if kind == PROBE else "answering"
@@ -284,7 +285,7 @@ def _feature_inputs(config: RunConfig, method: Method, kind: str) -> dict[str, A
     inputs |= config.evaluation.model_dump(mode="json", include={"sample", "view"}, exclude_defaults=True)
     if config.evaluation.view is not None:
         inputs["view_version"] = VIEW_VERSION
-    if kind not in ASKING:
+    if kind not in KINDS_WITHOUT_TRAINING:
         inputs["train_per_domain"] = config.data.train_per_domain
         inputs["coverage"] = config.chains.coverage
         inputs["selection"] = config.evaluation.selection

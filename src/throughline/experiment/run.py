@@ -21,7 +21,7 @@ from throughline.experiment.engine.local import Progress, run_units
 from throughline.experiment.engine.worker import EXECUTORS, Job
 from throughline.experiment.environment import describe_environment
 from throughline.experiment.manifest import fix_manifests
-from throughline.experiment.plan import ASKED_OF, PlannedSet, plan
+from throughline.experiment.plan import WHAT_IS_ASKED, PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,
     IMAGES,
@@ -56,7 +56,10 @@ from throughline.runs.folder import (
 from throughline.runs.reader import UnitFolder, read_run
 from throughline.runs.unit import TIMM, VALIDATE, Unit
 
-ASKED_WITH = ASKED_OF | {"kind", "answering", "batch", "format", "versions.answering", "view_version", "made", "begun"}
+CHANGES_NO_WEIGHTS = WHAT_IS_ASKED | {
+    *("kind", "answering", "batch", "format", "view_version", "made", "begun"),
+    *("versions.answering", "versions.begun and shuffled"),
+}
 """Inputs of a unit, by dotted keys or the first part of these, that say how it is asked and change no weights, or only
 as another batch rounds."""
 NOT_FINAL = {"images", "chains", "pairs", "model.checkpoint"}
@@ -237,7 +240,8 @@ def _trained(unit: Unit, needs: Mapping[str, str], ignored: Set[str]) -> dict[st
     """What the weights of a unit depend on, but for what is `ignored`, with the units that it needs by their names."""
     inputs = flattened({**unit.inputs, "needs": needs})
     chosen_by = inputs.get("answering.answers", ())[:1] if inputs.get("selection") == "validation" else ()
-    kept = {key: value for key, value in inputs.items() if not {key, key.partition(".")[0]} & (ASKED_WITH | ignored)}
+    ignored = ignored | CHANGES_NO_WEIGHTS
+    kept = {key: value for key, value in inputs.items() if not {key, key.partition(".")[0]} & ignored}
     return kept | {"answering.answers": chosen_by}
 
 

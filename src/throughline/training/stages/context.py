@@ -111,7 +111,8 @@ class StageContext:
 
     def stage_seed(self, number: int = 0) -> int:
         """The seed of the stage's shuffling and dropout; `number` is that of a round."""
-        usual = self.position == (1 if number else 0)  # where the paper's methods have it
+        # the position enters the seed only where it is not that of the paper's methods: their seeds stay as they were
+        usual = self.position == (1 if number else 0)
         return seed_of(self.seed, "stage", *(() if usual else (self.position,)), number)
 
     def open_adapter(self) -> Any:
