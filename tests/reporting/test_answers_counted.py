@@ -17,6 +17,7 @@ from throughline.reporting.confidence import abstention_figure, confidence_table
 from throughline.reporting.confusion import confusion_data, confusion_figures, confusions, mixups_table
 from throughline.reporting.drawing import csv_of, svg_of
 from throughline.reporting.groups import Group, groups
+from throughline.reporting.page import write_page
 from throughline.runs.reader import Run, read_run
 from throughline.runs.records import Prediction
 
@@ -63,6 +64,26 @@ def test_what_the_script_gets_and_what_the_files_get_add_up(group: Group) -> Non
     assert sum(int(str(row[-1])) for row in first.rows) == 6 * 3 * 90
     assert {row[0] for row in first.rows} == {"painting"}
     assert any(row[4] is None for row in first.rows) and "painting,cls,label,boat,," in csv_of(first)
+
+
+def test_of_several_classes_named_one_counts(make_run: Callable[..., FakeRun]) -> None:
+    """The first that is right, else the first; an image counts under the class that was named, or under its first."""
+    named = [["bowl", "cup"], ["boat", "bowl"], ["boat"], None]
+    expected = [("cup", "cup"), ("cup", "boat"), ("cup", "boat"), ("cup", None)]
+
+    def several(row: dict[str, Any]) -> dict[str, Any] | None:
+        place = int(row["sample_id"][-7:-4])
+        if row["answer"] == "likelihood" or place >= len(named):
+            return None
+        return {**row, "labels": ["cup", "saucer"], "predicted": named[place]}
+
+    fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
+    table, _ = confusions(rewritten(fake.folder, several))
+    names = [*table.classes, None]
+    found = Counter({(names[true], names[given]): count for true, given, count in table.cells.tolist()})
+    assert found == Counter(expected)
+    page = write_page(fake.folder).read_text()
+    assert "bowl, cup" in page and "every image was answered with one class" not in page
 
 
 def test_the_most_frequent_confusions_are_counted_over_targets_and_seeds(run: Run, group: Group) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from throughline.core.plot import Panel, Plot
@@ -38,19 +39,20 @@ class Confusion:
 
 def confusions(group: Group) -> tuple[Confusion, ...]:
     """Every target, setup and answer path that has predictions, with one class list for all. An image with several
-    labels counts under the one that was named, or under its first."""
+    labels counts under the one that was named, or under its first; of several classes named the first
+    right one counts, or the first."""
     rows = group.predictions[group.predictions["labels"].map(len) > 0]
-    predicted = rows["predicted"].where(rows["predicted"].notna(), None)
-    pairs = zip(predicted, rows["labels"], strict=True)
-    rows = rows.assign(given=predicted, true=[name if name in labels else labels[0] for name, labels in pairs])
-    classes = tuple(sorted({label for labels in rows["labels"] for label in labels} | set(predicted.dropna())))
+    given = [_named(*answer) for answer in zip(rows["predicted"], rows["labels"], strict=True)]
+    true = [name if name in labels else labels[0] for name, labels in zip(given, rows["labels"], strict=True)]
+    rows = rows.assign(given=pd.Series(given, rows.index, object), true=true)
+    classes = tuple(sorted({*rows["labels"].explode(), *rows["given"].dropna()}))
     number = {name: place for place, name in enumerate(classes)}
     tables = []
     rows = ordered(rows, target=(), setup=group.setups, answer=ANSWER_ORDER)
     for (target, setup, answer), ours in rows.groupby(["target", "setup", "answer"], observed=True):
         counts = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
-        given = [number.get(name, len(classes)) for name in ours["given"]]
-        np.add.at(counts, (ours["true"].map(number).to_numpy(), given), 1)
+        columns = [number.get(name, len(classes)) for name in ours["given"]]
+        np.add.at(counts, (ours["true"].map(number).to_numpy(), columns), 1)
         tables.append(Confusion(target, setup, answer, classes, counts))
     return tuple(tables)
 
@@ -104,6 +106,12 @@ def mixups_table(tables: Sequence[Confusion], setup: str, answer: str) -> Table 
         tuple(rows),
         ("All held-out domains and seeds together.",),
     )
+
+
+def _named(predicted: object, labels: Collection[str]) -> str | None:
+    """The one class of an answer that counts; None where it names none."""
+    named = (predicted,) if isinstance(predicted, str) else predicted if isinstance(predicted, tuple) else ()
+    return next((name for name in named if name in labels), next(iter(named), None))
 
 
 def _figure(tables: Sequence[Confusion], answer: str, setups: Collection[str], name: str) -> Plot:

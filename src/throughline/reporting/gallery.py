@@ -22,7 +22,7 @@ from throughline.domains.images import image_bytes
 from throughline.domains.samples import Sample, on_disk
 from throughline.domains.views import View, load_sample, view_of
 from throughline.ood.factors import CLEAN, VIEW
-from throughline.reporting.groups import Group
+from throughline.reporting.groups import Group, joined
 from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
 from throughline.training.methods import METHODS
@@ -143,7 +143,8 @@ def changed_answers(group: Group, answer: str, images_root: Path | None) -> tupl
     if VIEW not in group.factors or group.predictions.empty:
         return ()
     rows = group.predictions[group.predictions["answer"] == answer].rename(columns={VIEW: "shown"})
-    rows = rows.assign(setup=[group.setups[name].without(VIEW).name for name in rows["setup"]])
+    setups = [group.setups[name].without(VIEW).name for name in rows["setup"]]
+    rows = rows.assign(setup=setups, predicted=rows["predicted"].map(joined))
     same = ["setup", "target", "seed", "sample_id", "domain", "labels"]
     clean = rows.loc[rows["shown"] == CLEAN, [*same, "predicted", "confidence", "correct"]]
     both = rows[rows["shown"] != CLEAN].merge(clean, on=same, suffixes=("_after", "_before"))
@@ -208,7 +209,7 @@ def _answers(group: Group) -> tuple[pd.DataFrame, list[str]]:
     there = [name in units and (units[name].folder / PREDICTIONS).is_file() for name in lines["unit"]]
     lines = lines[there].drop_duplicates(["setup", "target"])
     answers = group.predictions[group.predictions["unit"].isin(lines["unit"])].copy()
-    answers["predicted"] = [", ".join(p) if isinstance(p, tuple) else p for p in answers["predicted"]]
+    answers["predicted"] = answers["predicted"].map(joined)
     answers = ordered(answers, setup=group.setups, answer=ANSWER_ORDER)
     return answers.sort_values(["setup", "answer", "sample_id"]), sorted(set(lines["target"]))
 

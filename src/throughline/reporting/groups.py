@@ -226,6 +226,11 @@ def contradictions(run: Run) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def joined(predicted: Any) -> Any:
+    """Several classes as one name; one, or none, as it is."""
+    return ", ".join(predicted) if isinstance(predicted, tuple) else predicted
+
+
 def empty_rounds(group: Group) -> pd.DataFrame:
     """The rounds of self-labelling that accepted no chain, as rows of `Frames.rounds` with a column `setup`."""
     rounds = group.with_setup(group.run.frames.rounds)
@@ -235,7 +240,7 @@ def empty_rounds(group: Group) -> pd.DataFrame:
 def one_class_only(group: Group) -> pd.DataFrame:
     """The (setup, answer) pairs one of whose units answered every image with one and the same class: `setup`, `answer`
     and the class, `predicted`."""
-    named = group.predictions.dropna(subset=["predicted"])
+    named = group.predictions.dropna(subset=["predicted"]).assign(predicted=lambda own: own["predicted"].map(joined))
     units = named.groupby(["setup", "answer", "unit"], sort=False)["predicted"].agg(["nunique", "first", "size"])
     alone = units[(units["nunique"] == 1) & (units["size"] > 1)].rename(columns={"first": "predicted"})
     return alone.reset_index().drop_duplicates(["setup", "answer"])
