@@ -137,6 +137,23 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | 
     return groups(read_run(folder))[0]
 
 
+def test_an_unreadable_image_leaves_the_others_their_calibration(make_run: Callable[..., FakeRun]) -> None:
+    def without_one(row: dict[str, Any]) -> dict[str, Any]:
+        if not row["sample_id"].endswith("000.png"):
+            return row
+        return {**row, "predicted": None, "outcome": "error", "text": "cannot be read", "probabilities": None}
+
+    fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
+    (entry,) = confidences(rewritten(fake.folder, without_one))
+    sure = [p for p in said(read_run(fake.folder), "cls") if p.answer == "likelihood" and p.outcome == "ok"]
+    assert entry.samples == 30 and entry.likelihood is not None and len(sure) == 29
+    assert sorted(entry.likelihood[0].tolist()) == sorted(p.confidence or 0 for p in sure)
+    table = confidence_table([entry])
+    assert table is not None and "X" not in table.rows[0] and table.notes[-1].endswith("which have no confidence: 1.")
+    lacking = rewritten(fake.folder, lambda row: {**row, "probabilities": None} if "001" in row["sample_id"] else row)
+    assert confidences(lacking)[0].likelihood is None
+
+
 def test_without_probabilities_only_agreement_is_left(make_run: Callable[..., FakeRun]) -> None:
     def two_images(row: dict[str, Any]) -> dict[str, Any] | None:
         """Both paths are right about the first image; the reasoning path names no class for the second."""

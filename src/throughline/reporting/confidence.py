@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from throughline.chains.outcomes import Outcome
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import MISSING, Table
 from throughline.metrics.calibration import (
@@ -32,6 +33,8 @@ class Confidence:
 
     setup: Setup
     samples: int
+    failed: int
+    """How many of them have no confidence, since the likelihood path failed on them, as on an unreadable image."""
     likelihood: tuple[NDArray[np.float64], NDArray[np.bool_]] | None
     """Confidence and whether it is right, `(answers,)` each, of the likelihood path; None where it was not asked."""
     agreement: Abstention | None
@@ -64,12 +67,11 @@ def confidences(group: Group) -> tuple[Confidence, ...]:
     for name in group.final_setups():
         rows = group.predictions[group.predictions["setup"] == name]
         samples = len(rows.drop_duplicates(["unit", "sample_id"]))
-        sure = rows[(rows["answer"] == "likelihood") & rows["confidence"].notna()]
+        asked = rows[rows["answer"] == "likelihood"]
+        sure, failed = asked[asked["confidence"].notna()], int((asked["outcome"] == Outcome.ERROR).sum())
         likelihood = sure["confidence"].to_numpy(np.float64).clip(0, 1), sure["correct"].to_numpy(bool)
-        whole = 0 < samples == len(sure)
-        entries.append(
-            Confidence(group.setups[name], samples, likelihood if whole else None, _agreement(rows, samples))
-        )
+        found = likelihood if 0 < len(sure) == samples - failed else None
+        entries.append(Confidence(group.setups[name], samples, failed, found, _agreement(rows, samples)))
     return tuple(entry for entry in entries if entry.likelihood or entry.agreement)
 
 
@@ -77,6 +79,7 @@ def confidence_table(entries: Sequence[Confidence]) -> Table | None:
     """Calibration error, and both ways to abstain beside each other; None without any setup."""
     if not entries:
         return None
+    failed = sum(entry.failed for entry in entries if entry.likelihood)
     return Table(
         title="Calibration and abstention",
         columns=("method", *entries[0].setup.levels, "answers", *SHARES),
@@ -87,6 +90,7 @@ def confidence_table(entries: Sequence[Confidence]) -> Table | None:
             "under the risk–coverage curve: mean error of the likelihood path over all coverages. Lower is better.",
             "Two ways to abstain: answer only if label and reasoning path name the same class, or only if the "
             "likelihood path is most confident. The last two columns compare both ways at the same coverage.",
+            *([f"Answers of the likelihood path that failed, which have no confidence: {failed:,}."] * (failed > 0)),
         ),
     )
 
