@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from throughline.core.files import read_json_lines, write_json_lines
+from throughline.reporting.gallery import make_examples
+from throughline.reporting.groups import groups
 from throughline.reporting.page import write_page
+from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
     from tests.reporting.conftest import FakeRun
@@ -55,6 +58,17 @@ def test_the_chains_of_the_fullest_method_are_those_of_the_folder(
         assert f"{line['sample_id']}, seed 0" in card
         for text in re.findall(r">([^<>]+)</[A-Z]+>", line["text"]):
             assert text in card
+
+
+def test_no_method_is_shown_before_the_full_one(make_run: Callable[..., FakeRun]) -> None:
+    fake = make_run(methods=("mtct", "mtct_sarr"), seeds=(0,), targets=("sketch",))
+    path = fake.folder / "results.jsonl"
+    named = {"mtct": "dpo_symmetric", "mtct_sarr": "mtct_sarr"}
+    write_json_lines(path, [{**row, "method": named[row["method"]]} for row in read_json_lines(path)])
+    (group,) = groups(read_run(fake.folder))
+    assert [*group.setups] == ["mtct_sarr", "dpo_symmetric"]
+    shown = make_examples(group, None)
+    assert shown is not None and shown.setup == "mtct_sarr"
 
 
 def test_other_answers_change_no_image(make_run: Callable[..., FakeRun]) -> None:

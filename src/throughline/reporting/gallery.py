@@ -22,6 +22,7 @@ from throughline.domains.images import image_bytes
 from throughline.domains.samples import Sample, on_disk
 from throughline.domains.views import View, load_sample, view_of
 from throughline.ood.factors import CLEAN, VIEW
+from throughline.reporting.ablation import FULL
 from throughline.reporting.groups import Group, joined
 from throughline.runs.folder import PREDICTIONS
 from throughline.runs.order import ANSWER_ORDER, in_order, ordered
@@ -35,8 +36,7 @@ LOST, WON = 6, 3
 # A chain longer than this (a model that never stops) would swell the page for nothing.
 LONGEST_TEXT = 4000
 # Whose answers decide what is shown, the first that ran: the full method, then what it is made of.
-DECIDING = tuple(name for name in reversed(METHODS) if not METHODS[name].control)
-
+DECIDING = (FULL, *(name for name in reversed(METHODS) if not METHODS[name].control))
 
 Part = tuple[str | None, str]
 """A piece of an answer's text: a stage with its name, or text outside of any stage (None)."""
