@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from throughline.reporting.estimates import summarise
 from throughline.reporting.groups import contradictions, groups
 from throughline.reporting.tables import comparison_table, headline_table, results_table, rounds_table
 from throughline.reporting.text import to_latex, to_markdown, to_terminal
+from throughline.reporting.warnings import warnings
 from throughline.runs.reader import Run, read_run
 
 if TYPE_CHECKING:
@@ -116,6 +118,23 @@ def test_results_that_contradict_their_predictions_are_named(make_run: Callable[
     assert "label: 29 of 30 right in the results" in found
 
 
+def test_what_is_said_of_a_classifier_beside_two_models_is_said_once(make_run: Callable[..., FakeRun]) -> None:
+    folder = make_run(methods=("zero_shot", "cls", "mtct"), seeds=(0,), targets=("sketch",)).folder
+    models = {"zero_shot": "pocket", "mtct": "larger", "cls": "timm/resnet18"}
+
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        of_classifier = row["method"] == "cls" and row["answer"] == "label"
+        wrong = {"correct": 29, "unparsed": 29} if of_classifier else {}
+        return {**row, **wrong, "model": models[row["method"]]}
+
+    run = rewrite(folder, change)
+    assert [group.model for group in groups(run)] == ["larger", "pocket"]
+    assert len(contradictions(run)) == 1
+    assert [line for line in warnings(run) if line.startswith("cls")] == [
+        "cls, label path: 29 of 30 answers name no class"
+    ]
+
+
 def test_levels_of_a_factor_do_not_mix(make_run: Callable[..., FakeRun]) -> None:
     folder = make_run(methods=("cls",), seeds=(0,), targets=("sketch",)).folder
     run = rewrite(folder, lambda row: {**row, "factors": {"shots": 4} if row["split"] == "in" else {}})
@@ -146,7 +165,16 @@ def test_headline_has_one_column_per_answer_path_and_rounds_add_up(run: Run) -> 
     assert rounds is not None
     assert rounds.columns[:4] == ("method", "round", "sampled", "accepted %")
     assert rounds.rows[0][:4] == ("sarr", "1", "600", "70.0")
-    assert rounds.rows[-1][-1] == "6 of 6"
+    assert rounds.rows[-1][-1] == "6 of 6" and "rejected_class" not in rounds.notes[0]
+    of_class = {"accepted": 60, "rejected_class": 40}
+    units = {
+        name: replace(unit, rounds=tuple(replace(line, outcomes=of_class) for line in unit.rounds))
+        for name, unit in run.units.items()
+    }
+    (other,) = groups(replace(run, units=units))
+    rounds = rounds_table(other)
+    assert rounds is not None and "rejected_class" in rounds.columns
+    assert "rejected_class: well-formed, but concludes in another class." in rounds.notes[0]
 
 
 def cost_of(run: Run, method: str, answer: str = "label") -> dict[str, str]:

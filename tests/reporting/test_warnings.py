@@ -119,6 +119,18 @@ def test_the_table_ends_with_what_guessing_would_give(make_run: MakeRun) -> None
     assert float(table["chance"][1]) == pytest.approx(100 / len(set(labels)), abs=0.05)
 
 
+def test_a_class_without_an_image_is_one_to_guess_from(make_run: MakeRun) -> None:
+    """As many classes as the likelihoods are of, which were offered."""
+    folder = make_run(methods=("cls",), **ONE_FOLD).folder
+    path = unit_of(folder, "cls") / "predictions.jsonl"
+    rows = [{**row, "labels": ["cup"], "predicted": "cup"} for row in read_json_lines(path)]
+    write_json_lines(path, rows)
+    assert float(headline(folder)["chance"][1]) == pytest.approx(100 / 3, abs=0.05)
+    assert "<dd>3</dd>" in write_page(folder).read_text()
+    write_json_lines(path, [row for row in rows if row["answer"] != "likelihood"])
+    assert headline(folder)["chance"][1] == "100.0"
+
+
 @pytest.mark.parametrize(
     ("losses", "words"),
     [

@@ -223,7 +223,7 @@ def contradictions(run: Run) -> tuple[str, ...]:
                     f"{line.unit}: {line.answer}: {line.correct} of {line.n} right in the results, "
                     f"{int(answers.sum())} of {len(answers)} in the predictions"
                 )
-    return tuple(sentences)
+    return tuple(dict.fromkeys(sentences))  # feature-level methods stand in the groups of all models
 
 
 def joined(predicted: Any) -> Any:

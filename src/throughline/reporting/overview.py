@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from throughline.reporting.ablation import CONTROLS, FULL
 from throughline.reporting.estimates import Comparison, Summary, compare, drawn_over
 from throughline.reporting.groups import Group, Setup
-from throughline.reporting.tables import bracketed, class_names, guessing
+from throughline.reporting.tables import bracketed, class_count, guessing
 from throughline.training.methods import METHODS
 
 MAY_BE_CHANCE = 0.05
@@ -152,7 +152,7 @@ def _facts(group: Group) -> dict[str, str]:
     facts = {
         "images": f"{int(main.groupby('target')['n'].max().sum()):,} held out",
         "held-out domains": ", ".join(group.targets),
-        "classes": f"{len(class_names(group)):,}",
+        "classes": f"{class_count(group):,}",
         "seeds": str(group.seeds),
         "checkpoint": group.model,
         "guessing gives": "" if chance is None else f"{100 * chance:.1f} %",

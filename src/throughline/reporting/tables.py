@@ -194,13 +194,15 @@ def guessing(group: Group) -> dict[str, float]:
         return {}
     labels = asked["labels"].str[0]
     most = labels.groupby(asked["target"]).agg(lambda own: own.value_counts(normalize=True).iloc[0])
-    return {"chance": 1 / len(class_names(group)), "most frequent class": float(most.mean())}
+    return {"chance": 1 / class_count(group), "most frequent class": float(most.mean())}
 
 
-def class_names(group: Group) -> set[str]:
-    """Every class that a sample has or an answer names; empty without predictions."""
-    names = group.predictions[["labels", "predicted"]].melt()["value"].explode()
-    return set(names.dropna())
+def class_count(group: Group) -> int:
+    """How many classes were offered, as the likelihoods tell; without any, how many the samples have and the answers
+    name. 0 without predictions."""
+    offered = group.predictions["probabilities"].dropna().map(len)
+    named = group.predictions[["labels", "predicted"]].melt()["value"].explode()
+    return int(offered.max() if len(offered) else named.nunique())
 
 
 def rounds_table(group: Group) -> Table | None:
@@ -223,6 +225,7 @@ def rounds_table(group: Group) -> Table | None:
         "Sampled chains and outcomes are counted over all units. Adapter changed: units whose output changed with the "
         "round."
     )
+    note += " rejected_class: well-formed, but concludes in another class." if "rejected_class" in outcomes else ""
     note += " Without both: images without a right and a wrong chain, which a preference needs." if paired else ""
     return Table(f"{group.title} · rounds of self-labelling", (*group.heads, *heads), tuple(rows), (note,))
 

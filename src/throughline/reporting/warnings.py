@@ -15,13 +15,9 @@ STILL_FALLING, RISING = 0.9, 1.1
 
 
 def warnings(run: Run) -> tuple[str, ...]:
-    """One sentence each, in the order of the groups of results."""
-    return tuple(
-        sentence
-        for group in groups(run)
-        for check in (_coverage, _empty_rounds, _one_class, _unparsed, _losses)
-        for sentence in check(group)
-    )
+    """One sentence each, in the order of the groups of results; what is so in several of them once."""
+    checks = (_coverage, _empty_rounds, _one_class, _unparsed, _losses)
+    return tuple(dict.fromkeys(line for group in groups(run) for check in checks for line in check(group)))
 
 
 def _coverage(group: Group) -> Iterator[str]:
