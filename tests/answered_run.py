@@ -25,16 +25,18 @@ class Answered:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_answered(folder: Path, units: Sequence[Answered], dataset: str, model: str) -> None:
-    """As `reduce_run` leaves it."""
+def write_answered(
+    folder: Path, units: Sequence[Answered], dataset: str, model: str, factors: Mapping[str, Any] = {}
+) -> None:
+    """As `reduce_run` leaves it; `factors` are those of its config."""
     lines = []
     for own in units:
         named: dict[str, Any] = {"dataset": dataset, "model": model, "method": own.method, "targets": (own.target,)}
-        factors = dict(own.factors)
-        unit = Unit(kind="evaluate", seed=own.seed, factors=factors, inputs={**named, **factors}, **named)
+        at = dict(own.factors)
+        unit = Unit(kind="evaluate", seed=own.seed, factors=at, inputs={**named, **at}, **named)
         place, said = folder / "units" / unit.name, []
         for answer, right in own.right.items():
-            common = {"unit": unit.name, **named, "seed": own.seed, "round": None, "factors": factors, "answer": answer}
+            common = {"unit": unit.name, **named, "seed": own.seed, "round": None, "factors": at, "answer": answer}
             share = {"n": len(right), "correct": int(right.sum()), "accuracy": right.mean()}
             lines += [
                 {**common, **share, "metrics": dict(own.metrics), "split": split} for split in ("in", "out", "all")
@@ -57,4 +59,6 @@ def write_answered(folder: Path, units: Sequence[Answered], dataset: str, model:
     write_json_lines(folder / "results.jsonl", lines)
     write_json(folder / "environment.json", {})
     data: dict[str, Any] = {"drawn": {}} if dataset == "drawn" else {"images": "images"}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "model": {"checkpoint": model}}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"data": data, "model": {"checkpoint": model}, "factors": factors})
+    )

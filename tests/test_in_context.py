@@ -27,9 +27,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS, IMAGES = ("cartoon", "photo"), 40
 
 
+def shots_of(level: str) -> int:
+    return int(level.partition(" ")[0])
+
+
 def right(level: str, target: str) -> NDArray[np.bool_]:
     """More with more examples, most with the target's own, none gained with shuffled labels."""
-    kind, shots, draw = examples_of_level(level)
+    (kind, draw), shots = examples_of_level(level), shots_of(level)
     gain = {"target": 0.05, "sources": 0.02, "shuffled": 0.0}.get(kind, 0.01)
     rng = np.random.default_rng([shots, draw, TARGETS.index(target), len(kind)])
     return rng.uniform(size=IMAGES) < 0.3 + gain * shots + 0.01 * draw
@@ -45,7 +49,8 @@ def write_run(folder: Path, levels: list[str]) -> None:
         )
         for level, target in itertools.product(levels, TARGETS)
     ]
-    write_answered(folder, units, "drawn", "pocket")
+    shown = {level: {"evaluation.examples": {"shots": shots_of(level)}} if shots_of(level) else {} for level in levels}
+    write_answered(folder, units, "drawn", "pocket", {"examples": shown})
 
 
 @pytest.fixture

@@ -16,30 +16,29 @@ from throughline.ood.factors import (
     examples_of_level,
     prompt_levels,
     view_levels,
-    view_of_level,
 )
 from throughline.questions.wording import with_options
 
 
 def test_views_are_named_by_kind_and_severity() -> None:
     levels = view_levels(["fog"], [1, 5], seed=7)
-    assert {name: view_of_level(name) for name in levels} == {
-        "clean": ("clean", 0),
-        "fog-1": ("fog", 1),
-        "fog-5": ("fog", 5),
+    assert levels == {
+        "clean": {},
+        "fog-1": {"evaluation.view": {"kind": "fog", "severity": 1, "seed": 7}},
+        "fog-5": {"evaluation.view": {"kind": "fog", "severity": 5, "seed": 7}},
     }
-    assert levels["fog-5"] == {"evaluation.view": {"kind": "fog", "severity": 5, "seed": 7}}
     assert len(view_levels(["all"], [1, 3, 5], 0)) == 1 + 3 * len(CORRUPTIONS)
-    assert view_of_level("occlusion_grey-0.25") == ("occlusion_grey", 0.25)
+    assert [*view_levels(["occlusion_grey"], [0.25], 0)] == ["clean", "occlusion_grey-0.25"]
 
 
 def test_no_shots_are_one_level_and_what_is_not_drawn_has_one_draw() -> None:
     levels = example_levels([0, 2], example_kinds(["target", "nearest"]), draws=3)
-    assert [examples_of_level(name) for name in levels] == [
-        ("", 0, 0),
-        *(("target", 2, draw) for draw in range(3)),
-        ("nearest", 2, 0),
-    ]
+    assert {name: examples_of_level(name) for name in levels if name != "0"} == {
+        **{f"2 target {draw}": ("target", draw) for draw in range(3)},
+        "2 nearest 0": ("nearest", 0),
+    }
+    assert levels["0"] == {} and all(levels[name]["evaluation.examples"]["shots"] == 2 for name in [*levels][1:])
+    assert examples_of_level("few") == ("few", 0), "of another's making"
     with pytest.raises(ThroughlineError, match="no examples of kind nearst"):
         example_kinds(["nearst"])
 
@@ -65,7 +64,7 @@ def test_shares_and_strengths_are_kinds_of_their_own() -> None:
         "spurious 0.5": {"domains": "sources", "spurious": 0.5},
     }
     levels = example_levels([2], kinds, draws=2)
-    assert [examples_of_level(name) for name in levels] == [(kind, 2, draw) for kind in kinds for draw in range(2)]
+    assert [examples_of_level(name) for name in levels] == [(kind, draw) for kind in kinds for draw in range(2)]
     for wrong in ("cup", "cup=", "cup=many", "cup=3,"):
         levels = example_levels([2], example_kinds([], [wrong]), 1)
         with pytest.raises(ThroughlineError, match=r"factors.examples.2 cup.*: a valid number"):

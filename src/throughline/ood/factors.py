@@ -4,6 +4,7 @@
 """
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,6 @@ def view_levels(kinds: Iterable[str], severities: Sequence[float], seed: int) ->
     return levels
 
 
-def view_of_level(level: str) -> tuple[str, float]:
-    """The kind and the severity of a level of the factor `view`; severity 0 for the images as they are."""
-    kind, _, severity = level.rpartition("-")
-    return (kind, float(severity)) if kind else (level, 0.0)
-
-
 def example_kinds(
     names: Collection[str], shares: Iterable[str] = (), spurious: Iterable[float] = (), **settings: Mapping[str, Any]
 ) -> dict[str, Mapping[str, Any]]:
@@ -90,11 +85,10 @@ def example_levels(shots: Sequence[int], kinds: Mapping[str, Mapping[str, Any]],
     return levels
 
 
-def examples_of_level(level: str) -> tuple[str, int, int]:
-    """Kind, shots and number of the draw and order of a level of the factor `examples`."""
-    count, _, rest = level.partition(" ")
-    kind, _, number = rest.rpartition(" ")
-    return kind, int(count), int(number or 0)
+def examples_of_level(level: str) -> tuple[str, int]:
+    """Kind and number of the draw and order of a level of the factor `examples`; one of another name is a kind."""
+    named = re.fullmatch(r"\d+ (.+) (\d+)", level)
+    return (named[1], int(named[2])) if named else (level, 0)
 
 
 def prompt_levels(names: Iterable[str]) -> Levels:

@@ -1,8 +1,9 @@
 """Curves of an out-of-distribution evaluation: accuracy over the severity of a view, and over the number of labelled
 examples. Called by `page`; the levels are those of `ood.factors`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import PairedDifference, paired_difference
-from throughline.ood.factors import CLEAN, EXAMPLES, VIEW, examples_of_level, view_of_level
+from throughline.ood.factors import EXAMPLES, VIEW, examples_of_level
 from throughline.reporting.groups import Group, Right
 from throughline.reporting.tables import bracketed, drawn_notes, share_cell
 from throughline.runs.records import COPIED
@@ -51,12 +52,17 @@ class Curve:
 
 def severity_curves(group: Group, answer: str) -> list[Curve]:
     """A curve for each kind of view, from the images as they are."""
-    return list(_curves(group, answer, VIEW, lambda level: (*view_of_level(level), 0), CLEAN))
+    return list(_curves(group, answer, VIEW, lambda level, view: (view["kind"], float(view["severity"]), 0)))
 
 
 def shot_curves(group: Group, answer: str) -> list[Curve]:
     """A curve for each kind of examples, from none."""
-    return list(_curves(group, answer, EXAMPLES, examples_of_level, "0"))
+
+    def place(level: str, examples: Mapping[str, Any]) -> tuple[str, float, int]:
+        kind, draw = examples_of_level(level)
+        return kind, examples["shots"], draw
+
+    return list(_curves(group, answer, EXAMPLES, place))
 
 
 def curve_table(group: Group, answer: str, curves: Sequence[Curve], heads: tuple[str, str]) -> Table | None:
@@ -118,28 +124,34 @@ def curve_figure(group: Group, answer: str, curves: Sequence[Curve], name: str, 
 
 
 def _curves(
-    group: Group, answer: str, factor: str, place: Callable[[str], tuple[str, float, int]], without: str
+    group: Group, answer: str, factor: str, place: Callable[[str, Mapping[str, Any]], tuple[str, float, int]]
 ) -> Iterator[Curve]:
-    """`place` gives the curve, the x and the number of the draw of a level; all begin at the level `without`."""
+    """From the level that sets nothing over those that set `evaluation.<factor>` alone; `place` gives the curve, the x
+    and the number of the draw of a level by its name and what it sets there. A point has the targets and seeds of the
+    first, too; those that lack a target are left out."""
+    key, levels = f"evaluation.{factor}", group.run.config.get("factors", {}).get(factor, {})
     first: dict[str, Right] = {}
     found: dict[tuple[str, str], dict[float, Right]] = {}
     copied: dict[tuple[str, str, float], list[float]] = {}
     expected = group.final[group.final["answer"] == answer].groupby("setup")[COPIED].mean()
     for setup in group.setups.values():
-        level = setup.levels.get(factor)
-        right = group.right(setup.name, answer)
-        if level is None or not right:
+        level, right = setup.levels.get(factor), group.right(setup.name, answer)
+        keys, about = levels.get(str(level)), setup.without(factor).name
+        if keys is None or not right or set(keys) - {key}:
             continue
-        about = setup.without(factor).name
-        kind, x, draw = place(str(level))
+        kind, x, draw = place(str(level), keys[key]) if keys else ("", 0, 0)
         runs = {(target, seed * DRAWS + draw): row for (target, seed), row in right.items()}
-        if level == without:
+        if not keys:
             first[about] = runs
-        else:
-            points = found.setdefault((about, kind), {})
-            points[x] = {**points.get(x, {}), **runs}
-            copied.setdefault((about, kind, x), []).append(100 * expected[setup.name])
+            continue
+        points = found.setdefault((about, kind), {})
+        points[x] = {**points.get(x, {}), **runs}
+        copied.setdefault((about, kind, x), []).append(100 * expected[setup.name])
     for (about, kind), points in found.items():
-        if about in first:
-            own = (Point(x, points[x], float(np.mean(copied[about, kind, x]))) for x in sorted(points))
-            yield Curve(about, kind, (Point(0, first[about]), *own))
+        begin, whole = first.get(about, {}), []
+        for x in sorted(points):
+            shared = {run: own for run, own in points[x].items() if (run[0], run[1] - run[1] % DRAWS) in begin}
+            if {target for target, _ in shared} == set(group.targets):
+                whole.append(Point(x, shared, float(np.mean(copied[about, kind, x]))))
+        if whole:
+            yield Curve(about, kind, (Point(0, begin), *whole))
