@@ -14,6 +14,7 @@ from throughline.analysis.mismatch import Mismatch
 from throughline.analysis.records import State
 from throughline.cli.main import main
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.metrics.intervals import Interval
 from throughline.reporting.cards import chains_section, held_out_section
 
@@ -65,13 +66,35 @@ def folder(make_run) -> Path:
 
 
 def test_a_models_card_has_its_method_beside_the_base_and_labels(folder: Path) -> None:
-    said = held_out_section(folder, "mtct", IMAGES)
+    said = held_out_section(folder, "pocket", "mtct", IMAGES)
     rows = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("| ")]
     assert {name for name in rows if name not in ("method", "class", *CLASSES)} == {"zero\\_shot", "cls", "mtct"}
     assert said.count("path**") == 3 == said.count("| class | images | zero\\_shot | cls | mtct |")
     assert "80 % with own image and chain; with another image 10 %; with another image's chain 75 %" in said
     (folder / FILE).unlink()
-    assert "with own image and chain" not in held_out_section(folder, "mtct", IMAGES)
+    assert "with own image and chain" not in held_out_section(folder, "pocket", "mtct", IMAGES)
+
+
+def test_a_models_card_is_about_the_checkpoint_that_was_fitted(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    rows = read_json_lines(path)
+    larger = [{**row, "model": "larger"} if row["method"] in {"cls", "mtct"} else row for row in rows]
+    write_json_lines(path, larger)
+    write_atomically(folder / "config.yaml", "model: {checkpoint: pocket}\n")
+    assert held_out_section(folder, "larger", "mtct", IMAGES).count("| mtct |") > 0
+    said = held_out_section(folder, "pocket", "mtct_sarr", IMAGES)
+    assert "mtct\\_sarr" in said and "| cls |" not in said and "with own image and chain" not in said
+    for model, method in (("pocket", "mtct"), ("larger", "mtct_sarr"), ("big", "cls")):
+        with pytest.raises(ThroughlineError, match=f"no results of {method} with the checkpoint {model}"):
+            held_out_section(folder, model, method, IMAGES)
+
+
+def test_a_search_that_measured_no_target_has_no_results_for_a_card(folder: Path) -> None:
+    write_json_lines(folder / "results.jsonl", [])
+    for unit in folder.glob("units/*"):
+        write_json_lines(unit / "validation.jsonl", [{"selected": True, "domains": {"photo": 0.5}}])
+    with pytest.raises(ThroughlineError, match="no results of cls"):
+        held_out_section(folder, "pocket", "cls", IMAGES)
 
 
 def test_the_finding_says_what_conclusions_follow() -> None:
@@ -93,11 +116,14 @@ def test_a_datasets_card_says_how_foreign_its_chains_are(folder: Path) -> None:
 
 
 def test_a_run_of_other_images_or_methods_is_refused(folder: Path) -> None:
-    for section in (lambda: held_out_section(folder, "mtct", "0" * 64), lambda: chains_section(folder, "0" * 64)):
+    for section in (
+        lambda: held_out_section(folder, "pocket", "mtct", "0" * 64),
+        lambda: chains_section(folder, "0" * 64),
+    ):
         with pytest.raises(ThroughlineError, match="used other images"):
             section()
     with pytest.raises(ThroughlineError, match="no results of cls_matched"):
-        held_out_section(folder, "cls_matched", IMAGES)
+        held_out_section(folder, "pocket", "cls_matched", IMAGES)
 
 
 def test_the_verb_says_so_before_it_trains(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

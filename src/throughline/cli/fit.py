@@ -72,9 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     held_out = None
     if arguments.run is not None:  # what is at fault with the run is said before the training
         from throughline.experiment.preparation import preview_images
+        from throughline.mllm.checkpoints import checkpoint_name
         from throughline.reporting.cards import held_out_section
 
-        held_out = held_out_section(arguments.run, config.methods[0], preview_images(config)[0].fingerprint())
+        model, content = checkpoint_name(config.model.checkpoint), preview_images(config)[0].fingerprint()
+        held_out = held_out_section(arguments.run, model, config.methods[0], content)
     with run_progress() as reporter:
         fitted = fit_model(
             config, arguments.out, report_progress=reporter.report_step, on_progress=reporter.report_units

@@ -21,18 +21,22 @@ BESIDE = ("zero_shot", "cls")
 """Methods that are shown beside the model's own, where the run has them."""
 
 
-def held_out_section(folder: Path, method: str, images: str) -> str:
-    """Markdown for a model card: the method's accuracy on each domain while it was held out, its recall of each class,
-    and what its answers hang on. `images` is the fingerprint of the images that the model was fitted on.
+def held_out_section(folder: Path, model: str, method: str, images: str) -> str:
+    """Markdown for a model card: the accuracy of model and method on each domain while it was held out, their recall of
+    each class, and what their answers hang on. `model` is called as in results; `images` is the fingerprint of the
+    images that it was fitted on.
 
-    Raises ThroughlineError for a run of other images, or without results of the method.
+    Raises ThroughlineError for a run of other images, or without results of this model with the method.
     """
     run = read_run(folder)
     _require_same_images(run, images)
-    group = groups(run)[0]
-    lines = group.final[(group.final["method"] == method) & (group.final["split"] == "all")]
-    if lines.empty:
-        raise ThroughlineError(f"the run has no results of {method}", folder, "run this method, or fit one that it has")
+    for group in groups(run):
+        lines = group.final.query("model == @model and method == @method and split == 'all'")
+        if not lines.empty:
+            break
+    else:
+        what = f"the run has no results of {method} with the checkpoint {model}"
+        raise ThroughlineError(what, folder, "name a run that has, or fit what this one has")
     tables = []
     for answer in in_order(lines["answer"], ANSWER_ORDER):
         table = results_table(group, "all", answer)
@@ -47,7 +51,8 @@ def held_out_section(folder: Path, method: str, images: str) -> str:
         "images. It is an estimate for a domain that this model has not seen. This model was trained on all of them."
     )
     analysis = read_analysis(folder / FILE)
-    return "\n\n".join(["## Held out", about, *tables, *(_hanging_on(analysis, method) if analysis else [])])
+    hanging = _hanging_on(analysis, method) if analysis is not None and analysis.model == model else []
+    return "\n\n".join(["## Held out", about, *tables, *hanging])
 
 
 def chains_section(folder: Path, images: str) -> str:
