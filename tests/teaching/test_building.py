@@ -369,6 +369,31 @@ def test_a_build_stops_at_its_cost_and_goes_on_with_more(build: Callable[..., Bu
     assert (built.progress.cost, built.progress.spent) == (12.0, 7.0)
 
 
+def test_what_others_took_counts_and_tells_no_price(build: Callable[..., Built]) -> None:
+    """The limit is the store's, the mean that of the answers to this brief: twelve others took 6.0 before."""
+    build(Teacher(lambda _: 0, seed=1))
+    teacher = Teacher(lambda _: 0)
+    built = build(teacher, max_cost=9.0)
+    assert built.progress.stopped_at_cost
+    assert len(teacher.asked) == 6 and (built.progress.cost, built.progress.spent) == (9.0, 3.0)
+    third = Teacher(lambda _: 0, seed=2)
+    assert build(third, max_cost=9.0).progress.stopped_at_cost and not third.asked
+
+
+def test_a_judge_makes_an_answer_dearer(build: Callable[..., Built], tmp_path: Path) -> None:
+    build(Teacher(lambda _: 0), max_cost=3.0)
+    journal = tmp_path / "journal-0.jsonl"
+    said = {"kind": "verdict", "rule": "judge", "outcome": "ok", "accepted": True, "model": "m", "usage": {"cost": 0.5}}
+    answers = lines_of(journal, "candidate")
+    lines = [{"schema": 1, **said, "key": line["key"], "sample_id": line["sample_id"]} for line in answers]
+    with journal.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    teacher = Teacher(lambda _: 0)
+    built = build(teacher, max_cost=7.4)
+    assert len(answers) == 6 and built.progress.cost == 6.5
+    assert len(teacher.asked) == 1, "6.5 and the mean of seven, 0.93, are 7.43"
+
+
 def test_chains_of_another_journal_are_judged_anew(
     build: Callable[..., Built], images: ImageSet, tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ def estimate(plan: BuildPlan, brief: Brief, store: Path, price: Price | None) ->
             missing = lacking if plan.enough is None else plan.enough - ledger.accepted_before(lead, plan.candidates)
             fewest.append(min(lacking, missing))
             most.append(lacking)
-    prompt_tokens, completion_tokens = map(float, ledger.paid.fillna(0).mean())
+    prompt_tokens, completion_tokens = map(float, ledger.paid.drop(columns="cost").fillna(0).mean())
     if not prompt_tokens > 0:  # NaN for no answers
         text = len(brief.wording) / CHARACTERS_A_TOKEN
         prompt_tokens = text + _mean_image_tokens(plan.samples, brief.params.get("image_side", 0))

@@ -11,7 +11,7 @@ from typing import Any
 
 from throughline.chains.records import Candidate, Record, Verdict
 from throughline.chains.rules import RULES
-from throughline.chains.store import ChainStore, read_store
+from throughline.chains.store import MEASURES, ChainStore, read_store
 from throughline.chains.verdicts import judged_answers, verdicts_on
 from throughline.teaching.plan import MOST_CANDIDATES, BuildPlan
 from throughline.teaching.teachers import Brief
@@ -28,7 +28,7 @@ class Ledger:
         self.plan, self.brief, self.judge = plan, brief, judge
         self.samples = samples = plan.samples
         self.paid: Any = None
-        """The tokens of recorded candidates of this brief that report their usage, as a frame."""
+        """`MEASURES` of recorded candidates of this brief that report their usage, as a frame."""
         self.unjudged: dict[int, list[Candidate]] = {}
         """Candidates that wait for the judge, by leading place. Whole, since the judge has to read them: few, unless a
         judge is called to a store that was built without one."""
@@ -123,7 +123,7 @@ class Ledger:
         store = read_store(folder) if folder.is_dir() else ChainStore()
         self._judgements = store.judgements
         answers = self._own_answers(store)
-        self.paid = answers.loc[answers["reported"], ["prompt_tokens", "completion_tokens"]]
+        self.paid = answers.loc[answers["reported"], [*MEASURES]]
         lines: list[Record] = []
         self._take_answers(store, answers, lines)
         # Samples alike, or of another name, may have no lines yet.
@@ -135,8 +135,8 @@ class Ledger:
 
     def _own_answers(self, store: ChainStore) -> Any:
         """The answers to requests of this brief about these images, with their `lead`."""
-        names = ("key", "sample", "format", "number", "reported", "prompt_tokens", "completion_tokens")
-        requests = store.columns("image", "failed", *names)
+        names = ("key", "sample", "format", "number", "reported")
+        requests = store.columns("image", "failed", *names, *MEASURES)
         requests["lead"] = requests.pop("image").map(self._leads)
         is_about_these = requests["lead"].notna() & ~requests.pop("failed")
         requests = requests[is_about_these & (requests["format"] == self.plan.format.name)].astype({"lead": int})

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from throughline.chains.journal import JournalWriter
 from throughline.chains.outcomes import Outcome
 from throughline.chains.records import Candidate, Usage, Verdict, make_header
@@ -106,12 +108,14 @@ class Recorder:
         under_way = {hash(key): key for key in self.flight.under_way}
         answered = store.columns("key", "failed").query("not failed")["key"] if under_way else ()
         self.flight.settle(under_way[key] for key in answered if key in under_way)
-        self._paid = len(self.ledger.paid)
-        """Answers behind the store's cost."""
+        paid = self.ledger.paid
+        judging = [usage[-1] for row, usage in store.judging.values() if row in paid.index]
+        self._paid, self._cost = len(paid), float(np.nansum([*paid["cost"], *judging]))
+        """The answers to this brief and their cost, a judge's included: others in the store tell no price."""
         return Progress(
             images=self.ledger.distinct,
             cached=self.ledger.candidates,
-            **self.ledger.paid.sum().astype(int).to_dict(),
+            **paid.drop(columns="cost").sum().astype(int).to_dict(),
             cost=store.cost,
             lost=lost_in(folder),
             problems=len(store.problems),
@@ -131,15 +135,15 @@ class Recorder:
         return Request(sample, self.brief.prompt_about(sample), number, key, self.flight, proven)
 
     def affordable(self) -> bool | None:
-        """Whether one more request stays below the plan's cost, those under way taken at the mean of the paid ones.
+        """Whether one more request keeps the store below the plan's cost, those under way taken at the mean of this
+        brief's paid ones.
 
         None: not known before one of those under way is answered.
         """
         most, cost = self.plan.max_cost, self.progress.cost
-        known = self._paid > 0
-        if most is None or (known and cost + (self._under_way + 1) * cost / self._paid <= most):
+        if most is None or (self._paid and cost + (self._under_way + 1) * self._cost / self._paid <= most):
             return True
-        return None if self._under_way else not known
+        return None if self._under_way else not self._paid and cost < most
 
     def fails_trial(self) -> bool:
         """Whether there are `TRIAL` answers, those of earlier builds counted, and none of all is accepted."""
@@ -164,6 +168,7 @@ class Recorder:
         else:
             self.progress.only_thinking += bool(reply.text.strip()) and not candidate.text
             self._count_answer(candidate.text, (line for line in lines if line.sample_id == candidate.sample_id))
+        self._paid += reply.usage is not None
         self._pay(reply.usage)
 
     def record_judgement(self, lead: int, candidate: Candidate, verdict: Verdict) -> None:
@@ -192,7 +197,7 @@ class Recorder:
 
     def _pay(self, usage: Usage | None) -> None:
         if usage is not None:
-            self._paid += 1
+            self._cost += usage.cost or 0.0
             self.progress.prompt_tokens += usage.prompt_tokens or 0
             self.progress.completion_tokens += usage.completion_tokens or 0
             self.progress.cost += usage.cost or 0.0
