@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from throughline.core.files import read_json_lines, write_atomically, write_json_lines
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.gallery import make_gallery, parts, thumbnail
 from throughline.reporting.groups import groups
-from throughline.reporting.page import write_page
+from throughline.reporting.page import images_of, write_page
 from throughline.reporting.tables import comparison_table, results_table
 from throughline.runs.reader import read_run
 
@@ -277,6 +278,39 @@ def test_an_image_folder_named_by_the_config_is_used(make_run: Callable[..., Fak
     fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",))
     write_atomically(fake.folder / "config.yaml", f"data: {{images: {fake.images}}}\n")
     assert "data:image/jpeg" in write_page(fake.folder).read_text()
+
+
+def test_every_image_set_of_a_run_has_its_own_folder(make_run: Callable[..., FakeRun], tmp_path: Path) -> None:
+    """The samples of two sets may have the same ids; what is drawn lies in the folder of the run."""
+    fake = make_run(methods=("zero_shot", "cls", "mtct"), seeds=(0,), targets=("sketch",), size=10)
+    dataset = {"zero_shot": "mine", "cls": "drawn-listed", "mtct": "drawn"}
+    rows = [{**row, "dataset": dataset[row["method"]]} for row in read_json_lines(fake.folder / "results.jsonl")]
+    write_json_lines(fake.folder / "results.jsonl", rows)
+    (fake.images / "listed.csv").write_text("image,domain,label\n")
+    drawn = fake.folder / "images-3"
+    drawn.mkdir()
+    sets = {
+        "data": {"images": str(tmp_path / "gone" / "mine")},
+        "more_data": [{"images": str(fake.images / "listed.csv")}, {"drawn": {}}],
+    }
+    write_atomically(fake.folder / "config.yaml", yaml.safe_dump(sets))
+    run = read_run(fake.folder)
+    assert images_of(run) == {"drawn-listed": fake.images, "drawn": drawn}
+    assert images_of(run, tmp_path)["mine"] == tmp_path
+    page = write_page(fake.folder).read_text()
+    assert page.count("data:image/jpeg") > 0 and "The image folder was not found" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("named", ["config", "option"])
+def test_a_table_of_images_stands_for_its_folder(make_run: Callable[..., FakeRun], named: str) -> None:
+    fake = make_run(methods=("cls",), seeds=(0,), targets=("sketch",), size=10)
+    table = fake.images / "set.csv"
+    table.write_text("image,domain,label\n")
+    if named == "config":
+        write_atomically(fake.folder / "config.yaml", f"data: {{images: {table}}}\n")
+    page = write_page(fake.folder, table if named == "option" else None).read_text()
+    assert "data:image/jpeg" in page and "The image folder was not found" not in page
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -73,7 +73,7 @@ def test_the_environment_is_versions_and_cores_only(make_run: Callable[..., Fake
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_page_can_be_made_of_a_reduced_run(reduced: Run, tmp_path: Path) -> None:
-    page = page_html(reduced, None, tmp_path)
+    page = page_html(reduced, {}, tmp_path)
     assert "mtct_sarr" in page and "The run folder is complete." in page
 
 

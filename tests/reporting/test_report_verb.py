@@ -70,12 +70,23 @@ def test_another_measure_is_printed_without_differences_or_refused_where_there_i
         (["{tmp}"], "this is not a run folder"),
         (["{run}", "--baseline", "erm"], "no results of the method erm"),
         (["{run}", "--images", "{tmp}/nowhere"], "no such image folder"),
+        (["{run}", "--images", "{tmp}/nowhere.csv"], "no such image folder or table"),
     ],
 )
 def test_wrong_input_ends_in_one_line(fake_run: FakeRun, tmp_path: Path, words: list[str], what: str) -> None:
     filled = [word.format(tmp=tmp_path, run=fake_run.folder) for word in words]
     with pytest.raises(ThroughlineError, match=what):
         report.run(parse(*filled))
+
+
+def test_a_table_of_images_may_be_named(fake_run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "set.csv"
+    table.write_text("image,domain,label\n")
+    given: list[Path] = []
+    page = "throughline.reporting.page.write_page"
+    monkeypatch.setattr(page, lambda folder, images, out: given.append(images) or folder)
+    report.run(parse(fake_run.folder, "--images", table, "--split", "all", "--answer", "label"))
+    assert given == [table]
 
 
 def test_a_split_that_was_not_measured_names_those_that_were(make_run: Callable[..., FakeRun]) -> None:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         from throughline.reporting.page import write_page
 
-        print(f"report: {write_page(folder)}", file=sys.stderr)
+        print(f"report: {write_page(folder, arguments.images)}", file=sys.stderr)
     return 0
 
 

@@ -13,6 +13,7 @@ from throughline.cli.options import Shown, add_settings
 from throughline.core.errors import ThroughlineError, UsageError
 from throughline.core.settings import AnswerPath, Settings
 from throughline.core.table import Table
+from throughline.domains.folders import is_table
 from throughline.reporting.text import to_latex, to_markdown, to_terminal
 from throughline.runs.order import ANSWER_ORDER, SPLIT_ORDER, in_order
 from throughline.runs.reader import Run, read_run
@@ -39,7 +40,8 @@ class Reporting(Settings):
     baseline: Annotated[str | None, Shown("METHOD")] = None
     """Method that the others are compared with (default: cls, or zero_shot if there is no cls)."""
     images: Annotated[Path | None, Shown("DIR")] = None
-    """Image folder for the page's gallery (default: the one in the run's config, if it is there)."""
+    """Images for the page's gallery, a folder or table; of several image sets those of the first (default: as the run's
+    config says, if they are there)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from throughline.reporting.page import write_page
 
     images: Path | None = arguments.images
-    if images is not None and not images.is_dir():
-        raise ThroughlineError("no such image folder", images, "name the folder with the domains in it")
+    if images is not None and not (images.is_dir() or (is_table(images) and images.is_file())):
+        raise ThroughlineError("no such image folder or table", images, "name the folder with the domains in it")
     (folder,) = arguments.runs
     run = read_run(folder)
     _print(_tables(run, arguments.split, arguments.answer, arguments.baseline, arguments.measure), arguments.format)

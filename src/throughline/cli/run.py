@@ -15,6 +15,7 @@ from throughline.core.settings import Settings
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import load_config, preset_summaries
 from throughline.reporting.text import to_terminal
+from throughline.runs.folder import RESULTS
 from throughline.runs.reader import read_run
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def run_and_report(
             from throughline.experiment.analyses.entry import analyze_run  # brings torch
 
             analyze_run(folder, analysis, say=reporter.report_step)
-    results = read_json_lines(folder / "results.jsonl")
+    results = read_json_lines(folder / RESULTS)
     if not results and finished.failed is not None:
         raise finished.failed
     from throughline.reporting.groups import groups
@@ -117,7 +118,7 @@ def run_and_report(
     from throughline.reporting.tables import headline_table
     from throughline.reporting.warnings import warnings
 
-    page = write_page(folder, finished.sets[0].root)
+    page = write_page(folder)
     if as_json:
         failed = [] if finished.failed is None else finished.failed.lines
         print(json_text({"run": str(folder), "report": str(page), "failed": failed, "results": results}))

@@ -71,6 +71,11 @@ def is_table(source: Path) -> bool:
     return source.suffix.lower() in (".csv", ".tsv", ".parquet") and not source.is_dir()
 
 
+def root_of(source: Path) -> Path:
+    """What the ids of the images of a source are relative to: the folder, or that of the table."""
+    return source.parent if is_table(source) else source
+
+
 def hash_files(paths: Iterable[Path]) -> list[str | OSError]:
     """SHA-256 (hex) of each file, or the error that reading it gave; in the order of `paths`."""
     return list(in_threads(_hash_or_error, paths))  # reading waits on the disk

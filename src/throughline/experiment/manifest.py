@@ -17,7 +17,7 @@ from throughline.domains.tables import COLUMNS, Row, image_table, read_csv
 from throughline.evaluation.folds import measure_only
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
-from throughline.experiment.preparation import place_of
+from throughline.runs.folder import place_of
 from throughline.runs.unit import VALIDATE, Unit
 
 

@@ -25,7 +25,7 @@ from throughline.training.methods import method_table
 if TYPE_CHECKING:
     from throughline.drawn.scenes import Scene
 
-IMAGES, CHAINS = "images", "chains"
+CHAINS = "chains"
 Chains = Mapping[str, Sequence[str]]
 """Accepted chain texts by sample id."""
 
@@ -101,11 +101,6 @@ def draw_images(data: DataConfig, name: str, root: Path) -> ImageSet:
     assert data.drawn is not None
     write_world(root, per_class=data.drawn.per_class, seed=data.drawn.seed, size=data.drawn.size)
     return grouped(read_images(root, name=name).with_names(data.names), data)
-
-
-def place_of(folder: str, position: int) -> str:
-    """A folder of a run that each image set has for itself: `images`, `images-2`, ..."""
-    return folder if position == 0 else f"{folder}-{position + 1}"
 
 
 def has_chains(config: RunConfig) -> bool:

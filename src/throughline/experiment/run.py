@@ -24,14 +24,12 @@ from throughline.experiment.manifest import fix_manifests
 from throughline.experiment.plan import WHAT_IS_ASKED, PlannedSet, plan
 from throughline.experiment.preparation import (
     CHAINS,
-    IMAGES,
     Chains,
     draw_images,
     gather_chains,
     has_chains,
     image_warnings,
     of_sources,
-    place_of,
     preview_images,
     require_chain_source,
     require_server,
@@ -40,6 +38,7 @@ from throughline.experiment.preparation import (
 from throughline.mllm.checkpoints import checkpoint_source, fingerprint_checkpoint, resolve_revision
 from throughline.runs.folder import (
     CONFIG,
+    IMAGES,
     adopt_unit,
     begin_unit,
     find_stale,
@@ -47,6 +46,7 @@ from throughline.runs.folder import (
     input_changes,
     is_done,
     listed_changes,
+    place_of,
     record_environment,
     refuse_stale,
     remove_pixels,

@@ -2,6 +2,7 @@
 thumbnails stand inside it; what a model wrote is escaped, and a content policy forbids every other script and
 every request. Called by the report verb and at the end of a run."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from throughline.core.files import write_atomically
 from throughline.core.nested import shown_settings
 from throughline.core.plot import Plot
 from throughline.core.untrusted import embedded
+from throughline.domains.folders import default_name, root_of
 from throughline.drawn import DRAWN_NOTE
 from throughline.reporting.ablation import ablation_table
 from throughline.reporting.analyses import find_analysis, shaded_data
@@ -33,33 +35,33 @@ from throughline.reporting.self_contained import render_page
 from throughline.reporting.shifts import curve_figure, curve_table, severity_curves, shot_curves
 from throughline.reporting.tables import existing, guessing, headline_table, page_table, rounds_table
 from throughline.reporting.warnings import warnings
+from throughline.runs.folder import IMAGES, place_of
 from throughline.runs.reader import Run, read_run
 
 # Pictures with the texts about them: enough to read for an hour, few enough for a mail.
 WITH_TEXTS = 200
 
 
-def write_page(run_folder: Path, images_root: Path | None = None, folder: Path | None = None) -> Path:
+def write_page(run_folder: Path, images: Path | None = None, folder: Path | None = None) -> Path:
     """Writes index.html and figures/ into `folder` (report/ of the run folder), each file atomically, and gives the
     page's path.
 
-    `images_root` is the image folder that sample ids are relative to; without it (and without the
-    folder that `images_of` looks for) the gallery has no pictures. Same run, same bytes: no date, no
-    path.
+    `images` are the images of the run's (first) image set, where they lie elsewhere than `images_of` looks for them.
+    Same run, same bytes: no date, no path.
     """
     run = read_run(run_folder)
     folder = folder or run_folder / "report"
     path = folder / "index.html"
-    write_atomically(path, page_html(run, images_root or images_of(run), folder / "figures"))
+    write_atomically(path, page_html(run, images_of(run, images), folder / "figures"))
     return path
 
 
-def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
-    """The page as text; every group of results has its part, the pictures are shared out over them. Figures are left in
-    `figures` as files besides."""
+def page_html(run: Run, roots: Mapping[str, Path], figures: Path) -> str:
+    """The page as text; every group of results has its part, the pictures are shared out over them. `roots` are the
+    folders of the image sets; of one without the gallery has no pictures. Figures are left in `figures` as files."""
     all_groups = groups(run)
     parts = [
-        _part(group, images_root, WITH_TEXTS // max(1, len(all_groups)), "" if number == 0 else f"-{number + 1}")
+        _part(group, roots.get(group.dataset), WITH_TEXTS // len(all_groups), "" if number == 0 else f"-{number + 1}")
         for number, group in enumerate(all_groups)
     ]
     shift = shift_figures(all_groups)
@@ -80,7 +82,7 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
         "shaded": None if shaded is None else embedded(shaded),
         "svg": write_figures(figures, plots),
         "drawn_note": DRAWN_NOTE,
-        "with_images": images_root is not None,
+        "with_images": all(group.dataset in roots for group in all_groups),
         "contradictions": contradictions(run),
         "warnings": warnings(run),
         "environment": shown_settings(run.environment).items(),
@@ -89,11 +91,20 @@ def page_html(run: Run, images_root: Path | None, figures: Path) -> str:
     return render_page("page.html.jinja", scripts, ("page.css", "report.css"), shown)
 
 
-def images_of(run: Run) -> Path | None:
-    """The image folder that the run's config names under `data`, or the run's own drawn world, if it is there."""
-    named = run.config.get("data", {}).get("images")
-    folder = Path(named) if isinstance(named, str) else run.folder / "images"
-    return folder if folder.is_dir() else None
+def images_of(run: Run, first: Path | None = None) -> dict[str, Path]:
+    """By image set the folder that its samples' ids are relative to, if it is there: that of the folder or table in the
+    run's config, or the run's own drawn world. `first` are the images of the first set, where they lie elsewhere."""
+    sets = [run.config.get("data", {}), *run.config.get("more_data", ())]
+    datasets, roots = {line.dataset for line in run.results}, dict[str, Path]()
+    for position, data in enumerate(sets):
+        images = data.get("images")
+        name = data.get("name") or ("drawn" if images is None else default_name(Path(images)))
+        own = run.folder / place_of(IMAGES, position) if images is None else Path(images)
+        root = root_of(first if first is not None and position == 0 else own)
+        if root.is_dir():
+            named = datasets if len(sets) == 1 else datasets & {name, f"drawn-{name}"}
+            roots |= dict.fromkeys(named, root)
+    return roots
 
 
 def _part(group: Group, images_root: Path | None, with_texts: int, suffix: str) -> dict[str, Any]:

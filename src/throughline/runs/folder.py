@@ -40,6 +40,8 @@ COST = "cost.json"
 dollars in their place, null where its answers do not tell."""
 ROUND, ACCEPTED, JOURNAL = "round.json", "accepted.jsonl", "journal-0.jsonl"
 """In the folder of a round: its line of rounds.jsonl, the chains it trained on, and every chain the model wrote."""
+IMAGES = "images"
+"""In a run folder: drawn images; those of further sets are at `place_of`."""
 PIXELS = ".pixels"
 """In a run folder: preprocessed images, shared by all units (`mllm.pixel_cache`). They can be made again and may take
 more room than all else, so they go when the run is finished; an unfinished run keeps them and resumes the faster."""
@@ -48,6 +50,11 @@ REFERENCES = ".references"
 LOCK, WORKERS_LOCK = ".lock", ".workers.lock"
 SECONDS_FOR_WORKERS_TO_END = 30.0
 RESULT_ORDER = ("dataset", "model", "targets", "method", "seed", "unit", "answer", "split", "round", "factors")
+
+
+def place_of(folder: str, position: int) -> str:
+    """What each image set of a run has for itself: `images`, `images-2`, ..."""
+    return folder if position == 0 else f"{folder}-{position + 1}"
 
 
 def unit_folder(run_folder: Path, unit: Unit | str) -> Path:

@@ -22,11 +22,11 @@ from throughline.evaluation.folds import Fold, keep_all, leave_out
 from throughline.evaluation.saved_model import ModelRecord, find_record, laid_over, load_base, open_model
 from throughline.experiment.config import RunConfig
 from throughline.experiment.config_files import load_config
-from throughline.experiment.preparation import CHAINS, IMAGES, dataset_name, grouped, read_accepted_chains
+from throughline.experiment.preparation import CHAINS, dataset_name, grouped, read_accepted_chains
 from throughline.mllm.checkpoints import checkpoint_name, fingerprint_checkpoint
 from throughline.mllm.load import Mllm, open_checkpoint
 from throughline.questions.question_set import QuestionSet, make_question_set
-from throughline.runs.folder import ADAPTER, CONFIG, round_folders
+from throughline.runs.folder import ADAPTER, CONFIG, IMAGES, round_folders
 from throughline.runs.order import in_order
 from throughline.runs.reader import Run, UnitFolder, read_run, read_unit
 from throughline.runs.records import Factor

@@ -23,8 +23,8 @@ from throughline.domains.samples import ImageSet
 from throughline.experiment.config import RunConfig
 from throughline.experiment.costs import own_config
 from throughline.experiment.plan import FINAL, FOLD
-from throughline.experiment.preparation import CHAINS, place_of
-from throughline.runs.folder import COST, JOURNAL, begin_unit, finish_unit, hold_as_worker, unit_folder
+from throughline.experiment.preparation import CHAINS
+from throughline.runs.folder import COST, JOURNAL, begin_unit, finish_unit, hold_as_worker, place_of, unit_folder
 from throughline.runs.unit import EVALUATE, FEATURE_LEVEL, FEW_SHOT, PROBE, VALIDATE, Unit
 
 EXECUTORS: dict[str, str] = {
