@@ -118,6 +118,16 @@ def test_answers_are_taken_up_and_only_the_rejected_images_are_written_again(
     assert write(plan) == []
 
 
+def test_answers_about_images_with_several_labels_are_refused_whole(
+    plan: BuildPlan, images: ImageSet, write: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    out = service(write(plan), tmp_path / "out.jsonl", lambda one: says(chain("cat")))
+    several = tuple(replace(sample, labels=("cat", "dog"), task="multi") for sample in images.samples)
+    with pytest.raises(ThroughlineError, match="several labels, and a chain concludes in one class"):
+        read_batch(replace(images, samples=several), tmp_path / "store", [out])
+    assert not read_journal(tmp_path / "store").candidates
+
+
 def test_failures_are_named_and_written_again(
     plan: BuildPlan, images: ImageSet, write: Callable[..., list[Path]], tmp_path: Path
 ) -> None:

@@ -369,6 +369,16 @@ def test_a_build_stops_at_its_cost_and_goes_on_with_more(build: Callable[..., Bu
     assert (built.progress.cost, built.progress.spent) == (12.0, 7.0)
 
 
+def test_images_with_several_labels_are_refused_before_anything_is_paid(
+    build: Callable[..., Built], images: ImageSet, tmp_path: Path
+) -> None:
+    several = tuple(replace(sample, labels=("cat", "dog"), task="multi") for sample in images.samples)
+    teacher = Teacher(lambda _: 0)
+    with pytest.raises(ThroughlineError, match="several labels, and a chain concludes in one class"):
+        build(teacher, shown=replace(images, samples=several))
+    assert not teacher.asked and not list(tmp_path.iterdir())
+
+
 def test_what_others_took_counts_and_tells_no_price(build: Callable[..., Built]) -> None:
     """The limit is the store's, the mean that of the answers to this brief: twelve others took 6.0 before."""
     build(Teacher(lambda _: 0, seed=1))

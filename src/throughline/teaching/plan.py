@@ -22,7 +22,8 @@ Clock = Callable[[], str | None]
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """Which images get chains, and when an image has enough."""
+    """Which images get chains, and when an image has enough. ThroughlineError for images with several labels, and for
+    what cannot be asked for."""
 
     images: ImageSet
     format: ChainFormat
@@ -46,6 +47,9 @@ class BuildPlan:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ThroughlineError("unknown verdict rule", repr(self.rule), f"name one of {', '.join(RULES)}")
+        if self.images.several:
+            what = "images may have several labels, and a chain concludes in one class"
+            raise ThroughlineError(what, self.images.root, "name images with one label each")
         if not 1 <= self.candidates <= MOST_CANDIDATES:
             raise ThroughlineError("candidates per image", self.candidates, f"ask for 1 to {MOST_CANDIDATES}")
         number, count = self.shard
