@@ -19,9 +19,6 @@ PLANS: dict[str, Plan] = {
 }
 """The plan that does without a thing."""
 
-NODES = ("LoRA in one node",)
-"""What is left out by computing in peft's own layers."""
-
 
 def without(name: str) -> str:
     """What the row's rival is called."""
@@ -34,7 +31,8 @@ def with_plan(mllm: Mllm, name: str) -> Mllm:
 
 
 def training_without(name: str, work: Workload, build_once: bool = False) -> Contender:
-    """The step of `token_trees` without `name`; its batch is built anew for every step, or once."""
+    """The step of `token_trees` without `name`: by its plan, or, for LoRA in one node, in peft's own layers. Its batch
+    is built anew for every step, or once."""
     if name in PLANS:
         work = replace(work, mllm=with_plan(work.mllm, name))
     contender = token_trees(work, without(name), work.batch() if build_once else None)

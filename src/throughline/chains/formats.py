@@ -84,6 +84,11 @@ def tag_pattern(format: ChainFormat) -> re.Pattern[str]:
     return re.compile(rf"<\s*+(?P<closing>/?+)\s*+(?P<stage>{names})\s*+>", re.IGNORECASE | re.ASCII)
 
 
+def without_tags(text: str, format: str) -> str:
+    """The text with blanks for the tags of the format called so; as it is where no format is."""
+    return tag_pattern(FORMATS[format]).sub(" ", text) if format in FORMATS else text
+
+
 def render_chain(chain: Chain) -> str:
     """The chain as text: `<STAGE> text </STAGE>`, one stage a line, an untagged answer last.
 

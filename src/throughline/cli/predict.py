@@ -17,6 +17,7 @@ from throughline.core.errors import Interrupted, ThroughlineError, UsageError
 from throughline.core.files import content_hash, require_writable
 from throughline.core.settings import Settings
 from throughline.core.table import tabulate
+from throughline.core.untrusted import shown_path
 from throughline.domains.folders import hash_files
 from throughline.domains.listing import find_images
 from throughline.domains.tables import csv_text
@@ -95,7 +96,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[str, Path], ModelRecor
         raise UsageError("--json and --csv - both write to stdout", do="give --csv a file")
     if arguments.require_agreement and arguments.no_chain:
         raise UsageError("--require-agreement needs chains", do="leave out --no-chain")
-    images = {answer_table.shown_name(image): image for image in find_images(arguments.images)}
+    images = {shown_path(image): image for image in find_images(arguments.images)}
     if arguments.csv not in (None, STDOUT):
         require_writable(Path(arguments.csv))
     if arguments.classes is not None:

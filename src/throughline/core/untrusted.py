@@ -4,6 +4,7 @@ tables, dataset cards."""
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 # Names (ids, models, rules, finish reasons) come from files as well; longer ones are no names.
@@ -23,6 +24,11 @@ def one_line(text: str, most: int = LONGEST_NAME) -> str:
     """A name as it is shown: visible, on one line, of bearable length."""
     line = visible(" ".join(text[: most + 1].split()))
     return line if len(line) <= most else line[:most] + "…"
+
+
+def shown_path(path: Path) -> str:
+    """A path as text, and JSON, can hold it: file names are bytes."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def printable(text: str, most: int = 80) -> str:

@@ -23,11 +23,6 @@ ASKED = ".asked.json"
 Row = Sequence[str]
 
 
-def shown_name(path: Path) -> str:
-    """An image's file in an answer: file names are bytes, output is text."""
-    return str(path).encode(errors="backslashreplace").decode()
-
-
 def open_table(path: Path, asked: Mapping[str, Any], images: Mapping[str, str | None]) -> dict[str, Row]:
     """Begins the table at `path`, or opens it: the rows by image that earlier calls have answered.
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from throughline.chains.outcomes import Outcome
+from throughline.core.untrusted import shown_path
 from throughline.domains.folders import hash_files
 from throughline.domains.samples import Sample
-from throughline.evaluation.answer_table import COLUMNS, UNKNOWN, shown_name
+from throughline.evaluation.answer_table import COLUMNS, UNKNOWN
 from throughline.evaluation.answers import answer_samples
 from throughline.evaluation.saved_model import OpenedModel
 from throughline.mllm.images import ImageReader
@@ -77,13 +78,13 @@ def predict(
     reader = ImageReader(model.mllm.chat)
     for start in range(0, len(images), settings.batch):
         batch = images[start : start + settings.batch]
-        if all(shown_name(path) in answered for path in batch):
+        if all(shown_path(path) in answered for path in batch):
             continue
         samples = [_sample(path, content) for path, content in zip(batch, hash_files(batch), strict=True)]
         predictions = iter(answer_samples(model.mllm, samples, questions, settings.batch, reader=reader))
         for path in batch:
             likelihood, reasoning = next(predictions), next(predictions) if chains else None
-            if shown_name(path) not in answered:
+            if shown_path(path) not in answered:
                 yield _answer(path, likelihood, reasoning, model.questions.classes)
         on_progress(start + len(batch), len(images))
 
@@ -96,7 +97,7 @@ def _sample(path: Path, content: str | OSError) -> Sample:
 
 
 def _answer(path: Path, label: Prediction, chain: Prediction | None, classes: Sequence[str]) -> ImageAnswer:
-    image = shown_name(path)
+    image = shown_path(path)
     if label.probabilities is None:
         return ImageAnswer(image, outcome=Outcome.ERROR, fault=label.text)
     answer = ImageAnswer(

@@ -19,6 +19,7 @@ from throughline.runs.unit import PROBE
 
 TOWER, PROJECTOR, LAYER = f"{PROBE}: tower", f"{PROBE}: projector", f"{PROBE}: layer "
 ANSWERED = "zero_shot"
+"""The only method that answers and trains nothing."""
 
 
 def probes_beside(group: Group) -> Group | None:

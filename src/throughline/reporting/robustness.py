@@ -15,13 +15,12 @@ from throughline.metrics.intervals import Interval, bootstrap_generator, hierarc
 from throughline.ood.factors import CLEAN, EXAMPLES, VIEW
 from throughline.reporting.estimates import MEASURES
 from throughline.reporting.groups import Group, Setup
+from throughline.reporting.probes import ANSWERED
 from throughline.reporting.shifts import severity_curves
 from throughline.reporting.side_by_side import difference_tables
 from throughline.reporting.tables import drawn_notes, existing, guessing, of_measure, share_cell
 from throughline.runs.order import ANSWER_ORDER, in_order
 
-ASKED = "zero_shot"
-"""The only method of a run that trains nothing."""
 NOTE = "In percent, means over the severities. Relative robustness: accuracy over that on the images as they are."
 BESIDE = "CE (of all kinds: mCE) and relative CE: errors beside those of {}; X where those are not surely above 0."
 
@@ -71,7 +70,7 @@ def error_draws(groups: Sequence[Group], answer: str) -> dict[tuple[str, str], r
             for point in curve.points:
                 wrong = 1 - pd.concat({run: right.astype(float) for run, right in point.right.items()})
                 kind, model = CLEAN if point is curve.points[0] else curve.name, f"{group.model} · {curve.about}"
-                columns[model.removesuffix(f" · {ASKED}"), kind, point.x] = wrong.groupby(level=[0, 2]).mean()
+                columns[model.removesuffix(f" · {ANSWERED}"), kind, point.x] = wrong.groupby(level=[0, 2]).mean()
     table = pd.DataFrame(columns).dropna(axis="columns")
     table = table[[place for place in table if all((model, *place[1:]) in table for model, *_ in table)]]
     tables = {str(target): own for target, own in table.groupby(level=0)}
@@ -113,7 +112,7 @@ def _cells(every: Sequence[Group], answer: str, measure: str) -> pd.DataFrame:
 def _answers(every: Sequence[Group]) -> tuple[str, ...]:
     """The answer paths of a run that only asks, about more than one domain or model."""
     several = sum(_asked(group).groupby(["target", "column"]).ngroups for group in every) > 1
-    only_asks = all(set(group.final["method"]) == {ASKED} for group in every)
+    only_asks = all(set(group.final["method"]) == {ANSWERED} for group in every)
     paths = (path for group in every for path in _asked(group)["answer"].unique())
     return in_order(paths, ANSWER_ORDER) if several and only_asks else ()
 

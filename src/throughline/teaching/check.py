@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from throughline.chains.journal import Problem, journal_files
 from throughline.core.errors import ThroughlineError
-from throughline.core.untrusted import printable
+from throughline.core.untrusted import printable, shown_path
 from throughline.teaching.export_check import check_export
 from throughline.teaching.exports.export import DATA, MARKER
 from throughline.teaching.journal_check import PlacedFault, check_journals
@@ -88,9 +88,9 @@ def check_chains(path: Path, *, limit: int = 20) -> CheckResult:
             findings[key].count += 1
         elif listed[kind] < limit:
             listed[kind] += 1
-            findings[key] = Finding(kind=kind, what=problem.what, path=_named(problem.path), place=problem.line)
+            findings[key] = Finding(kind=kind, what=problem.what, path=shown_path(problem.path), place=problem.line)
     return CheckResult(
-        path=_named(path),
+        path=shown_path(path),
         ok=found.keys() <= NOTES,
         counts=dict(counts),
         found=dict(found),
@@ -113,8 +113,3 @@ def _faults(path: Path, counts: Counter[str]) -> Iterator[PlacedFault]:
         yield "nothing_here", Problem(path, None, f"no journal-<shard>.jsonl and no {DATA}/*.parquet in this folder")
     for other in sorted(set(folder.glob("*.jsonl*")) - set(journals)) if folder is not None else ():
         yield "not_a_journal", Problem(other, None, "no part of the store, which is journal-<shard>.jsonl")
-
-
-def _named(path: Path) -> str:
-    """A path as JSON can hold it: file names need not be Unicode."""
-    return str(path).encode(errors="backslashreplace").decode()

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from throughline.chains.formats import FORMATS, tag_pattern
+from throughline.chains.formats import without_tags
 from throughline.chains.journal import require_journals
 from throughline.chains.records import Candidate
 from throughline.chains.store import read_store
@@ -52,8 +52,7 @@ def compare_with_references(store: Path, references: Path) -> Table:
 def _texts(candidates: Iterator[Candidate], reports: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Each answer without its tags, and the report of its image, or nothing."""
     for candidate in candidates:
-        format = FORMATS.get(candidate.format)
-        text = candidate.text if format is None else tag_pattern(format).sub(" ", candidate.text)
+        text = without_tags(candidate.text, candidate.format)
         yield " ".join(text.split()), reports.get(candidate.sample_id, "")
 
 

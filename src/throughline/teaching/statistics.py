@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from throughline.chains.formats import FORMATS, tag_pattern
+from throughline.chains.formats import FORMATS, without_tags
 from throughline.chains.journal import require_journals
 from throughline.chains.outcomes import Outcome
 from throughline.chains.parsing import parse_chain
@@ -168,8 +168,7 @@ def _count_words(chains: ChainStore, answers: Any) -> Any:
     rows, kinds, words = array("q"), array("b"), array("q")
     for row, candidate in zip(answers.index, chains.read(answers.index), strict=True):
         format = FORMATS.get(candidate.format)
-        text = candidate.text if format is None else tag_pattern(format).sub(" ", candidate.text)
-        texts: dict[tuple[str | None, str | None], str] = {(None, None): text}
+        texts: dict[tuple[str | None, str | None], str] = {(None, None): without_tags(candidate.text, candidate.format)}
         # Without classes: where a chain's stages are does not depend on what its answer names.
         parsed = parse_chain(candidate.text, format, (), candidate.finish_reason).chain if format else None
         if parsed is not None:

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -182,7 +183,7 @@ def _details(progress: Progress) -> list[str]:
     thinking = progress.only_thinking
     sent, written, lost = progress.prompt_tokens, progress.completion_tokens, progress.lost
     rules = ", ".join(f"{rule} {100 * count / max(answers, 1):.1f} %" for rule, count in progress.by_rule.items())
-    outcomes = ", ".join(f"{name} {count:,}" for name, count in _most_first(progress.outcomes))
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in Counter(progress.outcomes).most_common())
     lines = [
         (answers, f"{answers:,} new answers, accepted by rule: {rules}"),
         (answers, f"outcomes: {outcomes.replace('rejected_class', 'another class')}"),
@@ -194,12 +195,8 @@ def _details(progress: Progress) -> list[str]:
         (lost, f"{lost:,} requests in total were cut off before their answer came, and may have cost money"),
     ]
     looks = [f"{name}, such as: {text}" for name, text in progress.examples.items() if progress.failed_trial]
-    reasons = [f"{count:,} times: {reason}" for reason, count in _most_first(progress.reasons)[:REASONS_SHOWN]]
+    reasons = [f"{count:,} times: {reason}" for reason, count in Counter(progress.reasons).most_common(REASONS_SHOWN)]
     return reasons + looks + [text for shown, text in lines if shown]
-
-
-def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: -item[1])
 
 
 def print_estimate(estimate: Estimate, plan: BuildPlan, model: str | None, as_json: bool) -> None:
