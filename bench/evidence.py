@@ -227,8 +227,8 @@ def explanations() -> None:
     """Two explanations of what the full table shows, each tried; after demo-full."""
     parts = EVIDENCE / "explanations_parts"
     run = partial(throughline, "run")
-    found = explain(ROOT, run, chosen_budgets(), EVIDENCE / "demo_full", parts)
-    write_record(EVIDENCE / explanations_block.RECORD, found)
+    for found in explain(ROOT, run, chosen_budgets(), EVIDENCE / "demo_full", parts):
+        write_record(EVIDENCE / explanations_block.RECORD, found)
     shutil.rmtree(parts)
 
 

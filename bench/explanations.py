@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,13 @@ class Explanations(Record):
     environment: Machine
 
 
-def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, parts: Path) -> Explanations:
-    """Runs every trial, a style and seed at a time, and keeps each reduced run in `parts`, from which it is taken if it
-    is there; `run(*words)` is `throughline run`, and `full` the reduced run of the full table. Raises a
-    ThroughlineError for a run that is not whole, and where the table has other images or seeds."""
+def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, parts: Path) -> Iterator[Explanations]:
+    """Runs every trial, a style and seed at a time; after each trial gives what all say that were run so far.
+
+    `run(*words)` is `throughline run`, and `full` the reduced run of the full table. Each reduced run is kept in
+    `parts`, from which it is taken if it is there. Raises a ThroughlineError for a run that is not whole, and where the
+    table has other images or seeds.
+    """
     table = _whole(full)
     seeds = load_config("demo_full").seeds
     comparisons: list[Comparison] = []
@@ -102,8 +105,12 @@ def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, 
                     run("demo_full", *_settings(trial, target, seed, budgets), "--out", str(folder))
                     reduce_run(root / folder, part)
         comparisons += _compare(trial, [_whole(folder) for folder in folders], table, seeds)
-    command = "python bench/evidence.py explanations"
-    return Explanations(command=command, seeds=len(seeds), comparisons=comparisons, environment=this_machine())
+        yield Explanations(
+            command="python bench/evidence.py explanations",
+            seeds=len(seeds),
+            comparisons=list(comparisons),
+            environment=this_machine(),
+        )
 
 
 def _settings(trial: Trial, target: str, seed: int, budgets: Budgets) -> list[str]:

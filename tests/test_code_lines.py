@@ -7,7 +7,7 @@ from pathlib import Path
 from code_lines import Lines, count_lines, count_rooms
 
 ROOT = Path(__file__).parent.parent
-BUDGET = 29_104
+BUDGET = 29_108
 """Of the package today, by what it can do; a feature that needs more says why where it raises this. The redraw aimed at
 20,000, and what came after it at 700 for each of two issues: 21,400. It ended 600 above, of which what nothing in the
 package calls went to `bench`, and nothing may add to the rest unseen. Above that, 70 are the rows of measured units and
@@ -30,7 +30,7 @@ rounds of preference and the protocol of interference 446; of several diagnoses 
 three more official forms 137. That is above what was allowed for drift, 1,500 in all, and has to come down. Feature-
 level methods are 758, DomainBed's five sets out of their archives 218. What a row of a table cost, and a forecast of
 hours for feature-level methods, are 152; that drift is asked of a finished run's adapters 66. Faults that a
-reading of every room found, some forty, took 170."""
+reading of every room found, some forty, took 174."""
 
 SOURCE = '''"""A module.
 

@@ -63,7 +63,8 @@ def runner(tmp_path: Path) -> Any:
         write_answered(tmp_path / folder, [answered(method, target, seed, folder.name[:6])], "drawn", "pocket")
 
     def explained(run: Callable[..., None] = run) -> Explanations:
-        return explain(tmp_path, run, chosen(), tmp_path / "full", tmp_path / "parts")
+        *_, found = explain(tmp_path, run, chosen(), tmp_path / "full", tmp_path / "parts")
+        return found
 
     return SimpleNamespace(root=tmp_path, run=run, configs=configs, explain=explained)
 
@@ -158,3 +159,15 @@ def test_the_block_shows_the_record_and_nothing_without(runner: Any, tmp_path: P
     shown = f"{100 * row.difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
     styles = ", ".join(f"{name} {100 * gap:+.1f}" for name, gap in row.by_target.items())
     assert f"| mtct, eight epochs | reasoning | reasoning | {shown} | {styles} |" in block
+
+
+def test_a_trial_is_shown_before_the_next_is_run(runner: Any) -> None:
+    def first_alone(*words: str) -> None:
+        if words[-1].startswith("runs/explanations/epochs"):
+            raise KeyboardInterrupt
+        runner.run(*words)
+
+    shown = explain(runner.root, first_alone, chosen(), runner.root / "full", runner.root / "parts")
+    assert {row.trial for row in next(shown).comparisons} == {"labels"}
+    with pytest.raises(KeyboardInterrupt):
+        next(shown)

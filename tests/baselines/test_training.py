@@ -341,7 +341,7 @@ def test_a_backbone_that_is_none_is_refused_before_a_run_begins(config_file, tmp
 
 def test_without_timm_the_extra_is_named_before_a_run_begins(config_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ThroughlineError, match=r"need timm.*throughline\[baselines\]"):
+    with pytest.raises(ThroughlineError, match=r"need timm.*\[baselines\]"):
         preview_run(load_config(str(config_file), ["methods=erm"]))
     assert preview_run(load_config(str(config_file), ["methods=zero_shot"])).units
 

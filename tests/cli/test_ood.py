@@ -54,12 +54,12 @@ def test_shifts_and_orders_are_levels_and_an_endpoint_has_no_controls_that_look_
     kinds = ("target", "cat=3,dog=1", "spurious 0", "spurious 1")
     levels = shown["config"]["factors"]["examples"]
     assert list(levels) == ["0", *(f"2 {kind} {order}" for kind in kinds for order in (0, 1))]
-    assert levels["2 cat=3,dog=1 1"]["evaluation.examples"]["shares"] == {"cat": "3", "dog": "1"}
+    assert levels["2 cat=3,dog=1 1"]["evaluation.examples.shares"] == {"cat": "3", "dog": "1"}
     controls = ["--examples", "target,knn,lora,retrieval", "--neighbours", "3", "--epochs", "5", "--draws", "1"]
     both = planned("icl", "--model", "big@http://127.0.0.1:9/v1", "--shots", "2", *controls, "--per-class", "2")
     levels = both["config"]["factors"]["examples"]
-    assert levels["2 knn 0"]["evaluation.examples"]["vote"] == 3
-    assert levels["2 lora 0"]["evaluation.examples"]["epochs"] == 5
+    assert levels["2 knn 0"]["evaluation.examples.vote"] == 3
+    assert levels["2 lora 0"]["evaluation.examples.epochs"] == 5
     assert len(both["units"]) == 3 * (4 + 1)
     lora = next(unit for unit in both["units"] if "lora" in unit["unit"])
     assert (lora["training_samples"], lora["images"], lora["images_measured"]) == (10, 2, 6)

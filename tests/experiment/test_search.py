@@ -193,7 +193,7 @@ def test_a_unit_of_a_search_is_validated_besides(units_of, config_file, images):
         (search("training.stage.lr: {low: 0, high: 1, log: true}", draws=3), ("is no range",)),
         (search("training.stage.lr: {low: -1}", draws=3), ("is no range",)),
         (search("training.stage.lr: {low: 1, hihg: 2}", draws=3), ("is no range",)),
-        (search("training.stage.lr: 0.1"), ("search.over is 0.1", "list")),
+        (search("training.stage.lr: 0.1"), ("search.over.training.stage.lr is 0.1", "list")),
         (search("methods: [cls]"), ("search.over sets methods", "a value of the whole run")),
         (search("model.checkpoint: [a, b]"), ("search.over sets model.checkpoint",)),
         (search("search.seed: [1, 2]"), ("search.over sets search.seed",)),

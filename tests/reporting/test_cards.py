@@ -167,5 +167,7 @@ def test_a_models_card_has_the_section_also_when_the_model_is_there(
     assert main(words) == 0
     card = tmp_path / "model" / "README.md"
     assert "## Held out" not in card.read_text()
+    results = folder / "results.jsonl"
+    write_json_lines(results, [{**row, "model": "tiny-base"} for row in read_json_lines(results)])
     assert main([*words, "--run", str(folder)]) == 0
     assert "## Held out" in card.read_text() and "## Limits" in card.read_text()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from throughline.core.nested import flattened
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
@@ -129,19 +130,22 @@ def _curves(
     """From the level that sets nothing over those that set `evaluation.<factor>` alone; `place` gives the curve, the x
     and the number of the draw of a level by its name and what it sets there. A point has the targets and seeds of the
     first, too; those that lack a target are left out."""
-    key, levels = f"evaluation.{factor}", group.run.config.get("factors", {}).get(factor, {})
+    prefix, levels = f"evaluation.{factor}.", group.run.config.get("factors", {}).get(factor, {})
     first: dict[str, Right] = {}
     found: dict[tuple[str, str], dict[float, Right]] = {}
     copied: dict[tuple[str, str, float], list[float]] = {}
     expected = group.final[group.final["answer"] == answer].groupby("setup")[COPIED].mean()
     for setup in group.setups.values():
         level, right = setup.levels.get(factor), group.right(setup.name, answer)
-        keys, about = levels.get(str(level)), setup.without(factor).name
-        if keys is None or not right or set(keys) - {key}:
+        if str(level) not in levels or not right:
             continue
-        kind, x, draw = place(str(level), keys[key]) if keys else ("", 0, 0)
+        keys, about = flattened(levels[str(level)]), setup.without(factor).name
+        own = {name.removeprefix(prefix): value for name, value in keys.items() if name.startswith(prefix)}
+        if len(own) < len(keys):
+            continue  # it sets something else, too
+        kind, x, draw = place(str(level), own) if own else ("", 0, 0)
         runs = {(target, seed * DRAWS + draw): row for (target, seed), row in right.items()}
-        if not keys:
+        if not own:
             first[about] = runs
             continue
         points = found.setdefault((about, kind), {})
@@ -150,7 +154,7 @@ def _curves(
     for (about, kind), points in found.items():
         begin, whole = first.get(about, {}), []
         for x in sorted(points):
-            shared = {run: own for run, own in points[x].items() if (run[0], run[1] - run[1] % DRAWS) in begin}
+            shared = {run: row for run, row in points[x].items() if (run[0], run[1] - run[1] % DRAWS) in begin}
             if {target for target, _ in shared} == set(group.targets):
                 whole.append(Point(x, shared, float(np.mean(copied[about, kind, x]))))
         if whole:
