@@ -19,14 +19,14 @@ import pandas as pd
 
 from budgets import EPOCHS, per_method
 from records import Budgets, DependenceRow, DependenceValue
-from reduced_run import reduce_run, require_whole
+from reduced_run import read_group, reduce_run
 from throughline.core.errors import ThroughlineError
 from throughline.drawn.styles import DOMAIN_STYLES
 from throughline.experiment.config_files import load_config
 from throughline.metrics.intervals import bootstrap_generator, hierarchical_bootstrap
 from throughline.metrics.paired import paired_difference
-from throughline.reporting.groups import Group, Right, groups
-from throughline.runs.reader import REDUCED_PREDICTIONS, REDUCED_UNITS, read_run
+from throughline.reporting.groups import Group, Right
+from throughline.runs.reader import REDUCED_PREDICTIONS, REDUCED_UNITS
 
 CONFIG = "bench/dependence.yaml"
 METHODS = ("cls", "mtct", "mtct_sarr")
@@ -54,9 +54,9 @@ def study_dependence(
             folder = Path("runs") / "dependence" / name
             run(CONFIG, *(word for setting in own for word in ("--set", setting)), "--out", str(folder))
             reduce_run(root / folder, parts / name)
-        return _whole(parts / name)
+        return read_group(parts / name)
 
-    shared = _whole(full)
+    shared = read_group(full)
     by_images = {
         images: shared if images == ALL_IMAGES else point(f"images-{images}", images, METHODS) for images in IMAGES
     }
@@ -81,14 +81,6 @@ def budgets_for(images: int, budgets: Budgets) -> dict[str, dict[str, float]]:
     chosen = per_method(budgets)
     names = [f"{method}@{target}" for method in METHODS[:2] for target in TARGETS]
     return {name: {**chosen[name], EPOCHS: longer * chosen[name][EPOCHS]} for name in names}
-
-
-def _whole(folder: Path) -> Group:
-    """The results of a run that ended."""
-    run = read_run(folder)
-    require_whole(run)
-    [group] = groups(run)
-    return group
 
 
 def _rows(group: Group, with_cls: Group) -> list[DependenceRow]:

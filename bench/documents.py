@@ -27,7 +27,7 @@ from claims import PARTS, claims_block
 from dependence_block import dependence
 from generated import generated_names, replace_generated
 from records import DemoKills, RealAnswers, SensitivityStudy, read_record
-from reduced_run import require_whole
+from reduced_run import read_group
 from throughline.cli.doctor import LARGE_MODELS, in_gb
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import write_atomically
@@ -38,11 +38,10 @@ from throughline.metrics.intervals import Interval
 from throughline.metrics.paired import holm
 from throughline.reporting.estimates import compare
 from throughline.reporting.figures import accuracy_by_round
-from throughline.reporting.groups import Group, groups
+from throughline.reporting.groups import Group
 from throughline.reporting.tables import comparison_table, difference_cells, results_table, rounds_table
 from throughline.reporting.text import to_markdown
 from throughline.runs.order import in_order
-from throughline.runs.reader import read_run
 from throughline.training.methods import METHODS
 
 FIRST = "first_laboratory"
@@ -96,16 +95,8 @@ ANSWERS = ("label", "reasoning", "likelihood")
 # the drawn world ----------------------------------------------------------------------------------------------------
 
 
-@cache
-def group_of(folder: Path) -> Group:
-    """The one group of results of a reduced run, which many blocks show. ThroughlineError for a run that is not whole,
-    or has several."""
-    run = read_run(folder)
-    require_whole(run)
-    found = groups(run)
-    if len(found) != 1:
-        raise ThroughlineError(f"the evidence holds {len(found)} groups of results", folder, "reduce one run")
-    return found[0]
+group_of = cache(read_group)
+"""Many blocks show the same run."""
 
 
 def read_finished(evidence: Path, name: str) -> Group | None:

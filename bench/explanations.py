@@ -21,14 +21,16 @@ from pydantic import Field
 
 from budgets import EPOCHS, per_method
 from records import Budgets, Machine, Record, this_machine
-from reduced_run import reduce_run, require_whole
+from reduced_run import read_group, reduce_run
 from throughline.core.errors import ThroughlineError
+from throughline.core.files import whole_folder
 from throughline.experiment.config_files import load_config
 from throughline.metrics.intervals import Interval, bootstrap_generator
 from throughline.metrics.paired import paired_difference
-from throughline.reporting.groups import Group, groups
+from throughline.reporting.groups import Group
 from throughline.runs.folder import CONFIG, UNITS
-from throughline.runs.reader import REDUCED_PREDICTIONS, read_run
+from throughline.runs.reader import REDUCED_PREDICTIONS
+from throughline.training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class Trial:
     answers: tuple[str, ...]
     against: tuple[str, ...]
     """Methods of the full table that it is compared with."""
-    lends: str | None = None
-    """The method whose finished units the full table's run lends to it, where they still lie there."""
+    keys: tuple[str, ...] = ()
+    """What `--set` changes of the full table's config."""
+    epochs: int | None = None
+    """Epochs in the place of those that were chosen."""
 
 
 TRIALS = (
@@ -55,12 +59,10 @@ TRIALS = (
         ("photo", "sketch"),
         ("likelihood", "label", "reasoning"),
         ("mtct_sarr", "mtct_matched"),
-        "mtct",
+        keys=("training.rejected=label_only",),
     ),
-    Trial("epochs", "mtct", "eight epochs", ("cartoon", "photo"), ("reasoning",), ("mtct", "reasoning")),
+    Trial("epochs", "mtct", "eight epochs", ("cartoon", "photo"), ("reasoning",), ("mtct", "reasoning"), epochs=8),
 )
-LONGER = 8
-"""Epochs of the second trial."""
 
 
 class Comparison(Record):
@@ -90,7 +92,7 @@ def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, 
     `parts`, from which it is taken if it is there. Raises a ThroughlineError for a run that is not whole, and where the
     table has other images or seeds.
     """
-    table = _whole(full)
+    table = read_group(full)
     seeds = load_config("demo_full").seeds
     comparisons: list[Comparison] = []
     for trial in TRIALS:
@@ -104,7 +106,7 @@ def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, 
                     _borrow(trial, root / "runs" / "demo_full" / f"{target}-seed{seed}", root / folder)
                     run("demo_full", *_settings(trial, target, seed, budgets), "--out", str(folder))
                     reduce_run(root / folder, part)
-        comparisons += _compare(trial, [_whole(folder) for folder in folders], table, seeds)
+        comparisons += _compare(trial, [read_group(folder) for folder in folders], table, seeds)
         yield Explanations(
             command="python bench/evidence.py explanations",
             seeds=len(seeds),
@@ -115,28 +117,23 @@ def explain(root: Path, run: Callable[..., None], budgets: Budgets, full: Path, 
 
 def _settings(trial: Trial, target: str, seed: int, budgets: Budgets) -> list[str]:
     chosen = per_method(budgets)
-    if trial.name == "epochs":
-        chosen[f"{trial.method}@{target}"][EPOCHS] = LONGER
+    if trial.epochs is not None:
+        chosen[f"{trial.method}@{target}"][EPOCHS] = trial.epochs
     keys = [f"data.targets={target}", f"seeds={seed}", f"methods={trial.method}", f"per_method={json.dumps(chosen)}"]
-    keys += ["training.rejected=label_only"] if trial.name == "labels" else []
-    return [word for key in keys for word in ("--set", key)]
+    return [word for key in (*keys, *trial.keys) for word in ("--set", key)]
 
 
 def _borrow(trial: Trial, lender: Path, folder: Path) -> None:
-    """Copies the units that a trial starts from: their inputs are the same, so the run takes them as its own."""
-    if trial.lends is None or folder.exists():
+    """Begins a trial's run with the units of the full table that it starts from, if they still lie there: their inputs
+    are the same, so the run takes them as its own."""
+    parent = METHODS[trial.method].starts_from
+    units = sorted((lender / UNITS).glob(f"*-{parent}-*")) if parent else []
+    if folder.exists() or not units:
         return
-    for unit in sorted((lender / UNITS).glob(f"*-{trial.lends}-*")):
-        shutil.copytree(unit, folder / UNITS / unit.name)
-        shutil.copy(lender / CONFIG, folder / CONFIG)  # without one it is no run folder; the run writes its own
-
-
-def _whole(folder: Path) -> Group:
-    """The results of a run that ended."""
-    run = read_run(folder)
-    require_whole(run)
-    [group] = groups(run)
-    return group
+    with whole_folder(folder) as work:
+        shutil.copy(lender / CONFIG, work)  # without one it is no run folder; the run writes its own
+        for unit in units:
+            shutil.copytree(unit, work / UNITS / unit.name)
 
 
 def _compare(trial: Trial, parts: Sequence[Group], table: Group, seeds: Sequence[int]) -> list[Comparison]:

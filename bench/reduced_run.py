@@ -12,7 +12,7 @@ from throughline.analysis.document import FILE as ANALYSIS
 from throughline.analysis.document import Analysis, read_analysis, write_analysis
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import read_json_lines, write_atomically, write_json, write_json_lines
-from throughline.reporting.groups import contradictions
+from throughline.reporting.groups import Group, contradictions, groups
 from throughline.runs.order import SPLIT_ORDER
 from throughline.runs.reader import REDUCED_COLUMNS, REDUCED_PREDICTIONS, REDUCED_UNITS, Run, read_run
 
@@ -50,6 +50,16 @@ def without_texts(analysis: Analysis) -> Analysis:
     """Numbers only: chains that are shown token by token, and curves of every step, are for the run's own page."""
     folds = tuple(fold.model_copy(update={"shaded": (), "curves": ()}) for fold in analysis.folds)
     return analysis.model_copy(update={"folds": folds})
+
+
+def read_group(folder: Path) -> Group:
+    """The one group of results of a run. ThroughlineError for a run that is not whole, or has several groups."""
+    run = read_run(folder)
+    require_whole(run)
+    found = groups(run)
+    if len(found) != 1:
+        raise ThroughlineError(f"the run holds {len(found)} groups of results", folder, "reduce one run")
+    return found[0]
 
 
 def require_whole(run: Run) -> None:

@@ -15,6 +15,11 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def settings_below(flat: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Of dotted keys those of one group, without its name: `{"a.b": 1}` below `a` as `{"b": 1}`."""
+    return {key.removeprefix(f"{group}."): value for key, value in flat.items() if key.startswith(f"{group}.")}
+
+
 def shown_settings(value: Mapping[str, Any]) -> dict[str, str]:
     """A nested mapping as dotted names with their values as text, in its own order."""
     return {name: " ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in flattened(value).items()}

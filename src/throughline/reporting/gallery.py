@@ -15,7 +15,7 @@ import pandas as pd
 
 from throughline.core.errors import ThroughlineError
 from throughline.core.files import file_sha256
-from throughline.core.nested import flattened
+from throughline.core.nested import flattened, settings_below
 from throughline.core.seeding import generator
 from throughline.core.untrusted import one_line, visible
 from throughline.domains.images import image_bytes
@@ -154,16 +154,11 @@ def changed_answers(group: Group, answer: str, images_root: Path | None) -> tupl
     )
     chosen = pd.concat([both[~both["correct_after"]].head(LOST), both[both["correct_after"]].head(WON)])
     levels, config = group.run.config.get("factors", {}).get(VIEW, {}), flattened(group.run.config)
-    views = {level: _view({**config, **flattened(keys)}) for level, keys in levels.items()}
+    told = {level: settings_below({**config, **flattened(keys)}, "evaluation.view") for level, keys in levels.items()}
+    views = {level: View(**own) for level, own in told.items() if own}
     shown = zip(chosen["sample_id"], map(views.get, chosen["shown"]), strict=True)
     pictures = [(thumbnail(images_root, name), view and thumbnail(images_root, name, view)) for name, view in shown]
     return tuple(chosen.assign(pictures=pictures).itertuples())
-
-
-def _view(settings: Mapping[str, Any], prefix: str = "evaluation.view.") -> View | None:
-    """The view that a config's dotted keys tell."""
-    own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-    return View(**own) if own else None
 
 
 def parts(text: str) -> tuple[Part, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from throughline.core.nested import flattened
+from throughline.core.nested import flattened, settings_below
 from throughline.core.plot import Panel, Plot, Series
 from throughline.core.table import Table
 from throughline.metrics.intervals import Interval, bootstrap_generator, hierarchical_bootstrap
@@ -130,7 +130,7 @@ def _curves(
     """From the level that sets nothing over those that set `evaluation.<factor>` alone; `place` gives the curve, the x
     and the number of the draw of a level by its name and what it sets there. A point has the targets and seeds of the
     first, too; those that lack a target are left out."""
-    prefix, levels = f"evaluation.{factor}.", group.run.config.get("factors", {}).get(factor, {})
+    levels = group.run.config.get("factors", {}).get(factor, {})
     first: dict[str, Right] = {}
     found: dict[tuple[str, str], dict[float, Right]] = {}
     copied: dict[tuple[str, str, float], list[float]] = {}
@@ -140,7 +140,7 @@ def _curves(
         if str(level) not in levels or not right:
             continue
         keys, about = flattened(levels[str(level)]), setup.without(factor).name
-        own = {name.removeprefix(prefix): value for name, value in keys.items() if name.startswith(prefix)}
+        own = settings_below(keys, f"evaluation.{factor}")
         if len(own) < len(keys):
             continue  # it sets something else, too
         kind, x, draw = place(str(level), own) if own else ("", 0, 0)
